@@ -1,0 +1,27 @@
+"""keras_robust: make a Keras model robust against adversarial examples with one callback."""
+
+from keras_robust import attacks
+from keras_robust import callbacks
+from keras_robust import losses
+from keras_robust import objectives
+from keras_robust import threat_models
+from keras_robust.callbacks import AdvTrain
+from keras_robust.callbacks import RobustValidation
+from keras_robust.threat_models import L1
+from keras_robust.threat_models import L2
+from keras_robust.threat_models import Linf
+from keras_robust.version import __version__
+
+__all__ = [
+    "AdvTrain",
+    "L1",
+    "L2",
+    "Linf",
+    "RobustValidation",
+    "__version__",
+    "attacks",
+    "callbacks",
+    "losses",
+    "objectives",
+    "threat_models",
+]

@@ -1,0 +1,227 @@
+"""How a bad input is searched: the interface of all attacks, and how they run over a data set."""
+
+import inspect
+import typing
+import weakref
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_robust import backend
+from keras_robust import threat_models
+
+
+class Found(typing.NamedTuple):
+    """What a search returns; every field has one entry per example.
+
+    Fields: `x_adv`, the adversarial examples; `loss`, the value that was maximised; `success`,
+    whether the attacker won; `zero_gradient`, whether every input gradient seen was zero.
+    """
+
+    x_adv: object
+    loss: object
+    success: object
+    zero_gradient: object
+
+
+class Attack:
+    """Searches the feasible set of a threat model for the input that a model gets wrong.
+
+    An attack runs in three ways: `attack(model, x, y, threat_model)` on arrays or, inside a traced
+    function, on tensors; `attack.run(...)`, which also says which examples were broken; and
+    `attack.perturb(...)` inside the train step of `AdvTrain`. Subclasses write `search`.
+    """
+
+    num_restarts = 1
+
+    def search(self, classifier, x, y, threat_model, seed, keep_best):
+        """Runs one search from one start and returns `Found`.
+
+        Args:
+            classifier: a `backend.Classifier`.
+            x: float tensor `(batch_size, ...)` inside the bounds of the threat model.
+            y: labels, or `None`.
+            threat_model: a `ThreatModel` whose radius is known.
+            seed: int32 tensor `(2,)` or `(batch_size, 2)`.
+            keep_best: bool, whether to return the best point seen, with its true loss and success;
+                otherwise the last point, with a loss and success of no meaning. An example that is
+                misclassified from the start is then left as it is.
+        """
+        raise NotImplementedError
+
+    def perturb(self, classifier, x, y, threat_model, seed):
+        """Returns `Found` for one batch, inside a traced train step."""
+        if self.num_restarts == 1:
+            return self.search(classifier, x, y, threat_model, seed, keep_best=False)
+        best = None
+        for restart in range(self.num_restarts):
+            one = backend.fold_in(seed, restart)
+            found = self.search(classifier, x, y, threat_model, one, keep_best=True)
+            best = found if best is None else better(best, found)
+        return best
+
+    def __call__(
+        self, model, x, y=None, threat_model="linf", *, batch_size=256, seed=0, verbose=False
+    ):
+        """Returns adversarial examples for `x`: an array for an array, a tensor for a tensor.
+
+        Args:
+            model: a `keras.Model` or a callable that returns logits. Weights, statistics and modes
+                are left alone.
+            x: `(n, ...)`, float, inside the bounds of the threat model.
+            y: labels `(n,)` or rows `(n, num_classes)`; `None` for the predictions of the model.
+            threat_model: a `ThreatModel` or its name.
+            batch_size: int, examples a batch. The result does not depend on it.
+            seed: int, or inside a traced function an int32 tensor `(2,)`.
+            verbose: bool, whether to show a progress bar.
+
+        Raises:
+            ValueError: for empty, non-finite or out-of-bounds inputs and for labels that do not
+                fit.
+        """
+        threat_model = threat_models.get(threat_model)
+        if backend.is_symbolic(x):
+            seed = ops.convert_to_tensor([seed, 0], "int32") if isinstance(seed, int) else seed
+            classifier = backend.Classifier(model)
+            return self.perturb(classifier, x, y, threat_model, seed).x_adv
+        found = self.run(
+            model, x, y, threat_model, batch_size=batch_size, seed=seed, verbose=verbose
+        )
+        return found.x_adv if isinstance(x, np.ndarray) else ops.convert_to_tensor(found.x_adv)
+
+    def run(self, model, x, y, threat_model, *, batch_size=256, seed=0, verbose=False):
+        """Attacks a data set and returns `Found` with NumPy arrays.
+
+        Each restart visits only the examples that no earlier one has broken. The random numbers of
+        an example depend on its position in `x`, `seed` and the restart, not on its batch.
+        """
+        x, y = check_examples(x, y, threat_model)
+        step = self._compiled(model, threat_model, x, y)
+        best = None
+        todo = np.arange(len(x))
+        bar = keras.utils.Progbar(self.num_restarts * len(x), unit_name="example") if verbose else 0
+        for restart in range(self.num_restarts):
+            for start in range(0, len(todo), batch_size):
+                rows = todo[start : start + batch_size]
+                found = _run_batch(step, x, y, threat_model, rows, batch_size, (seed, restart))
+                best = _store(best, found, rows, x)
+                if bar:
+                    bar.add(len(rows))
+            todo = np.flatnonzero(~best.success)
+        if bar:
+            bar.update(bar.target, finalize=True)
+        return best
+
+    def clone(self, **changes):
+        """Returns a copy of this attack with some constructor arguments changed."""
+        return type(self)(**{**self._arguments(), **changes})
+
+    def get_config(self):
+        return self._arguments()
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        if isinstance(config.get("loss"), dict):
+            config["loss"] = keras.saving.deserialize_keras_object(config["loss"])
+        return cls(**config)
+
+    def __repr__(self):
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self._arguments().items())
+        return f"{type(self).__name__}({arguments})"
+
+    def _arguments(self):
+        names = inspect.signature(type(self).__init__).parameters
+        skipped = ("self", "args", "kwargs")
+        return {name: getattr(self, name) for name in names if name not in skipped}
+
+    def _compiled(self, model, threat_model, x, y):
+        """Returns `search` compiled for `model`; kept as long as the model lives."""
+        kept = self.__dict__.setdefault("_kept", weakref.WeakKeyDictionary())
+        loss, bounds = getattr(model, "loss", None), threat_model.get_config()["bounds"]
+        # One function per rank: TensorFlow would merge two ranks into an unknown one.
+        ranks = (x.ndim, None if y is None else y.ndim, len(threat_model.radius.shape))
+        key = (type(threat_model), repr(bounds), ranks, repr(loss))
+        functions = kept.setdefault(model, {})
+        if key not in functions:
+            functions[key] = self._compile(weakref.ref(model), threat_model)
+        return functions[key]
+
+    def _compile(self, model, threat_model):
+        def search(x, y, epsilon, seed):
+            ball = threat_model.with_epsilon(epsilon)
+            return self.search(backend.Classifier(model()), x, y, ball, seed, keep_best=True)
+
+        return backend.compile_function(search)
+
+
+def better(first, second):
+    """Returns, per example, the `Found` that won, or else the one with the higher loss."""
+    wins = ops.logical_or(
+        ops.logical_and(second.success, ops.logical_not(first.success)),
+        ops.logical_and(ops.equal(second.success, first.success), second.loss > first.loss),
+    )
+    return Found(*(select(wins, new, old) for new, old in zip(second, first, strict=True)))
+
+
+def select(condition, one, other):
+    """`where` with one condition per example."""
+    condition = ops.reshape(condition, (-1,) + (1,) * (len(one.shape) - 1))
+    return ops.where(condition, one, other)
+
+
+def check_examples(x, y, threat_model):
+    """Returns float32 `x` and `y` as arrays, or says what is wrong with them."""
+    x = ops.convert_to_numpy(x)
+    if x.ndim < 2 or len(x) == 0:
+        raise ValueError(
+            f"Expected a batch of at least one example, (n, ...). Received: x of shape {x.shape}"
+        )
+    x = x.astype("float32")
+    if not np.isfinite(x).all():
+        raise ValueError(f"Inputs must be finite. Received: {(~np.isfinite(x)).sum()} NaN or Inf")
+    if threat_model.bounds is not None:
+        low, high = threat_model.bounds
+        if np.any(x < low - 1e-4) or np.any(x > high + 1e-4):
+            raise ValueError(
+                "Inputs must lie in the bounds of the threat model. Rescale them, or give the "
+                "bounds that they have, with epsilon in the same units. Received: values in "
+                f"[{x.min():g}, {x.max():g}] under bounds={threat_model.bounds}"
+            )
+        x = np.clip(x, low, high).astype("float32")
+    if y is not None:
+        y = ops.convert_to_numpy(y)
+        if y.shape[:1] != x.shape[:1]:
+            raise ValueError(
+                "Expected one label per example. "
+                f"Received: {len(x)} examples, labels of shape {y.shape}"
+            )
+    return x, y
+
+
+def _run_batch(step, x, y, threat_model, rows, batch_size, seed):
+    """Attacks some rows in a batch of fixed size, filled up with the last row."""
+    padded = np.concatenate([rows, np.repeat(rows[-1:], min(batch_size, len(x)) - len(rows))])
+    epsilon = threat_model.radius_of_rows(padded, x)
+    number, restart = seed
+    seeds = backend.fold_in(ops.convert_to_tensor([number, restart], "int32"), restart)
+    seeds = np.stack([np.full(len(padded), int(seeds[0])), int(seeds[1]) ^ padded], axis=1)
+    found = step(
+        ops.convert_to_tensor(x[padded]),
+        None if y is None else ops.convert_to_tensor(y[padded]),
+        ops.convert_to_tensor(epsilon),
+        ops.convert_to_tensor(seeds.astype("int32")),
+    )
+    return Found(*(ops.convert_to_numpy(field)[: len(rows)] for field in found))
+
+
+def _store(best, found, rows, x):
+    """Writes the results of some rows over those of earlier restarts where they are better."""
+    if best is None:
+        best = Found(x.copy(), *(np.zeros(len(x), field.dtype) for field in found[1:]))
+        best.loss[:] = -np.inf
+    old = Found(*(field[rows] for field in best))
+    for target, new in zip(best, better(old, found), strict=True):
+        target[rows] = ops.convert_to_numpy(new)
+    return best

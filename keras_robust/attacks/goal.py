@@ -1,0 +1,77 @@
+"""What an attack maximises, and when it has won."""
+
+from keras import ops
+
+from keras_robust import losses
+
+LOSSES = (None, "compiled", *losses.FUNCTIONS)
+
+# Keeps small gradients of a float16 model out of the underflow; every step normalises it away.
+_FLOAT16_SCALE = 256.0
+
+
+def make_goal(classifier, x, y, loss, targeted):
+    """Returns a function `x_adv -> (values, success)` for the search around `x`.
+
+    Args:
+        classifier: a `backend.Classifier`.
+        x: float tensor `(batch_size, ...)`, the clean examples.
+        y: labels, target labels if `targeted` is `True`, or `None` for the classes that the model
+            predicts at `x`, which keeps the label out of the perturbation.
+        loss: `None`, `"compiled"`, a name in `losses.FUNCTIONS`, or a function
+            `(y, logits) -> (batch_size,)`.
+        targeted: `False`, `True` or `"least_likely"`.
+
+    Returns:
+        A function; `values` and `success` have shape `(batch_size,)`. Success is a wrong class, or
+        the target class if `targeted` is `True`.
+    """
+    outputs = classifier(x)
+    if loss is None and y is not None and classifier.loss_name:
+        loss = "cross_entropy" if classifier.is_classification(outputs, y) else "compiled"
+    if loss == "compiled":
+        return _compiled_goal(classifier, y, targeted)
+    if targeted is True and y is None:
+        raise ValueError("A targeted attack needs target labels. Received: targeted=True, y=None")
+    clean = ops.stop_gradient(classifier.to_logits(outputs, y))
+    num_classes = clean.shape[-1]
+    labels = ops.argmax(clean, axis=-1) if y is None else y
+    goals, sign = labels, 1.0
+    if targeted == "least_likely":
+        goals, sign = ops.argmin(clean, axis=-1), -1.0
+    elif targeted:
+        sign = -1.0
+    if loss == "kl":
+        goals, sign = clean, 1.0
+    function = loss if callable(loss) else losses.FUNCTIONS[loss or "cross_entropy"]
+    indices = losses.to_indices(labels, num_classes)
+    scale = _FLOAT16_SCALE if classifier.computes_in_float16 else 1.0
+
+    def score(x_adv):
+        logits = classifier.logits(x_adv, y)
+        hit = ops.equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), indices)
+        success = hit if targeted is True else ops.logical_not(hit)
+        return sign * scale * function(goals, logits), success
+
+    return score
+
+
+def _compiled_goal(classifier, y, targeted):
+    if targeted or y is None or not classifier.loss_name:
+        raise ValueError(
+            'The loss "compiled" is what the model was compiled with: it needs a compiled model '
+            "and labels, and has no targets. "
+            f"Received: loss={classifier.loss_name or None!r}, y={y!r}, targeted={targeted!r}"
+        )
+
+    def score(x_adv):
+        values = classifier.compiled_loss(x_adv, y)
+        return values, ops.zeros(ops.shape(values), dtype="bool")
+
+    return score
+
+
+def zero_gradient(gradient):
+    """Returns, per example, whether every entry of the input gradient is zero."""
+    flat = ops.reshape(gradient, (ops.shape(gradient)[0], -1))
+    return ops.logical_not(ops.any(ops.not_equal(flat, 0.0), axis=-1))

@@ -1,0 +1,144 @@
+"""The one loop of all gradient attacks: gradient, direction, step, projection."""
+
+import fractions
+import typing
+
+from keras import ops
+
+from keras_robust import backend
+from keras_robust.attacks.attack import Attack
+from keras_robust.attacks.attack import Found
+from keras_robust.attacks.attack import better
+from keras_robust.attacks.attack import select
+from keras_robust.attacks.goal import LOSSES
+from keras_robust.attacks.goal import make_goal
+from keras_robust.attacks.goal import zero_gradient
+
+_GAUSSIAN_STDDEV = 0.001
+
+
+class _State(typing.NamedTuple):
+    """What the loop carries: the point, the attack's memory, the best point (or `()`)."""
+
+    x_adv: object
+    memory: object
+    best: object
+    zero_gradient: object
+
+
+class IterativeAttack(Attack):
+    """Abstract owner of the loop `x_adv <- project(x_adv + step_size * direction(gradient))`.
+
+    Subclasses set defaults and may override `direction` and `memory`. Arguments are documented
+    there; `relative_step` is the default step size as a share of `epsilon / num_steps`.
+    """
+
+    relative_step = 1.0
+
+    def __init__(
+        self,
+        *,
+        num_steps,
+        step_size,
+        random_start,
+        num_restarts,
+        targeted,
+        loss,
+        eot_samples,
+    ):
+        for name, value in (
+            ("num_steps", num_steps),
+            ("num_restarts", num_restarts),
+            ("eot_samples", eot_samples),
+        ):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"Argument `{name}` must be an int >= 1. Received: {value!r}")
+        _check_choice("random_start", random_start, (True, False, "gaussian"))
+        _check_choice("targeted", targeted, (True, False, "least_likely"))
+        if not callable(loss):
+            _check_choice("loss", loss, LOSSES)
+        if num_restarts > 1 and (not random_start or loss == "compiled"):
+            raise ValueError(
+                "Restarts need a random start, to differ, and a loss per example, to be compared. "
+                f"Received: num_restarts={num_restarts}, random_start={random_start!r}, "
+                f"loss={loss!r}"
+            )
+        self.num_steps = num_steps
+        self.step_size = step_size
+        self.random_start = random_start
+        self.num_restarts = num_restarts
+        self.targeted = targeted
+        self.loss = loss
+        self.eot_samples = eot_samples
+        self._step_size = None if step_size is None else _parse_step_size(step_size)
+
+    def memory(self, x):
+        """Returns what `direction` remembers before the first step."""
+        return ()
+
+    def direction(self, gradient, memory):
+        """Returns the vector to ascend and the new memory."""
+        return gradient, memory
+
+    def search(self, classifier, x, y, threat_model, seed, keep_best):
+        score = make_goal(classifier, x, y, self.loss, self.targeted)
+        step_size = self._step_size
+        if step_size is None:
+            step_size = self.relative_step / self.num_steps * threat_model.radius
+        shape = ops.shape(x)[:1]
+        never = ops.zeros(shape, dtype="bool")
+        clean = Found(x, *score(x), never) if keep_best else ()
+
+        def body(_, state):
+            (loss, success), gradient = self._gradient(score, state.x_adv)
+            ascent, memory = self.direction(gradient, state.memory)
+            x_adv = threat_model.project(threat_model.step(state.x_adv, ascent, step_size), x)
+            here = Found(state.x_adv, loss, success, never)
+            return _State(
+                x_adv=ops.stop_gradient(x_adv),
+                memory=memory,
+                best=better(state.best, here) if keep_best else (),
+                zero_gradient=ops.logical_and(state.zero_gradient, zero_gradient(gradient)),
+            )
+
+        start = self._start(x, threat_model, seed)
+        state = _State(start, self.memory(x), clean, ops.logical_not(never))
+        last = backend.repeat(self.num_steps, body, state)
+        if not keep_best:
+            return Found(last.x_adv, ops.zeros(shape), never, last.zero_gradient)
+        best = better(last.best, Found(last.x_adv, *score(last.x_adv), never))
+        # A mistake on the clean example needs no attack.
+        best = Found(*(select(clean.success, c, b) for c, b in zip(clean, best, strict=True)))
+        return best._replace(zero_gradient=last.zero_gradient)
+
+    def _start(self, x, threat_model, seed):
+        if self.random_start == "gaussian":
+            noise = _GAUSSIAN_STDDEV * backend.normal(ops.shape(x), seed)
+            return threat_model.project(x + noise, x)
+        return threat_model.random_start(x, seed) if self.random_start else x
+
+    def _gradient(self, score, x_adv):
+        """Loss, success and gradient, averaged over `eot_samples` passes of a random model."""
+        (loss, success), gradient = backend.value_and_input_gradient(score, x_adv)
+        for _ in range(self.eot_samples - 1):
+            (more, success), another = backend.value_and_input_gradient(score, x_adv)
+            loss, gradient = loss + more, gradient + another
+        return (loss / self.eot_samples, success), gradient / self.eot_samples
+
+
+def _check_choice(name, value, choices):
+    if not any(value is choice or (value == choice and type(value) is str) for choice in choices):
+        raise ValueError(f"Argument `{name}` must be one of {choices}. Received: {value!r}")
+
+
+def _parse_step_size(step_size):
+    try:
+        value = float(fractions.Fraction(step_size)) if isinstance(step_size, str) else step_size
+        if 0.0 < float(value) < float("inf"):
+            return float(value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        pass
+    raise ValueError(
+        "Argument `step_size` must be a positive number or a string such as '2/255'. "
+        f"Received: step_size={step_size!r}"
+    )

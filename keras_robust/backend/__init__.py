@@ -1,0 +1,44 @@
+"""The seam: everything that differs between the frameworks under Keras, one file for each."""
+
+import keras
+
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        "keras_robust runs on the TensorFlow backend of Keras. Set the environment variable "
+        "KERAS_BACKEND=tensorflow before Keras is imported. "
+        f"Received: KERAS_BACKEND={keras.backend.backend()}"
+    )
+
+from keras_robust.backend.classifier import Classifier
+from keras_robust.backend.classifier import predict_logits
+from keras_robust.backend.stream import Stream
+from keras_robust.backend.tensorflow import END_OF_DATA
+from keras_robust.backend.tensorflow import compile_function
+from keras_robust.backend.tensorflow import fold_in
+from keras_robust.backend.tensorflow import is_symbolic
+from keras_robust.backend.tensorflow import keras_logits
+from keras_robust.backend.tensorflow import normal
+from keras_robust.backend.tensorflow import repeat
+from keras_robust.backend.tensorflow import require
+from keras_robust.backend.tensorflow import required_message
+from keras_robust.backend.tensorflow import uniform
+from keras_robust.backend.tensorflow import value_and_input_gradient
+from keras_robust.backend.tensorflow_train_step import TrainStep
+
+__all__ = [
+    "Classifier",
+    "END_OF_DATA",
+    "Stream",
+    "TrainStep",
+    "compile_function",
+    "fold_in",
+    "is_symbolic",
+    "keras_logits",
+    "normal",
+    "predict_logits",
+    "repeat",
+    "require",
+    "required_message",
+    "uniform",
+    "value_and_input_gradient",
+]

@@ -1,0 +1,152 @@
+"""The user's model seen as a classifier: where its logits are, and whether it is one."""
+
+import inspect
+import re
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_robust import backend
+
+_TINY = 1e-7
+_BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy")
+
+
+class Classifier:
+    """A Keras model, or any callable, that gives logits.
+
+    Logits come from the compiled loss if it takes logits, else from in front of the final softmax
+    or sigmoid, so that a saturated softmax hides no gradient. A single logit `z` (binary models)
+    becomes the two logits `[0, z]`, which have the same cross-entropy. The outputs of a model that
+    is not compiled are logits unless a Keras softmax or sigmoid made them.
+
+    Args:
+        model: a `keras.Model`, or a callable that maps a batch to outputs.
+        pack: function that makes the inputs of the model, such as `{"image": x}`, from the tensor
+            `x` that is attacked. Defaults to `x` itself.
+    """
+
+    def __init__(self, model, pack=lambda x: x):
+        self.model = model
+        self.pack = pack
+        self.num_calls = 0
+        self.loss_name, self.from_logits, self._is_keras_loss = _read_loss(model)
+
+    def __call__(self, x, training=False):
+        """Returns the outputs of the model."""
+        self.num_calls += 1
+        if isinstance(self.model, keras.Layer) and _takes_training(self.model):
+            return self.model(self.pack(x), training=training)
+        return self.model(self.pack(x))
+
+    @property
+    def computes_in_float16(self):
+        """Whether small gradients of the model underflow."""
+        return getattr(self.model, "compute_dtype", None) == "float16"
+
+    def is_classification(self, outputs, y=None):
+        """Whether `outputs` are the logits or probabilities of one classification.
+
+        Told by the compiled loss; under a loss that is not Keras's own, by a softmax or sigmoid at
+        the end, or by integer labels for rows of several scores.
+        """
+        if not hasattr(outputs, "shape") or len(outputs.shape) != 2:
+            return False
+        single = outputs.shape[-1] == 1
+        if self._is_keras_loss:
+            if self.loss_name in _BINARY_LOSSES:
+                return single
+            return "categorical" in self.loss_name and not single
+        if not self.loss_name or backend.keras_logits(outputs) is not None:
+            return True
+        return not single and _are_class_indices(y)
+
+    def to_logits(self, outputs, y=None):
+        """Returns float32 logits `(batch_size, num_classes)` from the outputs of the model."""
+        if not self.is_classification(outputs, y):
+            raise ValueError(
+                "Expected one classification output: logits or probabilities of shape "
+                "(batch_size, num_classes). For regression, several outputs, sequences or "
+                'multi-label outputs use attack=PGD(loss="compiled") and the objective '
+                f'"adversarial" or "mixed". Received: outputs {_describe(outputs)} under the loss '
+                f"{self.loss_name or None!r}"
+            )
+        logits = backend.keras_logits(outputs)
+        if logits is not None and self.from_logits:
+            raise ValueError(
+                "The model ends in a softmax or sigmoid, but its loss was built with "
+                "from_logits=True, so that training and attack see the wrong loss. Use "
+                "from_logits=False, or remove the last activation. "
+                f"Received: loss={self.loss_name!r} with from_logits=True"
+            )
+        if logits is None:
+            logits = outputs if self.from_logits is not False else _inverse_activation(outputs)
+        logits = ops.cast(logits, "float32")
+        if logits.shape[-1] == 1:
+            logits = ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
+        return logits
+
+    def logits(self, x, y=None):
+        """Returns float32 logits `(batch_size, num_classes)`, without training behaviour."""
+        return self.to_logits(self(x), y)
+
+    def compiled_loss(self, x, y):
+        """Returns the compiled loss of the batch, repeated with shape `(batch_size,)`."""
+        outputs = self(x)
+        loss = self.model.compute_loss(
+            x=self.pack(x), y=y, y_pred=outputs, sample_weight=None
+        )
+        return ops.ones((ops.shape(x)[0],)) * ops.cast(loss, "float32")
+
+
+def _takes_training(model):
+    parameters = inspect.signature(model.call).parameters
+    return "training" in parameters
+
+
+def _read_loss(model):
+    """Returns the snake-case name of the compiled loss (or ""), `from_logits`, and if Keras's."""
+    loss = getattr(model, "loss", None) if isinstance(model, keras.Model) else None
+    losses = [item for item in keras.tree.flatten(loss) if item is not None]
+    if not losses:
+        return "", None, False
+    if len(losses) > 1:
+        return "several", None, False
+    loss = keras.losses.get(losses[0])
+    name = getattr(loss, "__name__", type(loss).__name__)
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    module = getattr(loss, "__module__", type(loss).__module__)
+    if not module.startswith("keras."):
+        return name, None, False
+    config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
+    takes_logits = "crossentropy" in name
+    return name, bool(config.get("from_logits", False)) if takes_logits else None, True
+
+
+def _are_class_indices(y):
+    if y is None or not hasattr(y, "shape") or "int" not in str(y.dtype):
+        return False
+    return len(y.shape) == 1 or (len(y.shape) == 2 and y.shape[-1] == 1)
+
+
+def _inverse_activation(outputs):
+    """Logits from probabilities; saturates where a probability is 0 or 1 in float32."""
+    outputs = ops.clip(ops.cast(outputs, "float32"), _TINY, 1.0 - _TINY)
+    if outputs.shape[-1] == 1:
+        return ops.log(outputs) - ops.log(1.0 - outputs)
+    return ops.log(outputs)
+
+
+def _describe(outputs):
+    return [(tuple(leaf.shape), str(leaf.dtype)) for leaf in keras.tree.flatten(outputs)]
+
+
+def predict_logits(model, x, batch_size=256):
+    """Returns NumPy logits `(n, num_classes)` of a model or callable for an array."""
+    classifier = Classifier(model)
+    batches = []
+    for start in range(0, len(x), batch_size):
+        batch = ops.convert_to_tensor(x[start : start + batch_size])
+        batches.append(ops.convert_to_numpy(classifier.logits(batch)))
+    return np.concatenate(batches)

@@ -1,0 +1,132 @@
+"""TensorFlow: input gradients, loops, stateless random numbers, compiled functions, checks."""
+
+import re
+
+import tensorflow as tf
+
+END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
+
+_UNROLL = 10
+_MARK = "keras_robust: "
+
+
+def value_and_input_gradient(function, x):
+    """Returns `(values, auxiliary), gradient` of a per-example function at `x`.
+
+    Args:
+        function: callable `x -> (values, auxiliary)`, with `values` of shape `(batch_size,)`.
+        x: float tensor `(batch_size, ...)`.
+
+    Returns:
+        What `function` returned, and the gradient of the sum of `values`, shape of `x`. Examples do
+        not mix as long as `function` treats them apart. No gradient of a weight is computed.
+
+    Raises:
+        ValueError: if nothing differentiable leads from `x` to `values`.
+    """
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(x)
+        values, auxiliary = function(x)
+    gradient = tape.gradient(values, x)
+    if gradient is None:
+        raise ValueError(
+            "The model has no gradient with respect to its input, so that a gradient attack cannot "
+            "run and would report a robustness that is not there. Look for a layer that casts to "
+            "integers, rounds, looks up an embedding or leaves TensorFlow (`numpy_function`). "
+            f"Received: an input of shape {tuple(x.shape)} and dtype {x.dtype.name}"
+        )
+    return (values, auxiliary), tf.convert_to_tensor(gradient)
+
+
+def repeat(num_steps, body, state):
+    """Returns `state` after `num_steps` calls of `state = body(step, state)`.
+
+    Short loops are unrolled, because TensorFlow optimises straight code better than a loop; of
+    longer ones, blocks of ten are unrolled inside a loop.
+    """
+    blocks, rest = divmod(num_steps, _UNROLL)
+    if blocks == 1:
+        blocks, rest = 0, num_steps
+
+    def run(first, count, state):
+        for step in range(count):
+            state = body(first + step, state)
+        return state
+
+    if blocks:
+        _, state = tf.while_loop(
+            lambda block, _: block < blocks,
+            lambda block, state: (block + 1, run(block * _UNROLL, _UNROLL, state)),
+            (tf.constant(0), state),
+            maximum_iterations=blocks,
+            parallel_iterations=1,
+        )
+    return run(blocks * _UNROLL, rest, state)
+
+
+def uniform(shape, seed, minval=0.0, maxval=1.0):
+    """Uniform float32 numbers; `seed` `(2,)` for the batch or `(batch_size, 2)` per example."""
+    return _draw(
+        lambda shape, seed: tf.random.stateless_uniform(shape, seed, minval, maxval), shape, seed
+    )
+
+
+def normal(shape, seed):
+    """Standard normal float32 numbers; `seed` `(2,)` or `(batch_size, 2)` as in `uniform`."""
+    return _draw(tf.random.stateless_normal, shape, seed)
+
+
+def _draw(sampler, shape, seed):
+    if len(seed.shape) == 1:
+        return sampler(shape, seed)
+    drawn = tf.map_fn(
+        lambda one: sampler(shape[1:], one), seed, fn_output_signature=tf.float32
+    )
+    return tf.ensure_shape(drawn, (None, *drawn.shape[1:]))
+
+
+def fold_in(seed, number):
+    """Returns a new seed from `seed`, `(2,)` or `(batch_size, 2)`, and an integer."""
+    if len(seed.shape) == 2:
+        mixed = tf.random.experimental.stateless_fold_in(seed[0] * 0, number)
+        return tf.bitwise.bitwise_xor(seed, mixed)
+    return tf.random.experimental.stateless_fold_in(seed, number)
+
+
+def compile_function(function):
+    """Returns `function` compiled, traced once for each signature of its tensor arguments."""
+    return tf.function(function, reduce_retracing=True, autograph=False)
+
+
+def is_symbolic(x):
+    """Whether `x` is being traced, so that its values cannot be looked at."""
+    return isinstance(x, tf.Tensor) and not hasattr(x, "numpy")
+
+
+def keras_logits(outputs):
+    """Returns what went into the Keras softmax or sigmoid that made `outputs`, or `None`."""
+    return getattr(outputs, "_keras_logits", None)
+
+
+def require(condition, template, *values):
+    """Returns an op that fails with `template.format(*values)` unless `condition` holds.
+
+    The op must be made a control dependency. XLA drops it: call this outside of compiled code.
+    """
+    texts = template.split("{}")
+    pieces = [_MARK + texts[0]]
+    for value, text in zip(values, texts[1:], strict=True):
+        pieces += [_text(value), text]
+    return tf.debugging.Assert(condition, [tf.strings.join([*pieces, "\n"])])
+
+
+def _text(value):
+    if value.dtype.is_floating:
+        return tf.strings.as_string(value, shortest=True)
+    return tf.strings.as_string(value)
+
+
+def required_message(error):
+    """Returns the message of a failed `require` inside a TensorFlow error, or `None`."""
+    found = re.search(re.escape(_MARK) + r"(.*?)(\\n|\n|$)", str(error))
+    return found.group(1) if found else None

@@ -1,0 +1,218 @@
+"""TensorFlow: the adversarial train step, in place of the one of `keras.Model`."""
+
+import keras
+import tensorflow as tf
+
+from keras_robust import losses
+from keras_robust.backend.classifier import Classifier
+from keras_robust.backend.stream import Stream
+from keras_robust.backend.tensorflow import fold_in
+from keras_robust.backend.tensorflow import keras_logits
+from keras_robust.backend.tensorflow import require
+
+_TOLERANCE = 1e-3
+
+
+class TrainStep:
+    """Checks a batch, perturbs it, and takes one optimizer step on the objective.
+
+    Everything random and every schedule is a function of `(seed, optimizer.iterations, replica)`.
+
+    Args:
+        model: compiled `keras.Model`.
+        attack, objective, threat_model: objects with `perturb`, `loss` and `at`.
+        ramp_steps: int, optimizer steps over which epsilon grows from 0; 0 for none.
+        seed: int.
+
+    Attributes `adv_accuracy`, `accuracy` (of clean examples) and `zero_gradient` (share of examples
+    whose every input gradient was zero) are running means since `reset_meters`; `num_classes` is
+    known after the first step, and 0 if the model is no classifier.
+    """
+
+    def __init__(self, model, attack, objective, threat_model, *, ramp_steps, seed):
+        self.model = model
+        self.attack = attack
+        self.objective = objective
+        self.threat_model = threat_model
+        self.ramp_steps = ramp_steps
+        self.seed = seed
+        self.num_classes = 0
+        with model.distribute_strategy.scope():
+            self.adv_accuracy = keras.metrics.Mean()
+            self.accuracy = keras.metrics.Mean()
+            self.zero_gradient = keras.metrics.Mean()
+        self._compiled_update = self._update
+
+    def compile(self):
+        """Compiles the update with XLA, and leaves the checks, which XLA drops, outside of it."""
+        self._compiled_update = tf.function(self._update, jit_compile=True, autograph=False)
+
+    def reset_meters(self):
+        """Starts the running means anew."""
+        for meter in (self.adv_accuracy, self.accuracy, self.zero_gradient):
+            meter.reset_state()
+
+    def __call__(self, data):
+        """Runs the step on one batch and returns the logs."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        if y is None:
+            raise ValueError("AdvTrain needs labels to train on. Received: y=None")
+        image, pack = _single_input(x)
+        classifier = Classifier(self.model, pack)
+        checks = _check_inputs(image, self.threat_model) + _check_labels(classifier, image, y)
+        with tf.control_dependencies(checks):
+            x = keras.tree.map_structure(tf.identity, x)
+        return self._compiled_update(x, y, sample_weight)
+
+    def _update(self, inputs, y, sample_weight):
+        x, pack = _single_input(inputs)
+        model, classifier = self.model, Classifier(self.model, pack)
+        found = self._perturb(classifier, x, y)
+        clean = Stream(classifier, x, y, sample_weight)
+        adversarial = Stream(classifier, tf.stop_gradient(found.x_adv), y, sample_weight)
+        with tf.GradientTape() as tape:
+            loss = self.objective.loss(clean, adversarial)
+            with tf.control_dependencies(_check_outputs(classifier, clean, adversarial)):
+                loss = tf.identity(loss)
+            scaled_loss = model.optimizer.scale_loss(loss)
+        outputs = clean.outputs if clean.was_used else classifier(x)
+        gradients = tape.gradient(scaled_loss, model.trainable_weights)
+        model.optimizer.apply_gradients(zip(gradients, model.trainable_weights, strict=True))
+        self._track_loss(loss, x)
+        logs = model.compute_metrics(inputs, y, outputs, sample_weight=sample_weight)
+        return {**logs, **self._measure(classifier, outputs, adversarial, y, found)}
+
+    def _perturb(self, classifier, x, y):
+        iterations = tf.cast(tf.convert_to_tensor(self.model.optimizer.iterations), tf.int32)
+        threat_model = self.threat_model.at(iterations)
+        if self.ramp_steps:
+            done = tf.cast(iterations + 1, tf.float32) / self.ramp_steps
+            threat_model = threat_model.with_epsilon(
+                tf.minimum(done, 1.0) * threat_model.radius
+            )
+        seed = tf.stack([tf.constant(self.seed), iterations])
+        replica = tf.distribute.get_replica_context()
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            seed = fold_in(seed, tf.cast(replica.replica_id_in_sync_group, tf.int32))
+        return self.objective.perturb(self.attack, classifier, x, y, threat_model, seed)
+
+    def _track_loss(self, loss, x):
+        """Feeds Keras's own `loss` metric, as its train step does."""
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        for metric in self.model.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss * replicas, sample_weight=tf.shape(x)[0])
+
+    def _measure(self, classifier, outputs, adversarial, y, found):
+        """Feeds the meters; returns what of them belongs into the logs."""
+        self.zero_gradient.update_state(tf.cast(found.zero_gradient, tf.float32))
+        if not classifier.is_classification(outputs, y):
+            return {}
+        adv_outputs = adversarial.outputs if adversarial.was_used else classifier(adversarial.x)
+        self.accuracy.update_state(self._hits(classifier, outputs, y))
+        self.adv_accuracy.update_state(self._hits(classifier, adv_outputs, y))
+        return {"adv_accuracy": self.adv_accuracy.result()}
+
+    def _hits(self, classifier, outputs, y):
+        logits = classifier.to_logits(outputs, y)
+        self.num_classes = logits.shape[-1]
+        predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        return tf.cast(predicted == losses.to_indices(y, self.num_classes), tf.float32)
+
+
+def _single_input(x):
+    """Returns the one tensor in the inputs, as floats, and the function that packs it again."""
+    leaves = keras.tree.flatten(x)
+    if len(leaves) != 1:
+        names = list(x) if isinstance(x, dict) else f"{len(leaves)} tensors"
+        raise ValueError(
+            "AdvTrain perturbs models with one input. Give the model one input and split it "
+            "inside, or write the attack into a custom train step with "
+            f"`keras_robust.attacks`. Received: inputs {names}"
+        )
+    image = leaves[0]
+    if not image.dtype.is_floating:
+        image = tf.cast(image, keras.config.floatx())
+    return image, lambda leaf: keras.tree.pack_sequence_as(x, [leaf])
+
+
+def _check_inputs(x, threat_model):
+    """Ops that fail on NaN and on inputs outside the bounds."""
+    bad = tf.reduce_sum(tf.cast(~tf.math.is_finite(x), tf.int32))
+    checks = [
+        require(
+            bad == 0,
+            "Inputs must be finite. Clean the data, or drop the broken examples. "
+            "Received: a batch with {} NaN or infinite values",
+            bad,
+        )
+    ]
+    if threat_model.bounds is not None:
+        low, high = threat_model.bounds
+        inside = tf.reduce_all((x >= low - _TOLERANCE) & (x <= high + _TOLERANCE))
+        checks.append(
+            require(
+                inside | (bad > 0),
+                "Inputs must lie in the bounds of the threat model. Rescale them (images: divide "
+                "by 255), or give the bounds that they have, with epsilon in the same units: "
+                "Linf(8, bounds=(0, 255)). Received: a batch with values from {} to {} "
+                f"under bounds={_show(threat_model.bounds)}",
+                tf.reduce_min(x),
+                tf.reduce_max(x),
+            )
+        )
+    return checks
+
+
+def _show(bounds):
+    return str(tuple(bounds)).replace("{", "(").replace("}", ")").replace("\n", " ")
+
+
+def _check_labels(classifier, x, y):
+    """Ops that fail on labels that are no class of the model."""
+    outputs = classifier(x)
+    if not classifier.is_classification(outputs, y):
+        return []
+    num_classes = classifier.to_logits(outputs, y).shape[-1]
+    indices = losses.to_indices(y, num_classes)
+    return [
+        require(
+            tf.reduce_all((indices >= 0) & (indices < num_classes)),
+            f"Labels must be class indices from 0 to {num_classes - 1}, as the model has "
+            f"{num_classes} classes. Received: a batch with labels from {{}} to {{}}",
+            tf.reduce_min(indices),
+            tf.reduce_max(indices),
+        )
+    ]
+
+
+def _check_outputs(classifier, *streams):
+    """Ops that fail when probabilities are taken for logits, or logits for probabilities."""
+    outputs = next((stream.outputs for stream in streams if stream.was_used), None)
+    if outputs is None or not classifier.is_classification(outputs, streams[0].y):
+        return []
+    if keras_logits(outputs) is not None or outputs.shape[-1] == 1:
+        return []
+    sums = tf.reduce_sum(tf.cast(outputs, tf.float32), axis=-1)
+    are_rows = tf.reduce_all(outputs >= 0) & tf.reduce_all(tf.abs(sums - 1.0) < _TOLERANCE)
+    if classifier.from_logits is False:
+        return [
+            require(
+                are_rows,
+                "The loss takes probabilities, but the outputs of the model do not sum to 1. Use "
+                "a loss with from_logits=True, or end the model with a softmax. Received: outputs "
+                "from {} to {}",
+                tf.reduce_min(outputs),
+                tf.reduce_max(outputs),
+            )
+        ]
+    return [
+        require(
+            ~are_rows,
+            "The loss takes logits, but the outputs of the model are probabilities: every row "
+            "sums to 1. Use from_logits=False, or remove the softmax. Received: outputs from {} "
+            "to {}",
+            tf.reduce_min(outputs),
+            tf.reduce_max(outputs),
+        )
+    ]

@@ -1,0 +1,270 @@
+"""The callback that turns `fit` into adversarial training."""
+
+import re
+import types
+import warnings
+
+import keras
+
+from keras_robust import attacks
+from keras_robust import backend
+from keras_robust import objectives
+from keras_robust import threat_models
+from keras_robust.backend import TrainStep
+
+_DEFAULT_WARMUP = "20%"
+_SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
+
+
+class AdvTrain(keras.callbacks.Callback):
+    """Trains a compiled Keras model on adversarial examples, for the length of one `fit`.
+
+    At every step an attack perturbs the batch and the optimizer takes one step on the objective.
+    The model stays what it is: same loss, metrics, optimizer, `save` and `export`; after `fit`, also
+    after an exception or Ctrl-C in it, everything behaves as if the callback had never been there.
+
+    Arrays, `tf.data`, `keras.utils.PyDataset` and generators work, and so do sample and class
+    weights, custom losses and `compute_loss`, gradient accumulation, mixed precision,
+    `steps_per_execution`, `jit_compile=True`, `run_eagerly=True` and `MirroredStrategy`. A model with
+    a `train_step` of its own, or with several inputs, is refused.
+
+    Logs: `loss` is the objective; `accuracy` and every other compiled metric is on clean examples;
+    `adv_accuracy` is the accuracy under the training attack, with the current epsilon. It is not
+    robust accuracy: that is what `keras_robust.evaluate` says.
+
+    The attack sees the model in inference mode, and costs `num_steps` forward and backward passes
+    per batch. With the objective `"adversarial"` the clean metrics cost one more forward pass.
+
+    Args:
+        threat_model: a `ThreatModel`, or `"linf"`, `"l2"`, `"l1"`. Its `epsilon` may be a schedule
+            over optimizer steps. Defaults to `"linf"`: epsilon 8/255, inputs in [0, 1].
+        attack: an `Attack` or its name. Defaults to `"pgd"`: 10 steps from a random start.
+        objective: an `Objective` or its name. Defaults to `"adversarial"`.
+        warmup: how long epsilon grows linearly from 0: a percentage of the steps that `fit` plans,
+            such as `"20%"`, or an int, a number of optimizer steps. It counts
+            `optimizer.iterations`, so that a resumed training goes on where it was, and a model
+            that has trained for longer has no warm-up. `None` stands for `"20%"`, or for `0` if
+            `epsilon` is a schedule. Defaults to `None`.
+        seed: int, of the random starts. Defaults to `0`.
+
+    Raises:
+        ValueError: in the constructor for unknown names; in `fit` for a model that it cannot train
+            and for data that no attack should see (NaN, inputs outside of the bounds, labels that
+            are no class); the weights are then those before the bad batch.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> import keras_robust as kr
+    >>> keras.utils.set_random_seed(0)
+    >>> x = np.random.default_rng(0).uniform(size=(64, 4)).astype("float32")
+    >>> y = (x[:, 0] > 0.5).astype("int32")
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    >>> model.compile("adam", loss, metrics=["accuracy"])
+    >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[kr.AdvTrain(kr.Linf(0.1))])
+    >>> print(sorted(history.history))
+    ['accuracy', 'adv_accuracy', 'loss']
+
+    References:
+        - [Szegedy et al., 2014](https://arxiv.org/abs/1312.6199)
+        - [Goodfellow et al., 2015](https://arxiv.org/abs/1412.6572)
+        - [Madry et al., 2018](https://arxiv.org/abs/1706.06083)
+    """
+
+    def __init__(
+        self, threat_model="linf", *, attack="pgd", objective="adversarial", warmup=None, seed=0
+    ):
+        super().__init__()
+        self.threat_model = threat_models.get(threat_model)
+        self.attack = attacks.get(attack)
+        self.objective = objectives.get(objective)
+        self.warmup = warmup
+        self.seed = seed
+        _parse_warmup(warmup)
+        self._step = None
+        self._armed_for = None
+        self._warned = set()
+
+    def get_config(self):
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "threat_model": serialize(self.threat_model),
+            "attack": serialize(self.attack),
+            "objective": serialize(self.objective),
+            "warmup": self.warmup,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def on_train_begin(self, logs=None):
+        _refuse_other_steps(self.model)
+        self._warned = set()
+        self._armed_for = None
+        self._step = TrainStep(
+            self.model,
+            self.attack,
+            self.objective,
+            self.threat_model,
+            ramp_steps=self._ramp_steps(),
+            seed=self.seed,
+        )
+        self._install()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._step.reset_meters()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._armed_for = _current_fit(self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        step = self._step
+        accuracy, seen = float(step.accuracy.result()), float(step.accuracy.count)
+        if "chance" in self._warned or not step.num_classes or not seen:
+            return
+        chance = 1.0 / step.num_classes
+        noise = (chance * (1.0 - chance) / seen) ** 0.5
+        if accuracy <= chance + max(0.02, 3.0 * noise):
+            self._warned.add("chance")
+            warnings.warn(
+                "Accuracy on clean examples stayed at chance for a whole epoch, so that the model "
+                "is not learning: the attack may be too strong for now. Try a longer warm-up "
+                '(warmup="40%"), a smaller epsilon, a smaller learning rate, or start from a model '
+                f"trained on clean examples. Received: accuracy {accuracy:.3f} with "
+                f"{step.num_classes} classes under {self.threat_model}",
+                stacklevel=2,
+            )
+
+    def on_train_end(self, logs=None):
+        _uninstall(self.model)
+        self._step = None
+        self._armed_for = None
+
+    def _ramp_steps(self):
+        warmup = self.warmup
+        if warmup is None:
+            scheduled = isinstance(self.threat_model.epsilon, _SCHEDULE)
+            warmup = 0 if scheduled else _DEFAULT_WARMUP
+        share, steps = _parse_warmup(warmup)
+        if share is None:
+            return steps
+        if self.params.get("steps") is None:
+            raise ValueError(
+                "The warm-up is a share of the training, but the length of the data is not known. "
+                "Pass `steps_per_epoch` to `fit`, or `warmup` as a number of optimizer steps (0 "
+                f"for none). Received: warmup={self.warmup!r} and data of unknown length"
+            )
+        accumulated = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
+        return int(share * self.params["epochs"] * self.params["steps"] / accumulated)
+
+    def _install(self):
+        """Puts a train function in place that is adversarial for this `fit` only."""
+        model = self.model
+        plain = _uninstall(model)
+        run = _make_train_function(model, self._step)
+
+        def train_function(iterator):
+            # What is armed for another `fit` was left by an exception in a callback;
+            # `train_on_batch` feeds a generator, which `fit` never does.
+            armed, self._armed_for = self._armed_for is _current_fit(model), None
+            if not armed or isinstance(iterator, types.GeneratorType):
+                return _uninstall(model)(iterator)
+            try:
+                logs = run(iterator)
+            except backend.END_OF_DATA:
+                raise
+            except BaseException as error:
+                _uninstall(model)
+                message = backend.required_message(error)
+                if message is None:
+                    raise
+                raise ValueError(message) from None
+            self._check_gradients()
+            return logs
+
+        train_function.plain = plain
+        train_function.fit = _current_fit(model)
+        model.train_function = train_function
+
+    def _check_gradients(self):
+        """Warns after the first batch if the attack had no gradient to follow."""
+        if "gradients" in self._warned:
+            return
+        self._warned.add("gradients")
+        if float(self._step.zero_gradient.result()) == 1.0:
+            warnings.warn(
+                "Every input gradient of the first batch is zero, so that the attack found "
+                "nothing and the model would look robust without being so. Look for a saturated "
+                "softmax, dead units or a layer without a gradient; let the model return logits. "
+                "Received: a zero gradient for 100% of the examples",
+                stacklevel=3,
+            )
+
+
+def _make_train_function(model, step):
+    """Returns Keras's own train function, made around our step; leaves no trace on the model."""
+    jit_compile = model.jit_compile
+    plain = model.train_function
+    if jit_compile and not model.run_eagerly and _num_replicas(model) == 1:
+        step.compile()
+        model.jit_compile = False
+    try:
+        model.train_step = step.__call__
+        model.make_train_function(force=True)
+        return model.train_function
+    finally:
+        del model.train_step
+        model.jit_compile = jit_compile
+        model.train_function = plain
+
+
+def _num_replicas(model):
+    return getattr(getattr(model, "distribute_strategy", None), "num_replicas_in_sync", 1)
+
+
+def _uninstall(model):
+    """Puts the plain train function back, if ours is in place, and returns it."""
+    model.train_function = getattr(model.train_function, "plain", model.train_function)
+    return model.train_function
+
+
+def _current_fit(model):
+    """Returns the object that Keras makes anew for every `fit`."""
+    return getattr(model, "history", model)
+
+
+def _refuse_other_steps(model):
+    if getattr(model.train_function, "fit", None) is _current_fit(model):
+        raise ValueError(
+            "One `fit` takes one AdvTrain callback. Received: two of them. To mix objectives use "
+            "keras_robust.objectives.Mixed, or write an Objective"
+        )
+    for name in ("train_step", "make_train_function"):
+        own = name in vars(model)
+        if own or getattr(type(model), name) is not getattr(keras.Model, name):
+            raise ValueError(
+                f"AdvTrain brings its own train step, and `{type(model).__name__}` defines "
+                f"`{name}`, which would be silently ignored. Move the change into "
+                "`compute_loss`, or keep the step and perturb the batch inside it: "
+                "`x = keras_robust.attacks.PGD()(self, x, y, threat_model)`. "
+                f"Received: a model with a custom `{name}`"
+            )
+
+
+def _parse_warmup(warmup):
+    """Returns `(share, None)` for a percentage and `(None, steps)` for a number of steps."""
+    if warmup is None:
+        return None, 0
+    if isinstance(warmup, int) and not isinstance(warmup, bool) and warmup >= 0:
+        return None, warmup
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", warmup) if isinstance(warmup, str) else None
+    if match and float(match.group(1)) <= 100.0:
+        return float(match.group(1)) / 100.0, None
+    raise ValueError(
+        "Argument `warmup` must be a percentage of the training such as '20%', a number of "
+        f"optimizer steps >= 0, or None. Received: warmup={warmup!r}"
+    )

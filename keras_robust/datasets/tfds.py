@@ -1,0 +1,145 @@
+"""Any image classification data set of TensorFlow Datasets, as NumPy arrays."""
+
+import socket
+import urllib.parse
+import urllib.request
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from keras_robust.datasets.dataset import Dataset
+
+_MAX_VALUE = 255.0
+_MAX_NUM_VALIDATION = 5000
+
+
+def load(name, *, data_dir=None):
+    """Loads a TensorFlow data set, prepared in `data_dir` if it is not yet.
+
+    The split `test` is the test set. The validation set is the last tenth of the split `train`, at
+    most 5000 examples, and the training set is the rest: TensorFlow Datasets shuffled the examples
+    when it wrote them, and reads them in the order written.
+
+    Args:
+        name: string, `"name"`, `"name/config"` or `"name:version"`.
+        data_dir: string, the folder of prepared data sets. Defaults to `None`: the default of
+            TensorFlow Datasets.
+
+    Returns:
+        A `Dataset`, whose values are the original ones (0 to 255) divided by 255.
+
+    Raises:
+        ValueError: for an unknown name, and for a data set that is not one of uint8 images of one
+            shape, each with one label, with the splits `train` and `test`.
+        OSError: for a data set that is not prepared and cannot be prepared now.
+    """
+    builder = _builder(name, data_dir)
+    image_shape, label_names = _image_shape_and_label_names(builder, name)
+    _prepare(builder, name, data_dir)
+    train, validation, test = _read(builder, name)
+    return Dataset(
+        name=name,
+        train=train,
+        validation=validation,
+        test=test,
+        num_classes=len(label_names),
+        input_shape=image_shape,
+        label_names=label_names,
+    )
+
+
+def _builder(name, data_dir):
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    # All three mean a name that cannot be used: unknown or malformed; no such version; a
+    # namespace that needs another package.
+    except (ValueError, AssertionError, ImportError) as error:
+        raise ValueError(
+            "Expected 'digits' or a data set of TensorFlow Datasets, 'name[/config][:version]'. "
+            f"Received: name={name!r} ({_first_line(error)})"
+        ) from error
+
+
+def _prepare(builder, name, data_dir):
+    if builder.data_path.exists():
+        return
+    try:
+        _check_network(builder)
+        builder.download_and_prepare()
+    # It fails in about a dozen types, of several libraries and the data set's own code.
+    except Exception as error:
+        raise OSError(
+            f"Expected a data set that is, or can now be, prepared ({_first_line(error)}). "
+            f"Received: name={name!r}, data_dir={data_dir!r}. {_how_to_prepare(name, data_dir)}"
+        ) from error
+
+
+def _check_network(builder):
+    """Raises if no host to download from has an address.
+
+    Without this, a machine without network sees minutes of retries before the error.
+    """
+    hosts = sorted({urllib.parse.urlsplit(url).hostname for url in builder.url_infos or ()})
+    behind_proxy = bool(urllib.request.getproxies())  # It looks the addresses up for us.
+    if hosts and not behind_proxy and not any(_has_address(host) for host in hosts):
+        raise ConnectionError(f"no network: found no address of {hosts[0]}")
+
+
+def _has_address(host):
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except OSError:
+        return False
+
+
+def _how_to_prepare(name, data_dir):
+    if name == "fashion_mnist":
+        location = "" if data_dir is None else f" --data_dir={data_dir}"
+        return f"Prepare it from local files: python -m apps.prepare_fashion_mnist{location}"
+    location = "" if data_dir is None else f', data_dir="{data_dir}"'
+    return f'Prepare it where there is a network: tfds.load("{name}"{location})'
+
+
+def _image_shape_and_label_names(builder, name):
+    """Returns the tuple `(height, width, channels)` and the names of the classes."""
+    keys = builder.info.supervised_keys or ()
+    features = [builder.info.features[key] for key in keys if isinstance(key, str)]
+    types = [type(feature).__name__ for feature in features]
+    if types != ["Image", "ClassLabel"]:
+        raise ValueError(
+            "Expected an image classification data set, with the supervised keys of an Image and a "
+            f"ClassLabel. Received: name={name!r} with {types or 'no supervised keys'}"
+        )
+    image, label = features
+    if None in image.shape or image.np_dtype != np.uint8:
+        raise ValueError(
+            "Expected uint8 images of one fixed shape. Received: "
+            f"name={name!r} with shape {image.shape} of {np.dtype(image.np_dtype)}"
+        )
+    return tuple(image.shape), tuple(label.names)
+
+
+def _read(builder, name):
+    """Returns the training, validation and test examples, each as a pair of arrays."""
+    splits = builder.info.splits
+    if "train" not in splits or "test" not in splits:
+        raise ValueError(
+            f"Expected the splits 'train' and 'test'. Received: name={name!r} with {list(splits)}"
+        )
+    num_examples = splits["train"].num_examples
+    num_train = num_examples - min(-(-num_examples // 10), _MAX_NUM_VALIDATION)
+    return [
+        _to_arrays(builder, split)
+        for split in (f"train[:{num_train}]", f"train[{num_train}:]", "test")
+    ]
+
+
+def _to_arrays(builder, split):
+    x, y = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1, as_supervised=True))
+    # In float32 throughout: a float64 quotient would take twice the memory of the result.
+    return x / np.float32(_MAX_VALUE), y.astype("int64")
+
+
+def _first_line(error):
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

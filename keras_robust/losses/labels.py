@@ -1,0 +1,36 @@
+"""The forms in which labels come: class indices, one-hot rows, soft rows, a binary column."""
+
+import keras
+from keras import ops
+
+
+def to_indices(y, num_classes):
+    """Returns int32 class indices `(batch_size,)`.
+
+    Args:
+        y: indices of shape `(batch_size,)` or `(batch_size, 1)`, or rows `(batch_size,
+            num_classes)`, of which the largest entry counts.
+        num_classes: int.
+    """
+    y = ops.convert_to_tensor(y)
+    if _are_rows(y, num_classes):
+        return ops.cast(ops.argmax(y, axis=-1), "int32")
+    y = ops.reshape(y, (-1,))
+    if keras.backend.is_float_dtype(y.dtype):
+        y = ops.round(y)
+    return ops.cast(y, "int32")
+
+
+def to_rows(y, num_classes):
+    """Returns float32 rows of probabilities `(batch_size, num_classes)`; soft labels stay soft."""
+    y = ops.convert_to_tensor(y)
+    if _are_rows(y, num_classes):
+        return ops.cast(y, "float32")
+    if num_classes == 2 and keras.backend.is_float_dtype(y.dtype):
+        y = ops.reshape(ops.cast(y, "float32"), (-1, 1))
+        return ops.concatenate([1.0 - y, y], axis=-1)
+    return ops.one_hot(to_indices(y, num_classes), num_classes, dtype="float32")
+
+
+def _are_rows(y, num_classes):
+    return len(y.shape) == 2 and y.shape[-1] == num_classes

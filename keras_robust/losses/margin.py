@@ -1,0 +1,53 @@
+"""By how much the best wrong class beats the true one."""
+
+import keras
+from keras import ops
+
+from keras_robust.losses.labels import to_indices
+
+_LARGE = 1e9
+
+
+def margin(y_true, logits):
+    """Returns `max_{j != y} z_j - z_y`, shape `(batch_size,)`: positive when misclassified.
+
+    The loss of Carlini and Wagner (2017), without their confidence. It grows with the logits and
+    never saturates.
+
+    Args:
+        y_true: class indices, or rows of which the largest entry counts.
+        logits: float tensor `(batch_size, num_classes)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_robust import losses
+    >>> print(np.round(losses.margin(np.array([1]), np.array([[2.0, 5.0, 1.0]], "float32")), 3))
+    [-3.]
+    """
+    logits = ops.convert_to_tensor(logits)
+    true = ops.one_hot(to_indices(y_true, logits.shape[-1]), logits.shape[-1], dtype=logits.dtype)
+    return ops.max(logits - _LARGE * true, axis=-1) - ops.sum(logits * true, axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="keras_robust")
+class Margin(keras.losses.Loss):
+    """Mean of `margin` over a batch, as a Keras loss.
+
+    Call arguments: `y_true`, class indices `(batch_size,)`; `y_pred`, logits
+    `(batch_size, num_classes)`; `sample_weight`, optional, `(batch_size,)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_robust as kr
+    >>> loss = kr.losses.Margin()
+    >>> print(float(loss(np.array([1]), np.array([[2.0, 5.0, 1.0]], "float32"))))
+    -3.0
+
+    References:
+        - [Carlini and Wagner, 2017](https://arxiv.org/abs/1608.04644)
+    """
+
+    def call(self, y_true, y_pred):
+        return margin(y_true, y_pred)

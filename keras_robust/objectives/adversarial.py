@@ -1,0 +1,29 @@
+"""Adversarial training: the loss on adversarial examples only."""
+
+import keras
+
+from keras_robust.objectives.objective import Objective
+
+
+@keras.saving.register_keras_serializable(package="keras_robust")
+class Adversarial(Objective):
+    """The compiled loss on adversarial examples only.
+
+    `min_theta E max_{x_adv} L(f(x_adv), y)`: the min-max problem of Madry et al. (2018). The most
+    robust of the plain objectives for its cost; use `TRADES` to trade robust for clean accuracy.
+
+    Deviations from the authors' code: the examples are made in inference mode (BatchNorm and
+    Dropout still), so that BatchNorm statistics see one pass over the adversarial batch per step.
+
+    Example:
+
+    >>> import keras_robust as kr
+    >>> print(kr.objectives.get("adversarial"))
+    Adversarial()
+
+    References:
+        - [Madry et al., 2018](https://arxiv.org/abs/1706.06083)
+    """
+
+    def loss(self, clean, adversarial):
+        return adversarial.loss

@@ -1,0 +1,41 @@
+"""Names for classes, so that `attack="pgd"` works wherever Keras users expect it."""
+
+import keras
+
+
+class Registry:
+    """Finds an object by name, config, class or instance.
+
+    Args:
+        kind: str, what the registry holds, for error messages: `"attack"`.
+        base: class, what every entry derives from.
+        classes: list of classes; a class answers to its own name in any case (`"PGD"`, `"pgd"`).
+
+    Example:
+
+    >>> import keras_robust as kr
+    >>> kr.attacks.get("pgd").num_steps
+    10
+    """
+
+    def __init__(self, kind, base, classes):
+        self.kind = kind
+        self.base = base
+        self.classes = {cls.__name__.lower(): cls for cls in classes}
+
+    def get(self, identifier):
+        """Returns an instance for `identifier`: a name, a config, a class or an instance."""
+        if isinstance(identifier, self.base):
+            return identifier
+        if isinstance(identifier, dict) and "class_name" in identifier:
+            return self.get(keras.saving.deserialize_keras_object(identifier))
+        if isinstance(identifier, type) and issubclass(identifier, self.base):
+            return identifier()
+        key = identifier.lower().replace("_", "") if isinstance(identifier, str) else None
+        if key in self.classes:
+            return self.classes[key]()
+        known = ", ".join(repr(name) for name in sorted(self.classes))
+        raise ValueError(
+            f"Unknown {self.kind}. Expected one of {known}, or a {self.base.__name__} object. "
+            f"Received: {identifier!r}"
+        )

@@ -1,0 +1,75 @@
+"""Every coordinate may change by at most epsilon."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_robust import backend
+from keras_robust.threat_models.threat_model import ThreatModel
+from keras_robust.threat_models.threat_model import flatten
+
+
+@keras.saving.register_keras_serializable(package="keras_robust")
+class Linf(ThreatModel):
+    """Perturbations whose largest coordinate is at most `epsilon`.
+
+    The threat model of Goodfellow (2015) and Madry (2018), and the usual one for images:
+    `max_i |x_adv_i - x_i| <= epsilon`. Projection is two clips, steepest ascent is
+    `sign(gradient)`. Deviations from the papers: none.
+
+    Args:
+        epsilon: radius, in the units of the input. A number, a string such as `"8/255"`, an array
+            that broadcasts against a batch (`(channels,)` for one value per channel,
+            `(n, 1, 1, 1)` for one per example), or a `LearningRateSchedule`. Defaults to
+            `"8/255"`.
+        bounds: pair `(low, high)` of valid inputs, numbers or per-channel arrays, or `None`.
+            Defaults to `(0.0, 1.0)`.
+
+    Raises:
+        ValueError: if `epsilon` is negative, or as large as the box, where every image is
+            feasible: usually grey levels (`8`) were meant as a fraction (`"8/255"`).
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_robust as kr
+    >>> linf = kr.threat_models.Linf(0.1)
+    >>> x_adv = linf.project(np.array([[0.5, 0.95]], "float32"), np.array([[0.3, 1.0]], "float32"))
+    >>> print(np.round(x_adv, 2))
+    [[0.4  0.95]]
+
+    References:
+        - [Goodfellow et al., 2015](https://arxiv.org/abs/1412.6572)
+        - [Madry et al., 2018](https://arxiv.org/abs/1706.06083)
+    """
+
+    def __init__(self, epsilon="8/255", bounds=(0.0, 1.0)):
+        super().__init__(epsilon, bounds)
+        if self.bounds is not None and isinstance(self.epsilon, (float, np.ndarray)):
+            if np.any(np.asarray(self.epsilon) >= self.bounds[1] - np.asarray(self.bounds[0])):
+                raise ValueError(
+                    "Argument `epsilon` is as large as the box of valid inputs, so that every "
+                    "input is feasible. Give `epsilon` in the units of `bounds`, such as "
+                    f"epsilon='8/255' for (0, 1). Received: epsilon={epsilon!r}, bounds={bounds!r}"
+                )
+
+    def project(self, x_adv, x):
+        return self._clip_to_box(ops.clip(x_adv, x - self.radius, x + self.radius))
+
+    def steepest_direction(self, gradient):
+        return ops.sign(gradient)
+
+    def random_start(self, x, seed):
+        noise = backend.uniform(ops.shape(x), seed, minval=-1.0, maxval=1.0)
+        return self.project(x + self.radius * noise, x)
+
+    def distance(self, x_adv, x):
+        return ops.max(flatten(ops.abs(x_adv - x)), axis=-1)
+
+    def radius_of_rows(self, rows, x):
+        radius = ops.convert_to_numpy(self.radius)
+        # `(channels,)` broadcasts against every row; only an axis for the examples is indexed.
+        return radius[rows] if radius.ndim == x.ndim and len(radius) == len(x) else radius
+
+    def _in_ball(self, x_adv, x, slack):
+        return ops.all(flatten(ops.abs(x_adv - x) <= self.radius + slack), axis=-1)

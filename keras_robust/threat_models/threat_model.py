@@ -1,0 +1,208 @@
+"""What the attacker may do: a ball around each example, inside the box of valid inputs."""
+
+import copy
+import fractions
+
+import keras
+import numpy as np
+from keras import ops
+
+_SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
+
+
+class ThreatModel:
+    """The set of inputs that an attacker may choose for an example `x`.
+
+    The feasible set is `{x_adv : distance(x_adv, x) <= epsilon and low <= x_adv <= high}`. A threat
+    model is a value: it is never changed in place. Subclasses say what the ball is.
+
+    Args:
+        epsilon: radius of the ball, in the units of the input. A number; a string such as
+            `"8/255"`; an array that broadcasts against a batch; or a
+            `keras.optimizers.schedules.LearningRateSchedule`, read at `optimizer.iterations` by
+            `AdvTrain`.
+        bounds: pair `(low, high)`, the box of valid inputs: numbers, or arrays that broadcast
+            against a batch (one value per channel). `None` means that there is no box.
+
+    Raises:
+        ValueError: if `epsilon` is negative, not finite or not readable, or if `low >= high`.
+    """
+
+    def __init__(self, epsilon, bounds=(0.0, 1.0)):
+        self._epsilon = _parse_epsilon(epsilon)
+        self._bounds = _parse_bounds(bounds)
+        self._given = {"epsilon": epsilon, "bounds": bounds}
+
+    @property
+    def epsilon(self):
+        """The radius: a number, an array, a schedule or, inside a train step, a tensor."""
+        return self._epsilon
+
+    @property
+    def bounds(self):
+        """The pair `(low, high)` of numbers or arrays, or `None`."""
+        return self._bounds
+
+    @property
+    def radius(self):
+        """The radius as a tensor that broadcasts against a batch."""
+        if isinstance(self._epsilon, _SCHEDULE):
+            raise ValueError(
+                "A threat model whose `epsilon` is a schedule has a radius only at a training "
+                "step. Use `threat_model.at(step)`, or give a number. "
+                f"Received: epsilon={self._epsilon}"
+            )
+        return ops.convert_to_tensor(self._epsilon, dtype="float32")
+
+    def at(self, step):
+        """Returns this threat model with a scheduled `epsilon` read at `step`."""
+        if isinstance(self._epsilon, _SCHEDULE):
+            return self.with_epsilon(self._epsilon(step))
+        return self
+
+    def with_epsilon(self, epsilon):
+        """Returns a copy with another radius (a number or a tensor, not checked)."""
+        other = copy.copy(self)
+        other._epsilon = epsilon
+        other._given = {**self._given, "epsilon": epsilon}
+        return other
+
+    def radius_of_rows(self, rows, x):
+        """Returns the radius, as an array, for some rows of the data set `x`."""
+        radius = ops.convert_to_numpy(self.radius)
+        if radius.size == 1:
+            return radius
+        if radius.size != len(x):
+            raise ValueError(
+                "Argument `epsilon` must be one number, or an array with one value per example. "
+                f"Received: epsilon of shape {radius.shape} for {len(x)} examples"
+            )
+        return radius[rows]
+
+    def project(self, x_adv, x):
+        """Returns the feasible point nearest to `x_adv` (Euclidean), shape of `x`."""
+        raise NotImplementedError
+
+    def steepest_direction(self, gradient):
+        """Returns the `d` of norm 1 with the largest `<gradient, d>`, per example."""
+        raise NotImplementedError
+
+    def random_start(self, x, seed):
+        """Returns a point drawn uniformly from the ball around `x`, projected into the box.
+
+        Args:
+            x: float tensor `(batch_size, ...)`.
+            seed: int32 tensor `(2,)`, one stream for the batch, or `(batch_size, 2)`, one stream
+                per example.
+        """
+        raise NotImplementedError
+
+    def distance(self, x_adv, x):
+        """Returns the norm of `x_adv - x`, shape `(batch_size,)`."""
+        raise NotImplementedError
+
+    def step(self, x_adv, gradient, step_size):
+        """Returns `x_adv` moved by `step_size` along the steepest ascent direction."""
+        return x_adv + step_size * self.steepest_direction(gradient)
+
+    def contains(self, x_adv, x, tolerance=1e-5):
+        """Returns, per example, whether `x_adv` is feasible up to `tolerance * (1 + epsilon)`."""
+        slack = tolerance * (1.0 + self.radius)
+        inside = self._in_ball(x_adv, x, slack)
+        if self._bounds is None:
+            return inside
+        low, high = self._box()
+        in_box = ops.logical_and(x_adv >= low - tolerance, x_adv <= high + tolerance)
+        return ops.logical_and(inside, ops.all(flatten(in_box), axis=-1))
+
+    def get_config(self):
+        return {key: _plain(value) for key, value in self._given.items()}
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        if isinstance(config.get("epsilon"), dict):
+            config["epsilon"] = keras.saving.deserialize_keras_object(config["epsilon"])
+        return cls(**config)
+
+    def __repr__(self):
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self._given.items())
+        return f"{type(self).__name__}({arguments})"
+
+    def _in_ball(self, x_adv, x, slack):
+        return self.distance(x_adv, x) <= self._radius_per_example() + ops.reshape(slack, (-1,))
+
+    def _radius_per_example(self):
+        """The radius with shape `(1,)` or `(batch_size,)`, for norms over a whole example."""
+        return ops.reshape(self.radius, (-1,))
+
+    def _box(self):
+        if self._bounds is None:
+            return -np.inf, np.inf
+        return tuple(ops.convert_to_tensor(bound, dtype="float32") for bound in self._bounds)
+
+    def _clip_to_box(self, x):
+        return x if self._bounds is None else ops.clip(x, *self._box())
+
+    def _headroom(self, x, direction):
+        """How far each coordinate of `x` can move towards the sign of `direction`."""
+        low, high = self._box()
+        return ops.maximum(ops.where(direction > 0, high - x, x - low), 0.0)
+
+
+def flatten(x):
+    """Returns `x` as `(batch_size, features)`."""
+    return ops.reshape(x, (ops.shape(x)[0], -1))
+
+
+def per_example(values, x):
+    """Reshapes `(batch_size,)` or `(1,)` values so that they broadcast against `x`."""
+    return ops.reshape(values, (-1,) + (1,) * (len(x.shape) - 1))
+
+
+def _parse_epsilon(epsilon):
+    if isinstance(epsilon, _SCHEDULE):
+        return epsilon
+    try:
+        if isinstance(epsilon, str):
+            epsilon = float(fractions.Fraction(epsilon.replace(" ", "")))
+        value = np.asarray(epsilon, dtype="float32")
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            "Argument `epsilon` must be a number, a string such as '8/255', an array or a "
+            f"LearningRateSchedule. Received: epsilon={epsilon!r}"
+        ) from error
+    if not np.all(np.isfinite(value)) or np.any(value < 0):
+        raise ValueError(
+            f"Argument `epsilon` must be finite and not negative. Received: epsilon={epsilon!r}"
+        )
+    return float(epsilon) if value.ndim == 0 else value
+
+
+def _parse_bounds(bounds):
+    if bounds is None:
+        return None
+    try:
+        low, high = (np.asarray(bound, dtype="float32") for bound in bounds)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Argument `bounds` must be a pair (low, high) of numbers or arrays, or None. "
+            f"Received: bounds={bounds!r}"
+        ) from error
+    if not np.all(low < high):
+        raise ValueError(
+            "Argument `bounds` must be a pair (low, high) with low < high. "
+            f"Received: bounds={bounds!r}"
+        )
+    return tuple(float(bound) if bound.ndim == 0 else bound for bound in (low, high))
+
+
+def _plain(value):
+    """Turns an argument into what JSON can hold."""
+    if isinstance(value, _SCHEDULE):
+        return keras.saving.serialize_keras_object(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return value
