@@ -2,11 +2,15 @@
 
 from keras_robust import attacks
 from keras_robust import callbacks
+from keras_robust import evaluation
 from keras_robust import losses
 from keras_robust import objectives
 from keras_robust import threat_models
 from keras_robust.callbacks import AdvTrain
 from keras_robust.callbacks import RobustValidation
+from keras_robust.evaluation import RobustnessReport
+from keras_robust.evaluation import evaluate
+from keras_robust.export import export_saved_model
 from keras_robust.threat_models import L1
 from keras_robust.threat_models import L2
 from keras_robust.threat_models import Linf
@@ -18,9 +22,13 @@ __all__ = [
     "L2",
     "Linf",
     "RobustValidation",
+    "RobustnessReport",
     "__version__",
     "attacks",
     "callbacks",
+    "evaluate",
+    "evaluation",
+    "export_saved_model",
     "losses",
     "objectives",
     "threat_models",

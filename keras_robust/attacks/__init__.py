@@ -2,7 +2,6 @@
 
 from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack import Found
-from keras_robust.attacks.attack import check_examples
 from keras_robust.attacks.bim import BIM
 from keras_robust.attacks.fgsm import FGSM
 from keras_robust.attacks.iterative_attack import IterativeAttack
@@ -22,6 +21,5 @@ __all__ = [
     "IterativeAttack",
     "MomentumPGD",
     "PGD",
-    "check_examples",
     "get",
 ]

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust import threat_models
+from keras_robust.attacks.examples import check_examples
 
 
 class Found(typing.NamedTuple):
@@ -169,35 +170,6 @@ def select(condition, one, other):
     """`where` with one condition per example."""
     condition = ops.reshape(condition, (-1,) + (1,) * (len(one.shape) - 1))
     return ops.where(condition, one, other)
-
-
-def check_examples(x, y, threat_model):
-    """Returns float32 `x` and `y` as arrays, or says what is wrong with them."""
-    x = ops.convert_to_numpy(x)
-    if x.ndim < 2 or len(x) == 0:
-        raise ValueError(
-            f"Expected a batch of at least one example, (n, ...). Received: x of shape {x.shape}"
-        )
-    x = x.astype("float32")
-    if not np.isfinite(x).all():
-        raise ValueError(f"Inputs must be finite. Received: {(~np.isfinite(x)).sum()} NaN or Inf")
-    if threat_model.bounds is not None:
-        low, high = threat_model.bounds
-        if np.any(x < low - 1e-4) or np.any(x > high + 1e-4):
-            raise ValueError(
-                "Inputs must lie in the bounds of the threat model. Rescale them, or give the "
-                "bounds that they have, with epsilon in the same units. Received: values in "
-                f"[{x.min():g}, {x.max():g}] under bounds={threat_model.bounds}"
-            )
-        x = np.clip(x, low, high).astype("float32")
-    if y is not None:
-        y = ops.convert_to_numpy(y)
-        if y.shape[:1] != x.shape[:1]:
-            raise ValueError(
-                "Expected one label per example. "
-                f"Received: {len(x)} examples, labels of shape {y.shape}"
-            )
-    return x, y
 
 
 def _run_batch(step, x, y, threat_model, rows, batch_size, seed):

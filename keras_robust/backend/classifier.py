@@ -94,9 +94,7 @@ class Classifier:
     def compiled_loss(self, x, y):
         """Returns the compiled loss of the batch, repeated with shape `(batch_size,)`."""
         outputs = self(x)
-        loss = self.model.compute_loss(
-            x=self.pack(x), y=y, y_pred=outputs, sample_weight=None
-        )
+        loss = self.model.compute_loss(x=self.pack(x), y=y, y_pred=outputs, sample_weight=None)
         return ops.ones((ops.shape(x)[0],)) * ops.cast(loss, "float32")
 
 

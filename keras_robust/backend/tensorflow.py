@@ -79,9 +79,7 @@ def normal(shape, seed):
 def _draw(sampler, shape, seed):
     if len(seed.shape) == 1:
         return sampler(shape, seed)
-    drawn = tf.map_fn(
-        lambda one: sampler(shape[1:], one), seed, fn_output_signature=tf.float32
-    )
+    drawn = tf.map_fn(lambda one: sampler(shape[1:], one), seed, fn_output_signature=tf.float32)
     return tf.ensure_shape(drawn, (None, *drawn.shape[1:]))
 
 

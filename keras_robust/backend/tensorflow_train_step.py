@@ -87,9 +87,7 @@ class TrainStep:
         threat_model = self.threat_model.at(iterations)
         if self.ramp_steps:
             done = tf.cast(iterations + 1, tf.float32) / self.ramp_steps
-            threat_model = threat_model.with_epsilon(
-                tf.minimum(done, 1.0) * threat_model.radius
-            )
+            threat_model = threat_model.with_epsilon(tf.minimum(done, 1.0) * threat_model.radius)
         seed = tf.stack([tf.constant(self.seed), iterations])
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:

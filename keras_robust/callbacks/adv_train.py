@@ -13,6 +13,7 @@ from keras_robust import threat_models
 from keras_robust.backend import TrainStep
 
 _DEFAULT_WARMUP = "20%"
+_FIRST_STEPS = 100  # Before them no accuracy is expected.
 _SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
 
 
@@ -20,13 +21,13 @@ class AdvTrain(keras.callbacks.Callback):
     """Trains a compiled Keras model on adversarial examples, for the length of one `fit`.
 
     At every step an attack perturbs the batch and the optimizer takes one step on the objective.
-    The model stays what it is: same loss, metrics, optimizer, `save` and `export`; after `fit`, also
-    after an exception or Ctrl-C in it, everything behaves as if the callback had never been there.
+    The model stays what it is: same loss, metrics, optimizer, `save` and `export`; after `fit`,
+    even one that ended by an exception or Ctrl-C, it is as if the callback had never been there.
 
     Arrays, `tf.data`, `keras.utils.PyDataset` and generators work, and so do sample and class
     weights, custom losses and `compute_loss`, gradient accumulation, mixed precision,
-    `steps_per_execution`, `jit_compile=True`, `run_eagerly=True` and `MirroredStrategy`. A model with
-    a `train_step` of its own, or with several inputs, is refused.
+    `steps_per_execution`, `jit_compile=True`, `run_eagerly=True` and `MirroredStrategy`. A model
+    with a `train_step` of its own, or with several inputs, is refused.
 
     Logs: `loss` is the objective; `accuracy` and every other compiled metric is on clean examples;
     `adv_accuracy` is the accuracy under the training attack, with the current epsilon. It is not
@@ -124,7 +125,8 @@ class AdvTrain(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         step = self._step
         accuracy, seen = float(step.accuracy.result()), float(step.accuracy.count)
-        if "chance" in self._warned or not step.num_classes or not seen:
+        steps = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        if "chance" in self._warned or not seen or steps < _FIRST_STEPS:
             return
         chance = 1.0 / step.num_classes
         noise = (chance * (1.0 - chance) / seen) ** 0.5

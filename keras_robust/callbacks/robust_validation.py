@@ -9,6 +9,8 @@ from keras_robust import attacks
 from keras_robust import backend
 from keras_robust import losses
 from keras_robust import threat_models
+from keras_robust.attacks.examples import check_examples
+from keras_robust.attacks.examples import to_arrays
 
 
 class RobustValidation(keras.callbacks.Callback):
@@ -74,8 +76,8 @@ class RobustValidation(keras.callbacks.Callback):
         self.every = every
         self.batch_size = batch_size
         self.seed = seed
-        x, y = _to_arrays(data, num_examples)
-        self.x, self.y = attacks.check_examples(x, y, self.threat_model)
+        x, y = to_arrays(data, num_examples)
+        self.x, self.y = check_examples(x, y, self.threat_model)
         self._latest = {}
 
     def set_model(self, model):
@@ -107,22 +109,6 @@ class RobustValidation(keras.callbacks.Callback):
             "val_adv_accuracy": float(np.mean(np.argmax(logits, axis=-1) == indices)),
             "val_adv_loss": float(np.mean(losses.cross_entropy(self.y, logits))),
         }
-
-
-def _to_arrays(data, num_examples):
-    if isinstance(data, (tuple, list)) and len(data) >= 2:
-        x, y = (np.asarray(part)[:num_examples] for part in data[:2])
-        return x, y
-    batches, count = [], 0
-    for x, y, *_ in data:
-        batches.append((np.asarray(x), np.asarray(y)))
-        count += len(x)
-        if num_examples is not None and count >= num_examples:
-            break
-    if not batches:
-        raise ValueError("RobustValidation needs at least one example. Received: empty data")
-    x, y = (np.concatenate(parts)[:num_examples] for parts in zip(*batches, strict=True))
-    return x, y
 
 
 def _move_to_front(callback, frame):

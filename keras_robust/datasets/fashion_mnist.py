@@ -104,13 +104,17 @@ def prepare(source=SOURCE, data_dir=None):
         return builder
     with tempfile.TemporaryDirectory() as published:
         rebuild(source, published)
-        builder.download_and_prepare(
-            # What is unpacked on the way goes with the temporary folder.
-            download_dir=published,
-            download_config=tfds.download.DownloadConfig(
-                manual_dir=published, try_download_gcs=False, force_checksums_validation=True
-            ),
+        config = tfds.download.DownloadConfig(
+            manual_dir=published, try_download_gcs=False, force_checksums_validation=True
         )
+        try:
+            # What is unpacked on the way goes with the temporary folder.
+            builder.download_and_prepare(download_dir=published, download_config=config)
+        except OSError as error:
+            raise OSError(
+                "Expected a folder that can be written to. "
+                f"Received: data_dir={data_dir!r}, in which {builder.data_path} failed: {error}"
+            ) from error
     return builder
 
 

@@ -69,8 +69,8 @@ def _prepare(builder, name, data_dir):
     # It fails in about a dozen types, of several libraries and the data set's own code.
     except Exception as error:
         raise OSError(
-            f"Expected a data set that is, or can now be, prepared ({_first_line(error)}). "
-            f"Received: name={name!r}, data_dir={data_dir!r}. {_how_to_prepare(name, data_dir)}"
+            f"Data set {name!r} is not prepared and cannot be prepared now ({_first_line(error)}). "
+            f"Received: data_dir={data_dir!r}. {_how_to_prepare(name, data_dir)}"
         ) from error
 
 
@@ -128,10 +128,8 @@ def _read(builder, name):
         )
     num_examples = splits["train"].num_examples
     num_train = num_examples - min(-(-num_examples // 10), _MAX_NUM_VALIDATION)
-    return [
-        _to_arrays(builder, split)
-        for split in (f"train[:{num_train}]", f"train[{num_train}:]", "test")
-    ]
+    parts = f"train[:{num_train}]", f"train[{num_train}:]", "test"
+    return [_to_arrays(builder, part) for part in parts]
 
 
 def _to_arrays(builder, split):

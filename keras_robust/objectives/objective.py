@@ -26,7 +26,9 @@ class Objective:
 
     def get_config(self):
         names = inspect.signature(type(self).__init__).parameters
-        return {name: getattr(self, name) for name in names if name not in ("self", "args", "kwargs")}
+        return {
+            name: getattr(self, name) for name in names if name not in ("self", "args", "kwargs")
+        }
 
     @classmethod
     def from_config(cls, config):

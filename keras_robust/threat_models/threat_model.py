@@ -164,9 +164,9 @@ def _parse_epsilon(epsilon):
     if isinstance(epsilon, _SCHEDULE):
         return epsilon
     try:
-        if isinstance(epsilon, str):
-            epsilon = float(fractions.Fraction(epsilon.replace(" ", "")))
-        value = np.asarray(epsilon, dtype="float32")
+        is_text = isinstance(epsilon, str)
+        parsed = float(fractions.Fraction(epsilon.replace(" ", ""))) if is_text else epsilon
+        value = np.asarray(parsed, dtype="float32")
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(
             "Argument `epsilon` must be a number, a string such as '8/255', an array or a "
@@ -176,7 +176,7 @@ def _parse_epsilon(epsilon):
         raise ValueError(
             f"Argument `epsilon` must be finite and not negative. Received: epsilon={epsilon!r}"
         )
-    return float(epsilon) if value.ndim == 0 else value
+    return float(parsed) if value.ndim == 0 else value
 
 
 def _parse_bounds(bounds):

@@ -1,0 +1,103 @@
+"""The built-in network, and reading networks from files."""
+
+import pathlib
+
+import keras
+import tensorflow as tf
+
+SMALL_CNN = "small_cnn"
+
+
+def small_cnn(input_shape, num_classes):
+    """Returns the small network of the robust training literature, uncompiled.
+
+    Two convolutions, 16 and 32 filters of 4 x 4 with stride 2, then a dense layer of 100 (Croce,
+    Andriushchenko and Hein, 2019). On images smaller than 16 x 16 the first stride is 1.
+
+    Args:
+        input_shape: tuple `(height, width, channels)`.
+        num_classes: int.
+    """
+    first_stride = 2 if min(input_shape[:2]) >= 16 else 1
+    return keras.Sequential(
+        [
+            keras.Input(input_shape, name="images"),
+            keras.layers.Conv2D(16, 4, strides=first_stride, padding="same", activation="relu"),
+            keras.layers.Conv2D(32, 4, strides=2, padding="same", activation="relu"),
+            keras.layers.Flatten(),
+            keras.layers.Dense(100, activation="relu"),
+            keras.layers.Dense(num_classes),
+        ],
+        name=SMALL_CNN,
+    )
+
+
+def build(name, dataset, learning_rate):
+    """Returns a compiled classifier for a data set.
+
+    Args:
+        name: `"small_cnn"`, or the path of a `.keras` file; a compiled model in it keeps its loss
+            and gets a fresh Adam.
+        dataset: `keras_robust.datasets.Dataset`.
+        learning_rate: float, of Adam.
+
+    Raises:
+        ValueError: for a file that cannot be read, or a model that does not fit the data.
+    """
+    if name == SMALL_CNN:
+        model = small_cnn(dataset.input_shape, dataset.num_classes)
+    else:
+        model = load_keras(name)
+    check_fit(model, dataset)
+    loss = model.loss
+    if loss is None:
+        from_logits = getattr(model.layers[-1], "activation", None) != keras.activations.softmax
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+    model.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
+    return model
+
+
+def load_keras(path):
+    """Reads a `.keras` file; says in one line what is wrong with it if it cannot."""
+    if not pathlib.Path(path).is_file():
+        raise ValueError(
+            f"Expected {SMALL_CNN!r} or the path of a .keras file. Received: --model={path}"
+        )
+    try:
+        return keras.models.load_model(path)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"The file {path} is not a readable Keras model: {reason}") from error
+
+
+def load_for_attack(path):
+    """Reads a `.keras` file, or a SavedModel of `keras_robust.export_saved_model` as a callable."""
+    if not pathlib.Path(path).is_dir():
+        return load_keras(path)
+    try:
+        loaded = tf.saved_model.load(path)
+    except Exception as error:
+        raise ValueError(f"The folder {path} is not a readable SavedModel") from error
+    if "logits" not in loaded.signatures:
+        raise ValueError(
+            "Expected a SavedModel with the signature 'logits', as apps.export writes it. "
+            f"Received: signatures {sorted(loaded.signatures)}"
+        )
+    logits = loaded.signatures["logits"]
+    name = next(iter(logits.structured_input_signature[1]))
+
+    def served(x):
+        # `loaded` owns the variables: the closure keeps it alive.
+        return loaded.signatures["logits"](**{name: x})["logits"]
+
+    return served
+
+
+def check_fit(model, dataset):
+    """Raises `ValueError` if the shapes of a model and a data set differ."""
+    expected = (None, *dataset.input_shape), (None, dataset.num_classes)
+    if (model.input_shape, model.output_shape) != expected:
+        raise ValueError(
+            f"The data set {dataset.name} needs a model from {expected[0]} to {expected[1]}. "
+            f"Received: a model from {model.input_shape} to {model.output_shape}"
+        )

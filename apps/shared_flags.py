@@ -1,0 +1,72 @@
+"""The flags that several programs share, and the objects they stand for."""
+
+from absl import flags
+
+import keras_robust as kr
+from keras_robust import datasets
+
+# Radii that the literature uses on these data sets, for inputs in [0, 1].
+_USUAL_LINF = {"digits": "0.15", "mnist": "0.3", "fashion_mnist": "0.1"}
+_MAX_SEED = 2**31 - 1
+
+
+def define_data():
+    """Defines --dataset, --data_dir, --batch_size and --seed."""
+    flags.DEFINE_string(
+        "dataset",
+        "digits",
+        "Data set: 'digits' (embedded), or the name of any image data set of TensorFlow Datasets.",
+    )
+    flags.DEFINE_string("data_dir", None, "Folder of the prepared TensorFlow data sets.")
+    flags.DEFINE_integer("batch_size", 64, "Examples in a batch.", lower_bound=1)
+    flags.DEFINE_integer(
+        "seed",
+        0,
+        "Seed of weights, data order and attacks.",
+        lower_bound=0,
+        upper_bound=_MAX_SEED,
+    )
+
+
+def define_threat_model():
+    """Defines --threat_model and --epsilon."""
+    names = sorted(cls.__name__.lower() for cls in kr.threat_models.ALL)
+    flags.DEFINE_enum("threat_model", "linf", names, "Norm that bounds the perturbation.")
+    flags.DEFINE_string(
+        "epsilon",
+        None,
+        "Radius for inputs in [0, 1]: a number or a fraction such as 8/255. Default: what is usual "
+        "for the data set (linf: digits 0.15, mnist 0.3, fashion_mnist 0.1, others 8/255).",
+    )
+
+
+def define_evaluation():
+    """Defines the strength of the final attacks."""
+    flags.DEFINE_integer(
+        "evaluation_steps", 50, "Steps of the PGD attacks that judge the model.", lower_bound=1
+    )
+    flags.DEFINE_integer("evaluation_restarts", 10, "Restarts of these attacks.", lower_bound=1)
+    flags.DEFINE_integer(
+        "evaluation_examples", None, "Attack only the first so many test examples.", lower_bound=1
+    )
+
+
+def make_threat_model(name, epsilon, dataset_name):
+    """Returns the threat model that --threat_model and --epsilon ask for."""
+    if epsilon is None and name == "linf":
+        epsilon = _USUAL_LINF.get(dataset_name)
+    cls = type(kr.threat_models.get(name))
+    return cls() if epsilon is None else cls(epsilon)
+
+
+def make_suite(steps, restarts):
+    """Returns the attacks of `attacks="standard"` with the given strength."""
+    return [
+        attack.clone(num_steps=steps, num_restarts=restarts)
+        for attack in kr.evaluation.standard_attacks()
+    ]
+
+
+def load_dataset(name, data_dir):
+    """Returns the data set; see `keras_robust.datasets.load`."""
+    return datasets.load(name, data_dir=data_dir)

@@ -1,0 +1,227 @@
+"""Robust accuracy: what is left when every attack has had its turn."""
+
+import platform
+import time
+
+import keras
+import numpy as np
+import scipy.stats
+
+from keras_robust import attacks as attacks_module
+from keras_robust import backend
+from keras_robust import losses
+from keras_robust import threat_models
+from keras_robust.attacks.examples import check_examples
+from keras_robust.attacks.examples import to_arrays
+from keras_robust.evaluation.report import AttackReport
+from keras_robust.evaluation.report import RobustnessReport
+from keras_robust.version import __version__
+
+_BLIND_SHARE = 0.01
+
+
+def standard_attacks():
+    """Returns the attacks of `attacks="standard"`: PGD-50 with 10 restarts on two losses.
+
+    The margin finds what a saturated cross-entropy hides. The suite is white-box and not
+    AutoAttack: do not quote its numbers as AutoAttack's.
+    """
+    return [
+        attacks_module.PGD(num_steps=50, num_restarts=10, loss="cross_entropy"),
+        attacks_module.PGD(num_steps=50, num_restarts=10, loss="margin"),
+    ]
+
+
+def evaluate(
+    model,
+    data,
+    threat_model="linf",
+    attacks="standard",
+    *,
+    num_examples=None,
+    batch_size=256,
+    seed=0,
+    verbose=False,
+):
+    """Attacks a model with all it has got, and returns what is left of its accuracy.
+
+    Every attack runs on every example; an example counts as robust if the model is right on it and
+    on everything that any attack and restart made of it. Each adversarial example is checked
+    again, outside of the attack: it must be feasible, and the model must get it wrong. The model is
+    left as it was.
+
+    Args:
+        model: `keras.Model`, or a callable that maps a batch to logits.
+        data: `(x, y)` arrays, or a `tf.data.Dataset` of batches `(x, y)`; inputs within the bounds
+            of the threat model. Use test data that training and model choice never saw.
+        threat_model: a `ThreatModel` with a fixed radius, or its name. Defaults to `"linf"`.
+        attacks: `"standard"` (see `standard_attacks`), or an attack, or a list of them, as
+            objects or names. Defaults to `"standard"`.
+        num_examples: int, the first so many examples; `None` for all. Defaults to `None`.
+        batch_size: int. Does not change the result. Defaults to `256`.
+        seed: int, of the random starts. Defaults to `0`.
+        verbose: bool, whether to show a progress bar per attack. Defaults to `False`.
+
+    Returns:
+        A `RobustnessReport`.
+
+    Raises:
+        ValueError: for unknown names, empty or invalid data, labels that are no class, and
+            targeted attacks.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_robust as kr
+    >>> x = np.array([[0.2, 0.8], [0.4, 0.5], [0.9, 0.1]], "float32")
+    >>> y = np.array([1, 1, 0])
+    >>> report = kr.evaluate(lambda x: 10.0 * x, (x, y), kr.Linf(0.1), attacks="pgd")
+    >>> print(f"{report.clean_accuracy:.2f} {report.robust_accuracy:.2f}")
+    1.00 0.67
+
+    References:
+        - [Carlini et al., 2019](https://arxiv.org/abs/1902.06705), on evaluating robustness.
+    """
+    start = time.perf_counter()
+    threat_model = threat_models.get(threat_model)
+    suite = _resolve(attacks)
+    x, y = check_examples(*to_arrays(data, num_examples), threat_model)
+    logits = backend.predict_logits(model, x, batch_size)
+    labels = _check_labels(y, logits)
+    correct = np.argmax(logits, axis=-1) == labels
+    worst = _Worst(x, labels, logits, correct)
+    reports, warnings = [], _output_warnings(model, logits)
+    for attack in suite:
+        if verbose:
+            print(f"{attack}")  # noqa: T201
+        report, more = _run(attack, model, worst, threat_model, batch_size, seed, verbose)
+        reports.append(report)
+        warnings += more
+    robust = int(worst.robust.sum())
+    interval = scipy.stats.binomtest(robust, len(x)).proportion_ci(0.95, method="exact")
+    return RobustnessReport(
+        threat_model={
+            "class_name": type(threat_model).__name__,
+            "config": threat_model.get_config(),
+        },
+        num_examples=len(x),
+        num_classes=logits.shape[-1],
+        clean_accuracy=float(correct.mean()),
+        robust_accuracy=robust / len(x),
+        confidence=(float(interval.low), float(interval.high)),
+        attacks=reports,
+        warnings=warnings,
+        seed=seed,
+        versions=_versions(),
+        seconds=time.perf_counter() - start,
+        x=x,
+        y=labels,
+        x_adv=worst.x_adv,
+        logits=logits,
+        adv_logits=worst.logits,
+    )
+
+
+class _Worst:
+    """The strongest adversarial example of each input so far."""
+
+    def __init__(self, x, y, logits, correct):
+        self.x, self.y, self.correct = x, y, correct
+        self.robust = correct.copy()
+        self.x_adv, self.logits = x.copy(), logits.copy()
+
+    def update(self, x_adv, logits, feasible):
+        """Takes in what an attack found; returns which examples it left robust."""
+        wrong = np.argmax(logits, axis=-1) != self.y
+        broken = ~self.correct | (wrong & feasible)
+        old, new = (np.asarray(losses.margin(self.y, z)) for z in (self.logits, logits))
+        stronger = self.correct & feasible & (new > old)
+        self.x_adv[stronger], self.logits[stronger] = x_adv[stronger], logits[stronger]
+        self.robust &= ~broken
+        return ~broken
+
+
+def _run(attack, model, worst, threat_model, batch_size, seed, verbose):
+    start = time.perf_counter()
+    found = attack.run(
+        model,
+        worst.x,
+        worst.y,
+        threat_model,
+        batch_size=batch_size,
+        seed=seed,
+        verbose=verbose,
+    )
+    feasible = np.asarray(threat_model.contains(found.x_adv, worst.x))
+    logits = backend.predict_logits(model, found.x_adv, batch_size)
+    robust = worst.update(found.x_adv, logits, feasible)
+    blind = float(found.zero_gradient[worst.correct].mean()) if worst.correct.any() else 0.0
+    warnings = []
+    if not feasible.all():
+        warnings.append(
+            f"{attack} left the threat model on {(~feasible).sum()} examples, which are counted "
+            "as not broken."
+        )
+    if blind > _BLIND_SHARE:
+        warnings.append(
+            f"{attack} saw only zero gradients on {blind:.1%} of the examples: the robust accuracy "
+            "is too high to believe. Use the loss 'margin', and let the model return logits."
+        )
+    report = AttackReport(
+        name=type(attack).__name__,
+        settings=attack.get_config(),
+        accuracy=float(robust.mean()),
+        zero_gradient=blind,
+        seconds=time.perf_counter() - start,
+        robust=robust,
+    )
+    return report, warnings
+
+
+def _resolve(attacks):
+    if isinstance(attacks, str) and attacks == "standard":
+        return standard_attacks()
+    attacks = attacks if isinstance(attacks, (list, tuple)) else [attacks]
+    suite = [attacks_module.get(attack) for attack in attacks]
+    if not suite:
+        raise ValueError("Expected at least one attack. Received: attacks=[]")
+    for attack in suite:
+        if getattr(attack, "targeted", False) is True:
+            raise ValueError(
+                "An evaluation has no target labels: use targeted='least_likely', or call the "
+                f"attack itself. Received: {attack}"
+            )
+    return suite
+
+
+def _check_labels(y, logits):
+    labels = np.asarray(losses.to_indices(y, logits.shape[-1]))
+    if labels.min() < 0 or labels.max() >= logits.shape[-1]:
+        raise ValueError(
+            f"Labels must be class indices from 0 to {logits.shape[-1] - 1}. "
+            f"Received: labels from {labels.min()} to {labels.max()}"
+        )
+    return labels
+
+
+def _output_warnings(model, logits):
+    """Says so if a callable returns probabilities, whose gradients vanish."""
+    if isinstance(model, keras.Model) and getattr(model, "loss", None) is not None:
+        return []
+    sums = logits.sum(axis=-1)
+    if (logits >= 0.0).all() and np.allclose(sums, 1.0, atol=1e-5):
+        return [
+            "The outputs look like probabilities: every row is positive and sums to 1. Gradients "
+            "vanish where they saturate; return logits instead."
+        ]
+    return []
+
+
+def _versions():
+    return {
+        "keras_robust": __version__,
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
