@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from keras_robust import backend
 from keras_robust import losses
 
 LOSSES = (None, "compiled", *losses.FUNCTIONS)
@@ -35,7 +36,7 @@ def make_goal(classifier, x, y, loss, targeted):
         raise ValueError("A targeted attack needs target labels. Received: targeted=True, y=None")
     clean = ops.stop_gradient(classifier.to_logits(outputs, y))
     num_classes = clean.shape[-1]
-    labels = ops.argmax(clean, axis=-1) if y is None else y
+    labels = ops.argmax(clean, axis=-1) if y is None else backend.single(y)
     goals, sign = labels, 1.0
     if targeted == "least_likely":
         goals, sign = ops.argmin(clean, axis=-1), -1.0

@@ -11,6 +11,7 @@ if keras.backend.backend() != "tensorflow":
 
 from keras_robust.backend.classifier import Classifier
 from keras_robust.backend.classifier import predict_logits
+from keras_robust.backend.classifier import single
 from keras_robust.backend.stream import Stream
 from keras_robust.backend.tensorflow import END_OF_DATA
 from keras_robust.backend.tensorflow import compile_function
@@ -39,6 +40,7 @@ __all__ = [
     "repeat",
     "require",
     "required_message",
+    "single",
     "uniform",
     "value_and_input_gradient",
 ]

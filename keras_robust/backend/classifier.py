@@ -51,16 +51,17 @@ class Classifier:
         Told by the compiled loss; under a loss that is not Keras's own, by a softmax or sigmoid at
         the end, or by integer labels for rows of several scores.
         """
+        outputs, y = single(outputs), single(y)
         if not hasattr(outputs, "shape") or len(outputs.shape) != 2:
             return False
-        single = outputs.shape[-1] == 1
+        is_column = outputs.shape[-1] == 1
         if self._is_keras_loss:
             if self.loss_name in _BINARY_LOSSES:
-                return single
-            return "categorical" in self.loss_name and not single
+                return is_column
+            return "categorical" in self.loss_name and not is_column
         if not self.loss_name or backend.keras_logits(outputs) is not None:
             return True
-        return not single and _are_class_indices(y)
+        return not is_column and _are_class_indices(y)
 
     def to_logits(self, outputs, y=None):
         """Returns float32 logits `(batch_size, num_classes)` from the outputs of the model."""
@@ -72,6 +73,7 @@ class Classifier:
                 f'"adversarial" or "mixed". Received: outputs {_describe(outputs)} under the loss '
                 f"{self.loss_name or None!r}"
             )
+        outputs = single(outputs)
         logits = backend.keras_logits(outputs)
         if logits is not None and self.from_logits:
             raise ValueError(
@@ -96,6 +98,12 @@ class Classifier:
         outputs = self(x)
         loss = self.model.compute_loss(x=self.pack(x), y=y, y_pred=outputs, sample_weight=None)
         return ops.ones((ops.shape(x)[0],)) * ops.cast(loss, "float32")
+
+
+def single(structure):
+    """Returns the one tensor in `structure`, such as `{"label": y}`, or else `structure` itself."""
+    leaves = keras.tree.flatten(structure)
+    return leaves[0] if len(leaves) == 1 else structure
 
 
 def _takes_training(model):

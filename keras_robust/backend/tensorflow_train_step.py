@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_robust import losses
 from keras_robust.backend.classifier import Classifier
+from keras_robust.backend.classifier import single
 from keras_robust.backend.stream import Stream
 from keras_robust.backend.tensorflow import fold_in
 from keras_robust.backend.tensorflow import keras_logits
@@ -42,9 +43,17 @@ class TrainStep:
             self.accuracy = keras.metrics.Mean()
             self.zero_gradient = keras.metrics.Mean()
         self._compiled_update = self._update
+        self._checks_outputs = True
 
-    def compile(self):
-        """Compiles the update with XLA, and leaves the checks, which XLA drops, outside of it."""
+    def use_xla(self):
+        """Compiles the update, and leaves the checks of inputs, which XLA cannot do, outside."""
+        if self.model.distribute_strategy.num_replicas_in_sync > 1:
+            raise ValueError(
+                "Keras cannot compile a train step with XLA under a strategy of several replicas. "
+                "Use jit_compile=False. Received: jit_compile=True with "
+                f"{self.model.distribute_strategy.num_replicas_in_sync} replicas"
+            )
+        self._checks_outputs = False
         self._compiled_update = tf.function(self._update, jit_compile=True, autograph=False)
 
     def reset_meters(self):
@@ -72,8 +81,9 @@ class TrainStep:
         adversarial = Stream(classifier, tf.stop_gradient(found.x_adv), y, sample_weight)
         with tf.GradientTape() as tape:
             loss = self.objective.loss(clean, adversarial)
-            with tf.control_dependencies(_check_outputs(classifier, clean, adversarial)):
-                loss = tf.identity(loss)
+            if self._checks_outputs:
+                with tf.control_dependencies(_check_outputs(classifier, clean, adversarial)):
+                    loss = tf.identity(loss)
             scaled_loss = model.optimizer.scale_loss(loss)
         outputs = clean.outputs if clean.was_used else classifier(x)
         gradients = tape.gradient(scaled_loss, model.trainable_weights)
@@ -115,7 +125,8 @@ class TrainStep:
         logits = classifier.to_logits(outputs, y)
         self.num_classes = logits.shape[-1]
         predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
-        return tf.cast(predicted == losses.to_indices(y, self.num_classes), tf.float32)
+        labels = losses.to_indices(single(y), self.num_classes)
+        return tf.cast(predicted == labels, tf.float32)
 
 
 def _single_input(x):
@@ -172,7 +183,7 @@ def _check_labels(classifier, x, y):
     if not classifier.is_classification(outputs, y):
         return []
     num_classes = classifier.to_logits(outputs, y).shape[-1]
-    indices = losses.to_indices(y, num_classes)
+    indices = losses.to_indices(single(y), num_classes)
     return [
         require(
             tf.reduce_all((indices >= 0) & (indices < num_classes)),
@@ -189,6 +200,7 @@ def _check_outputs(classifier, *streams):
     outputs = next((stream.outputs for stream in streams if stream.was_used), None)
     if outputs is None or not classifier.is_classification(outputs, streams[0].y):
         return []
+    outputs = single(outputs)
     if keras_logits(outputs) is not None or outputs.shape[-1] == 1:
         return []
     sums = tf.reduce_sum(tf.cast(outputs, tf.float32), axis=-1)

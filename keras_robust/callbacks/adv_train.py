@@ -124,8 +124,10 @@ class AdvTrain(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         step = self._step
-        accuracy, seen = float(step.accuracy.result()), float(step.accuracy.count)
-        steps = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
+        if not logs:
+            self._refuse_empty_data()
+        accuracy, seen = _read(step.accuracy.result()), _read(step.accuracy.count)
+        steps = _read(self.model.optimizer.iterations)
         if "chance" in self._warned or not seen or steps < _FIRST_STEPS:
             return
         chance = 1.0 / step.num_classes
@@ -145,6 +147,10 @@ class AdvTrain(keras.callbacks.Callback):
         _uninstall(self.model)
         self._step = None
         self._armed_for = None
+
+    def _refuse_empty_data(self):
+        _uninstall(self.model)
+        raise ValueError("AdvTrain needs data to train on. Received: an empty data set")
 
     def _ramp_steps(self):
         warmup = self.warmup
@@ -197,7 +203,7 @@ class AdvTrain(keras.callbacks.Callback):
         if "gradients" in self._warned:
             return
         self._warned.add("gradients")
-        if float(self._step.zero_gradient.result()) == 1.0:
+        if _read(self._step.zero_gradient.result()) == 1.0:
             warnings.warn(
                 "Every input gradient of the first batch is zero, so that the attack found "
                 "nothing and the model would look robust without being so. Look for a saturated "
@@ -211,8 +217,8 @@ def _make_train_function(model, step):
     """Returns Keras's own train function, made around our step; leaves no trace on the model."""
     jit_compile = model.jit_compile
     plain = model.train_function
-    if jit_compile and not model.run_eagerly and _num_replicas(model) == 1:
-        step.compile()
+    if jit_compile and not model.run_eagerly:
+        step.use_xla()
         model.jit_compile = False
     try:
         model.train_step = step.__call__
@@ -224,14 +230,15 @@ def _make_train_function(model, step):
         model.train_function = plain
 
 
-def _num_replicas(model):
-    return getattr(getattr(model, "distribute_strategy", None), "num_replicas_in_sync", 1)
-
-
 def _uninstall(model):
     """Puts the plain train function back, if ours is in place, and returns it."""
     model.train_function = getattr(model.train_function, "plain", model.train_function)
     return model.train_function
+
+
+def _read(value):
+    """Returns a Python float from a scalar variable or tensor."""
+    return float(keras.ops.add(value, 0))
 
 
 def _current_fit(model):

@@ -1,0 +1,56 @@
+"""How every program starts and ends: absl flags, and one line instead of a traceback."""
+
+import os
+import sys
+
+from absl import app
+from absl import flags
+from absl import logging
+
+
+def run(main):
+    """Parses the command line, calls `main`, and exits.
+
+    The exit code is 0 if `main` returns `None`, 130 after Ctrl-C, and 1 for a wrong flag and for a
+    `ValueError` or an `OSError`, which is what wrong input, missing files and full disks raise.
+    Each of these prints one line, `error: ...`, to stderr; `--verbosity=1` shows the traceback
+    before it. Any other exception is a bug and keeps its traceback.
+
+    Args:
+        main: function of one argument, the list with the program's name that absl passes, defined
+            in the module whose flags and docstring `--help` shows.
+    """
+    try:
+        app.run(main, flags_parser=lambda argv: _parse_flags(argv, main.__module__))
+    except KeyboardInterrupt:
+        _fail("interrupted", code=130)
+    except BrokenPipeError:  # The reader of the output, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Or the flush at exit would fail again.
+        sys.exit(1)
+    except (ValueError, OSError, flags.Error) as error:
+        if logging.get_verbosity() >= logging.DEBUG:
+            logging.exception("The traceback of the error:")
+        _fail(str(error) or type(error).__name__, code=1)
+
+
+def _parse_flags(argv, module):
+    """Parses `argv`, where only flags are allowed; `--help` describes `module` and exits with 0."""
+    # absl would describe the script that was started, which is empty for an installed command.
+    sys.modules["__main__"].__doc__ = sys.modules[module].__doc__
+    for flag in flags.FLAGS.get_key_flags_for_module(module):
+        flags.FLAGS.register_key_flag_for_module(argv[0], flag)
+    try:
+        leftover = flags.FLAGS(argv)[1:]
+    except SystemExit:  # absl exits with 1 after it has printed the help that was asked for.
+        sys.exit(0)
+    if leftover:
+        raise ValueError(f"Expected flags only, --name=value. Received: {' '.join(leftover)}")
+    # absl raises a verbosity that was not set to INFO; set, it stays at WARNING.
+    logging.set_verbosity(logging.get_verbosity())
+    return argv[:1]
+
+
+def _fail(message, code):
+    """Prints `message` on one line and exits with `code`."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
