@@ -18,14 +18,17 @@ from apps import cli
 from apps import models
 from apps import shared_flags
 
-shared_flags.define_data()
-shared_flags.define_threat_model()
-shared_flags.define_evaluation()
-_MODEL = flags.DEFINE_string("model", None, "A .keras file, or the folder of a SavedModel.")
-_OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Folder for report.json and, with matplotlib, examples.png."
-)
-flags.mark_flag_as_required("model")
+
+def define_flags():
+    """Defines the flags of this program."""
+    shared_flags.define_data()
+    shared_flags.define_threat_model()
+    shared_flags.define_evaluation()
+    flags.DEFINE_string("model", None, "A .keras file, or the folder of a SavedModel.")
+    flags.DEFINE_string(
+        "output_dir", None, "Folder for report.json and, with matplotlib, examples.png."
+    )
+    flags.mark_flag_as_required("model")
 
 
 def run(model, dataset, threat_model, suite, *, num_examples, batch_size, seed, output_dir):
@@ -69,7 +72,7 @@ def run(model, dataset, threat_model, suite, *, num_examples, batch_size, seed, 
 
 def main(_):
     values = flags.FLAGS
-    model = models.load_for_attack(_MODEL.value)
+    model = models.load_for_attack(values.model)
     dataset = shared_flags.load_dataset(values.dataset, values.data_dir)
     if hasattr(model, "input_shape"):
         models.check_fit(model, dataset)
@@ -81,11 +84,12 @@ def main(_):
         num_examples=values.evaluation_examples,
         batch_size=values.batch_size,
         seed=values.seed,
-        output_dir=_OUTPUT_DIR.value,
+        output_dir=values.output_dir,
     )
 
 
 def run_main():
+    define_flags()
     cli.run(main)
 
 

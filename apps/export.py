@@ -12,11 +12,14 @@ import keras_robust as kr
 from apps import cli
 from apps import models
 
-_MODEL = flags.DEFINE_string("model", None, "A .keras file.")
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder to make, such as models/digits/1.")
-_REPORT = flags.DEFINE_string("report", None, "A report.json to put into the SavedModel.")
-_LABELS = flags.DEFINE_list("labels", None, "Names of the classes, separated by commas.")
-flags.mark_flags_as_required(["model", "output_dir"])
+
+def define_flags():
+    """Defines the flags of this program."""
+    flags.DEFINE_string("model", None, "A .keras file.")
+    flags.DEFINE_string("output_dir", None, "Folder to make, such as models/digits/1.")
+    flags.DEFINE_string("report", None, "A report.json to put into the SavedModel.")
+    flags.DEFINE_list("labels", None, "Names of the classes, separated by commas.")
+    flags.mark_flags_as_required(["model", "output_dir"])
 
 
 def run(model_path, output_dir, report_path=None, label_names=None):
@@ -39,10 +42,12 @@ def run(model_path, output_dir, report_path=None, label_names=None):
 
 
 def main(_):
-    run(_MODEL.value, _OUTPUT_DIR.value, _REPORT.value, _LABELS.value)
+    values = flags.FLAGS
+    run(values.model, values.output_dir, values.report, values.labels)
 
 
 def run_main():
+    define_flags()
     cli.run(main)
 
 

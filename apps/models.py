@@ -5,6 +5,8 @@ import pathlib
 import keras
 import tensorflow as tf
 
+from keras_robust import backend
+
 SMALL_CNN = "small_cnn"
 
 
@@ -51,7 +53,8 @@ def build(name, dataset, learning_rate):
     check_fit(model, dataset)
     loss = model.loss
     if loss is None:
-        from_logits = getattr(model.layers[-1], "activation", None) != keras.activations.softmax
+        outputs = model(keras.ops.zeros((1, *dataset.input_shape)))
+        from_logits = backend.keras_logits(outputs) is None
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
     model.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
     return model

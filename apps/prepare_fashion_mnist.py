@@ -15,19 +15,22 @@ from absl import flags
 from apps import cli
 from keras_robust.datasets import fashion_mnist
 
-_SOURCE = flags.DEFINE_string(
-    "source",
-    fashion_mnist.SOURCE,
-    "Folder of the four files {train,t10k}-{images-idx3,labels-idx1}-ubyte.gz.",
-)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir",
-    None,
-    "Folder of prepared TensorFlow data sets to write to. Default: that of TensorFlow Datasets, "
-    "~/tensorflow_datasets.",
-)
-flags.register_validator("source", bool, "Expected a folder.")
-flags.register_validator("data_dir", lambda value: value != "", "Expected a folder.")
+
+def define_flags():
+    """Defines the flags of this program."""
+    flags.DEFINE_string(
+        "source",
+        fashion_mnist.SOURCE,
+        "Folder of the four files {train,t10k}-{images-idx3,labels-idx1}-ubyte.gz.",
+    )
+    flags.DEFINE_string(
+        "data_dir",
+        None,
+        "Folder of prepared TensorFlow data sets to write to. Default: that of TensorFlow "
+        "Datasets, ~/tensorflow_datasets.",
+    )
+    flags.register_validator("source", bool, "Expected a folder.")
+    flags.register_validator("data_dir", lambda value: value != "", "Expected a folder.")
 
 
 def run(source, data_dir):
@@ -48,10 +51,11 @@ def run(source, data_dir):
 
 
 def main(_):
-    run(_SOURCE.value, _DATA_DIR.value)
+    run(flags.FLAGS.source, flags.FLAGS.data_dir)
 
 
 def run_main():
+    define_flags()
     cli.run(main)
 
 

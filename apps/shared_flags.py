@@ -5,6 +5,9 @@ from absl import flags
 import keras_robust as kr
 from keras_robust import datasets
 
+# The flags belong to the program that asks for them, and show in its --help.
+flags.disclaim_key_flags()
+
 # Radii that the literature uses on these data sets, for inputs in [0, 1].
 _USUAL_LINF = {"digits": "0.15", "mnist": "0.3", "fashion_mnist": "0.1"}
 _MAX_SEED = 2**31 - 1

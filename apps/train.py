@@ -21,36 +21,44 @@ from apps import cli
 from apps import models
 from apps import shared_flags
 
-shared_flags.define_data()
-shared_flags.define_threat_model()
-shared_flags.define_evaluation()
-_MODEL = flags.DEFINE_string(
-    "model", models.SMALL_CNN, f"'{models.SMALL_CNN}', or a .keras file of your own to harden."
-)
-_EPOCHS = flags.DEFINE_integer("epochs", 30, "Epochs of each training.", lower_bound=1)
-_LEARNING_RATE = flags.DEFINE_float("learning_rate", 2e-3, "Of Adam.", lower_bound=1e-9)
-_ATTACK = flags.DEFINE_enum(
-    "attack",
-    "pgd",
-    sorted(cls.__name__.lower() for cls in kr.attacks.ALL),
-    "Attack that makes the training examples.",
-)
-_NUM_STEPS = flags.DEFINE_integer(
-    "num_steps", None, "Gradient steps of the training attack. Default: that of the attack.", 1
-)
-_OBJECTIVE = flags.DEFINE_enum(
-    "objective",
-    "adversarial",
-    sorted(cls.__name__.lower() for cls in kr.objectives.ALL),
-    "What training minimises.",
-)
-_WARMUP = flags.DEFINE_string(
-    "warmup", "20%", "Part of the training over which epsilon grows from 0: '20%', or steps."
-)
-_CHECKPOINT_DIR = flags.DEFINE_string(
-    "checkpoint_dir", None, "Folder for checkpoints; the same command goes on after a kill."
-)
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", "runs/latest", "Folder for the results.")
+
+def define_flags():
+    """Defines the flags of this program."""
+    shared_flags.define_data()
+    shared_flags.define_threat_model()
+    shared_flags.define_evaluation()
+    flags.DEFINE_string(
+        "model",
+        models.SMALL_CNN,
+        f"'{models.SMALL_CNN}', or the path of a .keras file of your own to harden.",
+    )
+    flags.DEFINE_integer("epochs", 30, "Epochs of each of the two trainings.", lower_bound=1)
+    flags.DEFINE_float("learning_rate", 2e-3, "Learning rate of Adam.", lower_bound=1e-9)
+    flags.DEFINE_enum(
+        "attack", "pgd", _names(kr.attacks.ALL), "Attack that makes the training examples."
+    )
+    flags.DEFINE_integer(
+        "num_steps",
+        None,
+        "Gradient steps of the training attack. Default: what is usual for the attack.",
+        lower_bound=1,
+    )
+    flags.DEFINE_enum(
+        "objective", "adversarial", _names(kr.objectives.ALL), "What training minimises."
+    )
+    flags.DEFINE_string(
+        "warmup",
+        "20%",
+        "Part of the training over which epsilon grows from 0: a percentage, or optimizer steps.",
+    )
+    flags.DEFINE_string(
+        "checkpoint_dir", None, "Folder for checkpoints; the same command goes on after a kill."
+    )
+    flags.DEFINE_string("output_dir", "runs/latest", "Folder for the results.")
+
+
+def _names(classes):
+    return sorted(cls.__name__.lower() for cls in classes)
 
 
 class ShuffledBatches(keras.utils.PyDataset):
@@ -227,13 +235,14 @@ def main(_):
     )
     run(
         {name: flags.FLAGS[name].value for name in names.split()},
-        output_dir=_OUTPUT_DIR.value,
-        checkpoint_dir=_CHECKPOINT_DIR.value,
+        output_dir=flags.FLAGS.output_dir,
+        checkpoint_dir=flags.FLAGS.checkpoint_dir,
         data_dir=flags.FLAGS.data_dir,
     )
 
 
 def run_main():
+    define_flags()
     cli.run(main)
 
 

@@ -141,9 +141,10 @@ class Attack:
         """Returns `search` compiled for `model`; kept as long as the model lives."""
         kept = self.__dict__.setdefault("_kept", weakref.WeakKeyDictionary())
         loss, bounds = getattr(model, "loss", None), threat_model.get_config()["bounds"]
-        # One function per rank: TensorFlow would merge two ranks into an unknown one.
-        ranks = (x.ndim, None if y is None else y.ndim, len(threat_model.radius.shape))
-        key = (type(threat_model), repr(bounds), ranks, repr(loss))
+        # One function per shape of an example: TensorFlow would merge two into an unknown one.
+        arrays = (x, y, threat_model.radius)
+        shapes = tuple(None if a is None else (len(a.shape), *a.shape[1:]) for a in arrays)
+        key = (type(threat_model), repr(bounds), shapes, repr(loss))
         functions = kept.setdefault(model, {})
         if key not in functions:
             functions[key] = self._compile(weakref.ref(model), threat_model)

@@ -49,7 +49,8 @@ class Classifier:
         """Whether `outputs` are the logits or probabilities of one classification.
 
         Told by the compiled loss; under a loss that is not Keras's own, by a softmax or sigmoid at
-        the end, or by integer labels for rows of several scores.
+        the end, or by integer labels for rows of several scores; where there are no labels, as
+        in a prediction, such rows are taken for a classification.
         """
         outputs, y = single(outputs), single(y)
         if not hasattr(outputs, "shape") or len(outputs.shape) != 2:
@@ -61,7 +62,7 @@ class Classifier:
             return "categorical" in self.loss_name and not is_column
         if not self.loss_name or backend.keras_logits(outputs) is not None:
             return True
-        return not is_column and _are_class_indices(y)
+        return not is_column and _can_be_class_indices(y)
 
     def to_logits(self, outputs, y=None):
         """Returns float32 logits `(batch_size, num_classes)` from the outputs of the model."""
@@ -130,8 +131,10 @@ def _read_loss(model):
     return name, bool(config.get("from_logits", False)) if takes_logits else None, True
 
 
-def _are_class_indices(y):
-    if y is None or not hasattr(y, "shape") or "int" not in str(y.dtype):
+def _can_be_class_indices(y):
+    if y is None:
+        return True
+    if not hasattr(y, "shape") or "int" not in str(y.dtype):
         return False
     return len(y.shape) == 1 or (len(y.shape) == 2 and y.shape[-1] == 1)
 
@@ -145,7 +148,8 @@ def _inverse_activation(outputs):
 
 
 def _describe(outputs):
-    return [(tuple(leaf.shape), str(leaf.dtype)) for leaf in keras.tree.flatten(outputs)]
+    leaves = keras.tree.flatten(outputs)
+    return [(tuple(leaf.shape), keras.backend.standardize_dtype(leaf.dtype)) for leaf in leaves]
 
 
 def predict_logits(model, x, batch_size=256):

@@ -1,5 +1,6 @@
 """TensorFlow: input gradients, loops, stateless random numbers, compiled functions, checks."""
 
+import functools
 import re
 
 import tensorflow as tf
@@ -93,7 +94,10 @@ def fold_in(seed, number):
 
 def compile_function(function):
     """Returns `function` compiled, traced once for each signature of its tensor arguments."""
-    return tf.function(function, reduce_retracing=True, autograph=False)
+    # TensorFlow counts traces by code object, and would warn of retracing where several functions
+    # of one code are traced once each. A `partial` has none, so that it is counted by itself.
+    separate = functools.partial(function)
+    return tf.function(separate, reduce_retracing=True, autograph=False)
 
 
 def is_symbolic(x):

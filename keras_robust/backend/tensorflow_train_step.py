@@ -44,6 +44,7 @@ class TrainStep:
             self.zero_gradient = keras.metrics.Mean()
         self._compiled_update = self._update
         self._checks_outputs = True
+        self._is_built = False
 
     def use_xla(self):
         """Compiles the update, and leaves the checks of inputs, which XLA cannot do, outside."""
@@ -55,6 +56,26 @@ class TrainStep:
             )
         self._checks_outputs = False
         self._compiled_update = tf.function(self._update, jit_compile=True, autograph=False)
+
+    def build(self, iterator):
+        """Makes the variables of optimizer and compiled metrics, told by the data to come.
+
+        Made on the first batch, as Keras does, they would have TensorFlow trace the step twice.
+        """
+        if self._is_built:
+            return
+        self._is_built = True
+        model = self.model
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        spec = getattr(iterator, "element_spec", None)
+        if spec is None or model.distribute_strategy.num_replicas_in_sync > 1:
+            return
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(keras.tree.map_structure(_symbol, spec))
+        # Keras has no public way to build them.
+        for part in (getattr(model, name, None) for name in ("_compile_metrics", "_compile_loss")):
+            if part is not None and not part.built and y is not None:
+                part.build(y, model(x))
 
     def reset_meters(self):
         """Starts the running means anew."""
@@ -81,13 +102,12 @@ class TrainStep:
         adversarial = Stream(classifier, tf.stop_gradient(found.x_adv), y, sample_weight)
         with tf.GradientTape() as tape:
             loss = self.objective.loss(clean, adversarial)
-            if self._checks_outputs:
-                with tf.control_dependencies(_check_outputs(classifier, clean, adversarial)):
-                    loss = tf.identity(loss)
             scaled_loss = model.optimizer.scale_loss(loss)
         outputs = clean.outputs if clean.was_used else classifier(x)
         gradients = tape.gradient(scaled_loss, model.trainable_weights)
-        model.optimizer.apply_gradients(zip(gradients, model.trainable_weights, strict=True))
+        checks = _check_outputs(classifier, outputs, y) if self._checks_outputs else []
+        with tf.control_dependencies(checks):
+            model.optimizer.apply_gradients(zip(gradients, model.trainable_weights, strict=True))
         self._track_loss(loss, x)
         logs = model.compute_metrics(inputs, y, outputs, sample_weight=sample_weight)
         return {**logs, **self._measure(classifier, outputs, adversarial, y, found)}
@@ -127,6 +147,13 @@ class TrainStep:
         predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
         labels = losses.to_indices(single(y), self.num_classes)
         return tf.cast(predicted == labels, tf.float32)
+
+
+def _symbol(spec):
+    """Returns a symbolic tensor for the specification of a tensor, and `None` for anything else."""
+    if not isinstance(spec, tf.TensorSpec):
+        return None
+    return keras.KerasTensor(spec.shape, spec.dtype.name)
 
 
 def _single_input(x):
@@ -195,10 +222,9 @@ def _check_labels(classifier, x, y):
     ]
 
 
-def _check_outputs(classifier, *streams):
+def _check_outputs(classifier, outputs, y):
     """Ops that fail when probabilities are taken for logits, or logits for probabilities."""
-    outputs = next((stream.outputs for stream in streams if stream.was_used), None)
-    if outputs is None or not classifier.is_classification(outputs, streams[0].y):
+    if not classifier.is_classification(outputs, y):
         return []
     outputs = single(outputs)
     if keras_logits(outputs) is not None or outputs.shape[-1] == 1:

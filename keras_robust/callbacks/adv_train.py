@@ -182,6 +182,7 @@ class AdvTrain(keras.callbacks.Callback):
             if not armed or isinstance(iterator, types.GeneratorType):
                 return _uninstall(model)(iterator)
             try:
+                self._step.build(iterator)
                 logs = run(iterator)
             except backend.END_OF_DATA:
                 raise

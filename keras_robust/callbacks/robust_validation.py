@@ -19,7 +19,8 @@ class RobustValidation(keras.callbacks.Callback):
     Adds `val_adv_accuracy`, the accuracy under the attack, and `val_adv_loss`, the mean
     cross-entropy of the adversarial examples, to the logs of the epoch. `EarlyStopping`,
     `ModelCheckpoint`, `ReduceLROnPlateau`, `CSVLogger` and `TensorBoard` see them like any other
-    entry, whatever their place in the list: this callback moves itself to the front of it.
+    entry, whatever their place in the list: this callback moves itself to the front of it. Tell
+    them which way is better, `mode="max"` for the accuracy: Keras knows its own metrics only.
 
     Between evaluations (`every` > 1) the last values are repeated, so that no callback misses a
     key; the first and the last epoch are always evaluated. The attack is weaker than that of

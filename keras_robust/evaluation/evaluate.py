@@ -169,13 +169,20 @@ def _run(attack, model, worst, threat_model, batch_size, seed, verbose):
         )
     report = AttackReport(
         name=type(attack).__name__,
-        settings=attack.get_config(),
+        settings={name: _plain(value) for name, value in attack.get_config().items()},
         accuracy=float(robust.mean()),
         zero_gradient=blind,
         seconds=time.perf_counter() - start,
         robust=robust,
     )
     return report, warnings
+
+
+def _plain(value):
+    """Turns an argument of an attack into what JSON can hold: a function into its name."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return getattr(value, "__name__", repr(value))
 
 
 def _resolve(attacks):

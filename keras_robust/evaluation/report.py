@@ -92,7 +92,7 @@ class RobustnessReport:
     @classmethod
     def from_dict(cls, plain):
         """Returns the report that `to_dict` made `plain` from, without the arrays."""
-        plain = dict(plain)
+        plain = dict(plain) if isinstance(plain, dict) else {}
         found = plain.pop("schema", None), plain.pop("schema_version", None)
         if found != (SCHEMA, SCHEMA_VERSION):
             raise ValueError(
@@ -107,8 +107,12 @@ class RobustnessReport:
         """Writes the report as JSON; a reader never sees half of it."""
         path = pathlib.Path(path)
         temporary = path.with_name(f".{path.name}.partial")
-        temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        text = json.dumps(self.to_dict(), indent=2) + "\n"
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path):

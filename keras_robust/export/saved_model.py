@@ -108,5 +108,5 @@ def _input_spec(model):
 
 
 def _num_classes(classifier, spec):
-    outputs = tf.function(classifier.logits).get_concrete_function(spec)
+    outputs = tf.function(classifier.logits, autograph=False).get_concrete_function(spec)
     return outputs.output_shapes[-1]

@@ -1,6 +1,8 @@
 """What training minimises: the interface of all objectives."""
 
 import inspect
+import math
+import numbers
 
 
 class Objective:
@@ -41,7 +43,8 @@ class Objective:
 
 def check_weight(name, value, maximum=float("inf")):
     """Returns `value`, or says that it is not a number from 0 to `maximum`."""
-    if not 0.0 <= value <= maximum:
+    is_number = isinstance(value, numbers.Real) and math.isfinite(value)
+    if not is_number or not 0.0 <= value <= maximum:
         raise ValueError(
             f"Argument `{name}` must be a number from 0 to {maximum}. Received: {name}={value!r}"
         )

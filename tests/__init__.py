@@ -1,0 +1,1 @@
+"""Tests of keras_robust; the folders mirror the package."""

@@ -1,0 +1,60 @@
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import tensorflow_datasets as tfds
+
+from keras_robust.datasets import fashion_mnist
+
+_ROOT = pathlib.Path(__file__).parents[2]
+
+needs_real_files = pytest.mark.skipif(
+    not pathlib.Path(fashion_mnist.SOURCE).is_dir(),
+    reason=f"Debian's package dataset-fashion-mnist is not installed in {fashion_mnist.SOURCE}",
+)
+
+
+def _run(*arguments):
+    variables = {name: os.environ[name] for name in os.environ if name != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, "-m", "apps.prepare_fashion_mnist", *arguments]
+    return subprocess.run(
+        command, cwd=_ROOT, env=variables, capture_output=True, text=True, timeout=180
+    )
+
+
+def _is_one_line_error(done, message):
+    is_one_line = done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    return (done.returncode, done.stdout) == (1, "") and is_one_line and message in done.stderr
+
+
+def test_a_missing_source_is_one_line(tmp_path):
+    done = _run(f"--source={tmp_path}", f"--data_dir={tmp_path / 'data'}")
+    assert _is_one_line_error(done, f"Received: source='{tmp_path}', which lacks train-images")
+
+
+def test_an_empty_source_is_one_line():
+    assert _is_one_line_error(_run("--source="), "flag --source=: Expected a folder.")
+
+
+@needs_real_files
+def test_damaged_files_and_then_the_real_ones(tmp_path):
+    source, data_dir = tmp_path / "source", tmp_path / "data"
+    source.mkdir()
+    for path in pathlib.Path(fashion_mnist.SOURCE).iterdir():
+        (source / path.name).write_bytes(path.read_bytes())
+    labels = source / "t10k-labels-idx1-ubyte.gz"
+    intact = labels.read_bytes()
+    labels.write_bytes(intact[:-1])
+    done = _run(f"--source={source}", f"--data_dir={data_dir}")
+    assert _is_one_line_error(done, f"Received: '{labels}'")
+
+    labels.write_bytes(intact)
+    done = _run(f"--source={source}", f"--data_dir={data_dir}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        f"{data_dir}/fashion_mnist/3.0.1: 60000 train, 10000 test images",
+        f'Load it with: tfds.load("fashion_mnist", data_dir="{data_dir}")',
+    ]
+    assert len(tfds.load("fashion_mnist", data_dir=str(data_dir), split="test")) == 10_000

@@ -1,0 +1,113 @@
+import pytest
+from absl import flags
+
+import keras_robust as kr
+from apps import shared_flags
+
+
+@pytest.fixture
+def parsed():
+    """Defines all shared flags, and returns a function that parses them."""
+    before = set(flags.FLAGS)
+    shared_flags.define_data()
+    shared_flags.define_threat_model()
+    shared_flags.define_evaluation()
+    own = set(flags.FLAGS) - before
+    values = flags.FlagValues()
+    for name in own:
+        values[name] = flags.FLAGS[name]
+        delattr(flags.FLAGS, name)
+
+    def parse(*arguments):
+        values.unparse_flags()
+        values(["program", *arguments])
+        return values
+
+    return parse
+
+
+def test_defaults(parsed):
+    assert parsed().flag_values_dict() == {
+        "dataset": "digits",
+        "data_dir": None,
+        "batch_size": 64,
+        "seed": 0,
+        "threat_model": "linf",
+        "epsilon": None,
+        "evaluation_steps": 50,
+        "evaluation_restarts": 10,
+        "evaluation_examples": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        "--batch_size=0",
+        "--seed=-1",
+        "--seed=2147483648",
+        "--threat_model=l3",
+        "--evaluation_steps=0",
+        "--evaluation_restarts=0",
+        "--evaluation_examples=0",
+        "--seed=x",
+    ],
+)
+def test_wrong_values_are_refused(parsed, argument):
+    with pytest.raises(flags.Error, match=argument.split("=")[0][2:]):
+        parsed(argument)
+
+
+def test_the_largest_seed_is_a_seed_for_tensorflow(parsed):
+    seed = parsed("--seed=2147483647").seed
+    attack = kr.attacks.PGD(num_steps=1)
+    attack(lambda x: x, [[0.5, 0.5]], [0], kr.Linf(0.1), seed=seed)
+
+
+@pytest.mark.parametrize("name", ["linf", "l2", "l1"])
+def test_every_threat_model_has_its_name(parsed, name):
+    threat_model = shared_flags.make_threat_model(
+        parsed(f"--threat_model={name}").threat_model, "0.25", "digits"
+    )
+    assert type(threat_model).__name__.lower() == name
+    assert threat_model.epsilon == 0.25
+
+
+@pytest.mark.parametrize(
+    "name,epsilon,dataset,expected",
+    [
+        ("linf", None, "digits", 0.15),
+        ("linf", None, "mnist", 0.3),
+        ("linf", None, "fashion_mnist", 0.1),
+        ("linf", None, "cifar10", 8 / 255),
+        ("linf", "4/255", "mnist", 4 / 255),
+        ("l2", None, "digits", kr.L2().epsilon),
+        ("l1", None, "mnist", kr.L1().epsilon),
+    ],
+)
+def test_radii(name, epsilon, dataset, expected):
+    threat_model = shared_flags.make_threat_model(name, epsilon, dataset)
+    assert threat_model.epsilon == pytest.approx(expected)
+    assert threat_model.bounds == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("epsilon", ["-1", "2", "8/0", "eight"])
+def test_wrong_radii_are_refused(epsilon):
+    with pytest.raises(ValueError, match="Argument `epsilon`"):
+        shared_flags.make_threat_model("linf", epsilon, "digits")
+
+
+def test_suite_is_the_standard_one_with_its_strength_changed():
+    suite = shared_flags.make_suite(7, 3)
+    standard = kr.evaluation.standard_attacks()
+    assert len(suite) == len(standard) == 2
+    for attack, other in zip(suite, standard, strict=True):
+        changed = {**other.get_config(), "num_steps": 7, "num_restarts": 3}
+        assert type(attack) is type(other)
+        assert attack.get_config() == changed
+
+
+def test_load_dataset():
+    dataset = shared_flags.load_dataset("digits", None)
+    assert dataset.name == "digits"
+    assert dataset.train[0].shape == (1297, 8, 8, 1)

@@ -1,0 +1,279 @@
+import gc
+import json
+import weakref
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_robust as kr
+from tests.support import models
+
+BIM, PGD, Linf = kr.attacks.BIM, kr.attacks.PGD, kr.threat_models.Linf
+WEIGHTS = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
+
+
+def linear(x):
+    return x @ WEIGHTS
+
+
+def examples(count=7):
+    x = np.random.default_rng(1).uniform(0.2, 0.8, size=(count, 6)).astype("float32")
+    return x, np.argmax(x @ WEIGHTS, axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="keras_robust_tests")
+def twice_the_margin(y, logits):
+    return 2.0 * kr.losses.margin(y, logits)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": np.zeros((0, 6), "float32")}, r"at least one example.*x of shape \(0, 6\)"),
+        ({"x": np.zeros(7, "float32")}, r"a batch of at least one example.*x of shape \(7,\)"),
+        ({"x": np.full((7, 6), np.nan)}, "Inputs must be finite. Received: 42 NaN or Inf"),
+        ({"x": np.full((7, 6), -np.inf)}, "Inputs must be finite. Received: 42 NaN or Inf"),
+        ({"x": np.full((7, 6), 200, "uint8")}, r"Rescale them.*\[200, 200\] under bounds=\(0.0, 1"),
+        ({"x": np.full((7, 6), -0.5)}, r"must lie in the bounds.*values in \[-0.5, -0.5\]"),
+        ({"y": np.zeros(6, "int32")}, r"one label per example. Received: 7 examples.*\(6,\)"),
+        ({"y": np.int32(0)}, r"one label per example. Received: 7 examples.*shape \(\)"),
+        ({"threat_model": "l3"}, "Unknown threat model. Expected one of 'l1', 'l2', 'linf'"),
+        (
+            {"threat_model": kr.threat_models.L2([0.1, 0.2])},
+            r"one value per example. Received: epsilon of shape \(2,\) for 7 examples",
+        ),
+        (
+            {"threat_model": Linf(keras.optimizers.schedules.ExponentialDecay(0.1, 9, 0.5))},
+            "radius only at a training step",
+        ),
+        (
+            {"model": lambda x: keras.ops.round(x) @ WEIGHTS},
+            "no gradient with respect to its input",
+        ),
+        (
+            {"model": lambda x: keras.ops.one_hot(keras.ops.argmax(x, -1), 3)},
+            r"no gradient with respect.*an input of shape \(7, 6\) and dtype float32",
+        ),
+        (
+            {"model": lambda x: x[:, None] @ WEIGHTS},
+            r"one classification output.*Received: outputs \[\(\(7, 1, 3\), ",
+        ),
+    ],
+)
+def test_bad_calls_are_explained(change, message):
+    x, y = examples()
+    arguments = {"model": linear, "x": x, "y": y, "threat_model": Linf(0.1), **change}
+    with pytest.raises(ValueError, match=message):
+        BIM()(**arguments)
+
+
+def test_dlr_needs_three_classes():
+    x, _ = examples()
+    message = 'needs at least 3 classes; use loss="margin" for two. Received: logits of shape'
+    with pytest.raises(ValueError, match=message):
+        BIM(loss="dlr")(lambda x: x @ WEIGHTS[:, :2], x, np.zeros(7, "int32"), Linf(0.1))
+
+
+@pytest.mark.parametrize("identifier", ["pgdd", None, 3, {"num_steps": 3}])
+def test_unknown_attacks_are_told_the_known_ones(identifier):
+    message = "Unknown attack. Expected one of 'bim', 'fgsm', 'momentumpgd', 'pgd', or a"
+    with pytest.raises(ValueError, match=message):
+        kr.attacks.get(identifier)
+
+
+@pytest.mark.parametrize("identifier", ["momentum_pgd", "MomentumPGD", kr.attacks.MomentumPGD])
+def test_get_takes_names_and_classes(identifier):
+    assert type(kr.attacks.get(identifier)) is kr.attacks.MomentumPGD
+
+
+def test_get_takes_configs_and_objects():
+    attack = PGD(num_steps=3)
+    assert kr.attacks.get(attack) is attack
+    assert kr.attacks.get(keras.saving.serialize_keras_object(attack)).num_steps == 3
+
+
+def test_inputs_a_rounding_error_outside_of_the_box_are_clipped():
+    x, y = examples()
+    x[0, 0] = 1.00005
+    x_adv = BIM(num_steps=1)(linear, x, y, Linf(0.0))
+    assert x_adv[0, 0] == 1.0
+    np.testing.assert_array_equal(x_adv[1:], x[1:])
+
+
+def test_label_forms_lead_to_the_same_example():
+    x, y = examples()
+    attack, ball = BIM(num_steps=2), kr.threat_models.L2(0.3)
+    expected = attack(linear, x, y, ball)
+    for other in (y[:, None], y.astype("float32"), np.eye(3)[y], np.eye(3, dtype="int64")[y]):
+        np.testing.assert_array_equal(attack(linear, x, other, ball), expected)
+
+
+@pytest.mark.parametrize("cls", [kr.threat_models.L1, kr.threat_models.L2, Linf])
+def test_a_radius_for_each_example_follows_it_into_its_batch(cls):
+    x, y = examples()
+    epsilon = np.linspace(0.0, 0.3, 7)
+    attack = BIM(num_steps=2)
+    # A scalar radius first: the function that was traced for it must not be used again.
+    attack(linear, x, y, cls(0.1))
+    together = attack(linear, x, y, cls(epsilon[:, None]), batch_size=3)
+    apart = [attack(linear, x[[i]], y[[i]], cls(epsilon[i])) for i in range(7)]
+    np.testing.assert_allclose(together, np.concatenate(apart), rtol=0, atol=1e-6)
+    assert np.abs(together - x).max(axis=-1).argmin() == 0
+
+
+def test_a_radius_for_each_channel_with_as_many_channels_as_examples():
+    x, y = examples(6)
+    x_adv = BIM()(linear, x, y, Linf(np.linspace(0.0, 0.1, 6)), batch_size=4)
+    np.testing.assert_allclose(np.abs(x_adv - x).max(axis=0), np.linspace(0, 0.1, 6), atol=1e-6)
+
+
+def test_bounds_for_each_channel():
+    x, y = examples()
+    low, high = x.min(axis=0) - 0.01, x.max(axis=0) + 0.02
+    x_adv = BIM()(linear, x, y, Linf(0.3, (low, high)))
+    assert np.all(x_adv >= low) and np.all(x_adv <= high)
+    assert np.abs(x_adv - x).max() > 0.1
+
+
+def test_other_bounds_are_not_taken_from_an_earlier_call():
+    x, y = examples()
+    attack = BIM()
+    attack(linear, x, y, Linf(0.5))
+    assert attack(linear, x, y, Linf(0.5, None)).min() < 0.0
+    many = 2000
+    model = lambda x: keras.ops.stack([x[:, 0], 0.5 + 0.0 * x[:, 0]], axis=-1)  # noqa: E731
+    wide, narrow = np.ones(many), np.ones(many)
+    narrow[many // 2] = 0.5
+    x, y = np.full((1, many), 0.4, "float32"), np.array([1])
+    loss = lambda y, logits: logits[:, 0]  # noqa: E731
+    attack = BIM(num_steps=1, loss=loss)
+    attack(model, x, y, Linf(0.3, (0.0, wide)))
+    # Arrays are abbreviated when printed; the bounds of the middle differ all the same.
+    middle = lambda x: model(x[:, many // 2 :])  # noqa: E731
+    attack(middle, x, y, Linf(0.3, (0.0, wide)))
+    found = attack(middle, x, y, Linf(0.3, (0.0, narrow)))
+    np.testing.assert_allclose(found[0, many // 2], 0.5, atol=1e-6)
+
+
+def test_new_weights_are_seen():
+    x, y = examples()
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
+    attack = BIM(num_steps=1)
+    model.layers[0].set_weights([WEIGHTS, np.zeros(3)])
+    first = attack(model, x, y, Linf(0.1))
+    model.layers[0].set_weights([WEIGHTS[::-1], np.zeros(3)])
+    y = np.argmax(x @ WEIGHTS[::-1], axis=-1)
+    fresh = BIM(num_steps=1)(model, x, y, Linf(0.1))
+    np.testing.assert_array_equal(attack(model, x, y, Linf(0.1)), fresh)
+    assert np.abs(fresh - first).max() > 0.05
+
+
+def test_two_models_are_not_mixed_up():
+    x, y = examples()
+    attack = BIM(num_steps=1)
+    found = [attack(model, x, y, Linf(0.1)) for model in (linear, lambda x: -linear(x), linear)]
+    np.testing.assert_array_equal(found[0], found[2])
+    # Under the negative model every example is misclassified.
+    np.testing.assert_array_equal(found[1], x)
+    assert np.abs(found[0] - x).max() > 0.05
+
+
+def test_a_model_is_not_kept_alive():
+    x, y = examples()
+    attack = BIM(num_steps=1)
+    model = models.Recorder(WEIGHTS)
+    attack(model, x, y, Linf(0.1))
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
+
+
+def test_random_numbers_belong_to_the_position():
+    x, y = examples()
+    attack = PGD(num_steps=1, step_size=1e-4)
+    whole = attack(linear, x, y, kr.threat_models.L2(0.1), seed=3)
+    np.testing.assert_allclose(
+        attack(linear, x[:4], y[:4], kr.threat_models.L2(0.1), seed=3), whole[:4], atol=1e-6
+    )
+    # Copies of one example start apart, but for those whose start is worse than the example.
+    x, y = np.repeat(x[:1], 20, axis=0), np.repeat(y[:1], 20)
+    same = attack(linear, x, y, Linf(0.1), seed=3)
+    moved = same[np.abs(same - x).max(axis=-1) > 0.0]
+    assert len(np.unique(moved.round(5), axis=0)) == len(moved) > 4
+
+
+def test_a_model_that_gives_nan_leaves_the_examples_alone():
+    x, y = examples()
+    found = BIM().run(lambda x: linear(x) * np.float32("nan"), x, y, Linf(0.1))
+    np.testing.assert_array_equal(found.x_adv, x)
+
+
+def test_softmax_and_one_logit_models_have_the_attack_of_their_logits():
+    x, _ = examples()
+    y = (x @ (WEIGHTS[:, 1] - WEIGHTS[:, 0]) > 0).astype("int32")
+    ball, attack = kr.threat_models.L2(0.3), BIM(num_steps=3)
+    expected = attack(lambda x: x @ WEIGHTS[:, :2], x, y, ball)
+    softmax = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2, activation="softmax")])
+    softmax.layers[0].set_weights([WEIGHTS[:, :2], np.zeros(2)])
+    np.testing.assert_allclose(attack(softmax, x, y, ball), expected, rtol=0, atol=1e-6)
+    sigmoid = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1, activation="sigmoid")])
+    sigmoid.layers[0].set_weights([WEIGHTS[:, 1:2] - WEIGHTS[:, :1], np.zeros(1)])
+    sigmoid.compile("sgd", "binary_crossentropy")
+    for labels in (y, y[:, None].astype("float32")):
+        np.testing.assert_allclose(attack(sigmoid, x, labels, ball), expected, rtol=0, atol=1e-6)
+
+
+def test_clone_changes_what_it_is_told():
+    attack = PGD(num_steps=3, loss="margin")
+    assert attack.clone(num_steps=5).get_config() == {**attack.get_config(), "num_steps": 5}
+    assert attack.num_steps == 3
+
+
+def test_repr_can_be_read():
+    assert repr(kr.attacks.FGSM(loss="dlr")) == "FGSM(targeted=False, loss='dlr')"
+
+
+def test_config_survives_json_also_with_a_function():
+    for attack in (PGD(loss=twice_the_margin), PGD(step_size="2/255", random_start="gaussian")):
+        text = json.dumps(keras.saving.serialize_keras_object(attack))
+        revived = keras.saving.deserialize_keras_object(json.loads(text))
+        assert revived.get_config() == attack.get_config()
+
+
+def test_an_attack_of_ones_own_needs_only_a_search():
+    class Corner(kr.attacks.Attack):
+        def search(self, classifier, x, y, threat_model, seed, keep_best):
+            x_adv = threat_model.project(x + 1.0, x)
+            wrong = keras.ops.not_equal(
+                keras.ops.cast(keras.ops.argmax(classifier.logits(x_adv), -1), y.dtype), y
+            )
+            return kr.attacks.Found(x_adv, keras.ops.zeros(x.shape[0]), wrong, wrong)
+
+    x, y = examples()
+    assert repr(Corner()) == "Corner()"
+    found = Corner().run(linear, x, y, Linf(0.1))
+    np.testing.assert_allclose(found.x_adv, x + 0.1, atol=1e-6)
+    np.testing.assert_array_equal(found.success, np.argmax((x + 0.1) @ WEIGHTS, -1) != y)
+
+
+def test_the_progress_bar_counts_examples(capsys):
+    x, y = examples()
+    BIM(num_steps=1)(linear, x, y, Linf(0.1), verbose=True, batch_size=4)
+    assert "7/7" in capsys.readouterr().out
+    BIM(num_steps=1)(linear, x, y, Linf(0.1))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_seed_inside_a_traced_function_is_a_number_or_a_tensor():
+    x, y = examples()
+
+    @tf.function(autograph=False)
+    def traced(x, seed):
+        return PGD(num_steps=1)(linear, x, y, kr.threat_models.L2(0.2), seed=seed)
+
+    found = [traced(x, seed).numpy() for seed in (1, 2, tf.constant([1, 0]))]
+    np.testing.assert_allclose(found[0], found[2], rtol=0, atol=1e-6)
+    assert np.abs(found[0] - found[1]).max() > 1e-3

@@ -1,0 +1,358 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_robust as kr
+from tests.support import linear_fit
+
+X, Y = linear_fit.data()
+
+
+def _weights(model):
+    return model.layers[-1].get_weights()[0]
+
+
+def _fit(model, callback, x=X, y=Y, **arguments):
+    arguments = {"batch_size": linear_fit.BATCH_SIZE, "shuffle": False, "verbose": 0, **arguments}
+    return model.fit(x, y, callbacks=[callback], **arguments)
+
+
+class _Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        rows = slice(8 * index, 8 * index + 8)
+        return X[rows], Y[rows]
+
+
+def _generator():
+    while True:
+        for start in range(0, len(X), 8):
+            yield X[start : start + 8], Y[start : start + 8]
+
+
+def _dataset():
+    return tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
+
+
+@pytest.mark.parametrize(
+    "feed",
+    [
+        pytest.param(lambda m, c: _fit(m, c, epochs=2), id="arrays"),
+        pytest.param(
+            lambda m, c: _fit(m, c, tf.constant(X), tf.constant(Y), epochs=2), id="tensors"
+        ),
+        pytest.param(lambda m, c: _fit(m, c, X, Y[:, None], epochs=2), id="label column"),
+        pytest.param(lambda m, c: _fit(m, c, _dataset(), None, batch_size=None, epochs=2), id="ds"),
+        pytest.param(
+            lambda m, c: _fit(m, c, _Batches(), None, batch_size=None, epochs=2), id="PyDataset"
+        ),
+        pytest.param(
+            lambda m, c: _fit(
+                m, c, _generator(), None, batch_size=None, epochs=2, steps_per_epoch=3
+            ),
+            id="generator",
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
+def test_two_epochs_equal_numpy_however_the_data_come(feed):
+    model = linear_fit.make_model()
+    history = feed(model, linear_fit.adv_train())
+    weights, logs = linear_fit.expected(X, Y, epochs=2)
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+    for epoch, values in enumerate(logs):
+        for name, value in values.items():
+            assert history.history[name][epoch] == pytest.approx(value, abs=1e-5), name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"steps_per_execution": 2}, {"jit_compile": True}, {"run_eagerly": True}],
+    ids=str,
+)
+def test_two_epochs_equal_numpy_in_every_mode(arguments):
+    model = linear_fit.make_model(**arguments)
+    _fit(model, linear_fit.adv_train(), epochs=2)
+    weights, _ = linear_fit.expected(X, Y, epochs=2)
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+def test_one_dict_input_and_output_equal_numpy():
+    inputs = keras.Input((linear_fit.NUM_FEATURES,), name="row")
+    outputs = keras.layers.Dense(linear_fit.NUM_CLASSES, use_bias=False)(inputs)
+    model = keras.Model({"row": inputs}, {"label": outputs})
+    model.layers[-1].set_weights([linear_fit.initial_weights()])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(linear_fit.LEARNING_RATE), {"label": loss})
+    history = _fit(model, linear_fit.adv_train(), {"row": X}, {"label": Y})
+    weights, logs = linear_fit.expected(X, Y)
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+    assert history.history["adv_accuracy"][0] == pytest.approx(logs[0]["adv_accuracy"], abs=1e-5)
+
+
+def test_sample_weights_count_in_the_loss():
+    sample_weight = np.linspace(0.0, 2.0, len(X))
+    model = linear_fit.make_model()
+    _fit(model, linear_fit.adv_train(), sample_weight=sample_weight)
+    weights, _ = linear_fit.expected(X, Y, sample_weight)
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+def test_class_weights_count_in_the_loss():
+    class_weight = {0: 0.5, 1: 2.0, 2: 0.0}
+    model = linear_fit.make_model()
+    _fit(model, linear_fit.adv_train(), class_weight=class_weight)
+    weights, _ = linear_fit.expected(X, Y, np.array([class_weight[label] for label in Y]))
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+def test_one_hot_labels_equal_class_indices():
+    model = linear_fit.make_model(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
+    _fit(model, linear_fit.adv_train(), X, np.eye(linear_fit.NUM_CLASSES)[Y])
+    weights, _ = linear_fit.expected(X, Y)
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+def test_a_softmax_at_the_end_equals_logits():
+    model = keras.Sequential(
+        [
+            keras.Input((linear_fit.NUM_FEATURES,)),
+            keras.layers.Dense(linear_fit.NUM_CLASSES, use_bias=False, activation="softmax"),
+        ]
+    )
+    model.layers[-1].set_weights([linear_fit.initial_weights()])
+    optimizer = keras.optimizers.SGD(linear_fit.LEARNING_RATE)
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    _fit(model, linear_fit.adv_train())
+    weights, _ = linear_fit.expected(X, Y)
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+def test_the_objective_decides_what_is_minimised():
+    model = linear_fit.make_model()
+    _fit(model, linear_fit.adv_train(objective=kr.objectives.Mixed(alpha=0.3)))
+    weights, _ = linear_fit.expected(X, Y, alpha=0.3)
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+def test_gradient_accumulation_averages_batches():
+    x, y = X[:16], Y[:16]
+    model = linear_fit.make_model(
+        optimizer=keras.optimizers.SGD(linear_fit.LEARNING_RATE, gradient_accumulation_steps=2)
+    )
+    _fit(model, linear_fit.adv_train(), x, y)
+    start = linear_fit.initial_weights().astype("float64")
+    steps = []
+    for rows in (slice(0, 8), slice(8, 16)):
+        x_adv = linear_fit.fgsm(x[rows].astype("float64"), y[rows], start, linear_fit.EPSILON)
+        error = linear_fit.softmax(x_adv @ start) - np.eye(linear_fit.NUM_CLASSES)[y[rows]]
+        steps.append(x_adv.T @ error / 8)
+    weights = start - linear_fit.LEARNING_RATE * np.mean(steps, axis=0)
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+def test_a_custom_compute_loss_is_used():
+    class Doubled(keras.Sequential):
+        def compute_loss(self, *args, **kwargs):
+            return 2.0 * super().compute_loss(*args, **kwargs)
+
+    head = keras.layers.Dense(linear_fit.NUM_CLASSES, use_bias=False)
+    model = Doubled([keras.Input((linear_fit.NUM_FEATURES,)), head])
+    head.set_weights([linear_fit.initial_weights()])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(linear_fit.LEARNING_RATE / 2), loss)
+    _fit(model, linear_fit.adv_train())
+    weights, _ = linear_fit.expected(X, Y)
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Every input gradient")  # TRADES has none at the clean point.
+@pytest.mark.parametrize("objective", ["adversarial", "mixed", "logit_pairing", "trades"])
+def test_regularisers_count_once(objective):
+    # The labels carry no weight, and without step or noise the two streams agree: what is left of
+    # the loss is the regulariser, 0.1 * sum(w^2).
+    head = keras.layers.Dense(3, use_bias=False, kernel_regularizer=keras.regularizers.L2(0.1))
+    model = keras.Sequential([keras.Input((linear_fit.NUM_FEATURES,)), head])
+    head.set_weights([linear_fit.initial_weights()])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.0), loss)
+    attack = "pgd" if objective == "trades" else "fgsm"
+    callback = linear_fit.adv_train(0.0, objective=objective, attack=attack)
+    history = _fit(model, callback, sample_weight=np.zeros(len(X)))
+    penalty = 0.1 * np.sum(np.square(linear_fit.initial_weights()))
+    assert history.history["loss"][0] == pytest.approx(penalty, rel=1e-5)
+
+
+def test_a_single_sigmoid_equals_numpy():
+    y = Y % 2
+    start = linear_fit.initial_weights()[:, :1].astype("float64")
+    model = keras.Sequential(
+        [
+            keras.Input((linear_fit.NUM_FEATURES,)),
+            keras.layers.Dense(1, use_bias=False, activation="sigmoid"),
+        ]
+    )
+    model.layers[-1].set_weights([start])
+    model.compile(keras.optimizers.SGD(1.0), "binary_crossentropy", metrics=["accuracy"])
+    history = _fit(model, linear_fit.adv_train(), y=y, batch_size=len(X))
+    x = X.astype("float64")
+    x_adv = np.clip(x + linear_fit.EPSILON * (1 - 2 * y[:, None]) * np.sign(start.T), 0.0, 1.0)
+    p = 1.0 / (1.0 + np.exp(-x_adv @ start))[:, 0]
+    weights = start - (x_adv.T @ (p - y))[:, None] / len(x)
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+    assert history.history["adv_accuracy"][0] == pytest.approx(np.mean((p > 0.5) == y), abs=1e-6)
+
+
+def test_several_outputs_are_attacked_through_the_compiled_loss():
+    # Both outputs are linear: loss = mean(a) + 0.5 * mean(b), with known gradients.
+    inputs = keras.Input((linear_fit.NUM_FEATURES,))
+    outputs = [keras.layers.Dense(1, use_bias=False)(inputs) for _ in range(2)]
+    model = keras.Model(inputs, outputs)
+    first, second = (layer.get_weights()[0] for layer in model.layers[1:])
+
+    def mean(y_true, y_pred):
+        return keras.ops.mean(y_pred, axis=-1)
+
+    model.compile(keras.optimizers.SGD(1.0), [mean, mean], loss_weights=[1.0, 0.5])
+    _fit(model, linear_fit.adv_train(), y=[Y, Y], batch_size=len(X))
+    direction = np.sign((first + 0.5 * second)[:, 0])
+    x_adv = np.clip(X + linear_fit.EPSILON * direction, 0.0, 1.0)
+    step = x_adv.mean(axis=0)[:, None]
+    np.testing.assert_allclose(model.layers[1].get_weights()[0], first - step, atol=1e-5)
+    np.testing.assert_allclose(model.layers[2].get_weights()[0], second - 0.5 * step, atol=1e-5)
+
+
+def test_warmup_grows_epsilon_with_the_optimizer_steps():
+    model = linear_fit.make_model()
+    _fit(model, linear_fit.adv_train(warmup=4), epochs=2)
+    ramp = lambda step: linear_fit.EPSILON * min(1.0, (step + 1) / 4)  # noqa: E731
+    weights, _ = linear_fit.expected(X, Y, epochs=2, epsilon=ramp)
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+def test_warmup_as_a_percentage_of_the_planned_steps():
+    model = linear_fit.make_model()
+    _fit(model, linear_fit.adv_train(warmup="50%"), epochs=4)
+    ramp = lambda step: linear_fit.EPSILON * min(1.0, (step + 1) / 6)  # noqa: E731
+    weights, _ = linear_fit.expected(X, Y, epochs=4, epsilon=ramp)
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+def test_warmup_is_on_by_default_for_a_fifth_of_the_steps():
+    model = linear_fit.make_model()
+    _fit(model, kr.AdvTrain(kr.Linf(linear_fit.EPSILON), attack="fgsm"), epochs=5)
+    ramp = lambda step: linear_fit.EPSILON * min(1.0, (step + 1) / 3)  # noqa: E731
+    weights, _ = linear_fit.expected(X, Y, epochs=5, epsilon=ramp)
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+def test_a_second_fit_goes_on_where_the_warmup_was():
+    model = linear_fit.make_model()
+    for _ in range(2):
+        _fit(model, linear_fit.adv_train(warmup=5))
+    ramp = lambda step: linear_fit.EPSILON * min(1.0, (step + 1) / 5)  # noqa: E731
+    weights, _ = linear_fit.expected(X, Y, epochs=2, epsilon=ramp)
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+def test_a_scheduled_epsilon_is_read_at_every_step_without_warmup():
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1, 3], [0.02, 0.1, 0.05])
+    model = linear_fit.make_model()
+    _fit(model, kr.AdvTrain(kr.Linf(schedule), attack="fgsm"), epochs=2)
+    values = [0.02, 0.02, 0.1, 0.1, 0.05, 0.05]
+    weights, _ = linear_fit.expected(X, Y, epochs=2, epsilon=values.__getitem__)
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+def test_epsilon_may_differ_between_features():
+    epsilon = np.array([0.0, 0.05, 0.1, 0.2])
+    model = linear_fit.make_model()
+    _fit(model, linear_fit.adv_train(epsilon))
+    weights, _ = linear_fit.expected(X, Y, epsilon=lambda step: epsilon)
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+def test_seed_decides_the_random_start():
+    results = []
+    for seed in (0, 0, 1):
+        model = linear_fit.make_model()
+        attack = kr.attacks.PGD(num_steps=1, step_size=0.01)
+        _fit(model, linear_fit.adv_train(attack=attack, seed=seed))
+        results.append(_weights(model))
+    np.testing.assert_array_equal(results[0], results[1])
+    assert np.abs(results[0] - results[2]).max() > 1e-5
+
+
+def test_random_starts_differ_from_step_to_step():
+    seen = []
+
+    class Spy(kr.objectives.Objective):
+        def loss(self, clean, adversarial):
+            return adversarial.loss
+
+        def perturb(self, attack, classifier, x, y, threat_model, seed):
+            found = attack.perturb(classifier, x, y, threat_model, seed)
+            seen.append(found.x_adv.numpy() - x.numpy())
+            return found
+
+    model = linear_fit.make_model(run_eagerly=True)
+    x = np.full((16, linear_fit.NUM_FEATURES), 0.5, "float32")
+    attack = kr.attacks.PGD(num_steps=1, step_size=1e-6)
+    _fit(model, linear_fit.adv_train(attack=attack, objective=Spy()), x, Y[:16])
+    assert len(seen) == 2
+    assert np.abs(seen[0] - seen[1]).max() > 0.01
+    assert np.abs(seen[0][0] - seen[0][1]).max() > 0.01
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_stays_close_to_numpy(policy):
+    head = keras.layers.Dense(linear_fit.NUM_CLASSES, use_bias=False, dtype=policy)
+    model = keras.Sequential([keras.Input((linear_fit.NUM_FEATURES,)), head])
+    head.set_weights([linear_fit.initial_weights()])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer = keras.optimizers.SGD(linear_fit.LEARNING_RATE)
+    if policy == "mixed_float16":
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=64.0)
+    model.compile(optimizer, loss)
+    _fit(model, linear_fit.adv_train())
+    weights, _ = linear_fit.expected(X, Y)
+    # Eight bits of mantissa in bfloat16, eleven in float16.
+    np.testing.assert_allclose(_weights(model), weights, atol=0.02)
+
+
+def test_config_round_trip():
+    callback = kr.AdvTrain(
+        kr.L2("1/4", (-1.0, 1.0)),
+        attack=kr.attacks.PGD(num_steps=3),
+        objective=kr.objectives.TRADES(beta=2.0),
+        warmup="30%",
+        seed=5,
+    )
+    again = kr.AdvTrain.from_config(callback.get_config())
+    assert again.get_config() == callback.get_config()
+    assert repr(again.attack) == repr(callback.attack)
+
+
+@pytest.mark.parametrize("warmup", [-1, "120%", "x", 0.2, True])
+def test_an_unreadable_warmup_is_refused(warmup):
+    with pytest.raises(ValueError, match="Argument `warmup` must be a percentage"):
+        kr.AdvTrain(warmup=warmup)
+
+
+def test_a_model_stuck_at_chance_is_reported():
+    y = np.tile(np.arange(3), 40)
+    x = np.random.default_rng(0).uniform(size=(120, linear_fit.NUM_FEATURES)).astype("float32")
+    model = linear_fit.make_model(optimizer=keras.optimizers.SGD(0.0))
+    model.layers[-1].set_weights([np.tile([[2.0, 0.0, 0.0]], (4, 1))])
+    with pytest.warns(UserWarning, match="stayed at chance.*accuracy 0.333 with 3 classes"):
+        _fit(model, linear_fit.adv_train(), x, y, batch_size=2, epochs=2)
+
+
+def test_zero_gradients_are_reported():
+    model = linear_fit.make_model()
+    model.layers[-1].set_weights([np.zeros((4, 3))])
+    with pytest.warns(UserWarning, match="Every input gradient of the first batch is zero"):
+        _fit(model, linear_fit.adv_train())

@@ -1,0 +1,233 @@
+"""What every attack keeps to, in every norm."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_robust as kr
+from tests.support import cases
+from tests.support import models
+from tests.support import numpy_reference
+
+PAIRS = [(attack, ball) for attack in cases.ATTACKS for ball in ("L1", "L2", "Linf")]
+PAIRS += [("PGD", ball) for ball in cases.THREAT_MODELS if ball not in ("L1", "L2", "Linf")]
+every_pair = pytest.mark.parametrize(("attack", "ball"), PAIRS)
+every_attack = pytest.mark.parametrize("attack", cases.ATTACKS)
+
+
+@functools.cache
+def setup():
+    model = models.convolution()
+    return (model, *models.images(model))
+
+
+def run(attack, ball, **arguments):
+    model, x, y = setup()
+    return cases.ATTACKS[attack].run(model, x, y, cases.THREAT_MODELS[ball], **arguments)
+
+
+@functools.cache
+def found(attack, ball):
+    return run(attack, ball, seed=1)
+
+
+def size(delta, threat_model):
+    order = {"L1": 1, "L2": 2, "Linf": np.inf}[type(threat_model).__name__]
+    delta = delta.astype("float64")
+    if order == np.inf:
+        delta = delta / np.asarray(threat_model.epsilon)
+        return np.abs(delta).reshape(len(delta), -1).max(-1) * np.max(threat_model.epsilon)
+    return np.linalg.norm(delta.reshape(len(delta), -1), ord=order, axis=-1)
+
+
+def own_loss(attack, y, logits):
+    """What the attack maximises, per example."""
+    return kr.losses.FUNCTIONS[cases.ATTACKS[attack].loss or "cross_entropy"](y, logits).numpy()
+
+
+@every_pair
+def test_stays_in_ball_and_box(attack, ball):
+    threat_model, x_adv = cases.THREAT_MODELS[ball], found(attack, ball).x_adv
+    low, high = threat_model.bounds
+    assert size(x_adv - setup()[1], threat_model).max() <= np.max(threat_model.epsilon) + 1e-6
+    assert np.all(x_adv >= np.float32(low)) and np.all(x_adv <= np.float32(high))
+
+
+@every_pair
+def test_reports_what_the_model_says(attack, ball):
+    model, x, y = setup()
+    result = found(attack, ball)
+    logits = model.predict(result.x_adv, verbose=0)
+    np.testing.assert_array_equal(result.success, logits.argmax(-1) != y)
+    np.testing.assert_allclose(result.loss, own_loss(attack, y, logits), rtol=0, atol=1e-5)
+    assert not result.zero_gradient.any()
+
+
+@every_pair
+def test_never_lowers_the_loss_and_moves_every_example(attack, ball):
+    model, x, y = setup()
+    before = own_loss(attack, y, model.predict(x, verbose=0))
+    assert np.all(found(attack, ball).loss[:-2] > before[:-2] + 1e-3)
+
+
+@every_pair
+def test_leaves_clean_mistakes_alone(attack, ball):
+    _, x, _ = setup()
+    result = found(attack, ball)
+    np.testing.assert_array_equal(result.x_adv[-2:], x[-2:])
+    assert result.success[-2:].all()
+
+
+@every_pair
+def test_does_not_depend_on_the_batch_size(attack, ball):
+    # Nine examples in batches of four: the last batch is filled up. A sum in another order can
+    # differ in the last bit, which three steps multiply.
+    np.testing.assert_allclose(
+        run(attack, ball, seed=1, batch_size=4).x_adv, found(attack, ball).x_adv, rtol=0, atol=1e-5
+    )
+
+
+@every_pair
+def test_epsilon_zero_returns_the_input(attack, ball):
+    model, x, y = setup()
+    threat_model = cases.THREAT_MODELS[ball]
+    nothing = threat_model.with_epsilon(0.0 * np.asarray(threat_model.epsilon, "float32"))
+    np.testing.assert_array_equal(cases.ATTACKS[attack](model, x, y, nothing), x)
+
+
+@every_pair
+def test_random_numbers_come_from_the_seed(attack, ball):
+    first = found(attack, ball)
+    np.testing.assert_array_equal(run(attack, ball, seed=1).x_adv, first.x_adv)
+    other = run(attack, ball, seed=2).x_adv
+    # Linf can end in the same corner.
+    differs = np.abs(other - first.x_adv).max() > 1e-4
+    assert differs == (attack in cases.RANDOM_ATTACKS)
+
+
+@every_attack
+def test_leaves_the_model_alone(attack):
+    model, _, _ = setup()
+    before = [np.copy(value) for value in model.get_weights()]
+    flags = [layer.trainable for layer in model.layers]
+    run(attack, "L2", seed=3)
+    assert [layer.trainable for layer in model.layers] == flags
+    for weight, value in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+@every_attack
+def test_calls_the_model_without_training_behaviour(attack):
+    recorder = models.Recorder(np.random.default_rng(0).normal(size=(4, 3)))
+    x = np.random.default_rng(1).uniform(size=(3, 4)).astype("float32")
+    cases.ATTACKS[attack](recorder, x, np.array([0, 1, 2]), kr.threat_models.L2(0.3))
+    assert set(recorder.seen) == {False}
+
+
+@every_attack
+def test_without_labels_the_predictions_count(attack):
+    model, x, _ = setup()
+    y = model.predict(x, verbose=0).argmax(-1)
+    ball, search = cases.THREAT_MODELS["L2"], cases.ATTACKS[attack]
+    expected = search(model, x, y, ball)
+    np.testing.assert_allclose(search(model, x, None, ball), expected, rtol=0, atol=1e-6)
+    assert np.abs(expected[-2:] - x[-2:]).max() > 1e-2
+
+
+@every_attack
+def test_returns_an_array_for_an_array_and_a_tensor_for_a_tensor(attack):
+    model, x, y = setup()
+    from_array = cases.ATTACKS[attack](model, x, y, cases.THREAT_MODELS["L2"])
+    from_tensor = cases.ATTACKS[attack](model, tf.constant(x), y, cases.THREAT_MODELS["L2"])
+    assert type(from_array) is np.ndarray and tf.is_tensor(from_tensor)
+    assert from_array.dtype == from_tensor.dtype == "float32"
+    np.testing.assert_array_equal(from_tensor, from_array)
+
+
+@every_attack
+def test_runs_inside_a_traced_function_of_any_batch_size(attack):
+    model, x, y = setup()
+    threat_model = cases.THREAT_MODELS["L1"]
+
+    @tf.function(
+        autograph=False,
+        input_signature=[
+            tf.TensorSpec((None, *models.IMAGE)),
+            tf.TensorSpec((None,), "int64"),
+            tf.TensorSpec((2,), "int32"),
+        ],
+    )
+    def traced(x, y, seed):
+        return cases.ATTACKS[attack](model, x, y, threat_model, seed=seed)
+
+    x, y = x[:-2], y[:-2]
+    x_adv = traced(x, y, [1, 2]).numpy()
+    assert size(x_adv - x, threat_model).max() <= threat_model.epsilon + 1e-6
+    # Restarts keep the example itself where no point that they met is better.
+    gain = own_loss(attack, y, model(x_adv)) - own_loss(attack, y, model(x))
+    assert gain.min() >= 0.0 and gain.mean() > 0.05
+    np.testing.assert_array_equal(traced(x, y, [1, 2]), x_adv)
+    is_random = np.abs(traced(x, y, [1, 3]) - x_adv).max() > 1e-4
+    assert is_random == (attack in cases.RANDOM_ATTACKS)
+
+
+@every_attack
+def test_is_traced_once_for_every_radius_and_a_short_last_batch(attack):
+    traces = []
+    x, y = numpy_reference.examples(7)
+    network = numpy_reference.keras_model()
+
+    def model(x):
+        traces.append(x.shape)
+        return network(x)
+
+    search = cases.ATTACKS[attack].clone()
+    search(model, x, y, kr.threat_models.L2(0.1), batch_size=4)
+    first = len(traces)
+    assert first > 0
+    for epsilon, seed in ((0.2, 0), (0.3, 5)):
+        search(model, x, y, kr.threat_models.L2(epsilon), batch_size=4, seed=seed)
+    assert len(traces) == first
+
+
+@every_attack
+def test_config_gives_the_same_attack(attack):
+    search = cases.ATTACKS[attack]
+    revived = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(search))
+    assert type(revived) is type(search)
+    x, y = numpy_reference.examples()
+    model, ball = numpy_reference.keras_model(), kr.threat_models.L2(0.3)
+    np.testing.assert_array_equal(revived(model, x, y, ball), search(model, x, y, ball))
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [(name, key) for name, changes in cases.ARGUMENT_CHANGES.items() for key in changes],
+)
+def test_every_argument_changes_the_result(name, argument):
+    search = cases.ATTACKS[name]
+    if argument == "num_restarts":
+        search = search.clone(random_start=True)
+    changed = search.clone(**{argument: cases.ARGUMENT_CHANGES[name][argument]})
+    ball = kr.threat_models.L2(0.2)
+    if argument == "eot_samples":
+        x, y = np.full((3, 2), 0.2, "float32"), np.zeros(3, "int32")
+        one, other = (
+            each(models.Alternating([3.0, -1.0], [-1.0, 2.0]), x, y, ball)
+            for each in (search, changed)
+        )
+    else:
+        x, y = numpy_reference.examples(12)
+        model = numpy_reference.keras_model()
+        one, other = search(model, x, y, ball), changed(model, x, y, ball)
+    assert np.abs(one - other).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", cases.ARGUMENT_CHANGES)
+def test_no_argument_is_forgotten_above(name):
+    cls = type(cases.ATTACKS[name])
+    assert set(cls().get_config()) == set(cases.ARGUMENT_CHANGES[name])
+    assert {cls.__name__ for cls in kr.attacks.ALL} == set(cases.ARGUMENT_CHANGES)

@@ -1,0 +1,186 @@
+"""Bad input: each is refused with what was received, and costs no training."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_robust as kr
+from tests.support import linear_fit
+
+X, Y = linear_fit.data()
+
+
+def _spoiled(value):
+    x = X.copy()
+    x[20, 1] = value
+    return x
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (X, Y + 1, "Labels must be class indices from 0 to 2.*labels from 1 to 3"),
+        (X, Y - 1, "Labels must be class indices from 0 to 2.*labels from -1 to 1"),
+        (_spoiled(np.nan), Y, "Inputs must be finite.*1 NaN or infinite"),
+        (_spoiled(np.inf), Y, "Inputs must be finite.*1 NaN or infinite"),
+        (_spoiled(200.0), Y, r"Inputs must lie in the bounds.*to 200 under bounds=\(0.0, 1.0\)"),
+        (_spoiled(-3.0), Y, r"Inputs must lie in the bounds.*values from -3"),
+    ],
+    ids=["label high", "label low", "nan", "inf", "0-255", "negative"],
+)
+def test_bad_batches_stop_the_training_before_they_are_learned(x, y, message, jit_compile):
+    model = linear_fit.make_model(jit_compile=jit_compile)
+    with pytest.raises(ValueError, match=message):
+        model.fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[linear_fit.adv_train()])
+    if y is Y:  # The bad example is in the third batch: the model has learned from two.
+        weights, _ = linear_fit.expected(X[:16], Y[:16])
+        np.testing.assert_allclose(model.layers[-1].get_weights()[0], weights, atol=1e-5)
+
+
+def _fit(model, x=X, y=Y, callback=None):
+    return model.fit(x, y, verbose=0, callbacks=[callback or linear_fit.adv_train()])
+
+
+def test_wrong_rank():
+    with pytest.raises(
+        ValueError,
+        match=r"expected shape=\(None, 4\), found shape=\(22, 4, 1\)|"
+        r"incompatible",
+    ):
+        _fit(linear_fit.make_model(), X[:, :3])
+
+
+def _softmax_model(loss, activation="softmax"):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation=activation)])
+    model.compile("sgd", loss)
+    return model
+
+
+def test_softmax_under_from_logits():
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    with pytest.raises(ValueError, match="ends in a softmax or sigmoid, but its loss"):
+        _fit(_softmax_model(loss))
+
+
+def test_hidden_softmax_under_from_logits():
+    def hidden(x):
+        powers = keras.ops.exp(x)
+        return powers / keras.ops.sum(powers, axis=-1, keepdims=True)
+
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model = _softmax_model(loss, hidden)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="outputs of the model are probabilities"):
+        _fit(model)
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_logits_under_a_loss_of_probabilities():
+    with pytest.raises(ValueError, match="takes probabilities, but the outputs of the model do"):
+        _fit(_softmax_model("sparse_categorical_crossentropy", None))
+
+
+def test_a_model_that_was_not_compiled():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match="compile"):
+        _fit(model)
+
+
+def test_a_model_with_a_custom_train_step():
+    class Own(keras.Sequential):
+        def train_step(self, data):
+            return super().train_step(data)
+
+    model = Own([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match="`Own` defines `train_step`"):
+        _fit(model)
+
+
+def test_an_attack_in_a_custom_train_step_works_as_the_error_says():
+    class Own(keras.Sequential):
+        def train_step(self, data):
+            x, y = data
+            attack = kr.attacks.FGSM()
+            return super().train_step((attack(self, x, y, kr.Linf(linear_fit.EPSILON)), y))
+
+    head = keras.layers.Dense(3, use_bias=False)
+    model = Own([keras.Input((4,)), head])
+    head.set_weights([linear_fit.initial_weights()])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(linear_fit.LEARNING_RATE), loss)
+    model.fit(X, Y, batch_size=8, shuffle=False, verbose=0)
+    weights, _ = linear_fit.expected(X, Y)
+    np.testing.assert_allclose(head.get_weights()[0], weights, atol=1e-5)
+
+
+def test_an_unknown_attack_lists_the_known_ones():
+    with pytest.raises(ValueError, match="Unknown attack. Expected one of 'bim', 'fgsm'.*'pgdd'"):
+        kr.AdvTrain(attack="pgdd")
+
+
+def test_unknown_objective_and_threat_model():
+    with pytest.raises(ValueError, match="Unknown objective.*'trades'.*Received: 'x'"):
+        kr.AdvTrain(objective="x")
+    with pytest.raises(ValueError, match="Unknown threat model.*'linf'.*Received: 3"):
+        kr.AdvTrain(3)
+
+
+def test_negative_epsilon():
+    with pytest.raises(ValueError, match="Argument `epsilon` must be finite and not negative"):
+        kr.AdvTrain(kr.Linf(-0.1))
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_an_empty_data_set():
+    with pytest.raises(ValueError, match="Received: an empty data set"):
+        _fit(linear_fit.make_model(), X[:0], Y[:0])
+
+
+def test_data_of_unknown_length_need_a_warmup_in_steps():
+    def generator():
+        while True:
+            yield X[:8], Y[:8]
+
+    model = linear_fit.make_model()
+    with pytest.raises(ValueError, match="length of the data is not known. Pass `steps_per_epoch`"):
+        model.fit(generator(), verbose=0, callbacks=[kr.AdvTrain(kr.Linf(0.1))])
+
+
+def test_missing_labels():
+    model = linear_fit.make_model()
+    with pytest.raises(ValueError, match="AdvTrain needs labels"):
+        model.fit(X, verbose=0, callbacks=[linear_fit.adv_train()])
+
+
+def test_several_inputs():
+    inputs = [keras.Input((4,), name="a"), keras.Input((4,), name="b")]
+    model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Add()(inputs)))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(ValueError, match="models with one input.*Received: inputs 2 tensors"):
+        _fit(model, [X, X])
+
+
+def test_two_callbacks():
+    model = linear_fit.make_model()
+    callbacks = [linear_fit.adv_train(), linear_fit.adv_train()]
+    with pytest.raises(ValueError, match="One `fit` takes one AdvTrain"):
+        model.fit(X, Y, verbose=0, callbacks=callbacks)
+
+
+def test_xla_under_several_replicas():
+    import tensorflow as tf
+
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        model = linear_fit.make_model(jit_compile=True)
+    with pytest.raises(ValueError, match="Use jit_compile=False. Received: .* with 2 replicas"):
+        _fit(model)
+
+
+def test_a_regression_model_refuses_objectives_on_logits():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="Expected one classification output"):
+        _fit(model, y=Y.astype("float32"), callback=kr.AdvTrain(objective="trades", warmup=0))

@@ -1,0 +1,30 @@
+"""The examples in the docstrings run and print what they say."""
+
+import doctest
+import importlib
+import pkgutil
+
+import numpy as np
+import pytest
+
+import keras_robust
+
+MODULES = sorted(
+    module.name for module in pkgutil.walk_packages(keras_robust.__path__, "keras_robust.")
+)
+OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name, tmp_path, monkeypatch):
+    # An example may write files.
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    with np.printoptions(precision=4, suppress=True, legacy=False):
+        failed, _ = doctest.testmod(module, optionflags=OPTIONS)
+    assert failed == 0
+
+
+def test_the_package_is_found():
+    assert "keras_robust.attacks.pgd" in MODULES
+    assert len(MODULES) > 20

@@ -1,0 +1,261 @@
+"""What `AdvTrain` promises about the model it is used on."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_robust as kr
+from tests.support import linear_fit
+
+X, Y = linear_fit.data()
+HOOKS = (
+    "on_train_begin",
+    "on_epoch_begin",
+    "on_train_batch_begin",
+    "on_train_batch_end",
+    "on_epoch_end",
+    "on_train_end",
+)
+
+
+def _plain_fit(model, **arguments):
+    model.fit(X, Y, batch_size=8, shuffle=False, verbose=0, **arguments)
+    return model.layers[-1].get_weights()[0]
+
+
+def _restart(model):
+    """Puts the initial weights back, and forgets the optimizer steps."""
+    model.layers[-1].set_weights([linear_fit.initial_weights()])
+    model.optimizer.iterations.assign(0)
+
+
+@pytest.fixture(scope="module")
+def plain_weights():
+    return _plain_fit(linear_fit.make_model())
+
+
+def _assert_plain(model, plain_weights):
+    """Everything that trains behaves as on a model that never saw the callback."""
+    _restart(model)
+    np.testing.assert_array_equal(_plain_fit(model), plain_weights)
+    _restart(model)
+    for start in range(0, len(X), 8):
+        model.train_on_batch(X[start : start + 8], Y[start : start + 8])
+    np.testing.assert_array_equal(model.layers[-1].get_weights()[0], plain_weights)
+
+
+def _raiser(hook, error):
+    def fail(*args, **kwargs):
+        raise error
+
+    return keras.callbacks.LambdaCallback(**{hook: fail})
+
+
+def test_the_model_is_as_before_after_fit(plain_weights):
+    model = linear_fit.make_model()
+    _plain_fit(model)
+    before, function = dict(vars(model)), model.train_function
+    _plain_fit(model, callbacks=[linear_fit.adv_train()])
+    assert model.train_function is function
+    assert set(vars(model)) == set(before)
+    changed = {name for name, value in before.items() if vars(model)[name] is not value}
+    assert changed <= {"history", "_jit_compile", "stop_training"}
+    _assert_plain(model, plain_weights)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no"), KeyboardInterrupt()], ids=["error", "ctrl-c"]
+)
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("place", [0, 1], ids=["before", "after"])
+def test_the_model_is_plain_after_an_exception_in_any_hook(hook, place, error, plain_weights):
+    if hook == "on_train_batch_begin" or hook == "on_train_batch_end":
+        callback = keras.callbacks.Callback()
+        setattr(callback, hook, _raiser("on_train_begin", error).on_train_begin)
+    else:
+        callback = _raiser(hook, error)
+    callbacks = [linear_fit.adv_train()]
+    callbacks.insert(place, callback)
+    model = linear_fit.make_model()
+    with pytest.raises(type(error)):
+        _plain_fit(model, callbacks=callbacks)
+    _assert_plain(model, plain_weights)
+
+
+def test_train_on_batch_right_after_an_exception_is_plain(plain_weights):
+    # The batch was announced, but never came: what is armed must not leak into the next call.
+    callback = keras.callbacks.Callback()
+    callback.on_train_batch_begin = _raiser("on_train_begin", RuntimeError("no")).on_train_begin
+    model = linear_fit.make_model()
+    with pytest.raises(RuntimeError):
+        _plain_fit(model, callbacks=[linear_fit.adv_train(), callback])
+    _restart(model)
+    for start in range(0, len(X), 8):
+        model.train_on_batch(X[start : start + 8], Y[start : start + 8])
+    np.testing.assert_array_equal(model.layers[-1].get_weights()[0], plain_weights)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no"), KeyboardInterrupt()], ids=["error", "ctrl-c"]
+)
+def test_the_model_is_plain_after_an_exception_inside_the_step(error, plain_weights):
+    class Broken(kr.objectives.Objective):
+        def loss(self, clean, adversarial):
+            raise error
+
+    model = linear_fit.make_model()
+    with pytest.raises(type(error)):
+        _plain_fit(model, callbacks=[linear_fit.adv_train(objective=Broken())])
+    _assert_plain(model, plain_weights)
+
+
+def test_two_fits_in_a_row_train_adversarially_both():
+    model, callback = linear_fit.make_model(), linear_fit.adv_train()
+    for _ in range(2):
+        _plain_fit(model, callbacks=[callback])
+    weights, _ = linear_fit.expected(X, Y, epochs=2)
+    np.testing.assert_allclose(model.layers[-1].get_weights()[0], weights, atol=1e-5)
+
+
+def test_save_and_evaluate_are_plain_after_fit(tmp_path):
+    model = linear_fit.make_model()
+    _plain_fit(model, callbacks=[linear_fit.adv_train()])
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.predict(X, verbose=0), model.predict(X, verbose=0))
+    logs = model.evaluate(X, Y, verbose=0, return_dict=True)
+    logits = X @ model.layers[-1].get_weights()[0]
+    assert logs["accuracy"] == pytest.approx(np.mean(np.argmax(logits, 1) == Y), abs=1e-6)
+
+
+def test_a_resumed_training_reaches_the_same_weights(tmp_path):
+    def run(callbacks, model):
+        attack = kr.attacks.PGD(num_steps=2)
+        callbacks = [kr.AdvTrain(kr.Linf(0.1), attack=attack, warmup=8), *callbacks]
+        _plain_fit(model, epochs=4, callbacks=callbacks)
+
+    # No Dropout: Keras's own checkpoints do not hold the state of its seed.
+    def make_model():
+        layers = [keras.layers.BatchNormalization()]
+        return linear_fit.make_model(layers, optimizer=keras.optimizers.Adam(0.05))
+
+    whole, killed, resumed = make_model(), make_model(), make_model()
+    run([], whole)
+    backup = str(tmp_path / "backup")
+
+    def kill(epoch, logs):
+        if epoch == 2:
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        killer = keras.callbacks.LambdaCallback(on_epoch_begin=kill)
+        run([keras.callbacks.BackupAndRestore(backup), killer], killed)
+    run([keras.callbacks.BackupAndRestore(backup)], resumed)
+    for one, other in zip(whole.get_weights(), resumed.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_attack_sees_inference_mode_and_the_outer_step_one_training_pass():
+    modes = []
+
+    class Spy(keras.layers.Layer):
+        def call(self, x, training=None):
+            modes.append(bool(training))
+            return x
+
+    model = linear_fit.make_model([Spy()], run_eagerly=True)
+    modes.clear()
+    attack = kr.attacks.PGD(num_steps=3)
+    _plain_fit(model, callbacks=[linear_fit.adv_train(attack=attack)])
+    assert modes.count(True) == 3  # One for each of the three batches.
+    assert modes.count(False) >= 3 * 3
+
+
+def test_batch_statistics_see_the_adversarial_batch_once():
+    model = linear_fit.make_model(
+        [keras.layers.BatchNormalization(momentum=0.9, center=False, scale=False)]
+    )
+    model.optimizer.learning_rate = 0.0
+    x, y = X[:8], Y[:8]
+    model.fit(x, y, verbose=0, shuffle=False, callbacks=[linear_fit.adv_train()])
+    # The attack runs in inference mode: mean 0 and variance 1, but for Keras's 1e-3.
+    weights = linear_fit.initial_weights().astype("float64")
+    scaled = x / np.sqrt(1.0 + 1e-3)
+    gradient = (linear_fit.softmax(scaled @ weights) - np.eye(3)[y]) @ weights.T
+    x_adv = np.clip(x + linear_fit.EPSILON * np.sign(gradient), 0.0, 1.0)
+    normalization = model.layers[0]
+    np.testing.assert_allclose(normalization.moving_mean, 0.1 * x_adv.mean(0), atol=1e-6)
+    np.testing.assert_allclose(normalization.moving_variance, 0.9 + 0.1 * x_adv.var(0), atol=1e-6)
+
+
+@pytest.mark.parametrize("epsilon", [0.1, "schedule"])
+def test_one_trace_serves_changing_epsilon_and_short_batches(epsilon):
+    traces = []
+
+    class Counting(kr.objectives.Adversarial):
+        def loss(self, clean, adversarial):
+            traces.append(tuple(clean.x.shape))
+            return super().loss(clean, adversarial)
+
+    if epsilon == "schedule":
+        epsilon = keras.optimizers.schedules.PolynomialDecay(0.0, 10, 0.1)
+    model = linear_fit.make_model()
+    callback = kr.AdvTrain(kr.Linf(epsilon), objective=Counting(), warmup=5)
+    _plain_fit(model, epochs=4, callbacks=[callback])
+    assert traces == [(None, linear_fit.NUM_FEATURES)]
+
+
+def test_one_trace_for_each_signature():
+    traces = []
+
+    class Counting(kr.objectives.Adversarial):
+        def loss(self, clean, adversarial):
+            traces.append(tuple(clean.x.shape))
+            return super().loss(clean, adversarial)
+
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8, drop_remainder=True)
+    model = linear_fit.make_model()
+    callback = linear_fit.adv_train(objective=Counting())
+    model.fit(data, epochs=3, verbose=0, shuffle=False, callbacks=[callback])
+    assert traces == [(8, linear_fit.NUM_FEATURES)]
+
+
+def _mirrored(count):
+    devices = [f"CPU:{index}" for index in range(count)]
+    return tf.distribute.MirroredStrategy(devices)
+
+
+@pytest.mark.parametrize("objective", ["adversarial", "mixed", "logit_pairing", "trades"])
+@pytest.mark.filterwarnings("ignore:Every input gradient", "ignore:`shuffle=True` was passed")
+def test_two_devices_reach_the_weights_of_one(objective):
+    results = []
+    for count in (1, 2):
+        with _mirrored(count).scope():
+            model = linear_fit.make_model()
+            regularised = keras.layers.Dense(3, kernel_regularizer=keras.regularizers.L2(0.1))
+            regularised.build((None, 4))
+        attack = kr.attacks.PGD(num_steps=2, random_start=False, loss="cross_entropy")
+        callback = linear_fit.adv_train(objective=objective, attack=attack)
+        history = model.fit(
+            X[:20], Y[:20], batch_size=8, shuffle=False, epochs=2, verbose=0, callbacks=[callback]
+        )
+        results.append((model.get_weights()[0], history.history["loss"][-1]))
+    np.testing.assert_allclose(results[0][0], results[1][0], atol=1e-6)
+    assert results[0][1] == pytest.approx(results[1][1], rel=1e-5)
+
+
+def test_two_devices_draw_different_random_starts():
+    seeds = []
+
+    class Spy(kr.objectives.Adversarial):
+        def perturb(self, attack, classifier, x, y, threat_model, seed):
+            tf.numpy_function(lambda s: seeds.append(tuple(s)), [seed], [])
+            return super().perturb(attack, classifier, x, y, threat_model, seed)
+
+    with _mirrored(2).scope():
+        model = linear_fit.make_model()
+    callback = linear_fit.adv_train(objective=Spy())
+    model.fit(X[:16], Y[:16], batch_size=8, verbose=0, callbacks=[callback])
+    assert len(seeds) == 4
+    assert len(set(seeds)) == 4

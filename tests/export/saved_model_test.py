@@ -1,0 +1,310 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_robust as kr
+from tests.support import models
+
+NAMES = ["ant", "bee", "cat"]
+BATCH_SIZES = (1, 3, 8)
+X = np.random.default_rng(2).uniform(size=(8, *models.IMAGE)).astype("float32")
+
+# Loads every SavedModel where neither Keras nor this package can be imported.
+_CLIENT = """
+import pathlib, sys
+sys.modules["keras"] = sys.modules["keras_robust"] = None
+import numpy as np
+import tensorflow as tf
+
+folder, found = pathlib.Path(sys.argv[1]), {}
+x = np.load(folder / "x.npy")
+for path in sorted(folder.glob("*/1")):
+    model = tf.saved_model.load(str(path))
+    for size in (1, 3, 8):
+        for signature in ("serving_default", "logits"):
+            batch = {"the_images": tf.constant(x[:size])}
+            for name, value in model.signatures[signature](**batch).items():
+                found[f"{path.parent.name}/{size}/{signature}/{name}"] = value.numpy()
+    batch = tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(batch)
+        total = tf.reduce_sum(model.signatures["logits"](the_images=batch)["logits"][:, -1])
+    found[f"{path.parent.name}/gradient"] = tape.gradient(total, batch).numpy()
+np.savez(folder / "found.npz", **found)
+"""
+
+
+def _model(classes=3, activation=None, loss=None):
+    """A network with BatchNorm and Dropout, whose input has a name that TensorFlow refuses."""
+    trunk = models.convolution()
+    inputs = keras.Input(models.IMAGE, name="the images")
+    x = keras.Sequential(trunk.layers[:-1])(inputs)
+    outputs = keras.layers.Dense(classes, activation=activation)(x)
+    model = keras.Model(inputs, outputs)
+    if loss is not None:
+        model.compile("adam", loss)
+    return model
+
+
+def _simple(**input_arguments):
+    return keras.Sequential([keras.Input((4,), **input_arguments), keras.layers.Dense(3)])
+
+
+@pytest.fixture(scope="module")
+def networks():
+    from_logits = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return {
+        "logits": _model(loss=from_logits),
+        "softmax": _model(activation="softmax", loss="sparse_categorical_crossentropy"),
+        "sigmoid": _model(1, "sigmoid", "binary_crossentropy"),
+        "plain": _model(),
+    }
+
+
+@pytest.fixture(scope="module")
+def served(networks, tmp_path_factory):
+    """What another process gets from the SavedModels."""
+    folder = tmp_path_factory.mktemp("served")
+    np.save(folder / "x.npy", X)
+    for name, network in networks.items():
+        kr.export_saved_model(network, folder / name / "1")
+    variables = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", _CLIENT, str(folder)]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with np.load(folder / "found.npz") as found:
+        return dict(found)
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory):
+    """A SavedModel with the names of its classes and a report."""
+    model = _simple(name="features")
+    x = np.random.default_rng(0).uniform(size=(5, 4)).astype("float32")
+    report = kr.evaluate(model, (x, np.array([0, 1, 2, 0, 1])), kr.Linf(0.1), "fgsm")
+    path = tmp_path_factory.mktemp("named") / "1"
+    kr.export_saved_model(model, str(path), report=report, label_names=NAMES)
+    return model, x, report, path
+
+
+def _probabilities(name, network):
+    outputs = network.predict(X, verbose=0)
+    if name == "sigmoid":
+        return np.concatenate([1.0 - outputs, outputs], axis=-1)
+    if name == "softmax":
+        return outputs
+    exponentials = np.exp(outputs.astype("float64"))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("name", ["logits", "softmax", "sigmoid", "plain"])
+@pytest.mark.parametrize("size", BATCH_SIZES)
+def test_another_process_gets_the_probabilities_of_keras(networks, served, name, size):
+    expected = _probabilities(name, networks[name])[:size]
+    found = served[f"{name}/{size}/serving_default/probabilities"]
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    label = served[f"{name}/{size}/serving_default/label"]
+    assert label.dtype == np.int64
+    np.testing.assert_array_equal(label, expected.argmax(axis=-1))
+
+
+@pytest.mark.parametrize("name", ["logits", "softmax", "sigmoid", "plain"])
+def test_another_process_gets_logits_and_their_gradient(networks, served, name):
+    logits = served[f"{name}/8/logits/logits"]
+    exponentials = np.exp(logits.astype("float64"))
+    np.testing.assert_allclose(
+        exponentials / exponentials.sum(axis=-1, keepdims=True),
+        _probabilities(name, networks[name]),
+        atol=1e-5,
+    )
+    layers = networks[name].layers
+    x = tf.constant(X)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        scores = layers[1](x) @ layers[2].kernel + layers[2].bias
+        total = tf.reduce_sum(scores[:, -1])
+    expected = tape.gradient(total, x).numpy()
+    assert np.abs(expected).max() > 0.01
+    np.testing.assert_allclose(served[f"{name}/gradient"], expected, atol=1e-5)
+
+
+def test_signatures(named):
+    _, _, _, path = named
+    loaded = tf.saved_model.load(str(path))
+    assert sorted(loaded.signatures) == ["logits", "serving_default"]
+    serving, logits = (loaded.signatures[name] for name in ("serving_default", "logits"))
+    expected = tf.TensorSpec((None, 4), tf.float32, name="features")
+    assert serving.structured_input_signature[1] == {"features": expected}
+    assert logits.structured_input_signature[1] == {"features": expected}
+    shapes = {
+        key: (spec.shape.as_list(), spec.dtype) for key, spec in serving.structured_outputs.items()
+    }
+    assert shapes == {
+        "probabilities": ([None, 3], tf.float32),
+        "label": ([None], tf.int64),
+        "label_name": ([None], tf.string),
+    }
+    assert sorted(logits.structured_outputs) == ["logits"]
+
+
+def test_label_names(named):
+    model, x, _, path = named
+    loaded = tf.saved_model.load(str(path))
+    found = loaded.signatures["serving_default"](features=tf.constant(x))["label_name"]
+    labels = model.predict(x, verbose=0).argmax(axis=-1)
+    assert len(set(labels)) > 1
+    assert [name.decode() for name in found.numpy()] == [NAMES[label] for label in labels]
+
+
+def test_the_report_goes_along(named):
+    _, _, report, path = named
+    plain = json.loads((path / "assets.extra" / "robustness.json").read_text())
+    assert kr.RobustnessReport.from_dict(plain) == report
+
+
+def test_the_folder_is_complete_readable_and_alone(named):
+    path = named[-1]
+    names = sorted(item.name for item in path.iterdir())
+    assert names == ["assets", "assets.extra", "fingerprint.pb", "saved_model.pb", "variables"]
+    assert [item.name for item in path.parent.iterdir()] == ["1"]
+    assert path.stat().st_mode & 0o777 == 0o755
+
+
+def test_returns_the_path_and_makes_its_parents(tmp_path):
+    wanted = tmp_path / "models" / "digits" / "3"
+    assert kr.export_saved_model(_simple(), str(wanted)) == wanted
+    assert wanted.is_dir()
+
+
+def test_reduced_precision_is_served_as_float32(tmp_path):
+    model = keras.Sequential(
+        [keras.Input((4,), name="x"), keras.layers.Dense(3, dtype="mixed_bfloat16")]
+    )
+    path = kr.export_saved_model(model, tmp_path / "1")
+    x = np.random.default_rng(0).uniform(size=(5, 4)).astype("float32")
+    loaded = tf.saved_model.load(str(path))
+    found = loaded.signatures["serving_default"](x=tf.constant(x))["probabilities"]
+    assert found.dtype == tf.float32
+    expected = tf.nn.softmax(tf.cast(model(x), tf.float32))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_models_with_a_loss_of_their_own(tmp_path):
+    model = _simple(name="x")
+    model.compile("sgd", kr.losses.Margin())
+    loaded = tf.saved_model.load(str(kr.export_saved_model(model, tmp_path / "1")))
+    x = np.ones((2, 4), "float32")
+    found = loaded.signatures["logits"](x=tf.constant(x))["logits"]
+    np.testing.assert_allclose(found, model(x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_an_existing_path_is_refused_and_left_alone(tmp_path, kind):
+    path = tmp_path / "1"
+    if kind == "folder":
+        path.mkdir()
+        (path / "saved_model.pb").write_text("old")
+    else:
+        path.write_text("old")
+    with pytest.raises(FileExistsError, match=f"never changed: give a new folder.*path='{path}'"):
+        kr.export_saved_model(_simple(), path)
+    assert (path / "saved_model.pb" if kind == "folder" else path).read_text() == "old"
+    assert [item.name for item in tmp_path.iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()])
+def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path, monkeypatch, error):
+    seen = []
+
+    def write_out(archive, folder, **arguments):
+        pathlib.Path(folder, "saved_model.pb").write_text("half")
+        seen.extend(item.name for item in tmp_path.iterdir())
+        raise error
+
+    archive = type(keras.export.ExportArchive())
+    monkeypatch.setattr(archive, "write_out", write_out)
+    with pytest.raises(type(error)):
+        kr.export_saved_model(_simple(), tmp_path / "1")
+    assert list(tmp_path.iterdir()) == []
+    # A server looks for folders whose names are numbers.
+    assert len(seen) == 1
+    assert seen[0].startswith(".1.")
+
+
+def test_a_report_that_cannot_be_written_leaves_nothing_behind(tmp_path):
+    class Broken:
+        def to_dict(self):
+            return {"not": object()}
+
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        kr.export_saved_model(_simple(), tmp_path / "1", report=Broken())
+    assert list(tmp_path.iterdir()) == []
+
+
+def _two_inputs():
+    inputs = [keras.Input((4,)), keras.Input((4,))]
+    return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Add()(inputs)))
+
+
+class _Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.head = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.head(x)
+
+
+def _built():
+    model = _Subclassed()
+    model(np.zeros((1, 4), "float32"))
+    return model
+
+
+def _regression():
+    model = _simple()
+    model.compile("sgd", "mse")
+    return model
+
+
+@pytest.mark.parametrize(
+    "make,message",
+    [
+        (lambda: keras.Sequential([keras.layers.Dense(3)]), "^Expected a built keras.Model: call"),
+        (_Subclassed, "^Expected a built keras.Model"),
+        (lambda: lambda x: x, "^Expected a built keras.Model.*Received: <function"),
+        (_two_inputs, "^Expected a Sequential or Functional model.*Functional with 2 inputs"),
+        (_built, r"`keras.Model\(inputs, model\(inputs\)\)`. Received: _Subclassed with 0 inputs"),
+        (_regression, "^Expected one classification output.*under the loss 'mean_squared_error'"),
+    ],
+)
+def test_models_that_are_refused(tmp_path, make, message):
+    with pytest.raises(ValueError, match=message):
+        kr.export_saved_model(make(), tmp_path / "1")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["a", "b", "c", "d"], []])
+def test_a_wrong_number_of_names(tmp_path, names):
+    message = f"Expected 3 label names, one for each class. Received: {len(names)} names"
+    with pytest.raises(ValueError, match=message):
+        kr.export_saved_model(_simple(), tmp_path / "1", label_names=names)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_model_is_left_as_it_was(tmp_path):
+    model = _model(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    before = model.get_weights()
+    kr.export_saved_model(model, tmp_path / "1")
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    history = model.fit(X, np.zeros(8, "int64"), verbose=0)
+    assert sorted(history.history) == ["loss"]

@@ -1,0 +1,1 @@
+"""Oracles and cases that several tests share."""

@@ -1,0 +1,72 @@
+"""The command line programs: imported next to each other, and run many times in one process."""
+
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import typing
+
+from absl import flags
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+# The process of the programs: it starts TensorFlow once, which takes longer than all the rest.
+_RUNNER = """
+import contextlib, importlib, io, json, sys
+
+from absl import flags
+
+program = importlib.import_module(f"apps.{sys.argv[1]}")
+results = []
+for arguments in json.load(sys.stdin):
+    sys.argv = [sys.argv[0], *arguments]
+    flags.FLAGS.unparse_flags()
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            program.run_main()
+        except SystemExit as exit:
+            code = exit.code or 0
+    results.append([code, out.getvalue(), err.getvalue()])
+print(json.dumps(results))
+"""
+
+
+class Done(typing.NamedTuple):
+    """How a program ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def load(name):
+    """Imports `apps.NAME` without its flags: two programs define flags of the same name."""
+    before = set(flags.FLAGS)
+    module = importlib.import_module(f"apps.{name}")
+    for flag in set(flags.FLAGS) - before:
+        delattr(flags.FLAGS, flag)
+    return module
+
+
+def run(name, *arguments):
+    """Runs `python -m apps.NAME` as a user does, and returns `Done`."""
+    return _run([sys.executable, "-m", f"apps.{name}", *arguments])
+
+
+def run_all(name, commands):
+    """Runs a program once for each list of arguments, all in one process; a list of `Done`."""
+    done = _run([sys.executable, "-c", _RUNNER, name], input=json.dumps(commands))
+    if done.code != 0 or done.stderr:
+        raise RuntimeError(f"The programs ended with {done.code}: {done.stderr}")
+    return [Done(*result) for result in json.loads(done.stdout)]
+
+
+def _run(command, **arguments):
+    variables = {name: os.environ[name] for name in os.environ if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300, **arguments
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
