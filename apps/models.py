@@ -49,7 +49,7 @@ def build(name, dataset, learning_rate):
     if name == SMALL_CNN:
         model = small_cnn(dataset.input_shape, dataset.num_classes)
     else:
-        model = load_keras(name)
+        model = load_keras(name, expected=f"{SMALL_CNN!r} or the path of a .keras file")
     check_fit(model, dataset)
     loss = model.loss
     if loss is None:
@@ -60,12 +60,10 @@ def build(name, dataset, learning_rate):
     return model
 
 
-def load_keras(path):
+def load_keras(path, expected="the path of a .keras file"):
     """Reads a `.keras` file; says in one line what is wrong with it if it cannot."""
     if not pathlib.Path(path).is_file():
-        raise ValueError(
-            f"Expected {SMALL_CNN!r} or the path of a .keras file. Received: --model={path}"
-        )
+        raise ValueError(f"Expected {expected}. Received: --model={path}")
     try:
         return keras.models.load_model(path)
     except Exception as error:
@@ -76,7 +74,7 @@ def load_keras(path):
 def load_for_attack(path):
     """Reads a `.keras` file, or a SavedModel of `keras_robust.export_saved_model` as a callable."""
     if not pathlib.Path(path).is_dir():
-        return load_keras(path)
+        return load_keras(path, expected="a .keras file or the folder of a SavedModel")
     try:
         loaded = tf.saved_model.load(path)
     except Exception as error:

@@ -78,8 +78,8 @@ class Attack:
             verbose: bool, whether to show a progress bar.
 
         Raises:
-            ValueError: for empty, non-finite or out-of-bounds inputs and for labels that do not
-                fit.
+            ValueError: for empty, non-finite or out-of-bounds inputs, and for another number of
+                labels than of examples.
         """
         threat_model = threat_models.get(threat_model)
         if backend.is_symbolic(x):
@@ -127,6 +127,10 @@ class Attack:
         if isinstance(config.get("loss"), dict):
             config["loss"] = keras.saving.deserialize_keras_object(config["loss"])
         return cls(**config)
+
+    def __getstate__(self):
+        # Compiled functions cannot be copied; they are made again when needed.
+        return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
     def __repr__(self):
         arguments = ", ".join(f"{key}={value!r}" for key, value in self._arguments().items())

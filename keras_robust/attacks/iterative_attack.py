@@ -63,6 +63,12 @@ class IterativeAttack(Attack):
                 f"Received: num_restarts={num_restarts}, random_start={random_start!r}, "
                 f"loss={loss!r}"
             )
+        if loss == "kl" and (targeted or not random_start):
+            raise ValueError(
+                'The loss "kl" has no gradient at the clean example, so that it needs a random '
+                f"start, and no targets. Received: random_start={random_start!r}, "
+                f"targeted={targeted!r}"
+            )
         self.num_steps = num_steps
         self.step_size = step_size
         self.random_start = random_start

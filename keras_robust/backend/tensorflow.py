@@ -80,7 +80,8 @@ def normal(shape, seed):
 def _draw(sampler, shape, seed):
     if len(seed.shape) == 1:
         return sampler(shape, seed)
-    drawn = tf.map_fn(lambda one: sampler(shape[1:], one), seed, fn_output_signature=tf.float32)
+    draw = tf.autograph.experimental.do_not_convert(lambda one: sampler(shape[1:], one))
+    drawn = tf.map_fn(draw, seed, fn_output_signature=tf.float32)
     return tf.ensure_shape(drawn, (None, *drawn.shape[1:]))
 
 

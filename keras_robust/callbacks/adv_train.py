@@ -17,6 +17,7 @@ _FIRST_STEPS = 100  # Before them no accuracy is expected.
 _SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
 
 
+@keras.saving.register_keras_serializable(package="keras_robust")
 class AdvTrain(keras.callbacks.Callback):
     """Trains a compiled Keras model on adversarial examples, for the length of one `fit`.
 

@@ -126,8 +126,13 @@ def test_check_fit(shape, classes):
 
 def test_load_keras_says_what_is_wrong(tmp_path):
     missing = tmp_path / "missing.keras"
-    with pytest.raises(ValueError, match=f"or the path of a .keras file. .* --model={missing}"):
-        models.load_keras(str(missing))
+    for load, expected in (
+        (models.load_keras, "the path of a .keras file"),
+        (lambda path: models.build(path, DATASET, 0.1), "'small_cnn' or the path of a .keras file"),
+        (models.load_for_attack, "a .keras file or the folder of a SavedModel"),
+    ):
+        with pytest.raises(ValueError, match=f"^Expected {expected}. Received: --model={missing}$"):
+            load(str(missing))
     corrupt = tmp_path / "corrupt.keras"
     corrupt.write_text("nothing")
     with pytest.raises(ValueError, match=f"^The file {corrupt} is not a readable Keras model: .+"):

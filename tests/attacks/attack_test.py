@@ -1,5 +1,7 @@
+import copy
 import gc
 import json
+import pickle
 import weakref
 
 import keras
@@ -277,3 +279,13 @@ def test_a_seed_inside_a_traced_function_is_a_number_or_a_tensor():
     found = [traced(x, seed).numpy() for seed in (1, 2, tf.constant([1, 0]))]
     np.testing.assert_allclose(found[0], found[2], rtol=0, atol=1e-6)
     assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+def test_a_used_attack_can_be_copied_and_pickled():
+    x = np.full((2, 3), 0.5, "float32")
+    attack = kr.attacks.PGD(num_steps=2)
+    expected = attack(lambda x: x, x, np.array([0, 1]), kr.Linf(0.1))
+    for again in (copy.deepcopy(attack), pickle.loads(pickle.dumps(attack))):
+        np.testing.assert_array_equal(
+            again(lambda x: x, x, np.array([0, 1]), kr.Linf(0.1)), expected
+        )

@@ -189,3 +189,15 @@ def test_step_size_is_a_number_or_a_string(step_size):
 def test_bad_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         PGD(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "received"),
+    [
+        (lambda: kr.attacks.BIM(loss="kl"), "random_start=False"),
+        (lambda: kr.attacks.PGD(loss="kl", targeted=True), "targeted=True"),
+    ],
+)
+def test_the_divergence_needs_a_random_start_and_no_target(make, received):
+    with pytest.raises(ValueError, match=f'The loss "kl" has no gradient.*{received}'):
+        make()

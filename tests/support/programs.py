@@ -1,14 +1,11 @@
-"""The command line programs: imported next to each other, and run many times in one process."""
+"""The command line programs as a user starts them, once or many times in one process."""
 
-import importlib
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import typing
-
-from absl import flags
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -19,9 +16,11 @@ import contextlib, importlib, io, json, sys
 from absl import flags
 
 program = importlib.import_module(f"apps.{sys.argv[1]}")
-results = []
+results, others = [], set(flags.FLAGS)
 for arguments in json.load(sys.stdin):
     sys.argv = [sys.argv[0], *arguments]
+    for name in set(flags.FLAGS) - others:
+        delattr(flags.FLAGS, name)
     flags.FLAGS.unparse_flags()
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -40,15 +39,6 @@ class Done(typing.NamedTuple):
     code: int
     stdout: str
     stderr: str
-
-
-def load(name):
-    """Imports `apps.NAME` without its flags: two programs define flags of the same name."""
-    before = set(flags.FLAGS)
-    module = importlib.import_module(f"apps.{name}")
-    for flag in set(flags.FLAGS) - before:
-        delattr(flags.FLAGS, flag)
-    return module
 
 
 def run(name, *arguments):

@@ -1,0 +1,135 @@
+import sys
+
+import keras
+import matplotlib.image
+import numpy as np
+import pytest
+
+import keras_robust as kr
+from apps import evaluate
+from apps import models
+from keras_robust import datasets
+from tests.support import programs
+
+FLAGS = ["--evaluation_steps=2", "--evaluation_restarts=1", "--evaluation_examples=40"]
+ERROR_CASES = [
+    ("", "flag --model=None: Flag --model must have a value other than None."),
+    ("--model={folder}/missing", "Received: --model={folder}/missing"),
+    ("--model={folder}/corrupt.keras", "corrupt.keras is not a readable Keras model: "),
+    ("--model={folder}", "The folder {folder} is not a readable SavedModel"),
+    ("--model={folder}/other.keras", "The data set digits needs a model from (None, 8, 8, 1)"),
+    ("--model={folder}/model.keras --dataset=no_such_images", "no_such_images"),
+    ("--model={folder}/model.keras --threat_model=l0", "flag --threat_model=l0: "),
+    ("--model={folder}/model.keras --epsilon=1/0", "Received: epsilon='1/0'"),
+    ("--model={folder}/model.keras --output_dir={folder}/corrupt.keras/out", "corrupt.keras"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The same network as a .keras file and as a SavedModel, and files that are wrong."""
+    keras.utils.set_random_seed(1)
+    folder = tmp_path_factory.mktemp("evaluate")
+    dataset = datasets.load("digits")
+    network = models.small_cnn(dataset.input_shape, dataset.num_classes)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    network.compile(keras.optimizers.Adam(0.01), loss)
+    network.fit(*dataset.train, batch_size=128, epochs=2, verbose=0)
+    network.save(folder / "model.keras")
+    kr.export_saved_model(network, folder / "saved" / "1")
+    (folder / "corrupt.keras").write_text("nothing")
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(folder / "other.keras")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    """What the program says to every command line."""
+    commands = [
+        [f"--model={folder}/model.keras", f"--output_dir={folder}/keras", *FLAGS],
+        [f"--model={folder}/saved/1", f"--output_dir={folder}/served", *FLAGS],
+        [f"--model={folder}/model.keras", "--epsilon=0.02", "--threat_model=l2", *FLAGS],
+        ["--help"],
+    ]
+    commands += [[*FLAGS, *case.format(folder=folder).split()] for case, _ in ERROR_CASES]
+    return programs.run_all("evaluate", commands)
+
+
+def test_both_formats_have_the_same_accuracies(folder, results):
+    for result in results[:2]:
+        assert (result.code, result.stderr) == (0, "")
+    reports = [
+        kr.RobustnessReport.load(folder / name / "report.json") for name in ("keras", "served")
+    ]
+    assert reports[0].clean_accuracy == reports[1].clean_accuracy > 0.7
+    assert reports[0].robust_accuracy == reports[1].robust_accuracy
+    accuracies = [[attack.accuracy for attack in report.attacks] for report in reports]
+    assert accuracies[0] == accuracies[1]
+    tables = [result.stdout.splitlines()[:-1] for result in results[:2]]
+    assert tables[0] == tables[1]
+
+
+def test_the_report_is_what_the_library_says(folder, results):
+    x, y = (part[:40] for part in datasets.load("digits").test)
+    network = keras.models.load_model(folder / "model.keras")
+    suite = [
+        attack.clone(num_steps=2, num_restarts=1) for attack in kr.evaluation.standard_attacks()
+    ]
+    expected = kr.evaluate(network, (x, y), kr.Linf(0.15), suite)
+    found = kr.RobustnessReport.load(folder / "keras" / "report.json")
+    assert found.robust_accuracy == expected.robust_accuracy
+    assert found.confidence == expected.confidence
+    assert (found.num_examples, found.seed) == (40, 0)
+    assert found.threat_model["config"]["epsilon"] == "0.15"
+    assert found.robust_accuracy < found.clean_accuracy
+
+
+def test_files_and_output(folder, results):
+    for result, name in zip(results[:2], ("keras", "served"), strict=True):
+        assert "Linf, epsilon 0.15, 40 examples" in result.stdout
+        assert result.stdout.splitlines()[-1] == f"Written to {folder / name}"
+        found = {item.name for item in (folder / name).iterdir()}
+        assert found == {"report.json", "examples.png"}
+        assert matplotlib.image.imread(folder / name / "examples.png").ndim == 3
+
+
+def test_without_an_output_folder_nothing_is_written(folder, results):
+    result = results[2]
+    assert (result.code, result.stderr) == (0, "")
+    assert "L2, epsilon 0.02, 40 examples" in result.stdout
+    assert "Written" not in result.stdout
+
+
+def test_help(results):
+    assert (results[3].code, results[3].stderr) == (0, "")
+    assert results[3].stdout.startswith("Attacks a trained classifier and prints what is left")
+    assert "--evaluation_restarts" in results[3].stdout
+
+
+@pytest.mark.parametrize("index", range(len(ERROR_CASES)), ids=[case[0] for case in ERROR_CASES])
+def test_failures_are_one_line(folder, results, index):
+    result, message = results[4 + index], ERROR_CASES[index][1].format(folder=folder)
+    assert result.code == 1
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_run_returns_the_report_and_needs_no_matplotlib(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    dataset = datasets.load("digits")
+    report = evaluate.run(
+        models.load_for_attack(str(folder / "model.keras")),
+        dataset,
+        kr.Linf(0.05),
+        [kr.attacks.FGSM()],
+        num_examples=10,
+        batch_size=4,
+        seed=3,
+        output_dir=str(tmp_path / "out"),
+    )
+    assert (report.num_examples, report.seed) == (10, 3)
+    np.testing.assert_array_equal(report.y, dataset.test[1][:10])
+    assert [item.name for item in (tmp_path / "out").iterdir()] == ["report.json"]
+    assert "pip install 'keras_robust[plots]'" in capsys.readouterr().out

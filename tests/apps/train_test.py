@@ -1,0 +1,336 @@
+import json
+
+import keras
+import matplotlib.image
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_robust as kr
+from apps import models
+from apps import train
+from keras_robust import datasets
+from tests.support import programs
+
+SETTINGS = {
+    "dataset": "digits",
+    "model": "small_cnn",
+    "epochs": 2,
+    "batch_size": 64,
+    "learning_rate": 2e-3,
+    "seed": 0,
+    "threat_model": "linf",
+    "epsilon": None,
+    "attack": "pgd",
+    "num_steps": 1,
+    "objective": "adversarial",
+    "warmup": "20%",
+    "evaluation_steps": 1,
+    "evaluation_restarts": 1,
+    "evaluation_examples": 20,
+}
+ERROR_CASES = [
+    ("--epochs=0", "flag --epochs=0: "),
+    ("--batch_size=many", "flag --batch_size=many: "),
+    ("--objective=madry", "flag --objective=madry: value should be one of <adversarial|"),
+    ("--warmup=soon", "Argument `warmup` must be a percentage of the training"),
+    ("--epsilon=8", "Argument `epsilon` is as large as the box of valid inputs"),
+    ("--attack=fgsm --num_steps=3", "Received: --attack=fgsm --num_steps=3"),
+    ("--dataset=no_such_images", "no_such_images"),
+    ("--model={folder}/missing.keras", "Received: --model={folder}/missing.keras"),
+    ("--model={folder}/file", "The file {folder}/file is not a readable Keras model: "),
+    ("--model={folder}/other.keras", "The data set digits needs a model from (None, 8, 8, 1)"),
+    ("--output_dir={folder}/file/runs", "{folder}/file"),
+    ("--checkpoint_dir={folder}/file/checkpoints", "{folder}/file"),
+    ("--checkpoint_dir={folder}/old --seed=1", "where --epochs was 2, --seed was 0"),
+    ("more", "Expected flags only, --name=value. Received: more"),
+]
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    """The first digits only."""
+    digits = datasets.load("digits")
+    parts = {"train": 200, "validation": 40, "test": 40}
+    return digits._replace(
+        **{name: tuple(a[:size] for a in getattr(digits, name)) for name, size in parts.items()}
+    )
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A training as a user starts it, and the folder that it wrote to."""
+    folder = tmp_path_factory.mktemp("train") / "new" / "run"
+    result = programs.run(
+        "train",
+        "--epochs=1",
+        "--num_steps=1",
+        "--evaluation_steps=2",
+        "--evaluation_restarts=1",
+        "--evaluation_examples=50",
+        f"--output_dir={folder}",
+    )
+    return result, folder
+
+
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory):
+    """What the program says to every wrong command line."""
+    folder = tmp_path_factory.mktemp("failures")
+    (folder / "file").write_text("nothing")
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(folder / "other.keras")
+    (folder / "old").mkdir()
+    (folder / "old" / "settings.json").write_text(json.dumps(SETTINGS))
+    commands = [
+        [f"--output_dir={folder}/run", "--epochs=1", *arguments.format(folder=folder).split()]
+        for arguments, _ in ERROR_CASES
+    ]
+    results = programs.run_all("train", [*commands, ["--help"]])
+    return folder, results
+
+
+def test_a_training_ends_well_and_in_silence(done):
+    result, _ = done
+    assert (result.code, result.stderr) == (0, "")
+
+
+def test_a_training_prints_what_it_does(done):
+    result, folder = done
+    lines = result.stdout.splitlines()
+    order = [
+        lines.index("Training the undefended model:"),
+        lines.index("Training the hardened model:"),
+        lines.index("Attacking the undefended model:"),
+        lines.index("Attacking the hardened model:"),
+    ]
+    assert order == sorted(order)
+    undefended, hardened = lines[order[0] + 1], lines[order[1] + 1]
+    assert "val_accuracy" in undefended
+    assert "adv_accuracy" not in undefended
+    assert "val_adv_accuracy" in hardened
+    assert "Linf, epsilon 0.15, 50 examples" in result.stdout
+    written = "model.keras, saved_model/1, report.json, examples.png"
+    assert lines[-1] == f"Written to {folder}: {written}"
+
+
+def test_a_training_writes_what_it_says(done):
+    _, folder = done
+    expected = {"model.keras", "saved_model", "report.json", "report_undefended.json"}
+    assert {item.name for item in folder.iterdir()} == {*expected, "examples.png"}
+    assert [item.name for item in (folder / "saved_model").iterdir()] == ["1"]
+    assert matplotlib.image.imread(folder / "examples.png").shape[:2] == (5 * 315, 900)
+
+
+def test_reports_are_about_the_saved_model(done):
+    result, folder = done
+    model = keras.models.load_model(folder / "model.keras")
+    x, y = (part[:50] for part in datasets.load("digits").test)
+    report = kr.RobustnessReport.load(folder / "report.json")
+    accuracy = np.mean(model.predict(x, verbose=0).argmax(axis=-1) == y)
+    assert report.clean_accuracy == pytest.approx(accuracy)
+    assert report.num_examples == 50
+    strengths = [(a.settings["num_steps"], a.settings["num_restarts"]) for a in report.attacks]
+    assert strengths == [(2, 1), (2, 1)]
+    undefended = kr.RobustnessReport.load(folder / "report_undefended.json")
+    assert undefended.clean_accuracy > report.clean_accuracy
+    row = next(line for line in result.stdout.splitlines() if "robust (worst case)" in line)
+    shares = [f"{one.robust_accuracy:.1%}" for one in (undefended, report)]
+    assert [cell.strip() for cell in row.split("│")[2:4]] == shares
+
+
+def test_the_saved_model_serves_the_saved_model(done):
+    _, folder = done
+    model = keras.models.load_model(folder / "model.keras")
+    x = datasets.load("digits").test[0][:5]
+    loaded = tf.saved_model.load(str(folder / "saved_model" / "1"))
+    found = loaded.signatures["serving_default"](images=tf.constant(x))
+    np.testing.assert_allclose(
+        found["probabilities"], keras.ops.softmax(model.predict(x, verbose=0)), atol=1e-5
+    )
+    names = [str(label).encode() for label in found["label"].numpy()]
+    assert found["label_name"].numpy().tolist() == names
+    written = folder / "saved_model" / "1" / "assets.extra" / "robustness.json"
+    assert kr.RobustnessReport.load(written) == kr.RobustnessReport.load(folder / "report.json")
+
+
+@pytest.mark.parametrize("index", range(len(ERROR_CASES)), ids=[case[0] for case in ERROR_CASES])
+def test_failures_are_one_line(failures, index):
+    folder, results = failures
+    result, message = results[index], ERROR_CASES[index][1].format(folder=folder)
+    assert result.code == 1
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stdout + result.stderr
+    assert "Training the" not in result.stdout or "--model" in ERROR_CASES[index][0]
+
+
+def test_failures_leave_no_results(failures):
+    folder, _ = failures
+    assert (folder / "file").read_text() == "nothing"
+    assert sorted(item.name for item in folder.iterdir()) == ["file", "old", "other.keras", "run"]
+    assert list((folder / "run").iterdir()) == []
+    assert json.loads((folder / "old" / "settings.json").read_text()) == SETTINGS
+
+
+def test_help(failures):
+    result = failures[1][-1]
+    assert (result.code, result.stderr) == (0, "")
+    assert result.stdout.startswith("Trains a classifier to resist adversarial examples")
+    for name in (*SETTINGS, "data_dir", "checkpoint_dir", "output_dir"):
+        assert f"--{name}" in result.stdout.replace("--[no]", "--")
+
+
+def _optimizer(iterations):
+    optimizer = keras.optimizers.SGD()
+    optimizer.iterations.assign(iterations)
+    return optimizer
+
+
+def _order(batches):
+    batches.on_epoch_begin()
+    return np.concatenate([batches[i][1] for i in range(len(batches))])
+
+
+def _batches(iterations, seed=3, batch_size=4):
+    x, y = np.arange(10)[:, None] * 2.0, np.arange(10)
+    return train.ShuffledBatches(
+        x, y, batch_size=batch_size, seed=seed, optimizer=_optimizer(iterations)
+    )
+
+
+def test_batches_cover_the_data_once():
+    batches = _batches(0)
+    batches.on_epoch_begin()
+    assert len(batches) == 3
+    assert [len(batches[i][0]) for i in range(3)] == [4, 4, 2]
+    for i in range(3):
+        x, y = batches[i]
+        np.testing.assert_array_equal(x[:, 0], 2.0 * y)
+    np.testing.assert_array_equal(np.sort(_order(batches)), np.arange(10))
+
+
+def test_the_order_depends_on_the_seed_and_the_epoch_alone():
+    first = _order(_batches(0))
+    np.testing.assert_array_equal(_order(_batches(2)), first)
+    assert np.any(_order(_batches(3)) != first)
+    assert np.any(_order(_batches(0, seed=4)) != first)
+    used = _batches(0)
+    _order(used)
+    used.optimizer.iterations.assign(3)
+    np.testing.assert_array_equal(_order(used), _order(_batches(3)))
+
+
+class _Kill(keras.callbacks.Callback):
+    """Ends the training after some epochs, or in the middle of the next."""
+
+    def __init__(self, epoch, batch):
+        super().__init__()
+        self.when = (epoch, batch)
+        self.epoch = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.epoch, batch) == self.when:
+            raise RuntimeError("killed")
+
+
+def _fit(dataset, callbacks=(), checkpoint_dir=None, objective="adversarial"):
+    keras.utils.set_random_seed(0)
+    model = models.build("small_cnn", dataset, 2e-3)
+    attack = kr.attacks.PGD(num_steps=2)
+    defence = kr.AdvTrain(kr.Linf(0.1), attack=attack, objective=objective, warmup="75%", seed=5)
+    train.train(
+        model,
+        dataset,
+        epochs=4,
+        batch_size=64,
+        seed=0,
+        callbacks=[defence, *callbacks],
+        checkpoint_dir=checkpoint_dir,
+    )
+    return model
+
+
+@pytest.mark.parametrize("batch", [0, 2])
+def test_a_killed_training_goes_on_to_the_same_weights(dataset, tmp_path, batch):
+    expected = _fit(dataset)
+    with pytest.raises(RuntimeError, match="killed"):
+        _fit(dataset, [_Kill(2, batch)], str(tmp_path))
+    # What was drawn before the second start must not matter.
+    np.random.default_rng(1).normal(size=10)
+    found = _fit(dataset, (), str(tmp_path))
+    assert int(found.optimizer.iterations) == int(expected.optimizer.iterations) == 16
+    for one, other in zip(found.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for one, other in zip(found.optimizer.variables, expected.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_finished_training_is_not_trained_again(dataset, tmp_path):
+    first, again = (_fit(dataset, (), str(tmp_path)) for _ in range(2))
+    assert int(again.optimizer.iterations) == 16
+    for one, other in zip(first.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture(scope="module")
+def runs(dataset, tmp_path_factory):
+    """Reports of two runs with the same settings and checkpoints, and their folder."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "load", lambda name, data_dir: dataset)
+        reports = [
+            train.run(SETTINGS, output_dir=str(folder / "out"), checkpoint_dir=str(folder / "old"))
+            for _ in range(2)
+        ]
+    return reports, folder
+
+
+def test_the_same_command_gives_the_same_numbers(runs):
+    (first, again), _ = runs
+    assert list(first) == ["undefended", "hardened"]
+    for name in first:
+        np.testing.assert_array_equal(first[name].logits, again[name].logits)
+        np.testing.assert_array_equal(first[name].adv_logits, again[name].adv_logits)
+
+
+def test_every_run_is_a_version_of_its_own(runs):
+    _, folder = runs
+    versions = sorted(item.name for item in (folder / "out" / "saved_model").iterdir())
+    assert versions == ["1", "2"]
+
+
+def test_the_checkpoints_know_their_settings(runs):
+    _, folder = runs
+    assert json.loads((folder / "old" / "settings.json").read_text()) == SETTINGS
+    names = sorted(item.name for item in (folder / "old").iterdir())
+    assert names == ["hardened", "settings.json", "undefended"]
+
+
+def test_a_file_of_the_user_is_hardened(dataset, tmp_path, monkeypatch):
+    model = models.small_cnn(dataset.input_shape, 10)
+    model = keras.Sequential([model, keras.layers.Softmax()])
+    model.save(tmp_path / "mine.keras")
+    monkeypatch.setattr(datasets, "load", lambda name, data_dir: dataset)
+    settings = {**SETTINGS, "model": str(tmp_path / "mine.keras"), "objective": "trades"}
+    train.run({**settings, "epochs": 1}, output_dir=str(tmp_path / "out"))
+    hardened = keras.models.load_model(tmp_path / "out" / "model.keras")
+    assert hardened.layers[-1].name == model.layers[-1].name
+    sums = hardened.predict(dataset.test[0], verbose=0).sum(axis=-1)
+    np.testing.assert_allclose(sums, 1.0, rtol=1e-5)
+
+
+def test_settings_reach_the_defence(dataset):
+    settings = {**SETTINGS, "attack": "bim", "num_steps": 4, "objective": "mixed", "warmup": "30"}
+    callback, validation = train._defence({**settings, "seed": 9}, dataset, kr.Linf(0.1))
+    assert isinstance(callback.attack, kr.attacks.BIM)
+    assert callback.attack.num_steps == 4
+    assert isinstance(callback.objective, kr.objectives.Mixed)
+    assert (callback.warmup, callback.seed) == (30, 9)
+    assert callback.threat_model.epsilon == validation.threat_model.epsilon == 0.1
+    np.testing.assert_array_equal(validation.y, dataset.validation[1])
+    percentage, _ = train._defence({**settings, "warmup": "30%"}, dataset, kr.Linf(0.1))
+    assert percentage.warmup == "30%"
