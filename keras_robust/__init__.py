@@ -2,6 +2,7 @@
 
 from keras_robust import attacks
 from keras_robust import callbacks
+from keras_robust import datasets
 from keras_robust import evaluation
 from keras_robust import losses
 from keras_robust import objectives
@@ -26,6 +27,7 @@ __all__ = [
     "__version__",
     "attacks",
     "callbacks",
+    "datasets",
     "evaluate",
     "evaluation",
     "export_saved_model",

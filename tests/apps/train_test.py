@@ -42,7 +42,7 @@ ERROR_CASES = [
     ("--model={folder}/other.keras", "The data set digits needs a model from (None, 8, 8, 1)"),
     ("--output_dir={folder}/file/runs", "{folder}/file"),
     ("--checkpoint_dir={folder}/file/checkpoints", "{folder}/file"),
-    ("--checkpoint_dir={folder}/old --seed=1", "where --epochs was 2, --seed was 0"),
+    ("--checkpoint_dir={folder}/old --seed=1", "{folder}/old, where --epochs was 2, --evaluation_"),
     ("more", "Expected flags only, --name=value. Received: more"),
 ]
 

@@ -1,26 +1,13 @@
-import subprocess
-import sys
-
 import numpy as np
+import pytest
 
 from keras_robust import datasets
-from keras_robust.datasets import digits
 
 
-def test_the_default_is_the_digits():
-    loaded, expected = datasets.load(), digits.load()
-    assert isinstance(loaded, datasets.Dataset)
-    assert loaded.name == expected.name == "digits"
-    np.testing.assert_array_equal(loaded.test[0], expected.test[0])
-
-
-def test_the_digits_do_without_tensorflow_datasets():
-    code = (
-        "import sys; sys.modules['tensorflow_datasets'] = None\n"  # Importing it fails.
-        "from keras_robust import datasets\n"
-        "print(len(datasets.load('digits').train[1]))\n"
-        "try: datasets.load('mnist')\n"
-        "except ImportError: print('not imported')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[:2] == ["1297", "not imported"]
+def test_fields_are_named_and_cannot_be_set():
+    pair = (np.zeros((1, 2, 2, 1), "float32"), np.zeros(1, "int64"))
+    dataset = datasets.Dataset("x", pair, pair, pair, 2, (2, 2, 1), ("a", "b"))
+    assert dataset.test[0].shape[1:] == dataset.input_shape
+    assert len(dataset.label_names) == dataset.num_classes
+    with pytest.raises(AttributeError):
+        dataset.name = "y"

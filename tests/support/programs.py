@@ -13,8 +13,10 @@ ROOT = pathlib.Path(__file__).parents[2]
 _RUNNER = """
 import contextlib, importlib, io, json, sys
 
+from absl import app
 from absl import flags
 
+app.define_help_flags()
 program = importlib.import_module(f"apps.{sys.argv[1]}")
 results, others = [], set(flags.FLAGS)
 for arguments in json.load(sys.stdin):
