@@ -56,6 +56,12 @@ def build(name, dataset, learning_rate):
         outputs = model(keras.ops.zeros((1, *dataset.input_shape)))
         from_logits = backend.keras_logits(outputs) is None
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+    if backend.Classifier(model).loss_name == "categorical_crossentropy":
+        raise ValueError(
+            "The labels of the data set are class indices: compile the model with "
+            "SparseCategoricalCrossentropy. "
+            f"Received: --model={name}, compiled with a loss of one-hot labels"
+        )
     model.compile(keras.optimizers.Adam(learning_rate), loss, metrics=["accuracy"])
     return model
 

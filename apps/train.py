@@ -219,7 +219,8 @@ def _write(model, reports, dataset, output_dir):
     )
     for name, path in (("hardened", "report.json"), ("undefended", "report_undefended.json")):
         reports[name].save(output_dir / path)
-    written = ["model.keras", str(saved_model.relative_to(output_dir)), "report.json"]
+    written = ["model.keras", str(saved_model.relative_to(output_dir))]
+    written += ["report.json", "report_undefended.json"]
     try:
         reports["undefended"].plot(str(output_dir / "examples.png"))
         written.append("examples.png")

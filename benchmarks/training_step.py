@@ -159,9 +159,7 @@ def summarise(seconds, steps, reference):
         name: {
             "milliseconds": round(1e3 * statistics.median(times) / steps, 2),
             "ratio": round(
-                statistics.median(
-                    t / r for t, r in zip(times, seconds[reference], strict=True)
-                ),
+                statistics.median(t / r for t, r in zip(times, seconds[reference], strict=True)),
                 3,
             ),
         }

@@ -20,7 +20,13 @@ def to_arrays(data, num_examples=None):
                 "Expected batches (x, y), with labels. "
                 f"Received: a batch of type {type(batch).__name__}"
             )
-        batches.append(tuple(np.asarray(part) for part in batch[:2]))
+        x, y = (np.asarray(part) for part in batch[:2])
+        if y.ndim == 0:
+            raise ValueError(
+                "Expected batches of examples: use `dataset.batch(256)`. "
+                f"Received: single examples, x of shape {x.shape} and y of shape ()"
+            )
+        batches.append((x, y))
         count += len(batches[-1][0])
         if num_examples is not None and count >= num_examples:
             break

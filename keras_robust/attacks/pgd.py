@@ -11,7 +11,8 @@ class PGD(IterativeAttack):
 
     `x_0` uniform in the ball, `x_{k+1} = project(x_k + step_size * sign(gradient))` in `Linf`; the
     normalised gradient in `L2`, the largest coordinates in `L1`. The attack of adversarial
-    training: 7 to 10 steps to train, 50 steps and 10 restarts to judge.
+    training: 7 to 10 steps to train, 50 steps and 10 restarts to judge. In `L2` a run covers 2.5
+    times the radius whatever `num_steps` is, and may end a little short; restarts close the gap.
 
     Deviations from the authors' code: called on data, it returns the best point that it met, as
     the field's evaluations do; in a train step the last one, as the authors do.

@@ -27,8 +27,9 @@ class AdvTrain(keras.callbacks.Callback):
 
     Arrays, `tf.data`, `keras.utils.PyDataset` and generators work, and so do sample and class
     weights, custom losses and `compute_loss`, gradient accumulation, mixed precision,
-    `steps_per_execution`, `jit_compile=True`, `run_eagerly=True` and `MirroredStrategy`. A model
-    with a `train_step` of its own, or with several inputs, is refused.
+    `steps_per_execution`, `jit_compile=True`, `run_eagerly=True` and `MirroredStrategy` (there
+    without XLA, `steps_per_execution` or accumulation, which Keras itself cannot do). A model with
+    a `train_step` of its own, or with several inputs, is refused.
 
     Logs: `loss` is the objective; `accuracy` and every other compiled metric is on clean examples;
     `adv_accuracy` is the accuracy under the training attack, with the current epsilon. It is not
@@ -240,7 +241,7 @@ def _uninstall(model):
 
 def _read(value):
     """Returns a Python float from a scalar variable or tensor."""
-    return float(keras.ops.add(value, 0))
+    return float(keras.ops.convert_to_tensor(value) + 0)
 
 
 def _current_fit(model):

@@ -90,3 +90,9 @@ def test_bounds_count_for_each_channel():
 
 def test_labels_may_be_missing():
     assert check_examples(X, None, kr.Linf(0.1))[1] is None
+
+
+def test_single_examples_are_refused():
+    data = tf.data.Dataset.from_tensor_slices((np.zeros((3, 2), "float32"), np.zeros(3, "int64")))
+    with pytest.raises(ValueError, match=r"Expected batches.*Received: single.*shape \(2,\)"):
+        to_arrays(data)

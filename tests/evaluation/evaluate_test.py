@@ -79,8 +79,9 @@ def test_robust_accuracy_is_the_worst_case_of_each_example():
     np.testing.assert_array_equal(report.attacks[1].robust, [1, 1, 0, 1, 0])
 
 
-def test_a_mistake_is_not_robust_even_if_an_attack_mends_it():
-    report = _evaluate(Fixed([0.0, 0.0, 0.0, 0.0, -0.3]))
+@pytest.mark.parametrize("move", [-0.3, 0.3])
+def test_a_mistake_is_not_robust_even_if_an_attack_mends_it(move):
+    report = _evaluate(Fixed([0.0, 0.0, 0.0, 0.0, move]))
     np.testing.assert_array_equal(report.attacks[0].robust, [1, 1, 1, 1, 0])
     assert report.robust_accuracy == 0.8
     # Its adversarial example stays the mistake that it was.
