@@ -95,7 +95,7 @@ def fit(callbacks):
     """Returns a contestant: Keras's `fit` with some callbacks."""
 
     def run(data, rounds, turns):
-        build().fit(data, epochs=rounds, verbose=0, callbacks=[*callbacks, turns])
+        build().fit(data, epochs=rounds, verbose=0, shuffle=False, callbacks=[*callbacks, turns])
 
     return run
 
