@@ -21,7 +21,7 @@ def define_data():
         "Data set: 'digits' (embedded), or the name of any image data set of TensorFlow Datasets.",
     )
     flags.DEFINE_string("data_dir", None, "Folder of the prepared TensorFlow data sets.")
-    flags.DEFINE_integer("batch_size", 64, "Examples in a batch.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 32, "Examples in a batch.", lower_bound=1)
     flags.DEFINE_integer(
         "seed",
         0,

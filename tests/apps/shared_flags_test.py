@@ -30,7 +30,7 @@ def test_defaults(parsed):
     assert parsed().flag_values_dict() == {
         "dataset": "digits",
         "data_dir": None,
-        "batch_size": 64,
+        "batch_size": 32,
         "seed": 0,
         "threat_model": "linf",
         "epsilon": None,
