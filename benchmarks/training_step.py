@@ -188,7 +188,8 @@ def main(_):
         table.add_row(name, f"{row['milliseconds']:.1f}", f"{row['ratio']:.3f}")
     Console().print(table)
     result = {
-        "command": "python -m benchmarks.training_step",
+        "command": "python -m benchmarks.training_step "
+        f"--rounds={_ROUNDS.value} --steps={steps} --batch_size={batch_size}",
         "rows": rows,
         "seconds_per_epoch": {n: [round(t, 4) for t in ts] for n, ts in seconds.items()},
         "settings": {"steps": steps, "batch_size": batch_size, "num_steps": _NUM_STEPS},

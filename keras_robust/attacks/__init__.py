@@ -12,6 +12,18 @@ from keras_robust.registry import Registry
 ALL = (BIM, FGSM, MomentumPGD, PGD)
 get = Registry("attack", Attack, ALL).get
 
+
+def get_untargeted(identifier):
+    """Returns the attack for `identifier`, which must need no target labels."""
+    attack = get(identifier)
+    if getattr(attack, "targeted", False) is True:
+        raise ValueError(
+            "Training and evaluation have no target labels: use targeted='least_likely', or call "
+            f"the attack itself. Received: {attack}"
+        )
+    return attack
+
+
 __all__ = [
     "ALL",
     "BIM",
@@ -22,4 +34,5 @@ __all__ = [
     "MomentumPGD",
     "PGD",
     "get",
+    "get_untargeted",
 ]

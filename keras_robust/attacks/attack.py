@@ -74,7 +74,7 @@ class Attack:
             y: labels `(n,)` or rows `(n, num_classes)`; `None` for the predictions of the model.
             threat_model: a `ThreatModel` or its name.
             batch_size: int, examples a batch. The result does not depend on it.
-            seed: int, or inside a traced function an int32 tensor `(2,)`.
+            seed: int, or inside a traced function a scalar, such as `optimizer.iterations`.
             verbose: bool, whether to show a progress bar.
 
         Raises:
@@ -83,7 +83,7 @@ class Attack:
         """
         threat_model = threat_models.get(threat_model)
         if backend.is_symbolic(x):
-            seed = ops.convert_to_tensor([seed, 0], "int32") if isinstance(seed, int) else seed
+            seed = ops.stack([ops.cast(seed, "int32"), 0])
             classifier = backend.Classifier(model)
             return self.perturb(classifier, x, y, threat_model, seed).x_adv
         found = self.run(
@@ -144,11 +144,12 @@ class Attack:
     def _compiled(self, model, threat_model, x, y):
         """Returns `search` compiled for `model`; kept as long as the model lives."""
         kept = self.__dict__.setdefault("_kept", weakref.WeakKeyDictionary())
-        loss, bounds = getattr(model, "loss", None), threat_model.get_config()["bounds"]
+        loss = getattr(model, "loss", None)
+        rules = {**threat_model.get_config(), "epsilon": None}
         # One function per shape of an example: TensorFlow would merge two into an unknown one.
         arrays = (x, y, threat_model.radius)
         shapes = tuple(None if a is None else (len(a.shape), *a.shape[1:]) for a in arrays)
-        key = (type(threat_model), repr(bounds), shapes, repr(loss))
+        key = (type(threat_model), repr(rules), shapes, repr(loss))
         functions = kept.setdefault(model, {})
         if key not in functions:
             functions[key] = self._compile(weakref.ref(model), threat_model)

@@ -13,7 +13,8 @@ class BIM(IterativeAttack):
     `targeted="least_likely"` it is the iterative least-likely class method.
 
     Deviations from the paper: there `step_size` is one grey level and `num_steps` is
-    `min(255 epsilon + 4, 1.25 * 255 epsilon)`; here the step is `epsilon / num_steps`.
+    `min(255 epsilon + 4, 1.25 * 255 epsilon)`; here the step is `epsilon / num_steps`. Called on
+    data, it returns the best point that it met, which may be `x`.
 
     Args:
         num_steps: int, gradient steps. Defaults to `10`.

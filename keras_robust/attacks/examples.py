@@ -3,6 +3,8 @@
 import numpy as np
 from keras import ops
 
+from keras_robust import backend
+
 
 def to_arrays(data, num_examples=None):
     """Returns `x` and `y` as arrays from `(x, y)` or from an iterable of batches `(x, y)`."""
@@ -10,8 +12,9 @@ def to_arrays(data, num_examples=None):
         raise ValueError(
             f"Argument `num_examples` must be at least 1. Received: num_examples={num_examples}"
         )
-    if isinstance(data, (tuple, list)) and len(data) >= 2 and hasattr(data[0], "shape"):
-        x, y = (np.asarray(part)[:num_examples] for part in data[:2])
+    is_pair = isinstance(data, (tuple, list)) and len(data) >= 2
+    if is_pair and hasattr(backend.single(data[0]), "shape"):
+        x, y = (np.asarray(backend.single(part))[:num_examples] for part in data[:2])
         return x, y
     batches, count = [], 0
     for batch in data:
@@ -20,7 +23,12 @@ def to_arrays(data, num_examples=None):
                 "Expected batches (x, y), with labels. "
                 f"Received: a batch of type {type(batch).__name__}"
             )
-        x, y = (np.asarray(part) for part in batch[:2])
+        x, y = (np.asarray(backend.single(part)) for part in batch[:2])
+        if x.dtype == object or y.dtype == object:
+            raise ValueError(
+                "Expected one input and one label per example. "
+                f"Received: batches of type {type(batch[0]).__name__} with several entries"
+            )
         if y.ndim == 0:
             raise ValueError(
                 "Expected batches of examples: use `dataset.batch(256)`. "

@@ -15,6 +15,7 @@ class FGSM(IterativeAttack):
     `targeted="least_likely"` it is the one-step attack of Kurakin et al. (2017).
 
     Deviations from the paper: none. Without labels the predictions of the model are used.
+    Called on data, it returns the best point that it met, which may be `x`.
 
     Args:
         targeted: `False`, away from `y`; `True`, towards `y`; `"least_likely"`, towards the class

@@ -9,6 +9,7 @@ LOSSES = (None, "compiled", *losses.FUNCTIONS)
 
 # Keeps small gradients of a float16 model out of the underflow; every step normalises it away.
 _FLOAT16_SCALE = 256.0
+_LARGE = 3e38
 
 
 def make_goal(classifier, x, y, loss, targeted):
@@ -52,7 +53,10 @@ def make_goal(classifier, x, y, loss, targeted):
         logits = classifier.logits(x_adv, y)
         hit = ops.equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), indices)
         success = hit if targeted is True else ops.logical_not(hit)
-        return sign * scale * function(goals, logits), success
+        values = sign * scale * function(goals, logits)
+        # What the model cannot compute is no success, and worse than anything it can.
+        finite = ops.logical_and(ops.isfinite(values), ops.all(ops.isfinite(logits), axis=-1))
+        return ops.where(finite, values, -_LARGE), ops.logical_and(success, finite)
 
     return score
 
@@ -64,9 +68,10 @@ def _compiled_goal(classifier, y, targeted):
             "and labels, and has no targets. "
             f"Received: loss={classifier.loss_name or None!r}, y={y!r}, targeted={targeted!r}"
         )
+    scale = _FLOAT16_SCALE if classifier.computes_in_float16 else 1.0
 
     def score(x_adv):
-        values = classifier.compiled_loss(x_adv, y)
+        values = scale * classifier.compiled_loss(x_adv, y)
         return values, ops.zeros(ops.shape(values), dtype="bool")
 
     return score

@@ -129,6 +129,8 @@ class IterativeAttack(Attack):
         for _ in range(self.eot_samples - 1):
             (more, success), another = backend.value_and_input_gradient(score, x_adv)
             loss, gradient = loss + more, gradient + another
+        # A NaN would spread to every later point; as a zero it counts as a blind gradient.
+        gradient = ops.where(ops.isfinite(gradient), gradient, 0.0)
         return (loss / self.eot_samples, success), gradient / self.eot_samples
 
 

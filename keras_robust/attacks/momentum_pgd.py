@@ -14,6 +14,7 @@ class MomentumPGD(IterativeAttack):
     norm taken per example. Perturbations transfer to other models better than those of `PGD`.
 
     Deviations from the paper: none; `random_start` and restarts are additions, off by default.
+    Called on data, it returns the best point that it met, which may be `x`.
 
     Args:
         num_steps: int, gradient steps. Defaults to `10`.

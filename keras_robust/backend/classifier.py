@@ -1,5 +1,6 @@
 """The user's model seen as a classifier: where its logits are, and whether it is one."""
 
+import contextlib
 import inspect
 import re
 
@@ -10,6 +11,14 @@ from keras import ops
 from keras_robust import backend
 
 _TINY = 1e-7
+_NO_PROBABILITIES = (
+    "The loss takes probabilities, but the outputs of the model do not sum to 1. Use a loss with "
+    "from_logits=True, or end the model with a softmax. Received: outputs from {} to {}"
+)
+_NO_LOGITS = (
+    "The loss takes logits, but the outputs of the model are probabilities: every row sums to 1. "
+    "Use from_logits=False, or remove the softmax. Received: outputs from {} to {}"
+)
 _BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy")
 
 
@@ -24,12 +33,12 @@ class Classifier:
     Args:
         model: a `keras.Model`, or a callable that maps a batch to outputs.
         pack: function that makes the inputs of the model, such as `{"image": x}`, from the tensor
-            `x` that is attacked. Defaults to `x` itself.
+            `x` that is attacked. Defaults to the form in which the model was built.
     """
 
-    def __init__(self, model, pack=lambda x: x):
+    def __init__(self, model, pack=None):
         self.model = model
-        self.pack = pack
+        self.pack = pack or _pack_for(model)
         self.num_calls = 0
         self.loss_name, self.from_logits, self._is_keras_loss = _read_loss(model)
 
@@ -90,21 +99,71 @@ class Classifier:
             logits = ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
         return logits
 
+    def misread(self, outputs, y=None):
+        """Tells logits taken for probabilities, and probabilities taken for logits.
+
+        Returns:
+            A scalar bool tensor, whether it is so for all of `outputs`, and a message with two
+            places for their smallest and largest value; or `None` if nothing can be wrong.
+        """
+        if not self.is_classification(outputs, y):
+            return None
+        outputs = single(outputs)
+        if backend.keras_logits(outputs) is not None or outputs.shape[-1] == 1:
+            return None
+        outputs = ops.cast(outputs, "float32")
+        sums = ops.sum(outputs, axis=-1)
+        are_rows = ops.logical_and(ops.all(outputs >= 0.0), ops.all(ops.abs(sums - 1.0) < 1e-3))
+        if self.from_logits is False:
+            return ops.logical_not(are_rows), _NO_PROBABILITIES
+        return are_rows, _NO_LOGITS
+
     def logits(self, x, y=None):
         """Returns float32 logits `(batch_size, num_classes)`, without training behaviour."""
         return self.to_logits(self(x), y)
 
     def compiled_loss(self, x, y):
-        """Returns the compiled loss of the batch, repeated with shape `(batch_size,)`."""
-        outputs = self(x)
-        loss = self.model.compute_loss(x=self.pack(x), y=y, y_pred=outputs, sample_weight=None)
+        """Returns the compiled loss of the batch, repeated with shape `(batch_size,)`.
+
+        Without regularisers, which are no business of an attacker.
+        """
+        with _untracked(self.model):
+            loss = self.model.compute_loss(x=self.pack(x), y=y, y_pred=self(x), sample_weight=None)
+        for regulariser in self.model.losses:
+            loss = loss - ops.sum(regulariser)
         return ops.ones((ops.shape(x)[0],)) * ops.cast(loss, "float32")
+
+
+def _pack_for(model):
+    """Returns what makes the inputs of a model that was built on a dict or list with one entry."""
+    try:
+        structure = model.input
+    except (AttributeError, ValueError):
+        return lambda x: x
+    if not keras.tree.is_nested(structure) or len(keras.tree.flatten(structure)) != 1:
+        return lambda x: x
+    return lambda x: keras.tree.pack_sequence_as(structure, [x])
 
 
 def single(structure):
     """Returns the one tensor in `structure`, such as `{"label": y}`, or else `structure` itself."""
     leaves = keras.tree.flatten(structure)
     return leaves[0] if len(leaves) == 1 else structure
+
+
+@contextlib.contextmanager
+def _untracked(model):
+    """Keeps the metrics in which Keras logs the loss of each output out of a computation."""
+    compiled = getattr(model, "_compile_loss", None)
+    metrics = getattr(compiled, "_metrics", None)
+    if not metrics:
+        yield
+        return
+    compiled._metrics = [None] * len(metrics)
+    try:
+        yield
+    finally:
+        compiled._metrics = metrics
 
 
 def _takes_training(model):
@@ -157,6 +216,10 @@ def predict_logits(model, x, batch_size=256):
     classifier = Classifier(model)
     batches = []
     for start in range(0, len(x), batch_size):
-        batch = ops.convert_to_tensor(x[start : start + batch_size])
-        batches.append(ops.convert_to_numpy(classifier.logits(batch)))
+        outputs = classifier(ops.convert_to_tensor(x[start : start + batch_size]))
+        problem = classifier.misread(outputs) if classifier.loss_name else None
+        if problem is not None and bool(problem[0]):
+            values = ops.convert_to_numpy(single(outputs))
+            raise ValueError(problem[1].format(f"{values.min():g}", f"{values.max():g}"))
+        batches.append(ops.convert_to_numpy(classifier.to_logits(outputs)))
     return np.concatenate(batches)

@@ -86,10 +86,7 @@ def _draw(sampler, shape, seed):
 
 
 def fold_in(seed, number):
-    """Returns a new seed from `seed`, `(2,)` or `(batch_size, 2)`, and an integer."""
-    if len(seed.shape) == 2:
-        mixed = tf.random.experimental.stateless_fold_in(seed[0] * 0, number)
-        return tf.bitwise.bitwise_xor(seed, mixed)
+    """Returns a new seed `(2,)` from a seed `(2,)` and an integer."""
     return tf.random.experimental.stateless_fold_in(seed, number)
 
 

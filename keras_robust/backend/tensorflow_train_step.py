@@ -8,7 +8,6 @@ from keras_robust.backend.classifier import Classifier
 from keras_robust.backend.classifier import single
 from keras_robust.backend.stream import Stream
 from keras_robust.backend.tensorflow import fold_in
-from keras_robust.backend.tensorflow import keras_logits
 from keras_robust.backend.tensorflow import require
 
 _TOLERANCE = 1e-3
@@ -25,9 +24,10 @@ class TrainStep:
         ramp_steps: int, optimizer steps over which epsilon grows from 0; 0 for none.
         seed: int.
 
-    Attributes `adv_accuracy`, `accuracy` (of clean examples) and `zero_gradient` (share of examples
-    whose every input gradient was zero) are running means since `reset_meters`; `num_classes` is
-    known after the first step, and 0 if the model is no classifier.
+    Attributes `adv_accuracy`, `accuracy` (of clean examples), `zero_gradient` (share of examples
+    whose every input gradient was zero) and `misread` (share of batches on which probabilities
+    were taken for logits or the reverse, for XLA, which cannot fail) are running means since
+    `reset_meters`; `num_classes` is known after the first step, and 0 for what is no classifier.
     """
 
     def __init__(self, model, attack, objective, threat_model, *, ramp_steps, seed):
@@ -42,6 +42,7 @@ class TrainStep:
             self.adv_accuracy = keras.metrics.Mean()
             self.accuracy = keras.metrics.Mean()
             self.zero_gradient = keras.metrics.Mean()
+            self.misread = keras.metrics.Mean()
         self._compiled_update = self._update
         self._checks_outputs = True
         self._is_built = False
@@ -79,7 +80,7 @@ class TrainStep:
 
     def reset_meters(self):
         """Starts the running means anew."""
-        for meter in (self.adv_accuracy, self.accuracy, self.zero_gradient):
+        for meter in (self.adv_accuracy, self.accuracy, self.zero_gradient, self.misread):
             meter.reset_state()
 
     def __call__(self, data):
@@ -105,7 +106,10 @@ class TrainStep:
             scaled_loss = model.optimizer.scale_loss(loss)
         outputs = clean.outputs if clean.was_used else classifier(x)
         gradients = tape.gradient(scaled_loss, model.trainable_weights)
-        checks = _check_outputs(classifier, outputs, y) if self._checks_outputs else []
+        problem = classifier.misread(outputs, y)
+        checks = _check_outputs(problem, outputs) if self._checks_outputs else []
+        if problem is not None:
+            self.misread.update_state(tf.cast(problem[0], tf.float32))
         with tf.control_dependencies(checks):
             model.optimizer.apply_gradients(zip(gradients, model.trainable_weights, strict=True))
         self._track_loss(loss, x)
@@ -113,12 +117,16 @@ class TrainStep:
         return {**logs, **self._measure(classifier, outputs, adversarial, y, found)}
 
     def _perturb(self, classifier, x, y):
-        iterations = tf.cast(tf.convert_to_tensor(self.model.optimizer.iterations), tf.int32)
+        optimizer = self.model.optimizer
+        iterations = tf.cast(tf.convert_to_tensor(optimizer.iterations), tf.int32)
+        # Gradient accumulation divides `iterations`; the seed counts every batch.
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        batches = tf.cast(tf.convert_to_tensor(getattr(inner, "_iterations", iterations)), tf.int32)
         threat_model = self.threat_model.at(iterations)
         if self.ramp_steps:
             done = tf.cast(iterations + 1, tf.float32) / self.ramp_steps
             threat_model = threat_model.with_epsilon(tf.minimum(done, 1.0) * threat_model.radius)
-        seed = tf.stack([tf.constant(self.seed), iterations])
+        seed = tf.stack([tf.constant(self.seed), batches])
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
             seed = fold_in(seed, tf.cast(replica.replica_id_in_sync_group, tf.int32))
@@ -136,8 +144,10 @@ class TrainStep:
         self.zero_gradient.update_state(tf.cast(found.zero_gradient, tf.float32))
         if not classifier.is_classification(outputs, y):
             return {}
-        adv_outputs = adversarial.outputs if adversarial.was_used else classifier(adversarial.x)
         self.accuracy.update_state(self._hits(classifier, outputs, y))
+        if not self.objective.runs_attack:
+            return {}
+        adv_outputs = adversarial.outputs if adversarial.was_used else classifier(adversarial.x)
         self.adv_accuracy.update_state(self._hits(classifier, adv_outputs, y))
         return {"adv_accuracy": self.adv_accuracy.result()}
 
@@ -167,9 +177,7 @@ def _single_input(x):
             f"`keras_robust.attacks`. Received: inputs {names}"
         )
     image = leaves[0]
-    if not image.dtype.is_floating:
-        image = tf.cast(image, keras.config.floatx())
-    return image, lambda leaf: keras.tree.pack_sequence_as(x, [leaf])
+    return tf.cast(image, tf.float32), lambda leaf: keras.tree.pack_sequence_as(x, [leaf])
 
 
 def _check_inputs(x, threat_model):
@@ -222,33 +230,9 @@ def _check_labels(classifier, x, y):
     ]
 
 
-def _check_outputs(classifier, outputs, y):
+def _check_outputs(problem, outputs):
     """Ops that fail when probabilities are taken for logits, or logits for probabilities."""
-    if not classifier.is_classification(outputs, y):
+    if problem is None:
         return []
     outputs = single(outputs)
-    if keras_logits(outputs) is not None or outputs.shape[-1] == 1:
-        return []
-    sums = tf.reduce_sum(tf.cast(outputs, tf.float32), axis=-1)
-    are_rows = tf.reduce_all(outputs >= 0) & tf.reduce_all(tf.abs(sums - 1.0) < _TOLERANCE)
-    if classifier.from_logits is False:
-        return [
-            require(
-                are_rows,
-                "The loss takes probabilities, but the outputs of the model do not sum to 1. Use "
-                "a loss with from_logits=True, or end the model with a softmax. Received: outputs "
-                "from {} to {}",
-                tf.reduce_min(outputs),
-                tf.reduce_max(outputs),
-            )
-        ]
-    return [
-        require(
-            ~are_rows,
-            "The loss takes logits, but the outputs of the model are probabilities: every row "
-            "sums to 1. Use from_logits=False, or remove the softmax. Received: outputs from {} "
-            "to {}",
-            tf.reduce_min(outputs),
-            tf.reduce_max(outputs),
-        )
-    ]
+    return [require(~problem[0], problem[1], tf.reduce_min(outputs), tf.reduce_max(outputs))]

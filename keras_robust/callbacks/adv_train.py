@@ -81,12 +81,13 @@ class AdvTrain(keras.callbacks.Callback):
     ):
         super().__init__()
         self.threat_model = threat_models.get(threat_model)
-        self.attack = attacks.get(attack)
+        self.attack = attacks.get_untargeted(attack)
         self.objective = objectives.get(objective)
         self.warmup = warmup
         self.seed = seed
         _parse_warmup(warmup)
         self._step = None
+        self._function = None
         self._armed_for = None
         self._warned = set()
 
@@ -122,6 +123,9 @@ class AdvTrain(keras.callbacks.Callback):
         self._step.reset_meters()
 
     def on_train_batch_begin(self, batch, logs=None):
+        if self.model.train_function is not self._function:
+            # Another callback trained, compiled or unfroze something; our step goes on after it.
+            self._install()
         self._armed_for = _current_fit(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -148,6 +152,7 @@ class AdvTrain(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         _uninstall(self.model)
         self._step = None
+        self._function = None
         self._armed_for = None
 
     def _refuse_empty_data(self):
@@ -168,7 +173,8 @@ class AdvTrain(keras.callbacks.Callback):
                 "Pass `steps_per_epoch` to `fit`, or `warmup` as a number of optimizer steps (0 "
                 f"for none). Received: warmup={self.warmup!r} and data of unknown length"
             )
-        accumulated = getattr(self.model.optimizer, "gradient_accumulation_steps", None) or 1
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
         return int(share * self.params["epochs"] * self.params["steps"] / accumulated)
 
     def _install(self):
@@ -194,18 +200,25 @@ class AdvTrain(keras.callbacks.Callback):
                 if message is None:
                     raise
                 raise ValueError(message) from None
-            self._check_gradients()
+            self._check_first_batch()
             return logs
 
         train_function.plain = plain
         train_function.fit = _current_fit(model)
-        model.train_function = train_function
+        model.train_function = self._function = train_function
 
-    def _check_gradients(self):
-        """Warns after the first batch if the attack had no gradient to follow."""
+    def _check_first_batch(self):
+        """Says after the first batch if the model was misread, or the attack had no gradient."""
         if "gradients" in self._warned:
             return
         self._warned.add("gradients")
+        if _read(self._step.misread.result()) > 0.0:
+            _uninstall(self.model)
+            raise ValueError(
+                "The loss takes logits and the outputs of the model are probabilities, or the "
+                "reverse. Make `from_logits` of the loss fit the last layer of the model. "
+                f"Received: loss={self.model.loss!r}"
+            )
         if _read(self._step.zero_gradient.result()) == 1.0:
             warnings.warn(
                 "Every input gradient of the first batch is zero, so that the attack found "
@@ -262,7 +275,8 @@ def _refuse_other_steps(model):
                 f"AdvTrain brings its own train step, and `{type(model).__name__}` defines "
                 f"`{name}`, which would be silently ignored. Move the change into "
                 "`compute_loss`, or keep the step and perturb the batch inside it: "
-                "`x = keras_robust.attacks.PGD()(self, x, y, threat_model)`. "
+                "`x = keras_robust.attacks.PGD()(self, x, y, threat_model, "
+                "seed=self.optimizer.iterations)`. "
                 f"Received: a model with a custom `{name}`"
             )
 

@@ -73,17 +73,20 @@ class RobustValidation(keras.callbacks.Callback):
         if every < 1:
             raise ValueError(f"Argument `every` must be an int >= 1. Received: every={every!r}")
         self.threat_model = threat_models.get(threat_model)
-        self.attack = attacks.get(attack)
+        self.attack = attacks.get_untargeted(attack)
+        # A schedule has no radius: better said now than after the first epoch.
+        self.threat_model.radius  # noqa: B018
         self.every = every
         self.batch_size = batch_size
         self.seed = seed
         x, y = to_arrays(data, num_examples)
         self.x, self.y = check_examples(x, y, self.threat_model)
         self._latest = {}
+        self._neighbours = []
 
     def set_model(self, model):
         super().set_model(model)
-        _move_to_front(self, inspect.currentframe().f_back)
+        self._neighbours = _move_to_front(self, inspect.currentframe().f_back)
 
     def on_train_begin(self, logs=None):
         self._latest = {}
@@ -91,9 +94,20 @@ class RobustValidation(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         is_last = epoch + 1 == self.params.get("epochs")
         if not self._latest or (epoch + 1) % self.every == 0 or is_last:
-            self._latest = self._evaluate()
+            self._latest = self._evaluate_as_validation()
         if logs is not None:
             logs.update(self._latest)
+
+    def _evaluate_as_validation(self):
+        """Evaluates the weights that Keras validates: those of `SwapEMAWeights`, if it is there."""
+        swaps = [c for c in self._neighbours if isinstance(c, keras.callbacks.SwapEMAWeights)]
+        for swap in swaps:
+            swap.on_test_begin()
+        try:
+            return self._evaluate()
+        finally:
+            for swap in swaps:
+                swap.on_test_end()
 
     def _evaluate(self):
         found = self.attack.run(
@@ -113,7 +127,7 @@ class RobustValidation(keras.callbacks.Callback):
 
 
 def _move_to_front(callback, frame):
-    """Puts a callback first in the list that calls its `set_model`.
+    """Puts a callback first in the list that calls its `set_model`, and returns the list.
 
     The logs of an epoch go from callback to callback in the order of the list, and Keras hands no
     callback the list: it is found as the caller. Safe while the list is walked: what stood before
@@ -123,3 +137,5 @@ def _move_to_front(callback, frame):
     if isinstance(owner, keras.callbacks.CallbackList) and callback in owner.callbacks:
         owner.callbacks.remove(callback)
         owner.callbacks.insert(0, callback)
+        return owner.callbacks
+    return []

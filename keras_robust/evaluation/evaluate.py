@@ -87,14 +87,21 @@ def evaluate(
     suite = _resolve(attacks)
     x, y = check_examples(*to_arrays(data, num_examples), threat_model)
     logits = backend.predict_logits(model, x, batch_size)
+    if not np.isfinite(logits).all():
+        raise ValueError(
+            "The model returns NaN or infinite values on clean examples, so that there is nothing "
+            f"to evaluate. Received: {int((~np.isfinite(logits)).any(axis=-1).sum())} such examples"
+        )
     labels = _check_labels(y, logits)
     correct = np.argmax(logits, axis=-1) == labels
     worst = _Worst(x, labels, logits, correct)
     reports, warnings = [], _output_warnings(model, logits)
-    for attack in suite:
+    for index, attack in enumerate(suite):
         if verbose:
             print(f"{attack}")  # noqa: T201
-        report, more = _run(attack, model, worst, threat_model, batch_size, seed, verbose)
+        report, more = _run(
+            attack, model, worst, threat_model, batch_size, _seed(seed, index), verbose
+        )
         reports.append(report)
         warnings += more
     robust = int(worst.robust.sum())
@@ -103,6 +110,7 @@ def evaluate(
         threat_model={
             "class_name": type(threat_model).__name__,
             "config": threat_model.get_config(),
+            "epsilon": np.asarray(threat_model.radius).astype(float).round(7).tolist(),
         },
         num_examples=len(x),
         num_classes=logits.shape[-1],
@@ -120,6 +128,11 @@ def evaluate(
         logits=logits,
         adv_logits=worst.logits,
     )
+
+
+def _seed(seed, index):
+    """A seed of its own for each attack, so that no two share their random starts."""
+    return (seed + 104729 * index) % 2**31
 
 
 class _Worst:
@@ -171,6 +184,7 @@ def _run(attack, model, worst, threat_model, batch_size, seed, verbose):
         name=type(attack).__name__,
         settings={name: _plain(value) for name, value in attack.get_config().items()},
         accuracy=float(robust.mean()),
+        accuracy_so_far=float(worst.robust.mean()),
         zero_gradient=blind,
         seconds=time.perf_counter() - start,
         robust=robust,
@@ -189,16 +203,9 @@ def _resolve(attacks):
     if isinstance(attacks, str) and attacks == "standard":
         return standard_attacks()
     attacks = attacks if isinstance(attacks, (list, tuple)) else [attacks]
-    suite = [attacks_module.get(attack) for attack in attacks]
-    if not suite:
+    if not attacks:
         raise ValueError("Expected at least one attack. Received: attacks=[]")
-    for attack in suite:
-        if getattr(attack, "targeted", False) is True:
-            raise ValueError(
-                "An evaluation has no target labels: use targeted='least_likely', or call the "
-                f"attack itself. Received: {attack}"
-            )
-    return suite
+    return [attacks_module.get_untargeted(attack) for attack in attacks]
 
 
 def _check_labels(y, logits):

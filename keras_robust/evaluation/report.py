@@ -19,6 +19,7 @@ class AttackReport:
         name: str, the class of the attack.
         settings: dict, its constructor arguments.
         accuracy: float, the share of examples that it left correctly classified.
+        accuracy_so_far: float, the share that it and all attacks before it left so.
         zero_gradient: float, the share of correctly classified examples for which every input
             gradient was zero: the attack was blind there.
         seconds: float, wall time.
@@ -28,6 +29,7 @@ class AttackReport:
     name: str
     settings: dict
     accuracy: float
+    accuracy_so_far: float
     zero_gradient: float
     seconds: float
     robust: np.ndarray = dataclasses.field(default=None, repr=False, compare=False)
@@ -42,7 +44,8 @@ class RobustnessReport:
     `rich.print(report)` the same in colour, `report.save(path)` writes JSON.
 
     Args:
-        threat_model: dict, the class and the arguments of the threat model.
+        threat_model: dict, the class of the threat model, its arguments as they were given, and
+            `epsilon` as a number or a list.
         num_examples: int.
         num_classes: int.
         clean_accuracy: float.

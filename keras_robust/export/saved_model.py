@@ -7,9 +7,11 @@ import shutil
 import tempfile
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_robust.backend import Classifier
+from keras_robust.backend import predict_logits
 
 
 def export_saved_model(model, path, *, report=None, label_names=None):
@@ -53,7 +55,7 @@ def export_saved_model(model, path, *, report=None, label_names=None):
         )
     spec = _input_spec(model)
     classifier = Classifier(model)
-    num_classes = _num_classes(classifier, spec)
+    num_classes = _num_classes(model, spec)
     if label_names is not None and len(label_names) != num_classes:
         raise ValueError(
             f"Expected {num_classes} label names, one for each class. "
@@ -107,6 +109,8 @@ def _input_spec(model):
     return tf.TensorSpec((None, *inputs[0].shape[1:]), inputs[0].dtype, name=name)
 
 
-def _num_classes(classifier, spec):
-    outputs = tf.function(classifier.logits, autograph=False).get_concrete_function(spec)
-    return outputs.output_shapes[-1]
+def _num_classes(model, spec):
+    """Counts the classes on random inputs, which also tells logits from probabilities."""
+    shape = [2, *(size or 1 for size in spec.shape[1:])]
+    x = np.random.default_rng(0).uniform(size=shape).astype(spec.dtype.as_numpy_dtype)
+    return predict_logits(model, x).shape[-1]

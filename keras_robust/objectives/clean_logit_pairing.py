@@ -40,6 +40,8 @@ class CleanLogitPairing(Objective):
         - [Mosbach et al., 2018](https://arxiv.org/abs/1810.12042)
     """
 
+    runs_attack = False
+
     def __init__(self, weight=0.5, noise_stddev=0.5):
         self.weight = check_weight("weight", weight)
         self.noise_stddev = check_weight("noise_stddev", noise_stddev)

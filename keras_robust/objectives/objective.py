@@ -10,8 +10,11 @@ class Objective:
 
     Subclasses write `loss`. Whatever is read from a stream is computed, once and in training mode;
     what is not read costs nothing. The weights of the compiled losses sum to 1, so that the
-    regularisers in them count once.
+    regularisers in them count once. `runs_attack` says whether `perturb` makes adversarial
+    examples, so that there is an accuracy under attack to log.
     """
+
+    runs_attack = True
 
     def perturb(self, attack, classifier, x, y, threat_model, seed):
         """Returns `attacks.Found` for the batch: by default what the attack finds."""

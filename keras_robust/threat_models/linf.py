@@ -71,5 +71,6 @@ class Linf(ThreatModel):
         # `(channels,)` broadcasts against every row; only an axis for the examples is indexed.
         return radius[rows] if radius.ndim == x.ndim and len(radius) == len(x) else radius
 
-    def _in_ball(self, x_adv, x, slack):
-        return ops.all(flatten(ops.abs(x_adv - x) <= self.radius + slack), axis=-1)
+    def _in_ball(self, x_adv, x, slack, rounding):
+        allowed = self.radius + slack + rounding
+        return ops.all(flatten(ops.abs(x_adv - x) <= allowed), axis=-1)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+_ROUNDING = 2.0**-22  # Two units in the last place of float32.
 _SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
 
 
@@ -106,9 +107,12 @@ class ThreatModel:
         return x_adv + step_size * self.steepest_direction(gradient)
 
     def contains(self, x_adv, x, tolerance=1e-5):
-        """Returns, per example, whether `x_adv` is feasible up to `tolerance * (1 + epsilon)`."""
+        """Returns, per example, whether `x_adv` is feasible up to `tolerance * (1 + epsilon)`.
+
+        What float32 rounds off `x` comes on top.
+        """
         slack = tolerance * (1.0 + self.radius)
-        inside = self._in_ball(x_adv, x, slack)
+        inside = self._in_ball(x_adv, x, slack, _ROUNDING * ops.abs(x))
         if self._bounds is None:
             return inside
         low, high = self._box()
@@ -129,8 +133,9 @@ class ThreatModel:
         arguments = ", ".join(f"{key}={value!r}" for key, value in self._given.items())
         return f"{type(self).__name__}({arguments})"
 
-    def _in_ball(self, x_adv, x, slack):
-        return self.distance(x_adv, x) <= self._radius_per_example() + ops.reshape(slack, (-1,))
+    def _in_ball(self, x_adv, x, slack, rounding):
+        slack = ops.reshape(slack, (-1,)) + self.distance(rounding, ops.zeros_like(rounding))
+        return self.distance(x_adv, x) <= self._radius_per_example() + slack
 
     def _radius_per_example(self):
         """The radius with shape `(1,)` or `(batch_size,)`, for norms over a whole example."""

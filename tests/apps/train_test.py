@@ -16,7 +16,7 @@ SETTINGS = {
     "dataset": "digits",
     "model": "small_cnn",
     "epochs": 2,
-    "batch_size": 64,
+    "batch_size": 32,
     "learning_rate": 2e-3,
     "seed": 0,
     "threat_model": "linf",
@@ -109,7 +109,7 @@ def test_a_training_prints_what_it_does(done):
     assert "adv_accuracy" not in undefended
     assert "val_adv_accuracy" in hardened
     assert "Linf, epsilon 0.15, 50 examples" in result.stdout
-    written = "model.keras, saved_model/1, report.json, examples.png"
+    written = "model.keras, saved_model/1, report.json, report_undefended.json, examples.png"
     assert lines[-1] == f"Written to {folder}: {written}"
 
 

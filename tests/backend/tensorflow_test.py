@@ -92,15 +92,6 @@ def test_fold_in_changes_the_seed():
     assert tuple(np.asarray(backend.fold_in(tf.constant(SEEDS[1]), 3))) != folded[3]
 
 
-def test_fold_in_per_example_does_not_mix_examples():
-    seeds = tf.constant(SEEDS)
-    folded = [np.asarray(backend.fold_in(seeds, number)) for number in range(20)]
-    rows = {tuple(row) for batch in folded for row in batch}
-    assert len(rows) == 100
-    assert folded[0].dtype == np.int32
-    np.testing.assert_array_equal(backend.fold_in(seeds[3:1:-1], 7), folded[7][3:1:-1])
-
-
 def _per_example(x):
     """A function of each example alone, with something of it on the side."""
     flat = keras.ops.reshape(x, (keras.ops.shape(x)[0], -1))

@@ -145,3 +145,48 @@ def test_bad_data_are_refused(data, message):
 def test_every_must_be_positive():
     with pytest.raises(ValueError, match="`every` must be an int >= 1. Received: every=0"):
         _validation(every=0)
+
+
+def test_a_targeted_attack_is_refused():
+    with pytest.raises(ValueError, match="have no target labels"):
+        kr.RobustValidation((X, Y), attack=kr.attacks.PGD(targeted=True))
+
+
+def test_a_scheduled_radius_is_refused_at_once():
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+    with pytest.raises(ValueError, match="whose `epsilon` is a schedule"):
+        kr.RobustValidation((X, Y), kr.Linf(schedule))
+
+
+@pytest.mark.parametrize("swap_on_epoch", [False, True])
+def test_averaged_weights_are_measured_as_by_keras(swap_on_epoch):
+    optimizer = keras.optimizers.SGD(0.5, use_ema=True, ema_momentum=0.5)
+    model = linear_fit.make_model(optimizer=optimizer)
+    history = model.fit(
+        X,
+        Y,
+        batch_size=8,
+        epochs=3,
+        verbose=0,
+        validation_data=(X, Y),
+        callbacks=[
+            keras.callbacks.SwapEMAWeights(swap_on_epoch=swap_on_epoch),
+            kr.RobustValidation((X, Y), kr.Linf(0.0), attack="fgsm"),
+        ],
+    ).history
+    np.testing.assert_allclose(history["val_adv_loss"], history["val_loss"], rtol=1e-5)
+    np.testing.assert_allclose(history["val_adv_accuracy"], history["val_accuracy"], rtol=1e-5)
+
+
+def test_batches_of_dicts_with_one_entry():
+    inputs = keras.Input((linear_fit.NUM_FEATURES,), name="row")
+    model = keras.Model({"row": inputs}, {"label": keras.layers.Dense(3)(inputs)})
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.0), {"label": loss})
+    data = tf.data.Dataset.from_tensor_slices(({"row": X}, {"label": Y})).batch(16)
+    history = model.fit(data, verbose=0, shuffle=False, callbacks=[_validation(data)]).history
+    kernel, bias = model.layers[-1].get_weights()
+    assert not bias.any()
+    accuracy, loss = _expected(kernel.astype("float64"))
+    assert history["val_adv_accuracy"][0] == pytest.approx(accuracy, abs=1e-6)
+    assert history["val_adv_loss"][0] == pytest.approx(loss, rel=1e-5)

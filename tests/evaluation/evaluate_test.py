@@ -205,7 +205,7 @@ def test_what_was_done_is_recorded():
     expected = kr.attacks.PGD(num_steps=2, step_size="1/50", loss="margin").get_config()
     assert report.attacks[0].settings == expected
     config = {"epsilon": 0.3, "bounds": [0.0, 1.0]}
-    assert report.threat_model == {"class_name": "Linf", "config": config}
+    assert report.threat_model == {"class_name": "Linf", "config": config, "epsilon": 0.3}
     assert report.versions["keras_robust"] == kr.__version__
     assert report.versions["keras"] == keras.__version__
     assert 0.0 < sum(attack.seconds for attack in report.attacks) <= report.seconds
@@ -300,7 +300,7 @@ def test_verbose_names_the_attacks(capsys):
 @pytest.mark.parametrize(
     "arguments,message",
     [
-        ({"attacks": kr.attacks.PGD(targeted=True)}, "has no target labels.*Received: PGD"),
+        ({"attacks": kr.attacks.PGD(targeted=True)}, "have no target labels.*Received: PGD"),
         ({"attacks": []}, r"at least one attack. Received: attacks=\[\]"),
         ({"attacks": "pdg"}, "Unknown attack.*Received: 'pdg'"),
         ({"threat_model": "l3"}, "Unknown threat model"),
@@ -324,3 +324,70 @@ def test_wrong_arguments(arguments, message):
 def test_least_likely_targets_need_no_labels():
     report = _evaluate(kr.attacks.BIM(targeted="least_likely"))
     np.testing.assert_array_equal(report.attacks[0].robust, [1, 0, 0, 1, 0])
+
+
+def test_gradients_that_turn_nan_do_not_raise_robust_accuracy():
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0.3, 0.7, size=(100, 4)).astype("float32")
+    weights = np.array([[1, -1], [-1, 1], [1, -1], [-1, 1]], "float32")
+    y = np.argmax(x @ weights, axis=-1)
+
+    def poisoned(x):
+        # The root has no gradient where nothing is above 0.65.
+        more = keras.ops.sqrt(keras.ops.sum(keras.ops.relu(x - 0.65) ** 2, axis=-1))
+        return 5.0 * keras.ops.matmul(x, weights) + 1e-6 * keras.ops.stack([more, 0 * more], -1)
+
+    honest = kr.evaluate(lambda x: 5.0 * keras.ops.matmul(x, weights), (x, y), kr.Linf(0.1), "bim")
+    attack = kr.attacks.PGD(num_steps=20, num_restarts=2)
+    found = attack.run(poisoned, x, y, kr.Linf(0.1))
+    assert np.isfinite(found.x_adv).all()
+    assert np.asarray(kr.Linf(0.1).contains(found.x_adv, x)).all()
+    report = kr.evaluate(poisoned, (x, y), kr.Linf(0.1), attack)
+    assert honest.robust_accuracy < 0.3
+    assert report.robust_accuracy <= honest.robust_accuracy + 0.15 or report.warnings
+
+
+def test_a_model_that_returns_nan_is_no_model():
+    x = np.full((3, 2), 0.5, "float32")
+    with pytest.raises(ValueError, match="NaN or infinite.*Received: 3 such examples"):
+        kr.evaluate(lambda x: x * np.nan, (x, np.array([0, 1, 0])), kr.Linf(0.1), "fgsm")
+
+
+def test_logits_under_a_loss_of_probabilities_are_refused():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, bias_initializer="ones")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    x = np.random.default_rng(0).uniform(size=(5, 4)).astype("float32")
+    with pytest.raises(ValueError, match="takes probabilities, but the outputs of the model do"):
+        kr.evaluate(model, (x, np.zeros(5, "int64")), kr.Linf(0.1), "fgsm")
+
+
+def test_the_attacks_of_a_suite_start_at_points_of_their_own():
+    x = np.full((2, 3), 0.5, "float32")
+    starts = []
+
+    class Start(kr.attacks.Attack):
+        def run(self, model, x, y, threat_model, *, batch_size, seed, verbose):
+            starts.append(seed)
+            attack = kr.attacks.PGD(num_steps=1, step_size=1e-6)
+            return attack.run(model, x, y, threat_model, batch_size=batch_size, seed=seed)
+
+    kr.evaluate(lambda x: x, (x, np.zeros(2, "int64")), kr.Linf(0.1), [Start(), Start()], seed=3)
+    assert starts[0] == 3
+    assert starts[1] != 3
+
+
+def test_accuracy_so_far_is_the_worst_case_up_to_each_attack():
+    x = np.random.default_rng(0).uniform(size=(50, 3)).astype("float32")
+    y = np.argmax(x, axis=-1)
+    suite = [kr.attacks.FGSM(), kr.attacks.PGD(loss="margin")]
+    report = kr.evaluate(lambda x: x, (x, y), kr.Linf(0.1), suite)
+    first, second = report.attacks
+    assert first.accuracy_so_far == first.accuracy
+    assert second.accuracy_so_far == report.robust_accuracy <= second.accuracy
+
+
+def test_large_inputs_may_be_rounded():
+    x = np.random.default_rng(0).uniform(1000.0, 1100.0, size=(50, 4)).astype("float32")
+    y = np.arange(50) % 4
+    report = kr.evaluate(lambda x: x, (x, y), kr.Linf(5, bounds=None), "pgd")
+    assert report.warnings == []

@@ -21,8 +21,10 @@ def _report(**changes):
         "robust_accuracy": 0.456,
         "confidence": (0.123, 0.789),
         "attacks": [
-            kr.evaluation.AttackReport("PGD", SETTINGS, 0.543, 0.25, 1.5, robust=np.ones(3, bool)),
-            kr.evaluation.AttackReport("FGSM", {"loss": None}, 0.654, 0.0, 0.5),
+            kr.evaluation.AttackReport(
+                "PGD", SETTINGS, 0.543, 0.543, 0.25, 1.5, robust=np.ones(3, bool)
+            ),
+            kr.evaluation.AttackReport("FGSM", {"loss": None}, 0.654, 0.432, 0.0, 0.5),
         ],
         "warnings": ["something is odd"],
         "seed": 7,
@@ -65,6 +67,7 @@ def test_json_has_a_schema_and_every_number_but_no_arrays(tmp_path):
                 "name": "PGD",
                 "settings": SETTINGS,
                 "accuracy": 0.543,
+                "accuracy_so_far": 0.543,
                 "zero_gradient": 0.25,
                 "seconds": 1.5,
             },
@@ -72,6 +75,7 @@ def test_json_has_a_schema_and_every_number_but_no_arrays(tmp_path):
                 "name": "FGSM",
                 "settings": {"loss": None},
                 "accuracy": 0.654,
+                "accuracy_so_far": 0.432,
                 "zero_gradient": 0.0,
                 "seconds": 0.5,
             },
@@ -186,7 +190,7 @@ def test_compare_puts_reports_side_by_side():
     ],
 )
 def test_labels_tell_the_strength_of_an_attack(settings, expected):
-    attack = kr.evaluation.AttackReport("Name", settings, 0.5, 0.0, 1.0)
+    attack = kr.evaluation.AttackReport("Name", settings, 0.5, 0.5, 0.0, 1.0)
     rows = _rows(str(_report(attacks=[attack])))
     assert any(" ".join(row[:-1]).strip(" |") == expected and row[-1] == "50.0%" for row in rows)
 

@@ -308,3 +308,11 @@ def test_the_model_is_left_as_it_was(tmp_path):
         np.testing.assert_array_equal(old, new)
     history = model.fit(X, np.zeros(8, "int64"), verbose=0)
     assert sorted(history.history) == ["loss"]
+
+
+def test_logits_under_a_loss_of_probabilities_are_refused(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, bias_initializer="ones")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match="takes probabilities, but the outputs of the model do"):
+        kr.export_saved_model(model, tmp_path / "1")
+    assert not list(tmp_path.iterdir())
