@@ -74,7 +74,8 @@ class Attack:
             y: labels `(n,)` or rows `(n, num_classes)`; `None` for the predictions of the model.
             threat_model: a `ThreatModel` or its name.
             batch_size: int, examples a batch. The result does not depend on it.
-            seed: int, or inside a traced function a scalar, such as `optimizer.iterations`.
+            seed: int; inside a traced function also a tensor, such as `optimizer.iterations`, of
+                shape `()` or `(2,)`.
             verbose: bool, whether to show a progress bar.
 
         Raises:
@@ -83,7 +84,8 @@ class Attack:
         """
         threat_model = threat_models.get(threat_model)
         if backend.is_symbolic(x):
-            seed = ops.stack([ops.cast(seed, "int32"), 0])
+            seed = ops.cast(seed, "int32")
+            seed = seed if len(seed.shape) else ops.stack([seed, 0])
             classifier = backend.Classifier(model)
             return self.perturb(classifier, x, y, threat_model, seed).x_adv
         found = self.run(

@@ -276,8 +276,9 @@ def test_a_seed_inside_a_traced_function_is_a_number_or_a_tensor():
     def traced(x, seed):
         return PGD(num_steps=1)(linear, x, y, kr.threat_models.L2(0.2), seed=seed)
 
-    found = [traced(x, seed).numpy() for seed in (1, 2, tf.constant(1))]
+    found = [traced(x, seed).numpy() for seed in (1, 2, tf.constant(1), tf.constant([1, 0]))]
     np.testing.assert_allclose(found[0], found[2], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found[0], found[3], rtol=0, atol=1e-6)
     assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
