@@ -18,7 +18,7 @@ def define_flags():
     flags.DEFINE_string("model", None, "A .keras file.")
     flags.DEFINE_string("output_dir", None, "Folder to make, such as models/digits/1.")
     flags.DEFINE_string("report", None, "A report.json to put into the SavedModel.")
-    flags.DEFINE_list("labels", None, "Names of the classes, separated by commas.")
+    flags.DEFINE_list("label_names", None, "Names of the classes, separated by commas.")
     flags.mark_flags_as_required(["model", "output_dir"])
 
 
@@ -43,7 +43,7 @@ def run(model_path, output_dir, report_path=None, label_names=None):
 
 def main(_):
     values = flags.FLAGS
-    run(values.model, values.output_dir, values.report, values.labels)
+    run(values.model, values.output_dir, values.report, values.label_names)
 
 
 def run_main():

@@ -97,6 +97,8 @@ def load_for_attack(path):
         # `loaded` owns the variables: the closure keeps it alive.
         return loaded.signatures["logits"](**{name: x})["logits"]
 
+    served.input_shape = tuple(logits.structured_input_signature[1][name].shape)
+    served.output_shape = tuple(logits.output_shapes["logits"])
     return served
 
 

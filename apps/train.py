@@ -4,7 +4,8 @@
     python -m apps.train --dataset=fashion_mnist --data_dir=DIR --epochs=10 --batch_size=128
 
 The first takes about a minute on two CPU cores. Writes to --output_dir: model.keras, a SavedModel
-for production servers, report.json, and, with matplotlib, examples.png.
+for production servers, report.json, the report of the twin, and, with matplotlib, examples of both.
+Replaces what an earlier run wrote there, but never a SavedModel: that gets the next number.
 """
 
 import json
@@ -99,6 +100,10 @@ def train(model, dataset, *, epochs, batch_size, seed, callbacks=(), checkpoint_
     callbacks = list(callbacks)
     if checkpoint_dir is not None:
         callbacks.append(keras.callbacks.BackupAndRestore(checkpoint_dir, delete_checkpoint=False))
+        note = pathlib.Path(checkpoint_dir) / "training_metadata.json"
+        if note.exists():
+            done = json.loads(note.read_text(encoding="utf-8"))["epoch"]
+            print(f"Resuming after epoch {done}, from {checkpoint_dir}", flush=True)
     batches = ShuffledBatches(
         *dataset.train, batch_size=batch_size, seed=seed, optimizer=model.optimizer
     )
@@ -130,6 +135,8 @@ def run(settings, *, output_dir, checkpoint_dir=None, data_dir=None):
     )
     callbacks = {"undefended": [], "hardened": _defence(settings, dataset, threat_model)}
     output_dir = _writable(output_dir)
+    if (output_dir / "model.keras").exists():
+        print(f"Note: the results of an earlier run in {output_dir} will be replaced.", flush=True)
     if checkpoint_dir is not None:
         _claim(_writable(checkpoint_dir), settings)
     reports, trained = {}, {}
@@ -222,8 +229,9 @@ def _write(model, reports, dataset, output_dir):
     written = ["model.keras", str(saved_model.relative_to(output_dir))]
     written += ["report.json", "report_undefended.json"]
     try:
-        reports["undefended"].plot(str(output_dir / "examples.png"))
-        written.append("examples.png")
+        for name, path in (("hardened", "examples.png"), ("undefended", "examples_undefended.png")):
+            reports[name].plot(str(output_dir / path))
+            written.append(path)
     except ImportError as error:
         print(error)
     print(f"Written to {output_dir}: {', '.join(written)}")

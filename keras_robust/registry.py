@@ -35,7 +35,10 @@ class Registry:
         if key in self.classes:
             return self.classes[key]()
         known = ", ".join(repr(name) for name in sorted(self.classes))
+        received = repr(identifier)
+        if len(received) > 80:
+            received = f"an object of type {type(identifier).__name__}"
         raise ValueError(
-            f"Unknown {self.kind}. Expected one of {known}, or a {self.base.__name__} object. "
-            f"Received: {identifier!r}"
+            f"Unknown {self.kind}. Expected one of {known}, or an object of {self.base.__name__}. "
+            f"Received: {received}"
         )

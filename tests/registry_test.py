@@ -54,6 +54,6 @@ def test_configs_are_read():
     "identifier", ["circle", None, 3, dict, {}, {"sides": 3}, kr.attacks.PGD()]
 )
 def test_anything_else_is_told_the_known_names(identifier):
-    message = "Unknown shape. Expected one of 'righttriangle', or a Shape object. Received: "
+    message = "Unknown shape. Expected one of 'righttriangle', or an object of Shape. Received: "
     with pytest.raises(ValueError, match=message):
         get(identifier)

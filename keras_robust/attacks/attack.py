@@ -82,6 +82,11 @@ class Attack:
             ValueError: for empty, non-finite or out-of-bounds inputs, and for another number of
                 labels than of examples.
         """
+        if isinstance(y, threat_models.ThreatModel):
+            raise ValueError(
+                "The third argument of an attack is the labels `y`; write `threat_model=` for what "
+                f"comes without labels. Received: y={y!r}"
+            )
         threat_model = threat_models.get(threat_model)
         if backend.is_symbolic(x):
             seed = ops.cast(seed, "int32")

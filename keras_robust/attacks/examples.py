@@ -16,6 +16,11 @@ def to_arrays(data, num_examples=None):
     if is_pair and hasattr(backend.single(data[0]), "shape"):
         x, y = (np.asarray(backend.single(part))[:num_examples] for part in data[:2])
         return x, y
+    if not hasattr(data, "__iter__"):
+        raise ValueError(
+            "Expected data as `(x, y)` arrays or as an iterable of batches `(x, y)`. "
+            f"Received: {data!r}"
+        )
     batches, count = [], 0
     for batch in data:
         if not isinstance(batch, (tuple, list)) or len(batch) < 2:
@@ -52,6 +57,7 @@ def check_examples(x, y, threat_model):
             f"Expected a batch of at least one example, (n, ...). Received: x of shape {x.shape}"
         )
     x = x.astype("float32")
+    threat_model.check_fits(x.shape)
     if not np.isfinite(x).all():
         raise ValueError(f"Inputs must be finite. Received: {(~np.isfinite(x)).sum()} NaN or Inf")
     if threat_model.bounds is not None:

@@ -27,10 +27,25 @@ class _State(typing.NamedTuple):
 
 
 class IterativeAttack(Attack):
-    """Abstract owner of the loop `x_adv <- project(x_adv + step_size * direction(gradient))`.
+    """The loop `x_adv <- project(step(x_adv, direction(gradient), step_size))`, to be subclassed.
 
-    Subclasses set defaults and may override `direction` and `memory`. Arguments are documented
-    there; `relative_step` is the default step size as a share of `epsilon / num_steps`.
+    The arguments are those of `PGD`; `relative_step` is the default step size as a share of
+    `epsilon / num_steps`. A subclass sets defaults, and may override `direction(gradient, memory)`,
+    which returns the vector to ascend and the new memory, and `memory(x)`, which returns the first
+    memory, by default `()`. Only where the vector points counts: `step` of the threat model gives
+    it the length `step_size`.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> import keras_robust as kr
+    >>> class Masked(kr.attacks.IterativeAttack):
+    ...     def direction(self, gradient, memory):
+    ...         return gradient * np.array([1.0, 0.0], "float32"), memory
+    >>> x, y = np.array([[0.5, 0.4]], "float32"), np.array([0])
+    >>> print(np.round(Masked(random_start=False)(lambda x: x, x, y, kr.Linf(0.2)), 2))
+    [[0.3 0.4]]
     """
 
     relative_step = 1.0
@@ -38,13 +53,13 @@ class IterativeAttack(Attack):
     def __init__(
         self,
         *,
-        num_steps,
-        step_size,
-        random_start,
-        num_restarts,
-        targeted,
-        loss,
-        eot_samples,
+        num_steps=10,
+        step_size=None,
+        random_start=True,
+        num_restarts=1,
+        targeted=False,
+        loss=None,
+        eot_samples=1,
     ):
         for name, value in (
             ("num_steps", num_steps),

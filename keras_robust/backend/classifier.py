@@ -12,8 +12,9 @@ from keras_robust import backend
 
 _TINY = 1e-7
 _NO_PROBABILITIES = (
-    "The loss takes probabilities, but the outputs of the model do not sum to 1. Use a loss with "
-    "from_logits=True, or end the model with a softmax. Received: outputs from {} to {}"
+    "The loss takes probabilities, but the outputs of the model do not sum to 1, or leave [0, 1]. "
+    "Use a loss with from_logits=True, or end the model with a softmax (one output: a sigmoid). "
+    "Received: outputs from {} to {}"
 )
 _NO_LOGITS = (
     "The loss takes logits, but the outputs of the model are probabilities: every row sums to 1. "
@@ -109,9 +110,15 @@ class Classifier:
         if not self.is_classification(outputs, y):
             return None
         outputs = single(outputs)
-        if backend.keras_logits(outputs) is not None or outputs.shape[-1] == 1:
+        is_column = outputs.shape[-1] == 1
+        if backend.keras_logits(outputs) is not None or (
+            is_column and self.from_logits is not False
+        ):
             return None
         outputs = ops.cast(outputs, "float32")
+        if is_column:
+            outside = ops.any(ops.logical_or(outputs < 0.0, outputs > 1.0))
+            return outside, _NO_PROBABILITIES
         sums = ops.sum(outputs, axis=-1)
         are_rows = ops.logical_and(ops.all(outputs >= 0.0), ops.all(ops.abs(sums - 1.0) < 1e-3))
         if self.from_logits is False:

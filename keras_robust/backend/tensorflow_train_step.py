@@ -89,6 +89,7 @@ class TrainStep:
         if y is None:
             raise ValueError("AdvTrain needs labels to train on. Received: y=None")
         image, pack = _single_input(x)
+        self.threat_model.check_fits(tuple(image.shape))
         classifier = Classifier(self.model, pack)
         checks = _check_inputs(image, self.threat_model) + _check_labels(classifier, image, y)
         with tf.control_dependencies(checks):
@@ -218,6 +219,14 @@ def _check_labels(classifier, x, y):
     if not classifier.is_classification(outputs, y):
         return []
     num_classes = classifier.to_logits(outputs, y).shape[-1]
+    labels = single(y)
+    if classifier.loss_name.startswith("sparse") and len(labels.shape) == 2:
+        if labels.shape[-1] == num_classes > 1:
+            raise ValueError(
+                "The loss takes class indices, and the labels are one-hot rows. Use "
+                "CategoricalCrossentropy, or `numpy.argmax(y, axis=-1)`. "
+                f"Received: labels of shape {tuple(labels.shape)}"
+            )
     indices = losses.to_indices(single(y), num_classes)
     return [
         require(

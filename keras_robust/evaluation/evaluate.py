@@ -15,6 +15,7 @@ from keras_robust.attacks.examples import check_examples
 from keras_robust.attacks.examples import to_arrays
 from keras_robust.evaluation.report import AttackReport
 from keras_robust.evaluation.report import RobustnessReport
+from keras_robust.evaluation.report import label
 from keras_robust.version import __version__
 
 _BLIND_SHARE = 0.01
@@ -170,19 +171,21 @@ def _run(attack, model, worst, threat_model, batch_size, seed, verbose):
     robust = worst.update(found.x_adv, logits, feasible)
     blind = float(found.zero_gradient[worst.correct].mean()) if worst.correct.any() else 0.0
     warnings = []
+    settings = {name: _plain(value) for name, value in attack.get_config().items()}
+    short = label(type(attack).__name__, settings)
     if not feasible.all():
         warnings.append(
-            f"{attack} left the threat model on {(~feasible).sum()} examples, which are counted "
+            f"{short} left the threat model on {(~feasible).sum()} examples, which are counted "
             "as not broken."
         )
     if blind > _BLIND_SHARE:
         warnings.append(
-            f"{attack} saw only zero gradients on {blind:.1%} of the examples: the robust accuracy "
-            "is too high to believe. Use the loss 'margin', and let the model return logits."
+            f"{short} saw only zero gradients on {blind:.1%} of the examples: its accuracy is too "
+            "high to believe. Believe the margin loss more, and let the model return logits."
         )
     report = AttackReport(
         name=type(attack).__name__,
-        settings={name: _plain(value) for name, value in attack.get_config().items()},
+        settings=settings,
         accuracy=float(robust.mean()),
         accuracy_so_far=float(worst.robust.mean()),
         zero_gradient=blind,

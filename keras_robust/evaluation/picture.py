@@ -35,7 +35,13 @@ def draw_examples(report, path=None, num_examples=5):
             f"(n, height, width, channels). Received: inputs of shape {shape}"
         )
     rows = _choose(report, num_examples)
-    figure = Figure(figsize=(6.0, 2.1 * len(rows)), layout="constrained")
+    figure = Figure(figsize=(6.0, 2.1 * len(rows) + 0.5), layout="constrained")
+    name, epsilon = report.threat_model["class_name"], np.max(report.threat_model["epsilon"])
+    figure.suptitle(
+        f"clean, perturbation, adversarial: {report.robust_accuracy:.1%} of "
+        f"{report.num_examples} hold under {name} {epsilon:g}",
+        fontsize=10,
+    )
     axes = figure.subplots(len(rows), 3, squeeze=False)
     low, high = report.threat_model["config"]["bounds"] or (report.x.min(), report.x.max())
     for row, (left, middle, right) in zip(rows, axes, strict=True):

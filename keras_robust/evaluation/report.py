@@ -151,9 +151,14 @@ def compare(reports):
             attacks and number of examples.
     """
     first = next(iter(reports.values()))
-    name, settings = first.threat_model["class_name"], first.threat_model["config"]
+    name, epsilon = first.threat_model["class_name"], first.threat_model["epsilon"]
+    given = first.threat_model["config"].get("epsilon")
+    if isinstance(given, str):
+        epsilon = given
+    elif isinstance(epsilon, list):
+        epsilon = f"{np.min(epsilon):g} to {np.max(epsilon):g}"
     table = Table(
-        title=f"{name}, epsilon {settings['epsilon']}, {first.num_examples} examples",
+        title=f"{name}, epsilon {epsilon}, {first.num_examples} examples",
         caption="\n".join(
             f"{heading}: {warning}" for heading, r in reports.items() for warning in r.warnings
         ),
@@ -161,9 +166,12 @@ def compare(reports):
     table.add_column("")
     for heading in reports:
         table.add_column(heading, justify="right")
+    table.caption_justify = "left"
     table.add_row("clean", *(_percent(r.clean_accuracy) for r in reports.values()))
     for row in zip(*(r.attacks for r in reports.values()), strict=True):
-        table.add_row(_label(row[0]), *(_percent(attack.accuracy) for attack in row))
+        table.add_row(
+            label(row[0].name, row[0].settings), *(_percent(attack.accuracy) for attack in row)
+        )
     table.add_section()
     table.add_row("robust (worst case)", *(_percent(r.robust_accuracy) for r in reports.values()))
     table.add_row(
@@ -176,13 +184,11 @@ def _percent(share):
     return f"{share:.1%}"
 
 
-def _label(attack):
+def label(name, settings):
     """Name and the settings that tell strength: `PGD-50x10 margin`."""
-    settings = attack.settings
-    label = attack.name
     if settings.get("num_steps", 1) > 1:
-        label += f"-{settings['num_steps']}"
+        name += f"-{settings['num_steps']}"
     if settings.get("num_restarts", 1) > 1:
-        label += f"x{settings['num_restarts']}"
+        name += f"x{settings['num_restarts']}"
     loss = settings.get("loss")
-    return label if loss is None else f"{label} {loss}"
+    return name if loss is None else f"{name} {loss}"

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_robust.backend import Classifier
 from keras_robust.backend import predict_logits
+from keras_robust.evaluation import RobustnessReport
 
 
 def export_saved_model(model, path, *, report=None, label_names=None):
@@ -51,11 +52,22 @@ def export_saved_model(model, path, *, report=None, label_names=None):
     path = pathlib.Path(path)
     if path.exists():
         raise FileExistsError(
-            f"A served version is never changed: give a new folder. Received: path={str(path)!r}"
+            "A served version is never changed: give a new folder, such as the next number. "
+            f"Received: path={str(path)!r}, which exists"
+        )
+    if report is not None and not isinstance(report, RobustnessReport):
+        raise ValueError(
+            "Expected a RobustnessReport; `RobustnessReport.load(path)` reads one from a file. "
+            f"Received: report={report!r}"
         )
     spec = _input_spec(model)
     classifier = Classifier(model)
     num_classes = _num_classes(model, spec)
+    if report is not None and report.num_classes != num_classes:
+        raise ValueError(
+            f"The report is of another model: it has {report.num_classes} classes. "
+            f"Received: a model with {num_classes} classes"
+        )
     if label_names is not None and len(label_names) != num_classes:
         raise ValueError(
             f"Expected {num_classes} label names, one for each class. "

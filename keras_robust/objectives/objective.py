@@ -12,6 +12,16 @@ class Objective:
     what is not read costs nothing. The weights of the compiled losses sum to 1, so that the
     regularisers in them count once. `runs_attack` says whether `perturb` makes adversarial
     examples, so that there is an accuracy under attack to log.
+
+    Example:
+
+    >>> import keras_robust as kr
+    >>> class Squeezed(kr.objectives.Objective):
+    ...     def loss(self, clean, adversarial):
+    ...         squares = keras.ops.mean(keras.ops.square(adversarial.logits), axis=-1)
+    ...         return adversarial.loss + 0.1 * adversarial.mean(squares)
+    >>> print(kr.AdvTrain(objective=Squeezed()).objective)
+    Squeezed()
     """
 
     runs_attack = True

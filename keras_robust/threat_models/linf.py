@@ -66,6 +66,16 @@ class Linf(ThreatModel):
     def distance(self, x_adv, x):
         return ops.max(flatten(ops.abs(x_adv - x)), axis=-1)
 
+    def check_fits(self, shape):
+        given = getattr(self.epsilon, "shape", ())
+        sizes = zip(reversed(given), reversed(shape), strict=False)
+        if len(given) > len(shape) or any(own not in (1, size) for own, size in sizes):
+            raise ValueError(
+                "Argument `epsilon` must broadcast against the inputs: (channels,) for one value "
+                "per channel or feature, (n, 1, 1, 1) for one per example. "
+                f"Received: epsilon of shape {given} for inputs of shape {shape}"
+            )
+
     def radius_of_rows(self, rows, x):
         radius = ops.convert_to_numpy(self.radius)
         # `(channels,)` broadcasts against every row; only an axis for the examples is indexed.

@@ -68,17 +68,24 @@ class ThreatModel:
         other._given = {**self._given, "epsilon": epsilon}
         return other
 
+    def check_fits(self, shape):
+        """Raises `ValueError` if `epsilon` is an array that does not fit examples of `shape`.
+
+        Args:
+            shape: tuple, of a batch or a data set; `None` for a size that is not known.
+        """
+        size = getattr(self._epsilon, "size", 1)
+        if size not in (1, shape[0]):
+            raise ValueError(
+                "Argument `epsilon` must be one number, or an array with one value per example, "
+                "which only a call on data knows. "
+                f"Received: epsilon of shape {self._epsilon.shape} for inputs of shape {shape}"
+            )
+
     def radius_of_rows(self, rows, x):
         """Returns the radius, as an array, for some rows of the data set `x`."""
         radius = ops.convert_to_numpy(self.radius)
-        if radius.size == 1:
-            return radius
-        if radius.size != len(x):
-            raise ValueError(
-                "Argument `epsilon` must be one number, or an array with one value per example. "
-                f"Received: epsilon of shape {radius.shape} for {len(x)} examples"
-            )
-        return radius[rows]
+        return radius if radius.size == 1 else radius[rows]
 
     def project(self, x_adv, x):
         """Returns the feasible point nearest to `x_adv` (Euclidean), shape of `x`."""

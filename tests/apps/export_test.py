@@ -16,7 +16,7 @@ ERROR_CASES = [
     ("--model={folder}/model.keras --output_dir={folder}/models", "is never changed: give a new"),
     ("--model={folder}/model.keras --output_dir={folder}/bad/1", "{folder}/bad"),
     (
-        "--model={folder}/model.keras --output_dir={folder}/new --labels=a,b",
+        "--model={folder}/model.keras --output_dir={folder}/new --label_names=a,b",
         "Expected 3 label names, one for each class. Received: 2 names",
     ),
     (
@@ -54,7 +54,7 @@ def folder(tmp_path_factory):
 def results(folder):
     """What the program says to every command line."""
     good = [f"--model={folder}/model.keras", f"--output_dir={folder}/models/7"]
-    commands = [[*good, f"--report={folder}/report.json", "--labels=a,b,c"], ["--help"]]
+    commands = [[*good, f"--report={folder}/report.json", "--label_names=a,b,c"], ["--help"]]
     commands += [case.format(folder=folder).split() for case, _ in ERROR_CASES]
     return programs.run_all("export", commands)
 
@@ -80,7 +80,7 @@ def test_writes_a_saved_model(folder, results):
 def test_help(results):
     assert (results[1].code, results[1].stderr) == (0, "")
     assert results[1].stdout.startswith("Writes a trained classifier as a SavedModel")
-    assert "--labels" in results[1].stdout
+    assert "--label_names" in results[1].stdout
 
 
 @pytest.mark.parametrize("index", range(len(ERROR_CASES)), ids=[case[0] for case in ERROR_CASES])

@@ -109,16 +109,21 @@ def test_a_training_prints_what_it_does(done):
     assert "adv_accuracy" not in undefended
     assert "val_adv_accuracy" in hardened
     assert "Linf, epsilon 0.15, 50 examples" in result.stdout
-    written = "model.keras, saved_model/1, report.json, report_undefended.json, examples.png"
+    written = "model.keras, saved_model/1, report.json, report_undefended.json, examples.png, "
+    written += "examples_undefended.png"
     assert lines[-1] == f"Written to {folder}: {written}"
 
 
 def test_a_training_writes_what_it_says(done):
     _, folder = done
     expected = {"model.keras", "saved_model", "report.json", "report_undefended.json"}
-    assert {item.name for item in folder.iterdir()} == {*expected, "examples.png"}
+    assert {item.name for item in folder.iterdir()} == {
+        *expected,
+        "examples.png",
+        "examples_undefended.png",
+    }
     assert [item.name for item in (folder / "saved_model").iterdir()] == ["1"]
-    assert matplotlib.image.imread(folder / "examples.png").shape[:2] == (5 * 315, 900)
+    assert matplotlib.image.imread(folder / "examples.png").shape[:2] == (5 * 315 + 75, 900)
 
 
 def test_reports_are_about_the_saved_model(done):

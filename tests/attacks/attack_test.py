@@ -44,7 +44,7 @@ def twice_the_margin(y, logits):
         ({"threat_model": "l3"}, "Unknown threat model. Expected one of 'l1', 'l2', 'linf'"),
         (
             {"threat_model": kr.threat_models.L2([0.1, 0.2])},
-            r"one value per example. Received: epsilon of shape \(2,\) for 7 examples",
+            r"one value per example.*Received: epsilon of shape \(2,\) for inputs of shape \(7,",
         ),
         (
             {"threat_model": Linf(keras.optimizers.schedules.ExponentialDecay(0.1, 9, 0.5))},

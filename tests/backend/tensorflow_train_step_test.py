@@ -309,5 +309,5 @@ def test_probabilities_under_a_loss_from_logits(objective):
 @pytest.mark.parametrize("objective", ["adversarial", "mixed"])
 def test_logits_under_a_loss_of_probabilities(objective):
     model, _ = _linear(loss="sparse_categorical_crossentropy")
-    message = ("The loss takes probabilities, but the outputs of the model do not sum to 1.", "")
+    message = ("The loss takes probabilities, but the outputs of the model do not sum to 1", "")
     _refused(model, _batch(), message, objective=objective)

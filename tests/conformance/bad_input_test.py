@@ -186,3 +186,38 @@ def test_a_regression_model_refuses_objectives_on_logits():
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="Expected one classification output"):
         _fit(model, y=Y.astype("float32"), callback=kr.AdvTrain(objective="trades", warmup=0))
+
+
+@pytest.mark.parametrize(
+    ("threat_model", "message"),
+    [
+        (lambda: kr.Linf([0.1, 0.1, 0.1]), "must broadcast against the inputs"),
+        (lambda: kr.L2(np.full(4, 0.1)), "one value per example"),
+    ],
+)
+def test_an_epsilon_of_another_shape(threat_model, message):
+    with pytest.raises(ValueError, match=message):
+        _fit(linear_fit.make_model(), callback=kr.AdvTrain(threat_model(), warmup=0))
+
+
+def test_one_hot_labels_under_a_sparse_loss():
+    with pytest.raises(ValueError, match="the labels are one-hot rows. Use Categorical"):
+        _fit(linear_fit.make_model(), y=np.eye(3)[Y])
+
+
+def test_a_single_logit_under_a_loss_of_probabilities():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1, bias_initializer="ones")])
+    model.compile("sgd", "binary_crossentropy")
+    model.layers[-1].set_weights([np.full((4, 1), 3.0), np.ones(1)])
+    with pytest.raises(ValueError, match=r"or leave \[0, 1\].*one output: a sigmoid"):
+        _fit(model, y=Y % 2)
+
+
+def test_a_threat_model_in_the_place_of_the_labels():
+    with pytest.raises(ValueError, match="third argument of an attack is the labels"):
+        kr.attacks.FGSM()(linear_fit.make_model(), X, kr.Linf(0.1))
+
+
+def test_what_is_no_data():
+    with pytest.raises(ValueError, match="Expected data as .* Received: Linf"):
+        kr.RobustValidation(kr.Linf(0.1))

@@ -20,7 +20,11 @@ def _report(shape=(6, 4, 5, 1), bounds=(0.0, 1.0), scale=1.0):
     x = scale * RNG.uniform(0.2, 0.8, size=shape)
     delta = scale * 0.1 * RNG.uniform(-1.0, 1.0, size=shape)
     return kr.RobustnessReport(
-        threat_model={"class_name": "Linf", "config": {"epsilon": 0.1, "bounds": bounds}},
+        threat_model={
+            "class_name": "Linf",
+            "config": {"epsilon": 0.1, "bounds": bounds},
+            "epsilon": 0.1,
+        },
         num_examples=6,
         num_classes=3,
         clean_accuracy=5 / 6,

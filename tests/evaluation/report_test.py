@@ -14,7 +14,11 @@ SETTINGS = {"num_steps": 50, "num_restarts": 10, "loss": "margin"}
 
 def _report(**changes):
     arguments = {
-        "threat_model": {"class_name": "Linf", "config": {"epsilon": "8/255", "bounds": [0, 1]}},
+        "threat_model": {
+            "class_name": "Linf",
+            "config": {"epsilon": "8/255", "bounds": [0, 1]},
+            "epsilon": 0.0313725,
+        },
         "num_examples": 3,
         "num_classes": 10,
         "clean_accuracy": 0.987,
@@ -56,7 +60,11 @@ def test_json_has_a_schema_and_every_number_but_no_arrays(tmp_path):
     assert json.loads(text) == {
         "schema": "keras_robust.robustness_report",
         "schema_version": 1,
-        "threat_model": {"class_name": "Linf", "config": {"epsilon": "8/255", "bounds": [0, 1]}},
+        "threat_model": {
+            "class_name": "Linf",
+            "config": {"epsilon": "8/255", "bounds": [0, 1]},
+            "epsilon": 0.0313725,
+        },
         "num_examples": 3,
         "num_classes": 10,
         "clean_accuracy": 0.987,
@@ -200,3 +208,12 @@ def test_reports_are_values():
         _report().seed = 3
     assert _report() == _report(x=np.ones((1, 1)))
     assert _report() != _report(seed=8)
+
+
+def test_a_list_of_radii_is_shown_as_a_range():
+    threat_model = {
+        "class_name": "Linf",
+        "config": {"epsilon": [0.1, 0.3], "bounds": None},
+        "epsilon": [0.1, 0.3],
+    }
+    assert "Linf, epsilon 0.1 to 0.3, 3 examples" in str(_report(threat_model=threat_model))

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import pathlib
@@ -240,12 +241,9 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path, monkeypatch, er
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing_behind(tmp_path):
-    class Broken:
-        def to_dict(self):
-            return {"not": object()}
-
+    report = dataclasses.replace(_report(3), seed=object())
     with pytest.raises(TypeError, match="not JSON serializable"):
-        kr.export_saved_model(_simple(), tmp_path / "1", report=Broken())
+        kr.export_saved_model(_simple(), tmp_path / "1", report=report)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -316,3 +314,21 @@ def test_logits_under_a_loss_of_probabilities_are_refused(tmp_path):
     with pytest.raises(ValueError, match="takes probabilities, but the outputs of the model do"):
         kr.export_saved_model(model, tmp_path / "1")
     assert not list(tmp_path.iterdir())
+
+
+def _report(num_classes):
+    x = np.eye(num_classes, dtype="float32")
+    return kr.evaluate(lambda x: x, (x, np.arange(num_classes)), kr.Linf(0.1), "fgsm")
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        (lambda: "report.json", "Expected a RobustnessReport.*Received: report='report.json'"),
+        (lambda: _report(2), "it has 2 classes. Received: a model with 3 classes"),
+    ],
+)
+def test_a_report_of_something_else_is_refused(tmp_path, report, message):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match=message):
+        kr.export_saved_model(model, tmp_path / "1", report=report())

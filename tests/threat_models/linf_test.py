@@ -70,3 +70,19 @@ def test_grey_levels_need_their_own_box():
     assert Linf(8, (0, 255)).epsilon == 8.0
     assert Linf(8, None).epsilon == 8.0
     assert Linf().epsilon == pytest.approx(8 / 255)
+
+
+@pytest.mark.parametrize("shape", [(29,), (30, 1), (7, 1), (2, 1, 30)])
+def test_an_epsilon_that_does_not_broadcast_is_refused(shape):
+    with pytest.raises(ValueError, match="must broadcast against the inputs.*inputs of shape"):
+        kr.Linf(np.full(shape, 0.1), None).check_fits((5, 30))
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (30,), (5, 1), (5, 30), (1, 30)])
+def test_an_epsilon_that_broadcasts_is_taken(shape):
+    kr.Linf(np.full(shape, 0.1), None).check_fits((5, 30))
+
+
+def test_an_epsilon_per_example_does_not_fit_a_batch_of_unknown_size():
+    with pytest.raises(ValueError, match="must broadcast"):
+        kr.Linf(np.full((5, 1), 0.1), None).check_fits((None, 30))

@@ -343,7 +343,9 @@ def test_get_takes_names_configs_classes_and_objects(cls):
 
 @pytest.mark.parametrize("identifier", ["l3", None, 3, {"epsilon": 0.1}, kr.attacks.PGD])
 def test_get_lists_the_known_names(identifier):
-    message = "Unknown threat model. Expected one of 'l1', 'l2', 'linf', or a ThreatModel object"
+    message = (
+        "Unknown threat model. Expected one of 'l1', 'l2', 'linf', or an object of ThreatModel"
+    )
     with pytest.raises(ValueError, match=message):
         kr.threat_models.get(identifier)
 
@@ -352,6 +354,15 @@ def test_get_lists_the_known_names(identifier):
 def test_a_radius_for_each_example_needs_one_for_each(cls):
     x = np.zeros((3, 2), "float32")
     assert cls([0.1, 0.2, 0.3]).radius_of_rows([2, 0], x).tolist() == pytest.approx([0.3, 0.1])
-    message = r"one value per example. Received: epsilon of shape \(2,\) for 3 examples"
+    message = r"one value per example.*Received: epsilon of shape \(2,\) for inputs"
     with pytest.raises(ValueError, match=message):
-        cls([0.1, 0.2]).radius_of_rows([0], x)
+        cls([0.1, 0.2]).check_fits(x.shape)
+
+
+@pytest.mark.parametrize("cls", [kr.L1, kr.L2])
+def test_an_array_is_one_radius_per_example_in_whole_example_norms(cls):
+    threat_model = cls(np.full(30, 0.1), None)
+    threat_model.check_fits((30, 4))
+    for shape in ((5, 30), (None, 30)):
+        with pytest.raises(ValueError, match=r"one value per example.*epsilon of shape \(30,\)"):
+            threat_model.check_fits(shape)
