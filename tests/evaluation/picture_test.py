@@ -103,7 +103,7 @@ def test_writes_a_png_with_so_many_rows(tmp_path, num_examples, expected):
     figure = _report().plot(str(path), num_examples=num_examples)
     assert _rows(figure).shape == (expected, 3)
     height, width = matplotlib.image.imread(path).shape[:2]
-    assert (height, width) == (expected * 315, 900)
+    assert (height, width) == (expected * 315 + 75, 900)
     assert [item.name for item in tmp_path.iterdir()] == ["examples.png"]
 
 
