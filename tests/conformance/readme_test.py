@@ -1,5 +1,6 @@
 """What the README shows runs, and what it names exists."""
 
+import json
 import pathlib
 import re
 
@@ -34,3 +35,16 @@ def test_every_program_is_named():
     for path in (pathlib.Path(__file__).parents[2] / "apps").glob("*.py"):
         if "def run_main" in path.read_text(encoding="utf-8"):
             assert f"python -m apps.{path.stem}" in README
+
+
+def test_the_numbers_are_those_of_the_recorded_reports():
+    folder = pathlib.Path(__file__).parents[2] / "benchmarks" / "results"
+    for name in ("digits", "fashion_mnist"):
+        hardened = kr.RobustnessReport.load(folder / f"{name}.json")
+        undefended = kr.RobustnessReport.load(folder / f"{name}_undefended.json")
+        for report, row in ((undefended, "undefended | {} | {}"), (hardened, "**{}** | **{}**")):
+            numbers = (100 * report.clean_accuracy, 100 * report.robust_accuracy)
+            assert row.format(*(f"{number:.1f}" for number in numbers)) in README
+    steps = json.loads((folder / "training_step.json").read_text(encoding="utf-8"))
+    for row in steps["rows"].values():
+        assert f"| {row['milliseconds']:.0f} | {row['ratio']:.2f} |" in README
