@@ -52,24 +52,3 @@ class PGD(IterativeAttack):
     """
 
     relative_step = 2.5
-
-    def __init__(
-        self,
-        *,
-        num_steps=10,
-        step_size=None,
-        random_start=True,
-        num_restarts=1,
-        targeted=False,
-        loss=None,
-        eot_samples=1,
-    ):
-        super().__init__(
-            num_steps=num_steps,
-            step_size=step_size,
-            random_start=random_start,
-            num_restarts=num_restarts,
-            targeted=targeted,
-            loss=loss,
-            eot_samples=eot_samples,
-        )

@@ -9,13 +9,11 @@ from tests.support import linear_fit
 X, Y = linear_fit.data()
 
 
-def _weights(model):
-    return model.layers[-1].get_weights()[0]
+_weights = linear_fit.weights
 
 
 def _fit(model, callback, x=X, y=Y, **arguments):
-    arguments = {"batch_size": linear_fit.BATCH_SIZE, "shuffle": False, "verbose": 0, **arguments}
-    return model.fit(x, y, callbacks=[callback], **arguments)
+    return linear_fit.fit(model, callback, x, y, **arguments)
 
 
 class _Batches(keras.utils.PyDataset):

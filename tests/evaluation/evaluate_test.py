@@ -326,7 +326,7 @@ def test_least_likely_targets_need_no_labels():
     np.testing.assert_array_equal(report.attacks[0].robust, [1, 0, 0, 1, 0])
 
 
-def test_gradients_that_turn_nan_do_not_raise_robust_accuracy():
+def test_gradients_that_turn_nan_keep_the_attack_feasible_and_are_reported():
     rng = np.random.default_rng(0)
     x = rng.uniform(0.3, 0.7, size=(100, 4)).astype("float32")
     weights = np.array([[1, -1], [-1, 1], [1, -1], [-1, 1]], "float32")
@@ -344,7 +344,8 @@ def test_gradients_that_turn_nan_do_not_raise_robust_accuracy():
     assert np.asarray(kr.Linf(0.1).contains(found.x_adv, x)).all()
     report = kr.evaluate(poisoned, (x, y), kr.Linf(0.1), attack)
     assert honest.robust_accuracy < 0.3
-    assert report.robust_accuracy <= honest.robust_accuracy + 0.15 or report.warnings
+    # The gradient is gone where the attack starts: the number is too high, and the report says so.
+    assert any("too high to believe" in warning.replace("\n", " ") for warning in report.warnings)
 
 
 def test_a_model_that_returns_nan_is_no_model():

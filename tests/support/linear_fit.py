@@ -43,6 +43,17 @@ def adv_train(epsilon=EPSILON, **arguments):
     return kr.AdvTrain(kr.Linf(epsilon), **arguments)
 
 
+def fit(model, callback, x, y, **arguments):
+    """Fits with one callback, in the order of the data."""
+    arguments = {"batch_size": BATCH_SIZE, "shuffle": False, "verbose": 0, **arguments}
+    return model.fit(x, y, callbacks=[callback], **arguments)
+
+
+def weights(model):
+    """The kernel of the last layer."""
+    return model.layers[-1].get_weights()[0]
+
+
 def softmax(logits):
     """Rows of probabilities."""
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
