@@ -1,5 +1,7 @@
 """Names for classes, so that `attack="pgd"` works wherever Keras users expect it."""
 
+import inspect
+
 import keras
 
 
@@ -9,7 +11,8 @@ class Registry:
     Args:
         kind: str, what the registry holds, for error messages: `"attack"`.
         base: class, what every entry derives from.
-        classes: list of classes; a class answers to its own name in any case (`"PGD"`, `"pgd"`).
+        classes: list of classes; a class answers to its own name in any case (`"PGD"`, `"pgd"`,
+            `"clean_logit_pairing"`).
 
     Example:
 
@@ -18,10 +21,15 @@ class Registry:
     10
     """
 
-    def __init__(self, kind, base, classes):
+    def __init__(self, kind, base, classes=()):
         self.kind = kind
         self.base = base
-        self.classes = {cls.__name__.lower(): cls for cls in classes}
+        self.classes = {}
+        self.extend(classes)
+
+    def extend(self, classes):
+        """Adds classes."""
+        self.classes.update((cls.__name__.lower(), cls) for cls in classes)
 
     def get(self, identifier):
         """Returns an instance for `identifier`: a name, a config, a class or an instance."""
@@ -30,10 +38,10 @@ class Registry:
         if isinstance(identifier, dict) and "class_name" in identifier:
             return self.get(keras.saving.deserialize_keras_object(identifier))
         if isinstance(identifier, type) and issubclass(identifier, self.base):
-            return identifier()
+            return self._make(identifier, identifier)
         key = identifier.lower().replace("_", "") if isinstance(identifier, str) else None
         if key in self.classes:
-            return self.classes[key]()
+            return self._make(self.classes[key], identifier)
         known = ", ".join(repr(name) for name in sorted(self.classes))
         received = repr(identifier)
         if len(received) > 80:
@@ -42,3 +50,18 @@ class Registry:
             f"Unknown {self.kind}. Expected one of {known}, or an object of {self.base.__name__}. "
             f"Received: {received}"
         )
+
+    def _make(self, cls, identifier):
+        required = [
+            name
+            for name, parameter in inspect.signature(cls).parameters.items()
+            if parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
+        if required:
+            raise ValueError(
+                f"The {self.kind} {cls.__name__} needs arguments, so that its name alone does not "
+                f"do: pass {cls.__name__}({', '.join(f'{name}=...' for name in required)}). "
+                f"Received: {identifier!r}"
+            )
+        return cls()

@@ -1,3 +1,5 @@
+import re
+
 import keras
 import pytest
 
@@ -26,6 +28,18 @@ class RightTriangle(Shape):
 class Hexagon(Shape):
     def __init__(self, sides=6):
         super().__init__(sides)
+
+
+class Polygon(Shape):
+    """Takes anything else beside what it must have."""
+
+    def __init__(self, sides, *, angle, colour="red", **others):
+        super().__init__(sides)
+
+
+class Circle(Shape):
+    def __init__(self, *centre, **others):
+        super().__init__(0)
 
 
 get = Registry("shape", Shape, [RightTriangle]).get
@@ -57,3 +71,30 @@ def test_anything_else_is_told_the_known_names(identifier):
     message = "Unknown shape. Expected one of 'righttriangle', or an object of Shape. Received: "
     with pytest.raises(ValueError, match=message):
         get(identifier)
+
+
+@pytest.mark.parametrize("identifier", ["Polygon", "polygon", Polygon])
+def test_a_name_does_not_do_for_a_class_that_needs_arguments(identifier):
+    message = re.escape(
+        "The shape Polygon needs arguments, so that its name alone does not do: pass "
+        f"Polygon(sides=..., angle=...). Received: {identifier!r}"
+    )
+    with pytest.raises(ValueError, match=message):
+        Registry("shape", Shape, [Polygon]).get(identifier)
+
+
+def test_arguments_with_defaults_are_not_needed():
+    registry = Registry("shape", Shape, [Polygon, Hexagon])
+    assert registry.get("hexagon").sides == 6
+    assert registry.get(Circle).sides == 0
+    polygon = Polygon(5, angle=1)
+    assert registry.get(polygon) is polygon
+
+
+def test_classes_may_be_added_later():
+    registry = Registry("shape", Shape)
+    with pytest.raises(ValueError, match="Unknown shape. Expected one of , or an object of Shape"):
+        registry.get("hexagon")
+    registry.extend([Hexagon, RightTriangle])
+    assert registry.get("hexagon").sides == 6
+    assert registry.get("right_triangle").sides == 3

@@ -9,6 +9,8 @@ import numpy as np
 from keras import ops
 
 from keras_robust import backend
+from keras_robust.backend.structures import batches_of
+from keras_robust.backend.structures import only_input
 
 _TINY = 1e-7
 _NO_PROBABILITIES = (
@@ -20,7 +22,10 @@ _NO_LOGITS = (
     "The loss takes logits, but the outputs of the model are probabilities: every row sums to 1. "
     "Use from_logits=False, or remove the softmax. Received: outputs from {} to {}"
 )
-_BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy")
+_REDUCTIONS = ("sum", "mean", "mean_with_sample_weight", "sum_over_batch_size")
+_BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "hinge", "squared_hinge")
+# Those of this package that take labels and logits.
+_OWN_LOSSES = ("dlr", "margin", "soft_margin", "temperature_cross_entropy")
 
 
 class Classifier:
@@ -41,7 +46,7 @@ class Classifier:
         self.model = model
         self.pack = pack or _pack_for(model)
         self.num_calls = 0
-        self.loss_name, self.from_logits, self._is_keras_loss = _read_loss(model)
+        self.loss_name, self.from_logits, self._is_known_loss = _read_loss(model)
 
     def __call__(self, x, training=False):
         """Returns the outputs of the model."""
@@ -55,24 +60,38 @@ class Classifier:
         """Whether small gradients of the model underflow."""
         return getattr(self.model, "compute_dtype", None) == "float16"
 
+    @property
+    def reduction(self):
+        """How the compiled loss makes one number of those of the examples."""
+        loss = getattr(self.model, "loss", None)
+        given = getattr(single(loss) if loss is not None else None, "reduction", None)
+        return given if given in _REDUCTIONS else "sum_over_batch_size"
+
     def is_classification(self, outputs, y=None):
         """Whether `outputs` are the logits or probabilities of one classification.
 
-        Told by the compiled loss; under a loss that is not Keras's own, by a softmax or sigmoid at
-        the end, or by integer labels for rows of several scores; where there are no labels, as
-        in a prediction, such rows are taken for a classification.
+        Told by the compiled loss; under a loss that is neither Keras's nor ours, by a softmax or
+        sigmoid at the end, or by integer labels for rows of several scores; where there are no
+        labels, as in a prediction, such rows are taken for a classification.
         """
         outputs, y = single(outputs), single(y)
         if not hasattr(outputs, "shape") or len(outputs.shape) != 2:
             return False
         is_column = outputs.shape[-1] == 1
-        if self._is_keras_loss:
+        if self._is_known_loss:
             if self.loss_name in _BINARY_LOSSES:
                 return is_column
-            return "categorical" in self.loss_name and not is_column
+            is_known = "categorical" in self.loss_name or self.loss_name in _OWN_LOSSES
+            return is_known and not is_column
         if not self.loss_name or backend.keras_logits(outputs) is not None:
             return True
         return not is_column and _can_be_class_indices(y)
+
+    def ignores(self, label):
+        """Whether the compiled loss leaves out examples with `label`, as one unknown to us may."""
+        if not self._is_known_loss:
+            return True
+        return getattr(single(self.model.loss), "ignore_class", None) == label
 
     def to_logits(self, outputs, y=None):
         """Returns float32 logits `(batch_size, num_classes)` from the outputs of the model."""
@@ -99,6 +118,17 @@ class Classifier:
         if logits.shape[-1] == 1:
             logits = ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
         return logits
+
+    def to_outputs(self, logits, outputs):
+        """Returns what the model would return for `logits`, in the form of `outputs`."""
+        form = single(outputs)
+        is_column = form.shape[-1] == 1
+        if is_column:
+            logits = logits[:, 1:] - logits[:, :1]
+        if backend.keras_logits(form) is not None or self.from_logits is False:
+            activation = keras.activations.sigmoid if is_column else keras.activations.softmax
+            logits = activation(logits)
+        return keras.tree.pack_sequence_as(outputs, [logits])
 
     def misread(self, outputs, y=None):
         """Tells logits taken for probabilities, and probabilities taken for logits.
@@ -152,6 +182,14 @@ def _pack_for(model):
     return lambda x: keras.tree.pack_sequence_as(structure, [x])
 
 
+def expose_input(model, inputs):
+    """Returns the one tensor in the inputs, as floats, and the model as a `Classifier` of it."""
+    x = ops.cast(only_input(inputs), "float32")
+    if not keras.tree.is_nested(inputs):
+        return x, Classifier(model)
+    return x, Classifier(model, lambda leaf: keras.tree.pack_sequence_as(inputs, [leaf]))
+
+
 def single(structure):
     """Returns the one tensor in `structure`, such as `{"label": y}`, or else `structure` itself."""
     leaves = keras.tree.flatten(structure)
@@ -179,7 +217,7 @@ def _takes_training(model):
 
 
 def _read_loss(model):
-    """Returns the snake-case name of the compiled loss (or ""), `from_logits`, and if Keras's."""
+    """Returns the snake-case name of the compiled loss (or ""), `from_logits`, and if known."""
     loss = getattr(model, "loss", None) if isinstance(model, keras.Model) else None
     losses = [item for item in keras.tree.flatten(loss) if item is not None]
     if not losses:
@@ -191,7 +229,8 @@ def _read_loss(model):
     name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
     module = getattr(loss, "__module__", type(loss).__module__)
     if not module.startswith("keras."):
-        return name, None, False
+        is_own = module.startswith("keras_robust.losses.") and name in _OWN_LOSSES
+        return name, is_own or None, is_own
     config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
     takes_logits = "crossentropy" in name
     return name, bool(config.get("from_logits", False)) if takes_logits else None, True
@@ -219,11 +258,11 @@ def _describe(outputs):
 
 
 def predict_logits(model, x, batch_size=256):
-    """Returns NumPy logits `(n, num_classes)` of a model or callable for an array."""
+    """Returns NumPy logits `(n, num_classes)` for an array, or for a structure of arrays."""
     classifier = Classifier(model)
     batches = []
-    for start in range(0, len(x), batch_size):
-        outputs = classifier(ops.convert_to_tensor(x[start : start + batch_size]))
+    for rows in batches_of(x, batch_size):
+        outputs = classifier(rows)
         problem = classifier.misread(outputs) if classifier.loss_name else None
         if problem is not None and bool(problem[0]):
             values = ops.convert_to_numpy(single(outputs))

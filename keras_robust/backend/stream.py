@@ -1,6 +1,7 @@
 """A batch on its way through the model in training mode, as an objective sees it."""
 
 import keras
+from keras import ops
 
 
 class Stream:
@@ -12,19 +13,28 @@ class Stream:
 
     Args:
         classifier: a `backend.Classifier`.
-        x: float tensor `(batch_size, ...)`.
-        y: labels.
-        sample_weight: `(batch_size,)` or `None`; class weights are in it.
+        batch: a `backend.Batch`; its `x` is what goes through the model.
+        found: the `attacks.Found` from which `x` comes, or `None` for clean examples.
     """
 
-    def __init__(self, classifier, x, y, sample_weight):
+    def __init__(self, classifier, batch, found=None):
         self.classifier = classifier
-        self.x = x
-        self.y = y
-        self.sample_weight = sample_weight
+        self.batch = batch
+        self.found = found
         self._outputs = None
+        self._regularisers = ()
         self._call = None
         self._loss = None
+
+    @property
+    def x(self):
+        """Float tensor `(batch_size, ...)`."""
+        return self.batch.x
+
+    @property
+    def y(self):
+        """The labels."""
+        return self.batch.y
 
     @property
     def was_used(self):
@@ -36,6 +46,7 @@ class Stream:
         """The outputs of the model."""
         if self._outputs is None:
             self._outputs = self.classifier(self.x, training=True)
+            self._regularisers = self.classifier.model.losses
             self._call = self.classifier.num_calls
         return self._outputs
 
@@ -48,26 +59,54 @@ class Stream:
     def loss(self):
         """The compiled loss, weighted, with regularisers; a scalar."""
         if self._loss is None:
-            outputs = self.outputs
-            if self.classifier.num_calls != self._call:
-                raise RuntimeError(
-                    "An objective must read `stream.loss` before the outputs of another stream."
-                )
-            self._loss = self.classifier.model.compute_loss(
-                self.classifier.pack(self.x), self.y, outputs, self.sample_weight
-            )
+            self._loss = self._compute_loss(self.batch.sample_weight)
         return self._loss
 
+    def weighted_loss(self, weights):
+        """The compiled loss with `weights`, `(batch_size,)`, on top of the sample weights."""
+        given = self.batch.sample_weight
+        if given is not None:
+            weights = keras.tree.map_structure(
+                lambda own: weights * ops.reshape(ops.cast(own, "float32"), (-1,)), given
+            )
+        return self._compute_loss(weights)
+
+    def loss_of(self, outputs):
+        """The compiled loss of other outputs than the model's, such as a bound of them."""
+        return self._compute_loss(self.batch.sample_weight, outputs)
+
+    @property
+    def regularisation(self):
+        """The regularisers of the model, a scalar: what `loss` has beside the compiled loss."""
+        self.outputs  # noqa: B018
+        total = sum((ops.sum(ops.cast(r, "float32")) for r in self._regularisers), 0.0)
+        values = ops.zeros(ops.shape(self.x)[:1]) + total
+        return _Mean()(values, values)
+
     def mean(self, values):
-        """Returns the weighted mean of `values`, `(batch_size,)`, reduced as Keras losses are."""
-        return _Mean()(values, values, self.sample_weight)
+        """Returns the weighted mean of `values`, `(batch_size,)`.
+
+        Reduced as the compiled loss is: its sum, if that has `reduction="sum"`.
+        """
+        return _Mean(self.classifier.reduction)(values, values, self.batch.sample_weight)
+
+    def _compute_loss(self, sample_weight, outputs=None):
+        own = self.outputs
+        if self.classifier.num_calls != self._call:
+            raise RuntimeError(
+                "An objective must read `stream.loss` before the outputs of another stream."
+            )
+        inputs = self.classifier.pack(self.x)
+        return self.classifier.model.compute_loss(
+            inputs, self.y, own if outputs is None else outputs, sample_weight
+        )
 
 
 class _Mean(keras.losses.Loss):
     """Reduces per-example values as every Keras loss does, also under distribution."""
 
-    def __init__(self):
-        super().__init__(name="mean")
+    def __init__(self, reduction="sum_over_batch_size"):
+        super().__init__(name="mean", reduction=reduction)
 
     def call(self, y_true, y_pred):
         return y_pred

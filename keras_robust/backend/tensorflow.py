@@ -3,12 +3,15 @@
 import functools
 import re
 
+import keras
 import tensorflow as tf
 
 END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
 _UNROLL = 10
 _MARK = "keras_robust: "
+# Left to choose, TensorFlow takes another one under XLA.
+_GENERATOR = "philox"
 
 
 def value_and_input_gradient(function, x):
@@ -68,13 +71,19 @@ def repeat(num_steps, body, state):
 def uniform(shape, seed, minval=0.0, maxval=1.0):
     """Uniform float32 numbers; `seed` `(2,)` for the batch or `(batch_size, 2)` per example."""
     return _draw(
-        lambda shape, seed: tf.random.stateless_uniform(shape, seed, minval, maxval), shape, seed
+        lambda shape, seed: tf.random.stateless_uniform(
+            shape, seed, minval, maxval, alg=_GENERATOR
+        ),
+        shape,
+        seed,
     )
 
 
 def normal(shape, seed):
     """Standard normal float32 numbers; `seed` `(2,)` or `(batch_size, 2)` as in `uniform`."""
-    return _draw(tf.random.stateless_normal, shape, seed)
+    return _draw(
+        lambda shape, seed: tf.random.stateless_normal(shape, seed, alg=_GENERATOR), shape, seed
+    )
 
 
 def _draw(sampler, shape, seed):
@@ -96,6 +105,16 @@ def compile_function(function):
     # of one code are traced once each. A `partial` has none, so that it is counted by itself.
     separate = functools.partial(function)
     return tf.function(separate, reduce_retracing=True, autograph=False)
+
+
+def trace_output(function, inputs):
+    """Returns a `keras.KerasTensor` for what `function` gives, from such tensors as its inputs.
+
+    Keras often knows the outputs of layers from their shapes; here every one of them is run.
+    """
+    specs = tf.nest.map_structure(lambda leaf: tf.TensorSpec(leaf.shape, leaf.dtype), inputs)
+    output = tf.function(function, autograph=False).get_concrete_function(specs).structured_outputs
+    return keras.KerasTensor(tuple(output.shape), output.dtype.name)
 
 
 def is_symbolic(x):

@@ -4,24 +4,24 @@ import keras
 import tensorflow as tf
 
 from keras_robust import losses
-from keras_robust.backend.classifier import Classifier
+from keras_robust.backend.batch import Batch
 from keras_robust.backend.classifier import single
-from keras_robust.backend.stream import Stream
 from keras_robust.backend.tensorflow import fold_in
-from keras_robust.backend.tensorflow import require
-
-_TOLERANCE = 1e-3
+from keras_robust.backend.tensorflow_checks import check_inputs
+from keras_robust.backend.tensorflow_checks import check_labels
+from keras_robust.backend.tensorflow_trainer import Trainer
 
 
 class TrainStep:
-    """Checks a batch, perturbs it, and takes one optimizer step on the objective.
+    """Checks a batch, and has the objective take its optimizer step on it.
 
     Everything random and every schedule is a function of `(seed, optimizer.iterations, replica)`.
 
     Args:
         model: compiled `keras.Model`.
-        attack, objective, threat_model: objects with `perturb`, `loss` and `at`.
-        ramp_steps: int, optimizer steps over which epsilon grows from 0; 0 for none.
+        attack, objective, threat_model: objects with `perturb`, `step` and `expose`.
+        ramp: pair of ints, the optimizer step at which epsilon starts to grow from 0, and the
+            number of steps until it is there; 0 for none.
         seed: int.
 
     Attributes `adv_accuracy`, `accuracy` (of clean examples), `zero_gradient` (share of examples
@@ -30,12 +30,12 @@ class TrainStep:
     `reset_meters`; `num_classes` is known after the first step, and 0 for what is no classifier.
     """
 
-    def __init__(self, model, attack, objective, threat_model, *, ramp_steps, seed):
+    def __init__(self, model, attack, objective, threat_model, *, ramp=(0, 0), seed):
         self.model = model
         self.attack = attack
         self.objective = objective
         self.threat_model = threat_model
-        self.ramp_steps = ramp_steps
+        self.ramp = ramp
         self.seed = seed
         self.num_classes = 0
         with model.distribute_strategy.scope():
@@ -43,6 +43,8 @@ class TrainStep:
             self.accuracy = keras.metrics.Mean()
             self.zero_gradient = keras.metrics.Mean()
             self.misread = keras.metrics.Mean()
+        self._delta = None
+        self._memory = None
         self._compiled_update = self._update
         self._checks_outputs = True
         self._is_built = False
@@ -59,7 +61,7 @@ class TrainStep:
         self._compiled_update = tf.function(self._update, jit_compile=True, autograph=False)
 
     def build(self, iterator):
-        """Makes the variables of optimizer and compiled metrics, told by the data to come.
+        """Makes the variables of model, optimizer, metrics and step, told by the data to come.
 
         Made on the first batch, as Keras does, they would have TensorFlow trace the step twice.
         """
@@ -67,16 +69,22 @@ class TrainStep:
             return
         self._is_built = True
         model = self.model
-        if not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
         spec = getattr(iterator, "element_spec", None)
-        if spec is None or model.distribute_strategy.num_replicas_in_sync > 1:
-            return
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(keras.tree.map_structure(_symbol, spec))
+        x = y = sample_weight = None
+        if spec is not None and model.distribute_strategy.num_replicas_in_sync == 1:
+            symbols = keras.tree.map_structure(_symbol, spec)
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(symbols)
+        if x is not None and not model.built:
+            model(x)
+        # Built for a model without weights, it would refuse those that come later.
+        if model.built and not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
         # Keras has no public way to build them.
         for part in (getattr(model, name, None) for name in ("_compile_metrics", "_compile_loss")):
             if part is not None and not part.built and y is not None:
                 part.build(y, model(x))
+        if x is not None and y is not None:
+            self._remember(self.threat_model.expose(model, x)[0], y, sample_weight)
 
     def reset_meters(self):
         """Starts the running means anew."""
@@ -85,53 +93,94 @@ class TrainStep:
 
     def __call__(self, data):
         """Runs the step on one batch and returns the logs."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        inputs, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         if y is None:
             raise ValueError("AdvTrain needs labels to train on. Received: y=None")
-        image, pack = _single_input(x)
-        self.threat_model.check_fits(tuple(image.shape))
-        classifier = Classifier(self.model, pack)
-        checks = _check_inputs(image, self.threat_model) + _check_labels(classifier, image, y)
+        x, classifier, threat_model = self.threat_model.expose(self.model, inputs)
+        threat_model.check_fits(tuple(x.shape))
+        unlabelled = self.objective.takes_unlabelled
+        checks = check_inputs(inputs, self.threat_model)
+        checks += check_labels(classifier, x, y, unlabelled)
         with tf.control_dependencies(checks):
-            x = keras.tree.map_structure(tf.identity, x)
-        return self._compiled_update(x, y, sample_weight)
+            inputs = keras.tree.map_structure(tf.identity, inputs)
+        self._remember(x, y, sample_weight)
+        delta = self._carried_delta(x) if self.objective.carries_delta else None
+        logs, delta = self._compiled_update(inputs, y, sample_weight, delta)
+        if delta is not None:
+            self._carry(delta)
+        return logs
 
-    def _update(self, inputs, y, sample_weight):
-        x, pack = _single_input(inputs)
-        model, classifier = self.model, Classifier(self.model, pack)
-        found = self._perturb(classifier, x, y)
-        clean = Stream(classifier, x, y, sample_weight)
-        adversarial = Stream(classifier, tf.stop_gradient(found.x_adv), y, sample_weight)
-        with tf.GradientTape() as tape:
-            loss = self.objective.loss(clean, adversarial)
-            scaled_loss = model.optimizer.scale_loss(loss)
-        outputs = clean.outputs if clean.was_used else classifier(x)
-        gradients = tape.gradient(scaled_loss, model.trainable_weights)
-        problem = classifier.misread(outputs, y)
-        checks = _check_outputs(problem, outputs) if self._checks_outputs else []
-        if problem is not None:
-            self.misread.update_state(tf.cast(problem[0], tf.float32))
-        with tf.control_dependencies(checks):
-            model.optimizer.apply_gradients(zip(gradients, model.trainable_weights, strict=True))
-        self._track_loss(loss, x)
-        logs = model.compute_metrics(inputs, y, outputs, sample_weight=sample_weight)
-        return {**logs, **self._measure(classifier, outputs, adversarial, y, found)}
+    def _update(self, inputs, y, sample_weight, delta):
+        threat_model, iteration, seed = self._circumstances()
+        x, classifier, threat_model = threat_model.expose(self.model, inputs)
+        batch = Batch(x, y, sample_weight, threat_model, iteration, seed, delta, self._memory)
+        trainer = Trainer(classifier, batch, checks_outputs=self._checks_outputs)
+        result = self.objective.step(trainer, self.attack, batch)
+        if trainer.misread is not None:
+            self.misread.update_state(tf.cast(trainer.misread, tf.float32))
+        self._track_loss(result.loss, x)
+        logs = self.model.compute_metrics(inputs, y, trainer.outputs, sample_weight=sample_weight)
+        return {
+            **logs,
+            **self._measure(classifier, trainer.outputs, y, result.adversarial),
+        }, result.delta
 
-    def _perturb(self, classifier, x, y):
+    def _circumstances(self):
+        """Returns the threat model of this step, `optimizer.iterations`, and the seed."""
         optimizer = self.model.optimizer
-        iterations = tf.cast(tf.convert_to_tensor(optimizer.iterations), tf.int32)
+        iteration = tf.cast(tf.convert_to_tensor(optimizer.iterations), tf.int32)
         # Gradient accumulation divides `iterations`; the seed counts every batch.
         inner = getattr(optimizer, "inner_optimizer", optimizer)
-        batches = tf.cast(tf.convert_to_tensor(getattr(inner, "_iterations", iterations)), tf.int32)
-        threat_model = self.threat_model.at(iterations)
-        if self.ramp_steps:
-            done = tf.cast(iterations + 1, tf.float32) / self.ramp_steps
-            threat_model = threat_model.with_epsilon(tf.minimum(done, 1.0) * threat_model.radius)
+        batches = tf.cast(tf.convert_to_tensor(getattr(inner, "_iterations", iteration)), tf.int32)
+        threat_model = self.threat_model.at(iteration)
+        start, num_steps = self.ramp
+        if num_steps:
+            done = tf.cast(iteration + 1 - start, tf.float32) / num_steps
+            threat_model = threat_model.scaled(tf.clip_by_value(done, 0.0, 1.0))
         seed = tf.stack([tf.constant(self.seed), batches])
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
             seed = fold_in(seed, tf.cast(replica.replica_id_in_sync_group, tf.int32))
-        return self.objective.perturb(self.attack, classifier, x, y, threat_model, seed)
+        return threat_model, iteration, seed
+
+    def _carried_delta(self, x):
+        """Returns the perturbation that the last batch left, with as many rows as `x` has."""
+        rows = tf.shape(x)[0]
+        return tf.concat([self._delta, tf.zeros_like(x)], axis=0)[:rows]
+
+    def _carry(self, delta):
+        # A short last batch leaves the rows that it did not have.
+        self._delta.assign(tf.concat([delta, self._delta[tf.shape(delta)[0] :]], axis=0))
+
+    def _remember(self, x, y, sample_weight):
+        """Makes the variables in which the objective keeps what it needs later in this `fit`."""
+        if self.objective.carries_delta and self._delta is None:
+            self._require_one_replica("one perturbation")
+            self._delta = self._new_delta(tuple(x.shape[1:]))
+        if self._memory is None:
+            with tf.init_scope():
+                self._memory = self.objective.new_memory(x, y, sample_weight)
+        if self._memory is not None:
+            self._require_one_replica("a memory")
+
+    def _new_delta(self, shape):
+        if None in shape:
+            raise ValueError(
+                f"{type(self.objective).__name__} keeps one perturbation from batch to batch, "
+                "so that all examples must have one shape. Pad or crop them, or use another "
+                f"objective. Received: examples of shape {shape}"
+            )
+        with tf.init_scope():
+            return tf.Variable(tf.zeros((0, *shape)), shape=(None, *shape), trainable=False)
+
+    def _require_one_replica(self, what):
+        replicas = self.model.distribute_strategy.num_replicas_in_sync
+        if replicas > 1:
+            raise ValueError(
+                f"{type(self.objective).__name__} keeps {what} from batch to batch, "
+                "which several replicas cannot share. Train on one device, or use another "
+                f"objective. Received: a strategy of {replicas} replicas"
+            )
 
     def _track_loss(self, loss, x):
         """Feeds Keras's own `loss` metric, as its train step does."""
@@ -140,24 +189,30 @@ class TrainStep:
             if metric.name == "loss":
                 metric.update_state(loss * replicas, sample_weight=tf.shape(x)[0])
 
-    def _measure(self, classifier, outputs, adversarial, y, found):
+    def _measure(self, classifier, outputs, y, adversarial):
         """Feeds the meters; returns what of them belongs into the logs."""
-        self.zero_gradient.update_state(tf.cast(found.zero_gradient, tf.float32))
+        attacked = self.objective.attacked(adversarial.batch)
+        blind = tf.cast(adversarial.found.zero_gradient, tf.float32)
+        self.zero_gradient.update_state(blind, attacked)
         if not classifier.is_classification(outputs, y):
             return {}
-        self.accuracy.update_state(self._hits(classifier, outputs, y))
+        self.accuracy.update_state(*self._hits(classifier, outputs, y))
         if not self.objective.runs_attack:
             return {}
         adv_outputs = adversarial.outputs if adversarial.was_used else classifier(adversarial.x)
-        self.adv_accuracy.update_state(self._hits(classifier, adv_outputs, y))
+        hits, labelled = self._hits(classifier, adv_outputs, adversarial.y)
+        if attacked is not None:
+            labelled = labelled * tf.cast(attacked, tf.float32)
+        self.adv_accuracy.update_state(hits, labelled)
         return {"adv_accuracy": self.adv_accuracy.result()}
 
     def _hits(self, classifier, outputs, y):
+        """Returns, per example, whether it is right, and whether it has a label; as floats."""
         logits = classifier.to_logits(outputs, y)
         self.num_classes = logits.shape[-1]
         predicted = tf.argmax(logits, axis=-1, output_type=tf.int32)
         labels = losses.to_indices(single(y), self.num_classes)
-        return tf.cast(predicted == labels, tf.float32)
+        return tf.cast(predicted == labels, tf.float32), tf.cast(labels >= 0, tf.float32)
 
 
 def _symbol(spec):
@@ -165,83 +220,3 @@ def _symbol(spec):
     if not isinstance(spec, tf.TensorSpec):
         return None
     return keras.KerasTensor(spec.shape, spec.dtype.name)
-
-
-def _single_input(x):
-    """Returns the one tensor in the inputs, as floats, and the function that packs it again."""
-    leaves = keras.tree.flatten(x)
-    if len(leaves) != 1:
-        names = list(x) if isinstance(x, dict) else f"{len(leaves)} tensors"
-        raise ValueError(
-            "AdvTrain perturbs models with one input. Give the model one input and split it "
-            "inside, or write the attack into a custom train step with "
-            f"`keras_robust.attacks`. Received: inputs {names}"
-        )
-    image = leaves[0]
-    return tf.cast(image, tf.float32), lambda leaf: keras.tree.pack_sequence_as(x, [leaf])
-
-
-def _check_inputs(x, threat_model):
-    """Ops that fail on NaN and on inputs outside the bounds."""
-    bad = tf.reduce_sum(tf.cast(~tf.math.is_finite(x), tf.int32))
-    checks = [
-        require(
-            bad == 0,
-            "Inputs must be finite. Clean the data, or drop the broken examples. "
-            "Received: a batch with {} NaN or infinite values",
-            bad,
-        )
-    ]
-    if threat_model.bounds is not None:
-        low, high = threat_model.bounds
-        inside = tf.reduce_all((x >= low - _TOLERANCE) & (x <= high + _TOLERANCE))
-        checks.append(
-            require(
-                inside | (bad > 0),
-                "Inputs must lie in the bounds of the threat model. Rescale them (images: divide "
-                "by 255), or give the bounds that they have, with epsilon in the same units: "
-                "Linf(8, bounds=(0, 255)). Received: a batch with values from {} to {} "
-                f"under bounds={_show(threat_model.bounds)}",
-                tf.reduce_min(x),
-                tf.reduce_max(x),
-            )
-        )
-    return checks
-
-
-def _show(bounds):
-    return str(tuple(bounds)).replace("{", "(").replace("}", ")").replace("\n", " ")
-
-
-def _check_labels(classifier, x, y):
-    """Ops that fail on labels that are no class of the model."""
-    outputs = classifier(x)
-    if not classifier.is_classification(outputs, y):
-        return []
-    num_classes = classifier.to_logits(outputs, y).shape[-1]
-    labels = single(y)
-    if classifier.loss_name.startswith("sparse") and len(labels.shape) == 2:
-        if labels.shape[-1] == num_classes > 1:
-            raise ValueError(
-                "The loss takes class indices, and the labels are one-hot rows. Use "
-                "CategoricalCrossentropy, or `numpy.argmax(y, axis=-1)`. "
-                f"Received: labels of shape {tuple(labels.shape)}"
-            )
-    indices = losses.to_indices(single(y), num_classes)
-    return [
-        require(
-            tf.reduce_all((indices >= 0) & (indices < num_classes)),
-            f"Labels must be class indices from 0 to {num_classes - 1}, as the model has "
-            f"{num_classes} classes. Received: a batch with labels from {{}} to {{}}",
-            tf.reduce_min(indices),
-            tf.reduce_max(indices),
-        )
-    ]
-
-
-def _check_outputs(problem, outputs):
-    """Ops that fail when probabilities are taken for logits, or logits for probabilities."""
-    if problem is None:
-        return []
-    outputs = single(outputs)
-    return [require(~problem[0], problem[1], tf.reduce_min(outputs), tf.reduce_max(outputs))]

@@ -14,7 +14,6 @@ from keras_robust.backend import TrainStep
 
 _DEFAULT_WARMUP = "20%"
 _FIRST_STEPS = 100  # Before them no accuracy is expected.
-_SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
@@ -29,7 +28,7 @@ class AdvTrain(keras.callbacks.Callback):
     weights, custom losses and `compute_loss`, gradient accumulation, mixed precision,
     `steps_per_execution`, `jit_compile=True`, `run_eagerly=True` and `MirroredStrategy` (there
     without XLA, `steps_per_execution` or accumulation, which Keras itself cannot do). A model with
-    a `train_step` of its own, or with several inputs, is refused.
+    a `train_step` of its own is refused.
 
     Logs: `loss` is the objective; `accuracy` and every other compiled metric is on clean examples;
     `adv_accuracy` is the accuracy under the training attack, with the current epsilon. It is not
@@ -40,9 +39,15 @@ class AdvTrain(keras.callbacks.Callback):
 
     Args:
         threat_model: a `ThreatModel`, or `"linf"`, `"l2"`, `"l1"`. Its `epsilon` may be a schedule
-            over optimizer steps. Defaults to `"linf"`: epsilon 8/255, inputs in [0, 1].
-        attack: an `Attack` or its name. Defaults to `"pgd"`: 10 steps from a random start.
+            over optimizer steps. For a model with several inputs, a dict from those that are
+            perturbed, `{"image": "linf"}`, or a list by position: see `PerInput`; `Joint` has one
+            budget for several, and `AtLayer` perturbs embeddings. Defaults to `"linf"`: epsilon
+            8/255, inputs in [0, 1].
+        attack: an `Attack` or its name. `None` stands for what the objective usually takes, most
+            often `"pgd"`: 10 steps from a random start. Defaults to `None`.
         objective: an `Objective` or its name. Defaults to `"adversarial"`.
+        clean_epochs: int, epochs of plain training before the first adversarial one, counted by
+            `optimizer.iterations` as the warm-up is, which starts after them. Defaults to `0`.
         warmup: how long epsilon grows linearly from 0: a percentage of the steps that `fit` plans,
             such as `"20%"`, or an int, a number of optimizer steps. It counts
             `optimizer.iterations`, so that a resumed training goes on where it was, and a model
@@ -77,18 +82,36 @@ class AdvTrain(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, threat_model="linf", *, attack="pgd", objective="adversarial", warmup=None, seed=0
+        self,
+        threat_model="linf",
+        *,
+        attack=None,
+        objective="adversarial",
+        clean_epochs=0,
+        warmup=None,
+        seed=0,
     ):
         super().__init__()
         self.threat_model = threat_models.get(threat_model)
-        self.attack = attacks.get_untargeted(attack)
         self.objective = objectives.get(objective)
+        if attack is None:
+            attack = self.objective.default_attack
+        self.attack = attacks.get_untargeted(attack)
+        is_number = isinstance(clean_epochs, int) and not isinstance(clean_epochs, bool)
+        if not is_number or clean_epochs < 0:
+            raise ValueError(
+                "Argument `clean_epochs` must be an int >= 0, a number of epochs. "
+                f"Received: clean_epochs={clean_epochs!r}"
+            )
+        self.clean_epochs = clean_epochs
         self.warmup = warmup
         self.seed = seed
         _parse_warmup(warmup)
         self._step = None
         self._function = None
         self._armed_for = None
+        self._is_clean = False
+        self._clean_steps = 0
         self._warned = set()
 
     def get_config(self):
@@ -97,6 +120,7 @@ class AdvTrain(keras.callbacks.Callback):
             "threat_model": serialize(self.threat_model),
             "attack": serialize(self.attack),
             "objective": serialize(self.objective),
+            "clean_epochs": self.clean_epochs,
             "warmup": self.warmup,
             "seed": self.seed,
         }
@@ -107,22 +131,27 @@ class AdvTrain(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         _refuse_other_steps(self.model)
+        self.objective.check(self.model, self.threat_model)
         self._warned = set()
         self._armed_for = None
+        self._clean_steps = self._planned_steps(self.clean_epochs) if self.clean_epochs else 0
         self._step = TrainStep(
             self.model,
             self.attack,
             self.objective,
             self.threat_model,
-            ramp_steps=self._ramp_steps(),
+            ramp=(self._clean_steps, self._ramp_steps()),
             seed=self.seed,
         )
         self._install()
 
     def on_epoch_begin(self, epoch, logs=None):
+        self._is_clean = _read(self.model.optimizer.iterations) < self._clean_steps
         self._step.reset_meters()
 
     def on_train_batch_begin(self, batch, logs=None):
+        if self._is_clean:
+            return
         if self.model.train_function is not self._function:
             # Another callback trained, compiled or unfroze something; our step goes on after it.
             self._install()
@@ -132,13 +161,16 @@ class AdvTrain(keras.callbacks.Callback):
         step = self._step
         if not logs:
             self._refuse_empty_data()
+        if self._is_clean:
+            return
         accuracy, seen = _read(step.accuracy.result()), _read(step.accuracy.count)
         steps = _read(self.model.optimizer.iterations)
         if "chance" in self._warned or not seen or steps < _FIRST_STEPS:
             return
         chance = 1.0 / step.num_classes
-        noise = (chance * (1.0 - chance) / seen) ** 0.5
-        if accuracy <= chance + max(0.02, 3.0 * noise):
+        margin = max(0.02, 3.0 * (chance * (1.0 - chance) / seen) ** 0.5)
+        # With few labels nothing can be told, though all of them were right.
+        if accuracy <= chance + margin <= 0.5 * (1.0 + chance):
             self._warned.add("chance")
             warnings.warn(
                 "Accuracy on clean examples stayed at chance for a whole epoch, so that the model "
@@ -162,20 +194,28 @@ class AdvTrain(keras.callbacks.Callback):
     def _ramp_steps(self):
         warmup = self.warmup
         if warmup is None:
-            scheduled = isinstance(self.threat_model.epsilon, _SCHEDULE)
-            warmup = 0 if scheduled else _DEFAULT_WARMUP
+            warmup = 0 if self.threat_model.is_scheduled else _DEFAULT_WARMUP
         share, steps = _parse_warmup(warmup)
         if share is None:
             return steps
+        epochs = self.params["epochs"]
+        clean = min(self.clean_epochs, epochs)
+        counted = clean + (epochs - clean) * self.objective.steps_per_batch
+        return int(share * self._planned_steps(counted))
+
+    def _planned_steps(self, epochs):
+        """Returns the optimizer steps in some epochs of this `fit`, one for each batch."""
         if self.params.get("steps") is None:
             raise ValueError(
-                "The warm-up is a share of the training, but the length of the data is not known. "
-                "Pass `steps_per_epoch` to `fit`, or `warmup` as a number of optimizer steps (0 "
-                f"for none). Received: warmup={self.warmup!r} and data of unknown length"
+                "The warm-up is a share of the training, or follows clean epochs, but the length "
+                "of the data is not known. Pass `steps_per_epoch` to `fit`, or `warmup` as a "
+                "number of optimizer steps (0 for none) and clean_epochs=0. Received: "
+                f"warmup={self.warmup!r}, clean_epochs={self.clean_epochs} and data of unknown "
+                "length"
             )
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
         accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
-        return int(share * self.params["epochs"] * self.params["steps"] / accumulated)
+        return int(epochs * self.params["steps"] / accumulated)
 
     def _install(self):
         """Puts a train function in place that is adversarial for this `fit` only."""

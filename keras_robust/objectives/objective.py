@@ -4,14 +4,29 @@ import inspect
 import math
 import numbers
 
+import keras
+
+from keras_robust.registry import Registry
+
+_SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
+
 
 class Objective:
     """Turns a clean and an adversarial batch into the loss of a train step.
 
     Subclasses write `loss`. Whatever is read from a stream is computed, once and in training mode;
     what is not read costs nothing. The weights of the compiled losses sum to 1, so that the
-    regularisers in them count once. `runs_attack` says whether `perturb` makes adversarial
-    examples, so that there is an accuracy under attack to log.
+    regularisers in them count once.
+
+    Few need more: `perturb` makes the adversarial examples, by default with the attack of
+    `AdvTrain`; `step` takes the optimizer step, by default along the gradient of `loss`.
+
+    Attributes of the class: `default_attack`, the attack, or its name, that `AdvTrain` runs if it
+    is given none; `runs_attack`, whether `perturb` makes adversarial examples, so that there is an
+    accuracy under attack to log; `takes_unlabelled`, whether labels may be -1, for none
+    (`"if_ignored"`: if the compiled loss leaves such examples out);
+    `carries_delta`, whether `step` hands a perturbation from batch to batch; `steps_per_batch`, how
+    many optimizer steps `step` takes, by which `AdvTrain` reckons the length of a training.
 
     Example:
 
@@ -24,11 +39,39 @@ class Objective:
     Squeezed()
     """
 
+    default_attack = "pgd"
     runs_attack = True
+    takes_unlabelled = False
+    carries_delta = False
+    steps_per_batch = 1
 
-    def perturb(self, attack, classifier, x, y, threat_model, seed):
-        """Returns `attacks.Found` for the batch: by default what the attack finds."""
-        return attack.perturb(classifier, x, y, threat_model, seed)
+    def check(self, model, threat_model):
+        """Raises `ValueError` before a training that cannot work; by default never.
+
+        Args:
+            model: the compiled `keras.Model`.
+            threat_model: a `ThreatModel`.
+        """
+
+    def perturb(self, attack, classifier, batch):
+        """Returns `attacks.Found` for a `backend.Batch`: by default what the attack finds."""
+        return attack.perturb(classifier, batch.x, batch.y, batch.threat_model, batch.seed)
+
+    def attacked(self, batch):
+        """Returns, per example, whether `perturb` attacks it; `None` for all."""
+        return None
+
+    def new_memory(self, x, y, sample_weight):
+        """Returns variables that outlive a batch, made once in a `fit`; by default `None`.
+
+        `step` finds them in `batch.memory`, and may assign to them. They are gone after `fit`.
+
+        Args:
+            x: tensor `(batch_size, ...)`, of which only shape and dtype are known.
+            y: labels, a tensor or a structure of tensors, likewise.
+            sample_weight: tensor `(batch_size,)` or `None`, likewise.
+        """
+        return None
 
     def loss(self, clean, adversarial):
         """Returns the scalar loss.
@@ -39,26 +82,64 @@ class Objective:
         """
         raise NotImplementedError
 
+    def step(self, trainer, attack, batch):
+        """Takes the optimizer step for one batch, and returns a `backend.Result`.
+
+        Args:
+            trainer: `backend.Trainer`, with `backward` and `apply`.
+            attack: an `Attack`.
+            batch: `backend.Batch`.
+        """
+        found = self.perturb(attack, trainer.classifier, batch)
+        return trainer.apply(trainer.backward(self.loss, found))
+
     def get_config(self):
-        names = inspect.signature(type(self).__init__).parameters
-        return {
-            name: getattr(self, name) for name in names if name not in ("self", "args", "kwargs")
-        }
+        return {name: _plain(value) for name, value in self._arguments().items()}
 
     @classmethod
     def from_config(cls, config):
-        return cls(**config)
+        return cls(**{name: _object(value) for name, value in config.items()})
 
     def __repr__(self):
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self._arguments().items())
         return f"{type(self).__name__}({arguments})"
+
+    def _arguments(self):
+        names = inspect.signature(type(self).__init__).parameters
+        skipped = ("self", "args", "kwargs")
+        return {name: getattr(self, name) for name in names if name not in skipped}
+
+
+registry = Registry("objective", Objective)
+get = registry.get
 
 
 def check_weight(name, value, maximum=float("inf")):
-    """Returns `value`, or says that it is not a number from 0 to `maximum`."""
+    """Returns `value`, or says that it is not a number from 0 to `maximum`, or a schedule."""
+    if isinstance(value, _SCHEDULE):
+        return value
     is_number = isinstance(value, numbers.Real) and math.isfinite(value)
     if not is_number or not 0.0 <= value <= maximum:
         raise ValueError(
-            f"Argument `{name}` must be a number from 0 to {maximum}. Received: {name}={value!r}"
+            f"Argument `{name}` must be a number from 0 to {maximum}, or a LearningRateSchedule. "
+            f"Received: {name}={value!r}"
         )
+    return value
+
+
+def at(value, stream):
+    """Returns a number as it is, and what a schedule says at the optimizer step of `stream`."""
+    return value(stream.batch.iteration) if isinstance(value, _SCHEDULE) else value
+
+
+def _plain(value):
+    """Turns an argument into what JSON can hold."""
+    if isinstance(value, (_SCHEDULE, Objective, keras.Model)):
+        return keras.saving.serialize_keras_object(value)
+    return value
+
+
+def _object(value):
+    if isinstance(value, dict) and "class_name" in value:
+        return keras.saving.deserialize_keras_object(value)
     return value

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_robust as kr
 from keras_robust import backend
 from keras_robust import losses
 from tests.support import models
@@ -96,6 +97,9 @@ def test_a_functional_model_around_a_model():
         ("sigmoid", BINARY_LOSS()),
         ("sigmoid", "binary_crossentropy"),
         ("sigmoid", "binary_focal_crossentropy"),
+        (None, "hinge"),
+        (None, keras.losses.Hinge()),
+        (None, "squared_hinge"),
         ("sigmoid", None),
         (None, None),
     ],
@@ -268,6 +272,36 @@ def test_models_whose_call_takes_no_training():
     np.testing.assert_allclose(outputs, LOGITS, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "classes,activation,loss",
+    [
+        (3, None, SPARSE(from_logits=True)),
+        (3, "softmax", SPARSE()),
+        (1, None, BINARY_LOSS(from_logits=True)),
+        (1, "sigmoid", BINARY_LOSS()),
+        (1, None, "hinge"),
+    ],
+)
+def test_to_outputs_undoes_to_logits(classes, activation, loss):
+    model = _model(classes=classes, activation=activation, loss=loss)
+    classifier = backend.Classifier(model)
+    outputs = classifier(keras.ops.convert_to_tensor(X))
+    found = classifier.to_outputs(classifier.to_logits(outputs), outputs)
+    np.testing.assert_allclose(found, outputs, rtol=1e-5)
+    # A constant shift of all logits changes no probability, and no single logit.
+    shifted = classifier.to_outputs(classifier.to_logits(outputs) + 3.0, outputs)
+    moves = classes > 1 and activation is None
+    np.testing.assert_allclose(shifted, found + (3.0 if moves else 0.0), rtol=1e-5)
+    assert (backend.keras_logits(found) is None) == (activation is None)
+
+
+def test_to_outputs_keeps_the_structure():
+    classifier = backend.Classifier(_model(loss=SPARSE(from_logits=True)))
+    outputs = {"label": keras.ops.convert_to_tensor(LOGITS)}
+    found = classifier.to_outputs(keras.ops.zeros((3, 3)), outputs)
+    np.testing.assert_array_equal(found["label"], np.zeros((3, 3)))
+
+
 def test_pack_makes_the_inputs_of_the_model():
     inputs = keras.Input((2,), name="image")
     head = keras.layers.Dense(3)
@@ -297,3 +331,73 @@ def test_predict_logits(batch_size):
     found = backend.predict_logits(_model(), X, batch_size)
     assert isinstance(found, np.ndarray)
     np.testing.assert_allclose(found, LOGITS, rtol=1e-6)
+
+
+class _OwnMargin(kr.losses.Margin):
+    pass
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        kr.losses.DLR(),
+        kr.losses.Margin(),
+        kr.losses.SoftMargin(),
+        kr.losses.TemperatureCrossEntropy(5.0),
+        kr.losses.margin,
+    ],
+)
+def test_the_losses_of_the_package_that_take_labels_are_known(loss):
+    model = _model(loss=loss)
+    classifier = backend.Classifier(model)
+    for labels in (None, np.array([0, 1, 2]), np.eye(3, dtype="float32")):
+        np.testing.assert_allclose(_logits(model, labels), LOGITS, rtol=1e-6)
+    assert not classifier.is_classification(LOGITS[:, :1])
+    wrong, message = classifier.misread(np.full((2, 3), 1 / 3, "float32"))
+    assert bool(wrong) and "The loss takes logits" in message
+
+
+@pytest.mark.parametrize(
+    "loss", [kr.losses.SoftTargets(5.0), kr.losses.LogitKLDivergence(), _OwnMargin()]
+)
+def test_other_losses_of_the_package_are_custom(loss):
+    classifier = backend.Classifier(_model(loss=loss))
+    assert not classifier.is_classification(LOGITS, LOGITS)
+    assert classifier.is_classification(LOGITS, np.array([0, 1, 2]))
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1), True),
+        ([keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)], True),
+        (keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=2), False),
+        (keras.losses.SparseCategoricalCrossentropy(from_logits=True), False),
+        ("sparse_categorical_crossentropy", False),
+        (kr.losses.Margin(), False),
+        (lambda y_true, y_pred: y_pred[:, 0], True),
+    ],
+)
+def test_what_the_loss_ignores(loss, expected):
+    assert backend.Classifier(_model(loss=loss)).ignores(-1) is expected
+
+
+@pytest.mark.parametrize("feeds_tensor", [False, True])
+@pytest.mark.parametrize("build", [lambda x: x, lambda x: {"image": x}, lambda x: [x]])
+def test_expose_input_takes_the_one_tensor_alone_or_in_a_structure(build, feeds_tensor):
+    feed = (lambda x: x) if feeds_tensor else build
+    tensor = keras.Input((2,), name="image")
+    model = keras.Model(build(tensor), keras.layers.Dense(2)(tensor))
+    x = np.array([[1, 2], [3, 4]])
+    exposed, classifier = backend.expose_input(model, feed(x))
+    assert exposed.dtype == "float32"
+    np.testing.assert_array_equal(exposed, x)
+    kernel, bias = model.get_weights()
+    np.testing.assert_allclose(classifier(exposed), x @ kernel + bias, rtol=1e-6)
+    keras.tree.assert_same_structure(classifier.pack(exposed), build(x))
+
+
+def test_predict_logits_of_a_model_with_several_inputs():
+    x = {"a": np.arange(10.0).reshape(5, 2), "b": np.arange(5.0)}
+    found = backend.predict_logits(lambda x: x["a"] * x["b"][:, None], x, batch_size=2)
+    np.testing.assert_array_equal(found, x["a"] * x["b"][:, None])

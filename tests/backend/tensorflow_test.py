@@ -207,3 +207,17 @@ def test_keras_logits():
     assert backend.keras_logits(keras.activations.sigmoid(x)) is x
     assert backend.keras_logits(2 * keras.ops.softmax(x)) is None
     assert backend.keras_logits(np.ones((1, 2))) is None
+
+
+def test_trace_output_runs_the_function_on_tensors():
+    seen = []
+
+    def function(inputs):
+        seen.append(inputs["b"])
+        return tf.cast(tf.reduce_sum(inputs["a"], axis=1), "float16")
+
+    inputs = {"a": keras.KerasTensor((None, 4, 3)), "b": keras.KerasTensor((2,), "int32")}
+    output = backend.trace_output(function, inputs)
+    assert isinstance(output, keras.KerasTensor)
+    assert (output.shape, output.dtype) == ((None, 3), "float16")
+    assert isinstance(seen[0], tf.Tensor) and seen[0].dtype == "int32"

@@ -46,11 +46,9 @@ def _linear(loss=None, tail=(), **arguments):
     return model, [weight.numpy().astype("float64") for weight in head.weights]
 
 
-def _step(model, attack="pgd", objective="adversarial", threat_model=BALL, ramp_steps=0):
+def _step(model, attack="pgd", objective="adversarial", threat_model=BALL, ramp=(0, 0)):
     attack, objective = kr.attacks.get(attack), kr.objectives.get(objective)
-    return backend.TrainStep(
-        model, attack, objective, threat_model, ramp_steps=ramp_steps, seed=SEED
-    )
+    return backend.TrainStep(model, attack, objective, threat_model, ramp=ramp, seed=SEED)
 
 
 def _batch(x=X, y=Y, weight=None):
@@ -132,10 +130,19 @@ def test_random_numbers_derive_from_the_seed_and_the_iteration():
 def test_the_radius_ramps_up_from_zero():
     model, _ = _linear()
     attack = Noting()
-    step = _step(model, attack, ramp_steps=4)
+    step = _step(model, attack, ramp=(0, 4))
     for _ in range(6):
         step(_batch())
     np.testing.assert_allclose(attack.radii, 0.1 * np.array([0.25, 0.5, 0.75, 1, 1, 1]), rtol=1e-6)
+
+
+def test_the_ramp_may_start_later():
+    model, _ = _linear()
+    attack = Noting()
+    step = _step(model, attack, ramp=(2, 2))
+    for _ in range(5):
+        step(_batch())
+    np.testing.assert_allclose(attack.radii, 0.1 * np.array([0, 0, 0.5, 1, 1]), rtol=1e-6)
 
 
 def test_a_scheduled_radius_is_read_at_the_iteration():
@@ -168,10 +175,8 @@ def test_batch_norm_statistics_see_no_pass_of_the_attack(objective, clean_passes
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     norm.moving_mean.assign(np.linspace(0.0, 1.0, 6))
     attack = kr.attacks.PGD(num_steps=3)
-    seed = np.array([SEED, 0], "int32")
-    found = kr.objectives.get(objective).perturb(
-        attack, backend.Classifier(model), tf.constant(X), tf.constant(Y), BALL, seed
-    )
+    batch = streams.batch(ball=BALL, seed=(SEED, 0))
+    found = kr.objectives.get(objective).perturb(attack, backend.Classifier(model), batch)
     expected = np.linspace(0.0, 1.0, 6)
     for batch in [X] * clean_passes + [np.asarray(found.x_adv)]:
         expected = 0.9 * expected + 0.1 * batch.mean(axis=0)
@@ -284,7 +289,7 @@ def test_no_labels():
 def test_several_inputs():
     model, _ = _linear()
     x = {"first": tf.constant(X), "second": tf.constant(X)}
-    message = r"AdvTrain perturbs models with one input.*Received: inputs \['first', 'second'\]"
+    message = r"The model has several inputs: say .*Received: inputs \['first', 'second'\]"
     with pytest.raises(ValueError, match=message):
         _step(model)((x, tf.constant(Y)))
     with pytest.raises(ValueError, match="Received: inputs 2 tensors"):
@@ -311,3 +316,48 @@ def test_logits_under_a_loss_of_probabilities(objective):
     model, _ = _linear(loss="sparse_categorical_crossentropy")
     message = ("The loss takes probabilities, but the outputs of the model do not sum to 1", "")
     _refused(model, _batch(), message, objective=objective)
+
+
+class _Remembering(kr.objectives.Clean):
+    """Counts the examples of a training, and trains on the labels turned round."""
+
+    def new_memory(self, x, y, sample_weight):
+        assert x.shape[1:] == (6,) and y.shape[1:] == ()
+        return keras.Variable("zeros", shape=(), dtype="int32", trainable=False)
+
+    def loss(self, clean, adversarial):
+        return adversarial.loss
+
+    def step(self, trainer, attack, batch):
+        batch.memory.assign_add(keras.ops.shape(batch.x)[0])
+        found = kr.attacks.unsearched(batch.x)
+        turned = batch._replace(y=(batch.y + 1) % 3)
+        return trainer.apply(trainer.backward(self.loss, found, batch=turned))
+
+    runs_attack = True
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_memory_lasts_for_a_fit_and_meters_use_the_labels_of_their_stream(jit_compile):
+    model, (kernel, bias) = _linear()
+    step = _step(model, objective=_Remembering())
+    if jit_compile:
+        step.use_xla()
+    run = tf.function(step)
+    z = X.astype("float64") @ kernel + bias
+    run(_batch())
+    assert float(step.accuracy.result()) == pytest.approx(np.mean(z.argmax(-1) == Y))
+    assert float(step.adv_accuracy.result()) == pytest.approx(np.mean(z.argmax(-1) == (Y + 1) % 3))
+    run(_batch())
+    run(_batch(X[:3], Y[:3]))
+    assert int(step._memory) == 11
+    assert _step(model, objective=_Remembering())._memory is None
+
+
+def test_a_memory_cannot_be_shared_by_replicas():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        model, _ = _linear()
+    step = _step(model, objective=_Remembering())
+    with pytest.raises(ValueError, match="_Remembering keeps a memory.*strategy of 2 replicas"):
+        strategy.run(step, (_batch(),))

@@ -4,7 +4,9 @@ import pytest
 import tensorflow as tf
 
 import keras_robust as kr
+from tests.support import devices
 from tests.support import linear_fit
+from tests.support import models
 
 X, Y = linear_fit.data()
 
@@ -291,9 +293,9 @@ def test_random_starts_differ_from_step_to_step():
         def loss(self, clean, adversarial):
             return adversarial.loss
 
-        def perturb(self, attack, classifier, x, y, threat_model, seed):
-            found = attack.perturb(classifier, x, y, threat_model, seed)
-            seen.append(found.x_adv.numpy() - x.numpy())
+        def perturb(self, attack, classifier, batch):
+            found = super().perturb(attack, classifier, batch)
+            seen.append(found.x_adv.numpy() - batch.x.numpy())
             return found
 
     model = linear_fit.make_model(run_eagerly=True)
@@ -326,6 +328,7 @@ def test_config_round_trip():
         kr.L2("1/4", (-1.0, 1.0)),
         attack=kr.attacks.PGD(num_steps=3),
         objective=kr.objectives.TRADES(beta=2.0),
+        clean_epochs=4,
         warmup="30%",
         seed=5,
     )
@@ -354,3 +357,223 @@ def test_zero_gradients_are_reported():
     model.layers[-1].set_weights([np.zeros((4, 3))])
     with pytest.warns(UserWarning, match="Every input gradient of the first batch is zero"):
         _fit(model, linear_fit.adv_train())
+
+
+class Subclassed(keras.Model):
+    """The linear model, without weights until it is called."""
+
+    def __init__(self):
+        super().__init__()
+        start = linear_fit.initial_weights()
+        self.head = keras.layers.Dense(3, use_bias=False, kernel_initializer=lambda *_, **__: start)
+
+    def call(self, x):
+        return self.head(x)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("make", [Subclassed, lambda: keras.Sequential([Subclassed().head])])
+def test_a_model_that_is_not_built_is_built_from_the_data(make, jit_compile):
+    model, (x, y) = make(), linear_fit.data()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer = keras.optimizers.SGD(linear_fit.LEARNING_RATE)
+    model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit_compile)
+    history = _fit(model, linear_fit.adv_train(), x, y, epochs=2)
+    weights, logs = linear_fit.expected(x, y, epochs=2)
+    np.testing.assert_allclose(model.layers[-1].get_weights()[0], weights, rtol=1e-4, atol=1e-5)
+    found = [history.history["accuracy"][epoch] for epoch in range(2)]
+    np.testing.assert_allclose(found, [log["accuracy"] for log in logs], rtol=1e-5)
+
+
+def _assert_same(one, other):
+    for first, second in zip(one, other, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def _state_after(epochs, callbacks):
+    """The state of a model with BatchNorm and Dropout after each epoch, and all logs."""
+    model = models.convolution()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
+    x, y = models.images(model)
+    states, logs = [], []
+
+    class Keep(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, values=None):
+            states.append([np.array(variable) for variable in self.model.variables])
+            logs.append(dict(values))
+
+    keras.utils.set_random_seed(5)
+    model.fit(x, y, batch_size=4, epochs=epochs, verbose=0, callbacks=[*callbacks, Keep()])
+    return states, logs
+
+
+def test_clean_epochs_are_plain_bit_for_bit():
+    plain_states, plain_logs = _state_after(3, [])
+    states, logs = _state_after(3, [linear_fit.adv_train(clean_epochs=2)])
+    for epoch in range(2):
+        _assert_same(states[epoch], plain_states[epoch])
+        assert logs[epoch] == plain_logs[epoch]
+        assert set(logs[epoch]) == {"accuracy", "loss"}
+    assert np.abs(states[2][0] - plain_states[2][0]).max() > 1e-4
+    assert set(logs[2]) == {"accuracy", "adv_accuracy", "loss"}
+
+
+def test_clean_epochs_may_be_all_there_are():
+    plain_states, plain_logs = _state_after(2, [])
+    states, logs = _state_after(2, [linear_fit.adv_train(clean_epochs=5)])
+    _assert_same(states[1], plain_states[1])
+    assert logs == plain_logs
+
+
+def _after_clean(count, warmup=1):
+    """Epsilon at every step, with a ramp that starts after `count` clean steps."""
+    return lambda step: linear_fit.EPSILON * min(1.0, max(0, step + 1 - count) / warmup)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"steps_per_execution": 3}, {"jit_compile": True}, {"run_eagerly": True}],
+    ids=str,
+)
+def test_adversarial_epochs_follow_the_clean_ones(arguments):
+    model = linear_fit.make_model(**arguments)
+    history = _fit(model, linear_fit.adv_train(clean_epochs=2), epochs=4).history
+    weights, logs = linear_fit.expected(X, Y, epochs=4, epsilon=_after_clean(6))
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+    for name in ("accuracy", "loss"):
+        expected = [log[name] for log in logs]
+        np.testing.assert_allclose(history[name], expected, rtol=1e-5, err_msg=name)
+    expected = [log["adv_accuracy"] for log in logs[2:]]
+    np.testing.assert_allclose(history["adv_accuracy"], expected, rtol=1e-5)
+
+
+def test_the_warmup_starts_after_the_clean_epochs():
+    model = linear_fit.make_model()
+    _fit(model, linear_fit.adv_train(clean_epochs=1, warmup=4), epochs=3)
+    weights, _ = linear_fit.expected(X, Y, epochs=3, epsilon=_after_clean(3, 4))
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+def test_a_warmup_in_percent_is_one_of_all_planned_steps():
+    model = linear_fit.make_model()
+    _fit(model, linear_fit.adv_train(clean_epochs=1, warmup="50%"), epochs=4)
+    weights, _ = linear_fit.expected(X, Y, epochs=4, epsilon=_after_clean(3, 6))
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+def test_a_schedule_of_epsilon_counts_the_clean_steps_too():
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([3], [0.2, 0.05])
+    model = linear_fit.make_model()
+    _fit(model, kr.AdvTrain(kr.Linf(schedule), attack="fgsm", clean_epochs=1), epochs=2)
+    values = [0.0, 0.0, 0.0, 0.2, 0.05, 0.05]
+    weights, _ = linear_fit.expected(X, Y, epochs=2, epsilon=values.__getitem__)
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_second_fit_goes_on_with_the_clean_epochs_that_are_left(again):
+    model, callback = linear_fit.make_model(), linear_fit.adv_train(clean_epochs=2)
+    found = []
+    for _ in range(3):
+        history = _fit(model, callback if again else linear_fit.adv_train(clean_epochs=2))
+        found.append("adv_accuracy" in history.history)
+    assert found == [False, False, True]
+    weights, _ = linear_fit.expected(X, Y, epochs=3, epsilon=_after_clean(6))
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+def test_clean_epochs_on_several_devices():
+    with devices.mirrored(2).scope():
+        model = linear_fit.make_model()
+    history = _fit(model, linear_fit.adv_train(clean_epochs=1), X[:16], Y[:16], epochs=2)
+    weights, _ = linear_fit.expected(X[:16], Y[:16], epochs=2, epsilon=_after_clean(2))
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+    assert len(history.history["adv_accuracy"]) == 1
+
+
+@pytest.mark.parametrize("size,clean,attacked", [(32, 1, 8), (24, 1, 6), (24, 2, 3), (16, 2, 2)])
+def test_clean_epochs_under_accumulation(size, clean, attacked):
+    # Two batches make an optimizer step, so that an odd epoch ends in the middle of one.
+    epochs = []
+
+    class Spy(kr.objectives.Adversarial):
+        def perturb(self, attack, classifier, batch):
+            epochs.append(1)
+            return super().perturb(attack, classifier, batch)
+
+    x, y = linear_fit.data(size)
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
+    model = linear_fit.make_model(optimizer=optimizer, run_eagerly=True)
+    _fit(model, linear_fit.adv_train(clean_epochs=clean, objective=Spy()), x, y, epochs=3)
+    assert len(epochs) == attacked
+
+
+def test_clean_epochs_need_the_length_of_the_data():
+    unknown = _dataset().filter(lambda x, y: True)
+    model = linear_fit.make_model()
+    callback = linear_fit.adv_train(clean_epochs=1)
+    message = r"length of the data is not known.*Received: warmup=0, clean_epochs=1 and data of unk"
+    with pytest.raises(ValueError, match=message):
+        _fit(model, callback, unknown, None, batch_size=None)
+    _fit(model, callback, unknown.repeat(), None, batch_size=None, steps_per_epoch=3, epochs=2)
+    weights, _ = linear_fit.expected(X, Y, epochs=2, epsilon=_after_clean(3))
+    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+
+
+def test_the_model_is_plain_after_an_exception_in_a_clean_epoch():
+    def fail(epoch, logs):
+        raise RuntimeError("no")
+
+    model, plain = linear_fit.make_model(), linear_fit.make_model()
+    _fit(plain, keras.callbacks.Callback(), epochs=2)
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=fail)
+    with pytest.raises(RuntimeError):
+        model.fit(
+            X,
+            Y,
+            batch_size=8,
+            shuffle=False,
+            verbose=0,
+            callbacks=[linear_fit.adv_train(clean_epochs=1), callback],
+        )
+    assert not hasattr(model.train_function, "plain")
+    _fit(model, keras.callbacks.Callback())
+    np.testing.assert_array_equal(_weights(model), _weights(plain))
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "2", None, True])
+def test_an_unreadable_number_of_clean_epochs_is_refused(value):
+    message = f"Argument `clean_epochs` must be an int >= 0.*Received: clean_epochs={value!r}"
+    with pytest.raises(ValueError, match=message):
+        kr.AdvTrain(clean_epochs=value)
+
+
+class Particular(kr.objectives.Adversarial):
+    default_attack = kr.attacks.BIM(num_steps=2)
+
+
+def test_the_attack_is_the_default_of_the_objective():
+    assert kr.AdvTrain().attack.get_config() == kr.attacks.PGD().get_config()
+    assert kr.AdvTrain(objective=Particular()).attack is Particular.default_attack
+    around = kr.AdvTrain(objective=kr.objectives.AWP(objective=Particular()))
+    assert around.attack is Particular.default_attack
+
+
+def test_an_attack_that_is_given_is_used():
+    callback = kr.AdvTrain(attack="fgsm", objective=Particular())
+    assert isinstance(callback.attack, kr.attacks.FGSM)
+    again = kr.AdvTrain.from_config(callback.get_config() | {"objective": "adversarial"})
+    assert isinstance(again.attack, kr.attacks.FGSM)
+
+
+def test_the_default_attack_may_be_a_name_and_must_need_no_targets():
+    class Named(kr.objectives.Adversarial):
+        default_attack = "momentum_pgd"
+
+    class Targeted(kr.objectives.Adversarial):
+        default_attack = kr.attacks.PGD(targeted=True)
+
+    assert isinstance(kr.AdvTrain(objective=Named()).attack, kr.attacks.MomentumPGD)
+    with pytest.raises(ValueError, match="have no target labels"):
+        kr.AdvTrain(objective=Targeted())

@@ -53,6 +53,14 @@ def best(x, y, norm, epsilon, bounds):
     return (flat + np.stack(deltas)).reshape(np.shape(x))
 
 
+def largest_gain(directions, x, norm, epsilon, low, high):
+    """The largest `<direction, delta>` in ball and box for each row, in float64; `(n,)`."""
+    solve = {"Linf": _linf, "L2": _l2, "L1": _l1}[norm]
+    low, high = np.broadcast_to(low, x.shape), np.broadcast_to(high, x.shape)
+    pairs = zip(directions, low - x, high - x, strict=True)
+    return np.array([w @ solve(w, epsilon, lowest, highest) for w, lowest, highest in pairs])
+
+
 def _linf(w, epsilon, lowest, highest):
     return np.clip(epsilon * np.sign(w), lowest, highest)
 

@@ -3,12 +3,15 @@
 import keras
 import numpy as np
 
+import keras_robust as kr
 from keras_robust import backend
 from tests.support import numpy_reference
 
 X = np.random.default_rng(8).uniform(0.1, 0.9, size=(4, numpy_reference.FEATURES)).astype("float32")
 X_ADV = (X + 0.1 * np.random.default_rng(9).normal(size=X.shape)).astype("float32")
 Y = np.array([2, 0, 1, 2])
+BALL = kr.threat_models.Linf(0.1)
+SEED = (3, 4)
 SAMPLE_WEIGHT = np.array([0.5, 2.0, 0.0, 1.25], "float32")
 
 
@@ -22,15 +25,26 @@ def model(penalty=0.0):
     return network
 
 
-def streams(network, x=X, x_adv=X_ADV, y=Y, sample_weight=None):
-    """Returns the clean and the adversarial stream of a batch."""
-    classifier = backend.Classifier(network)
+def batch(x=X, y=Y, sample_weight=None, ball=BALL, iteration=0, seed=SEED):
+    """Returns the `Batch` that a train step would make of the arguments."""
     weight = None if sample_weight is None else keras.ops.convert_to_tensor(sample_weight)
-    y = keras.ops.convert_to_tensor(y)
-    return tuple(
-        backend.Stream(classifier, keras.ops.convert_to_tensor(inputs), y, weight)
-        for inputs in (x, x_adv)
+    return backend.Batch(
+        keras.ops.convert_to_tensor(x),
+        keras.ops.convert_to_tensor(y),
+        weight,
+        ball,
+        keras.ops.convert_to_tensor(iteration, "int32"),
+        keras.ops.convert_to_tensor(seed, "int32"),
     )
+
+
+def streams(network, x=X, x_adv=X_ADV, y=Y, sample_weight=None, found=None, **circumstances):
+    """Returns the clean and the adversarial stream of a batch, made as `batch` makes it."""
+    classifier = backend.Classifier(network)
+    clean = batch(x, y, sample_weight, **circumstances)
+    adversarial = clean._replace(x=keras.ops.convert_to_tensor(x_adv))
+    found = found or kr.attacks.unsearched(adversarial.x)
+    return backend.Stream(classifier, clean), backend.Stream(classifier, adversarial, found)
 
 
 def log_softmax(z):

@@ -1,0 +1,34 @@
+"""Structures of tensors or arrays with one row per example: the inputs of a model."""
+
+import keras
+from keras import ops
+
+
+def only_input(inputs):
+    """Returns the one tensor or array in the inputs of a model."""
+    leaves = keras.tree.flatten(inputs)
+    if len(leaves) != 1:
+        names = list(inputs) if isinstance(inputs, dict) else f"{len(leaves)} tensors"
+        raise ValueError(
+            "The model has several inputs: say which of them the attacker may change, and by how "
+            'much, with a dict such as threat_model={"image": Linf("8/255")}. '
+            f"Received: inputs {names}"
+        )
+    return leaves[0]
+
+
+def size_of(x):
+    """Returns the number of examples in an array or a structure of arrays."""
+    return len(keras.tree.flatten(x)[0])
+
+
+def take(x, rows):
+    """Returns some rows of an array, or of every array in a structure."""
+    return keras.tree.map_structure(lambda leaf: leaf[rows], x)
+
+
+def batches_of(x, batch_size):
+    """Yields batches of tensors, in order, from an array or a structure of arrays."""
+    for start in range(0, size_of(x), batch_size):
+        rows = take(x, slice(start, start + batch_size))
+        yield keras.tree.map_structure(ops.convert_to_tensor, rows)

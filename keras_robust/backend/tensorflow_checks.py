@@ -1,0 +1,100 @@
+"""TensorFlow: ops that stop a training on data that no attack should see."""
+
+import tensorflow as tf
+
+from keras_robust import losses
+from keras_robust.backend.classifier import single
+from keras_robust.backend.tensorflow import require
+
+_TOLERANCE = 1e-3
+_HINGE = "Keras turns 0 and 1 into the -1 and 1 of the hinge. "
+_UNLABELLED = (
+    "Examples without a label, which have the label -1, need a loss that leaves them out: "
+    "SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1). "
+)
+
+
+def check_inputs(inputs, threat_model):
+    """Ops that fail on NaN and on inputs outside the bounds."""
+    checks = []
+
+    def check(leaf, name, ball):
+        if ball is not None or (isinstance(leaf, tf.Tensor) and leaf.dtype.is_floating):
+            label = "Inputs" if name is None else f"The values of input `{name}`"
+            checks.extend(_check_input(tf.cast(leaf, tf.float32), label, ball))
+        return leaf
+
+    threat_model.map_inputs(check, inputs)
+    return checks
+
+
+def _check_input(x, label, threat_model):
+    bad = tf.reduce_sum(tf.cast(~tf.math.is_finite(x), tf.int32))
+    checks = [
+        require(
+            bad == 0,
+            f"{label} must be finite. Clean the data, or drop the broken examples. "
+            "Received: a batch with {} NaN or infinite values",
+            bad,
+        )
+    ]
+    if threat_model is not None and threat_model.bounds is not None:
+        low, high = threat_model.bounds
+        inside = tf.reduce_all((x >= low - _TOLERANCE) & (x <= high + _TOLERANCE))
+        checks.append(
+            require(
+                inside | (bad > 0),
+                f"{label} must lie in the bounds of the threat model. Rescale them (images: divide "
+                "by 255), or give the bounds that they have, with epsilon in the same units: "
+                "Linf(8, bounds=(0, 255)). Received: a batch with values from {} to {} "
+                f"under bounds={_show(threat_model.bounds)}",
+                tf.reduce_min(x),
+                tf.reduce_max(x),
+            )
+        )
+    return checks
+
+
+def _show(bounds):
+    return str(tuple(bounds)).replace("{", "(").replace("}", ")").replace("\n", " ")
+
+
+def check_labels(classifier, x, y, unlabelled=False):
+    """Ops that fail on labels that are no class of the model.
+
+    `unlabelled` is the `takes_unlabelled` of an objective: whether -1 is let through.
+    """
+    outputs = classifier(x)
+    if not classifier.is_classification(outputs, y):
+        return []
+    num_classes = classifier.to_logits(outputs, y).shape[-1]
+    labels = single(y)
+    if classifier.loss_name.startswith("sparse") and len(labels.shape) == 2:
+        if labels.shape[-1] == num_classes > 1:
+            raise ValueError(
+                "The loss takes class indices, and the labels are one-hot rows. Use "
+                "CategoricalCrossentropy, or `numpy.argmax(y, axis=-1)`. "
+                f"Received: labels of shape {tuple(labels.shape)}"
+            )
+    indices = losses.to_indices(single(y), num_classes)
+    advice = _HINGE if classifier.loss_name in ("hinge", "squared_hinge") else ""
+    lowest = -1 if unlabelled else 0
+    if unlabelled == "if_ignored" and not classifier.ignores(-1):
+        lowest, advice = 0, advice or _UNLABELLED
+    return [
+        require(
+            tf.reduce_all((indices >= lowest) & (indices < num_classes)),
+            f"Labels must be class indices from 0 to {num_classes - 1}, as the model has "
+            f"{num_classes} classes. {advice}Received: a batch with labels from {{}} to {{}}",
+            tf.reduce_min(indices),
+            tf.reduce_max(indices),
+        )
+    ]
+
+
+def check_outputs(problem, outputs):
+    """Ops that fail when probabilities are taken for logits, or logits for probabilities."""
+    if problem is None:
+        return []
+    outputs = single(outputs)
+    return [require(~problem[0], problem[1], tf.reduce_min(outputs), tf.reduce_max(outputs))]

@@ -1,0 +1,78 @@
+"""Adversarial weight perturbation, around any objective."""
+
+import keras
+from keras import ops
+
+from keras_robust.objectives.objective import at
+from keras_robust.objectives.objective import check_weight
+from keras_robust.objectives.wrapping import Wrapping
+
+_TINY = 1e-12
+
+
+@keras.saving.register_keras_serializable(package="keras_robust")
+class AWP(Wrapping):
+    """Adversarial weight perturbation: the gradient is taken at the worst nearby weights.
+
+    `min_w max_v L(w + v)`, where one ascent step gives, for every kernel `l`,
+    `v_l = gamma * ||w_l|| * g_l / ||g_l||` with `g` the gradient of the objective on the examples
+    at hand. The optimizer then steps from `w` along the gradient at `w + v`. It flattens the loss
+    over the weights, which keeps robust accuracy from falling late in a training: under PGD-20 on
+    CIFAR-10, at the last of 200 epochs, 43.75% without it and 54.30% with it.
+
+    Kernels are trainable weights of two or more dimensions; biases and BatchNorm stay. Logged
+    metrics are those at `w`. Weights are never changed on the way, so that nothing is left to put
+    back after an exception. Cost: that of the objective, and its forward and backward passes once
+    more. BatchNorm statistics see the pass at `w + v` only.
+
+    Deviations from the authors' code: weight decay that is a Keras regulariser is part of the
+    objective, so that it is taken at `w + v`; decay by the optimizer is at `w`, as theirs.
+
+    Args:
+        gamma: float or a `LearningRateSchedule` over optimizer steps (0 for a warm-up of some
+            epochs without it), the size of `v_l` as a share of `||w_l||`: `0.01` around
+            `Adversarial`, `0.005` around `TRADES`. Defaults to `0.01`.
+        objective: an `Objective` or its name. Defaults to `"adversarial"`.
+
+    Raises:
+        ValueError: if `gamma` is negative.
+
+    Example:
+
+    >>> import keras_robust as kr
+    >>> print(kr.objectives.AWP(gamma=0.005, objective="trades"))
+    AWP(gamma=0.005, objective=TRADES(beta=6.0))
+
+    References:
+        - [Wu et al., 2020](https://arxiv.org/abs/2004.05884)
+    """
+
+    def __init__(self, gamma=0.01, objective="adversarial"):
+        super().__init__(objective)
+        self.gamma = check_weight("gamma", gamma)
+
+    def step(self, trainer, attack, batch):
+        found = self.perturb(attack, trainer.classifier, batch)
+        here = trainer.backward(self.loss, found, keeps_state=False)
+        weights = trainer.classifier.model.trainable_weights
+        gradients = trainer.sum_over_replicas(here.gradients)
+        gamma = at(self.gamma, here.clean)
+        worst = [_ascend(w, g, gamma) for w, g in zip(weights, gradients, strict=True)]
+        there = trainer.backward(self.loss, found, weights=worst)
+        return trainer.apply(here._replace(gradients=there.gradients))
+
+
+def _ascend(weight, gradient, gamma):
+    """Returns `w + gamma * ||w|| * g / ||g||` for a kernel, and anything else as it is."""
+    if gradient is None or len(weight.shape) < 2:
+        return weight
+    gradient = ops.convert_to_tensor(gradient)
+    direction = gradient / (_norm(gradient) + _TINY)
+    # A loss scale that overflows must not put NaN into the BatchNorm statistics.
+    direction = ops.where(ops.isfinite(direction), direction, 0.0)
+    return weight + gamma * _norm(weight) * direction
+
+
+def _norm(tensor):
+    """The Frobenius norm; that of Keras takes at most two axes."""
+    return ops.sqrt(ops.sum(ops.square(tensor)))

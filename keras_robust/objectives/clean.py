@@ -1,0 +1,31 @@
+"""Plain training: the loss on clean examples only."""
+
+import keras
+
+from keras_robust.attacks import unsearched
+from keras_robust.objectives.objective import Objective
+
+
+@keras.saving.register_keras_serializable(package="keras_robust")
+class Clean(Objective):
+    """The compiled loss on clean examples only: `L(f(x), y)`, what `fit` does by itself.
+
+    No attack runs. It is what regularisers that need no attack are added to, and the undefended
+    model of a comparison. Cost: one plain step. BatchNorm statistics see one clean pass.
+
+    Deviations: none.
+
+    Example:
+
+    >>> import keras_robust as kr
+    >>> print(kr.AdvTrain(objective="clean").objective)
+    Clean()
+    """
+
+    runs_attack = False
+
+    def perturb(self, attack, classifier, batch):
+        return unsearched(batch.x)
+
+    def loss(self, clean, adversarial):
+        return clean.loss

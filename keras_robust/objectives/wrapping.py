@@ -1,0 +1,74 @@
+"""Objectives around another objective: the interface of regularisers and of weight perturbation."""
+
+from keras_robust.objectives.objective import Objective
+from keras_robust.objectives.objective import at
+from keras_robust.objectives.objective import check_weight
+from keras_robust.objectives.objective import get
+
+
+class Wrapping(Objective):
+    """Is the objective within, in all that a subclass does not override.
+
+    Args:
+        objective: an `Objective` or its name; not one that takes steps of its own, such as `Free`
+            or `AWP`: put those outside.
+    """
+
+    def __init__(self, objective):
+        self.objective = get(objective)
+        if type(self.objective).step is not Objective.step:
+            raise ValueError(
+                f"{type(self.objective).__name__} takes optimizer steps of its own, which "
+                f"{type(self).__name__} would leave out. Wrap the other way round, or use one of "
+                f"the two. Received: objective={self.objective!r}"
+            )
+
+    @property
+    def default_attack(self):
+        return self.objective.default_attack
+
+    @property
+    def runs_attack(self):
+        return self.objective.runs_attack
+
+    @property
+    def takes_unlabelled(self):
+        return self.objective.takes_unlabelled
+
+    def check(self, model, threat_model):
+        self.objective.check(model, threat_model)
+
+    def new_memory(self, x, y, sample_weight):
+        return self.objective.new_memory(x, y, sample_weight)
+
+    def perturb(self, attack, classifier, batch):
+        return self.objective.perturb(attack, classifier, batch)
+
+    def attacked(self, batch):
+        return self.objective.attacked(batch)
+
+    def loss(self, clean, adversarial):
+        return self.objective.loss(clean, adversarial)
+
+
+class Regularised(Wrapping):
+    """Adds `weight * mean_i penalty_i` to the loss of another objective.
+
+    Subclasses write `penalty`. Sample weights weigh it as they weigh the loss.
+
+    Args:
+        weight: float, or a `LearningRateSchedule` over optimizer steps.
+        objective: an `Objective` or its name.
+    """
+
+    def __init__(self, weight, objective):
+        super().__init__(objective)
+        self.weight = check_weight("weight", weight)
+
+    def penalty(self, clean, adversarial):
+        """Returns the penalty of each example, shape `(batch_size,)`."""
+        raise NotImplementedError
+
+    def loss(self, clean, adversarial):
+        loss = self.objective.loss(clean, adversarial)
+        return loss + at(self.weight, clean) * clean.mean(self.penalty(clean, adversarial))

@@ -1,0 +1,123 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_robust as kr
+from keras_robust import backend
+from keras_robust.backend import tensorflow_checks
+from tests.support import streams
+
+X = streams.X
+BALL = kr.threat_models.Linf(0.1)
+
+
+def _message(check, *arguments, **keywords):
+    """What the ops say when they run, or `None`; traced, as they are used."""
+    try:
+        tf.function(lambda: [check(*arguments, **keywords), None][1])()
+    except tf.errors.InvalidArgumentError as error:
+        return backend.required_message(error)
+    return None
+
+
+def _with(value):
+    x = X.copy()
+    x[1, 2] = value
+    return tf.constant(x)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.0009, 1.0009])
+def test_inputs_may_round_off_the_bounds(value):
+    assert _message(tensorflow_checks.check_inputs, _with(value), BALL) is None
+
+
+@pytest.mark.parametrize("value", [-0.002, 1.5])
+def test_inputs_outside_of_the_bounds(value):
+    x = _with(value)
+    message = _message(tensorflow_checks.check_inputs, x, BALL)
+    assert message.startswith("Inputs must lie in the bounds of the threat model. Rescale them")
+    range_text = message.split("Received: a batch with values from ")[1].split(" under bounds=")
+    assert range_text[1] == "(0.0, 1.0)"
+    found = [float(number) for number in range_text[0].split(" to ")]
+    np.testing.assert_allclose(found, [np.min(x), np.max(x)], rtol=1e-5)
+
+
+def test_inputs_without_bounds_need_only_be_finite():
+    free = kr.threat_models.Linf(0.1, None)
+    assert _message(tensorflow_checks.check_inputs, _with(-50.0), free) is None
+    message = _message(tensorflow_checks.check_inputs, _with(np.nan), free)
+    assert message.startswith("Inputs must be finite. Clean the data, or drop the broken examples.")
+
+
+def test_broken_values_are_counted_and_not_called_out_of_bounds():
+    x = X.copy()
+    x[0, 0], x[2, 3], x[3, 5] = np.nan, np.inf, -np.inf
+    message = _message(tensorflow_checks.check_inputs, tf.constant(x), BALL)
+    assert message.endswith("Received: a batch with 3 NaN or infinite values")
+
+
+def _check_labels(y, head=None, loss=None, **arguments):
+    head = head or keras.layers.Dense(3)
+    model = keras.Sequential([keras.Input((6,)), head])
+    model.compile("sgd", loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    classifier, y = backend.Classifier(model), tf.constant(y)
+    return _message(tensorflow_checks.check_labels, classifier, tf.constant(X), y, **arguments)
+
+
+@pytest.mark.parametrize("y", [[0, 1, 2, 2], [[0], [1], [2], [2]], [0.0, 1.0, 2.0, 2.0]])
+def test_labels_that_are_classes(y):
+    assert _check_labels(y) is None
+
+
+@pytest.mark.parametrize(
+    "y,received", [([0, 1, 2, 3], "from 0 to 3"), ([[1], [-2], [1], [1]], "from -2 to 1")]
+)
+def test_labels_that_are_no_class(y, received):
+    message = _check_labels(y)
+    assert message.startswith("Labels must be class indices from 0 to 2, as the model has 3 class")
+    assert message.endswith(f"Received: a batch with labels {received}")
+
+
+def test_unlabelled_examples_are_let_through_where_they_are_wanted():
+    y = [0, -1, -1, 2]
+    assert _check_labels(y).endswith("labels from -1 to 2")
+    assert _check_labels(y, unlabelled=True) is None
+    assert _check_labels([0, -2, 1, 2], unlabelled=True).endswith("labels from -2 to 2")
+
+
+def test_unlabelled_examples_may_need_a_loss_that_leaves_them_out():
+    y = [0, -1, -1, 2]
+    ignoring = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+    assert _check_labels(y, unlabelled="if_ignored", loss=ignoring) is None
+    message = _check_labels(y, unlabelled="if_ignored")
+    assert "need a loss that leaves them out: SparseCategoricalCrossentropy(from_log" in message
+    assert message.endswith("labels from -1 to 2")
+    assert _check_labels([0, 1, 1, 2], unlabelled="if_ignored") is None
+
+
+def test_one_hot_rows_need_the_loss_for_them():
+    rows = np.eye(3, dtype="float32")[streams.Y]
+    with pytest.raises(ValueError, match=r"labels are one-hot rows.*Received: .* shape \(4, 3\)"):
+        _check_labels(rows)
+    assert _check_labels(rows, loss=keras.losses.CategoricalCrossentropy(from_logits=True)) is None
+
+
+def test_binary_labels():
+    head = keras.layers.Dense(1, activation="sigmoid")
+    assert _check_labels([[0.0], [1.0], [1.0], [0.0]], head, "binary_crossentropy") is None
+    message = _check_labels([0.0, 1.0, 2.0, 0.0], head, "binary_crossentropy")
+    assert message.startswith("Labels must be class indices from 0 to 1, as the model has 2")
+
+
+def test_targets_of_a_regression_may_be_anything():
+    assert _check_labels(np.full((4, 3), -7.5, "float32"), loss="mse") is None
+
+
+def test_outputs_that_were_misread():
+    outputs = tf.constant([[0.25, 0.75], [-3.0, 4.5]])
+    check = tensorflow_checks.check_outputs
+    assert tensorflow_checks.check_outputs(None, outputs) == []
+    assert _message(check, (tf.constant(False), "bad from {} to {}"), outputs) is None
+    message = _message(check, (tf.constant(True), "bad from {} to {}"), {"label": outputs})
+    assert message == "bad from -3 to 4.5"
