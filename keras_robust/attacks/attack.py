@@ -26,15 +26,26 @@ class Found(typing.NamedTuple):
     zero_gradient: object
 
 
+def unsearched(x_adv):
+    """Returns `Found` for examples that no attack made."""
+    shape = ops.shape(x_adv)[:1]
+    never = ops.zeros(shape, dtype="bool")
+    return Found(x_adv, ops.zeros(shape), never, never)
+
+
 class Attack:
     """Searches the feasible set of a threat model for the input that a model gets wrong.
 
     An attack runs in three ways: `attack(model, x, y, threat_model)` on arrays or, inside a traced
     function, on tensors; `attack.run(...)`, which also says which examples were broken; and
     `attack.perturb(...)` inside the train step of `AdvTrain`. Subclasses write `search`.
+
+    An attack for training only, whose points may lie outside of the threat model, says so with
+    `stays_in_ball = False`; no model is judged by it.
     """
 
     num_restarts = 1
+    stays_in_ball = True
 
     def search(self, classifier, x, y, threat_model, seed, keep_best):
         """Runs one search from one start and returns `Found`.
@@ -70,9 +81,10 @@ class Attack:
         Args:
             model: a `keras.Model` or a callable that returns logits. Weights, statistics and modes
                 are left alone.
-            x: `(n, ...)`, float, inside the bounds of the threat model.
+            x: `(n, ...)`, float, inside the bounds of the threat model; for a model with several
+                inputs a dict or list of such, and the same comes back.
             y: labels `(n,)` or rows `(n, num_classes)`; `None` for the predictions of the model.
-            threat_model: a `ThreatModel` or its name.
+            threat_model: a `ThreatModel` or its name; a dict or list of them for several inputs.
             batch_size: int, examples a batch. The result does not depend on it.
             seed: int; inside a traced function also a tensor, such as `optimizer.iterations`, of
                 shape `()` or `(2,)`.
@@ -88,15 +100,18 @@ class Attack:
                 f"comes without labels. Received: y={y!r}"
             )
         threat_model = threat_models.get(threat_model)
-        if backend.is_symbolic(x):
+        leaves = keras.tree.flatten(x)
+        if any(backend.is_symbolic(leaf) for leaf in leaves):
             seed = ops.cast(seed, "int32")
             seed = seed if len(seed.shape) else ops.stack([seed, 0])
-            classifier = backend.Classifier(model)
-            return self.perturb(classifier, x, y, threat_model, seed).x_adv
+            exposed, classifier, ball = threat_model.expose(model, x)
+            return ball.restore(self.perturb(classifier, exposed, y, ball, seed).x_adv, x)
         found = self.run(
             model, x, y, threat_model, batch_size=batch_size, seed=seed, verbose=verbose
         )
-        return found.x_adv if isinstance(x, np.ndarray) else ops.convert_to_tensor(found.x_adv)
+        if all(isinstance(leaf, np.ndarray) for leaf in leaves):
+            return found.x_adv
+        return keras.tree.map_structure(ops.convert_to_tensor, found.x_adv)
 
     def run(self, model, x, y, threat_model, *, batch_size=256, seed=0, verbose=False):
         """Attacks a data set and returns `Found` with NumPy arrays.
@@ -107,19 +122,20 @@ class Attack:
         x, y = check_examples(x, y, threat_model)
         step = self._compiled(model, threat_model, x, y)
         best = None
-        todo = np.arange(len(x))
-        bar = keras.utils.Progbar(self.num_restarts * len(x), unit_name="example") if verbose else 0
+        size = backend.size_of(x)
+        todo = np.arange(size)
+        bar = keras.utils.Progbar(self.num_restarts * size, unit_name="example") if verbose else 0
         for restart in range(self.num_restarts):
             for start in range(0, len(todo), batch_size):
                 rows = todo[start : start + batch_size]
                 found = _run_batch(step, x, y, threat_model, rows, batch_size, (seed, restart))
-                best = _store(best, found, rows, x)
+                best = _store(best, found, rows, size)
                 if bar:
                     bar.add(len(rows))
             todo = np.flatnonzero(~best.success)
         if bar:
             bar.update(bar.target, finalize=True)
-        return best
+        return best._replace(x_adv=threat_model.restore(best.x_adv, x))
 
     def clone(self, **changes):
         """Returns a copy of this attack with some constructor arguments changed."""
@@ -154,7 +170,7 @@ class Attack:
         loss = getattr(model, "loss", None)
         rules = {**threat_model.get_config(), "epsilon": None}
         # One function per shape of an example: TensorFlow would merge two into an unknown one.
-        arrays = (x, y, threat_model.radius)
+        arrays = keras.tree.flatten((x, y, threat_model.radius))
         shapes = tuple(None if a is None else (len(a.shape), *a.shape[1:]) for a in arrays)
         key = (type(threat_model), repr(rules), shapes, repr(loss))
         functions = kept.setdefault(model, {})
@@ -165,7 +181,8 @@ class Attack:
     def _compile(self, model, threat_model):
         def search(x, y, epsilon, seed):
             ball = threat_model.with_epsilon(epsilon)
-            return self.search(backend.Classifier(model()), x, y, ball, seed, keep_best=True)
+            x, classifier, ball = ball.expose(model(), x)
+            return self.search(classifier, x, y, ball, seed, keep_best=True)
 
         return backend.compile_function(search)
 
@@ -187,13 +204,15 @@ def select(condition, one, other):
 
 def _run_batch(step, x, y, threat_model, rows, batch_size, seed):
     """Attacks some rows in a batch of fixed size, filled up with the last row."""
-    padded = np.concatenate([rows, np.repeat(rows[-1:], min(batch_size, len(x)) - len(rows))])
+    padded = np.concatenate(
+        [rows, np.repeat(rows[-1:], min(batch_size, backend.size_of(x)) - len(rows))]
+    )
     epsilon = threat_model.radius_of_rows(padded, x)
     number, restart = seed
     seeds = backend.fold_in(ops.convert_to_tensor([number, restart], "int32"), restart)
     seeds = np.stack([np.full(len(padded), int(seeds[0])), int(seeds[1]) ^ padded], axis=1)
     found = step(
-        ops.convert_to_tensor(x[padded]),
+        keras.tree.map_structure(ops.convert_to_tensor, backend.take(x, padded)),
         None if y is None else ops.convert_to_tensor(y[padded]),
         ops.convert_to_tensor(epsilon),
         ops.convert_to_tensor(seeds.astype("int32")),
@@ -201,10 +220,10 @@ def _run_batch(step, x, y, threat_model, rows, batch_size, seed):
     return Found(*(ops.convert_to_numpy(field)[: len(rows)] for field in found))
 
 
-def _store(best, found, rows, x):
+def _store(best, found, rows, size):
     """Writes the results of some rows over those of earlier restarts where they are better."""
     if best is None:
-        best = Found(x.copy(), *(np.zeros(len(x), field.dtype) for field in found[1:]))
+        best = Found(*(np.zeros((size, *field.shape[1:]), field.dtype) for field in found))
         best.loss[:] = -np.inf
     old = Found(*(field[rows] for field in best))
     for target, new in zip(best, better(old, found), strict=True):

@@ -1,5 +1,6 @@
 """The examples that are attacked: read into arrays, and checked."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -7,15 +8,17 @@ from keras_robust import backend
 
 
 def to_arrays(data, num_examples=None):
-    """Returns `x` and `y` as arrays from `(x, y)` or from an iterable of batches `(x, y)`."""
+    """Returns `x` and `y` as arrays from `(x, y)` or from an iterable of batches `(x, y)`.
+
+    Several inputs are a structure of arrays, such as a dict.
+    """
     if num_examples is not None and num_examples < 1:
         raise ValueError(
             f"Argument `num_examples` must be at least 1. Received: num_examples={num_examples}"
         )
-    is_pair = isinstance(data, (tuple, list)) and len(data) >= 2
-    if is_pair and hasattr(backend.single(data[0]), "shape"):
-        x, y = (np.asarray(backend.single(part))[:num_examples] for part in data[:2])
-        return x, y
+    if _is_pair(data):
+        x, y = (_arrays(part) for part in data[:2])
+        return backend.take(x, slice(num_examples)), backend.take(y, slice(num_examples))
     if not hasattr(data, "__iter__"):
         raise ValueError(
             "Expected data as `(x, y)` arrays or as an iterable of batches `(x, y)`. "
@@ -28,52 +31,89 @@ def to_arrays(data, num_examples=None):
                 "Expected batches (x, y), with labels. "
                 f"Received: a batch of type {type(batch).__name__}"
             )
-        x, y = (np.asarray(backend.single(part)) for part in batch[:2])
-        if x.dtype == object or y.dtype == object:
+        x, y = (_arrays(part) for part in batch[:2])
+        if keras.tree.is_nested(y):
             raise ValueError(
-                "Expected one input and one label per example. "
-                f"Received: batches of type {type(batch[0]).__name__} with several entries"
+                "Expected one label per example. "
+                f"Received: batches with labels of type {type(y).__name__} with several entries"
             )
         if y.ndim == 0:
+            shape = keras.tree.map_structure(np.shape, x)
             raise ValueError(
                 "Expected batches of examples: use `dataset.batch(256)`. "
-                f"Received: single examples, x of shape {x.shape} and y of shape ()"
+                f"Received: single examples, x of shape {shape} and y of shape ()"
             )
         batches.append((x, y))
-        count += len(batches[-1][0])
+        count += len(y)
         if num_examples is not None and count >= num_examples:
             break
     if not batches:
         raise ValueError("Expected at least one example. Received: empty data")
-    x, y = (np.concatenate(parts)[:num_examples] for parts in zip(*batches, strict=True))
+    parts = (keras.tree.map_structure(_joined, *parts) for parts in zip(*batches, strict=True))
+    x, y = (backend.take(part, slice(num_examples)) for part in parts)
     return x, y
 
 
+def _is_pair(data):
+    if not isinstance(data, (tuple, list)) or len(data) < 2:
+        return False
+    x, y = (backend.single(part) for part in data[:2])
+    # A list of two batches of two arrays looks much like a pair whose inputs are such a list.
+    return hasattr(x, "shape") or (keras.tree.is_nested(x) and hasattr(y, "shape"))
+
+
+def _arrays(part):
+    """Returns the one array in a structure, or else the structure with arrays."""
+    part = backend.single(part)
+    if isinstance(part, dict) or any(hasattr(leaf, "shape") for leaf in keras.tree.flatten(part)):
+        return keras.tree.map_structure(np.asarray, part)
+    return np.asarray(part)
+
+
+def _joined(*parts):
+    return np.concatenate(parts)
+
+
 def check_examples(x, y, threat_model):
-    """Returns float32 `x` and `y` as arrays, or says what is wrong with them."""
+    """Returns `x` and `y` as arrays, what is attacked in float32, or says what is wrong."""
+    x = threat_model.map_inputs(_check_input, _arrays(x))
+    sizes = {len(leaf) for leaf in keras.tree.flatten(x)}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"Expected inputs with as many examples each. Received: {sorted(sizes)} examples"
+        )
+    if y is not None:
+        y = ops.convert_to_numpy(y)
+        if y.shape[:1] != (backend.size_of(x),):
+            raise ValueError(
+                "Expected one label per example. "
+                f"Received: {backend.size_of(x)} examples, labels of shape {y.shape}"
+            )
+    return x, y
+
+
+def _check_input(x, name, threat_model):
     x = ops.convert_to_numpy(x)
-    if x.ndim < 2 or len(x) == 0:
+    if x.ndim < (2 if name is None else 1) or len(x) == 0:
         raise ValueError(
             f"Expected a batch of at least one example, (n, ...). Received: x of shape {x.shape}"
         )
-    x = x.astype("float32")
-    threat_model.check_fits(x.shape)
-    if not np.isfinite(x).all():
-        raise ValueError(f"Inputs must be finite. Received: {(~np.isfinite(x)).sum()} NaN or Inf")
+    label = "Inputs" if name is None else f"The values of input `{name}`"
+    if threat_model is not None:
+        x = x.astype("float32")
+    if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
+        raise ValueError(f"{label} must be finite. Received: {(~np.isfinite(x)).sum()} NaN or Inf")
+    if threat_model is None:
+        return x
+    if name is None:
+        threat_model.check_fits(x.shape)
     if threat_model.bounds is not None:
         low, high = threat_model.bounds
         if np.any(x < low - 1e-4) or np.any(x > high + 1e-4):
             raise ValueError(
-                "Inputs must lie in the bounds of the threat model. Rescale them, or give the "
+                f"{label} must lie in the bounds of the threat model. Rescale them, or give the "
                 "bounds that they have, with epsilon in the same units. Received: values in "
                 f"[{x.min():g}, {x.max():g}] under bounds={threat_model.bounds}"
             )
         x = np.clip(x, low, high).astype("float32")
-    if y is not None:
-        y = ops.convert_to_numpy(y)
-        if y.shape[:1] != x.shape[:1]:
-            raise ValueError(
-                "Expected one label per example. "
-                f"Received: {len(x)} examples, labels of shape {y.shape}"
-            )
-    return x, y
+    return x

@@ -33,7 +33,8 @@ class IterativeAttack(Attack):
     `epsilon / num_steps`. A subclass sets defaults, and may override `direction(gradient, memory)`,
     which returns the vector to ascend and the new memory, and `memory(x)`, which returns the first
     memory, by default `()`. Only where the vector points counts: `step` of the threat model gives
-    it the length `step_size`.
+    it the length `step_size`. Seldom, it overrides `start(x, threat_model, seed)`, the first point,
+    or `project(x_adv, x, threat_model)`, which every step ends in.
 
     Example:
 
@@ -68,10 +69,10 @@ class IterativeAttack(Attack):
         ):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"Argument `{name}` must be an int >= 1. Received: {value!r}")
-        _check_choice("random_start", random_start, (True, False, "gaussian"))
-        _check_choice("targeted", targeted, (True, False, "least_likely"))
+        check_choice("random_start", random_start, (True, False, "gaussian"))
+        check_choice("targeted", targeted, (True, False, "least_likely"))
         if not callable(loss):
-            _check_choice("loss", loss, LOSSES)
+            check_choice("loss", loss, LOSSES)
         if num_restarts > 1 and (not random_start or loss == "compiled"):
             raise ValueError(
                 "Restarts need a random start, to differ, and a loss per example, to be compared. "
@@ -101,6 +102,17 @@ class IterativeAttack(Attack):
         """Returns the vector to ascend and the new memory."""
         return gradient, memory
 
+    def start(self, x, threat_model, seed):
+        """Returns the first point."""
+        if self.random_start == "gaussian":
+            noise = _GAUSSIAN_STDDEV * backend.normal(ops.shape(x), seed)
+            return threat_model.project(x + noise, x)
+        return threat_model.random_start(x, seed) if self.random_start else x
+
+    def project(self, x_adv, x, threat_model):
+        """Returns the point in which a step ends that led to `x_adv`."""
+        return threat_model.project(x_adv, x)
+
     def search(self, classifier, x, y, threat_model, seed, keep_best):
         score = make_goal(classifier, x, y, self.loss, self.targeted)
         step_size = self._step_size
@@ -113,7 +125,8 @@ class IterativeAttack(Attack):
         def body(_, state):
             (loss, success), gradient = self._gradient(score, state.x_adv)
             ascent, memory = self.direction(gradient, state.memory)
-            x_adv = threat_model.project(threat_model.step(state.x_adv, ascent, step_size), x)
+            moved = threat_model.step(state.x_adv, ascent, step_size)
+            x_adv = self.project(moved, x, threat_model)
             here = Found(state.x_adv, loss, success, never)
             return _State(
                 x_adv=ops.stop_gradient(x_adv),
@@ -122,7 +135,7 @@ class IterativeAttack(Attack):
                 zero_gradient=ops.logical_and(state.zero_gradient, zero_gradient(gradient)),
             )
 
-        start = self._start(x, threat_model, seed)
+        start = self.start(x, threat_model, seed)
         state = _State(start, self.memory(x), clean, ops.logical_not(never))
         last = backend.repeat(self.num_steps, body, state)
         if not keep_best:
@@ -131,12 +144,6 @@ class IterativeAttack(Attack):
         # A mistake on the clean example needs no attack.
         best = Found(*(select(clean.success, c, b) for c, b in zip(clean, best, strict=True)))
         return best._replace(zero_gradient=last.zero_gradient)
-
-    def _start(self, x, threat_model, seed):
-        if self.random_start == "gaussian":
-            noise = _GAUSSIAN_STDDEV * backend.normal(ops.shape(x), seed)
-            return threat_model.project(x + noise, x)
-        return threat_model.random_start(x, seed) if self.random_start else x
 
     def _gradient(self, score, x_adv):
         """Loss, success and gradient, averaged over `eot_samples` passes of a random model."""
@@ -149,7 +156,8 @@ class IterativeAttack(Attack):
         return (loss / self.eot_samples, success), gradient / self.eot_samples
 
 
-def _check_choice(name, value, choices):
+def check_choice(name, value, choices):
+    """Says so if `value` is none of `choices`; `True` is not `1` here."""
     if not any(value is choice or (value == choice and type(value) is str) for choice in choices):
         raise ValueError(f"Argument `{name}` must be one of {choices}. Received: {value!r}")
 

@@ -54,8 +54,10 @@ def evaluate(
     Args:
         model: `keras.Model`, or a callable that maps a batch to logits.
         data: `(x, y)` arrays, or a `tf.data.Dataset` of batches `(x, y)`; inputs within the bounds
-            of the threat model. Use test data that training and model choice never saw.
-        threat_model: a `ThreatModel` with a fixed radius, or its name. Defaults to `"linf"`.
+            of the threat model; `x` may be a dict or list of several inputs. Use test data that
+            training and model choice never saw.
+        threat_model: a `ThreatModel` with a fixed radius, its name, or for several inputs a dict
+            or list of such. Defaults to `"linf"`.
         attacks: `"standard"` (see `standard_attacks`), or an attack, or a list of them, as
             objects or names. Defaults to `"standard"`.
         num_examples: int, the first so many examples; `None` for all. Defaults to `None`.
@@ -67,8 +69,8 @@ def evaluate(
         A `RobustnessReport`.
 
     Raises:
-        ValueError: for unknown names, empty or invalid data, labels that are no class, and
-            targeted attacks.
+        ValueError: for unknown names, empty or invalid data, labels that are no class, targeted
+            attacks, and perturbations at a layer, which are no inputs that somebody could send.
 
     Example:
 
@@ -85,6 +87,12 @@ def evaluate(
     """
     start = time.perf_counter()
     threat_model = threat_models.get(threat_model)
+    if not threat_model.changes_inputs:
+        raise ValueError(
+            "Robust accuracy is about inputs that an attacker can send, and this threat model "
+            "changes what a layer puts out. Use `attack.run` and the share of `success`, or give "
+            f"the threat model of an input. Received: {threat_model!r}"
+        )
     suite = _resolve(attacks)
     x, y = check_examples(*to_arrays(data, num_examples), threat_model)
     logits = backend.predict_logits(model, x, batch_size)
@@ -106,17 +114,18 @@ def evaluate(
         reports.append(report)
         warnings += more
     robust = int(worst.robust.sum())
-    interval = scipy.stats.binomtest(robust, len(x)).proportion_ci(0.95, method="exact")
+    size = backend.size_of(x)
+    interval = scipy.stats.binomtest(robust, size).proportion_ci(0.95, method="exact")
     return RobustnessReport(
         threat_model={
             "class_name": type(threat_model).__name__,
             "config": threat_model.get_config(),
             "epsilon": np.asarray(threat_model.radius).astype(float).round(7).tolist(),
         },
-        num_examples=len(x),
+        num_examples=size,
         num_classes=logits.shape[-1],
         clean_accuracy=float(correct.mean()),
-        robust_accuracy=robust / len(x),
+        robust_accuracy=robust / size,
         confidence=(float(interval.low), float(interval.high)),
         attacks=reports,
         warnings=warnings,
@@ -142,7 +151,7 @@ class _Worst:
     def __init__(self, x, y, logits, correct):
         self.x, self.y, self.correct = x, y, correct
         self.robust = correct.copy()
-        self.x_adv, self.logits = x.copy(), logits.copy()
+        self.x_adv, self.logits = keras.tree.map_structure(np.copy, x), logits.copy()
 
     def update(self, x_adv, logits, feasible):
         """Takes in what an attack found; returns which examples it left robust."""
@@ -150,7 +159,10 @@ class _Worst:
         broken = ~self.correct | (wrong & feasible)
         old, new = (np.asarray(losses.margin(self.y, z)) for z in (self.logits, logits))
         stronger = self.correct & feasible & (new > old)
-        self.x_adv[stronger], self.logits[stronger] = x_adv[stronger], logits[stronger]
+        self.logits[stronger] = logits[stronger]
+        leaves = zip(keras.tree.flatten(self.x_adv), keras.tree.flatten(x_adv), strict=True)
+        for kept, found in leaves:
+            kept[stronger] = found[stronger]
         self.robust &= ~broken
         return ~broken
 
@@ -208,7 +220,7 @@ def _resolve(attacks):
     attacks = attacks if isinstance(attacks, (list, tuple)) else [attacks]
     if not attacks:
         raise ValueError("Expected at least one attack. Received: attacks=[]")
-    return [attacks_module.get_untargeted(attack) for attack in attacks]
+    return [attacks_module.get_for_evaluation(attack) for attack in attacks]
 
 
 def _check_labels(y, logits):

@@ -28,8 +28,8 @@ def draw_examples(report, path=None, num_examples=5):
         raise ImportError(
             "Pictures need matplotlib. Install it with: pip install 'keras_robust[plots]'"
         ) from error
-    if report.x is None or report.x.ndim not in (3, 4):
-        shape = None if report.x is None else report.x.shape
+    shape = getattr(report.x, "shape", None)
+    if shape is None or len(shape) not in (3, 4):
         raise ValueError(
             "Pictures need a report that `evaluate` returned, on images (n, height, width) or "
             f"(n, height, width, channels). Received: inputs of shape {shape}"

@@ -58,7 +58,8 @@ class RobustnessReport:
         versions: dict of str.
         seconds: float, wall time of everything.
         x, y, x_adv, logits, adv_logits: arrays, one row per example, with the strongest adversarial
-            example found and the logits before and after; not in the JSON.
+            example found and the logits before and after; not in the JSON. For a model with
+            several inputs, `x` and `x_adv` are structures of arrays.
     """
 
     threat_model: dict

@@ -1,12 +1,27 @@
 """What may the attacker do?"""
 
-from keras_robust.registry import Registry
+from keras_robust.threat_models.at_layer import AtLayer
+from keras_robust.threat_models.joint import Joint
 from keras_robust.threat_models.l1 import L1
 from keras_robust.threat_models.l2 import L2
 from keras_robust.threat_models.linf import Linf
+from keras_robust.threat_models.per_input import PerInput
 from keras_robust.threat_models.threat_model import ThreatModel
+from keras_robust.threat_models.threat_model import registry
 
-ALL = (L1, L2, Linf)
-get = Registry("threat model", ThreatModel, ALL).get
+ALL = (AtLayer, Joint, L1, L2, Linf, PerInput)
+registry.extend(ALL)
 
-__all__ = ["ALL", "L1", "L2", "Linf", "ThreatModel", "get"]
+
+def get(identifier):
+    """Returns the threat model for a name, a config, a class or an object.
+
+    A dict from inputs to threat models, or a list of them, makes a `PerInput`.
+    """
+    is_config = isinstance(identifier, dict) and "class_name" in identifier
+    if isinstance(identifier, (dict, list, tuple)) and not is_config:
+        return PerInput(identifier)
+    return registry.get(identifier)
+
+
+__all__ = ["ALL", "AtLayer", "Joint", "L1", "L2", "Linf", "PerInput", "ThreatModel", "get"]

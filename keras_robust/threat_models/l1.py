@@ -73,6 +73,10 @@ class L1(ThreatModel):
         fill = ops.take_along_axis(fill, ops.argsort(order, axis=-1), axis=-1)
         return x_adv + ops.reshape(fill * ops.sign(flat), ops.shape(x_adv))
 
+    def linear_maximiser(self, direction, x):
+        # A fractional knapsack: the largest coordinates first, each up to its bound.
+        return self.project(self.step(x, direction, self._radius_per_example()), x)
+
     def random_start(self, x, seed):
         # d of d + 1 exponentials over their sum fill the simplex uniformly; u also gives the signs.
         batch_size, features = ops.shape(flatten(x))

@@ -8,6 +8,7 @@ from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
 
+_FAR = 1e12
 _TINY = 1e-12
 _MAX_NEWTON_STEPS = 30
 
@@ -49,7 +50,10 @@ class L2(ThreatModel):
         super().__init__(epsilon, bounds)
 
     def project(self, x_adv, x):
-        delta = x_adv - x
+        return self._shortened(x_adv - x, x)
+
+    def _shortened(self, delta, x):
+        """Returns the projection of `x + delta`, without rounding that sum."""
         squares = flatten(ops.square(delta))
         budget = ops.expand_dims(ops.square(self._radius_per_example()), -1)
         scale = _ratio(budget, ops.sum(squares, axis=-1, keepdims=True))
@@ -70,6 +74,12 @@ class L2(ThreatModel):
     def step(self, x_adv, gradient, step_size):
         step_size = per_example(ops.convert_to_tensor(step_size, dtype="float32"), x_adv)
         return x_adv + step_size * self.steepest_direction(gradient)
+
+    def linear_maximiser(self, direction, x):
+        # It is `clip(x + direction / lambda)`, and so is the projection of any point that lies far
+        # enough in the direction.
+        largest = per_example(ops.max(flatten(ops.abs(direction)), axis=-1), direction)
+        return self._shortened(_FAR * (direction / ops.where(largest > 0.0, largest, 1.0)), x)
 
     def random_start(self, x, seed):
         # The first d of d + 2 coordinates of a uniform point on a sphere fill the ball uniformly.

@@ -59,6 +59,9 @@ class Linf(ThreatModel):
     def steepest_direction(self, gradient):
         return ops.sign(gradient)
 
+    def linear_maximiser(self, direction, x):
+        return self.project(x + self.radius * ops.sign(direction), x)
+
     def random_start(self, x, seed):
         noise = backend.uniform(ops.shape(x), seed, minval=-1.0, maxval=1.0)
         return self.project(x + self.radius * noise, x)

@@ -1,14 +1,20 @@
 """What the attacker may do: a ball around each example, inside the box of valid inputs."""
 
 import copy
-import fractions
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_robust import backend
+from keras_robust.registry import Registry
+from keras_robust.threat_models.parsing import SCHEDULE
+from keras_robust.threat_models.parsing import parse_bounds
+from keras_robust.threat_models.parsing import parse_epsilon
+from keras_robust.threat_models.parsing import plain
+from keras_robust.threat_models.parsing import revived
+
 _ROUNDING = 2.0**-22  # Two units in the last place of float32.
-_SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
 
 
 class ThreatModel:
@@ -27,17 +33,27 @@ class ThreatModel:
 
     Raises:
         ValueError: if `epsilon` is negative, not finite or not readable, or if `low >= high`.
+
+    Attribute of the class: `changes_inputs`, whether it is inputs of the model that the attacker
+    changes, so that an adversarial example is something to send.
     """
 
+    changes_inputs = True
+
     def __init__(self, epsilon, bounds=(0.0, 1.0)):
-        self._epsilon = _parse_epsilon(epsilon)
-        self._bounds = _parse_bounds(bounds)
+        self._epsilon = parse_epsilon(epsilon)
+        self._bounds = parse_bounds(bounds)
         self._given = {"epsilon": epsilon, "bounds": bounds}
 
     @property
     def epsilon(self):
         """The radius: a number, an array, a schedule or, inside a train step, a tensor."""
         return self._epsilon
+
+    @property
+    def is_scheduled(self):
+        """Whether the radius is known at an optimizer step only."""
+        return isinstance(self._epsilon, SCHEDULE)
 
     @property
     def bounds(self):
@@ -47,7 +63,7 @@ class ThreatModel:
     @property
     def radius(self):
         """The radius as a tensor that broadcasts against a batch."""
-        if isinstance(self._epsilon, _SCHEDULE):
+        if isinstance(self._epsilon, SCHEDULE):
             raise ValueError(
                 "A threat model whose `epsilon` is a schedule has a radius only at a training "
                 "step. Use `threat_model.at(step)`, or give a number. "
@@ -57,7 +73,7 @@ class ThreatModel:
 
     def at(self, step):
         """Returns this threat model with a scheduled `epsilon` read at `step`."""
-        if isinstance(self._epsilon, _SCHEDULE):
+        if isinstance(self._epsilon, SCHEDULE):
             return self.with_epsilon(self._epsilon(step))
         return self
 
@@ -67,6 +83,53 @@ class ThreatModel:
         other._epsilon = epsilon
         other._given = {**self._given, "epsilon": epsilon}
         return other
+
+    def scaled(self, factor):
+        """Returns a copy whose radius is multiplied by a number or tensor."""
+        return self.with_epsilon(factor * self.radius)
+
+    def with_bounds(self, bounds):
+        """Returns a copy with another box, or with none."""
+        other = copy.copy(self)
+        other._bounds = parse_bounds(bounds)
+        other._given = {**self._given, "bounds": bounds}
+        return other
+
+    def without_bounds(self):
+        """Returns a copy without a box."""
+        return self.with_bounds(None)
+
+    def expose(self, model, inputs):
+        """Returns what the attacker changes, and the model as a function of it.
+
+        Args:
+            model: a `keras.Model` or a callable.
+            inputs: the inputs of the model, a tensor or a structure of tensors.
+
+        Returns:
+            A float tensor `(batch_size, ...)`; a `backend.Classifier`, whose `pack` makes the
+            inputs of the model from such a tensor; and the threat model for such tensors.
+        """
+        return *backend.expose_input(model, inputs), self
+
+    def map_inputs(self, function, inputs):
+        """Returns the inputs with every tensor or array replaced by what `function` makes of it.
+
+        Args:
+            function: callable `(leaf, name, threat_model) -> leaf`; `name` is `None` for the only
+                input, and `threat_model` is `None` where the attacker changes nothing.
+            inputs: the inputs of a model, a tensor or array, or a structure of them.
+        """
+        leaf = function(backend.only_input(inputs), None, self)
+        return keras.tree.pack_sequence_as(inputs, [leaf])
+
+    def restore(self, x_adv, inputs):
+        """Returns `x_adv`, an array such as `expose` gives, in the form of the inputs."""
+        return keras.tree.pack_sequence_as(inputs, [x_adv])
+
+    def predict_logits(self, model, inputs, x_adv, batch_size):
+        """Returns NumPy logits for what an attack on `inputs` returned."""
+        return backend.predict_logits(model, x_adv, batch_size)
 
     def check_fits(self, shape):
         """Raises `ValueError` if `epsilon` is an array that does not fit examples of `shape`.
@@ -93,6 +156,14 @@ class ThreatModel:
 
     def steepest_direction(self, gradient):
         """Returns the `d` of norm 1 with the largest `<gradient, d>`, per example."""
+        raise NotImplementedError
+
+    def linear_maximiser(self, direction, x):
+        """Returns the feasible point with the largest `<direction, x_adv>`, per example, exactly.
+
+        It is the worst case of a model that is linear in its input. A coordinate of which
+        `direction` is 0 stays.
+        """
         raise NotImplementedError
 
     def random_start(self, x, seed):
@@ -127,14 +198,11 @@ class ThreatModel:
         return ops.logical_and(inside, ops.all(flatten(in_box), axis=-1))
 
     def get_config(self):
-        return {key: _plain(value) for key, value in self._given.items()}
+        return {key: plain(value) for key, value in self._given.items()}
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
-        if isinstance(config.get("epsilon"), dict):
-            config["epsilon"] = keras.saving.deserialize_keras_object(config["epsilon"])
-        return cls(**config)
+        return cls(**{key: revived(value) for key, value in config.items()})
 
     def __repr__(self):
         arguments = ", ".join(f"{key}={value!r}" for key, value in self._given.items())
@@ -162,6 +230,9 @@ class ThreatModel:
         return ops.maximum(ops.where(direction > 0, high - x, x - low), 0.0)
 
 
+registry = Registry("threat model", ThreatModel)
+
+
 def flatten(x):
     """Returns `x` as `(batch_size, features)`."""
     return ops.reshape(x, (ops.shape(x)[0], -1))
@@ -170,51 +241,3 @@ def flatten(x):
 def per_example(values, x):
     """Reshapes `(batch_size,)` or `(1,)` values so that they broadcast against `x`."""
     return ops.reshape(values, (-1,) + (1,) * (len(x.shape) - 1))
-
-
-def _parse_epsilon(epsilon):
-    if isinstance(epsilon, _SCHEDULE):
-        return epsilon
-    try:
-        is_text = isinstance(epsilon, str)
-        parsed = float(fractions.Fraction(epsilon.replace(" ", ""))) if is_text else epsilon
-        value = np.asarray(parsed, dtype="float32")
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(
-            "Argument `epsilon` must be a number, a string such as '8/255', an array or a "
-            f"LearningRateSchedule. Received: epsilon={epsilon!r}"
-        ) from error
-    if not np.all(np.isfinite(value)) or np.any(value < 0):
-        raise ValueError(
-            f"Argument `epsilon` must be finite and not negative. Received: epsilon={epsilon!r}"
-        )
-    return float(parsed) if value.ndim == 0 else value
-
-
-def _parse_bounds(bounds):
-    if bounds is None:
-        return None
-    try:
-        low, high = (np.asarray(bound, dtype="float32") for bound in bounds)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            "Argument `bounds` must be a pair (low, high) of numbers or arrays, or None. "
-            f"Received: bounds={bounds!r}"
-        ) from error
-    if not np.all(low < high):
-        raise ValueError(
-            "Argument `bounds` must be a pair (low, high) with low < high. "
-            f"Received: bounds={bounds!r}"
-        )
-    return tuple(float(bound) if bound.ndim == 0 else bound for bound in (low, high))
-
-
-def _plain(value):
-    """Turns an argument into what JSON can hold."""
-    if isinstance(value, _SCHEDULE):
-        return keras.saving.serialize_keras_object(value)
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    return value

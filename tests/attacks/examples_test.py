@@ -96,3 +96,49 @@ def test_single_examples_are_refused():
     data = tf.data.Dataset.from_tensor_slices((np.zeros((3, 2), "float32"), np.zeros(3, "int64")))
     with pytest.raises(ValueError, match=r"Expected batches.*Received: single.*shape \(2,\)"):
         to_arrays(data)
+
+
+SEVERAL = {"b": X, "a": np.arange(7)}
+
+
+def several(kind):
+    """Data with two inputs, in the form `kind`."""
+    if kind.startswith("list"):
+        x = [SEVERAL["b"], SEVERAL["a"]]
+        return (
+            (x, Y) if kind == "list" else [([b[:4] for b in x], Y[:4]), ([b[4:] for b in x], Y[4:])]
+        )
+    if kind == "dataset":
+        return tf.data.Dataset.from_tensor_slices((SEVERAL, Y)).batch(3)
+    return SEVERAL, Y
+
+
+@pytest.mark.parametrize("num_examples", [None, 2, 5])
+@pytest.mark.parametrize("kind", ["dict", "list", "dataset", "list of batches"])
+def test_several_inputs_keep_their_structure_and_types(kind, num_examples):
+    x, y = to_arrays(several(kind), num_examples)
+    found = x if isinstance(x, dict) else dict(zip(SEVERAL, x, strict=True))
+    for name, leaf in SEVERAL.items():
+        np.testing.assert_array_equal(found[name], leaf[:num_examples])
+        assert found[name].dtype == leaf.dtype
+    np.testing.assert_array_equal(y, Y[:num_examples])
+
+
+def test_several_labels_are_refused():
+    batches = [(X, {"one": Y, "two": Y})]
+    with pytest.raises(ValueError, match="one label per example.*type dict with several entries"):
+        to_arrays(batches)
+
+
+def test_several_inputs_need_a_threat_model_for_them():
+    with pytest.raises(ValueError, match=r"several inputs: say which.*inputs \['b', 'a'\]"):
+        check_examples(SEVERAL, Y, kr.Linf(0.1))
+    x, _ = check_examples(SEVERAL, Y, kr.threat_models.get({"b": kr.Linf(0.1)}))
+    assert list(x) == ["b", "a"]
+    np.testing.assert_array_equal(x["a"], SEVERAL["a"])
+    outside = {"b": X + np.float32(5e-5) * (X == X.max()), "a": X + 2.0}
+    x, _ = check_examples(outside, Y, kr.threat_models.get({"b": kr.Linf(0.1, (0.0, X.max()))}))
+    assert x["b"].max() == X.max()
+    np.testing.assert_array_equal(x["a"], X + 2.0)
+    with pytest.raises(ValueError, match="Expected one label per example. Received: 7 examples"):
+        check_examples(SEVERAL, Y[:3], kr.threat_models.get({"b": kr.Linf(0.1)}))

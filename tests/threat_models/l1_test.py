@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import optimize
 from scipy import stats
 
 import keras_robust as kr
@@ -77,6 +78,20 @@ def test_step_with_a_step_size_for_each_example():
     x, gradient = np.zeros((2, 2), "float32"), np.array([[3.0, 4.0], [-2.0, 0.0]], "float32")
     moved = L1(0.5, None).step(x, gradient, np.array([0.5, 0.1], "float32"))
     np.testing.assert_allclose(moved, [[0.0, 0.5], [-0.1, 0.0]], atol=1e-6)
+
+
+def test_linear_maximiser_agrees_with_a_linear_program():
+    # In x = x + up - down: maximise d @ (up - down), the sum of both within the radius.
+    rng = np.random.default_rng(4)
+    low, high = np.array([-0.5, 0.0, 0.2, 0.0]), np.array([0.5, 1.0, 0.9, 0.7])
+    x = low + (high - low) * rng.beta(0.5, 0.5, size=(5, 4))
+    direction = rng.normal(size=x.shape)
+    found = L1(0.8, (low, high)).linear_maximiser(direction.astype("float32"), x.astype("float32"))
+    for one, d, best in zip(x, direction, found, strict=True):
+        room = [(0.0, size) for size in np.concatenate([high - one, one - low])]
+        program = {"A_ub": np.ones((1, 8)), "b_ub": [0.8], "bounds": room}
+        expected = -optimize.linprog(np.concatenate([-d, d]), **program).fun
+        assert d @ (np.asarray(best, "float64") - one) == pytest.approx(expected, abs=1e-6)
 
 
 def test_random_start_is_uniform():

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_robust as kr
+from tests.support import linear_model
 from tests.support import numpy_reference
 
 L1, L2, Linf = kr.threat_models.L1, kr.threat_models.L2, kr.threat_models.Linf
@@ -281,6 +282,71 @@ def test_with_epsilon_is_a_copy(cls):
     assert second.get_config() == {"epsilon": 0.4, "bounds": [0.0, 2.0]}
 
 
+@pytest.mark.parametrize("factor", [0.25, tf.constant(0.25)])
+@pytest.mark.parametrize("cls", NORMS)
+def test_scaled_multiplies_the_radius_and_keeps_the_rest(cls, factor):
+    threat_model = cls(0.4, (-1.0, 1.0))
+    other = threat_model.scaled(factor)
+    assert float(other.radius) == pytest.approx(0.1)
+    assert (type(other), other.bounds) == (cls, (-1.0, 1.0))
+    assert threat_model.epsilon == 0.4
+    x, x_adv = points((0.0, 1.0), spread=4.0)
+    np.testing.assert_allclose(
+        other.project(x_adv, x), cls(0.1, (-1.0, 1.0)).project(x_adv, x), atol=1e-6
+    )
+
+
+def test_scaled_takes_an_array_of_radii():
+    np.testing.assert_allclose(Linf([0.1, 0.4]).scaled(0.5).radius, [0.05, 0.2], rtol=1e-6)
+
+
+def test_scaled_needs_a_radius():
+    schedule = keras.optimizers.schedules.PolynomialDecay(**SCHEDULE)
+    with pytest.raises(ValueError, match="has a radius only at a training step"):
+        Linf(schedule).scaled(0.5)
+    assert float(Linf(schedule).at(5).scaled(0.5).radius) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("cls", NORMS)
+def test_without_bounds_is_a_copy_without_a_box(cls):
+    threat_model = cls(0.4, (0.0, 0.5))
+    free = threat_model.without_bounds()
+    assert (free.bounds, threat_model.bounds) == (None, (0.0, 0.5))
+    assert free.get_config() == {"epsilon": 0.4, "bounds": None}
+    x, x_adv = points((0.0, 0.5), spread=4.0)
+    np.testing.assert_array_equal(free.project(x_adv, x), cls(0.4, None).project(x_adv, x))
+    assert np.any(np.asarray(free.project(x_adv, x)) > 0.5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8"])
+@pytest.mark.parametrize("form", ["tensor", "dict", "list"])
+def test_expose_gives_the_tensor_and_the_model_as_a_function_of_it(form, dtype):
+    x = np.array([[0.0, 1.0], [3.0, 2.0]]).astype(dtype)
+    structures = {"tensor": x, "dict": {"image": x}, "list": [x]}
+
+    def model(inputs):
+        (leaf,) = keras.tree.flatten(inputs)
+        assert type(inputs) is type(keras.tree.map_structure(tf.constant, structures[form]))
+        return 2.0 * leaf
+
+    threat_model = Linf(0.1)
+    inputs = keras.tree.map_structure(tf.constant, structures[form])
+    exposed, classifier, ball = threat_model.expose(model, inputs)
+    assert exposed.dtype == "float32"
+    np.testing.assert_array_equal(exposed, x)
+    np.testing.assert_array_equal(classifier.logits(exposed + 1.0), 2.0 * (x + 1.0))
+    assert ball is threat_model
+
+
+def test_expose_needs_to_be_told_which_of_several_inputs():
+    inputs = {"image": np.zeros((2, 3)), "text": np.zeros((2, 3))}
+    message = r"The model has several inputs: say which.*Received: inputs \['image', 'text'\]"
+    with pytest.raises(ValueError, match=message):
+        Linf(0.1).expose(None, inputs)
+    with pytest.raises(ValueError, match="Received: inputs 2 tensors"):
+        Linf(0.1).expose(None, list(inputs.values()))
+
+
 @pytest.mark.parametrize("cls", NORMS)
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -343,11 +409,14 @@ def test_get_takes_names_configs_classes_and_objects(cls):
 
 @pytest.mark.parametrize("identifier", ["l3", None, 3, {"epsilon": 0.1}, kr.attacks.PGD])
 def test_get_lists_the_known_names(identifier):
-    message = (
-        "Unknown threat model. Expected one of 'l1', 'l2', 'linf', or an object of ThreatModel"
-    )
+    message = "Unknown threat model. Expected one of .*'l1', 'l2', 'linf', .* object of ThreatModel"
     with pytest.raises(ValueError, match=message):
         kr.threat_models.get(identifier)
+
+
+def test_get_takes_names_that_need_arguments_for_what_they_are():
+    with pytest.raises(ValueError, match=r"needs arguments.*pass AtLayer\(layer=..., threat_model"):
+        kr.threat_models.get("at_layer")
 
 
 @pytest.mark.parametrize("cls", [L1, L2])
@@ -366,3 +435,42 @@ def test_an_array_is_one_radius_per_example_in_whole_example_norms(cls):
     for shape in ((5, 30), (None, 30)):
         with pytest.raises(ValueError, match=r"one value per example.*epsilon of shape \(30,\)"):
             threat_model.check_fits(shape)
+
+
+@pytest.mark.parametrize("bounds", BOUNDS)
+@pytest.mark.parametrize("cls", NORMS)
+@pytest.mark.parametrize("share", [1.0, 0.1, 20.0])
+def test_linear_maximiser_is_the_best_of_the_feasible_points(cls, bounds, share):
+    name, box = cls.__name__, BOUNDS[bounds]
+    epsilon = 0.15 * share if name == "Linf" else EPSILON[name] * share
+    x, _ = points(box)
+    direction = np.random.default_rng(13).normal(size=x.shape).astype("float32") ** 3
+    threat_model = cls(0.1, box).with_epsilon(epsilon)
+    found = threat_model.linear_maximiser(direction, x)
+    low, high = (-np.inf, np.inf) if box is None else row_bounds(box)
+    expected = linear_model.largest_gain(rows(direction), rows(x), name, epsilon, low, high)
+    gained = np.sum(rows(direction) * (rows(found) - rows(x)), axis=-1)
+    # What float32 rounds off `x` is up to 6e-8 for each of six coordinates.
+    np.testing.assert_allclose(gained, expected, rtol=1e-5, atol=1e-6)
+    assert np.all(threat_model.contains(found, x))
+
+
+@pytest.mark.parametrize("cls", NORMS)
+def test_linear_maximiser_has_a_radius_for_each_example(cls):
+    x, direction = points((0.0, 1.0), count=3)
+    epsilon = np.array([0.05, 0.0, 0.2], "float32").reshape(-1, 1, 1, 1)
+    together = cls(epsilon).linear_maximiser(direction, x)
+    for i in range(3):
+        alone = cls(float(epsilon[i, 0, 0, 0]))
+        rows = slice(i, i + 1)
+        expected = alone.linear_maximiser(direction[rows], x[rows])[0]
+        np.testing.assert_allclose(together[i], expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e30])
+@pytest.mark.parametrize("cls", NORMS)
+def test_linear_maximiser_takes_any_length_of_the_direction(cls, scale):
+    x, direction = points((0.0, 1.0))
+    found = cls(0.1).linear_maximiser(np.float32(scale) * direction, x)
+    expected = cls(0.1).linear_maximiser(direction, x) if scale else x
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)

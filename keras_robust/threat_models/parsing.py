@@ -1,0 +1,69 @@
+"""The arguments of threat models: read from what users write, and written as JSON can hold them."""
+
+import fractions
+
+import keras
+import numpy as np
+
+SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
+
+
+def parse_epsilon(epsilon):
+    """Returns a float, a float32 array, or a schedule as it is."""
+    if isinstance(epsilon, SCHEDULE):
+        return epsilon
+    try:
+        is_text = isinstance(epsilon, str)
+        parsed = float(fractions.Fraction(epsilon.replace(" ", ""))) if is_text else epsilon
+        value = np.asarray(parsed, dtype="float32")
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            "Argument `epsilon` must be a number, a string such as '8/255', an array or a "
+            f"LearningRateSchedule. Received: epsilon={epsilon!r}"
+        ) from error
+    if not np.all(np.isfinite(value)) or np.any(value < 0):
+        raise ValueError(
+            f"Argument `epsilon` must be finite and not negative. Received: epsilon={epsilon!r}"
+        )
+    return float(parsed) if value.ndim == 0 else value
+
+
+def parse_bounds(bounds):
+    """Returns a pair of floats or float32 arrays, or `None`."""
+    if bounds is None:
+        return None
+    try:
+        low, high = (np.asarray(bound, dtype="float32") for bound in bounds)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Argument `bounds` must be a pair (low, high) of numbers or arrays, or None. "
+            f"Received: bounds={bounds!r}"
+        ) from error
+    if not np.all(low < high):
+        raise ValueError(
+            "Argument `bounds` must be a pair (low, high) with low < high. "
+            f"Received: bounds={bounds!r}"
+        )
+    return tuple(float(bound) if bound.ndim == 0 else bound for bound in (low, high))
+
+
+def plain(value):
+    """Turns an argument into what JSON can hold."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return keras.saving.serialize_keras_object(value) if hasattr(value, "get_config") else value
+
+
+def revived(value):
+    """Turns what `plain` returned into an argument."""
+    if isinstance(value, dict) and "class_name" in value:
+        return keras.saving.deserialize_keras_object(value)
+    if isinstance(value, dict):
+        return {key: revived(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [revived(item) for item in value]
+    return value

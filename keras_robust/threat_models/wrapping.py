@@ -1,0 +1,100 @@
+"""Threat models around another one, which act elsewhere than on the only input."""
+
+import copy
+
+from keras_robust.threat_models.threat_model import ThreatModel
+from keras_robust.threat_models.threat_model import registry
+
+
+class Wrapping(ThreatModel):
+    """Is the threat model within, in all that a subclass does not override.
+
+    A subclass has one more argument at least, and writes `expose`.
+
+    Args:
+        threat_model: a `ThreatModel` for one tensor, or its name.
+
+    Raises:
+        ValueError: for a threat model that is itself one for several inputs or for a layer, and for
+            an `epsilon` with one value per example.
+    """
+
+    def __init__(self, threat_model):
+        self.threat_model = get_plain(threat_model)
+        epsilon = self.threat_model.epsilon
+        if getattr(epsilon, "ndim", 0):
+            self.threat_model.check_fits((None, epsilon.shape[-1]))
+        self._given = {"threat_model": self.threat_model}
+
+    @property
+    def epsilon(self):
+        return self.threat_model.epsilon
+
+    @property
+    def is_scheduled(self):
+        return self.threat_model.is_scheduled
+
+    @property
+    def bounds(self):
+        return self.threat_model.bounds
+
+    @property
+    def radius(self):
+        return self.threat_model.radius
+
+    def at(self, step):
+        return self.around(self.threat_model.at(step))
+
+    def with_epsilon(self, epsilon):
+        return self.around(self.threat_model.with_epsilon(epsilon))
+
+    def with_bounds(self, bounds):
+        return self.around(self.threat_model.with_bounds(bounds))
+
+    def around(self, threat_model):
+        """Returns a copy of this around another threat model."""
+        other = copy.copy(self)
+        other.threat_model = threat_model
+        other._given = {**self._given, "threat_model": threat_model}
+        return other
+
+    def expose(self, model, inputs):
+        raise NotImplementedError
+
+    def check_fits(self, shape):
+        self.threat_model.check_fits((None, *shape[1:]))
+
+    def radius_of_rows(self, rows, x):
+        return self.radius
+
+    def project(self, x_adv, x):
+        return self.threat_model.project(x_adv, x)
+
+    def steepest_direction(self, gradient):
+        return self.threat_model.steepest_direction(gradient)
+
+    def linear_maximiser(self, direction, x):
+        return self.threat_model.linear_maximiser(direction, x)
+
+    def random_start(self, x, seed):
+        return self.threat_model.random_start(x, seed)
+
+    def distance(self, x_adv, x):
+        return self.threat_model.distance(x_adv, x)
+
+    def step(self, x_adv, gradient, step_size):
+        return self.threat_model.step(x_adv, gradient, step_size)
+
+    def contains(self, x_adv, x, tolerance=1e-5):
+        return self.threat_model.contains(x_adv, x, tolerance)
+
+
+def get_plain(identifier):
+    """Returns the threat model for `identifier`, which must be one for a single tensor."""
+    threat_model = registry.get(identifier)
+    if type(threat_model).expose is not ThreatModel.expose:
+        raise ValueError(
+            "Threat models for several inputs or for a layer hold threat models for one tensor, "
+            f"such as Linf(0.1). Received: {threat_model!r}"
+        )
+    return threat_model
