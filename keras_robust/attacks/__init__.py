@@ -2,14 +2,19 @@
 
 from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack import Found
+from keras_robust.attacks.attack import unsearched
 from keras_robust.attacks.bim import BIM
 from keras_robust.attacks.fgsm import FGSM
 from keras_robust.attacks.iterative_attack import IterativeAttack
+from keras_robust.attacks.lbfgs import LBFGS
 from keras_robust.attacks.momentum_pgd import MomentumPGD
+from keras_robust.attacks.nfgsm import NFGSM
 from keras_robust.attacks.pgd import PGD
+from keras_robust.attacks.random_start_fgsm import RandomStartFGSM
+from keras_robust.attacks.virtual_adversarial import VirtualAdversarial
 from keras_robust.registry import Registry
 
-ALL = (BIM, FGSM, MomentumPGD, PGD)
+ALL = (BIM, FGSM, LBFGS, MomentumPGD, NFGSM, PGD, RandomStartFGSM, VirtualAdversarial)
 get = Registry("attack", Attack, ALL).get
 
 
@@ -24,6 +29,18 @@ def get_untargeted(identifier):
     return attack
 
 
+def get_for_evaluation(identifier):
+    """Returns the attack for `identifier`, which must also keep to the threat model."""
+    attack = get_untargeted(identifier)
+    if not attack.stays_in_ball:
+        raise ValueError(
+            f"{type(attack).__name__} makes examples for training, which may leave the ball of the "
+            "threat model, so that no model can be judged by them. Use another attack here, such "
+            f'as "pgd". Received: {attack}'
+        )
+    return attack
+
+
 __all__ = [
     "ALL",
     "BIM",
@@ -31,8 +48,14 @@ __all__ = [
     "Attack",
     "Found",
     "IterativeAttack",
+    "LBFGS",
     "MomentumPGD",
+    "NFGSM",
     "PGD",
+    "RandomStartFGSM",
+    "VirtualAdversarial",
     "get",
+    "get_for_evaluation",
     "get_untargeted",
+    "unsearched",
 ]

@@ -21,10 +21,10 @@ class FGSM(IterativeAttack):
         targeted: `False`, away from `y`; `True`, towards `y`; `"least_likely"`, towards the class
             that the model finds least likely at `x` (Kurakin), which keeps the true label out of
             the perturbation. Defaults to `False`.
-        loss: what is maximised: `"cross_entropy"`, `"margin"`, `"dlr"` (3 classes or more),
-            `"kl"` (divergence from the clean prediction; needs a random start), `"compiled"` (the
-            loss of the compiled model, for several outputs or regression), or a function
-            `(y, logits) -> (batch_size,)`. `None` leaves the choice to the objective: the
+        loss: what is maximised: `"cross_entropy"`, `"margin"`, `"soft_margin"`, `"dlr"` (3 classes
+            or more), `"kl"` (divergence from the clean prediction; needs a random start),
+            `"compiled"` (the loss of the compiled model, for several outputs or regression), or a
+            function `(y, logits) -> (batch_size,)`. `None` leaves the choice to the objective: the
             cross-entropy, or the compiled loss of a model that is no classifier. Defaults to
             `None`.
 
