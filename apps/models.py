@@ -66,10 +66,10 @@ def build(name, dataset, learning_rate):
     return model
 
 
-def load_keras(path, expected="the path of a .keras file"):
+def load_keras(path, expected="the path of a .keras file", flag="model"):
     """Reads a `.keras` file; says in one line what is wrong with it if it cannot."""
     if not pathlib.Path(path).is_file():
-        raise ValueError(f"Expected {expected}. Received: --model={path}")
+        raise ValueError(f"Expected {expected}. Received: --{flag}={path}")
     try:
         return keras.models.load_model(path)
     except Exception as error:

@@ -33,7 +33,7 @@ def define_data():
 
 def define_threat_model():
     """Defines --threat_model and --epsilon."""
-    names = sorted(cls.__name__.lower() for cls in kr.threat_models.ALL)
+    names = ["l1", "l2", "linf"]
     flags.DEFINE_enum("threat_model", "linf", names, "Norm that bounds the perturbation.")
     flags.DEFINE_string(
         "epsilon",
@@ -52,6 +52,27 @@ def define_evaluation():
     flags.DEFINE_integer(
         "evaluation_examples", None, "Attack only the first so many test examples.", lower_bound=1
     )
+
+
+def define_training():
+    """Defines how long and how fast to train, and where checkpoints and results go."""
+    flags.DEFINE_integer("epochs", 30, "Epochs of each training.", lower_bound=1)
+    flags.DEFINE_float("learning_rate", 2e-3, "Learning rate of Adam.", lower_bound=1e-9)
+    flags.DEFINE_integer(
+        "num_steps",
+        None,
+        "Gradient steps of the training attack. Default: what is usual for the attack.",
+        lower_bound=1,
+    )
+    flags.DEFINE_string(
+        "warmup",
+        "20%",
+        "Part of the training over which epsilon grows from 0: a percentage, or optimizer steps.",
+    )
+    flags.DEFINE_string(
+        "checkpoint_dir", None, "Folder for checkpoints; the same command goes on after a kill."
+    )
+    flags.DEFINE_string("output_dir", "runs/latest", "Folder for the results.")
 
 
 def make_threat_model(name, epsilon, dataset_name):

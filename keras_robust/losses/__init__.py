@@ -11,8 +11,21 @@ from keras_robust.losses.logit_distance import LogitDistance
 from keras_robust.losses.logit_distance import logit_distance
 from keras_robust.losses.margin import Margin
 from keras_robust.losses.margin import margin
+from keras_robust.losses.soft_margin import SoftMargin
+from keras_robust.losses.soft_margin import soft_margin
+from keras_robust.losses.soft_targets import SoftTargets
+from keras_robust.losses.soft_targets import check_temperature
+from keras_robust.losses.soft_targets import soft_targets
+from keras_robust.losses.temperature_cross_entropy import TemperatureCrossEntropy
+from keras_robust.losses.temperature_cross_entropy import temperature_cross_entropy
 
-FUNCTIONS = {"cross_entropy": cross_entropy, "dlr": dlr, "kl": kl_divergence, "margin": margin}
+FUNCTIONS = {
+    "cross_entropy": cross_entropy,
+    "dlr": dlr,
+    "kl": kl_divergence,
+    "margin": margin,
+    "soft_margin": soft_margin,
+}
 
 __all__ = [
     "DLR",
@@ -20,11 +33,18 @@ __all__ = [
     "LogitDistance",
     "LogitKLDivergence",
     "Margin",
+    "SoftMargin",
+    "SoftTargets",
+    "TemperatureCrossEntropy",
+    "check_temperature",
     "cross_entropy",
     "dlr",
     "kl_divergence",
     "logit_distance",
     "margin",
+    "soft_margin",
+    "soft_targets",
+    "temperature_cross_entropy",
     "to_indices",
     "to_rows",
 ]

@@ -12,6 +12,7 @@ def parsed():
     shared_flags.define_data()
     shared_flags.define_threat_model()
     shared_flags.define_evaluation()
+    shared_flags.define_training()
     own = set(flags.FLAGS) - before
     values = flags.FlagValues()
     for name in own:
@@ -37,6 +38,12 @@ def test_defaults(parsed):
         "evaluation_steps": 50,
         "evaluation_restarts": 10,
         "evaluation_examples": None,
+        "epochs": 30,
+        "learning_rate": 2e-3,
+        "num_steps": None,
+        "warmup": "20%",
+        "checkpoint_dir": None,
+        "output_dir": "runs/latest",
     }
 
 
@@ -50,6 +57,9 @@ def test_defaults(parsed):
         "--evaluation_steps=0",
         "--evaluation_restarts=0",
         "--evaluation_examples=0",
+        "--epochs=0",
+        "--learning_rate=0",
+        "--num_steps=0",
         "--seed=x",
     ],
 )

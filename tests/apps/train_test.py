@@ -21,9 +21,11 @@ SETTINGS = {
     "seed": 0,
     "threat_model": "linf",
     "epsilon": None,
-    "attack": "pgd",
+    "attack": None,
     "num_steps": 1,
     "objective": "adversarial",
+    "objective_arguments": [],
+    "clean_epochs": 0,
     "warmup": "20%",
     "evaluation_steps": 1,
     "evaluation_restarts": 1,
@@ -32,7 +34,7 @@ SETTINGS = {
 ERROR_CASES = [
     ("--epochs=0", "flag --epochs=0: "),
     ("--batch_size=many", "flag --batch_size=many: "),
-    ("--objective=madry", "flag --objective=madry: value should be one of <adversarial|"),
+    ("--objective=pgd", "flag --objective=pgd: value should be one of <adversarial|"),
     ("--warmup=soon", "Argument `warmup` must be a percentage of the training"),
     ("--epsilon=8", "Argument `epsilon` is as large as the box of valid inputs"),
     ("--attack=fgsm --num_steps=3", "Received: --attack=fgsm --num_steps=3"),
@@ -184,99 +186,6 @@ def test_help(failures):
     assert result.stdout.startswith("Trains a classifier to resist adversarial examples")
     for name in (*SETTINGS, "data_dir", "checkpoint_dir", "output_dir"):
         assert f"--{name}" in result.stdout.replace("--[no]", "--")
-
-
-def _optimizer(iterations):
-    optimizer = keras.optimizers.SGD()
-    optimizer.iterations.assign(iterations)
-    return optimizer
-
-
-def _order(batches):
-    batches.on_epoch_begin()
-    return np.concatenate([batches[i][1] for i in range(len(batches))])
-
-
-def _batches(iterations, seed=3, batch_size=4):
-    x, y = np.arange(10)[:, None] * 2.0, np.arange(10)
-    return train.ShuffledBatches(
-        x, y, batch_size=batch_size, seed=seed, optimizer=_optimizer(iterations)
-    )
-
-
-def test_batches_cover_the_data_once():
-    batches = _batches(0)
-    batches.on_epoch_begin()
-    assert len(batches) == 3
-    assert [len(batches[i][0]) for i in range(3)] == [4, 4, 2]
-    for i in range(3):
-        x, y = batches[i]
-        np.testing.assert_array_equal(x[:, 0], 2.0 * y)
-    np.testing.assert_array_equal(np.sort(_order(batches)), np.arange(10))
-
-
-def test_the_order_depends_on_the_seed_and_the_epoch_alone():
-    first = _order(_batches(0))
-    np.testing.assert_array_equal(_order(_batches(2)), first)
-    assert np.any(_order(_batches(3)) != first)
-    assert np.any(_order(_batches(0, seed=4)) != first)
-    used = _batches(0)
-    _order(used)
-    used.optimizer.iterations.assign(3)
-    np.testing.assert_array_equal(_order(used), _order(_batches(3)))
-
-
-class _Kill(keras.callbacks.Callback):
-    """Ends the training after some epochs, or in the middle of the next."""
-
-    def __init__(self, epoch, batch):
-        super().__init__()
-        self.when = (epoch, batch)
-        self.epoch = None
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if (self.epoch, batch) == self.when:
-            raise RuntimeError("killed")
-
-
-def _fit(dataset, callbacks=(), checkpoint_dir=None, objective="adversarial"):
-    keras.utils.set_random_seed(0)
-    model = models.build("small_cnn", dataset, 2e-3)
-    attack = kr.attacks.PGD(num_steps=2)
-    defence = kr.AdvTrain(kr.Linf(0.1), attack=attack, objective=objective, warmup="75%", seed=5)
-    train.train(
-        model,
-        dataset,
-        epochs=4,
-        batch_size=64,
-        seed=0,
-        callbacks=[defence, *callbacks],
-        checkpoint_dir=checkpoint_dir,
-    )
-    return model
-
-
-@pytest.mark.parametrize("batch", [0, 2])
-def test_a_killed_training_goes_on_to_the_same_weights(dataset, tmp_path, batch):
-    expected = _fit(dataset)
-    with pytest.raises(RuntimeError, match="killed"):
-        _fit(dataset, [_Kill(2, batch)], str(tmp_path))
-    found = _fit(dataset, (), str(tmp_path))
-    assert int(found.optimizer.iterations) == int(expected.optimizer.iterations) == 16
-    for one, other in zip(found.get_weights(), expected.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
-    for one, other in zip(found.optimizer.variables, expected.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_a_finished_training_is_not_trained_again(dataset, tmp_path):
-    first, again = (_fit(dataset, (), str(tmp_path)) for _ in range(2))
-    assert int(again.optimizer.iterations) == 16
-    for one, other in zip(first.get_weights(), again.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 @pytest.fixture(scope="module")

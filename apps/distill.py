@@ -1,0 +1,164 @@
+"""Trains a student with the help of a teacher, and compares the two under attack.
+
+    python -m apps.distill --method=rslad
+    python -m apps.distill --method=ard --teacher=robust.keras --model=small.keras
+    python -m apps.distill --method=defensive --temperature=100
+
+Without --teacher, the teacher is trained first: by adversarial training for `ard` and `rslad`, at
+the temperature and without any attack for `defensive`, which is here to be broken: it shows how a
+saturated softmax fools an attack on the cross-entropy, and not one on the margin. The first command
+takes about two minutes on two CPU cores. Writes to --output_dir what apps.train writes: model.keras
+and the SavedModel are the student.
+"""
+
+import keras
+from absl import flags
+
+import keras_robust as kr
+from apps import cli
+from apps import models
+from apps import shared_flags
+from apps import training
+from keras_robust import backend
+
+_METHODS = {
+    "ard": kr.objectives.ARD,
+    "defensive": kr.objectives.DefensiveDistillation,
+    "rslad": kr.objectives.RSLAD,
+}
+
+
+def define_flags():
+    """Defines the flags of this program."""
+    shared_flags.define_data()
+    shared_flags.define_threat_model()
+    shared_flags.define_evaluation()
+    shared_flags.define_training()
+    flags.DEFINE_enum("method", "rslad", sorted(_METHODS), "How the student learns.")
+    flags.DEFINE_string(
+        "model",
+        models.SMALL_CNN,
+        f"The student: '{models.SMALL_CNN}', or the path of a .keras file of your own.",
+    )
+    flags.DEFINE_string(
+        "teacher",
+        None,
+        "The path of a .keras file: a robust model for ard and rslad, one trained at the "
+        "temperature for defensive. Default: the same network as the student, trained here.",
+    )
+    flags.DEFINE_float(
+        "temperature",
+        None,
+        "Divides the logits while the student learns. Default: ard 30, defensive 20; rslad has "
+        "none.",
+        lower_bound=1e-9,
+    )
+
+
+def run(settings, *, output_dir, checkpoint_dir=None, data_dir=None):
+    """Trains teacher and student, evaluates both, writes the results.
+
+    Args:
+        settings: dict of the flags that decide the numbers.
+        output_dir: str, the folder for the results.
+        checkpoint_dir: str or `None`, the folder for checkpoints.
+        data_dir: str or `None`, the folder of prepared data sets.
+
+    Returns:
+        dict from `"teacher"` and `"student"` to `RobustnessReport`.
+    """
+    dataset = shared_flags.load_dataset(settings["dataset"], data_dir)
+    threat_model = shared_flags.make_threat_model(
+        settings["threat_model"], settings["epsilon"], settings["dataset"]
+    )
+    teacher = _teacher(settings, dataset)
+    objective = _objective(settings, teacher)
+    callbacks = _defence(objective, settings, dataset, threat_model)
+    output_dir = training.prepare_folders(output_dir, checkpoint_dir, settings)
+    if settings["teacher"] is None:
+        first = []
+        if isinstance(objective, kr.objectives.DefensiveDistillation):
+            _heat(teacher, objective.temperature, settings)
+        else:
+            first = _defence("adversarial", settings, dataset, threat_model)
+        training.fit("teacher", teacher, dataset, settings, first, checkpoint_dir)
+    student = training.build(settings, dataset)
+    training.fit("student", student, dataset, settings, callbacks, checkpoint_dir)
+    trained = {"teacher": teacher, "student": student}
+    reports = training.attack(trained, dataset, threat_model, settings)
+    training.write("student", student, reports, dataset, output_dir)
+    return reports
+
+
+def _teacher(settings, dataset):
+    """Returns the teacher of --teacher, or one that is yet to be trained."""
+    if settings["teacher"] is None:
+        return training.build(settings, dataset)
+    teacher = models.load_keras(settings["teacher"], flag="teacher")
+    models.check_fit(teacher, dataset)
+    return teacher
+
+
+def _objective(settings, teacher):
+    method, temperature = settings["method"], settings["temperature"]
+    if method == "defensive" and settings["num_steps"] is not None:
+        raise ValueError(
+            "Defensive distillation trains without an attack. "
+            f"Received: --method=defensive --num_steps={settings['num_steps']}"
+        )
+    if temperature is None:
+        return _METHODS[method](teacher)
+    if method == "rslad":
+        raise ValueError(
+            "RSLAD has no temperature; use --method=ard, or leave it out. "
+            f"Received: --method=rslad --temperature={temperature}"
+        )
+    return _METHODS[method](teacher, temperature)
+
+
+def _heat(teacher, temperature, settings):
+    """Compiles the teacher of defensive distillation: its loss divides logits."""
+    outputs = teacher(keras.ops.zeros((1, *teacher.input_shape[1:])))
+    if backend.keras_logits(outputs) is not None:
+        raise ValueError(
+            "Defensive distillation divides logits by a temperature, and this model ends in a "
+            f"softmax. Remove the last activation. Received: --model={settings['model']}"
+        )
+    loss = kr.losses.TemperatureCrossEntropy(temperature)
+    teacher.compile(teacher.optimizer, loss, metrics=["accuracy"])
+
+
+def _defence(objective, settings, dataset, threat_model):
+    adv_train = kr.AdvTrain(
+        threat_model,
+        attack=training.make_attack("pgd", settings["num_steps"]),
+        objective=objective,
+        warmup=training.parse_warmup(settings["warmup"]),
+        seed=settings["seed"],
+    )
+    if not adv_train.objective.runs_attack:
+        return [adv_train]
+    return [adv_train, kr.RobustValidation(dataset.validation, threat_model, num_examples=1000)]
+
+
+def main(_):
+    names = (
+        "dataset model method teacher temperature epochs batch_size learning_rate seed "
+        "threat_model epsilon num_steps warmup evaluation_steps evaluation_restarts "
+        "evaluation_examples"
+    )
+    run(
+        {name: flags.FLAGS[name].value for name in names.split()},
+        output_dir=flags.FLAGS.output_dir,
+        checkpoint_dir=flags.FLAGS.checkpoint_dir,
+        data_dir=flags.FLAGS.data_dir,
+    )
+
+
+def run_main():
+    define_flags()
+    cli.run(main)
+
+
+if __name__ == "__main__":
+    run_main()

@@ -1,0 +1,202 @@
+"""What the training programs share: the data order, resuming after a kill, the results."""
+
+import json
+import pathlib
+import sys
+
+import keras
+import numpy as np
+from rich.console import Console
+
+import keras_robust as kr
+from apps import models
+from apps import shared_flags
+
+
+class ShuffledBatches(keras.utils.PyDataset):
+    """Batches in an order that depends on the seed and the epoch alone.
+
+    The epoch is read off the optimizer, so that a training that goes on after a kill sees the order
+    that it would have seen.
+
+    Args:
+        x, y: arrays.
+        batch_size: int.
+        seed: int.
+        optimizer: the optimizer of the model that is trained.
+    """
+
+    def __init__(self, x, y, *, batch_size, seed, optimizer):
+        super().__init__()
+        self.x, self.y = x, y
+        self.batch_size = batch_size
+        self.seed = seed
+        self.optimizer = optimizer
+        self.order = np.arange(len(x))
+
+    def __len__(self):
+        return -(-len(self.x) // self.batch_size)
+
+    def __getitem__(self, index):
+        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        return self.x[rows], self.y[rows]
+
+    def on_epoch_begin(self):
+        epoch = int(keras.ops.convert_to_numpy(self.optimizer.iterations)) // len(self)
+        self.order = np.random.default_rng((self.seed, epoch)).permutation(len(self.x))
+
+
+def train(model, dataset, *, epochs, batch_size, seed, callbacks=(), checkpoint_dir=None):
+    """Fits a compiled model, resuming from `checkpoint_dir` if a checkpoint is there."""
+    callbacks = list(callbacks)
+    if checkpoint_dir is not None:
+        callbacks.append(keras.callbacks.BackupAndRestore(checkpoint_dir, delete_checkpoint=False))
+        note = pathlib.Path(checkpoint_dir) / "training_metadata.json"
+        if note.exists():
+            done = json.loads(note.read_text(encoding="utf-8"))["epoch"]
+            print(f"Resuming after epoch {done}, from {checkpoint_dir}", flush=True)
+    batches = ShuffledBatches(
+        *dataset.train, batch_size=batch_size, seed=seed, optimizer=model.optimizer
+    )
+    return model.fit(
+        batches,
+        epochs=epochs,
+        shuffle=False,
+        validation_data=dataset.validation,
+        callbacks=callbacks,
+        verbose=1 if sys.stdout.isatty() else 2,
+    )
+
+
+def build(settings, dataset):
+    """Returns the compiled model that the settings ask for, the same at every call."""
+    keras.utils.set_random_seed(settings["seed"])
+    return models.build(settings["model"], dataset, settings["learning_rate"])
+
+
+def fit(name, model, dataset, settings, callbacks, checkpoint_dir):
+    """Says which model is trained, and trains it as the settings say.
+
+    Args:
+        name: str, of the model, and of its folder below `checkpoint_dir`.
+        model: compiled `keras.Model`.
+        dataset: `keras_robust.datasets.Dataset`.
+        settings: dict of the flags that decide the numbers.
+        callbacks: list of callbacks.
+        checkpoint_dir: str or `None`, the folder for checkpoints.
+    """
+    print(f"Training the {name} model:", flush=True)
+    train(
+        model,
+        dataset,
+        epochs=settings["epochs"],
+        batch_size=settings["batch_size"],
+        seed=settings["seed"],
+        callbacks=callbacks,
+        checkpoint_dir=None if checkpoint_dir is None else f"{checkpoint_dir}/{name}",
+    )
+
+
+def make_attack(name, num_steps):
+    """Returns the attack that makes the training examples, with its usual steps if `None`."""
+    attack = kr.attacks.get(name)
+    if num_steps is None:
+        return attack
+    if "num_steps" not in attack.get_config():
+        raise ValueError(
+            "This attack takes a fixed number of steps. "
+            f"Received: --attack={name} --num_steps={num_steps}"
+        )
+    return attack.clone(num_steps=num_steps)
+
+
+def parse_warmup(text):
+    """Returns the `warmup` of `AdvTrain` for a flag: an int for digits, else the text."""
+    return int(text) if text.isdigit() else text
+
+
+def prepare_folders(output_dir, checkpoint_dir, settings):
+    """Makes the folders, and returns that of the results; refuses the checkpoints of others.
+
+    Args:
+        output_dir: str, the folder for the results.
+        checkpoint_dir: str or `None`, the folder for checkpoints.
+        settings: dict of the flags that decide the numbers.
+    """
+    output_dir = _writable(output_dir)
+    if (output_dir / "model.keras").exists():
+        print(f"Note: the results of an earlier run in {output_dir} will be replaced.", flush=True)
+    if checkpoint_dir is not None:
+        _claim(_writable(checkpoint_dir), settings)
+    return output_dir
+
+
+def attack(trained, dataset, threat_model, settings):
+    """Attacks trained models, a dict by name, and returns their reports by name."""
+    reports = {}
+    for name, model in trained.items():
+        print(f"Attacking the {name} model:", flush=True)
+        reports[name] = kr.evaluate(
+            model,
+            dataset.test,
+            threat_model,
+            shared_flags.make_suite(settings["evaluation_steps"], settings["evaluation_restarts"]),
+            num_examples=settings["evaluation_examples"],
+            seed=settings["seed"],
+            verbose=sys.stdout.isatty(),
+        )
+    return reports
+
+
+def write(name, model, reports, dataset, output_dir):
+    """Prints the table of all reports, and writes a model, its SavedModel, reports and pictures.
+
+    Args:
+        name: str, which of the reports is that of `model`; files of the others carry their names.
+        model: `keras.Model`.
+        reports: dict from names to `RobustnessReport`.
+        dataset: `keras_robust.datasets.Dataset`.
+        output_dir: `pathlib.Path`.
+    """
+    Console().print(kr.evaluation.compare(reports))
+    versions = output_dir / "saved_model"
+    taken = [int(p.name) for p in versions.glob("*") if p.name.isdigit()]
+    saved_model = versions / str(max(taken, default=0) + 1)
+    model.save(output_dir / "model.keras")
+    kr.export_saved_model(model, saved_model, report=reports[name], label_names=dataset.label_names)
+    written = ["model.keras", str(saved_model.relative_to(output_dir))]
+    suffixes = {name: "", **{other: f"_{other}" for other in reports if other != name}}
+    for key, suffix in suffixes.items():
+        reports[key].save(output_dir / f"report{suffix}.json")
+        written.append(f"report{suffix}.json")
+    try:
+        for key, suffix in suffixes.items():
+            reports[key].plot(str(output_dir / f"examples{suffix}.png"))
+            written.append(f"examples{suffix}.png")
+    except ImportError as error:
+        print(error)
+    print(f"Written to {output_dir}: {', '.join(written)}")
+
+
+def _writable(folder):
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".writable"
+    probe.touch()
+    probe.unlink()
+    return folder
+
+
+def _claim(folder, settings):
+    """Notes the settings in a checkpoint folder, or refuses one with other settings."""
+    path = folder / "settings.json"
+    if path.exists():
+        other = json.loads(path.read_text(encoding="utf-8"))
+        changed = sorted(key for key in settings if other.get(key) != settings[key])
+        if changed:
+            raise ValueError(
+                "The checkpoints are of a training with other settings: give another "
+                f"--checkpoint_dir, or delete it. Received: --checkpoint_dir={folder}, where "
+                + ", ".join(f"--{key} was {other.get(key)}" for key in changed)
+            )
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,54 @@
+"""By how much all wrong classes together beat the true one."""
+
+import keras
+from keras import ops
+
+from keras_robust.losses.labels import to_indices
+
+_LARGE = 1e9
+
+
+def soft_margin(y_true, logits):
+    """Returns `log sum_{j != y} exp(z_j) - z_y`, shape `(batch_size,)`.
+
+    A smooth upper bound of `margin`, larger by `log(num_classes - 1)` at most. It is the logarithm
+    of the odds against the true class: zero where that has a probability of a half.
+
+    Args:
+        y_true: class indices, or rows of which the largest entry counts.
+        logits: float tensor `(batch_size, num_classes)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_robust import losses
+    >>> logits = np.array([[1.0, 0.0, 0.0]], "float32")
+    >>> print(np.round(losses.soft_margin(np.array([0]), logits), 4))
+    [-0.3069]
+    """
+    logits = ops.convert_to_tensor(logits)
+    true = ops.one_hot(to_indices(y_true, logits.shape[-1]), logits.shape[-1], dtype=logits.dtype)
+    return ops.logsumexp(logits - _LARGE * true, axis=-1) - ops.sum(logits * true, axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="keras_robust")
+class SoftMargin(keras.losses.Loss):
+    """Mean of `soft_margin` over a batch, as a Keras loss.
+
+    Call arguments: `y_true`, class indices `(batch_size,)`; `y_pred`, logits
+    `(batch_size, num_classes)`; `sample_weight`, optional, `(batch_size,)`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_robust as kr
+    >>> loss = kr.losses.SoftMargin()
+    >>> print(round(float(loss(np.array([0]), np.array([[1.0, 0.0, 0.0]], "float32"))), 4))
+    -0.3069
+
+    References:
+        - [Ding et al., 2020](https://arxiv.org/abs/1812.02637)
+    """
+
+    def call(self, y_true, y_pred):
+        return soft_margin(y_true, y_pred)

@@ -1,0 +1,246 @@
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_robust as kr
+from keras_robust import backend
+from keras_robust.objectives.distillation import Distillation
+from tests.support import numpy_reference
+from tests.support import streams
+
+FEATURES = numpy_reference.FEATURES
+CLASSES = (kr.objectives.ARD, kr.objectives.DefensiveDistillation, kr.objectives.RSLAD)
+every_class = pytest.mark.parametrize("cls", CLASSES)
+
+
+def _network(*tail, classes=3, features=FEATURES, seed=1):
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential([keras.Input((features,)), keras.layers.Dense(classes), *tail])
+
+
+def _loss(objective, model=None, **arguments):
+    return float(objective.loss(*streams.streams(model or streams.model(), **arguments)))
+
+
+def _fit(model, objective, **arguments):
+    attack = kr.attacks.PGD(num_steps=1)
+    adv_train = kr.AdvTrain(kr.Linf(0.1, None), attack=attack, objective=objective, warmup=0)
+    model.fit(streams.X, streams.Y, verbose=0, callbacks=[adv_train], **arguments)
+
+
+@every_class
+@pytest.mark.parametrize("teacher", [None, "teacher.keras", lambda x: x, keras.layers.Dense(3)])
+def test_a_teacher_is_a_model(cls, teacher):
+    with pytest.raises(ValueError, match="`teacher` must be a keras.Model.*Received: teacher="):
+        cls(teacher)
+
+
+@every_class
+def test_a_teacher_without_weights_is_refused(cls):
+    objective = cls(keras.Sequential([keras.layers.Dense(3)], name="empty"))
+    with pytest.raises(ValueError, match="no weights yet.*name=empty.*is not built"):
+        objective.check(streams.model(), None)
+
+
+@every_class
+def test_a_teacher_keeps_weights_of_its_own(cls):
+    model = streams.model()
+    inner = keras.Sequential([keras.Input((FEATURES,)), model.layers[0], keras.layers.Dense(3)])
+    for teacher in (model, keras.Sequential([model, keras.layers.Softmax()]), inner):
+        with pytest.raises(ValueError, match="shares weights.*Received: the teacher 'sequential"):
+            cls(teacher).check(model, None)
+    copy = keras.models.clone_model(model)
+    copy.set_weights(model.get_weights())
+    cls(copy).check(model, None)
+
+
+def _compiled(model, loss):
+    model.compile("sgd", loss)
+    return model
+
+
+def _two_outputs():
+    x = keras.Input((FEATURES,))
+    return keras.Model(x, [keras.layers.Dense(3)(x), keras.layers.Dense(3)(x)])
+
+
+@every_class
+@pytest.mark.parametrize(
+    ("teacher", "said"),
+    [
+        (lambda: _network(classes=4), "a teacher with outputs of shape (None, 4) for"),
+        (lambda: _network(classes=1), "a teacher with outputs of shape (None, 1) for"),
+        (
+            lambda: _compiled(_network(), "mse"),
+            "a teacher with outputs of shape (None, 3) under the loss mean_squared_error for",
+        ),
+        (_two_outputs, "a teacher with outputs of shape (None, 3), (None, 3) for"),
+        (
+            lambda: _network(keras.layers.Reshape((3, 1))),
+            "a teacher with outputs of shape (None, 3, 1)",
+        ),
+    ],
+)
+def test_a_teacher_of_something_else_is_refused(cls, teacher, said):
+    student = "a model with outputs of shape (None, 3) under the loss sparse_categorical_crossentr"
+    with pytest.raises(ValueError, match="the same classes.*Received: ") as caught:
+        cls(teacher()).check(streams.model(), None)
+    assert said in str(caught.value) and student in str(caught.value)
+
+
+@every_class
+def test_a_model_that_is_no_classifier_is_refused(cls):
+    with pytest.raises(ValueError, match="a model with outputs of shape .* the loss mean_squared_"):
+        cls(_network()).check(_compiled(_network(seed=2), "mse"), None)
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(3)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+@every_class
+def test_a_subclassed_model_is_compared_in_the_first_step(cls):
+    model = _compiled(Subclassed(), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    message = re.escape("(None, 4) for a model with outputs of shape (None, 3)")
+    with pytest.raises(ValueError, match=message):
+        _fit(model, cls(_network(classes=4)))
+    teacher = Subclassed()
+    teacher(streams.X)
+    _fit(model, cls(teacher))
+
+
+@every_class
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_teacher_may_end_in_a_softmax(cls, compiled):
+    plain, ending = _network(), _network(keras.layers.Softmax())
+    if compiled:
+        ending.compile("sgd", "categorical_crossentropy")
+    expected = _loss(cls(plain))
+    assert _loss(cls(ending)) == pytest.approx(expected, rel=1e-5)
+
+
+@every_class
+def test_a_teacher_with_one_output_teaches_two_classes(cls):
+    column = _compiled(
+        _network(keras.layers.Activation("sigmoid"), classes=1), "binary_crossentropy"
+    )
+    kernel, bias = column.get_weights()
+    pair = _network(classes=2)
+    pair.set_weights([np.c_[0 * kernel, kernel], np.r_[0 * bias, bias]])
+    student = _compiled(
+        _network(classes=2, seed=5), keras.losses.SparseCategoricalCrossentropy(True)
+    )
+    cls(column).check(student, None)
+    expected = _loss(cls(pair), student, y=np.array([0, 1, 1, 0]))
+    found = _loss(cls(column), student, y=np.array([0, 1, 1, 0]))
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def _busy_teacher():
+    """Has all that moves in training mode, and layers of which some are frozen."""
+    keras.utils.set_random_seed(4)
+    norm, frozen = keras.layers.BatchNormalization(), keras.layers.Dense(5, activation="tanh")
+    model = keras.Sequential(
+        [
+            keras.Input((FEATURES,)),
+            norm,
+            frozen,
+            keras.layers.Dropout(0.5),
+            keras.layers.Dense(3, kernel_regularizer="l2", activity_regularizer="l2"),
+        ]
+    )
+    norm.set_weights([np.full(FEATURES, v) for v in (1.5, 0.2, 0.4, 0.6)])
+    frozen.trainable = False
+    return model
+
+
+@every_class
+@pytest.mark.parametrize("xla", [False, True])
+def test_the_teacher_never_changes(cls, xla):
+    teacher, model = _busy_teacher(), streams.model()
+    model.compile("sgd", model.loss, jit_compile=xla)
+    before = teacher.get_weights()
+    flags = [layer.trainable for layer in teacher.layers]
+    started = model.get_weights()
+    _fit(model, cls(teacher), batch_size=2, epochs=2)
+    for one, other in zip(teacher.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert [layer.trainable for layer in teacher.layers] == flags == [True, False, True, True]
+    assert np.any(model.get_weights()[0] != started[0])
+
+
+@every_class
+def test_the_teacher_runs_in_inference_mode_without_gradients_or_regularisers(cls):
+    teacher = _busy_teacher()
+    still = _network()
+    # A linear map from the same inputs to what the busy teacher predicts.
+    inputs = np.c_[streams.X, np.ones(4)]
+    solved = np.linalg.lstsq(inputs, np.asarray(teacher(streams.X)), rcond=None)[0]
+    still.set_weights([solved[:-1], solved[-1]])
+    with tf.GradientTape() as tape:
+        loss = cls(teacher).loss(*streams.streams(streams.model()))
+    assert float(loss) == pytest.approx(_loss(cls(still)), rel=1e-4)
+    assert all(g is None for g in tape.gradient(loss, teacher.trainable_variables))
+
+
+@every_class
+def test_the_teacher_sees_clean_examples_only(cls):
+    asked = []
+    objective = cls(_network())
+    objective.teacher_logits = lambda classifier, x: asked.append(x) or tf.zeros((4, 3))
+    clean, adversarial = streams.streams(streams.model())
+    objective.loss(clean, adversarial)
+    assert [one is clean.x for one in asked] == [True]
+
+
+def test_logits_of_a_model_with_several_inputs_or_a_dict():
+    class One(Distillation):
+        pass
+
+    teacher = _network()
+    expected = np.asarray(teacher(streams.X))
+    x = keras.ops.convert_to_tensor(streams.X)
+    packed = backend.Classifier(streams.model(), lambda x: {"image": x})
+    np.testing.assert_allclose(One(teacher).teacher_logits(packed, x), expected, rtol=1e-5)
+
+    inputs = {
+        name: keras.Input((size,), name=name) for name, size in (("image", FEATURES), ("other", 2))
+    }
+    merged = keras.layers.Concatenate()([inputs["image"], inputs["other"]])
+    both = keras.Model(inputs, keras.layers.Dense(3)(merged))
+    other = keras.ops.reshape(keras.ops.arange(8.0), (4, 2))
+    packed = backend.Classifier(both, lambda x: {"image": x, "other": other})
+    expected = np.asarray(both({"image": x, "other": other}))
+    np.testing.assert_allclose(One(both).teacher_logits(packed, x), expected, rtol=1e-5)
+
+
+@every_class
+def test_the_config_holds_the_architecture_and_not_the_weights(cls):
+    objective = cls(_busy_teacher())
+    saved = keras.saving.serialize_keras_object(objective)
+    revived = keras.saving.deserialize_keras_object(saved)
+    assert type(revived.teacher) is keras.Sequential
+    shapes = [weight.shape for weight in revived.teacher.weights]
+    assert shapes == [weight.shape for weight in objective.teacher.weights]
+    assert np.any(revived.teacher.get_weights()[0] != objective.teacher.get_weights()[0])
+    with pytest.warns(UserWarning, match="and not its weights.*Received: the teacher"):
+        revived.check(streams.model(), streams.BALL)
+    revived.teacher = objective.teacher
+    revived.check(streams.model(), streams.BALL)
+
+
+@every_class
+def test_weight_perturbation_goes_around_it(cls):
+    model = streams.model()
+    objective = kr.objectives.AWP(0.01, cls(_busy_teacher()))
+    started = model.get_weights()
+    _fit(model, objective)
+    assert np.any(model.get_weights()[0] != started[0])
