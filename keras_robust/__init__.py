@@ -2,12 +2,14 @@
 
 from keras_robust import attacks
 from keras_robust import callbacks
+from keras_robust import certification
 from keras_robust import datasets
 from keras_robust import evaluation
 from keras_robust import losses
 from keras_robust import objectives
 from keras_robust import threat_models
 from keras_robust.callbacks import AdvTrain
+from keras_robust.callbacks import CollapseGuard
 from keras_robust.callbacks import RobustValidation
 from keras_robust.evaluation import RobustnessReport
 from keras_robust.evaluation import evaluate
@@ -19,6 +21,7 @@ from keras_robust.version import __version__
 
 __all__ = [
     "AdvTrain",
+    "CollapseGuard",
     "L1",
     "L2",
     "Linf",
@@ -27,6 +30,7 @@ __all__ = [
     "__version__",
     "attacks",
     "callbacks",
+    "certification",
     "datasets",
     "evaluate",
     "evaluation",

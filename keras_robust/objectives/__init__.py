@@ -1,23 +1,85 @@
 """What does training minimise?"""
 
 from keras_robust.objectives.adversarial import Adversarial
+from keras_robust.objectives.adversarial_pool import AdversarialPool
+from keras_robust.objectives.ard import ARD
+from keras_robust.objectives.awp import AWP
+from keras_robust.objectives.clean import Clean
 from keras_robust.objectives.clean_logit_pairing import CleanLogitPairing
+from keras_robust.objectives.defensive_distillation import DefensiveDistillation
+from keras_robust.objectives.free import Free
+from keras_robust.objectives.grad_align import GradAlign
+from keras_robust.objectives.input_gradient import InputGradient
+from keras_robust.objectives.jacobian import Jacobian
+from keras_robust.objectives.kurakin import Kurakin
+from keras_robust.objectives.label_smoothing import LabelSmoothing
 from keras_robust.objectives.logit_pairing import LogitPairing
+from keras_robust.objectives.logit_squeezing import LogitSqueezing
+from keras_robust.objectives.mart import MART
 from keras_robust.objectives.mixed import Mixed
+from keras_robust.objectives.mma import MMA
 from keras_robust.objectives.objective import Objective
+from keras_robust.objectives.objective import get
+from keras_robust.objectives.objective import registry
+from keras_robust.objectives.rslad import RSLAD
 from keras_robust.objectives.trades import TRADES
-from keras_robust.registry import Registry
+from keras_robust.objectives.vat import VAT
+from keras_robust.objectives.worst_case_linear import WorstCaseLinear
+from keras_robust.objectives.wrapping import Regularised
+from keras_robust.objectives.wrapping import Wrapping
 
-ALL = (Adversarial, CleanLogitPairing, LogitPairing, Mixed, TRADES)
-get = Registry("objective", Objective, ALL).get
+ALL = (
+    ARD,
+    AWP,
+    Adversarial,
+    AdversarialPool,
+    Clean,
+    CleanLogitPairing,
+    DefensiveDistillation,
+    Free,
+    GradAlign,
+    InputGradient,
+    Jacobian,
+    Kurakin,
+    LabelSmoothing,
+    LogitPairing,
+    LogitSqueezing,
+    MART,
+    MMA,
+    Mixed,
+    RSLAD,
+    TRADES,
+    VAT,
+    WorstCaseLinear,
+)
+registry.extend(ALL)
 
 __all__ = [
     "ALL",
+    "ARD",
+    "AWP",
     "Adversarial",
+    "AdversarialPool",
+    "Clean",
     "CleanLogitPairing",
+    "DefensiveDistillation",
+    "Free",
+    "GradAlign",
+    "InputGradient",
+    "Jacobian",
+    "Kurakin",
+    "LabelSmoothing",
     "LogitPairing",
+    "LogitSqueezing",
+    "MART",
+    "MMA",
     "Mixed",
     "Objective",
+    "RSLAD",
+    "Regularised",
     "TRADES",
+    "VAT",
+    "WorstCaseLinear",
+    "Wrapping",
     "get",
 ]

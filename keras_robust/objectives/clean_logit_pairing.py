@@ -3,10 +3,11 @@
 import keras
 from keras import ops
 
-from keras_robust import backend
-from keras_robust.attacks import Found
+from keras_robust.attacks import unsearched
 from keras_robust.losses import logit_distance
+from keras_robust.objectives.noise import with_noise
 from keras_robust.objectives.objective import Objective
+from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight
 
 
@@ -46,14 +47,12 @@ class CleanLogitPairing(Objective):
         self.weight = check_weight("weight", weight)
         self.noise_stddev = check_weight("noise_stddev", noise_stddev)
 
-    def perturb(self, attack, classifier, x, y, threat_model, seed):
-        noisy = x + self.noise_stddev * backend.normal(ops.shape(x), seed)
-        if threat_model.bounds is not None:
-            noisy = ops.clip(noisy, *threat_model.bounds)
-        never = ops.zeros(ops.shape(x)[:1], dtype="bool")
-        return Found(noisy, ops.zeros(ops.shape(x)[:1]), never, never)
+    def perturb(self, attack, classifier, batch):
+        return unsearched(with_noise(batch, self.noise_stddev))
 
     def loss(self, clean, adversarial):
         loss, logits = adversarial.loss, adversarial.logits
         partner = ops.roll(logits, ops.shape(logits)[0] // 2, axis=0)
-        return loss + self.weight * adversarial.mean(logit_distance(partner, logits))
+        return loss + at(self.weight, adversarial) * adversarial.mean(
+            logit_distance(partner, logits)
+        )

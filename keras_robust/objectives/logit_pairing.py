@@ -4,6 +4,7 @@ import keras
 
 from keras_robust.losses import logit_distance
 from keras_robust.objectives.objective import Objective
+from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight
 
 
@@ -23,7 +24,8 @@ class LogitPairing(Objective):
     distance is averaged over classes); label smoothing and weight averaging are left to Keras.
 
     Args:
-        weight: float, the weight of the pairing term. Defaults to `0.5`.
+        weight: float or a `LearningRateSchedule`, the weight of the pairing term. Defaults to
+            `0.5`.
 
     Example:
 
@@ -43,4 +45,4 @@ class LogitPairing(Objective):
     def loss(self, clean, adversarial):
         supervised = 0.5 * clean.loss + 0.5 * adversarial.loss
         distance = logit_distance(clean.logits, adversarial.logits)
-        return supervised + self.weight * clean.mean(distance)
+        return supervised + at(self.weight, clean) * clean.mean(distance)

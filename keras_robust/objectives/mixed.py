@@ -3,6 +3,7 @@
 import keras
 
 from keras_robust.objectives.objective import Objective
+from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight
 
 
@@ -18,7 +19,8 @@ class Mixed(Objective):
     BatchNorm statistics see one clean and one adversarial pass per step.
 
     Args:
-        alpha: float from 0 to 1, the weight of the clean loss. Defaults to `0.5`.
+        alpha: float from 0 to 1 or a `LearningRateSchedule` over optimizer steps, the weight of
+            the clean loss. Defaults to `0.5`.
 
     Example:
 
@@ -35,4 +37,5 @@ class Mixed(Objective):
         self.alpha = check_weight("alpha", alpha, maximum=1.0)
 
     def loss(self, clean, adversarial):
-        return self.alpha * clean.loss + (1.0 - self.alpha) * adversarial.loss
+        alpha = at(self.alpha, clean)
+        return alpha * clean.loss + (1.0 - alpha) * adversarial.loss

@@ -4,6 +4,7 @@ import keras
 
 from keras_robust.losses import kl_divergence
 from keras_robust.objectives.objective import Objective
+from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight
 
 
@@ -18,11 +19,14 @@ class TRADES(Objective):
 
     Deviations from the authors' code: one clean pass per step where they make two; the attack's own
     step size, where they use 0.007 for epsilon 0.031 and 0.01 for 0.3. The clean branch is not
-    detached, as there. BatchNorm statistics see one clean and one adversarial pass.
+    detached, as there.
+
+    Cost: two training passes, those of the attack, and a forward pass at `x`. BatchNorm statistics
+    see one clean and one adversarial pass.
 
     Args:
         beta: float, the weight of the divergence, `1 / lambda` in the paper: `1` for MNIST, `6` for
-            CIFAR-10. Defaults to `6.0`.
+            CIFAR-10; or a `LearningRateSchedule` over optimizer steps. Defaults to `6.0`.
 
     Example:
 
@@ -37,21 +41,23 @@ class TRADES(Objective):
     def __init__(self, beta=6.0):
         self.beta = check_weight("beta", beta)
 
-    def perturb(self, attack, classifier, x, y, threat_model, seed):
+    def perturb(self, attack, classifier, batch):
         if getattr(attack, "loss", "own") is None:
             attack = _with_divergence(attack)
-        return attack.perturb(classifier, x, y, threat_model, seed)
+        return super().perturb(attack, classifier, batch)
 
     def loss(self, clean, adversarial):
         supervised = clean.loss
         divergence = kl_divergence(clean.logits, adversarial.logits)
-        return supervised + self.beta * clean.mean(divergence)
+        return supervised + at(self.beta, clean) * clean.mean(divergence)
 
 
 def _with_divergence(attack):
     """The attack with the loss of TRADES; its start too, if the attack can start elsewhere."""
     if "random_start" in attack.get_config():
         return attack.clone(loss="kl", random_start="gaussian")
+    if getattr(attack, "random_start", False):
+        return attack.clone(loss="kl")
     raise ValueError(
         "TRADES maximises a divergence that has no gradient at the clean example, so its attack "
         'needs a random start: use attack="pgd", or give the attack a loss of its own. '

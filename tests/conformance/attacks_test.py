@@ -43,16 +43,27 @@ def size(delta, threat_model):
     return np.linalg.norm(delta.reshape(len(delta), -1), ord=order, axis=-1)
 
 
+def reach(attack, threat_model):
+    """How far from the example an attack may go."""
+    search = cases.ATTACKS[attack]
+    return np.max(threat_model.epsilon) * (1.0 if search.stays_in_ball else search.noise + 1.0)
+
+
 def own_loss(attack, y, logits):
     """What the attack maximises, per example."""
-    return kr.losses.FUNCTIONS[cases.ATTACKS[attack].loss or "cross_entropy"](y, logits).numpy()
+    if attack == "VirtualAdversarial":
+        model, x, _ = setup()
+        clean = model.predict(x[: len(logits)], verbose=0)
+        return kr.losses.kl_divergence(clean, logits).numpy()
+    loss = getattr(cases.ATTACKS[attack], "loss", None) or "cross_entropy"
+    return kr.losses.FUNCTIONS[loss](y, logits).numpy()
 
 
 @every_pair
 def test_stays_in_ball_and_box(attack, ball):
     threat_model, x_adv = cases.THREAT_MODELS[ball], found(attack, ball).x_adv
     low, high = threat_model.bounds
-    assert size(x_adv - setup()[1], threat_model).max() <= np.max(threat_model.epsilon) + 1e-6
+    assert size(x_adv - setup()[1], threat_model).max() <= reach(attack, threat_model) + 1e-6
     assert np.all(x_adv >= np.float32(low)) and np.all(x_adv <= np.float32(high))
 
 
@@ -165,10 +176,12 @@ def test_runs_inside_a_traced_function_of_any_batch_size(attack):
 
     x, y = x[:-2], y[:-2]
     x_adv = traced(x, y, [1, 2]).numpy()
-    assert size(x_adv - x, threat_model).max() <= threat_model.epsilon + 1e-6
+    assert size(x_adv - x, threat_model).max() <= reach(attack, threat_model) + 1e-6
     # Restarts keep the example itself where no point that they met is better.
     gain = own_loss(attack, y, model(x_adv)) - own_loss(attack, y, model(x))
-    assert gain.min() >= 0.0 and gain.mean() > 0.05
+    # A divergence starts from 0 with no slope.
+    enough = 0.01 if attack == "VirtualAdversarial" else 0.05
+    assert gain.min() >= 0.0 and gain.mean() > enough
     np.testing.assert_array_equal(traced(x, y, [1, 2]), x_adv)
     is_random = np.abs(traced(x, y, [1, 3]) - x_adv).max() > 1e-4
     assert is_random == (attack in cases.RANDOM_ATTACKS)

@@ -249,9 +249,9 @@ def test_two_devices_draw_different_random_starts():
     seeds = []
 
     class Spy(kr.objectives.Adversarial):
-        def perturb(self, attack, classifier, x, y, threat_model, seed):
-            tf.numpy_function(lambda s: seeds.append(tuple(s)), [seed], [])
-            return super().perturb(attack, classifier, x, y, threat_model, seed)
+        def perturb(self, attack, classifier, batch):
+            tf.numpy_function(lambda s: seeds.append(tuple(s)), [batch.seed], [])
+            return super().perturb(attack, classifier, batch)
 
     with _mirrored(2).scope():
         model = linear_fit.make_model()

@@ -96,9 +96,9 @@ def test_warmup_counts_optimizer_steps_under_accumulation(wrapped):
     model, steps = linear_fit.make_model(optimizer=optimizer), []
 
     class Spy(kr.objectives.Adversarial):
-        def perturb(self, attack, classifier, x, y, threat_model, seed):
-            steps.append(round(float(threat_model.radius), 4))
-            return super().perturb(attack, classifier, x, y, threat_model, seed)
+        def perturb(self, attack, classifier, batch):
+            steps.append(round(float(batch.threat_model.radius), 4))
+            return super().perturb(attack, classifier, batch)
 
     model.run_eagerly = True
     callback = linear_fit.adv_train(objective=Spy(), warmup="50%")
@@ -111,9 +111,9 @@ def test_the_batches_of_an_accumulation_have_starts_of_their_own():
     seeds = []
 
     class Spy(kr.objectives.Adversarial):
-        def perturb(self, attack, classifier, x, y, threat_model, seed):
-            seeds.append(tuple(np.asarray(seed)))
-            return super().perturb(attack, classifier, x, y, threat_model, seed)
+        def perturb(self, attack, classifier, batch):
+            seeds.append(tuple(np.asarray(batch.seed)))
+            return super().perturb(attack, classifier, batch)
 
     optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=4)
     model = linear_fit.make_model(optimizer=optimizer, run_eagerly=True)

@@ -4,7 +4,7 @@ import pathlib
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
 ROOT = TESTS.parent
-FREE = ("conformance", "support")
+FREE = ("conformance", "examples", "support")
 NOT_TESTED_ALONE = ("__init__.py", "version.py")
 
 

@@ -21,6 +21,10 @@ ITERATIVE = {
     "PGD": kr.attacks.PGD,
 }
 
+# One looks for the nearest mistake (see `attacks/lbfgs_test.py`), one leaves the ball, and one
+# maximises a divergence instead of the loss.
+OTHERS = ("LBFGS", "NFGSM", "VirtualAdversarial")
+
 
 def attack_gap(attack, norm, bounds, model=linear_model.logits):
     """Returns how much of the best margin is missing, what was there to gain, and the attack."""
@@ -33,7 +37,8 @@ def attack_gap(attack, norm, bounds, model=linear_model.logits):
 
 
 def test_every_attack_is_here():
-    assert {cls.__name__ for cls in kr.attacks.ALL} == {*ITERATIVE, "FGSM"}
+    names = {cls.__name__ for cls in kr.attacks.ALL}
+    assert names == {*ITERATIVE, "FGSM", "RandomStartFGSM", *OTHERS}
 
 
 @pytest.mark.parametrize("bounds", BOUNDS)
@@ -46,6 +51,14 @@ def test_iterative_attacks_reach_the_best_point(name, norm, bounds):
     np.testing.assert_allclose(gap, 0.0, rtol=0, atol=1e-5)
     # The margin is flat around its best point on a sphere: 1e-4 beside it costs 1e-7.
     np.testing.assert_allclose(x_adv, best, rtol=0, atol=2e-4 if norm == "L2" else 1e-6)
+
+
+@pytest.mark.parametrize("bounds", BOUNDS)
+def test_a_step_across_the_whole_ball_forgets_the_random_start(bounds):
+    attack = kr.attacks.RandomStartFGSM(step_size=2 * linear_model.EPSILON["Linf"])
+    gap, _, x_adv, best = attack_gap(attack, "Linf", bounds)
+    np.testing.assert_allclose(gap, 0.0, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(x_adv, best, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -48,3 +48,12 @@ def test_the_numbers_are_those_of_the_recorded_reports():
     steps = json.loads((folder / "training_step.json").read_text(encoding="utf-8"))
     for row in steps["rows"].values():
         assert f"| {row['milliseconds']:.0f} | {row['ratio']:.2f} |" in README
+
+
+def test_the_table_of_defences_is_that_of_the_recorded_runs():
+    folder = pathlib.Path(__file__).parents[2] / "benchmarks" / "results"
+    rows = json.loads((folder / "defences.json").read_text(encoding="utf-8"))["rows"]
+    shown = dict(re.findall(r"^\| `(\w+)`.*?\| (\d+\.\d \| \d+\.\d) \|", README, re.MULTILINE))
+    assert shown.keys() == rows.keys()
+    for name, row in rows.items():
+        assert shown[name] == f"{100 * row['clean']:.1f} | {100 * row['robust']:.1f}", name

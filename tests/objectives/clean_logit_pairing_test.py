@@ -7,17 +7,15 @@ from keras_robust import backend
 from tests.support import numpy_reference
 from tests.support import streams
 
-SEED = np.array([3, 4], "int32")
-
 
 class Refusing(kr.attacks.Attack):
-    def perturb(self, classifier, x, y, threat_model, seed):
+    def perturb(self, *request):
         raise AssertionError("Clean logit pairing makes no attack.")
 
 
-def _perturb(objective, x, bounds=None, seed=SEED):
-    ball = kr.threat_models.Linf(0.1, bounds)
-    return objective.perturb(Refusing(), None, keras.ops.convert_to_tensor(x), None, ball, seed)
+def _perturb(objective, x, bounds=None, seed=streams.SEED):
+    batch = streams.batch(x, ball=kr.threat_models.Linf(0.1, bounds), seed=seed)
+    return objective.perturb(Refusing(), None, batch)
 
 
 def _paper(x, weight, sample_weight=None):
@@ -100,9 +98,9 @@ def test_noise_has_its_standard_deviation(stddev):
 
 def test_noise_comes_from_the_seed():
     objective = kr.objectives.CleanLogitPairing(noise_stddev=0.2)
-    expected = streams.X + 0.2 * np.asarray(backend.normal(streams.X.shape, SEED))
+    expected = streams.X + 0.2 * np.asarray(backend.normal(streams.X.shape, np.array(streams.SEED)))
     np.testing.assert_allclose(_perturb(objective, streams.X).x_adv, expected, rtol=1e-6)
-    other = _perturb(objective, streams.X, seed=np.array([3, 5], "int32")).x_adv
+    other = _perturb(objective, streams.X, seed=(3, 5)).x_adv
     assert np.all(other != expected)
 
 
@@ -119,5 +117,8 @@ def test_noise_is_clipped_to_the_bounds(bounds):
 
 @pytest.mark.parametrize("name", ["weight", "noise_stddev"])
 def test_wrong_arguments(name):
-    with pytest.raises(ValueError, match=f"`{name}` must be a number from 0 to inf. Received"):
+    message = (
+        f"`{name}` must be a number from 0 to inf, or a LearningRateSchedule. Received: {name}"
+    )
+    with pytest.raises(ValueError, match=message):
         kr.objectives.CleanLogitPairing(**{name: -0.1})

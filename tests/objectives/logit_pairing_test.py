@@ -65,5 +65,6 @@ def test_gradients_flow_through_both_branches():
 
 @pytest.mark.parametrize("weight", [-1.0, float("inf"), "much"])
 def test_wrong_weight(weight):
-    with pytest.raises(ValueError, match="`weight` must be a number from 0 to inf. Received: wei"):
+    message = "`weight` must be a number from 0 to inf, or a LearningRateSchedule. Received: wei"
+    with pytest.raises(ValueError, match=message):
         kr.objectives.LogitPairing(weight)

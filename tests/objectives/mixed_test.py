@@ -80,5 +80,6 @@ def test_batch_norm_sees_one_clean_and_one_adversarial_pass():
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan"), "0.5", None])
 def test_wrong_alpha(alpha):
-    with pytest.raises(ValueError, match=r"`alpha` must be a number from 0 to 1.0. Received: alph"):
+    message = r"`alpha` must be a number from 0 to 1.0, or a LearningRateSchedule. Received: alph"
+    with pytest.raises(ValueError, match=message):
         kr.objectives.Mixed(alpha)

@@ -8,7 +8,7 @@ from keras_robust import backend
 from tests.support import numpy_reference
 from tests.support import streams
 
-SEED = np.array([3, 4], "int32")
+BATCH = backend.Batch("x", "y", "weight", "ball", "iteration", "seed")
 
 
 class Asked(kr.attacks.PGD):
@@ -83,7 +83,7 @@ def test_batch_norm_sees_one_clean_and_one_adversarial_pass():
 
 def test_an_open_loss_becomes_the_divergence_from_a_gaussian_start():
     attack = Asked(num_steps=7, step_size="1/50", num_restarts=2, eot_samples=3)
-    used, request = kr.objectives.TRADES().perturb(attack, "classifier", "x", "y", "ball", "seed")
+    used, request = kr.objectives.TRADES().perturb(attack, "classifier", BATCH)
     expected = {**attack.get_config(), "loss": "kl", "random_start": "gaussian"}
     assert used.get_config() == expected
     assert request == ("classifier", "x", "y", "ball", "seed")
@@ -93,7 +93,7 @@ def test_an_open_loss_becomes_the_divergence_from_a_gaussian_start():
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin", "kl"])
 def test_a_loss_of_its_own_is_left_alone(loss):
     attack = Asked(loss=loss)
-    used, request = kr.objectives.TRADES().perturb(attack, "classifier", "x", "y", "ball", "seed")
+    used, request = kr.objectives.TRADES().perturb(attack, "classifier", BATCH)
     assert used is attack
     assert request == ("classifier", "x", "y", "ball", "seed")
 
@@ -103,20 +103,21 @@ def test_an_attack_without_a_loss_argument_is_used_as_it_is():
         def perturb(self, *request):
             return request
 
-    assert kr.objectives.TRADES().perturb(Fixed(), 1, 2, 3, 4, 5) == (1, 2, 3, 4, 5)
+    request = kr.objectives.TRADES().perturb(Fixed(), "classifier", BATCH)
+    assert request == ("classifier", "x", "y", "ball", "seed")
 
 
 @pytest.mark.parametrize("attack", [kr.attacks.FGSM(), kr.attacks.BIM(num_steps=3)])
 def test_attacks_that_start_at_the_example_are_refused(attack):
     with pytest.raises(ValueError, match=r"its attack needs a random start.*Received: attack=\w+"):
-        kr.objectives.TRADES().perturb(attack, None, streams.X, streams.Y, None, SEED)
+        kr.objectives.TRADES().perturb(attack, None, streams.batch())
 
 
 @pytest.mark.parametrize("attack", [kr.attacks.PGD(), kr.attacks.MomentumPGD(num_steps=5)])
 def test_the_attack_raises_the_divergence_more_than_noise_does(attack):
     classifier = backend.Classifier(streams.model())
     x, ball = keras.ops.convert_to_tensor(streams.X), kr.threat_models.Linf(0.1)
-    found = kr.objectives.TRADES().perturb(attack, classifier, x, streams.Y, ball, SEED)
+    found = kr.objectives.TRADES().perturb(attack, classifier, streams.batch(ball=ball))
 
     def divergence(x_adv):
         z, z_adv = (numpy_reference.logits(np.asarray(a, "float64")) for a in (x, x_adv))
@@ -129,5 +130,18 @@ def test_the_attack_raises_the_divergence_more_than_noise_does(attack):
 
 @pytest.mark.parametrize("beta", [-1.0, float("nan"), "6"])
 def test_wrong_beta(beta):
-    with pytest.raises(ValueError, match="`beta` must be a number from 0 to inf. Received: beta="):
+    message = "`beta` must be a number from 0 to inf, or a LearningRateSchedule. Received: beta="
+    with pytest.raises(ValueError, match=message):
         kr.objectives.TRADES(beta)
+
+
+@pytest.mark.parametrize("attack", [kr.attacks.RandomStartFGSM(), kr.attacks.NFGSM()])
+def test_attacks_of_one_step_from_a_random_start_are_given_the_divergence(attack):
+    classifier = backend.Classifier(streams.model())
+    found = kr.objectives.TRADES().perturb(attack, classifier, streams.batch())
+    expected = kr.objectives.TRADES().perturb(attack.clone(loss="kl"), classifier, streams.batch())
+    np.testing.assert_array_equal(found.x_adv, expected.x_adv)
+    other = attack.perturb(
+        classifier, *streams.batch()[:2], streams.BALL, tf.constant(streams.SEED)
+    )
+    assert np.any(np.asarray(found.x_adv) != np.asarray(other.x_adv))

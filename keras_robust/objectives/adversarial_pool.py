@@ -1,0 +1,170 @@
+"""Training on a pool of adversarial examples that lasts for many batches."""
+
+import typing
+
+import keras
+from keras import ops
+
+from keras_robust import backend
+from keras_robust.attacks import unsearched
+from keras_robust.objectives.objective import Objective
+from keras_robust.objectives.objective import at
+from keras_robust.objectives.objective import check_weight
+
+# Folded into the seed of the batch, from which the attack draws too.
+_DRAW = 307
+
+
+class _Pool(typing.NamedTuple):
+    """Variables: rows of inputs, labels and weights (or `None`), and how many were put in."""
+
+    x: object
+    y: object
+    sample_weight: object
+    count: object
+
+
+@keras.saving.register_keras_serializable(package="keras_robust")
+class AdversarialPool(Objective):
+    """The compiled loss on clean examples, and on adversarial ones that are kept in a pool.
+
+    `alpha * L(f(x), y) + (1 - alpha) * L(f(x_pool), y_pool)`. Szegedy et al. (2014) trained so: a
+    pool of adversarial examples is mixed into the training data all the time, and part of it is
+    replaced now and then by new ones, made for the network as it is by then. Their attack is slow,
+    and the pool spreads its cost over many batches. Here, every `refresh` optimizer steps, the
+    adversarial examples of the current batch take the place of the oldest in the pool; every batch
+    comes with as many examples, with their own labels and sample weights, drawn from the pool with
+    replacement. They reported an MNIST error below 1.2%, against 1.6% with weight decay alone; it
+    is no defence against attacks at a fixed epsilon, for which use `Adversarial`.
+
+    With another attack, such as `attack="pgd"`, it is adversarial training at a fraction of the
+    cost, on examples of which most were made for earlier weights. `adv_accuracy` is the accuracy on
+    the drawn examples, which is too high for the same reason.
+
+    The pool is filled by the first batch; with every `fit` it starts empty, also with one that
+    resumes a training: it is the one thing that `BackupAndRestore` does not bring back.
+
+    Deviations from the paper: one pool at the input, where theirs had one for each layer, and the
+    oldest are replaced in place of a random part, so that all are equally old.
+
+    Cost: two training passes, and the passes of the attack divided by `refresh`. BatchNorm
+    statistics see one clean pass and one over the drawn examples.
+
+    Args:
+        alpha: float from 0 to 1 or a `LearningRateSchedule` over optimizer steps, the weight of
+            the clean loss. Defaults to `0.5`.
+        pool_size: int >= 1, examples in the pool, all of them in memory. Of a batch that is larger
+            the first examples go in. Defaults to `1024`.
+        refresh: int >= 1, optimizer steps from one attack to the next. Defaults to `10`.
+
+    Raises:
+        ValueError: for arguments out of range; in `fit`, for models with several inputs, for
+            examples without a fixed shape, and under several replicas, which cannot share a pool.
+
+    Example:
+
+    >>> import keras_robust as kr
+    >>> print(kr.AdvTrain(objective=kr.objectives.AdversarialPool(refresh=50)).attack)
+    LBFGS(initial_weight=0.01, search_steps=5, num_steps=100, targeted=False)
+
+    References:
+        - [Szegedy et al., 2014](https://arxiv.org/abs/1312.6199)
+    """
+
+    default_attack = "lbfgs"
+
+    def __init__(self, alpha=0.5, pool_size=1024, refresh=10):
+        for name, value in (("pool_size", pool_size), ("refresh", refresh)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f"Argument `{name}` must be an int >= 1. Received: {name}={value!r}"
+                )
+        self.alpha = check_weight("alpha", alpha, maximum=1.0)
+        self.pool_size = pool_size
+        self.refresh = refresh
+
+    def check(self, model, threat_model):
+        inputs = getattr(model, "inputs", None) or ()
+        if len(inputs) > 1:
+            raise ValueError(
+                "AdversarialPool keeps the one input that is attacked, and cannot give the others "
+                "back. Use the objective Mixed. "
+                f"Received: a model with {len(inputs)} inputs"
+            )
+        if not threat_model.changes_inputs:
+            raise ValueError(
+                "AdversarialPool keeps inputs, and this threat model changes what a layer makes "
+                f"of them. Use the objective Mixed. Received: {threat_model!r}"
+            )
+
+    def new_memory(self, x, y, sample_weight):
+        def rows_like(tensor):
+            if tensor is None:
+                return None
+            if None in tensor.shape[1:]:
+                raise ValueError(
+                    "AdversarialPool needs examples and labels of one shape. Pad or crop them, or "
+                    f"use the objective Mixed. Received: a tensor of shape {tuple(tensor.shape)}"
+                )
+            return self._variable((self.pool_size, *tensor.shape[1:]), tensor.dtype)
+
+        x, y, sample_weight = keras.tree.map_structure(rows_like, (x, y, sample_weight))
+        return _Pool(x, y, sample_weight, self._variable((), "int32"))
+
+    def loss(self, clean, adversarial):
+        alpha = at(self.alpha, clean)
+        return alpha * clean.loss + (1.0 - alpha) * adversarial.loss
+
+    def step(self, trainer, attack, batch):
+        blind = self._refresh(trainer.classifier, attack, batch)
+        drawn = self._draw(batch)
+        found = unsearched(drawn.x)._replace(zero_gradient=blind)
+        return trainer.apply(trainer.backward(self.loss, found, batch=drawn))
+
+    def _variable(self, shape, dtype):
+        dtype = keras.backend.standardize_dtype(dtype)
+        return keras.Variable("zeros", shape=shape, dtype=dtype, trainable=False)
+
+    def _refresh(self, classifier, attack, batch):
+        """Puts new examples into the pool when it is time; returns which gradients were zero."""
+        count = batch.memory.count
+        kept = _leaves(batch.memory[:3])
+
+        def renew():
+            search = (classifier, batch.x, batch.y, batch.threat_model, batch.seed)
+            found = attack.perturb(*search)
+            fresh = _leaves((found.x_adv, batch.y, batch.sample_weight))
+            number = ops.minimum(ops.shape(batch.x)[0], self.pool_size)
+            rows = ops.expand_dims((count + ops.arange(number)) % self.pool_size, -1)
+            pairs = zip(kept, fresh, strict=True)
+            pool = [ops.scatter_update(old, rows, new[:number]) for old, new in pairs]
+            return pool, count + number, found.zero_gradient
+
+        def keep():
+            pool = [ops.convert_to_tensor(variable) for variable in kept]
+            never = ops.zeros(ops.shape(batch.x)[:1], dtype="bool")
+            return pool, ops.convert_to_tensor(count), never
+
+        is_due = ops.logical_or(batch.iteration % self.refresh == 0, ops.equal(count, 0))
+        pool, total, blind = ops.cond(is_due, renew, keep)
+        for variable, value in zip([*kept, count], [*pool, total], strict=True):
+            variable.assign(value)
+        return blind
+
+    def _draw(self, batch):
+        """Returns a batch of as many examples from the pool."""
+        filled = ops.minimum(batch.memory.count, self.pool_size)
+        seed = backend.fold_in(batch.seed, _DRAW)
+        share = backend.uniform(ops.shape(batch.x)[:1], seed)
+        rows = ops.cast(share * ops.cast(filled, "float32"), "int32")
+        rows = ops.minimum(rows, filled - 1)
+
+        def take(variable):
+            return None if variable is None else ops.take(variable, rows, axis=0)
+
+        x, y, sample_weight = keras.tree.map_structure(take, tuple(batch.memory[:3]))
+        return batch._replace(x=x, y=y, sample_weight=sample_weight)
+
+
+def _leaves(structure):
+    return [leaf for leaf in keras.tree.flatten(structure) if leaf is not None]

@@ -1,0 +1,122 @@
+"""Adversarial training at scale: a share of every batch is replaced by adversarial examples."""
+
+import math
+import numbers
+
+import keras
+from keras import ops
+
+from keras_robust import backend
+from keras_robust.attacks import FGSM
+from keras_robust.attacks import Found
+from keras_robust.objectives.objective import Objective
+from keras_robust.objectives.objective import at
+from keras_robust.objectives.objective import check_weight
+from keras_robust.threat_models import ThreatModel
+
+_TINY = 1e-12
+# The normal distribution is cut off at two standard deviations, which is epsilon.
+# Folded into the seed of the batch, from which the attack draws too.
+_DRAW = 227
+_CUT = 2.0
+
+
+@keras.saving.register_keras_serializable(package="keras_robust")
+class Kurakin(Objective):
+    """Adversarial machine learning at scale: part of each batch is made adversarial.
+
+    The first `k = share * m` examples of a batch of `m` are replaced by adversarial ones, which
+    count for `weight`, `lambda` in the paper:
+    `[sum_clean L + weight * sum_adv L] / [(m - k) + weight * k]`. The model sees one batch of clean
+    and adversarial examples together, and so does its BatchNorm.
+
+    By default the attack is one step towards the least likely class, `FGSM("least_likely")`: a
+    step away from the label tells the label (label leaking), and the model learns to read it there.
+    Every example has an epsilon of its own, `|n|` with `n` normal of standard deviation
+    `epsilon / 2`, cut off at epsilon, because with a fixed one the model resists at that epsilon
+    only. The model resists attacks of one step; the authors found next to nothing gained against
+    iterative ones. Use `Adversarial` with `PGD` for those.
+
+    Deviations from the paper: the attack sees the model in inference mode; `k` is rounded to the
+    nearest, and is at least 1. Several replicas take the first `k` of each replica's part.
+
+    Cost: one training pass, the passes of the attack on `k` of `m` examples (on all of them under
+    a threat model for several inputs or for a layer), and one forward pass for the clean metrics.
+    BatchNorm statistics see the mixed batch once. `adv_accuracy` is that of the `k` examples.
+
+    Args:
+        share: float between 0 and 1, the part of each batch that is attacked. Defaults to `0.5`.
+        weight: float or a `LearningRateSchedule` over optimizer steps, the weight of an adversarial
+            example, where that of a clean one is 1. Defaults to `0.3`.
+        random_epsilon: bool, whether every example has an epsilon of its own; `False` for that of
+            the threat model. Defaults to `True`.
+
+    Raises:
+        ValueError: if `share` is not between 0 and 1, or `weight` is negative.
+
+    Example:
+
+    >>> import keras_robust as kr
+    >>> print(kr.AdvTrain(objective="kurakin").attack)
+    FGSM(targeted='least_likely', loss=None)
+
+    References:
+        - [Kurakin et al., 2017](https://arxiv.org/abs/1611.01236)
+    """
+
+    default_attack = FGSM(targeted="least_likely")
+
+    def __init__(self, share=0.5, weight=0.3, random_epsilon=True):
+        if not isinstance(share, numbers.Real) or not 0.0 < share < 1.0:
+            raise ValueError(
+                "Argument `share` must be a number between 0 and 1, neither included: for clean or "
+                "adversarial examples only use the objective 'clean' or 'adversarial'. "
+                f"Received: share={share!r}"
+            )
+        self.share = share
+        self.weight = check_weight("weight", weight)
+        self.random_epsilon = bool(random_epsilon)
+
+    def attacked(self, batch):
+        size = ops.shape(batch.x)[0]
+        return ops.arange(size) < self._count(size)
+
+    def perturb(self, attack, classifier, batch):
+        x, count = batch.x, self._count(ops.shape(batch.x)[0])
+        chosen = batch
+        if _is_plain(batch.threat_model):
+            y = keras.tree.map_structure(lambda y: y[:count], batch.y)
+            chosen = batch._replace(x=x[:count], y=y)
+        if self.random_epsilon:
+            chosen = chosen._replace(threat_model=_randomised(chosen))
+        found = super().perturb(attack, classifier, chosen)
+        rest = ops.zeros((ops.shape(x)[0] - count,))
+        no = ops.cast(rest, "bool")
+        pairs = zip(found, (x[count:], rest, no, no), strict=True)
+        return Found(*(ops.concatenate([one[:count], other], axis=0) for one, other in pairs))
+
+    def loss(self, clean, adversarial):
+        attacked = ops.cast(self.attacked(adversarial.batch), "float32")
+        weights = 1.0 + attacked * (at(self.weight, adversarial) - 1.0)
+        # Keras divides by the size of the batch.
+        return adversarial.weighted_loss(weights / ops.maximum(ops.mean(weights), _TINY))
+
+    def _count(self, size):
+        """Returns `k` for a batch of `size`, an int or a tensor."""
+        if isinstance(size, int):
+            return max(1, math.floor(self.share * size + 0.5))
+        count = ops.floor(self.share * ops.cast(size, "float32") + 0.5)
+        return ops.maximum(ops.cast(count, "int32"), 1)
+
+
+def _is_plain(threat_model):
+    """Whether a part of a batch can be attacked; elsewhere the model holds inputs of all of it."""
+    return type(threat_model).expose is ThreatModel.expose
+
+
+def _randomised(batch):
+    """Returns the threat model with another part of its radius for each example."""
+    shape = (ops.shape(batch.x)[0],) + (1,) * (len(batch.x.shape) - 1)
+    share = backend.uniform(shape, backend.fold_in(batch.seed, _DRAW))
+    deviations = math.sqrt(2.0) * ops.erfinv(share * math.erf(_CUT / math.sqrt(2.0)))
+    return batch.threat_model.scaled(deviations / _CUT)

@@ -1,0 +1,67 @@
+"""Logit squeezing: no attack at all."""
+
+import keras
+from keras import ops
+
+from keras_robust.attacks import unsearched
+from keras_robust.objectives.noise import with_noise
+from keras_robust.objectives.objective import Objective
+from keras_robust.objectives.objective import at
+from keras_robust.objectives.objective import check_weight
+
+_TINY = 1e-12
+
+
+@keras.saving.register_keras_serializable(package="keras_robust")
+class LogitSqueezing(Objective):
+    """Logit squeezing (LSQ): small logits for noisy clean examples.
+
+    `L(f(x + n), y) + weight * mean_i ||z_i||_2` with Gaussian noise `n` and the logits `z_i` of the
+    noisy example; the norm is not squared. No attack runs; the other arguments of `AdvTrain` are
+    not used.
+
+    It masks gradients rather than resisting attacks: accuracy under PGD-40 and under the strongest
+    attacks is 70.6% and 5.0% on MNIST at 0.3, 27.0% and 1.7% on CIFAR-10 at 16/255 (Mosbach et
+    al., 2018). Provided for comparison.
+
+    Deviations from the paper: the noisy input is clipped to the bounds, and a model with a single
+    logit `z` is taken for the two logits `(0, z)`. Cost: one training pass. BatchNorm statistics
+    see one pass over the noisy examples.
+
+    Args:
+        weight: float, the weight of the norm, or a `LearningRateSchedule` over optimizer steps:
+            `0.05` in the paper, `0.5` in the code of Mosbach et al., with which small networks may
+            never leave logits of zero. Defaults to `0.05`.
+        noise_stddev: float, the standard deviation of the noise, in the units of the input.
+            Defaults to `0.5`, for MNIST.
+
+    Raises:
+        ValueError: if `weight` or `noise_stddev` is negative, and in `fit` for a model that is no
+            classifier.
+
+    Example:
+
+    >>> import keras_robust as kr
+    >>> print(kr.objectives.LogitSqueezing())
+    LogitSqueezing(weight=0.05, noise_stddev=0.5)
+
+    References:
+        - [Kannan et al., 2018](https://arxiv.org/abs/1803.06373)
+        - [Mosbach et al., 2018](https://arxiv.org/abs/1810.12042)
+    """
+
+    runs_attack = False
+
+    def __init__(self, weight=0.05, noise_stddev=0.5):
+        self.weight = check_weight("weight", weight)
+        self.noise_stddev = check_weight("noise_stddev", noise_stddev)
+
+    def perturb(self, attack, classifier, batch):
+        return unsearched(with_noise(batch, self.noise_stddev))
+
+    def loss(self, clean, adversarial):
+        loss = adversarial.loss
+        squares = ops.sum(ops.square(adversarial.logits), axis=-1)
+        # The root has no slope at 0, where a head that starts at zero is.
+        norm = ops.sqrt(ops.maximum(squares, _TINY))
+        return loss + at(self.weight, adversarial) * adversarial.mean(norm)

@@ -1,0 +1,111 @@
+"""Max-margin adversarial training: every example is attacked as far as its own boundary."""
+
+import keras
+from keras import ops
+
+from keras_robust import backend
+from keras_robust.attacks.attack import select
+from keras_robust.losses import soft_margin
+from keras_robust.objectives.objective import Objective
+from keras_robust.objectives.objective import at
+from keras_robust.objectives.objective import check_weight
+from keras_robust.threat_models.threat_model import per_example
+
+
+@keras.saving.register_keras_serializable(package="keras_robust")
+class MMA(Objective):
+    """Max-margin adversarial training (MMA): pushes the boundary away from each example.
+
+    The margin of an example is its distance to the boundary, where the soft margin
+    `log sum_{j != y} exp(z_j) - z_y` is zero, that is where the true class has a probability of a
+    half. The attack looks for it within `d_max`, the epsilon of the threat model, by maximising
+    the soft margin; bisection between `x` and the point found gives the boundary point `x*`. With
+    `L` the compiled loss, the mean is over the whole batch:
+
+    `(1 - clean_weight) * mean_i l_i + clean_weight * mean_i L(f(x_i), y_i)`. For examples beyond
+    the boundary at `x` already, `l_i = L(f(x_i), y_i)`; where the boundary is within `d_max`,
+    `l_i = L(f(x*_i), y_i)`; where it is further away, `l_i = 0`.
+
+    No example is pushed further than it can go, so `d_max` is larger than the epsilon at which the
+    model is to resist. For MNIST at 0.3 the authors take `d_max = 0.45`, 40 steps and Adam at 1e-4:
+    99.0% clean, and 91.4% under AutoAttack where they report 92.6%. For CIFAR-10 at 8/255 they take
+    12/255 to 32/255, 10 steps and SGD from 0.3 to 0.009: a wide ResNet-28-4 has 84.4% clean, 47.2%
+    reported and 41.4% under AutoAttack; in `L2` 88.0% clean and 66.1% under AutoAttack.
+
+    An attack that leaves its `loss` open (`loss=None`) is given the soft margin; one with a loss of
+    its own is used as it is. Logged `adv_accuracy` is taken at the boundary points, of which most
+    are still right, and says nothing about robustness: use `RobustValidation`.
+
+    Deviations from the authors' code: Keras does not tell which example is which, so that no margin
+    is remembered from the last epoch, and every search goes as far as `d_max`, where theirs starts
+    from the last margin. Bisection and the choice of wrong examples see the model in inference
+    mode, as the attack does, where theirs see it in training mode. The search does not go 5% beyond
+    `d_max`.
+
+    Cost: two training passes, the passes of the attack, and `bisection_steps + 2` forward passes.
+    BatchNorm statistics see one pass of boundary points, wrong clean examples and what the search
+    found of the others, then one clean pass.
+
+    Args:
+        clean_weight: float from 0 to 1 or a `LearningRateSchedule` over optimizer steps, the weight
+            of the clean loss; `0` for the paper's OMMA. Defaults to `1/3`.
+        bisection_steps: int from 1; the boundary point is known up to a part of
+            `2**-(bisection_steps + 1)` of the way. Defaults to `10`.
+
+    Raises:
+        ValueError: if `clean_weight` is not from 0 to 1, or `bisection_steps` is no int from 1; in
+            `fit`, for a model that is no classifier.
+
+    Example:
+
+    >>> import keras_robust as kr
+    >>> print(kr.objectives.MMA(clean_weight=0.0))
+    MMA(clean_weight=0.0, bisection_steps=10)
+
+    References:
+        - [Ding et al., 2020](https://arxiv.org/abs/1812.02637)
+    """
+
+    def __init__(self, clean_weight=1 / 3, bisection_steps=10):
+        if not isinstance(bisection_steps, int) or bisection_steps < 1:
+            raise ValueError(
+                "Argument `bisection_steps` must be an int >= 1. "
+                f"Received: bisection_steps={bisection_steps!r}"
+            )
+        self.clean_weight = check_weight("clean_weight", clean_weight, maximum=1.0)
+        self.bisection_steps = bisection_steps
+
+    def perturb(self, attack, classifier, batch):
+        if attack.get_config().get("loss", "own") is None:
+            attack = attack.clone(loss="soft_margin")
+        found = super().perturb(attack, classifier, batch)
+        x, end, y = batch.x, found.x_adv, backend.single(batch.y)
+
+        def is_beyond(point):
+            return soft_margin(y, classifier.logits(point, batch.y)) >= 0.0
+
+        was_wrong, is_near = is_beyond(x), is_beyond(end)
+        boundary = self._bisect(is_beyond, x, end)
+        x_adv = select(was_wrong, x, select(is_near, boundary, end))
+        return found._replace(x_adv=x_adv, success=ops.logical_or(was_wrong, is_near))
+
+    def loss(self, clean, adversarial):
+        counted = ops.cast(adversarial.found.success, "float32")
+        share = at(self.clean_weight, clean)
+        return (1.0 - share) * adversarial.weighted_loss(counted) + share * clean.loss
+
+    def _bisect(self, is_beyond, x, end):
+        """Returns where the way from `x`, inside, to `end`, beyond, crosses the boundary."""
+
+        def point(part):
+            return x + per_example(part, x) * (end - x)
+
+        def halve(_, bracket):
+            low, high = bracket
+            middle = 0.5 * (low + high)
+            beyond = is_beyond(point(middle))
+            return ops.where(beyond, low, middle), ops.where(beyond, middle, high)
+
+        zeros = ops.zeros(ops.shape(x)[:1])
+        low, high = backend.repeat(self.bisection_steps, halve, (zeros, zeros + 1.0))
+        return point(0.5 * (low + high))

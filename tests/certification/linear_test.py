@@ -1,0 +1,119 @@
+import keras
+import numpy as np
+import pytest
+
+import keras_robust as kr
+from tests.support import linear_model
+
+EPSILON = {"Linf": 0.12, "L2": 0.2, "L1": 0.25}
+KERNEL = np.array([[1.0, -0.6, 0.3], [-0.4, 1.2, 0.1]], "float32")
+BIAS = np.array([0.1, -0.2, 0.25], "float32")
+every_norm = pytest.mark.parametrize("norm", EPSILON)
+
+
+def model(x):
+    return keras.ops.matmul(x, KERNEL) + BIAS
+
+
+def examples(count=40):
+    x = np.random.default_rng(3).uniform(size=(count, 2)).astype("float32")
+    y = np.argmax(x @ KERNEL + BIAS, axis=-1)
+    y[::7] = (y[::7] + 1) % 3
+    return x, y
+
+
+def feasible(x, norm, bounds, steps=201):
+    """A fine grid of the ball around one point, cut off by the box."""
+    epsilon = EPSILON[norm]
+    side = np.linspace(-epsilon, epsilon, steps)
+    grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
+    order = {"Linf": np.inf, "L2": 2, "L1": 1}[norm]
+    points = x + grid[np.linalg.norm(grid, ord=order, axis=-1) <= epsilon + 1e-12]
+    return points if bounds is None else np.clip(points, *bounds)
+
+
+@every_norm
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (0.1, 0.9), None])
+def test_is_what_a_grid_of_all_feasible_inputs_says(norm, bounds):
+    x, y = examples()
+    x = x if bounds is None else np.clip(x, *bounds).astype("float32")
+    found = kr.certification.exact_linear(model, x, y, getattr(kr, norm)(EPSILON[norm], bounds))
+    worst = np.empty(len(x))
+    for i, (one, label) in enumerate(zip(x.astype("float64"), y, strict=True)):
+        z = feasible(one, norm, bounds) @ KERNEL.astype("float64") + BIAS
+        worst[i] = np.max(np.delete(z, label, axis=1) - z[:, [label]])
+    # A grid misses the maximum by a step of it at most: 2 epsilon / 200 times the slopes.
+    assert np.all(found.margin >= worst - 1e-6)
+    np.testing.assert_allclose(found.margin, worst, rtol=0, atol=0.01 * EPSILON[norm] * 4)
+    clear = np.abs(worst) > 0.01
+    np.testing.assert_array_equal(found.robust[clear], (worst < 0)[clear])
+    assert 0.2 < found.robust.mean() < 0.8
+    assert type(found.robust) is np.ndarray and found.robust.dtype == bool
+    assert found.margin.dtype == np.float32
+
+
+@every_norm
+def test_no_attack_does_better_and_the_best_one_does_as_well(norm):
+    x, y = linear_model.examples(20)
+    ball = getattr(kr, norm)(linear_model.EPSILON[norm])
+    steps = {"num_steps": 24, "step_size": ball.epsilon * (0.25 if norm == "L1" else 5.0)}
+    found = kr.certification.exact_linear(linear_model.keras_model(), x, y, ball)
+    x_adv = kr.attacks.PGD(**steps)(linear_model.logits, x, y, ball)
+    np.testing.assert_allclose(linear_model.margin(x_adv, y), found.margin, rtol=0, atol=1e-5)
+    robust = kr.evaluate(linear_model.logits, (x, y), ball, attacks=kr.attacks.PGD(**steps))
+    assert robust.robust_accuracy == found.robust.mean()
+
+
+def test_a_binary_model_has_the_distance_to_its_hyperplane():
+    w, b = np.array([3.0, -4.0]), 0.5
+    head = keras.layers.Dense(1, activation="sigmoid")
+    network = keras.Sequential([keras.Input((2,)), head])
+    head.set_weights([w[:, None], np.array([b])])
+    network.compile("sgd", "binary_crossentropy")
+    x, _ = examples()
+    z = x @ w + b
+    y = (z > 0).astype("float32")[:, None]
+    found = kr.certification.exact_linear(network, x, y, kr.L2(0.1, None))
+    np.testing.assert_allclose(found.margin, 0.1 * 5.0 - np.abs(z), rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(found.robust, np.abs(z) / 5.0 > 0.1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_a_radius_for_each_example_and_any_batch_size(batch_size):
+    x, y = examples(10)
+    radii = np.linspace(0.0, 0.3, 10)
+    ball = kr.L2(radii)
+    found = kr.certification.exact_linear(model, x, y, ball, batch_size=batch_size)
+    for i in range(10):
+        alone = kr.certification.exact_linear(model, x[i : i + 1], y[i : i + 1], kr.L2(radii[i]))
+        assert found.margin[i] == pytest.approx(alone.margin[0], abs=1e-6)
+        assert found.robust[i] == alone.robust[0]
+
+
+def test_labels_in_rows():
+    x, y = examples()
+    expected = kr.certification.exact_linear(model, x, y, "linf")
+    found = kr.certification.exact_linear(model, x, np.eye(3)[y], kr.Linf("8/255"))
+    np.testing.assert_array_equal(found.margin, expected.margin)
+
+
+def test_a_tie_is_not_robust():
+    x, y = np.array([[0.5, 0.5]], "float32"), np.array([0])
+    found = kr.certification.exact_linear(lambda x: x, x, y, kr.Linf(0.0))
+    assert found.margin[0] == 0.0 and not found.robust[0]
+
+
+def test_a_model_that_is_not_affine_is_refused():
+    x, y = examples()
+    with pytest.raises(ValueError, match="known for models whose logits are affine.*Received"):
+        kr.certification.exact_linear(lambda x: keras.ops.tanh(model(x)), x, y, kr.Linf(0.1))
+
+
+def test_wrong_data():
+    x, y = examples()
+    with pytest.raises(ValueError, match=r"Labels must be class indices from 0 to 2.*from 0 to 3"):
+        kr.certification.exact_linear(model, x, np.where(y == 2, 3, y), kr.Linf(0.1))
+    with pytest.raises(ValueError, match="Inputs must lie in the bounds"):
+        kr.certification.exact_linear(model, 2 * x, y, kr.Linf(0.1))
+    with pytest.raises(ValueError, match="Unknown threat model"):
+        kr.certification.exact_linear(model, x, y, "l3")
