@@ -1,8 +1,9 @@
 """When does it happen in `fit`?"""
 
 from keras_robust.callbacks.adv_train import AdvTrain
+from keras_robust.callbacks.collapse_guard import CollapseGuard
 from keras_robust.callbacks.robust_validation import RobustValidation
 
-ALL = (AdvTrain, RobustValidation)
+ALL = (AdvTrain, CollapseGuard, RobustValidation)
 
-__all__ = ["ALL", "AdvTrain", "RobustValidation"]
+__all__ = ["ALL", "AdvTrain", "CollapseGuard", "RobustValidation"]

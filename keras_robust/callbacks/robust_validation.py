@@ -1,19 +1,9 @@
 """The callback that adds the accuracy under an attack to the validation logs."""
 
-import inspect
-
-import keras
-import numpy as np
-
-from keras_robust import attacks
-from keras_robust import backend
-from keras_robust import losses
-from keras_robust import threat_models
-from keras_robust.attacks.examples import check_examples
-from keras_robust.attacks.examples import to_arrays
+from keras_robust.callbacks.held_out import HeldOut
 
 
-class RobustValidation(keras.callbacks.Callback):
+class RobustValidation(HeldOut):
     """Attacks validation examples after an epoch, and logs how the model stands.
 
     Adds `val_adv_accuracy`, the accuracy under the attack, and `val_adv_loss`, the mean
@@ -27,8 +17,10 @@ class RobustValidation(keras.callbacks.Callback):
     `keras_robust.evaluate`: use the value to choose between epochs, not as robust accuracy.
 
     Args:
-        data: `(x, y)` arrays, or a `tf.data.Dataset` of batches `(x, y)`, which is read once.
-        threat_model: a `ThreatModel` with a fixed radius, or its name. Defaults to `"linf"`.
+        data: `(x, y)` arrays, or a `tf.data.Dataset` of batches `(x, y)`, which is read once; `x`
+            may be a dict or list of several inputs.
+        threat_model: a `ThreatModel` with a fixed radius, its name, or for several inputs a dict
+            or list of such. Defaults to `"linf"`.
         attack: an `Attack` or its name. Defaults to `"pgd"`.
         every: int, epochs from one evaluation to the next. Defaults to `1`.
         num_examples: int, the first so many examples are attacked; `None` for all. Defaults to
@@ -69,24 +61,18 @@ class RobustValidation(keras.callbacks.Callback):
         batch_size=256,
         seed=0,
     ):
-        super().__init__()
         if every < 1:
             raise ValueError(f"Argument `every` must be an int >= 1. Received: every={every!r}")
-        self.threat_model = threat_models.get(threat_model)
-        self.attack = attacks.get_untargeted(attack)
-        # A schedule has no radius: better said now than after the first epoch.
-        self.threat_model.radius  # noqa: B018
+        super().__init__(
+            data,
+            threat_model,
+            attack=attack,
+            num_examples=num_examples,
+            batch_size=batch_size,
+            seed=seed,
+        )
         self.every = every
-        self.batch_size = batch_size
-        self.seed = seed
-        x, y = to_arrays(data, num_examples)
-        self.x, self.y = check_examples(x, y, self.threat_model)
         self._latest = {}
-        self._neighbours = []
-
-    def set_model(self, model):
-        super().set_model(model)
-        self._neighbours = _move_to_front(self, inspect.currentframe().f_back)
 
     def on_train_begin(self, logs=None):
         self._latest = {}
@@ -94,48 +80,7 @@ class RobustValidation(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         is_last = epoch + 1 == self.params.get("epochs")
         if not self._latest or (epoch + 1) % self.every == 0 or is_last:
-            self._latest = self._evaluate_as_validation()
+            accuracy, loss = self.measure()
+            self._latest = {"val_adv_accuracy": accuracy, "val_adv_loss": loss}
         if logs is not None:
             logs.update(self._latest)
-
-    def _evaluate_as_validation(self):
-        """Evaluates the weights that Keras validates: those of `SwapEMAWeights`, if it is there."""
-        swaps = [c for c in self._neighbours if isinstance(c, keras.callbacks.SwapEMAWeights)]
-        for swap in swaps:
-            swap.on_test_begin()
-        try:
-            return self._evaluate()
-        finally:
-            for swap in swaps:
-                swap.on_test_end()
-
-    def _evaluate(self):
-        found = self.attack.run(
-            self.model,
-            self.x,
-            self.y,
-            self.threat_model,
-            batch_size=self.batch_size,
-            seed=self.seed,
-        )
-        logits = backend.predict_logits(self.model, found.x_adv, self.batch_size)
-        indices = np.asarray(losses.to_indices(self.y, logits.shape[-1]))
-        return {
-            "val_adv_accuracy": float(np.mean(np.argmax(logits, axis=-1) == indices)),
-            "val_adv_loss": float(np.mean(losses.cross_entropy(self.y, logits))),
-        }
-
-
-def _move_to_front(callback, frame):
-    """Puts a callback first in the list that calls its `set_model`, and returns the list.
-
-    The logs of an epoch go from callback to callback in the order of the list, and Keras hands no
-    callback the list: it is found as the caller. Safe while the list is walked: what stood before
-    the callback has had its turn, and what comes after it stays where it is.
-    """
-    owner = frame.f_locals.get("self") if frame else None
-    if isinstance(owner, keras.callbacks.CallbackList) and callback in owner.callbacks:
-        owner.callbacks.remove(callback)
-        owner.callbacks.insert(0, callback)
-        return owner.callbacks
-    return []

@@ -1,0 +1,44 @@
+"""What it takes to go back to an earlier point of a training."""
+
+import keras
+
+_to_numpy = keras.ops.convert_to_numpy
+_CLOCKS = ("iteration", "learning_rate")  # The names that Keras gives the variables.
+
+
+class Snapshot:
+    """The weights of a model and the state of its optimizer, kept in host memory.
+
+    `restore` puts back what the training has learned: weights, BatchNorm statistics, momenta and
+    the averages of `use_ema=True`, which would otherwise overwrite the weights at the end of `fit`.
+    The step counter and the learning rate go on, so that a schedule reaches its end, and what
+    derives from the step, such as the random starts of an attack, does not come again.
+
+    Args:
+        model: compiled `keras.Model` with a built optimizer.
+    """
+
+    def __init__(self, model):
+        states = [v for v in model.optimizer.variables if v.name not in _CLOCKS]
+        self._values = [(v, _to_numpy(v)) for v in model.weights + states]
+
+    def restore(self):
+        """Gives every variable the value that it had."""
+        for variable, value in self._values:
+            variable.assign(value)
+
+
+def start_optimizer(model):
+    """Builds the optimizer, and starts its averages if it has taken no step yet.
+
+    Keras does both with the first step; until then the averages are zeros, which are no weights.
+    """
+    if not model.optimizer.built:
+        with model.distribute_strategy.scope():
+            model.optimizer.build(model.trainable_variables)
+    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    for optimizer in getattr(inner, "optimizers", [inner]):
+        averages = getattr(optimizer, "_model_variables_moving_average", None)
+        if averages and not int(_to_numpy(optimizer.iterations)):
+            for variable, average in zip(optimizer._trainable_variables, averages, strict=True):
+                average.assign(_to_numpy(variable))
