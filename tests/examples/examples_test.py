@@ -1,0 +1,50 @@
+"""The examples run as a user runs them, and show what they say."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def rows(name):
+    """Returns the numbers in each row of the table that an example prints."""
+    done = subprocess.run(
+        [sys.executable, f"examples/{name}.py"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    _, *table = done.stdout.splitlines()
+    return {
+        row.split("|")[0].strip(): [float(number) for number in re.findall(r"\d+\.\d+", row)]
+        for row in table
+    }
+
+
+def test_text():
+    table = rows("text")
+    (accuracy, loss, _, adv_loss), plain = table["adversarial"], table["plain"]
+    assert accuracy > plain[0] - 4.0
+    assert loss < 0.8 * plain[1]
+    assert adv_loss < 0.6 * plain[3]
+
+
+def test_tabular():
+    table = rows("tabular")
+    (clean, robust), (plain_clean, plain_robust) = table["adversarial"], table["plain"]
+    assert min(clean, plain_clean) > 94.0
+    assert robust > plain_robust + 3.0
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
+def test_every_example_says_how_to_run_it(path):
+    text = path.read_text(encoding="utf-8")
+    assert f"\n    python examples/{path.name}\n" in text
