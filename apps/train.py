@@ -39,7 +39,9 @@ def define_flags():
         "objective",
         "adversarial",
         defences.names(),
-        "What training minimises: an objective, or the defence of a paper by its usual name.",
+        "What training minimises: an objective, or the defence of a paper by its usual name. Those "
+        "with a teacher are in apps.distill.",
+        case_sensitive=False,
     )
     flags.DEFINE_list(
         "objective_arguments",

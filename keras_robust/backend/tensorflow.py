@@ -10,7 +10,7 @@ END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
 _UNROLL = 10
 _MARK = "keras_robust: "
-# Left to choose, TensorFlow takes another one under XLA.
+# Named, so that a TensorFlow that chooses otherwise draws the same numbers.
 _GENERATOR = "philox"
 
 

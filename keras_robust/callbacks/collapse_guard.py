@@ -13,7 +13,7 @@ class CollapseGuard(HeldOut):
     """Takes back the weights if catastrophic overfitting strikes, and stops the training.
 
     One-step training may collapse: within an epoch the accuracy under PGD falls to 0 while that
-    under the training attack rises. Nothing else in the logs shows it, clean accuracy least of all.
+    under the training attack rises. Loss and clean accuracy do not show it, and may even improve.
     This callback probes: it attacks held-out examples at the start of `fit`, after every epoch, and
     if asked to, after every so many batches. A probe that is as good as the best before it is kept:
     weights, BatchNorm statistics and optimizer state. If the accuracy of a later one is more than
@@ -26,7 +26,8 @@ class CollapseGuard(HeldOut):
     to the front of the list, so that others save and measure the weights that were put back.
     `EarlyStopping(restore_best_weights=True)` has the last word: let it monitor
     `val_probe_accuracy` or `val_adv_accuracy`, since clean accuracy is best after a collapse. With
-    `use_ema=True` Keras ends `fit` with the averages, here those of the best probe.
+    `use_ema=True` Keras ends `fit` with the averages, here those of the best probe; a stopped `fit`
+    under `SwapEMAWeights(swap_on_epoch=True)` ends with the plain weights.
 
     How large a `drop`: the held-out examples and the random starts are always the same, so that a
     model that stays as it is gives the same accuracy again. Two models that are equally good may

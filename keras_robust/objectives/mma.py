@@ -33,8 +33,8 @@ class MMA(Objective):
     reported and 41.4% under AutoAttack; in `L2` 88.0% clean and 66.1% under AutoAttack.
 
     An attack that leaves its `loss` open (`loss=None`) is given the soft margin; one with a loss of
-    its own is used as it is. Logged `adv_accuracy` is taken at the boundary points, of which most
-    are still right, and says nothing about robustness: use `RobustValidation`.
+    its own is used as it is. No `adv_accuracy` is logged: at the boundary, where the examples are,
+    it would say nothing about robustness. Use `RobustValidation`.
 
     Deviations from the authors' code: Keras does not tell which example is which, so that no margin
     is remembered from the last epoch, and every search goes as far as `d_max`, where theirs starts
@@ -65,6 +65,8 @@ class MMA(Objective):
     References:
         - [Ding et al., 2020](https://arxiv.org/abs/1812.02637)
     """
+
+    runs_attack = False  # As far as the logs go.
 
     def __init__(self, clean_weight=1 / 3, bisection_steps=10):
         if not isinstance(bisection_steps, int) or bisection_steps < 1:

@@ -257,3 +257,10 @@ def test_wrong_clean_weight(clean_weight):
 def test_wrong_bisection_steps(steps):
     with pytest.raises(ValueError, match="`bisection_steps` must be an int >= 1. Received: bisec"):
         MMA(bisection_steps=steps)
+
+
+def test_no_accuracy_under_attack_is_logged():
+    model = streams.model()
+    adv_train = kr.AdvTrain(kr.Linf(0.1), attack=kr.attacks.PGD(num_steps=1), objective="mma")
+    history = model.fit(streams.X, streams.Y, verbose=0, callbacks=[adv_train])
+    assert list(history.history) == ["loss"]
