@@ -1,10 +1,10 @@
 """The defences of the literature by name: what `AdvTrain` is given for each."""
 
-import inspect
 import json
 
 import keras_robust as kr
 from apps import training
+from keras_robust.configurable import required_arguments
 
 # Where a paper is more than the class of an objective with its usual attack.
 _RECIPES = {
@@ -21,7 +21,8 @@ _RECIPES = {
 
 def names():
     """Returns what `arguments` knows: every objective that needs no arguments, and the recipes."""
-    return sorted({*_RECIPES, *(_snake_case(cls) for cls in kr.objectives.ALL if _is_alone(cls))})
+    alone = [cls for cls in kr.objectives.ALL if not required_arguments(cls)]
+    return sorted({*_RECIPES, *map(_snake_case, alone)})
 
 
 def arguments(name, attack=None, num_steps=None, changes=()):
@@ -57,12 +58,6 @@ def _change(objective, changes):
         except json.JSONDecodeError:
             config[name] = text
     return type(objective).from_config(config)
-
-
-def _is_alone(cls):
-    """Whether a class can be made without arguments."""
-    parameters = inspect.signature(cls).parameters.values()
-    return all(parameter.default is not parameter.empty for parameter in parameters)
 
 
 def _snake_case(cls):

@@ -1,8 +1,8 @@
 """Names for classes, so that `attack="pgd"` works wherever Keras users expect it."""
 
-import inspect
-
 import keras
+
+from keras_robust.configurable import required_arguments
 
 
 class Registry:
@@ -52,12 +52,7 @@ class Registry:
         )
 
     def _make(self, cls, identifier):
-        required = [
-            name
-            for name, parameter in inspect.signature(cls).parameters.items()
-            if parameter.default is parameter.empty
-            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        ]
+        required = required_arguments(cls)
         if required:
             raise ValueError(
                 f"The {self.kind} {cls.__name__} needs arguments, so that its name alone does not "

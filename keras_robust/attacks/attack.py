@@ -1,6 +1,5 @@
 """How a bad input is searched: the interface of all attacks, and how they run over a data set."""
 
-import inspect
 import typing
 import weakref
 
@@ -11,6 +10,7 @@ from keras import ops
 from keras_robust import backend
 from keras_robust import threat_models
 from keras_robust.attacks.examples import check_examples
+from keras_robust.configurable import Configurable
 
 
 class Found(typing.NamedTuple):
@@ -33,7 +33,7 @@ def unsearched(x_adv):
     return Found(x_adv, ops.zeros(shape), never, never)
 
 
-class Attack:
+class Attack(Configurable):
     """Searches the feasible set of a threat model for the input that a model gets wrong.
 
     An attack runs in three ways: `attack(model, x, y, threat_model)` on arrays or, inside a traced
@@ -144,25 +144,9 @@ class Attack:
     def get_config(self):
         return self._arguments()
 
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        if isinstance(config.get("loss"), dict):
-            config["loss"] = keras.saving.deserialize_keras_object(config["loss"])
-        return cls(**config)
-
     def __getstate__(self):
         # Compiled functions cannot be copied; they are made again when needed.
         return {name: value for name, value in self.__dict__.items() if name != "_kept"}
-
-    def __repr__(self):
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self._arguments().items())
-        return f"{type(self).__name__}({arguments})"
-
-    def _arguments(self):
-        names = inspect.signature(type(self).__init__).parameters
-        skipped = ("self", "args", "kwargs")
-        return {name: getattr(self, name) for name in names if name not in skipped}
 
     def _compiled(self, model, threat_model, x, y):
         """Returns `search` compiled for `model`; kept as long as the model lives."""

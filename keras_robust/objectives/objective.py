@@ -1,17 +1,17 @@
 """What training minimises: the interface of all objectives."""
 
-import inspect
 import math
 import numbers
 
 import keras
 
+from keras_robust.configurable import Configurable
 from keras_robust.registry import Registry
 
 _SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
 
 
-class Objective:
+class Objective(Configurable):
     """Turns a clean and an adversarial batch into the loss of a train step.
 
     Subclasses write `loss`. Whatever is read from a stream is computed, once and in training mode;
@@ -93,22 +93,6 @@ class Objective:
         found = self.perturb(attack, trainer.classifier, batch)
         return trainer.apply(trainer.backward(self.loss, found))
 
-    def get_config(self):
-        return {name: _plain(value) for name, value in self._arguments().items()}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**{name: _object(value) for name, value in config.items()})
-
-    def __repr__(self):
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self._arguments().items())
-        return f"{type(self).__name__}({arguments})"
-
-    def _arguments(self):
-        names = inspect.signature(type(self).__init__).parameters
-        skipped = ("self", "args", "kwargs")
-        return {name: getattr(self, name) for name in names if name not in skipped}
-
 
 registry = Registry("objective", Objective)
 get = registry.get
@@ -130,16 +114,3 @@ def check_weight(name, value, maximum=float("inf")):
 def at(value, stream):
     """Returns a number as it is, and what a schedule says at the optimizer step of `stream`."""
     return value(stream.batch.iteration) if isinstance(value, _SCHEDULE) else value
-
-
-def _plain(value):
-    """Turns an argument into what JSON can hold."""
-    if isinstance(value, (_SCHEDULE, Objective, keras.Model)):
-        return keras.saving.serialize_keras_object(value)
-    return value
-
-
-def _object(value):
-    if isinstance(value, dict) and "class_name" in value:
-        return keras.saving.deserialize_keras_object(value)
-    return value

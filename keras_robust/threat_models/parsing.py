@@ -1,4 +1,4 @@
-"""The arguments of threat models: read from what users write, and written as JSON can hold them."""
+"""The arguments of threat models, read from what users write."""
 
 import fractions
 
@@ -45,25 +45,3 @@ def parse_bounds(bounds):
             f"Received: bounds={bounds!r}"
         )
     return tuple(float(bound) if bound.ndim == 0 else bound for bound in (low, high))
-
-
-def plain(value):
-    """Turns an argument into what JSON can hold."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    return keras.saving.serialize_keras_object(value) if hasattr(value, "get_config") else value
-
-
-def revived(value):
-    """Turns what `plain` returned into an argument."""
-    if isinstance(value, dict) and "class_name" in value:
-        return keras.saving.deserialize_keras_object(value)
-    if isinstance(value, dict):
-        return {key: revived(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [revived(item) for item in value]
-    return value

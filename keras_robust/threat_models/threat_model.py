@@ -7,17 +7,16 @@ import numpy as np
 from keras import ops
 
 from keras_robust import backend
+from keras_robust.configurable import Configurable
 from keras_robust.registry import Registry
 from keras_robust.threat_models.parsing import SCHEDULE
 from keras_robust.threat_models.parsing import parse_bounds
 from keras_robust.threat_models.parsing import parse_epsilon
-from keras_robust.threat_models.parsing import plain
-from keras_robust.threat_models.parsing import revived
 
 _ROUNDING = 2.0**-22  # Two units in the last place of float32.
 
 
-class ThreatModel:
+class ThreatModel(Configurable):
     """The set of inputs that an attacker may choose for an example `x`.
 
     The feasible set is `{x_adv : distance(x_adv, x) <= epsilon and low <= x_adv <= high}`. A threat
@@ -197,16 +196,8 @@ class ThreatModel:
         in_box = ops.logical_and(x_adv >= low - tolerance, x_adv <= high + tolerance)
         return ops.logical_and(inside, ops.all(flatten(in_box), axis=-1))
 
-    def get_config(self):
-        return {key: plain(value) for key, value in self._given.items()}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**{key: revived(value) for key, value in config.items()})
-
-    def __repr__(self):
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self._given.items())
-        return f"{type(self).__name__}({arguments})"
+    def _arguments(self):
+        return self._given
 
     def _in_ball(self, x_adv, x, slack, rounding):
         slack = ops.reshape(slack, (-1,)) + self.distance(rounding, ops.zeros_like(rounding))

@@ -1,14 +1,9 @@
-import json
-
 import keras
 import numpy as np
 import pytest
 
-import keras_robust as kr
 from keras_robust.threat_models.parsing import parse_bounds
 from keras_robust.threat_models.parsing import parse_epsilon
-from keras_robust.threat_models.parsing import plain
-from keras_robust.threat_models.parsing import revived
 
 SCHEDULE = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
 
@@ -44,19 +39,3 @@ def test_bounds():
 def test_bad_bounds_are_explained(given):
     with pytest.raises(ValueError, match="`bounds` must be a pair .*Received: bounds="):
         parse_bounds(given)
-
-
-def test_what_is_plain_comes_back():
-    given = {
-        "parts": {"a": kr.Linf("8/255", None), "b": [None, kr.L2(0.5, None)]},
-        "epsilon": SCHEDULE,
-        "array": np.array([1.0, 2.0]),
-        "number": np.float32(0.5),
-        "bounds": (0, 1),
-        "name": "x",
-    }
-    back = revived(json.loads(json.dumps(plain(given))))
-    assert repr(back["parts"]) == repr(given["parts"])
-    assert float(back["epsilon"](10)) == pytest.approx(0.05)
-    assert (back["array"], back["number"]) == ([1.0, 2.0], 0.5)
-    assert (back["bounds"], back["name"]) == ([0, 1], "x")

@@ -1,0 +1,58 @@
+"""Objects that Keras can write down and make again, as their constructor got them."""
+
+import inspect
+
+import keras
+import numpy as np
+
+
+class Configurable:
+    """Config and repr from the arguments of the constructor, kept in attributes of their names."""
+
+    def get_config(self):
+        return {name: plain(value) for name, value in self._arguments().items()}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{name: revived(value) for name, value in config.items()})
+
+    def __repr__(self):
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self._arguments().items())
+        return f"{type(self).__name__}({arguments})"
+
+    def _arguments(self):
+        names = inspect.signature(type(self).__init__).parameters
+        skipped = ("self", "args", "kwargs")
+        return {name: getattr(self, name) for name in names if name not in skipped}
+
+
+def required_arguments(cls):
+    """Returns the names of the constructor arguments of a class that have no default."""
+    return [
+        name
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+
+
+def plain(value):
+    """Turns an argument into what JSON can hold."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return keras.saving.serialize_keras_object(value) if hasattr(value, "get_config") else value
+
+
+def revived(value):
+    """Turns what `plain` returned into an argument."""
+    if isinstance(value, dict) and "class_name" in value:
+        return keras.saving.deserialize_keras_object(value)
+    if isinstance(value, dict):
+        return {key: revived(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [revived(item) for item in value]
+    return value

@@ -1,0 +1,49 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import keras_robust as kr
+from keras_robust.configurable import Configurable
+from keras_robust.configurable import plain
+from keras_robust.configurable import required_arguments
+from keras_robust.configurable import revived
+
+SCHEDULE = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+
+
+class Pair(Configurable):
+    def __init__(self, first, *args, second="b", **kwargs):
+        self.first = first
+        self.second = second
+
+
+def test_config_and_repr_are_the_arguments_of_the_constructor():
+    pair = Pair(kr.Linf(0.5), 7, second=(1, 2), third=3)
+    assert repr(pair) == "Pair(first=Linf(epsilon=0.5, bounds=(0.0, 1.0)), second=(1, 2))"
+    assert pair.get_config()["second"] == [1, 2]
+    back = Pair.from_config(json.loads(json.dumps(pair.get_config())))
+    assert repr(back) == "Pair(first=Linf(epsilon=0.5, bounds=[0.0, 1.0]), second=[1, 2])"
+
+
+def test_required_arguments_have_no_default():
+    assert required_arguments(Pair) == ["first"]
+    assert required_arguments(kr.objectives.ARD) == ["teacher"]
+    assert required_arguments(kr.attacks.PGD) == []
+
+
+def test_what_is_plain_comes_back():
+    given = {
+        "parts": {"a": kr.Linf("8/255", None), "b": [None, kr.L2(0.5, None)]},
+        "epsilon": SCHEDULE,
+        "array": np.array([1.0, 2.0]),
+        "number": np.float32(0.5),
+        "bounds": (0, 1),
+        "name": "x",
+    }
+    back = revived(json.loads(json.dumps(plain(given))))
+    assert repr(back["parts"]) == repr(given["parts"])
+    assert float(back["epsilon"](10)) == pytest.approx(0.05)
+    assert (back["array"], back["number"]) == ([1.0, 2.0], 0.5)
+    assert (back["bounds"], back["name"]) == ([0, 1], "x")
