@@ -27,6 +27,12 @@ _METHODS = {
     "rslad": kr.objectives.RSLAD,
 }
 
+_SETTINGS = (
+    "dataset model method teacher temperature epochs batch_size learning_rate seed "
+    "threat_model epsilon num_steps warmup evaluation_steps evaluation_restarts "
+    "evaluation_examples"
+)
+
 
 def define_flags():
     """Defines the flags of this program."""
@@ -129,30 +135,18 @@ def _heat(teacher, temperature, settings):
 
 
 def _defence(objective, settings, dataset, threat_model):
-    adv_train = kr.AdvTrain(
+    adv_train, validation = training.make_defence(
+        settings,
+        dataset,
         threat_model,
         attack=training.make_attack("pgd", settings["num_steps"]),
         objective=objective,
-        warmup=training.parse_warmup(settings["warmup"]),
-        seed=settings["seed"],
     )
-    if not adv_train.objective.runs_attack:
-        return [adv_train]
-    return [adv_train, kr.RobustValidation(dataset.validation, threat_model, num_examples=1000)]
+    return [adv_train, validation] if adv_train.objective.runs_attack else [adv_train]
 
 
 def main(_):
-    names = (
-        "dataset model method teacher temperature epochs batch_size learning_rate seed "
-        "threat_model epsilon num_steps warmup evaluation_steps evaluation_restarts "
-        "evaluation_examples"
-    )
-    run(
-        {name: flags.FLAGS[name].value for name in names.split()},
-        output_dir=flags.FLAGS.output_dir,
-        checkpoint_dir=flags.FLAGS.checkpoint_dir,
-        data_dir=flags.FLAGS.data_dir,
-    )
+    training.run_with_flags(run, _SETTINGS)
 
 
 def run_main():

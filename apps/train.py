@@ -17,6 +17,12 @@ from apps import models
 from apps import shared_flags
 from apps import training
 
+_SETTINGS = (
+    "dataset model epochs batch_size learning_rate seed threat_model epsilon attack num_steps "
+    "objective objective_arguments clean_epochs warmup evaluation_steps evaluation_restarts "
+    "evaluation_examples"
+)
+
 
 def define_flags():
     """Defines the flags of this program."""
@@ -87,29 +93,14 @@ def _defence(settings, dataset, threat_model):
         settings["num_steps"],
         settings["objective_arguments"],
     )
-    adv_train = kr.AdvTrain(
-        threat_model,
-        clean_epochs=settings["clean_epochs"],
-        warmup=training.parse_warmup(settings["warmup"]),
-        seed=settings["seed"],
-        **chosen,
+    clean_epochs = settings["clean_epochs"]
+    return training.make_defence(
+        settings, dataset, threat_model, clean_epochs=clean_epochs, **chosen
     )
-    validation = kr.RobustValidation(dataset.validation, threat_model, num_examples=1000)
-    return [adv_train, validation]
 
 
 def main(_):
-    names = (
-        "dataset model epochs batch_size learning_rate seed threat_model epsilon attack num_steps "
-        "objective objective_arguments clean_epochs warmup evaluation_steps evaluation_restarts "
-        "evaluation_examples"
-    )
-    run(
-        {name: flags.FLAGS[name].value for name in names.split()},
-        output_dir=flags.FLAGS.output_dir,
-        checkpoint_dir=flags.FLAGS.checkpoint_dir,
-        data_dir=flags.FLAGS.data_dir,
-    )
+    training.run_with_flags(run, _SETTINGS)
 
 
 def run_main():

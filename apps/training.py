@@ -6,6 +6,7 @@ import sys
 
 import keras
 import numpy as np
+from absl import flags
 from rich.console import Console
 
 import keras_robust as kr
@@ -68,6 +69,21 @@ def train(model, dataset, *, epochs, batch_size, seed, callbacks=(), checkpoint_
     )
 
 
+def run_with_flags(run, names):
+    """Calls `run` of a program with what the flags say.
+
+    Args:
+        run: function `(settings, *, output_dir, checkpoint_dir, data_dir)`.
+        names: str, the flags that decide the numbers, with blanks between.
+    """
+    run(
+        {name: flags.FLAGS[name].value for name in names.split()},
+        output_dir=flags.FLAGS.output_dir,
+        checkpoint_dir=flags.FLAGS.checkpoint_dir,
+        data_dir=flags.FLAGS.data_dir,
+    )
+
+
 def build(settings, dataset):
     """Returns the compiled model that the settings ask for, the same at every call."""
     keras.utils.set_random_seed(settings["seed"])
@@ -113,6 +129,17 @@ def make_attack(name, num_steps):
 def parse_warmup(text):
     """Returns the `warmup` of `AdvTrain` for a flag: an int for digits, else the text."""
     return int(text) if text.isdigit() else text
+
+
+def make_defence(settings, dataset, threat_model, **arguments):
+    """Returns `AdvTrain` as the settings say, with more arguments, and `RobustValidation`."""
+    adv_train = kr.AdvTrain(
+        threat_model,
+        warmup=parse_warmup(settings["warmup"]),
+        seed=settings["seed"],
+        **arguments,
+    )
+    return [adv_train, kr.RobustValidation(dataset.validation, threat_model, num_examples=1000)]
 
 
 def prepare_folders(output_dir, checkpoint_dir, settings):
