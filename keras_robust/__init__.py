@@ -14,6 +14,7 @@ from keras_robust.callbacks import RobustValidation
 from keras_robust.evaluation import RobustnessReport
 from keras_robust.evaluation import evaluate
 from keras_robust.export import export_saved_model
+from keras_robust.threat_models import L0
 from keras_robust.threat_models import L1
 from keras_robust.threat_models import L2
 from keras_robust.threat_models import Linf
@@ -22,6 +23,7 @@ from keras_robust.version import __version__
 __all__ = [
     "AdvTrain",
     "CollapseGuard",
+    "L0",
     "L1",
     "L2",
     "Linf",

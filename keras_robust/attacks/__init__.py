@@ -1,21 +1,48 @@
 """How is a bad input searched?"""
 
+from keras_robust.attacks.apgd import APGD
 from keras_robust.attacks.attack import Attack
-from keras_robust.attacks.attack import Found
-from keras_robust.attacks.attack import unsearched
+from keras_robust.attacks.attack import registry
 from keras_robust.attacks.bim import BIM
+from keras_robust.attacks.deepfool import DeepFool
+from keras_robust.attacks.fab import FAB
 from keras_robust.attacks.fgsm import FGSM
+from keras_robust.attacks.fmn import FMN
+from keras_robust.attacks.found import Found
+from keras_robust.attacks.found import unsearched
 from keras_robust.attacks.iterative_attack import IterativeAttack
 from keras_robust.attacks.lbfgs import LBFGS
+from keras_robust.attacks.minimum_norm_attack import MinimumNormAttack
 from keras_robust.attacks.momentum_pgd import MomentumPGD
 from keras_robust.attacks.nfgsm import NFGSM
 from keras_robust.attacks.pgd import PGD
+from keras_robust.attacks.random_noise import RandomNoise
 from keras_robust.attacks.random_start_fgsm import RandomStartFGSM
+from keras_robust.attacks.targeted_apgd import TargetedAPGD
+from keras_robust.attacks.targeted_fab import TargetedFAB
+from keras_robust.attacks.transfer import Transfer
 from keras_robust.attacks.virtual_adversarial import VirtualAdversarial
-from keras_robust.registry import Registry
 
-ALL = (BIM, FGSM, LBFGS, MomentumPGD, NFGSM, PGD, RandomStartFGSM, VirtualAdversarial)
-get = Registry("attack", Attack, ALL).get
+ALL = (
+    APGD,
+    BIM,
+    DeepFool,
+    FAB,
+    FGSM,
+    FMN,
+    LBFGS,
+    MomentumPGD,
+    NFGSM,
+    PGD,
+    RandomNoise,
+    RandomStartFGSM,
+    TargetedAPGD,
+    TargetedFAB,
+    Transfer,
+    VirtualAdversarial,
+)
+registry.extend(ALL)
+get = registry.get
 
 
 def get_untargeted(identifier):
@@ -43,16 +70,25 @@ def get_for_evaluation(identifier):
 
 __all__ = [
     "ALL",
+    "APGD",
     "BIM",
+    "DeepFool",
+    "FAB",
     "FGSM",
+    "FMN",
     "Attack",
     "Found",
     "IterativeAttack",
     "LBFGS",
+    "MinimumNormAttack",
     "MomentumPGD",
     "NFGSM",
     "PGD",
+    "RandomNoise",
     "RandomStartFGSM",
+    "TargetedAPGD",
+    "TargetedFAB",
+    "Transfer",
     "VirtualAdversarial",
     "get",
     "get_for_evaluation",

@@ -1,6 +1,5 @@
 """How a bad input is searched: the interface of all attacks, and how they run over a data set."""
 
-import typing
 import weakref
 
 import keras
@@ -9,28 +8,10 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust import threat_models
-from keras_robust.attacks.examples import check_examples
+from keras_robust.attacks.found import better
+from keras_robust.attacks.run import Run
 from keras_robust.configurable import Configurable
-
-
-class Found(typing.NamedTuple):
-    """What a search returns; every field has one entry per example.
-
-    Fields: `x_adv`, the adversarial examples; `loss`, the value that was maximised; `success`,
-    whether the attacker won; `zero_gradient`, whether every input gradient seen was zero.
-    """
-
-    x_adv: object
-    loss: object
-    success: object
-    zero_gradient: object
-
-
-def unsearched(x_adv):
-    """Returns `Found` for examples that no attack made."""
-    shape = ops.shape(x_adv)[:1]
-    never = ops.zeros(shape, dtype="bool")
-    return Found(x_adv, ops.zeros(shape), never, never)
+from keras_robust.registry import Registry
 
 
 class Attack(Configurable):
@@ -47,7 +28,7 @@ class Attack(Configurable):
     num_restarts = 1
     stays_in_ball = True
 
-    def search(self, classifier, x, y, threat_model, seed, keep_best):
+    def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
         """Runs one search from one start and returns `Found`.
 
         Args:
@@ -59,6 +40,8 @@ class Attack(Configurable):
             keep_best: bool, whether to return the best point seen, with its true loss and success;
                 otherwise the last point, with a loss and success of no meaning. An example that is
                 misclassified from the start is then left as it is.
+            restart: int or int32 tensor `()`, the number of this search. Targeted attacks choose
+                their target by it; another start needs no more than the seed.
         """
         raise NotImplementedError
 
@@ -69,7 +52,7 @@ class Attack(Configurable):
         best = None
         for restart in range(self.num_restarts):
             one = backend.fold_in(seed, restart)
-            found = self.search(classifier, x, y, threat_model, one, keep_best=True)
+            found = self.search(classifier, x, y, threat_model, one, True, restart)
             best = found if best is None else better(best, found)
         return best
 
@@ -113,29 +96,27 @@ class Attack(Configurable):
             return found.x_adv
         return keras.tree.map_structure(ops.convert_to_tensor, found.x_adv)
 
-    def run(self, model, x, y, threat_model, *, batch_size=256, seed=0, verbose=False):
+    def run(self, model, x, y, threat_model, *, rows=None, batch_size=256, seed=0, verbose=False):
         """Attacks a data set and returns `Found` with NumPy arrays.
 
         Each restart visits only the examples that no earlier one has broken. The random numbers of
         an example depend on its position in `x`, `seed` and the restart, not on its batch.
+
+        Args:
+            model: as when called.
+            x: as when called.
+            y: as when called.
+            threat_model: as when called.
+            rows: int array, the examples to attack, of which alone `Found` then tells; `None` for
+                all.
+            batch_size: as when called.
+            seed: as when called.
+            verbose: as when called.
         """
-        x, y = check_examples(x, y, threat_model)
-        step = self._compiled(model, threat_model, x, y)
-        best = None
-        size = backend.size_of(x)
-        todo = np.arange(size)
-        bar = keras.utils.Progbar(self.num_restarts * size, unit_name="example") if verbose else 0
-        for restart in range(self.num_restarts):
-            for start in range(0, len(todo), batch_size):
-                rows = todo[start : start + batch_size]
-                found = _run_batch(step, x, y, threat_model, rows, batch_size, (seed, restart))
-                best = _store(best, found, rows, size)
-                if bar:
-                    bar.add(len(rows))
-            todo = np.flatnonzero(~best.success)
-        if bar:
-            bar.update(bar.target, finalize=True)
-        return best._replace(x_adv=threat_model.restore(best.x_adv, x))
+        run = Run(self, model, x, y, threat_model, rows=rows, batch_size=batch_size, seed=seed)
+        for _ in run.shown(verbose):
+            pass
+        return run.found()
 
     def clone(self, **changes):
         """Returns a copy of this attack with some constructor arguments changed."""
@@ -148,8 +129,11 @@ class Attack(Configurable):
         # Compiled functions cannot be copied; they are made again when needed.
         return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
-    def _compiled(self, model, threat_model, x, y):
-        """Returns `search` compiled for `model`; kept as long as the model lives."""
+    def compiled(self, model, threat_model, x, y):
+        """Returns `search` compiled for `model` and data like these, for `Run`.
+
+        It is kept as long as the model lives.
+        """
         kept = self.__dict__.setdefault("_kept", weakref.WeakKeyDictionary())
         loss = getattr(model, "loss", None)
         rules = {**threat_model.get_config(), "epsilon": None}
@@ -163,53 +147,12 @@ class Attack(Configurable):
         return functions[key]
 
     def _compile(self, model, threat_model):
-        def search(x, y, epsilon, seed):
+        def search(x, y, epsilon, seed, restart):
             ball = threat_model.with_epsilon(epsilon)
             x, classifier, ball = ball.expose(model(), x)
-            return self.search(classifier, x, y, ball, seed, keep_best=True)
+            return self.search(classifier, x, y, ball, seed, True, restart)
 
         return backend.compile_function(search)
 
 
-def better(first, second):
-    """Returns, per example, the `Found` that won, or else the one with the higher loss."""
-    wins = ops.logical_or(
-        ops.logical_and(second.success, ops.logical_not(first.success)),
-        ops.logical_and(ops.equal(second.success, first.success), second.loss > first.loss),
-    )
-    return Found(*(select(wins, new, old) for new, old in zip(second, first, strict=True)))
-
-
-def select(condition, one, other):
-    """`where` with one condition per example."""
-    condition = ops.reshape(condition, (-1,) + (1,) * (len(one.shape) - 1))
-    return ops.where(condition, one, other)
-
-
-def _run_batch(step, x, y, threat_model, rows, batch_size, seed):
-    """Attacks some rows in a batch of fixed size, filled up with the last row."""
-    padded = np.concatenate(
-        [rows, np.repeat(rows[-1:], min(batch_size, backend.size_of(x)) - len(rows))]
-    )
-    epsilon = threat_model.radius_of_rows(padded, x)
-    number, restart = seed
-    seeds = backend.fold_in(ops.convert_to_tensor([number, restart], "int32"), restart)
-    seeds = np.stack([np.full(len(padded), int(seeds[0])), int(seeds[1]) ^ padded], axis=1)
-    found = step(
-        keras.tree.map_structure(ops.convert_to_tensor, backend.take(x, padded)),
-        None if y is None else ops.convert_to_tensor(y[padded]),
-        ops.convert_to_tensor(epsilon),
-        ops.convert_to_tensor(seeds.astype("int32")),
-    )
-    return Found(*(ops.convert_to_numpy(field)[: len(rows)] for field in found))
-
-
-def _store(best, found, rows, size):
-    """Writes the results of some rows over those of earlier restarts where they are better."""
-    if best is None:
-        best = Found(*(np.zeros((size, *field.shape[1:]), field.dtype) for field in found))
-        best.loss[:] = -np.inf
-    old = Found(*(field[rows] for field in best))
-    for target, new in zip(best, better(old, found), strict=True):
-        target[rows] = ops.convert_to_numpy(new)
-    return best
+registry = Registry("attack", Attack)

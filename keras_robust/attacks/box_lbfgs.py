@@ -4,7 +4,7 @@ import typing
 
 from keras import ops
 
-from keras_robust.attacks.attack import select
+from keras_robust.attacks.found import select
 from keras_robust.threat_models.threat_model import per_example
 
 _MEMORY = 6
@@ -26,10 +26,11 @@ class _State(typing.NamedTuple):
     direction: object
     length: object
     done: object
+    calls: object
 
 
 def minimise(function, x, low, high, *, num_steps, done):
-    """Returns the points to which L-BFGS leads from `x`, each example on its own.
+    """Returns the points to which L-BFGS leads from `x`, and how many calls each took.
 
     The quasi-Newton direction is that in the coordinates which no bound stops; the step along it is
     cut off by the box, and shortened until the value falls far enough. One pass through the loop is
@@ -53,14 +54,16 @@ def minimise(function, x, low, high, *, num_steps, done):
     direction = -_short(gradient * _free(x, gradient, low, high))
     at_rest = _dot(direction, gradient) >= 0.0
     length = ops.ones_like(value)
-    state = _State(x, value, gradient, nothing, nothing, direction, length, done | at_rest)
+    calls = ops.where(done, 0, ops.ones_like(done, dtype="int32"))
+    done = done | at_rest
+    state = _State(x, value, gradient, nothing, nothing, direction, length, done, calls)
     (last,) = ops.while_loop(
         lambda state: ops.logical_not(ops.all(state.done)),
         body,
         (state,),
         maximum_iterations=num_steps,
     )
-    return last.x
+    return last.x, last.calls
 
 
 def _advance(state, point, value, gradient, low, high):
@@ -91,6 +94,7 @@ def _advance(state, point, value, gradient, low, high):
         direction=direction,
         length=ops.where(accepts, ops.ones_like(shorter), shorter),
         done=state.done | ~goes_on,
+        calls=state.calls + ops.where(state.done, 0, 1),
     )
 
 

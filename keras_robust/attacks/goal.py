@@ -81,3 +81,36 @@ def zero_gradient(gradient):
     """Returns, per example, whether every entry of the input gradient is zero."""
     flat = ops.reshape(gradient, (ops.shape(gradient)[0], -1))
     return ops.logical_not(ops.any(ops.not_equal(flat, 0.0), axis=-1))
+
+
+def label_indices(y, logits):
+    """Returns labels as int32 class indices `(batch_size,)`; without any, what `logits` predict."""
+    labels = ops.argmax(logits, axis=-1) if y is None else backend.single(y)
+    return losses.to_indices(labels, logits.shape[-1])
+
+
+def averaged_gradient(score, x_adv, eot_samples):
+    """Returns `(loss, success), gradient`, averaged over `eot_samples` passes of a random model.
+
+    The success is that of the last pass. What is not finite in the gradient is 0.
+    """
+    (loss, success), gradient = backend.value_and_input_gradient(score, x_adv)
+    for _ in range(eot_samples - 1):
+        (more, success), another = backend.value_and_input_gradient(score, x_adv)
+        loss, gradient = loss + more, gradient + another
+    # A NaN would spread to every later point; as a zero it counts as a blind gradient.
+    gradient = ops.where(ops.isfinite(gradient), gradient, 0.0)
+    return (loss / eot_samples, success), gradient / eot_samples
+
+
+def check_counts(**arguments):
+    """Says so if an argument is no int >= 1."""
+    for name, value in arguments.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"Argument `{name}` must be an int >= 1. Received: {value!r}")
+
+
+def check_choice(name, value, choices):
+    """Says so if `value` is none of `choices`; `True` is not `1` here."""
+    if not any(value is choice or (value == choice and type(value) is str) for choice in choices):
+        raise ValueError(f"Argument `{name}` must be one of {choices}. Received: {value!r}")

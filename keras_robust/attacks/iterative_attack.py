@@ -7,10 +7,15 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust.attacks.attack import Attack
-from keras_robust.attacks.attack import Found
-from keras_robust.attacks.attack import better
-from keras_robust.attacks.attack import select
+from keras_robust.attacks.found import Found
+from keras_robust.attacks.found import better
+from keras_robust.attacks.found import choose
+from keras_robust.attacks.found import counted
+from keras_robust.attacks.found import unsearched
 from keras_robust.attacks.goal import LOSSES
+from keras_robust.attacks.goal import averaged_gradient
+from keras_robust.attacks.goal import check_choice
+from keras_robust.attacks.goal import check_counts
 from keras_robust.attacks.goal import make_goal
 from keras_robust.attacks.goal import zero_gradient
 
@@ -62,13 +67,7 @@ class IterativeAttack(Attack):
         loss=None,
         eot_samples=1,
     ):
-        for name, value in (
-            ("num_steps", num_steps),
-            ("num_restarts", num_restarts),
-            ("eot_samples", eot_samples),
-        ):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"Argument `{name}` must be an int >= 1. Received: {value!r}")
+        check_counts(num_steps=num_steps, num_restarts=num_restarts, eot_samples=eot_samples)
         check_choice("random_start", random_start, (True, False, "gaussian"))
         check_choice("targeted", targeted, (True, False, "least_likely"))
         if not callable(loss):
@@ -113,21 +112,22 @@ class IterativeAttack(Attack):
         """Returns the point in which a step ends that led to `x_adv`."""
         return threat_model.project(x_adv, x)
 
-    def search(self, classifier, x, y, threat_model, seed, keep_best):
+    def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
         score = make_goal(classifier, x, y, self.loss, self.targeted)
         step_size = self._step_size
         if step_size is None:
             step_size = self.relative_step / self.num_steps * threat_model.radius
         shape = ops.shape(x)[:1]
         never = ops.zeros(shape, dtype="bool")
-        clean = Found(x, *score(x), never) if keep_best else ()
+        # The clean outputs were asked for by the goal.
+        clean = Found(x, *score(x), never, counted(shape, 2)) if keep_best else ()
 
         def body(_, state):
-            (loss, success), gradient = self._gradient(score, state.x_adv)
+            (loss, success), gradient = averaged_gradient(score, state.x_adv, self.eot_samples)
             ascent, memory = self.direction(gradient, state.memory)
             moved = threat_model.step(state.x_adv, ascent, step_size)
             x_adv = self.project(moved, x, threat_model)
-            here = Found(state.x_adv, loss, success, never)
+            here = Found(state.x_adv, loss, success, never, counted(shape, 2 * self.eot_samples))
             return _State(
                 x_adv=ops.stop_gradient(x_adv),
                 memory=memory,
@@ -139,27 +139,12 @@ class IterativeAttack(Attack):
         state = _State(start, self.memory(x), clean, ops.logical_not(never))
         last = backend.repeat(self.num_steps, body, state)
         if not keep_best:
-            return Found(last.x_adv, ops.zeros(shape), never, last.zero_gradient)
-        best = better(last.best, Found(last.x_adv, *score(last.x_adv), never))
+            return unsearched(last.x_adv)._replace(zero_gradient=last.zero_gradient)
+        here = Found(last.x_adv, *score(last.x_adv), never, counted(shape, 1))
+        best = better(last.best, here)
         # A mistake on the clean example needs no attack.
-        best = Found(*(select(clean.success, c, b) for c, b in zip(clean, best, strict=True)))
-        return best._replace(zero_gradient=last.zero_gradient)
-
-    def _gradient(self, score, x_adv):
-        """Loss, success and gradient, averaged over `eot_samples` passes of a random model."""
-        (loss, success), gradient = backend.value_and_input_gradient(score, x_adv)
-        for _ in range(self.eot_samples - 1):
-            (more, success), another = backend.value_and_input_gradient(score, x_adv)
-            loss, gradient = loss + more, gradient + another
-        # A NaN would spread to every later point; as a zero it counts as a blind gradient.
-        gradient = ops.where(ops.isfinite(gradient), gradient, 0.0)
-        return (loss / self.eot_samples, success), gradient / self.eot_samples
-
-
-def check_choice(name, value, choices):
-    """Says so if `value` is none of `choices`; `True` is not `1` here."""
-    if not any(value is choice or (value == choice and type(value) is str) for choice in choices):
-        raise ValueError(f"Argument `{name}` must be one of {choices}. Received: {value!r}")
+        found = choose(clean.success, clean, best)
+        return found._replace(zero_gradient=last.zero_gradient, queries=best.queries)
 
 
 def _parse_step_size(step_size):

@@ -2,7 +2,6 @@
 
 import math
 import numbers
-import typing
 
 import keras
 import numpy as np
@@ -10,34 +9,24 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust import losses
-from keras_robust.attacks.attack import Attack
-from keras_robust.attacks.attack import Found
-from keras_robust.attacks.attack import select
 from keras_robust.attacks.box_lbfgs import minimise
+from keras_robust.attacks.found import Found
+from keras_robust.attacks.goal import check_choice
+from keras_robust.attacks.goal import label_indices
 from keras_robust.attacks.goal import make_goal
 from keras_robust.attacks.goal import zero_gradient
-from keras_robust.attacks.iterative_attack import check_choice
+from keras_robust.attacks.minimum_norm_attack import MinimumNormAttack
+from keras_robust.attacks.weight_search import Tried
+from keras_robust.attacks.weight_search import smallest
+from keras_robust.attacks.weight_search import squared_length
 from keras_robust.threat_models.threat_model import per_example
 
-_GROWTH = 10.0
 _LARGEST_WEIGHT = 1e6
 _LARGE = 1e9
 
 
-class _State(typing.NamedTuple):
-    """The search for the weight `c`, one entry per example."""
-
-    weight: object
-    failed: object  # The largest weight that was too small.
-    worked: object  # The smallest weight that was enough, infinity before there is one.
-    halvings: object
-    x_adv: object
-    distance: object
-    done: object
-
-
 @keras.saving.register_keras_serializable(package="keras_robust")
-class LBFGS(Attack):
+class LBFGS(MinimumNormAttack):
     """The smallest Euclidean perturbation that changes the class: box-constrained L-BFGS.
 
     `min_r c CE(f(x + r), t) + ||r||_2^2` with `x + r` inside the bounds, for a target class `t`;
@@ -101,7 +90,7 @@ class LBFGS(Attack):
         self.num_steps = num_steps
         self.targeted = targeted
 
-    def search(self, classifier, x, y, threat_model, seed, keep_best):
+    def nearest(self, classifier, x, y, threat_model, seed, restart):
         score = make_goal(classifier, x, y, "cross_entropy", self.targeted)
         targets = self._targets(classifier, x, y)
 
@@ -110,69 +99,48 @@ class LBFGS(Attack):
 
         _, success = score(x)
         _, gradient = backend.value_and_input_gradient(cross_entropy, x)
-        smallest = self._smallest(score, cross_entropy, x, success, threat_model.bounds)
-        x_adv = ops.stop_gradient(threat_model.project(smallest, x))
-        x_adv = select(success, x, x_adv)
-        return Found(x_adv, *score(x_adv), zero_gradient(gradient))
+        last = smallest(
+            self._attempt(score, cross_entropy, x, threat_model.bounds),
+            x,
+            self.initial_weight,
+            done=success,
+            ends=self._ends,
+        )
+        return Found(
+            x_adv=last.x_adv,
+            loss=-last.size,
+            success=ops.isfinite(last.size),
+            zero_gradient=zero_gradient(gradient),
+            queries=last.queries + 5,
+        )
 
     def _targets(self, classifier, x, y):
         """Returns the class, as int32, that each example is to reach."""
         logits = classifier.logits(x, y)
-        num_classes = logits.shape[-1]
-        labels = ops.argmax(logits, axis=-1) if y is None else backend.single(y)
-        labels = losses.to_indices(labels, num_classes)
+        labels = label_indices(y, logits)
         if self.targeted is True:
             return labels
         if self.targeted:
             return ops.cast(ops.argmin(logits, axis=-1), "int32")
-        own = ops.one_hot(labels, num_classes, dtype=logits.dtype)
+        own = ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
         return ops.cast(ops.argmax(logits - _LARGE * own, axis=-1), "int32")
 
-    def _smallest(self, score, cross_entropy, x, success, bounds):
-        """Returns the nearest successful points of the search, and `x` where there is none."""
+    def _attempt(self, score, cross_entropy, x, bounds):
+        """Returns the function that minimises the objective for one weight per example."""
         low, high = (-np.inf, np.inf) if bounds is None else bounds
 
-        def attempt(state):
+        def attempt(search):
             def function(point):
                 (values, _), gradient = backend.value_and_input_gradient(cross_entropy, point)
-                values = state.weight * values + _squares(point - x)
-                return values, per_example(state.weight, x) * gradient + 2.0 * (point - x)
+                values = search.weight * values + squared_length(point - x)
+                return values, per_example(search.weight, x) * gradient + 2.0 * (point - x)
 
-            steps = {"num_steps": self.num_steps, "done": state.done}
-            point = minimise(function, x, low, high, **steps)
+            steps = {"num_steps": self.num_steps, "done": search.done}
+            point, calls = minimise(function, x, low, high, **steps)
             _, hits = score(point)
-            return (self._narrow(state, point, _squares(point - x), hits),)
+            return Tried(point, squared_length(point - x), hits, 2 * calls + 1)
 
-        zero = ops.zeros(ops.shape(x)[:1])
-        weight, never = zero + self.initial_weight, zero + np.inf
-        count = ops.cast(zero, "int32")
-        (last,) = ops.while_loop(
-            lambda state: ops.logical_not(ops.all(state.done)),
-            attempt,
-            (_State(weight, zero, never, count, x, never, success),),
-        )
-        return last.x_adv
+        return attempt
 
-    def _narrow(self, state, point, distance, hits):
-        """Takes in what one value of `c` led to, and chooses the next one."""
-        hits = hits & ~state.done
-        closer = hits & (distance < state.distance)
-        failed = ops.where(hits, state.failed, state.weight)
-        worked = ops.where(hits, state.weight, state.worked)
-        halvings = state.halvings + ops.cast(ops.isfinite(state.worked), "int32")
-        found = ops.isfinite(worked)
-        weight = ops.where(found, 0.5 * (failed + worked), _GROWTH * state.weight)
-        ends = (halvings >= self.search_steps) | (weight > _LARGEST_WEIGHT)
-        return _State(
-            weight=weight,
-            failed=failed,
-            worked=worked,
-            halvings=halvings,
-            x_adv=select(closer, point, state.x_adv),
-            distance=ops.where(closer, distance, state.distance),
-            done=state.done | ends,
-        )
-
-
-def _squares(delta):
-    return ops.sum(ops.square(delta), axis=tuple(range(1, len(delta.shape))))
+    def _ends(self, search):
+        return (search.halvings >= self.search_steps) | (search.weight > _LARGEST_WEIGHT)

@@ -8,9 +8,11 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust.attacks.attack import Attack
-from keras_robust.attacks.attack import Found
-from keras_robust.attacks.attack import better
-from keras_robust.attacks.attack import select
+from keras_robust.attacks.found import Found
+from keras_robust.attacks.found import better
+from keras_robust.attacks.found import choose
+from keras_robust.attacks.found import counted
+from keras_robust.attacks.found import unsearched
 from keras_robust.attacks.goal import make_goal
 from keras_robust.attacks.goal import zero_gradient
 from keras_robust.threat_models import L2
@@ -70,7 +72,7 @@ class VirtualAdversarial(Attack):
         self.num_steps = num_steps
         self.xi = xi
 
-    def search(self, classifier, x, y, threat_model, seed, keep_best):
+    def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
         score = make_goal(classifier, x, y, "kl", False)
 
         def body(_, state):
@@ -87,9 +89,10 @@ class VirtualAdversarial(Attack):
         x_adv = threat_model.step(x, direction, threat_model.radius)
         x_adv = ops.stop_gradient(threat_model.project(x_adv, x))
         if not keep_best:
-            return Found(x_adv, ops.zeros(ops.shape(x)[:1]), never, is_blind)
-        clean = Found(x, *score(x), never)
-        best = better(clean, Found(x_adv, *score(x_adv), never))
+            return unsearched(x_adv)._replace(zero_gradient=is_blind)
+        queries = counted(ops.shape(x)[:1], 2 * self.num_steps + 3)
+        clean = Found(x, *score(x), never, queries)
+        best = better(clean, Found(x_adv, *score(x_adv), never, ops.zeros_like(queries)))
         # A mistake on the clean example needs no attack.
-        best = Found(*(select(clean.success, c, b) for c, b in zip(clean, best, strict=True)))
+        best = choose(clean.success, clean, best)
         return best._replace(zero_gradient=is_blind)

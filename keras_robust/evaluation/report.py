@@ -1,38 +1,26 @@
-"""What an evaluation found, as a value: table, JSON, and the arrays behind them."""
+"""What an evaluation found, as a value: table, JSON, HTML, and the arrays behind them."""
 
 import dataclasses
 import json
 import pathlib
 
 import numpy as np
-from rich.table import Table
+from rich.console import Console
 
-SCHEMA = "keras_robust.robustness_report"
-SCHEMA_VERSION = 1
+from keras_robust.evaluation.atomic import write_text
+from keras_robust.evaluation.attack_report import AttackReport
+from keras_robust.evaluation.check import Check
+from keras_robust.evaluation.html_page import make_page
+from keras_robust.evaluation.picture import draw_examples
+from keras_robust.evaluation.schema import SCHEMA
+from keras_robust.evaluation.schema import SCHEMA_VERSION
+from keras_robust.evaluation.schema import check_report
+from keras_robust.evaluation.schema import to_plain
+from keras_robust.evaluation.table import summarise
 
 
-@dataclasses.dataclass(frozen=True)
-class AttackReport:
-    """How a model stood against one attack.
-
-    Args:
-        name: str, the class of the attack.
-        settings: dict, its constructor arguments.
-        accuracy: float, the share of examples that it left correctly classified.
-        accuracy_so_far: float, the share that it and all attacks before it left so.
-        zero_gradient: float, the share of correctly classified examples for which every input
-            gradient was zero: the attack was blind there.
-        seconds: float, wall time.
-        robust: bool array `(num_examples,)`; not in the JSON.
-    """
-
-    name: str
-    settings: dict
-    accuracy: float
-    accuracy_so_far: float
-    zero_gradient: float
-    seconds: float
-    robust: np.ndarray = dataclasses.field(default=None, repr=False, compare=False)
+def _array():
+    return dataclasses.field(default=None, repr=False, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +29,8 @@ class RobustnessReport:
 
     `robust_accuracy` counts an example only if the model is right on it and stays right under every
     attack and every restart: the per-example worst case. `print(report)` shows a table,
-    `rich.print(report)` the same in colour, `report.save(path)` writes JSON.
+    `rich.print(report)` the same in colour, `report.save(path)` writes JSON, and
+    `report.save_html(path)` a page with everything.
 
     Args:
         threat_model: dict, the class of the threat model, its arguments as they were given, and
@@ -57,9 +46,24 @@ class RobustnessReport:
         seed: int.
         versions: dict of str.
         seconds: float, wall time of everything.
+        suite: str, the name of the list of attacks; `None` for a list of one's own.
+        batch_size: int; `None` if not recorded.
+        queries: int, the calls of the model by all attacks, summed over the examples; a gradient
+            counts one more. `None` if not recorded.
+        checks: list of `Check`, whether to believe the numbers. Defaults to none.
+        curve: dict, `robustness_curve` and under `"attack"` the name of the search behind it; or
+            `None`.
+        median_distance: float, the median over all examples of the smallest perturbation found, 0
+            for clean mistakes; `None` if half of the examples or more have none, or it was not
+            measured.
+        per_class: list of dicts, see `accuracy_per_class`; or `None`.
+        confusion: list of lists of int, `counts[true][predicted]` on the strongest adversarial
+            examples; or `None`.
         x, y, x_adv, logits, adv_logits: arrays, one row per example, with the strongest adversarial
             example found and the logits before and after; not in the JSON. For a model with
             several inputs, `x` and `x_adv` are structures of arrays.
+        distances: array `(num_examples,)`, the size of the smallest perturbation found, `np.inf`
+            where none was; not in the JSON.
     """
 
     threat_model: dict
@@ -73,123 +77,79 @@ class RobustnessReport:
     seed: int
     versions: dict
     seconds: float
-    x: np.ndarray = dataclasses.field(default=None, repr=False, compare=False)
-    y: np.ndarray = dataclasses.field(default=None, repr=False, compare=False)
-    x_adv: np.ndarray = dataclasses.field(default=None, repr=False, compare=False)
-    logits: np.ndarray = dataclasses.field(default=None, repr=False, compare=False)
-    adv_logits: np.ndarray = dataclasses.field(default=None, repr=False, compare=False)
+    suite: str | None = None
+    batch_size: int | None = None
+    queries: int | None = None
+    checks: list = dataclasses.field(default_factory=list)
+    curve: dict | None = None
+    median_distance: float | None = None
+    per_class: list | None = None
+    confusion: list | None = None
+    x: np.ndarray = _array()
+    y: np.ndarray = _array()
+    x_adv: np.ndarray = _array()
+    logits: np.ndarray = _array()
+    adv_logits: np.ndarray = _array()
+    distances: np.ndarray = _array()
 
     def to_dict(self):
         """Returns what JSON can hold: everything but the arrays."""
-        plain = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(self)
-            if field.repr
-        }
-        plain["attacks"] = [
-            {field.name: getattr(attack, field.name) for field in dataclasses.fields(attack)[:-1]}
-            for attack in self.attacks
-        ]
-        plain["confidence"] = list(self.confidence)
-        return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **plain}
+        return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **to_plain(self)}
 
     @classmethod
     def from_dict(cls, plain):
-        """Returns the report that `to_dict` made `plain` from, without the arrays."""
-        plain = dict(plain) if isinstance(plain, dict) else {}
-        found = plain.pop("schema", None), plain.pop("schema_version", None)
-        if found != (SCHEMA, SCHEMA_VERSION):
-            raise ValueError(
-                f"Expected a report with schema {SCHEMA!r} and schema_version {SCHEMA_VERSION}. "
-                f"Received: schema={found[0]!r}, schema_version={found[1]!r}"
-            )
+        """Returns the report that `to_dict` made `plain` from, without the arrays.
+
+        Raises:
+            ValueError: if a field is missing, unknown, of another type or out of range.
+        """
+        check_report(plain)
+        plain = {name: plain[name] for name in plain if not name.startswith("schema")}
         plain["attacks"] = [AttackReport(**attack) for attack in plain["attacks"]]
+        plain["checks"] = [Check(**check) for check in plain["checks"]]
         plain["confidence"] = tuple(plain["confidence"])
         return cls(**plain)
 
     def save(self, path):
         """Writes the report as JSON; a reader never sees half of it."""
-        path = pathlib.Path(path)
-        temporary = path.with_name(f".{path.name}.partial")
-        text = json.dumps(self.to_dict(), indent=2) + "\n"
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
 
     @classmethod
     def load(cls, path):
         """Reads a report that `save` wrote."""
         return cls.from_dict(json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
 
-    def plot(self, path=None, num_examples=5):
+    def save_html(self, path, *, class_names=None, num_examples=5):
+        """Writes the report as one HTML file that needs no other file and no network.
+
+        It shows the numbers, what casts doubt on them, the settings, robust accuracy against the
+        radius, the classes, and adversarial examples if the inputs are images. A report that was
+        read from a file has no arrays: their pictures are left out. A reader never sees half of
+        the file. Needs matplotlib: the extra `plots`.
+
+        Args:
+            path: str, the file to write.
+            class_names: list of str, one per class, or `None` for numbers. Defaults to `None`.
+            num_examples: int, the number of adversarial examples at most. Defaults to `5`.
+
+        Raises:
+            ImportError: without matplotlib.
+            ValueError: for another number of class names than there are classes.
+        """
+        write_text(path, make_page(self, class_names, num_examples))
+
+    def plot(self, path=None, num_examples=5, class_names=None):
         """Draws clean image, perturbation and adversarial image, with both confidences.
 
         See `keras_robust.evaluation.draw_examples`. Needs matplotlib: the extra `plots`.
         """
-        from keras_robust.evaluation.picture import draw_examples
-
-        return draw_examples(self, path=path, num_examples=num_examples)
+        return draw_examples(self, path, num_examples, class_names)
 
     def __rich__(self):
-        return compare({"accuracy": self})
+        return summarise(self)
 
     def __str__(self):
-        from rich.console import Console
-
         console = Console(width=100, color_system=None)
         with console.capture() as capture:
             console.print(self.__rich__())
         return capture.get().rstrip()
-
-
-def compare(reports):
-    """Returns a `rich.table.Table` that puts reports on the same examples side by side.
-
-    Args:
-        reports: dict from column heading to `RobustnessReport`; all under the same threat model,
-            attacks and number of examples.
-    """
-    first = next(iter(reports.values()))
-    name, epsilon = first.threat_model["class_name"], first.threat_model["epsilon"]
-    given = first.threat_model["config"].get("epsilon")
-    if isinstance(given, str):
-        epsilon = given
-    elif isinstance(epsilon, list):
-        epsilon = f"{np.min(epsilon):g} to {np.max(epsilon):g}"
-    table = Table(
-        title=f"{name}, epsilon {epsilon}, {first.num_examples} examples",
-        caption="\n".join(
-            f"{heading}: {warning}" for heading, r in reports.items() for warning in r.warnings
-        ),
-    )
-    table.add_column("")
-    for heading in reports:
-        table.add_column(heading, justify="right")
-    table.caption_justify = "left"
-    table.add_row("clean", *(_percent(r.clean_accuracy) for r in reports.values()))
-    for row in zip(*(r.attacks for r in reports.values()), strict=True):
-        table.add_row(
-            label(row[0].name, row[0].settings), *(_percent(attack.accuracy) for attack in row)
-        )
-    table.add_section()
-    table.add_row("robust (worst case)", *(_percent(r.robust_accuracy) for r in reports.values()))
-    table.add_row(
-        "95% interval", *("{:.1%} - {:.1%}".format(*r.confidence) for r in reports.values())
-    )
-    return table
-
-
-def _percent(share):
-    return f"{share:.1%}"
-
-
-def label(name, settings):
-    """Name and the settings that tell strength: `PGD-50x10 margin`."""
-    if settings.get("num_steps", 1) > 1:
-        name += f"-{settings['num_steps']}"
-    if settings.get("num_restarts", 1) > 1:
-        name += f"x{settings['num_restarts']}"
-    loss = settings.get("loss")
-    return name if loss is None else f"{name} {loss}"

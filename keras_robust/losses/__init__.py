@@ -16,6 +16,8 @@ from keras_robust.losses.soft_margin import soft_margin
 from keras_robust.losses.soft_targets import SoftTargets
 from keras_robust.losses.soft_targets import check_temperature
 from keras_robust.losses.soft_targets import soft_targets
+from keras_robust.losses.targeted_dlr import lead_of
+from keras_robust.losses.targeted_dlr import targeted_dlr
 from keras_robust.losses.temperature_cross_entropy import TemperatureCrossEntropy
 from keras_robust.losses.temperature_cross_entropy import temperature_cross_entropy
 
@@ -40,10 +42,12 @@ __all__ = [
     "cross_entropy",
     "dlr",
     "kl_divergence",
+    "lead_of",
     "logit_distance",
     "margin",
     "soft_margin",
     "soft_targets",
+    "targeted_dlr",
     "temperature_cross_entropy",
     "to_indices",
     "to_rows",

@@ -9,6 +9,7 @@ from keras import ops
 from keras_robust import backend
 from keras_robust.attacks import FGSM
 from keras_robust.attacks import Found
+from keras_robust.attacks import unsearched
 from keras_robust.objectives.objective import Objective
 from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight
@@ -90,9 +91,7 @@ class Kurakin(Objective):
         if self.random_epsilon:
             chosen = chosen._replace(threat_model=_randomised(chosen))
         found = super().perturb(attack, classifier, chosen)
-        rest = ops.zeros((ops.shape(x)[0] - count,))
-        no = ops.cast(rest, "bool")
-        pairs = zip(found, (x[count:], rest, no, no), strict=True)
+        pairs = zip(found, unsearched(x[count:]), strict=True)
         return Found(*(ops.concatenate([one[:count], other], axis=0) for one, other in pairs))
 
     def loss(self, clean, adversarial):

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_robust import backend
-from keras_robust.attacks.attack import select
+from keras_robust.attacks.found import select
 from keras_robust.losses import soft_margin
 from keras_robust.objectives.objective import Objective
 from keras_robust.objectives.objective import at

@@ -2,6 +2,7 @@
 
 from keras_robust.threat_models.at_layer import AtLayer
 from keras_robust.threat_models.joint import Joint
+from keras_robust.threat_models.l0 import L0
 from keras_robust.threat_models.l1 import L1
 from keras_robust.threat_models.l2 import L2
 from keras_robust.threat_models.linf import Linf
@@ -9,7 +10,7 @@ from keras_robust.threat_models.per_input import PerInput
 from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import registry
 
-ALL = (AtLayer, Joint, L1, L2, Linf, PerInput)
+ALL = (AtLayer, Joint, L0, L1, L2, Linf, PerInput)
 registry.extend(ALL)
 
 
@@ -24,4 +25,4 @@ def get(identifier):
     return registry.get(identifier)
 
 
-__all__ = ["ALL", "AtLayer", "Joint", "L1", "L2", "Linf", "PerInput", "ThreatModel", "get"]
+__all__ = ["ALL", "AtLayer", "Joint", "L0", "L1", "L2", "Linf", "PerInput", "ThreatModel", "get"]

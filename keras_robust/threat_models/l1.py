@@ -9,6 +9,8 @@ from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
 
 _BISECTION_STEPS = 40
+_FAR = 1e12
+_TINY = 1e-30
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
@@ -44,6 +46,8 @@ class L1(ThreatModel):
         - [Tramer and Boneh, 2019](https://arxiv.org/abs/1904.13000)
     """
 
+    has_sparse_steps = True
+
     def __init__(self, epsilon=12.0, bounds=(0.0, 1.0)):
         super().__init__(epsilon, bounds)
 
@@ -52,7 +56,7 @@ class L1(ThreatModel):
         sizes, caps = flatten(ops.abs(delta)), flatten(self._headroom(x, delta))
         budget = ops.expand_dims(self._radius_per_example(), -1)
         sizes = _shrink(sizes, caps, budget)
-        return self._clip_to_box(x + ops.sign(delta) * ops.reshape(sizes, ops.shape(x)))
+        return self.clip(x + ops.sign(delta) * ops.reshape(sizes, ops.shape(x)))
 
     def steepest_direction(self, gradient):
         flat = flatten(gradient)
@@ -85,6 +89,22 @@ class L1(ThreatModel):
         noise = ops.sign(noise) * sizes / ops.sum(sizes, axis=-1, keepdims=True)
         noise = ops.reshape(noise[:, :features], ops.shape(x))
         return self.project(x + per_example(self._radius_per_example(), x) * noise, x)
+
+    def sphere_start(self, x, seed):
+        return self.project(x + backend.normal(ops.shape(x), seed), x)
+
+    def cross(self, x, gradient, change):
+        direction = gradient * per_example(ops.sign(change), x)
+        size, room = flatten(ops.abs(gradient)), flatten(self._headroom(x, direction))
+        room = ops.minimum(room, _FAR)
+        # The largest entries of the gradient first, each up to its bound.
+        order = ops.argsort(-size, axis=-1)
+        ordered, room = (ops.take_along_axis(part, order, axis=-1) for part in (size, room))
+        before = ops.cumsum(ordered * room, axis=-1) - ordered * room
+        left = ops.maximum(ops.expand_dims(ops.abs(change), -1) - before, 0.0)
+        step = ops.minimum(room, left / ops.maximum(ordered, _TINY))
+        step = ops.take_along_axis(step, ops.argsort(order, axis=-1), axis=-1)
+        return ops.reshape(step, ops.shape(x)) * ops.sign(direction)
 
     def distance(self, x_adv, x):
         return ops.sum(flatten(ops.abs(x_adv - x)), axis=-1)

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_robust import backend
+from keras_robust.threat_models.crossing import crossing
 from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
@@ -62,7 +63,7 @@ class L2(ThreatModel):
         caps = self._headroom(x, delta)
         scale = _newton(scale, squares, ops.square(flatten(caps)), budget)
         size = ops.minimum(per_example(ops.sqrt(scale), x) * ops.abs(delta), caps)
-        return self._clip_to_box(x + ops.sign(delta) * size)
+        return self.clip(x + ops.sign(delta) * size)
 
     def steepest_direction(self, gradient):
         # Divided by the largest entry first: the squares of a tiny gradient would underflow.
@@ -88,6 +89,15 @@ class L2(ThreatModel):
         noise = noise / ops.sqrt(ops.sum(ops.square(noise), axis=-1, keepdims=True))
         noise = ops.reshape(noise[:, :features], ops.shape(x))
         return self.project(x + per_example(self._radius_per_example(), x) * noise, x)
+
+    def sphere_start(self, x, seed):
+        noise = backend.normal(ops.shape(x), seed)
+        length = self.steepest_direction(noise)
+        return self.project(x + per_example(self._radius_per_example(), x) * length, x)
+
+    def cross(self, x, gradient, change):
+        room = self._headroom(x, gradient * per_example(ops.sign(change), x))
+        return crossing(x, gradient, change, room, ops.abs(gradient))
 
     def distance(self, x_adv, x):
         return ops.sqrt(ops.sum(flatten(ops.square(x_adv - x)), axis=-1))

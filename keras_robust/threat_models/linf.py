@@ -5,8 +5,10 @@ import numpy as np
 from keras import ops
 
 from keras_robust import backend
+from keras_robust.threat_models.crossing import crossing
 from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import flatten
+from keras_robust.threat_models.threat_model import per_example
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
@@ -54,7 +56,7 @@ class Linf(ThreatModel):
                 )
 
     def project(self, x_adv, x):
-        return self._clip_to_box(ops.clip(x_adv, x - self.radius, x + self.radius))
+        return self.clip(ops.clip(x_adv, x - self.radius, x + self.radius))
 
     def steepest_direction(self, gradient):
         return ops.sign(gradient)
@@ -65,6 +67,21 @@ class Linf(ThreatModel):
     def random_start(self, x, seed):
         noise = backend.uniform(ops.shape(x), seed, minval=-1.0, maxval=1.0)
         return self.project(x + self.radius * noise, x)
+
+    def sphere_start(self, x, seed):
+        noise = backend.uniform(ops.shape(x), seed, minval=-1.0, maxval=1.0)
+        largest = ops.max(flatten(ops.abs(noise)), axis=-1)
+        return self.project(x + self.radius * noise / per_example(largest, x), x)
+
+    def cross(self, x, gradient, change):
+        room = self._headroom(x, gradient * per_example(ops.sign(change), x))
+        return crossing(x, gradient, change, room, ops.ones_like(x))
+
+    def share_of_radius(self, share, x):
+        return per_example(share, x) * self.radius
+
+    def with_radii(self, radii, x):
+        return self.with_epsilon(per_example(radii, x))
 
     def distance(self, x_adv, x):
         return ops.max(flatten(ops.abs(x_adv - x)), axis=-1)

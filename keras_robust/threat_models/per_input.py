@@ -129,8 +129,14 @@ class PerInput(ThreatModel):
         )
 
     def random_start(self, x, seed):
+        return self._started(x, seed, "random_start")
+
+    def sphere_start(self, x, seed):
+        return self._started(x, seed, "sphere_start")
+
+    def _started(self, x, seed, how):
         starts = (
-            part.random_start(one, seed + number * _SEED_STRIDE % 2**31)
+            getattr(part, how)(one, seed + number * _SEED_STRIDE % 2**31)
             for number, (part, one) in enumerate(self._split(x))
         )
         return self._join(starts)

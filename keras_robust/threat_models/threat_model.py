@@ -33,11 +33,13 @@ class ThreatModel(Configurable):
     Raises:
         ValueError: if `epsilon` is negative, not finite or not readable, or if `low >= high`.
 
-    Attribute of the class: `changes_inputs`, whether it is inputs of the model that the attacker
-    changes, so that an adversarial example is something to send.
+    Attributes of the class: `changes_inputs`, whether it is inputs of the model that the attacker
+    changes, so that an adversarial example is something to send; `has_sparse_steps`, whether
+    steepest ascent changes few coordinates.
     """
 
     changes_inputs = True
+    has_sparse_steps = False
 
     def __init__(self, epsilon, bounds=(0.0, 1.0)):
         self._epsilon = parse_epsilon(epsilon)
@@ -82,6 +84,14 @@ class ThreatModel(Configurable):
         other._epsilon = epsilon
         other._given = {**self._given, "epsilon": epsilon}
         return other
+
+    def with_radii(self, radii, x):
+        """Returns a copy with one radius per example of `x`, a tensor `(batch_size,)`."""
+        return self.with_epsilon(radii)
+
+    def share_of_radius(self, share, x):
+        """Returns `share * radius`, for a share per example, as a step size that `step` takes."""
+        return per_example(share * self._radius_per_example(), x)
 
     def scaled(self, factor):
         """Returns a copy whose radius is multiplied by a number or tensor."""
@@ -175,6 +185,33 @@ class ThreatModel(Configurable):
         """
         raise NotImplementedError
 
+    def sphere_start(self, x, seed):
+        """Returns a random point about `epsilon` away from `x`, in the ball and the box.
+
+        APGD starts there. The arguments are those of `random_start`.
+        """
+        raise NotImplementedError
+
+    def cross(self, x, gradient, change):
+        """Returns the shortest step from `x`, in the box, that changes `<gradient, x>` by `change`.
+
+        Short is meant in the norm of the ball, of which the radius plays no role. Where the box has
+        no such point, it is the step to the corner that comes closest.
+
+        Args:
+            x: float tensor `(batch_size, ...)` in the box.
+            gradient: float tensor like `x`.
+            change: float tensor `(batch_size,)`.
+        """
+        raise ValueError(
+            "Attacks that step over hyperplanes, such as FAB, need one norm: L1, L2 or Linf. "
+            f"Received: {self!r}"
+        )
+
+    def dual_norm(self, gradient):
+        """Returns the largest `<gradient, d>` over all `d` of norm 1, shape `(batch_size,)`."""
+        return ops.sum(flatten(gradient * self.steepest_direction(gradient)), axis=-1)
+
     def distance(self, x_adv, x):
         """Returns the norm of `x_adv - x`, shape `(batch_size,)`."""
         raise NotImplementedError
@@ -212,7 +249,8 @@ class ThreatModel(Configurable):
             return -np.inf, np.inf
         return tuple(ops.convert_to_tensor(bound, dtype="float32") for bound in self._bounds)
 
-    def _clip_to_box(self, x):
+    def clip(self, x):
+        """Returns `x` inside the bounds."""
         return x if self._bounds is None else ops.clip(x, *self._box())
 
     def _headroom(self, x, direction):

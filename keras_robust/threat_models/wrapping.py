@@ -39,6 +39,10 @@ class Wrapping(ThreatModel):
         return self.threat_model.bounds
 
     @property
+    def has_sparse_steps(self):
+        return self.threat_model.has_sparse_steps
+
+    @property
     def radius(self):
         return self.threat_model.radius
 
@@ -79,11 +83,26 @@ class Wrapping(ThreatModel):
     def random_start(self, x, seed):
         return self.threat_model.random_start(x, seed)
 
+    def sphere_start(self, x, seed):
+        return self.threat_model.sphere_start(x, seed)
+
+    def cross(self, x, gradient, change):
+        return self.threat_model.cross(x, gradient, change)
+
+    def share_of_radius(self, share, x):
+        return self.threat_model.share_of_radius(share, x)
+
+    def with_radii(self, radii, x):
+        return self.around(self.threat_model.with_radii(radii, x))
+
     def distance(self, x_adv, x):
         return self.threat_model.distance(x_adv, x)
 
     def step(self, x_adv, gradient, step_size):
         return self.threat_model.step(x_adv, gradient, step_size)
+
+    def clip(self, x):
+        return self.threat_model.clip(x)
 
     def contains(self, x_adv, x, tolerance=1e-5):
         return self.threat_model.contains(x_adv, x, tolerance)

@@ -1,0 +1,48 @@
+"""The interface of attacks that look for the nearest mistake, whatever the radius."""
+
+from keras import ops
+
+from keras_robust.attacks.attack import Attack
+from keras_robust.attacks.found import Found
+from keras_robust.attacks.found import select
+from keras_robust.attacks.goal import make_goal
+
+NEVER = 3e38
+
+
+class MinimumNormAttack(Attack):
+    """Looks for the smallest perturbation that changes the class.
+
+    Subclasses write `nearest`; where the distance is measured, is said by the threat model. Of what
+    it returns, points outside of the ball are moved to the nearest point inside, and success is
+    judged there. `Found.loss` is minus the distance of the nearest mistake, in the ball or not, and
+    `-NEVER` where none was found. Under an infinite radius, `threat_model.with_epsilon(np.inf)`,
+    every restart visits every example, and the nearest mistakes themselves come back.
+    """
+
+    targeted = False
+
+    def nearest(self, classifier, x, y, threat_model, seed, restart):
+        """Returns `Found` with the nearest mistakes, wherever they are.
+
+        `success` says for which examples one was found; `loss` is not read. `queries` are those of
+        this method. The arguments are those of `search`.
+        """
+        raise NotImplementedError
+
+    def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
+        score = make_goal(classifier, x, y, "margin", self.targeted)
+        _, clean = score(x)
+        nearest = self.nearest(classifier, x, y, threat_model, seed, restart)
+        point = select(ops.logical_and(nearest.success, ops.logical_not(clean)), nearest.x_adv, x)
+        distance = threat_model.distance(point, x)
+        found = ops.logical_or(nearest.success, clean)
+        x_adv = ops.stop_gradient(threat_model.project(point, x))
+        _, success = score(x_adv)
+        return Found(
+            x_adv=x_adv,
+            loss=ops.where(found, -distance, -NEVER),
+            success=success,
+            zero_gradient=nearest.zero_gradient,
+            queries=nearest.queries + 3,
+        )

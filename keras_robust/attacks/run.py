@@ -1,0 +1,116 @@
+"""An attack on a data set, batch by batch."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_robust import backend
+from keras_robust.attacks.examples import check_examples
+from keras_robust.attacks.found import Found
+from keras_robust.attacks.found import better
+
+
+class Run:
+    """The turns of an attack on the examples of a data set, restart by restart, batch by batch.
+
+    Iterate over it to the end, then ask for what was `found`. Between two turns its state can be
+    taken, and a new run with the same arguments goes on from there to the same result.
+
+    Args:
+        attack: an `Attack`.
+        model, x, y, threat_model: as `Attack.run` takes them.
+        rows: int array, the examples to attack, of which alone `found` then tells; `None` for all.
+        batch_size: int. Every batch has this size; a short one is filled up.
+        seed: int.
+
+    Yields:
+        The number of examples of the batch that was attacked.
+    """
+
+    def __init__(self, attack, model, x, y, threat_model, *, rows=None, batch_size=256, seed=0):
+        checked, y = check_examples(x, y, threat_model)
+        self.rows = np.arange(backend.size_of(checked)) if rows is None else np.asarray(rows)
+        epsilon = threat_model.radius_of_rows(self.rows, checked)
+        self.threat_model = threat_model.with_epsilon(epsilon)
+        self.attack, self.seed = attack, seed
+        self.inputs = backend.take(x, self.rows)
+        self.x, self.y = backend.take(checked, self.rows), None if y is None else y[self.rows]
+        self.batch_size = min(batch_size, len(self.rows))
+        # What looks for the nearest mistake has no end: a later restart may find a nearer one.
+        self._is_endless = bool(np.all(np.isinf(epsilon)))
+        self._step = attack.compiled(model, self.threat_model, self.x, self.y)
+        self._best, self._restart, self._start = None, 0, 0
+        self._todo = np.arange(len(self.rows))
+
+    def __iter__(self):
+        while self._restart < self.attack.num_restarts:
+            while self._start < len(self._todo):
+                batch = self._todo[self._start : self._start + self.batch_size]
+                self._store(self._attack(batch), batch)
+                self._start += len(batch)
+                yield len(batch)
+            self._restart, self._start = self._restart + 1, 0
+            if not self._is_endless:
+                self._todo = np.flatnonzero(~self._best.success)
+
+    def shown(self, verbose, num_others=0, num_robust=0):
+        """Iterates, with a progress bar and the accuracy so far if `verbose`.
+
+        Args:
+            verbose: bool.
+            num_others: int, examples that are not attacked.
+            num_robust: int, how many of those count as robust.
+        """
+        if not verbose:
+            yield from self
+            return
+        total = self.attack.num_restarts * len(self.rows)
+        bar = keras.utils.Progbar(total, unit_name="example", stateful_metrics=["robust"])
+        for count in self:
+            robust = num_robust + (~self._best.success).sum()
+            bar.add(count, values=[("robust", robust / (num_others + len(self.rows)))])
+            yield count
+        bar.update(total, finalize=True)
+
+    def state(self):
+        """Returns what a later run needs to go on: a dict of arrays."""
+        place = {"restart": np.array(self._restart), "start": np.array(self._start)}
+        return {**place, "todo": self._todo, **(self._best._asdict() if self._best else {})}
+
+    def restore(self, state):
+        """Goes on from a state."""
+        state = dict(state)
+        self._restart, self._start = int(state.pop("restart")), int(state.pop("start"))
+        self._todo = state.pop("todo")
+        self._best = Found(**state) if state else None
+
+    def found(self):
+        """Returns `Found` with NumPy arrays, with `x_adv` in the form of the inputs."""
+        x_adv = self.threat_model.restore(self._best.x_adv, self.inputs)
+        return self._best._replace(x_adv=x_adv)
+
+    def _attack(self, batch):
+        """Attacks some examples in a batch of fixed size, filled up with the last of them."""
+        padded = np.concatenate([batch, np.repeat(batch[-1:], self.batch_size - len(batch))])
+        epsilon = self.threat_model.radius_of_rows(padded, self.x)
+        seed = ops.convert_to_tensor([self.seed, self._restart], "int32")
+        seed = ops.convert_to_numpy(backend.fold_in(seed, self._restart))
+        seeds = np.stack([np.full(len(padded), seed[0]), seed[1] ^ self.rows[padded]], axis=1)
+        found = self._step(
+            keras.tree.map_structure(ops.convert_to_tensor, backend.take(self.x, padded)),
+            None if self.y is None else ops.convert_to_tensor(self.y[padded]),
+            ops.convert_to_tensor(epsilon),
+            ops.convert_to_tensor(seeds.astype("int32")),
+            ops.convert_to_tensor(self._restart),
+        )
+        return Found(*(ops.convert_to_numpy(field)[: len(batch)] for field in found))
+
+    def _store(self, found, batch):
+        """Writes the results of some examples over earlier ones where they are better."""
+        if self._best is None:
+            fields = (np.zeros((len(self.rows), *field.shape[1:]), field.dtype) for field in found)
+            self._best = Found(*fields)
+            self._best.loss[:] = -np.inf
+        old = Found(*(field[batch] for field in self._best))
+        for target, new in zip(self._best, better(old, found), strict=True):
+            target[batch] = ops.convert_to_numpy(new)

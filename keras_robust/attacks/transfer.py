@@ -1,0 +1,147 @@
+"""Adversarial examples of one model, tried on another."""
+
+import warnings
+
+import keras
+from keras import ops
+
+from keras_robust import backend
+from keras_robust.attacks.attack import Attack
+from keras_robust.attacks.attack import registry
+from keras_robust.attacks.found import Found
+from keras_robust.attacks.found import better
+from keras_robust.attacks.found import choose
+from keras_robust.attacks.found import counted
+from keras_robust.attacks.found import unsearched
+from keras_robust.attacks.goal import make_goal
+
+
+@keras.saving.register_keras_serializable(package="keras_robust")
+class Transfer(Attack):
+    """Runs another attack on a surrogate model, and tries its points on the attacked model.
+
+    Adversarial examples carry over between models for the same task (Szegedy et al., 2014;
+    Papernot et al., 2016). Against a model that hides its gradients this finds what gradient
+    attacks miss; where it breaks examples that an attack on the model itself leaves standing, that
+    attack has failed. Use the same architecture trained without a defence, or with another one. A
+    transferred point that fails proves nothing: as a rule this is weaker than a white-box attack.
+    With a one-step attack it also makes the examples of ensemble adversarial training (Tramèr et
+    al., 2018), one surrogate at a time.
+
+    The attack on the surrogate gets the labels, or what the attacked model predicts at `x` if there
+    are none, and returns its last point, also where the surrogate is wrong from the start. Every
+    restart of the attack is tried on the attacked model; where the point has a lower margin loss
+    there than `x`, `x` comes back. The surrogate runs in inference mode and never changes. It gets
+    the inputs of the attacked model. `Found.zero_gradient` is about the gradients of the surrogate,
+    `Found.queries` counts those of the attacked model alone.
+
+    Deviations from the papers: none; the surrogate is a given one, where Papernot et al. train it
+    on labels asked from the attacked model.
+
+    Cost: the passes of the attack on the surrogate, 3 forward passes of the attacked model for each
+    restart; none in training. BatchNorm statistics see none of it.
+
+    Args:
+        surrogate: a trained `keras.Model` with the classes of the attacked model. `get_config`
+            holds its architecture, not its weights.
+        attack: an `Attack` or its name. Defaults to `"pgd"`.
+
+    Raises:
+        ValueError: for a surrogate that is no model, has not been built, or has other classes than
+            the attacked model, and under a threat model at a layer.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> import keras_robust as kr
+    >>> head = keras.layers.Dense(2, weights=[np.eye(2), np.zeros(2)])
+    >>> surrogate = keras.Sequential([keras.Input((2,)), head])
+    >>> attack = kr.attacks.Transfer(surrogate, "bim")
+    >>> x, y = np.array([[0.6, 0.5]], "float32"), np.array([0])
+    >>> print(np.round(attack(lambda x: 3.0 * x, x, y, kr.Linf(0.1)), 2))
+    [[0.5 0.6]]
+
+    References:
+        - [Szegedy et al., 2014](https://arxiv.org/abs/1312.6199)
+        - [Papernot et al., 2016](https://arxiv.org/abs/1605.07277)
+        - [Tramèr et al., 2018](https://arxiv.org/abs/1705.07204)
+    """
+
+    loss = "margin"
+
+    def __init__(self, surrogate, attack="pgd"):
+        if not isinstance(surrogate, keras.Model):
+            raise ValueError(
+                "Argument `surrogate` must be a keras.Model: `keras.models.load_model` reads one "
+                f"from a file. Received: surrogate={surrogate!r}"
+            )
+        if not surrogate.built:
+            raise ValueError(
+                "The surrogate has no weights yet: train it first, or load one that is trained. "
+                f"Received: surrogate={surrogate!r}, which is not built"
+            )
+        self.surrogate = surrogate
+        self.attack = registry.get(attack)
+        self._is_untrained = False
+
+    @classmethod
+    def from_config(cls, config):
+        attack = super().from_config(config)
+        attack._is_untrained = isinstance(config.get("surrogate"), dict)
+        return attack
+
+    @property
+    def num_restarts(self):
+        """Those of the attack on the surrogate."""
+        return self.attack.num_restarts
+
+    @property
+    def targeted(self):
+        """Whether the attack on the surrogate is."""
+        return getattr(self.attack, "targeted", False)
+
+    @property
+    def stays_in_ball(self):
+        """Whether the attack on the surrogate does."""
+        return self.attack.stays_in_ball
+
+    def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
+        if y is None and self.targeted is not True:
+            y = ops.stop_gradient(ops.argmax(classifier.logits(x), axis=-1))
+        surrogate = self._surrogate_of(classifier, x, y)
+        away = self.attack.search(surrogate, x, y, threat_model, seed, False, restart)
+        if not keep_best:
+            return unsearched(away.x_adv)._replace(zero_gradient=away.zero_gradient)
+        shape = ops.shape(x)[:1]
+        score = make_goal(classifier, x, y, self.loss, self.targeted)
+        clean = Found(x, *score(x), away.zero_gradient, counted(shape, 2))
+        point = Found(away.x_adv, *score(away.x_adv), away.zero_gradient, counted(shape, 1))
+        best = better(clean, point)
+        return choose(clean.success, clean, best)._replace(queries=best.queries)
+
+    def _surrogate_of(self, classifier, x, y):
+        """Returns the surrogate as a `backend.Classifier` of the inputs of another."""
+        if isinstance(classifier, backend.LayerClassifier):
+            raise ValueError(
+                "A perturbation at a layer of one model means nothing to another. Attack the "
+                f"inputs, or the model itself. Received: attack={self!r} at a layer"
+            )
+        if self._is_untrained:
+            warnings.warn(
+                "A config holds the architecture of the surrogate and not its weights, so that "
+                "these are random unless they were loaded since. Load them, or use "
+                "`attack.clone(surrogate=...)` with a trained model. "
+                f"Received: the surrogate {self.surrogate.name!r}, made from a config",
+                stacklevel=2,
+            )
+        surrogate = backend.Classifier(self.surrogate)
+        if len(keras.tree.flatten(classifier.pack(x))) > 1:
+            surrogate = backend.Classifier(self.surrogate, classifier.pack)
+        sizes = [one.logits(x, y).shape[-1] for one in (surrogate, classifier)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(
+                "The surrogate and the attacked model must have the same classes. "
+                f"Received: a surrogate with {sizes[0]} and a model with {sizes[1]} classes"
+            )
+        return surrogate

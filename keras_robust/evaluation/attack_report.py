@@ -1,0 +1,50 @@
+"""What one attack found, as a value."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackReport:
+    """How a model stood against one attack.
+
+    Args:
+        name: str, the class of the attack.
+        settings: dict, its constructor arguments.
+        accuracy: float, the share of all examples that it left correctly classified; `None` if it
+            saw only those that the attacks before it had left.
+        accuracy_so_far: float, the share that it and all attacks before it left so.
+        zero_gradient: float, the share of correctly classified examples for which every input
+            gradient was zero: the attack was blind there.
+        seconds: float, wall time.
+        num_attacked: int, the number of examples that it ran on; `None` if not recorded.
+        queries: int, the calls of the model, summed over the examples; a gradient counts one more.
+            `None` if not recorded.
+        robust: bool array `(num_examples,)`; not in the JSON.
+    """
+
+    name: str
+    settings: dict
+    accuracy: float | None
+    accuracy_so_far: float
+    zero_gradient: float
+    seconds: float
+    num_attacked: int | None = None
+    queries: int | None = None
+    robust: np.ndarray = dataclasses.field(default=None, repr=False, compare=False)
+
+    @property
+    def label(self):
+        """Name and the settings that tell strength: `PGD-50x10 margin`."""
+        return label(self.name, self.settings)
+
+
+def label(name, settings):
+    """Name and the settings that tell strength: `PGD-50x10 margin`."""
+    if settings.get("num_steps", 1) > 1:
+        name += f"-{settings['num_steps']}"
+    if settings.get("num_restarts", 1) > 1:
+        name += f"x{settings['num_restarts']}"
+    loss = settings.get("loss")
+    return name if loss is None else f"{name} {loss}"

@@ -1,0 +1,58 @@
+"""One question whose answer says whether to believe a robust accuracy."""
+
+import dataclasses
+import math
+
+VERDICTS = ("passed", "failed", "skipped")
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """The outcome of one check of an evaluation.
+
+    Args:
+        name: str, what was checked.
+        value: number, the figure that was measured; `None` if there is none, as for NaN and
+            infinite values, which JSON cannot hold.
+        threshold: number, the figure that `value` was compared with; `None` if there is none.
+        verdict: `"passed"`, `"failed"` or `"skipped"`.
+        advice: str, what to do next, or why the check was skipped. Defaults to nothing to do.
+
+    Raises:
+        ValueError: for another verdict.
+
+    Example:
+
+    >>> import keras_robust as kr
+    >>> check = kr.evaluation.Check("iterative beats one-step", -0.02, 0.005, "passed")
+    >>> print(check)
+    iterative beats one-step: passed (value -0.02, threshold 0.005)
+    """
+
+    name: str
+    value: float | None
+    threshold: float | None
+    verdict: str
+    advice: str = ""
+
+    def __post_init__(self):
+        if self.verdict not in VERDICTS:
+            raise ValueError(
+                f"Expected a verdict of {', '.join(VERDICTS)}. Received: verdict={self.verdict!r}"
+            )
+        for field in ("value", "threshold"):
+            number = getattr(self, field)
+            number = None if number is None or not math.isfinite(number) else float(number)
+            object.__setattr__(self, field, number)
+
+    def __str__(self):
+        figures = ((word, getattr(self, word)) for word in ("value", "threshold"))
+        shown = ", ".join(f"{word} {number:.4g}" for word, number in figures if number is not None)
+        text = f"{self.name}: {self.verdict}" + (f" ({shown})" if shown else "")
+        return f"{text}. {self.advice}" if self.advice else text
+
+
+def count_verdicts(checks):
+    """Returns text such as `3 passed, 1 failed, 2 skipped`; verdicts of no check are left out."""
+    verdicts = [check.verdict for check in checks]
+    return ", ".join(f"{verdicts.count(word)} {word}" for word in VERDICTS if word in verdicts)

@@ -1,0 +1,107 @@
+"""Reports as tables for a terminal."""
+
+import numpy as np
+from rich.table import Table
+from rich.text import Text
+
+from keras_robust.evaluation.check import count_verdicts
+
+
+def compare(reports):
+    """Returns a `rich.table.Table` that puts reports on the same examples side by side.
+
+    Args:
+        reports: dict from column heading to `RobustnessReport`; all under the same threat model,
+            attacks and number of examples.
+    """
+    notes = [f"{heading}: {doubt}" for heading, r in reports.items() for doubt in doubts(r)]
+    table = _table(next(iter(reports.values())), notes)
+    for heading in reports:
+        table.add_column(Text(heading), justify="right")
+    for row in zip(*(report.attacks for report in reports.values()), strict=True):
+        table.add_row(Text(row[0].label), *map(share_left, row))
+    table.add_section()
+    _add_results(table, reports.values())
+    return table
+
+
+def summarise(report):
+    """Returns a `rich.table.Table` of one report, with what every attack took."""
+    table = _table(report, [f"Warning: {doubt}" for doubt in doubts(report)])
+    for heading in ("accuracy", "examples", "model calls", "seconds"):
+        table.add_column(heading, justify="right")
+    for attack in report.attacks:
+        amounts = map(amount, (attack.num_attacked, attack.queries, attack.seconds))
+        table.add_row(Text(attack.label), share_left(attack), *amounts)
+    table.add_section()
+    totals = map(amount, (report.num_examples, report.queries, report.seconds))
+    _add_results(table, [report], *totals)
+    return table
+
+
+def describe_threat(report):
+    """Returns text such as `Linf, epsilon 8/255`."""
+    name, epsilon = report.threat_model["class_name"], report.threat_model["epsilon"]
+    given = report.threat_model["config"].get("epsilon")
+    if isinstance(given, str):
+        epsilon = given
+    elif isinstance(epsilon, list):
+        epsilon = f"{np.min(epsilon):g} to {np.max(epsilon):g}"
+    return f"{name}, epsilon {epsilon}"
+
+
+def doubts(report):
+    """Returns what makes the numbers doubtful: the warnings and the failed checks."""
+    failed = [check for check in report.checks if check.verdict == "failed"]
+    return [*report.warnings, *map(str, failed)]
+
+
+def percent(share):
+    """Returns text such as `45.6%`, and a dash for `None`."""
+    return "-" if share is None else f"{share:.1%}"
+
+
+def interval(report):
+    """Returns the confidence interval as text."""
+    return " - ".join(map(percent, report.confidence))
+
+
+def share_left(attack):
+    """Returns the accuracy under one attack as text, and says if it is that of all so far."""
+    if attack.accuracy is None:
+        return f"{percent(attack.accuracy_so_far)} so far"
+    return percent(attack.accuracy)
+
+
+def amount(number):
+    """Returns a count or a number of seconds as text, and a dash for `None`."""
+    if number is None:
+        return "-"
+    return f"{number:,}" if isinstance(number, int) else f"{number:,.1f}"
+
+
+def _table(report, notes):
+    parts = [describe_threat(report), f"{report.num_examples} examples"]
+    title = ", ".join([*parts, report.suite] if report.suite else parts)
+    caption = Text("\n".join(notes)) if notes else None
+    table = Table(title=Text(title), caption=caption, caption_justify="left")
+    table.add_column("")
+    return table
+
+
+def _add_results(table, reports, *totals):
+    rows = {
+        "clean": [percent(report.clean_accuracy) for report in reports],
+        "robust (worst case)": [percent(report.robust_accuracy) for report in reports],
+        "95% interval": [interval(report) for report in reports],
+        "median distance": [_number(report.median_distance) for report in reports],
+        "checks": [count_verdicts(report.checks) for report in reports],
+    }
+    for name, cells in rows.items():
+        if any(cells):
+            more = totals if name.startswith("robust") else ()
+            table.add_row(name, *cells, *more)
+
+
+def _number(value):
+    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,32 @@
+"""Keras layers: input transformations that attacks see through, and layers on logits."""
+
+from keras_robust.layers.bit_depth import BitDepth
+from keras_robust.layers.feature_squeezing_detector import FeatureSqueezingDetector
+from keras_robust.layers.input_transformation import InputTransformation
+from keras_robust.layers.jpeg import JPEG
+from keras_robust.layers.median_smoothing import MedianSmoothing
+from keras_robust.layers.paired_logits import PairedLogits
+from keras_robust.layers.temperature import Temperature
+from keras_robust.layers.thermometer import Thermometer
+
+ALL = (
+    JPEG,
+    BitDepth,
+    FeatureSqueezingDetector,
+    MedianSmoothing,
+    PairedLogits,
+    Temperature,
+    Thermometer,
+)
+
+__all__ = [
+    "ALL",
+    "BitDepth",
+    "FeatureSqueezingDetector",
+    "InputTransformation",
+    "JPEG",
+    "MedianSmoothing",
+    "PairedLogits",
+    "Temperature",
+    "Thermometer",
+]

@@ -1,0 +1,125 @@
+"""JPEG inside of the network."""
+
+import keras
+from keras import ops
+
+from keras_robust.layers import jpeg_steps as steps
+from keras_robust.layers.input_transformation import InputTransformation
+from keras_robust.layers.input_transformation import check_count
+
+_LEVELS = 255.0
+
+
+@keras.saving.register_keras_serializable(package="keras_robust")
+class JPEG(InputTransformation):
+    """Compresses images as JPEG and decompresses them: a baseline, not a defence.
+
+    Values are rounded to 8 bits, three channels (R, G, B) are turned into luminance and
+    chrominance, the latter halved in size, 8 x 8 blocks transformed to frequencies, `round(c / q)
+    q` with the quantisation tables `q` of the standard, and everything back. One channel is
+    luminance. Backward, as if nothing were rounded or clipped: the identity, and with halved
+    chrominance the low-pass filter that halving and doubling are.
+
+    How it falls: it removes small perturbations that were made without knowing of it (Das et al.,
+    2017), and does nothing against attacks through it: with BPDA the JPEG of Guo et al. (2018) and
+    their other transformations have 0% accuracy (Athalye et al., 2018).
+
+    With `bpda=False` the gradient is zero, and gradient attacks are blind.
+
+    Deviations from the standard: none that matter; arithmetic is in floats, so that pixels differ
+    from those of libjpeg by a level here and there, and more in the rare block in which a
+    coefficient lies halfway between two steps. Cost: a few small matrix products for each block.
+
+    Args:
+        quality: int from 1 to 100. Defaults to `75`; the literature has 50 to 85.
+        chroma_subsampling: bool, whether colours have half the resolution ("4:2:0"), as files
+            usually do. Nothing for images of one channel. Defaults to `True`.
+        bpda: bool, whether gradients pass, or are zero. Defaults to `True`.
+        bounds: pair of numbers, or of arrays with a number for each channel: what black and white
+            are. Defaults to `(0.0, 1.0)`.
+        **kwargs: `name`, `dtype` and others of `keras.layers.Layer`.
+
+    Call arguments: `x`, float `(batch_size, height, width, channels)` of fixed size, with 1 or 3
+    channels; sides that are no multiples of 8 are padded meanwhile. Returns the same shape.
+
+    Raises:
+        ValueError: if `quality` is no int from 1 to 100, for bounds that are no pair, and for
+            inputs that are not such images.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_robust as kr
+    >>> x = np.linspace(0.0, 1.0, 64).reshape(1, 8, 8, 1)
+    >>> print(np.round(kr.layers.JPEG(quality=10)(x)[0, 0, :4, 0], 3))
+    [0.094 0.094 0.094 0.094]
+
+    References:
+        - [Dziugaite et al., 2016](https://arxiv.org/abs/1608.00853)
+        - [Das et al., 2017](https://arxiv.org/abs/1705.02900)
+        - [Guo et al., 2018](https://arxiv.org/abs/1711.00117)
+        - [Athalye et al., 2018](https://arxiv.org/abs/1802.00420)
+    """
+
+    def __init__(
+        self, quality=75, *, chroma_subsampling=True, bpda=True, bounds=(0.0, 1.0), **kwargs
+    ):
+        super().__init__(bpda=bpda, bounds=bounds, **kwargs)
+        self.quality = check_count("quality", quality, 1, 100)
+        self.chroma_subsampling = bool(chroma_subsampling)
+        self._luminance, self._chrominance = steps.quantisation_tables(quality)
+
+    def build(self, input_shape):
+        sizes = tuple(input_shape)[1:]
+        if len(sizes) != 3 or None in sizes or sizes[-1] not in (1, 3):
+            raise ValueError(
+                "JPEG takes images (batch_size, height, width, channels) of a fixed size with 1 or "
+                f"3 channels. Received: an input of shape {tuple(input_shape)}"
+            )
+
+    def transform(self, x):
+        levels = ops.round(self.to_unit(x) * _LEVELS)
+        padded = steps.pad(levels, 2 * steps.BLOCK if self._halves(x) else steps.BLOCK)
+        if x.shape[-1] == 1:
+            decoded = _code(padded, self._luminance)
+        else:
+            decoded = self._code_colours(padded, x.shape[1:3])
+        decoded = decoded[:, : x.shape[1], : x.shape[2]]
+        decoded = ops.clip(ops.round(decoded), 0.0, _LEVELS)
+        return self.from_unit(decoded / _LEVELS)
+
+    def surrogate(self, x):
+        if not self._halves(x):
+            return x
+        ycc = steps.to_ycc(steps.pad(self.to_unit(x), 2))
+        ycc = ops.concatenate([ycc[..., :1], steps.double(steps.halve(ycc[..., 1:]))], axis=-1)
+        return self.from_unit(steps.to_rgb(ycc)[:, : x.shape[1], : x.shape[2]])
+
+    def get_config(self):
+        config = {"quality": self.quality, "chroma_subsampling": self.chroma_subsampling}
+        return {**super().get_config(), **config}
+
+    def _halves(self, x):
+        return self.chroma_subsampling and x.shape[-1] == 3
+
+    def _code_colours(self, rgb, size):
+        ycc = ops.round(steps.to_ycc(rgb))
+        luminance = _code(ycc[..., :1], self._luminance)
+        chrominance = ycc[..., 1:]
+        if self.chroma_subsampling:
+            chrominance = _code(ops.round(steps.halve(chrominance)), self._chrominance)
+            # The last row and column are repeated, not what was padded behind them.
+            kept = [(side + 1) // 2 for side in size]
+            chrominance = steps.double(chrominance[:, : kept[0], : kept[1]])
+            luminance = luminance[:, : 2 * kept[0], : 2 * kept[1]]
+        else:
+            chrominance = _code(chrominance, self._chrominance)
+        return steps.to_rgb(ops.concatenate([luminance, chrominance], axis=-1))
+
+
+def _code(levels, table):
+    """Returns what is left of channels after quantisation, whole levels."""
+    divisors = ops.convert_to_tensor(table[:, None, :, None], dtype=levels.dtype)
+    coefficients = steps.dct(levels - 128.0)
+    coefficients = ops.round(coefficients / divisors) * divisors
+    return ops.clip(ops.round(steps.inverse_dct(coefficients) + 128.0), 0.0, _LEVELS)

@@ -1,0 +1,37 @@
+"""The shortest way over a hyperplane, inside a box."""
+
+from keras import ops
+
+from keras_robust.threat_models.threat_model import flatten
+from keras_robust.threat_models.threat_model import per_example
+
+_NEWTON_STEPS = 12
+_FAR = 1e12
+_TINY = 1e-30
+
+
+def crossing(x, gradient, change, room, rate):
+    """Returns `sign * min(t * rate, room)` with the `t` that changes `<gradient, x>` enough.
+
+    The change grows with `t`, piecewise linearly and ever more slowly, so that Newton's method from
+    `t = 0` climbs to the root and never passes it.
+
+    Args:
+        x: as in `ThreatModel.cross`.
+        gradient: likewise.
+        change: likewise.
+        room: float tensor like `x`, how far each coordinate can move in that direction.
+        rate: float tensor like `x`, >= 0, how fast it moves.
+    """
+    size, rate, room = flatten(ops.abs(gradient)), flatten(rate), flatten(room)
+    wanted = ops.expand_dims(ops.abs(change), -1)
+
+    def improve(_, t):
+        reached = ops.sum(size * ops.minimum(t * rate, room), axis=-1, keepdims=True)
+        slope = ops.sum(ops.where(t * rate < room, size * rate, 0.0), axis=-1, keepdims=True)
+        more = ops.maximum(wanted - reached, 0.0) / ops.maximum(slope, _TINY)
+        return ops.where(slope > _TINY, ops.minimum(t + more, _FAR), _FAR)
+
+    t = ops.fori_loop(0, _NEWTON_STEPS, improve, ops.zeros_like(wanted))
+    step = ops.reshape(ops.minimum(t * rate, room), ops.shape(x))
+    return step * ops.sign(gradient) * per_example(ops.sign(change), x)

@@ -1,0 +1,176 @@
+"""At most epsilon features or pixels change, each as far as the box allows."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_robust import backend
+from keras_robust.threat_models.threat_model import ThreatModel
+from keras_robust.threat_models.threat_model import flatten
+
+_FAR = 1e12
+_STEP_WIDTHS = 3.0
+_ROUNDING = 1e-3
+_TINY = 1e-30
+
+
+@keras.saving.register_keras_serializable(package="keras_robust")
+class L0(ThreatModel):
+    """Perturbations of at most `epsilon` features, or pixels, by any amount within the box.
+
+    `#{i : x_adv_i != x_i} <= epsilon`; with `per_pixel=True` the channels of one position count
+    once. JSMA, one-pixel attacks, graffiti and dead sensor elements are of this kind.
+
+    The projection is the nearest feasible point: with `c_i` the change `delta_i` clipped to the
+    box, the `epsilon` coordinates of the largest `delta_i^2 - (delta_i - c_i)^2` keep `c_i`, as
+    in PGD0 of Croce and Hein (2019). The ball is no ball of a norm, so that two methods are
+    conventions. `steepest_direction` is 1 in the coordinate (in all channels of the pixel) with the
+    largest gradient. `step(x_adv, gradient, step_size)` moves along the gradient itself, scaled so
+    that the `step_size` features of the largest gradients move by at least 3 widths of the box:
+    most of them end at a bound, and the projection after it weighs their gradients against changes
+    made before. `step_size` is a number of features therefore, rounded up, and the step sizes that
+    attacks derive from `epsilon` fit. Deviations from Croce and Hein: their step has a given length
+    in L1.
+
+    Args:
+        epsilon: how many features or pixels may change. An int >= 1; a string; a
+            `LearningRateSchedule`, rounded down; or an array with one count per example, `(n,)`.
+            Defaults to `10`.
+        bounds: pair `(low, high)` of valid inputs, numbers or per-channel arrays. Defaults to
+            `(0.0, 1.0)`.
+        per_pixel: bool, whether the last axis of an input holds the channels of a pixel, which
+            change together. Defaults to `False`.
+
+    Raises:
+        ValueError: if `epsilon` is no whole number >= 1, and without bounds, between which one
+            feature is enough to reach any class.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_robust as kr
+    >>> l0 = kr.threat_models.L0(1)
+    >>> x_adv = l0.project(np.array([[0.6, 1.7]], "float32"), np.array([[0.4, 0.9]], "float32"))
+    >>> print(np.round(x_adv, 2))
+    [[0.6 0.9]]
+
+    References:
+        - [Papernot et al., 2016](https://arxiv.org/abs/1511.07528)
+        - [Croce and Hein, 2019](https://arxiv.org/abs/1909.05040)
+    """
+
+    def __init__(self, epsilon=10, bounds=(0.0, 1.0), per_pixel=False):
+        super().__init__(epsilon, bounds)
+        if not self.is_scheduled:
+            counts = np.asarray(self.epsilon)
+            if np.any(counts < 1) or np.any(counts != np.round(counts)):
+                raise ValueError(
+                    "Argument `epsilon` of L0 is a number of features: it must be an int >= 1, or "
+                    f"an array of such. Received: epsilon={epsilon!r}"
+                )
+        if bounds is None:
+            raise ValueError(
+                "L0 needs bounds: without them one feature may change without limit. "
+                f"Received: bounds={bounds!r}"
+            )
+        if not isinstance(per_pixel, bool):
+            raise ValueError(f"Argument `per_pixel` must be a bool. Received: {per_pixel!r}")
+        self.per_pixel = per_pixel
+        self._given["per_pixel"] = per_pixel
+
+    def project(self, x_adv, x):
+        delta = x_adv - x
+        inside = self.clip(x_adv)
+        change = inside - x
+        keep = self._largest(change * (2.0 * delta - change))
+        return ops.where(keep, inside, x)
+
+    def steepest_direction(self, gradient):
+        sizes = self._per_position(ops.abs(gradient))
+        first = largest(sizes, ops.ones_like(sizes[:, :1]))
+        return ops.where(self._spread(first, gradient), ops.sign(gradient), 0.0)
+
+    def step(self, x_adv, gradient, step_size):
+        sizes = self._per_position(ops.abs(gradient))
+        count = ops.reshape(ops.convert_to_tensor(step_size, dtype="float32"), (-1, 1))
+        least = kth_largest(sizes, ops.ceil(count - _ROUNDING))
+        scale = self._spread(_STEP_WIDTHS / ops.maximum(least, _TINY), gradient)
+        low, high = self._box()
+        width = 1.0 if self.bounds is None else high - low
+        limit = _FAR * ops.sign(gradient)
+        return x_adv + ops.where(ops.abs(gradient) * scale > _FAR, limit, gradient * scale) * width
+
+    def linear_maximiser(self, direction, x):
+        room = ops.minimum(self._headroom(x, direction), _FAR)
+        keep = self._largest(ops.abs(direction) * room)
+        moved = self.clip(x + ops.sign(direction) * room)
+        return ops.where(ops.logical_and(keep, direction != 0.0), moved, x)
+
+    def random_start(self, x, seed):
+        """Returns `epsilon` random features or pixels set to random values of the box."""
+        features = flatten(x).shape[-1]
+        positions = self._per_position(x).shape[-1]
+        noise = backend.uniform((ops.shape(x)[0], features + positions), seed)
+        keep = largest(noise[:, features:], self._counts())
+        low, high = (x - 1.0, x + 1.0) if self.bounds is None else self._box()
+        values = low + (high - low) * ops.reshape(noise[:, :features], ops.shape(x))
+        return ops.where(self._spread(keep, x), values, x)
+
+    def sphere_start(self, x, seed):
+        return self.random_start(x, seed)
+
+    def distance(self, x_adv, x):
+        return self._changed(x_adv != x)
+
+    def _changed(self, is_changed):
+        """Returns how many positions have a changed coordinate."""
+        changed = self._per_position(ops.cast(is_changed, "float32"))
+        return ops.sum(ops.cast(changed > 0.0, "float32"), axis=-1)
+
+    def _in_ball(self, x_adv, x, slack, rounding):
+        return self._changed(ops.abs(x_adv - x) > rounding) <= self._counts()[:, 0]
+
+    def _counts(self):
+        """The radius as whole numbers, `(1, 1)` or `(batch_size, 1)`."""
+        return ops.expand_dims(ops.floor(self._radius_per_example() + _ROUNDING), -1)
+
+    def _largest(self, gains):
+        """Returns which coordinates belong to the `epsilon` positions of the largest gains."""
+        return self._spread(largest(self._per_position(gains), self._counts()), gains)
+
+    def _per_position(self, values):
+        """Sums over the channels of each pixel, if these count once; `(batch_size, positions)`."""
+        if not self.per_pixel:
+            return flatten(values)
+        if len(values.shape) < 3:
+            raise ValueError(
+                "L0 with per_pixel=True needs inputs with an axis of channels at the end, such as "
+                f"(batch_size, rows, columns, channels). Received: shape {tuple(values.shape)}"
+            )
+        return flatten(ops.sum(values, axis=-1))
+
+    def _spread(self, values, x):
+        """Gives `(batch_size, positions)` or `(batch_size, 1)` values a shape that fits `x`."""
+        if values.shape[-1] == 1:
+            return ops.reshape(values, (-1,) + (1,) * (len(x.shape) - 1))
+        if self.per_pixel:
+            return ops.reshape(values, (*ops.shape(x)[:-1], 1))
+        return ops.reshape(values, ops.shape(x))
+
+
+def kth_largest(values, count):
+    """Returns the `count`-th largest value of each row, `(n, 1)`; `count` is `(n, 1)`, a float."""
+    size = values.shape[-1]
+    index = size - ops.cast(ops.clip(count, 1.0, float(size)), "int32")
+    index = ops.broadcast_to(index, (ops.shape(values)[0], 1))
+    return ops.take_along_axis(ops.sort(values, axis=-1), index, axis=-1)
+
+
+def largest(values, count):
+    """Returns a mask of the `count` largest values of each row; of equal ones the first."""
+    least = kth_largest(values, count)
+    above = values > least
+    ties = values == least
+    left = count - ops.sum(ops.cast(above, "float32"), axis=-1, keepdims=True)
+    first = ops.cumsum(ops.cast(ties, "float32"), axis=-1) <= left
+    return ops.logical_and(count >= 1.0, ops.logical_or(above, ops.logical_and(ties, first)))
