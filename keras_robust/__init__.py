@@ -5,6 +5,7 @@ from keras_robust import callbacks
 from keras_robust import certification
 from keras_robust import datasets
 from keras_robust import evaluation
+from keras_robust import layers
 from keras_robust import losses
 from keras_robust import objectives
 from keras_robust import threat_models
@@ -13,6 +14,7 @@ from keras_robust.callbacks import CollapseGuard
 from keras_robust.callbacks import RobustValidation
 from keras_robust.evaluation import RobustnessReport
 from keras_robust.evaluation import evaluate
+from keras_robust.evaluation import sanity_check
 from keras_robust.export import export_saved_model
 from keras_robust.threat_models import L0
 from keras_robust.threat_models import L1
@@ -37,7 +39,9 @@ __all__ = [
     "evaluate",
     "evaluation",
     "export_saved_model",
+    "layers",
     "losses",
     "objectives",
+    "sanity_check",
     "threat_models",
 ]

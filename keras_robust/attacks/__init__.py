@@ -3,39 +3,57 @@
 from keras_robust.attacks.apgd import APGD
 from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack import registry
+from keras_robust.attacks.auto_attack import AutoAttack
 from keras_robust.attacks.bim import BIM
+from keras_robust.attacks.boundary import Boundary
+from keras_robust.attacks.carlini_wagner import CarliniWagner
 from keras_robust.attacks.deepfool import DeepFool
+from keras_robust.attacks.ead import EAD
 from keras_robust.attacks.fab import FAB
 from keras_robust.attacks.fgsm import FGSM
 from keras_robust.attacks.fmn import FMN
 from keras_robust.attacks.found import Found
 from keras_robust.attacks.found import unsearched
+from keras_robust.attacks.hop_skip_jump import HopSkipJump
 from keras_robust.attacks.iterative_attack import IterativeAttack
+from keras_robust.attacks.jsma import JSMA
 from keras_robust.attacks.lbfgs import LBFGS
 from keras_robust.attacks.minimum_norm_attack import MinimumNormAttack
 from keras_robust.attacks.momentum_pgd import MomentumPGD
 from keras_robust.attacks.nfgsm import NFGSM
+from keras_robust.attacks.one_pixel import OnePixel
 from keras_robust.attacks.pgd import PGD
 from keras_robust.attacks.random_noise import RandomNoise
 from keras_robust.attacks.random_start_fgsm import RandomStartFGSM
+from keras_robust.attacks.spsa import SPSA
+from keras_robust.attacks.square import Square
 from keras_robust.attacks.targeted_apgd import TargetedAPGD
 from keras_robust.attacks.targeted_fab import TargetedFAB
 from keras_robust.attacks.transfer import Transfer
 from keras_robust.attacks.virtual_adversarial import VirtualAdversarial
 
 ALL = (
+    AutoAttack,
     APGD,
     BIM,
+    Boundary,
+    CarliniWagner,
     DeepFool,
+    EAD,
     FAB,
     FGSM,
     FMN,
+    HopSkipJump,
+    JSMA,
     LBFGS,
     MomentumPGD,
     NFGSM,
+    OnePixel,
     PGD,
     RandomNoise,
     RandomStartFGSM,
+    SPSA,
+    Square,
     TargetedAPGD,
     TargetedFAB,
     Transfer,
@@ -69,23 +87,32 @@ def get_for_evaluation(identifier):
 
 
 __all__ = [
+    "AutoAttack",
     "ALL",
     "APGD",
     "BIM",
+    "Boundary",
+    "CarliniWagner",
     "DeepFool",
+    "EAD",
     "FAB",
     "FGSM",
     "FMN",
     "Attack",
     "Found",
+    "HopSkipJump",
     "IterativeAttack",
+    "JSMA",
     "LBFGS",
     "MinimumNormAttack",
     "MomentumPGD",
     "NFGSM",
+    "OnePixel",
     "PGD",
     "RandomNoise",
     "RandomStartFGSM",
+    "SPSA",
+    "Square",
     "TargetedAPGD",
     "TargetedFAB",
     "Transfer",

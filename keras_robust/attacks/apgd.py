@@ -127,7 +127,7 @@ class APGD(Attack):
             is_new = not self.shrinking
             state = self._climb(score, x, start, ball, num_steps, is_new)
             start = state.best.x
-        best = choose(state.success, state.broken, state.best)
+        best = choose(state.success, state.broken, _without_gradient(state.best))
         never = ops.zeros_like(state.success)
         queries = counted(ops.shape(x)[:1], self._count_queries(len(phases)))
         found = Found(best.x, best.loss, state.success, state.zero_gradient, queries)

@@ -22,11 +22,13 @@ class Attack(Configurable):
     `attack.perturb(...)` inside the train step of `AdvTrain`. Subclasses write `search`.
 
     An attack for training only, whose points may lie outside of the threat model, says so with
-    `stays_in_ball = False`; no model is judged by it.
+    `stays_in_ball = False`; no model is judged by it. One that needs no gradient of the model, so
+    that masked gradients do not hinder it, says so with `uses_gradients = False`.
     """
 
     num_restarts = 1
     stays_in_ball = True
+    uses_gradients = True
 
     def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
         """Runs one search from one start and returns `Found`.

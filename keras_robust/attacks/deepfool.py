@@ -1,7 +1,5 @@
 """DeepFool: straight to the nearest of the linearised boundaries, again and again."""
 
-import math
-import numbers
 import typing
 
 import keras
@@ -11,6 +9,7 @@ from keras_robust.attacks.fab import lead_and_gradient
 from keras_robust.attacks.found import Found
 from keras_robust.attacks.found import choose
 from keras_robust.attacks.goal import check_counts
+from keras_robust.attacks.goal import check_numbers
 from keras_robust.attacks.goal import label_indices
 from keras_robust.attacks.goal import make_goal
 from keras_robust.attacks.goal import zero_gradient
@@ -99,9 +98,7 @@ class DeepFool(MinimumNormAttack):
                 "Argument `num_classes` must be at least 2: the label is one of them. "
                 f"Received: {num_classes!r}"
             )
-        is_number = isinstance(overshoot, numbers.Real) and math.isfinite(overshoot)
-        if not is_number or overshoot < 0.0:
-            raise ValueError(f"Argument `overshoot` must be a number >= 0. Received: {overshoot!r}")
+        check_numbers(or_zero=True, overshoot=overshoot)
         self.num_classes = num_classes
         self.overshoot = overshoot
         self.num_steps = num_steps

@@ -1,5 +1,8 @@
 """What an attack maximises, and when it has won."""
 
+import math
+import numbers
+
 from keras import ops
 
 from keras_robust import backend
@@ -108,6 +111,15 @@ def check_counts(**arguments):
     for name, value in arguments.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"Argument `{name}` must be an int >= 1. Received: {value!r}")
+
+
+def check_numbers(or_zero=False, **arguments):
+    """Says so if an argument is no finite number > 0, or, if that is allowed, 0."""
+    for name, value in arguments.items():
+        is_number = isinstance(value, numbers.Real) and math.isfinite(value)
+        if not is_number or value < 0.0 or (value == 0.0 and not or_zero):
+            sign = ">=" if or_zero else ">"
+            raise ValueError(f"Argument `{name}` must be a number {sign} 0. Received: {value!r}")
 
 
 def check_choice(name, value, choices):

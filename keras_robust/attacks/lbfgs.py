@@ -1,8 +1,5 @@
 """L-BFGS: the smallest perturbation that reaches another class."""
 
-import math
-import numbers
-
 import keras
 import numpy as np
 from keras import ops
@@ -12,6 +9,8 @@ from keras_robust import losses
 from keras_robust.attacks.box_lbfgs import minimise
 from keras_robust.attacks.found import Found
 from keras_robust.attacks.goal import check_choice
+from keras_robust.attacks.goal import check_counts
+from keras_robust.attacks.goal import check_numbers
 from keras_robust.attacks.goal import label_indices
 from keras_robust.attacks.goal import make_goal
 from keras_robust.attacks.goal import zero_gradient
@@ -76,14 +75,8 @@ class LBFGS(MinimumNormAttack):
     """
 
     def __init__(self, *, initial_weight=1e-2, search_steps=5, num_steps=100, targeted=False):
-        is_number = isinstance(initial_weight, numbers.Real) and math.isfinite(initial_weight)
-        if not is_number or initial_weight <= 0.0:
-            raise ValueError(
-                f"Argument `initial_weight` must be a number > 0. Received: {initial_weight!r}"
-            )
-        for name, value in (("search_steps", search_steps), ("num_steps", num_steps)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"Argument `{name}` must be an int >= 1. Received: {value!r}")
+        check_numbers(initial_weight=initial_weight)
+        check_counts(search_steps=search_steps, num_steps=num_steps)
         check_choice("targeted", targeted, (True, False, "least_likely"))
         self.initial_weight = initial_weight
         self.search_steps = search_steps

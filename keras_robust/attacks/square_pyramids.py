@@ -7,7 +7,11 @@ from keras_robust.attacks import random_bits
 from keras_robust.attacks.square_windows import Windows
 
 _TILES = 5
+_SMALLEST = 3
 _TINY = 1e-12
+_INSIDE = 1.0 - 1e-6
+# A little less than 1, so that a pyramid on top of its own negative does not vanish.
+_OLD = 0.999
 
 
 class PyramidMoves:
@@ -27,13 +31,15 @@ class PyramidMoves:
     """
 
     def __init__(self, x, threat_model, keys, shape, p_init, order):
-        self.x, self.threat_model = x, threat_model
+        self.x, self.bounds = x, threat_model.bounds
         self.shape, self.keys, self.order = shape, keys, order
-        self.windows = Windows(*shape[:2], p_init, smallest=3, odd=True)
+        # Single pixels would be no pyramids, but vectors and tiny images have little else.
+        smallest = _SMALLEST if min(shape[:2]) >= _TILES else 1
+        self.windows = Windows(*shape[:2], p_init, smallest=smallest, odd=True)
         canvases = [canvas(size, shape[:2], order) for size in self.windows.sizes]
         self.canvases = np.stack(canvases).astype("float32")
-        # The budget is epsilon in the power of the norm, so that budgets of pixels add up.
-        self.budget = ops.reshape(threat_model.radius, (-1, 1, 1, 1)) ** order
+        # In the power of the norm, so that what pixels cost adds up; rounding needs some slack.
+        self.budget = (_INSIDE * ops.reshape(threat_model.radius, (-1, 1, 1, 1))) ** order
 
     def start(self):
         """Returns a mosaic of pyramids with random signs, scaled to the ball, as images."""
@@ -45,9 +51,10 @@ class PyramidMoves:
         bits = ops.take(bits, np.maximum(tiles, 0).reshape(-1), axis=1)
         bits = ops.reshape(bits, (-1, height, width, 1 + channels))
         pyramids = pyramids.astype("float32")[..., None]
-        change = ops.where(random_bits.is_heads(bits[..., :1]), pyramids[0], pyramids[1])
+        change = ops.where(random_bits.is_heads(bits[..., :1]), pyramids[1], pyramids[0])
         change = change * random_bits.signs(bits[..., 1:])
-        return self._project(change * self._root(self.budget / (self._cost(change) + _TINY)))
+        cost = ops.sum(self._powers(change), axis=(1, 2, 3), keepdims=True)
+        return self._moved(change * self._root(self.budget / (cost + _TINY)))
 
     def propose(self, x_adv, query, stage):
         """Returns images with one pyramid more each."""
@@ -59,12 +66,12 @@ class PyramidMoves:
         both = ops.maximum(window, donor)
         pyramid = self._pyramid(edges, stage, random_bits.is_heads(bits[:, 4]))
         powers = self._powers(change)
-        old = window * change / (self._root(_total(powers * window)) + _TINY)
+        old = window * change * (_OLD / (self._root(_total(powers * window)) + _TINY))
         new = pyramid * random_bits.signs(bits[:, None, None, 5:]) + old
-        left = ops.maximum(self.budget - ops.sum(powers, axis=(1, 2, 3), keepdims=True), 0.0)
-        budget = left / self.shape[2] + _total(powers * both)
+        left = (self.budget - ops.sum(powers, axis=(1, 2, 3), keepdims=True)) / self.shape[2]
+        budget = ops.maximum(left + _total(powers * both), 0.0)
         new = new * self._root(budget / (_total(self._powers(new)) + _TINY))
-        return self._project(change * (1.0 - both) + new)
+        return self._moved(change * (1.0 - both) + new)
 
     def _pyramid(self, edges, stage, turned):
         """Returns pyramids in the windows, float32 `(batch_size, height, width, 1)`."""
@@ -78,9 +85,10 @@ class PyramidMoves:
         places = rows[:, :, None] * width + columns[:, None, :]
         return ops.take(flat, places, axis=0)[..., None]
 
-    def _project(self, change):
+    def _moved(self, change):
+        """Returns the images after a change in the ball; what the box cuts off is left over."""
         x_adv = self.x + ops.reshape(change, ops.shape(self.x))
-        return self._image(self.threat_model.project(x_adv, self.x))
+        return self._image(x_adv if self.bounds is None else ops.clip(x_adv, *self.bounds))
 
     def _image(self, x):
         return ops.reshape(x, (-1, *self.shape))
@@ -90,9 +98,6 @@ class PyramidMoves:
 
     def _root(self, powers):
         return ops.sqrt(powers) if self.order == 2 else powers
-
-    def _cost(self, change):
-        return ops.sum(self._powers(change), axis=(1, 2, 3), keepdims=True)
 
     @staticmethod
     def _pixels(mask):
@@ -131,14 +136,17 @@ def _lobe(height, width, order):
     distance = np.maximum(rows, np.abs(np.arange(width) - width // 2)[None])
     count = max(height, width) // 2 + 1
     terms = 1.0 / np.arange(1, count + 1) ** (2 if order == 2 else 4)
-    return sum(terms[k] * (distance <= k) for k in range(count))
+    lobe = sum(terms[k] * (distance <= k) for k in range(count))
+    return lobe / max(np.linalg.norm(lobe.reshape(-1), ord=order), _TINY)
 
 
 def mosaic(height, width):
     """Returns the number of the tile of each pixel, -1 outside of them, and how many there are."""
     rows, columns = _tiles(height), _tiles(width)
     across = columns.max() + 1
-    tiles = np.where((rows[:, None] < 0) | (columns[None] < 0), -1, rows[:, None] * across + columns)
+    tiles = np.where(
+        (rows[:, None] < 0) | (columns[None] < 0), -1, rows[:, None] * across + columns
+    )
     return tiles, int(tiles.max()) + 1
 
 

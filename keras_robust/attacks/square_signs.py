@@ -29,7 +29,9 @@ class SignMoves:
     def start(self):
         """Returns vertical stripes, one random sign per column and channel, as images."""
         _, width, channels = self.shape
-        bits = ops.reshape(random_bits.draw(self.keys, 0, width * channels), (-1, 1, width, channels))
+        bits = ops.reshape(
+            random_bits.draw(self.keys, 0, width * channels), (-1, 1, width, channels)
+        )
         return ops.where(random_bits.is_heads(bits), self.high, self.low)
 
     def propose(self, x_adv, query, stage):

@@ -38,8 +38,9 @@ class Transfer(Attack):
     Deviations from the papers: none; the surrogate is a given one, where Papernot et al. train it
     on labels asked from the attacked model.
 
-    Cost: the passes of the attack on the surrogate, 3 forward passes of the attacked model for each
-    restart; none in training. BatchNorm statistics see none of it.
+    Cost: the passes of the attack on the surrogate, and for each restart 4 forward passes of the
+    attacked model, in training none that is not dropped from the graph. BatchNorm statistics see
+    none of it.
 
     Args:
         surrogate: a trained `keras.Model` with the classes of the attacked model. `get_config`
@@ -55,8 +56,7 @@ class Transfer(Attack):
     >>> import keras
     >>> import numpy as np
     >>> import keras_robust as kr
-    >>> head = keras.layers.Dense(2, weights=[np.eye(2), np.zeros(2)])
-    >>> surrogate = keras.Sequential([keras.Input((2,)), head])
+    >>> surrogate = keras.Sequential([keras.Input((2,)), keras.layers.Activation("linear")])
     >>> attack = kr.attacks.Transfer(surrogate, "bim")
     >>> x, y = np.array([[0.6, 0.5]], "float32"), np.array([0])
     >>> print(np.round(attack(lambda x: 3.0 * x, x, y, kr.Linf(0.1)), 2))
@@ -69,6 +69,8 @@ class Transfer(Attack):
     """
 
     loss = "margin"
+    # None of the attacked model.
+    uses_gradients = False
 
     def __init__(self, surrogate, attack="pgd"):
         if not isinstance(surrogate, keras.Model):
@@ -107,20 +109,21 @@ class Transfer(Attack):
         return self.attack.stays_in_ball
 
     def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
+        logits = classifier.logits(x, y)
         if y is None and self.targeted is not True:
-            y = ops.stop_gradient(ops.argmax(classifier.logits(x), axis=-1))
-        surrogate = self._surrogate_of(classifier, x, y)
+            y = ops.stop_gradient(ops.argmax(logits, axis=-1))
+        surrogate = self._surrogate_of(classifier, x, logits.shape[-1])
         away = self.attack.search(surrogate, x, y, threat_model, seed, False, restart)
         if not keep_best:
             return unsearched(away.x_adv)._replace(zero_gradient=away.zero_gradient)
         shape = ops.shape(x)[:1]
         score = make_goal(classifier, x, y, self.loss, self.targeted)
-        clean = Found(x, *score(x), away.zero_gradient, counted(shape, 2))
+        clean = Found(x, *score(x), away.zero_gradient, counted(shape, 3))
         point = Found(away.x_adv, *score(away.x_adv), away.zero_gradient, counted(shape, 1))
         best = better(clean, point)
         return choose(clean.success, clean, best)._replace(queries=best.queries)
 
-    def _surrogate_of(self, classifier, x, y):
+    def _surrogate_of(self, classifier, x, num_classes):
         """Returns the surrogate as a `backend.Classifier` of the inputs of another."""
         if isinstance(classifier, backend.LayerClassifier):
             raise ValueError(
@@ -138,10 +141,10 @@ class Transfer(Attack):
         surrogate = backend.Classifier(self.surrogate)
         if len(keras.tree.flatten(classifier.pack(x))) > 1:
             surrogate = backend.Classifier(self.surrogate, classifier.pack)
-        sizes = [one.logits(x, y).shape[-1] for one in (surrogate, classifier)]
-        if sizes[0] != sizes[1]:
+        own = surrogate.logits(x).shape[-1]
+        if own != num_classes:
             raise ValueError(
                 "The surrogate and the attacked model must have the same classes. "
-                f"Received: a surrogate with {sizes[0]} and a model with {sizes[1]} classes"
+                f"Received: a surrogate with {own} and a model with {num_classes} classes"
             )
         return surrogate

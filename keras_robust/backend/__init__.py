@@ -21,8 +21,10 @@ from keras_robust.backend.structures import only_input
 from keras_robust.backend.structures import size_of
 from keras_robust.backend.structures import take
 from keras_robust.backend.tensorflow import END_OF_DATA
+from keras_robust.backend.tensorflow import NoGradientError
 from keras_robust.backend.tensorflow import compile_function
 from keras_robust.backend.tensorflow import fold_in
+from keras_robust.backend.tensorflow import host_function
 from keras_robust.backend.tensorflow import is_symbolic
 from keras_robust.backend.tensorflow import keras_logits
 from keras_robust.backend.tensorflow import normal
@@ -41,6 +43,7 @@ __all__ = [
     "Classifier",
     "END_OF_DATA",
     "LayerClassifier",
+    "NoGradientError",
     "Result",
     "Stream",
     "TrainStep",
@@ -49,6 +52,7 @@ __all__ = [
     "compile_function",
     "expose_input",
     "fold_in",
+    "host_function",
     "is_symbolic",
     "keras_logits",
     "normal",

@@ -157,7 +157,11 @@ class Classifier:
 
     def logits(self, x, y=None):
         """Returns float32 logits `(batch_size, num_classes)`, without training behaviour."""
-        return self.to_logits(self(x), y)
+        logits = self.to_logits(self(x), y)
+        if logits.shape[0] is None and x.shape[0] is not None:
+            # A model that leaves TensorFlow seldom says how many rows it returns. Loops ask.
+            return ops.reshape(logits, (x.shape[0], logits.shape[-1]))
+        return logits
 
     def compiled_loss(self, x, y):
         """Returns the compiled loss of the batch, repeated with shape `(batch_size,)`.

@@ -4,6 +4,7 @@ import functools
 import re
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
@@ -12,6 +13,10 @@ _UNROLL = 10
 _MARK = "keras_robust: "
 # Named, so that a TensorFlow that chooses otherwise draws the same numbers.
 _GENERATOR = "philox"
+
+
+class NoGradientError(ValueError):
+    """Says that no gradient leads from the outputs of a model back to its input."""
 
 
 def value_and_input_gradient(function, x):
@@ -26,17 +31,18 @@ def value_and_input_gradient(function, x):
         not mix as long as `function` treats them apart. No gradient of a weight is computed.
 
     Raises:
-        ValueError: if nothing differentiable leads from `x` to `values`.
+        NoGradientError: if nothing differentiable leads from `x` to `values`.
     """
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
         values, auxiliary = function(x)
     gradient = tape.gradient(values, x)
     if gradient is None:
-        raise ValueError(
+        raise NoGradientError(
             "The model has no gradient with respect to its input, so that a gradient attack cannot "
             "run and would report a robustness that is not there. Look for a layer that casts to "
-            "integers, rounds, looks up an embedding or leaves TensorFlow (`numpy_function`). "
+            "integers, rounds, looks up an embedding or leaves TensorFlow (`numpy_function`); "
+            "give it a gradient (BPDA), or use attacks that need none, such as Square. "
             f"Received: an input of shape {tuple(x.shape)} and dtype {x.dtype.name}"
         )
     return (values, auxiliary), tf.convert_to_tensor(gradient)
@@ -115,6 +121,27 @@ def trace_output(function, inputs):
     specs = tf.nest.map_structure(lambda leaf: tf.TensorSpec(leaf.shape, leaf.dtype), inputs)
     output = tf.function(function, autograph=False).get_concrete_function(specs).structured_outputs
     return keras.KerasTensor(tuple(output.shape), output.dtype.name)
+
+
+def host_function(function, x, num_classes):
+    """Returns what a function on NumPy arrays gives, which has no gradient.
+
+    Args:
+        function: callable that maps arrays in the structure of `x` to a float32 array
+            `(batch_size, num_classes)`. In traced code it is called when that runs.
+        x: tensor `(batch_size, ...)`, or a structure of such.
+        num_classes: int.
+    """
+    leaves = tf.nest.flatten(x)
+
+    def call(*arrays):
+        return function(tf.nest.pack_sequence_as(x, [np.asarray(array) for array in arrays]))
+
+    if not any(is_symbolic(leaf) for leaf in leaves):
+        # Errors then come as they are raised.
+        return tf.constant(call(*leaves))
+    outputs = tf.numpy_function(call, leaves, tf.float32)
+    return tf.ensure_shape(outputs, (leaves[0].shape[0], num_classes))
 
 
 def is_symbolic(x):

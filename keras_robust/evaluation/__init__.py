@@ -1,17 +1,31 @@
 """Robust accuracy, and whether to believe it."""
 
+from keras_robust.evaluation.attack_report import AttackReport
+from keras_robust.evaluation.black_box import BlackBox
+from keras_robust.evaluation.breakdown import accuracy_per_class
+from keras_robust.evaluation.breakdown import confusion
+from keras_robust.evaluation.check import Check
+from keras_robust.evaluation.curve import median_distance
+from keras_robust.evaluation.curve import robustness_curve
 from keras_robust.evaluation.evaluate import evaluate
-from keras_robust.evaluation.evaluate import standard_attacks
 from keras_robust.evaluation.picture import draw_examples
-from keras_robust.evaluation.report import AttackReport
 from keras_robust.evaluation.report import RobustnessReport
-from keras_robust.evaluation.report import compare
+from keras_robust.evaluation.sanity_check import sanity_check
+from keras_robust.evaluation.sanity_report import SanityReport
+from keras_robust.evaluation.table import compare
 
 __all__ = [
     "AttackReport",
+    "BlackBox",
+    "Check",
     "RobustnessReport",
+    "SanityReport",
+    "accuracy_per_class",
     "compare",
+    "confusion",
     "draw_examples",
     "evaluate",
-    "standard_attacks",
+    "median_distance",
+    "robustness_curve",
+    "sanity_check",
 ]

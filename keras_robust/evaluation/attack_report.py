@@ -34,6 +34,19 @@ class AttackReport:
     queries: int | None = None
     robust: np.ndarray = dataclasses.field(default=None, repr=False, compare=False)
 
+    @classmethod
+    def of(cls, attack, *, accuracy_so_far=0.0, **fields):
+        """Returns the report of an attack, with its settings in a form that JSON can hold."""
+        settings = {name: _plain(value) for name, value in attack.get_config().items()}
+        fields = {"accuracy": None, "zero_gradient": 0.0, "seconds": 0.0, **fields}
+        name = type(attack).__name__
+        return cls(name=name, settings=settings, accuracy_so_far=accuracy_so_far, **fields)
+
+    def to_dict(self):
+        """Returns what JSON can hold: everything but the arrays."""
+        fields = (field.name for field in dataclasses.fields(self) if field.repr)
+        return {name: getattr(self, name) for name in fields}
+
     @property
     def label(self):
         """Name and the settings that tell strength: `PGD-50x10 margin`."""
@@ -44,7 +57,15 @@ def label(name, settings):
     """Name and the settings that tell strength: `PGD-50x10 margin`."""
     if settings.get("num_steps", 1) > 1:
         name += f"-{settings['num_steps']}"
-    if settings.get("num_restarts", 1) > 1:
-        name += f"x{settings['num_restarts']}"
+    num_searches = settings.get("num_targets", settings.get("num_restarts", 1))
+    if num_searches > 1:
+        name += f"x{num_searches}"
     loss = settings.get("loss")
     return name if loss is None else f"{name} {loss}"
+
+
+def _plain(value):
+    """Turns an argument of an attack into what JSON can hold: a function into its name."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return getattr(value, "__name__", repr(value))

@@ -53,6 +53,13 @@ class Check:
 
 
 def count_verdicts(checks):
-    """Returns text such as `3 passed, 1 failed, 2 skipped`; verdicts of no check are left out."""
+    """Returns text such as `3 passed, 1 failed, 2 skipped`; what no check has is left out."""
     verdicts = [check.verdict for check in checks]
     return ", ".join(f"{verdicts.count(word)} {word}" for word in VERDICTS if word in verdicts)
+
+
+def summarise_verdicts(checks):
+    """Returns text such as `1 of 4 failed`, not counting those skipped, or `4 passed`."""
+    done = [check for check in checks if check.verdict != "skipped"]
+    failed = sum(check.verdict == "failed" for check in done)
+    return f"{failed} of {len(done)} failed" if failed else count_verdicts(done or checks)

@@ -1,8 +1,11 @@
 """Matplotlib where there is one, and its figures as parts of an HTML page."""
 
 import base64
+import importlib
 import io
 import re
+
+import numpy as np
 
 from keras_robust.evaluation.markup import Markup
 
@@ -14,24 +17,16 @@ _COLOURS = {INK: "currentColor", ACCENT: "var(--accent)", WARNING: "var(--warnin
 
 
 def make_figure(**arguments):
-    """Returns a `matplotlib.figure.Figure`, or raises an ImportError that says what to install."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "Pictures need matplotlib. Install it with: pip install 'keras_robust[plots]'"
-        ) from error
-    return Figure(**arguments)
+    """Returns a `matplotlib.figure.Figure`."""
+    return _load("matplotlib.figure").Figure(**arguments)
 
 
 def to_svg(figure, description):
     """Returns a figure as an `<svg>` element for a page; `description` is for those who read it."""
-    import matplotlib
-
     file = io.StringIO()
     # Text stays text, and the same figure has the same bytes.
     settings = {"svg.fonttype": "none", "svg.hashsalt": description}
-    with matplotlib.rc_context(settings):
+    with _load("matplotlib").rc_context(settings):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     svg = file.getvalue()
     svg = svg[svg.index("<svg") :]
@@ -48,8 +43,19 @@ def to_svg(figure, description):
 
 def to_png(image):
     """Returns an image with values in `[0, 1]`, one pixel a pixel, as a `data:` address."""
-    from matplotlib.image import imsave
-
     file = io.BytesIO()
-    imsave(file, image, format="png", vmin=0.0, vmax=1.0, cmap="gray")
+    pixels = np.rint(255.0 * np.asarray(image)).astype("uint8")
+    if pixels.ndim == 2:
+        pixels = np.stack([pixels] * 3, axis=-1)
+    _load("matplotlib.image").imsave(file, pixels, format="png", metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _load(name):
+    """Returns a module of matplotlib, or raises an ImportError that says what to install."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            "Pictures need matplotlib. Install it with: pip install 'keras_robust[plots]'"
+        ) from error

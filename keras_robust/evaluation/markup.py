@@ -14,7 +14,7 @@ class Markup(str):
         return value if isinstance(value, cls) else cls(html.escape(str(value)))
 
 
-def element(name, *children, **attributes):
+def element(name, /, *children, **attributes):
     """Returns an element; children and values of attributes are text unless they are `Markup`.
 
     Args:
@@ -37,15 +37,12 @@ def table(headings, rows, caption=None):
     """Returns a table whose first cell in every row is the heading of the row.
 
     Args:
-        headings: list of cells.
-        rows: list of lists of cells. Numbers in text are set to the right, as all but the first.
+        headings: list of cells; `as_text` makes one for a column of text.
+        rows: list of lists of cells. A cell may be a `<td>` or `<th>` element.
         caption: text above the table, or `None`.
     """
-    top = (element("th", heading, scope="col") for heading in headings)
-    body = (
-        element("tr", element("th", row[0], scope="row"), *(_cell(cell) for cell in row[1:]))
-        for row in rows
-    )
+    top = (_cell(heading, "th", scope="col") for heading in headings)
+    body = (element("tr", _cell(row[0], "th", scope="row"), *map(_cell, row[1:])) for row in rows)
     content = element(
         "table",
         caption and element("caption", caption),
@@ -57,5 +54,14 @@ def table(headings, rows, caption=None):
     return element("div", content, class_="wide", tabindex="0", role="region", aria_label=label)
 
 
-def _cell(cell):
-    return cell if isinstance(cell, Markup) and cell.startswith("<td") else element("td", cell)
+def as_text(heading):
+    """Returns the heading of a column of text, which is set to the left."""
+    return element("th", heading, scope="col", class_="text")
+
+
+def _cell(cell, kind="td", **attributes):
+    return cell if _is_cell(cell) else element(kind, cell, **attributes)
+
+
+def _is_cell(cell):
+    return isinstance(cell, Markup) and cell.startswith(("<td", "<th"))

@@ -1,9 +1,27 @@
 """The picture that every talk on adversarial examples opens with."""
 
+from typing import NamedTuple
+
 import numpy as np
 
+from keras_robust.evaluation.figures import make_figure
 
-def draw_examples(report, path=None, num_examples=5):
+_CHANNELS = (1, 3, 4)
+
+
+class Example(NamedTuple):
+    """An adversarial example as it is shown: images in `[0, 1]`, classes and probabilities."""
+
+    true: str
+    clean: np.ndarray
+    perturbation: np.ndarray
+    adversarial: np.ndarray
+    largest: float
+    before: str
+    after: str
+
+
+def draw_examples(report, path=None, num_examples=5, class_names=None):
     """Draws clean image, perturbation and adversarial image, one example a row.
 
     Shows examples that were right and are wrong under attack first, the most confident mistakes on
@@ -14,6 +32,7 @@ def draw_examples(report, path=None, num_examples=5):
         report: `RobustnessReport` with its arrays, as `evaluate` returns it.
         path: str, the file to write (`.png`, `.svg`, `.pdf`), or `None`. Defaults to `None`.
         num_examples: int, the number of rows at most. Defaults to `5`.
+        class_names: list of str, one per class, or `None` for numbers. Defaults to `None`.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -22,63 +41,95 @@ def draw_examples(report, path=None, num_examples=5):
         ImportError: without matplotlib.
         ValueError: if the inputs are not images, or the report was read from a file.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "Pictures need matplotlib. Install it with: pip install 'keras_robust[plots]'"
-        ) from error
-    shape = getattr(report.x, "shape", None)
-    if shape is None or len(shape) not in (3, 4):
+    if not has_images(report):
         raise ValueError(
             "Pictures need a report that `evaluate` returned, on images (n, height, width) or "
-            f"(n, height, width, channels). Received: inputs of shape {shape}"
+            f"(n, height, width, channels) with {', '.join(map(str, _CHANNELS[:-1]))} or "
+            f"{_CHANNELS[-1]} channels. "
+            f"Received: inputs of shape {getattr(report.x, 'shape', None)}"
         )
-    rows = _choose(report, num_examples)
-    figure = Figure(figsize=(6.0, 2.1 * len(rows) + 0.5), layout="constrained")
+    names = name_classes(report, class_names)
+    examples = choose_examples(report, num_examples, names)
+    figure = make_figure(figsize=(6.0, 2.1 * len(examples) + 0.5), layout="constrained")
     name, epsilon = report.threat_model["class_name"], np.max(report.threat_model["epsilon"])
     figure.suptitle(
         f"clean, perturbation, adversarial: {report.robust_accuracy:.1%} of "
         f"{report.num_examples} hold under {name} {epsilon:g}",
         fontsize=10,
     )
-    axes = figure.subplots(len(rows), 3, squeeze=False)
-    low, high = report.threat_model["config"]["bounds"] or (report.x.min(), report.x.max())
-    for row, (left, middle, right) in zip(rows, axes, strict=True):
-        x, x_adv = report.x[row], report.x_adv[row]
-        delta = x_adv - x
-        largest = max(float(np.abs(delta).max()), 1e-12)
-        _show(left, (x - low) / (np.asarray(high) - low), _caption(report.logits[row]))
-        _show(middle, 0.5 + 0.5 * delta / largest, f"perturbation, max {largest:.3g}")
-        _show(right, (x_adv - low) / (np.asarray(high) - low), _caption(report.adv_logits[row]))
-        left.set_ylabel(f"true class {report.y[row]}", fontsize=9)
+    axes = figure.subplots(len(examples), 3, squeeze=False)
+    for example, (left, middle, right) in zip(examples, axes, strict=True):
+        _show(left, example.clean, example.before)
+        _show(middle, example.perturbation, f"perturbation, max {example.largest:.3g}")
+        _show(right, example.adversarial, example.after)
+        left.set_ylabel(f"true {example.true}", fontsize=9, parse_math=False)
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
 
 
-def _choose(report, num_examples):
-    """Indices of the examples to show: right before, wrong after, then by confidence after."""
+def has_images(report):
+    """Returns whether the report has its arrays, and the inputs can be shown as images."""
+    shape = getattr(report.x, "shape", ())
+    return len(shape) == 3 or (len(shape) == 4 and shape[-1] in _CHANNELS)
+
+
+def name_classes(report, class_names, prefix="class "):
+    """Returns a name per class: those given, or the prefix and a number."""
+    if class_names is None:
+        return [f"{prefix}{number}" for number in range(report.num_classes)]
+    names = [str(name) for name in class_names]
+    if isinstance(class_names, str) or len(names) != report.num_classes:
+        raise ValueError(
+            f"Expected one name per class, {report.num_classes} in all. "
+            f"Received: class_names={class_names!r}"
+        )
+    return names
+
+
+def choose_examples(report, num_examples, names):
+    """Returns `Example`s: right before and wrong after first, by confidence after."""
     before = np.argmax(report.logits, axis=-1) == report.y
     after = np.argmax(report.adv_logits, axis=-1) == report.y
     confidence = _softmax(report.adv_logits).max(axis=-1)
     order = np.lexsort((-confidence, ~(before & ~after)))
-    return order[:num_examples]
+    return [_example(report, row, names) for row in order[:num_examples]]
+
+
+def _example(report, row, names):
+    low, high = report.threat_model["config"].get("bounds") or (report.x.min(), report.x.max())
+    low, high = np.asarray(low), np.asarray(high)
+    # Nothing to divide by where all inputs are the same.
+    extent = np.where(high > low, high - low, 1.0)
+    x, x_adv = report.x[row], report.x_adv[row]
+    delta = x_adv - x
+    largest = max(float(np.abs(delta).max()), 1e-12)
+    return Example(
+        true=names[int(report.y[row])],
+        clean=_image((x - low) / extent),
+        perturbation=_image(0.5 + 0.5 * delta / largest),
+        adversarial=_image((x_adv - low) / extent),
+        largest=largest,
+        before=_caption(report.logits[row], names),
+        after=_caption(report.adv_logits[row], names),
+    )
+
+
+def _image(values):
+    values = np.clip(values, 0.0, 1.0)
+    return values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values
 
 
 def _show(axis, image, caption):
-    image = np.clip(image, 0.0, 1.0)
-    if image.ndim == 3 and image.shape[-1] == 1:
-        image = image[..., 0]
     axis.imshow(image, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
-    axis.set_title(caption, fontsize=9)
+    axis.set_title(caption, fontsize=9, parse_math=False)
     axis.set_xticks([])
     axis.set_yticks([])
 
 
-def _caption(logits):
+def _caption(logits, names):
     probabilities = _softmax(logits)
-    return f"class {np.argmax(probabilities)}: {probabilities.max():.1%}"
+    return f"{names[int(np.argmax(probabilities))]}: {probabilities.max():.1%}"
 
 
 def _softmax(logits):

@@ -13,7 +13,10 @@ SCHEMA_VERSION = 2
 
 
 def to_plain(value):
-    """Returns what JSON can hold: no arrays of a dataclass, no tuples, no infinite numbers."""
+    """Returns what JSON can hold: no arrays of a dataclass, no tuples, no infinite numbers.
+
+    Other objects stay, so that writing them fails.
+    """
     if dataclasses.is_dataclass(value):
         kept = (field.name for field in dataclasses.fields(value) if field.repr)
         return {name: to_plain(getattr(value, name)) for name in kept}
@@ -25,7 +28,7 @@ def to_plain(value):
         return [to_plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    return value if value is None or isinstance(value, (bool, int, str)) else repr(value)
+    return value
 
 
 def check_report(plain):

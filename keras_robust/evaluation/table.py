@@ -4,7 +4,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from keras_robust.evaluation.check import count_verdicts
+from keras_robust.evaluation.check import summarise_verdicts
 
 
 def compare(reports):
@@ -18,24 +18,23 @@ def compare(reports):
     table = _table(next(iter(reports.values())), notes)
     for heading in reports:
         table.add_column(Text(heading), justify="right")
+    table.add_row("clean", *(percent(report.clean_accuracy) for report in reports.values()))
     for row in zip(*(report.attacks for report in reports.values()), strict=True):
         table.add_row(Text(row[0].label), *map(share_left, row))
-    table.add_section()
-    _add_results(table, reports.values())
+    _add_results(table, list(reports.values()))
     return table
 
 
 def summarise(report):
     """Returns a `rich.table.Table` of one report, with what every attack took."""
-    table = _table(report, [f"Warning: {doubt}" for doubt in doubts(report)])
+    table = _table(report, [f"- {doubt}" for doubt in doubts(report)])
     for heading in ("accuracy", "examples", "model calls", "seconds"):
         table.add_column(heading, justify="right")
+    table.add_row("clean", percent(report.clean_accuracy), amount(report.num_examples))
     for attack in report.attacks:
         amounts = map(amount, (attack.num_attacked, attack.queries, attack.seconds))
         table.add_row(Text(attack.label), share_left(attack), *amounts)
-    table.add_section()
-    totals = map(amount, (report.num_examples, report.queries, report.seconds))
-    _add_results(table, [report], *totals)
+    _add_results(table, [report], "", amount(report.queries), amount(report.seconds))
     return table
 
 
@@ -52,8 +51,8 @@ def describe_threat(report):
 
 def doubts(report):
     """Returns what makes the numbers doubtful: the warnings and the failed checks."""
-    failed = [check for check in report.checks if check.verdict == "failed"]
-    return [*report.warnings, *map(str, failed)]
+    failed = [f"Check {check}" for check in report.checks if check.verdict == "failed"]
+    return [*report.warnings, *failed]
 
 
 def percent(share):
@@ -77,7 +76,7 @@ def amount(number):
     """Returns a count or a number of seconds as text, and a dash for `None`."""
     if number is None:
         return "-"
-    return f"{number:,}" if isinstance(number, int) else f"{number:,.1f}"
+    return f"{number:,.1f}" if isinstance(number, float) else f"{number:,}"
 
 
 def _table(report, notes):
@@ -90,17 +89,17 @@ def _table(report, notes):
 
 
 def _add_results(table, reports, *totals):
+    table.add_section()
+    robust = (percent(report.robust_accuracy) for report in reports)
+    table.add_row("robust (worst case)", *robust, *totals)
+    table.add_row("95% interval", *map(interval, reports))
     rows = {
-        "clean": [percent(report.clean_accuracy) for report in reports],
-        "robust (worst case)": [percent(report.robust_accuracy) for report in reports],
-        "95% interval": [interval(report) for report in reports],
         "median distance": [_number(report.median_distance) for report in reports],
-        "checks": [count_verdicts(report.checks) for report in reports],
+        "checks": [summarise_verdicts(report.checks) for report in reports],
     }
     for name, cells in rows.items():
         if any(cells):
-            more = totals if name.startswith("robust") else ()
-            table.add_row(name, *cells, *more)
+            table.add_row(name, *cells)
 
 
 def _number(value):

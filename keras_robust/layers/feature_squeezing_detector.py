@@ -16,10 +16,10 @@ class FeatureSqueezingDetector(keras.Model):
     `calibrate` sets the threshold on clean examples, which is saved with the detector.
 
     **It detects only attacks that do not know of it.** The score is differentiable (the squeezers
-    pass gradients), so that an attack can keep it low: on MNIST and CIFAR-10 He et al. (2017) find
-    adversarial examples that every squeezer leaves adversarial, with perturbations little larger
-    than without the detector. Do not quote its detection rate as robustness. Like any threshold it
-    turns away the share of clean examples that it was calibrated for.
+    pass gradients), so that an attack can keep it low: on MNIST and CIFAR-10 He et al. (2017), who
+    did, find adversarial examples of low distortion that are not detected. Do not quote its
+    detection rate as robustness. Like any threshold it turns away the share of clean examples that
+    it was calibrated for.
 
     Deviations from the paper: non-local means is not among the squeezers here; any layer that
     keeps the shape can be. Cost: a forward pass, and one more for each squeezer.
@@ -42,8 +42,7 @@ class FeatureSqueezingDetector(keras.Model):
     >>> import keras
     >>> import numpy as np
     >>> import keras_robust as kr
-    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, weights=[
-    ...     np.array([[9.0, 0.0], [0.0, 9.0]]), np.zeros(2)])])
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(9.0)])
     >>> detector = kr.layers.FeatureSqueezingDetector(model, [kr.layers.BitDepth(1)])
     >>> clean = np.array([[0.0, 1.0], [0.9, 0.0], [0.0, 0.8], [1.0, 0.1]], "float32")
     >>> print(f"{detector.calibrate(clean, false_positive_rate=0.25):.4f}")

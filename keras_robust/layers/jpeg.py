@@ -1,6 +1,7 @@
 """JPEG inside of the network."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_robust.layers import jpeg_steps as steps
@@ -8,6 +9,8 @@ from keras_robust.layers.input_transformation import InputTransformation
 from keras_robust.layers.input_transformation import check_count
 
 _LEVELS = 255.0
+# As libjpeg, which rounds halves away from zero; averages of whole levels often are such halves.
+_HALF = 0.5 + 1e-4
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
@@ -50,9 +53,9 @@ class JPEG(InputTransformation):
 
     >>> import numpy as np
     >>> import keras_robust as kr
-    >>> x = np.linspace(0.0, 1.0, 64).reshape(1, 8, 8, 1)
-    >>> print(np.round(kr.layers.JPEG(quality=10)(x)[0, 0, :4, 0], 3))
-    [0.094 0.094 0.094 0.094]
+    >>> x = np.array([0.0, 0.1, 0.3, 0.2, 0.8, 1.0, 0.9, 0.7]) * np.ones((1, 8, 1))
+    >>> print(np.round(kr.layers.JPEG(quality=20)(x[..., None])[0, 0, :, 0], 2))
+    [0.   0.15 0.31 0.18 0.84 0.95 0.96 0.68]
 
     References:
         - [Dziugaite et al., 2016](https://arxiv.org/abs/1608.00853)
@@ -79,11 +82,10 @@ class JPEG(InputTransformation):
 
     def transform(self, x):
         levels = ops.round(self.to_unit(x) * _LEVELS)
-        padded = steps.pad(levels, 2 * steps.BLOCK if self._halves(x) else steps.BLOCK)
         if x.shape[-1] == 1:
-            decoded = _code(padded, self._luminance)
+            decoded = _code(levels, self._luminance)
         else:
-            decoded = self._code_colours(padded, x.shape[1:3])
+            decoded = self._code_colours(levels)
         decoded = decoded[:, : x.shape[1], : x.shape[2]]
         decoded = ops.clip(ops.round(decoded), 0.0, _LEVELS)
         return self.from_unit(decoded / _LEVELS)
@@ -91,7 +93,7 @@ class JPEG(InputTransformation):
     def surrogate(self, x):
         if not self._halves(x):
             return x
-        ycc = steps.to_ycc(steps.pad(self.to_unit(x), 2))
+        ycc = steps.to_ycc(steps.pad(self.to_unit(x), 2, 2))
         ycc = ops.concatenate([ycc[..., :1], steps.double(steps.halve(ycc[..., 1:]))], axis=-1)
         return self.from_unit(steps.to_rgb(ycc)[:, : x.shape[1], : x.shape[2]])
 
@@ -102,24 +104,31 @@ class JPEG(InputTransformation):
     def _halves(self, x):
         return self.chroma_subsampling and x.shape[-1] == 3
 
-    def _code_colours(self, rgb, size):
+    def _code_colours(self, rgb):
         ycc = ops.round(steps.to_ycc(rgb))
         luminance = _code(ycc[..., :1], self._luminance)
         chrominance = ycc[..., 1:]
         if self.chroma_subsampling:
-            chrominance = _code(ops.round(steps.halve(chrominance)), self._chrominance)
-            # The last row and column are repeated, not what was padded behind them.
-            kept = [(side + 1) // 2 for side in size]
+            # libjpeg fills up the blocks of a row before it halves, and the columns after.
+            halved = steps.halve(steps.pad(chrominance, 2, 2 * steps.BLOCK))
+            # libjpeg turns a half of a level down and up by turns.
+            turns = np.resize([0.25, 0.5], halved.shape[2])[:, None]
+            halved = ops.floor(halved + ops.convert_to_tensor(turns, dtype=halved.dtype))
+            chrominance = _code(halved, self._chrominance)
+            # What was padded does not spread into the last row and column.
+            kept = [(side + 1) // 2 for side in rgb.shape[1:3]]
             chrominance = steps.double(chrominance[:, : kept[0], : kept[1]])
-            luminance = luminance[:, : 2 * kept[0], : 2 * kept[1]]
         else:
             chrominance = _code(chrominance, self._chrominance)
+        height, width = rgb.shape[1:3]
+        luminance, chrominance = (part[:, :height, :width] for part in (luminance, chrominance))
         return steps.to_rgb(ops.concatenate([luminance, chrominance], axis=-1))
 
 
 def _code(levels, table):
     """Returns what is left of channels after quantisation, whole levels."""
     divisors = ops.convert_to_tensor(table[:, None, :, None], dtype=levels.dtype)
-    coefficients = steps.dct(levels - 128.0)
-    coefficients = ops.round(coefficients / divisors) * divisors
+    coefficients = steps.dct(steps.pad(levels, steps.BLOCK, steps.BLOCK) - 128.0)
+    counts = ops.floor(ops.abs(coefficients) / divisors + _HALF)
+    coefficients = ops.sign(coefficients) * counts * divisors
     return ops.clip(ops.round(steps.inverse_dct(coefficients) + 128.0), 0.0, _LEVELS)

@@ -49,9 +49,9 @@ def to_rgb(ycc):
     return ops.einsum("...c,dc->...d", ycc - _like(_GREY, ycc), _like(np.linalg.inv(_TO_YCC), ycc))
 
 
-def pad(x, multiple):
-    """Repeats the last row and column until both sides are multiples."""
-    for axis in (1, 2):
+def pad(x, rows, columns):
+    """Repeats the last row and column until their numbers are multiples of these."""
+    for axis, multiple in ((1, rows), (2, columns)):
         size = x.shape[axis]
         target = -(-size // multiple) * multiple
         if target != size:

@@ -84,8 +84,8 @@ class Temperature(keras.layers.Layer):
             y: class indices `(n,)` or rows `(n, num_classes)`.
 
         Returns:
-            float, from 0.001 to 1000: an end where the labels ask for more, as they do where every
-            prediction is right.
+            float, from 0.001 to 1000. Near 0 where every prediction is right: such examples ask
+            for ever surer probabilities, and are too few to calibrate with.
         """
         logits = np.asarray(logits, "float64")
         if logits.ndim != 2 or not len(logits) or not np.isfinite(logits).all():

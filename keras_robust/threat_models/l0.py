@@ -1,5 +1,7 @@
 """At most epsilon features or pixels change, each as far as the box allows."""
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -9,7 +11,7 @@ from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import flatten
 
 _FAR = 1e12
-_STEP_WIDTHS = 3.0
+_STEP_WIDTHS = 10.0
 _ROUNDING = 1e-3
 _TINY = 1e-30
 
@@ -26,11 +28,11 @@ class L0(ThreatModel):
     in PGD0 of Croce and Hein (2019). The ball is no ball of a norm, so that two methods are
     conventions. `steepest_direction` is 1 in the coordinate (in all channels of the pixel) with the
     largest gradient. `step(x_adv, gradient, step_size)` moves along the gradient itself, scaled so
-    that the `step_size` features of the largest gradients move by at least 3 widths of the box:
-    most of them end at a bound, and the projection after it weighs their gradients against changes
-    made before. `step_size` is a number of features therefore, rounded up, and the step sizes that
+    that the `step_size` features of the largest gradients move by at least 10 widths of the box.
+    They and others end at a bound, and the projection after the step weighs their gradients against
+    changes made before. So `step_size` is a number of features, rounded up, and the step sizes that
     attacks derive from `epsilon` fit. Deviations from Croce and Hein: their step has a given length
-    in L1.
+    in L1, which depends on the size of the image.
 
     Args:
         epsilon: how many features or pixels may change. An int >= 1; a string; a
@@ -52,7 +54,7 @@ class L0(ThreatModel):
     >>> l0 = kr.threat_models.L0(1)
     >>> x_adv = l0.project(np.array([[0.6, 1.7]], "float32"), np.array([[0.4, 0.9]], "float32"))
     >>> print(np.round(x_adv, 2))
-    [[0.6 0.9]]
+    [[0.4 1. ]]
 
     References:
         - [Papernot et al., 2016](https://arxiv.org/abs/1511.07528)
@@ -86,15 +88,15 @@ class L0(ThreatModel):
         return ops.where(keep, inside, x)
 
     def steepest_direction(self, gradient):
-        sizes = self._per_position(ops.abs(gradient))
+        sizes = self.per_position(ops.abs(gradient))
         first = largest(sizes, ops.ones_like(sizes[:, :1]))
-        return ops.where(self._spread(first, gradient), ops.sign(gradient), 0.0)
+        return ops.where(self.spread(first, gradient), ops.sign(gradient), 0.0)
 
     def step(self, x_adv, gradient, step_size):
-        sizes = self._per_position(ops.abs(gradient))
+        sizes = self.per_position(ops.abs(gradient))
         count = ops.reshape(ops.convert_to_tensor(step_size, dtype="float32"), (-1, 1))
         least = kth_largest(sizes, ops.ceil(count - _ROUNDING))
-        scale = self._spread(_STEP_WIDTHS / ops.maximum(least, _TINY), gradient)
+        scale = self.spread(_STEP_WIDTHS / ops.maximum(least, _TINY), gradient)
         low, high = self._box()
         width = 1.0 if self.bounds is None else high - low
         limit = _FAR * ops.sign(gradient)
@@ -108,13 +110,13 @@ class L0(ThreatModel):
 
     def random_start(self, x, seed):
         """Returns `epsilon` random features or pixels set to random values of the box."""
-        features = flatten(x).shape[-1]
-        positions = self._per_position(x).shape[-1]
+        features = ops.shape(_rows(x))[-1]
+        positions = ops.shape(self.per_position(x))[-1]
         noise = backend.uniform((ops.shape(x)[0], features + positions), seed)
-        keep = largest(noise[:, features:], self._counts())
+        keep = largest(noise[:, features:], self.counts())
         low, high = (x - 1.0, x + 1.0) if self.bounds is None else self._box()
         values = low + (high - low) * ops.reshape(noise[:, :features], ops.shape(x))
-        return ops.where(self._spread(keep, x), values, x)
+        return ops.where(self.spread(keep, x), values, x)
 
     def sphere_start(self, x, seed):
         return self.random_start(x, seed)
@@ -124,32 +126,32 @@ class L0(ThreatModel):
 
     def _changed(self, is_changed):
         """Returns how many positions have a changed coordinate."""
-        changed = self._per_position(ops.cast(is_changed, "float32"))
+        changed = self.per_position(ops.cast(is_changed, "float32"))
         return ops.sum(ops.cast(changed > 0.0, "float32"), axis=-1)
 
     def _in_ball(self, x_adv, x, slack, rounding):
-        return self._changed(ops.abs(x_adv - x) > rounding) <= self._counts()[:, 0]
+        return self._changed(ops.abs(x_adv - x) > rounding) <= self.counts()[:, 0]
 
-    def _counts(self):
+    def counts(self):
         """The radius as whole numbers, `(1, 1)` or `(batch_size, 1)`."""
         return ops.expand_dims(ops.floor(self._radius_per_example() + _ROUNDING), -1)
 
     def _largest(self, gains):
         """Returns which coordinates belong to the `epsilon` positions of the largest gains."""
-        return self._spread(largest(self._per_position(gains), self._counts()), gains)
+        return self.spread(largest(self.per_position(gains), self.counts()), gains)
 
-    def _per_position(self, values):
+    def per_position(self, values):
         """Sums over the channels of each pixel, if these count once; `(batch_size, positions)`."""
         if not self.per_pixel:
-            return flatten(values)
+            return _rows(values)
         if len(values.shape) < 3:
             raise ValueError(
                 "L0 with per_pixel=True needs inputs with an axis of channels at the end, such as "
                 f"(batch_size, rows, columns, channels). Received: shape {tuple(values.shape)}"
             )
-        return flatten(ops.sum(values, axis=-1))
+        return _rows(ops.sum(values, axis=-1))
 
-    def _spread(self, values, x):
+    def spread(self, values, x):
         """Gives `(batch_size, positions)` or `(batch_size, 1)` values a shape that fits `x`."""
         if values.shape[-1] == 1:
             return ops.reshape(values, (-1,) + (1,) * (len(x.shape) - 1))
@@ -160,8 +162,8 @@ class L0(ThreatModel):
 
 def kth_largest(values, count):
     """Returns the `count`-th largest value of each row, `(n, 1)`; `count` is `(n, 1)`, a float."""
-    size = values.shape[-1]
-    index = size - ops.cast(ops.clip(count, 1.0, float(size)), "int32")
+    size = ops.shape(values)[-1]
+    index = size - ops.cast(ops.clip(count, 1.0, ops.cast(size, "float32")), "int32")
     index = ops.broadcast_to(index, (ops.shape(values)[0], 1))
     return ops.take_along_axis(ops.sort(values, axis=-1), index, axis=-1)
 
@@ -174,3 +176,9 @@ def largest(values, count):
     left = count - ops.sum(ops.cast(above, "float32"), axis=-1, keepdims=True)
     first = ops.cumsum(ops.cast(ties, "float32"), axis=-1) <= left
     return ops.logical_and(count >= 1.0, ops.logical_or(above, ops.logical_and(ties, first)))
+
+
+def _rows(x):
+    """Returns `x` as `(batch_size, features)`, with a known number of features where it can."""
+    shape = x.shape[1:]
+    return flatten(x) if None in shape else ops.reshape(x, (-1, math.prod(shape)))

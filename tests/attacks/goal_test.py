@@ -4,6 +4,8 @@ import pytest
 
 import keras_robust as kr
 from keras_robust import backend
+from keras_robust.attacks.goal import check_numbers
+from keras_robust.attacks.goal import label_indices
 from keras_robust.attacks.goal import make_goal
 from keras_robust.attacks.goal import zero_gradient
 
@@ -129,3 +131,29 @@ def test_zero_gradient_is_told_per_example():
     gradient = np.zeros((3, 2, 2), "float32")
     gradient[1, 0, 1] = -1e-30
     assert zero_gradient(gradient).numpy().tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("y", "expected"),
+    [
+        (None, [0, 1, 2]),
+        (np.array([2, 0, 1]), [2, 0, 1]),
+        ({"label": np.array([[2.0], [0.0], [1.0]])}, [2, 0, 1]),
+        (np.eye(3)[[2, 0, 1]], [2, 0, 1]),
+    ],
+)
+def test_labels_are_class_indices(y, expected):
+    indices = label_indices(y, X)
+    assert keras.backend.standardize_dtype(indices.dtype) == "int32"
+    assert indices.numpy().tolist() == expected
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -1.0, float("inf"), float("nan"), "1", None])
+def test_numbers_must_be_positive(value):
+    with pytest.raises(ValueError, match=f"`size` must be a number > 0. Received: {value!r}"):
+        check_numbers(ok=1, size=value)
+    if value == 0:
+        check_numbers(or_zero=True, size=value)
+    else:
+        with pytest.raises(ValueError, match=f"`size` must be a number >= 0. Received: {value!r}"):
+            check_numbers(or_zero=True, size=value)

@@ -221,3 +221,21 @@ def test_trace_output_runs_the_function_on_tensors():
     assert isinstance(output, keras.KerasTensor)
     assert (output.shape, output.dtype) == ((None, 3), "float16")
     assert isinstance(seen[0], tf.Tensor) and seen[0].dtype == "int32"
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_host_function_runs_numpy_and_has_no_gradient(traced):
+    def double(x):
+        assert type(x) is np.ndarray
+        return 2.0 * x
+
+    def call(x):
+        outputs = backend.host_function(double, x, 3)
+        assert tuple(outputs.shape) == (2, 3)
+        return outputs
+
+    x = tf.constant(np.arange(6.0, dtype="float32").reshape(2, 3))
+    function = tf.function(call) if traced else call
+    np.testing.assert_array_equal(function(x), 2.0 * x)
+    with pytest.raises(ValueError, match="no gradient with respect to its input"):
+        backend.value_and_input_gradient(lambda x: (function(x)[:, 0], ()), x)

@@ -9,13 +9,15 @@ import numpy as np
 import keras_robust as kr
 from tests.support import numpy_reference
 
-PACKAGES = ("attacks", "threat_models", "losses", "objectives", "callbacks")
+PACKAGES = ("attacks", "threat_models", "losses", "objectives", "callbacks", "layers")
 
 # Bases that are not used themselves, and records.
 NOT_A_CASE = {
     "Attack",
     "Found",
+    "InputTransformation",
     "IterativeAttack",
+    "MinimumNormAttack",
     "Objective",
     "Regularised",
     "ThreatModel",
@@ -23,27 +25,76 @@ NOT_A_CASE = {
 }
 
 ATTACKS = {
+    "APGD": kr.attacks.APGD(num_steps=6),
+    "APGD-shrinking": kr.attacks.APGD(num_steps=12, loss="margin", shrinking=True),
     "BIM": kr.attacks.BIM(num_steps=3),
+    "Boundary": kr.attacks.Boundary(num_steps=30),
+    "CarliniWagner": kr.attacks.CarliniWagner(num_steps=12, learning_rate=0.1),
+    "DeepFool": kr.attacks.DeepFool(),
+    "EAD": kr.attacks.EAD(num_steps=12, search_steps=6, learning_rate=0.1),
+    "FAB": kr.attacks.FAB(num_steps=6),
     "FGSM": kr.attacks.FGSM(),
+    "FMN": kr.attacks.FMN(num_steps=10),
+    "HopSkipJump": kr.attacks.HopSkipJump(num_steps=2, initial_samples=20),
+    "JSMA": kr.attacks.JSMA(theta=-1.0),
     "LBFGS": kr.attacks.LBFGS(num_steps=8),
     "MomentumPGD": kr.attacks.MomentumPGD(num_steps=3),
     "MomentumPGD-random": kr.attacks.MomentumPGD(num_steps=2, random_start=True, num_restarts=2),
     "NFGSM": kr.attacks.NFGSM(noise=1.0),
+    "OnePixel": kr.attacks.OnePixel(num_pixels=2, population_size=6, num_steps=2),
     "PGD": kr.attacks.PGD(num_steps=3),
     "PGD-margin": kr.attacks.PGD(num_steps=2, step_size="1/20", loss="margin", num_restarts=2),
+    "RandomNoise": kr.attacks.RandomNoise(num_samples=20),
     "RandomStartFGSM": kr.attacks.RandomStartFGSM(),
+    "SPSA": kr.attacks.SPSA(num_steps=4, num_samples=8, learning_rate=0.1),
+    "Square": kr.attacks.Square(num_queries=30),
+    "TargetedAPGD": kr.attacks.TargetedAPGD(num_targets=2, num_steps=6, loss="margin"),
+    "TargetedFAB": kr.attacks.TargetedFAB(num_targets=2, num_steps=6),
     "VirtualAdversarial": kr.attacks.VirtualAdversarial(xi=0.1),
 }
 RANDOM_ATTACKS = (
+    "APGD",
+    "APGD-shrinking",
+    "Boundary",
+    "HopSkipJump",
     "MomentumPGD-random",
     "NFGSM",
+    "OnePixel",
     "PGD",
     "PGD-margin",
+    "RandomNoise",
     "RandomStartFGSM",
+    "SPSA",
+    "Square",
+    "TargetedAPGD",
     "VirtualAdversarial",
 )
 
+# The norms of attacks that are not for L1, L2 and Linf.
+ONLY = {
+    "Boundary": ("L2",),
+    "HopSkipJump": ("L2", "Linf"),
+    "JSMA": ("L0",),
+    "OnePixel": ("L0",),
+}
+
+
+def balls_of(attack):
+    """Names of the threat models under which an attack of `ATTACKS` is tried."""
+    return ONLY.get(attack, ("L2", "L1", "Linf"))
+
+
+def kind_of(attack):
+    """Whether an attack climbs a loss in the ball, or looks for the nearest mistake, or neither."""
+    search = ATTACKS[attack]
+    if isinstance(search, kr.attacks.MinimumNormAttack):
+        return "nearest"
+    climbs = search.uses_gradients and not isinstance(search, kr.attacks.TargetedAPGD)
+    return "ascent" if climbs else "other"
+
+
 THREAT_MODELS = {
+    "L0": kr.threat_models.L0(4),
     "L1": kr.threat_models.L1(1.0),
     "L2": kr.threat_models.L2(0.4),
     "Linf": kr.threat_models.Linf(0.1),
@@ -53,9 +104,39 @@ THREAT_MODELS = {
 # For every constructor argument of an attack, a value that must change what the attack finds.
 _STEPS = {"num_steps": 2, "step_size": "1/9", "targeted": "least_likely", "loss": "margin"}
 _RANDOM = {"num_restarts": 4, "eot_samples": 2}
+_PENALTY = {
+    "num_steps": 3,
+    "search_steps": 3,
+    "initial_weight": 3.0,
+    "learning_rate": 0.3,
+    "confidence": 0.5,
+    "targeted": "least_likely",
+}
 ARGUMENT_CHANGES = {
+    "APGD": {
+        "num_steps": 3,
+        "num_restarts": 3,
+        "loss": "margin",
+        "eot_samples": 2,
+        "shrinking": True,
+    },
     "BIM": _STEPS,
+    "Boundary": {"num_steps": 5, "orthogonal_step": 0.3, "source_step": 0.1, "num_starts": 1},
+    "CarliniWagner": _PENALTY,
+    "DeepFool": {"num_classes": 2, "overshoot": 0.5, "num_steps": 1},
+    "EAD": {**_PENALTY, "beta": 0.1, "decision_rule": "L1"},
+    "FAB": {"num_steps": 1, "num_restarts": 3},
     "FGSM": {"targeted": "least_likely", "loss": "margin"},
+    "FMN": {"num_steps": 2, "step_size": 0.1, "gamma": 0.5, "targeted": "least_likely"},
+    "HopSkipJump": {
+        "num_steps": 1,
+        "initial_samples": 90,
+        "max_samples": 10,
+        "gamma": 0.1,
+        "num_starts": 1,
+        "samples_per_pass": 7,
+    },
+    "JSMA": {"theta": 0.5, "gamma": 0.4, "num_targets": 2, "targeted": True},
     "LBFGS": {
         "initial_weight": 3.0,
         "search_steps": 1,
@@ -64,8 +145,47 @@ ARGUMENT_CHANGES = {
     },
     "MomentumPGD": {**_STEPS, **_RANDOM, "random_start": True, "decay": 0.25},
     "NFGSM": {"noise": 2.0, "targeted": "least_likely", "loss": "margin"},
+    "OnePixel": {
+        "num_pixels": 1,
+        "population_size": 8,
+        "num_steps": 1,
+        "scale": 2.0,
+        "targeted": True,
+    },
     "PGD": {**_STEPS, **_RANDOM, "random_start": False},
+    "RandomNoise": {
+        "num_samples": 3,
+        "sphere": True,
+        "targeted": "least_likely",
+        "loss": "kl",
+    },
     "RandomStartFGSM": {"step_size": "1/20", "targeted": "least_likely", "loss": "margin"},
+    "SPSA": {
+        "num_steps": 1,
+        "num_samples": 16,
+        "learning_rate": 0.01,
+        "delta": 0.3,
+        "random_start": True,
+        "num_restarts": 3,
+        "targeted": "least_likely",
+        "loss": "cross_entropy",
+    },
+    "Square": {
+        "num_queries": 10,
+        "p_init": 0.3,
+        "num_restarts": 3,
+        "loss": "cross_entropy",
+        "targeted": "least_likely",
+        "rescale_schedule": True,
+    },
+    "TargetedAPGD": {
+        "num_targets": 1,
+        "num_steps": 2,
+        "loss": "dlr",
+        "eot_samples": 2,
+        "shrinking": True,
+    },
+    "TargetedFAB": {"num_targets": 1, "num_steps": 1},
     "VirtualAdversarial": {"num_steps": 3, "xi": 1.0},
 }
 
@@ -76,17 +196,37 @@ SCHEDULE = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
 CASES = {
     "attacks": {
         **ATTACKS,
+        "FMN-all": kr.attacks.FMN(num_steps=8, step_size=0.5, gamma=0.1, targeted=True),
+        "JSMA-all": kr.attacks.JSMA(theta=-0.5, gamma=0.145, targeted=True),
+        "OnePixel-all": kr.attacks.OnePixel(
+            num_pixels=3, population_size=5, num_steps=3, scale=0.8, targeted=True
+        ),
         "BIM-targeted": kr.attacks.BIM(targeted="least_likely", step_size="2/255"),
         "PGD-all": kr.attacks.PGD(
             num_steps=4, step_size=0.01, random_start="gaussian", loss="kl", eot_samples=2
         ),
+        "CarliniWagner-all": kr.attacks.CarliniWagner(
+            num_steps=25, search_steps=4, initial_weight=0.1, confidence=1.0, targeted=True
+        ),
+        "DeepFool-all": kr.attacks.DeepFool(num_classes=3, overshoot=0.1, num_steps=4),
+        "EAD-all": kr.attacks.EAD(
+            num_steps=8, beta=0.0, decision_rule="L1", learning_rate=0.05, targeted="least_likely"
+        ),
         "LBFGS-all": kr.attacks.LBFGS(
             initial_weight=0.1, search_steps=3, num_steps=20, targeted="least_likely"
         ),
+        "SPSA-all": kr.attacks.SPSA(
+            num_steps=3, num_samples=4, delta=0.05, random_start=True, targeted=True, loss="dlr"
+        ),
+        "Square-all": kr.attacks.Square(
+            num_queries=9, p_init=0.2, num_restarts=2, loss="dlr", rescale_schedule=True
+        ),
         "MomentumPGD-all": kr.attacks.MomentumPGD(decay=0.5, targeted=True, loss="dlr"),
+        "Transfer": kr.attacks.Transfer(TEACHER, ATTACKS["BIM"]),
     },
     "threat_models": {
         **THREAT_MODELS,
+        "L0-pixels": kr.threat_models.L0([1, 2], ([-1.0, 0.0], 1.0), per_pixel=True),
         "L1-free": kr.threat_models.L1("1/2", None),
         "L2-examples": kr.threat_models.L2(np.array([0.1, 0.2])),
         "Linf-schedule": kr.threat_models.Linf(SCHEDULE),
@@ -138,6 +278,21 @@ CASES = {
         "TRADES": kr.objectives.TRADES(beta=2.0),
         "VAT": kr.objectives.VAT(weight=2.0),
         "WorstCaseLinear": kr.objectives.WorstCaseLinear(),
+    },
+    "layers": {
+        "BitDepth": kr.layers.BitDepth(3),
+        "FeatureSqueezingDetector": kr.layers.FeatureSqueezingDetector(
+            numpy_reference.keras_model(), [kr.layers.BitDepth(2)], threshold=0.25
+        ),
+        "JPEG": kr.layers.JPEG(),
+        "JPEG-all": kr.layers.JPEG(
+            50, chroma_subsampling=False, bpda=False, bounds=([-1.0, -0.5, 0.0], 1.0)
+        ),
+        "MedianSmoothing": kr.layers.MedianSmoothing(3),
+        "PairedLogits": kr.layers.PairedLogits(weight=0.1),
+        "Temperature": kr.layers.Temperature(2.5),
+        "Thermometer": kr.layers.Thermometer(levels=5),
+        "Thermometer-raw": kr.layers.Thermometer(bpda=False, bounds=(-1.0, 1.0)),
     },
     "callbacks": {
         "AdvTrain": kr.AdvTrain(),

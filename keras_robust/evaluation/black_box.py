@@ -1,0 +1,75 @@
+"""A model of which only the answers are known."""
+
+import keras
+import numpy as np
+
+from keras_robust import backend
+
+
+class BlackBox:
+    """A function on NumPy arrays in the place of a model, such as the client of a served model.
+
+    `evaluate` and `attack.run` take it wherever they take a model, for attacks that need no more
+    than scores (`Square`, `SPSA`) or decisions: `kr.evaluate(model, data, attacks="black_box")`. It
+    has no gradient, and gradient attacks say so with a `ValueError`. Every batch is passed on as it is: its size is the `batch_size` of the
+    call, and the last one is filled up with copies; examples that an attack has already broken are
+    asked for along with the others of their batch.
+
+    The function runs in Python, outside of the graph, so that XLA cannot compile it. It should not
+    call TensorFlow: where TensorFlow has one thread for operations, the call would wait for itself.
+    A model that TensorFlow can call, such as a loaded SavedModel, is given as it is.
+
+    Args:
+        predict: callable. Takes a float32 array `(n, ...)`, or a structure of arrays where the
+            model has several inputs; returns scores `(n, num_classes)`, of which the largest
+            decides. Logits are best. Probabilities saturate; their logarithms do not. For decisions
+            alone, one-hot rows. An example with scores that are not finite counts as unbroken.
+        num_classes: int >= 2, the number of columns.
+
+    Call arguments: a tensor `(batch_size, ...)` or a structure of tensors. Returns float32
+    `(batch_size, num_classes)`.
+
+    Raises:
+        ValueError: for wrong arguments; when called, for outputs of another shape. Inside of a
+            compiled attack TensorFlow raises it as an `InvalidArgumentError` with the same text.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_robust as kr
+    >>> def predict(x):  # Here a request would be sent.
+    ...     return 10.0 * x
+    >>> model = kr.evaluation.BlackBox(predict, num_classes=2)
+    >>> x, y = np.array([[0.6, 0.4], [0.9, 0.1]], "float32"), np.array([0, 0])
+    >>> found = kr.attacks.Square(num_queries=50).run(model, x, y, kr.Linf(0.2))
+    >>> print(found.success)
+    [ True False]
+    """
+
+    def __init__(self, predict, num_classes):
+        if not callable(predict):
+            raise ValueError(
+                "Argument `predict` must be a function from an array of inputs to an array of "
+                f"scores. Received: {predict!r}"
+            )
+        if not isinstance(num_classes, int) or num_classes < 2:
+            raise ValueError(
+                "Argument `num_classes` must be an int >= 2. A model with one score per example, "
+                "for two classes, becomes `np.stack([0 * score, score], axis=-1)`. "
+                f"Received: {num_classes!r}"
+            )
+        self.predict = predict
+        self.num_classes = num_classes
+
+    def __call__(self, x):
+        return backend.host_function(self._scores, x, self.num_classes)
+
+    def _scores(self, x):
+        scores = np.asarray(self.predict(x))
+        expected = (len(keras.tree.flatten(x)[0]), self.num_classes)
+        if scores.shape != expected or scores.dtype.kind not in "fiub":
+            raise ValueError(
+                f"The black box must return one number for each example and class, {expected}. "
+                f"Received: an array of shape {scores.shape} and dtype {scores.dtype}"
+            )
+        return scores.astype("float32")

@@ -1,0 +1,153 @@
+"""What every evaluation asks of its own number, at next to no cost."""
+
+import numpy as np
+
+from keras_robust import backend
+from keras_robust.evaluation.check import Check
+
+_SAME = 1e-4
+_BLIND_SHARE = 0.01
+_BLACK_BOX_GAIN = 0.002
+_UNBOUNDED_SHARE = 0.01
+_FILLED = 0.1
+_NUM_EXAMPLES = 256
+
+
+def cheap_checks(model, worst, turns, reports, threat_model, batch_size):
+    """Returns the list of `Check` that `evaluate` puts beside its number.
+
+    Args:
+        model: as `evaluate` takes it.
+        worst: the `WorstCase` after all turns.
+        turns: list of `Turn`.
+        reports: list of `AttackReport`, one for each of them.
+        threat_model: a `ThreatModel`.
+        batch_size: int.
+    """
+    pairs = list(zip(turns, reports, strict=True))
+    checks = [
+        check_determinism(model, worst.x, worst.logits, batch_size),
+        check_logits(model, worst.logits),
+        check_bounds(worst.x, threat_model),
+        _check_gradients(pairs),
+        _check_black_box(pairs, worst.correct.mean()),
+        _check_unbounded(pairs, worst),
+    ]
+    return checks
+
+
+def check_determinism(model, x, logits, batch_size):
+    """Whether a second pass gives the same logits as the first, up to 1e-4 of their length."""
+    some = slice(_NUM_EXAMPLES)
+    again = backend.predict_logits(model, backend.take(x, some), batch_size)
+    length = np.maximum(np.linalg.norm(logits[some], axis=-1), 1e-12)
+    change = float((np.linalg.norm(again - logits[some], axis=-1) / length).max())
+    return make_check(
+        "deterministic outputs",
+        change,
+        _SAME,
+        change <= _SAME,
+        'The model is random. Use attacks="rand", which averages gradients, and judge by the '
+        "majority of repeated predictions.",
+    )
+
+
+def check_logits(model, logits):
+    """Whether a callable returns logits, and no probabilities, whose gradients vanish."""
+    name = "logits"
+    if getattr(model, "loss", None) is not None:
+        return Check(name, None, None, "passed", "")
+    rows = (logits >= 0.0).all(axis=-1) & (np.abs(logits.sum(axis=-1) - 1.0) < 1e-5)
+    share = float(rows.mean())
+    return make_check(
+        name,
+        share,
+        0.5,
+        share <= 0.5,
+        "The outputs look like probabilities: every row is positive and sums to 1. Gradients "
+        "vanish where they saturate; return logits instead.",
+    )
+
+
+def check_bounds(x, threat_model):
+    """Whether the inputs fill more than a tenth of the box that they are said to come from."""
+    name = "input bounds"
+    if threat_model.bounds is None or not hasattr(x, "min"):
+        return Check(name, None, None, "skipped", "There is no one box.")
+    low, high = (np.asarray(bound, "float64") for bound in threat_model.bounds)
+    filled = float((x.max() - x.min()) / np.max(high - low))
+    return make_check(
+        name,
+        filled,
+        _FILLED,
+        filled > _FILLED,
+        "The inputs fill a small part of the box of the threat model, as if they had other units. "
+        "Give `bounds` and `epsilon` in the units of the inputs.",
+    )
+
+
+def _check_gradients(pairs):
+    name = "gradients"
+    shares = [
+        report.zero_gradient
+        for turn, report in pairs
+        if report.num_attacked and turn.attack.uses_gradients
+    ]
+    if not shares:
+        return Check(name, None, _BLIND_SHARE, "skipped", "No attack with gradients ran.")
+    share = max(shares)
+    return make_check(
+        name,
+        share,
+        _BLIND_SHARE,
+        share <= _BLIND_SHARE,
+        f"An attack saw only zero gradients on {share:.1%} of the examples: its accuracy is too "
+        "high to believe. Believe the margin loss more, let the model return logits, give rounding "
+        'layers a gradient (BPDA), or use attacks="black_box".',
+    )
+
+
+def _check_black_box(pairs, accuracy):
+    """Whether an attack without gradients broke what those with gradients left."""
+    name, gain, seen = "black box", 0.0, False
+    is_white = False
+    for turn, report in pairs:
+        if not turn.attack.uses_gradients:
+            if is_white:
+                gain, seen = gain + accuracy - report.accuracy_so_far, True
+        elif not turn.is_unbounded:
+            is_white = True
+        accuracy = report.accuracy_so_far
+    if not seen:
+        return Check(name, None, _BLACK_BOX_GAIN, "skipped", "No such attack ran after another.")
+    return make_check(
+        name,
+        gain,
+        _BLACK_BOX_GAIN,
+        gain <= _BLACK_BOX_GAIN,
+        f"Attacks without gradients broke {gain:.1%} more than those with gradients, which points "
+        "to masked gradients. Attack the model with its rounding or random layers replaced (BPDA, "
+        "expectation over transformation), and with more queries.",
+    )
+
+
+def _check_unbounded(pairs, worst):
+    name = "unbounded attack"
+    searches = [turn for turn, _ in pairs if turn.is_unbounded]
+    if not searches or worst.distances is None:
+        return Check(name, None, _UNBOUNDED_SHARE, "skipped", "No search for minimum norms ran.")
+    share = float(np.isinf(worst.distances).mean())
+    return make_check(
+        name,
+        share,
+        _UNBOUNDED_SHARE,
+        share <= _UNBOUNDED_SHARE,
+        f"Without a limit on the perturbation {share:.1%} of the examples still hold, which no "
+        "model can do: the attacks fail, not the attacker. Look for masked gradients.",
+    )
+
+
+def make_check(name, value, threshold, is_passed, advice):
+    """Returns a `Check` that gives its advice if it failed only."""
+    verdict = "passed" if is_passed else "failed"
+    return Check(name, value, threshold, verdict, "" if is_passed else advice)

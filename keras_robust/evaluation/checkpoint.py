@@ -1,0 +1,87 @@
+"""The state of an evaluation on disk, for one that was killed."""
+
+import json
+import pathlib
+import time
+
+import numpy as np
+
+SECONDS = 30.0  # Between two savings inside an attack.
+_META = "meta"
+
+
+class Checkpoint:
+    """One file that always holds a whole state, or does not exist.
+
+    Args:
+        path: str or `None`, which saves nothing.
+        identity: dict that JSON can hold: what must be the same for a state to be of use.
+        arrays: dict of arrays, of which the same holds, up to rounding.
+
+    Attribute: `seconds_before`, the time that went into the state that was loaded.
+    """
+
+    def __init__(self, path, identity, arrays):
+        self.path = None if path is None else pathlib.Path(path)
+        self._identity = json.loads(json.dumps(identity))
+        self._fixed = {f"fixed_{name}": array for name, array in arrays.items()}
+        self._saved = self._start = time.monotonic()
+        self.seconds_before = 0.0
+
+    def load(self):
+        """Returns what was saved, a dict for JSON and a dict of arrays, or `None`.
+
+        Raises:
+            ValueError: if the file is of another evaluation, or none of ours.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            meta = json.loads(str(arrays.pop(_META)))
+            identity, state = meta["identity"], meta["state"]
+        except Exception as error:
+            raise ValueError(
+                f"Expected a checkpoint of `evaluate` at {self.path}: delete the file, or give "
+                f"another path. Received: {type(error).__name__}: {error}"
+            ) from error
+        differing = [name for name, value in self._identity.items() if identity.get(name) != value]
+        for name, array in self._fixed.items():
+            saved = arrays.pop(name, np.zeros(0))
+            if saved.shape != array.shape or not np.allclose(saved, array, rtol=1e-3, atol=1e-3):
+                differing.append(name.removeprefix("fixed_"))
+        if differing:
+            raise ValueError(
+                f"The checkpoint {self.path} is of another evaluation: delete the file, or give "
+                f"another path. Received: other {', '.join(differing)}"
+            )
+        self.seconds_before = meta["seconds"]
+        return state, arrays
+
+    @property
+    def is_due(self):
+        """Whether it is time to save."""
+        return self.path is not None and time.monotonic() - self._saved >= SECONDS
+
+    def save(self, state, arrays):
+        """Replaces the file; a reader never sees half of it."""
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.partial")
+        seconds = self.seconds_before + time.monotonic() - self._start
+        meta = {"identity": self._identity, "state": state, "seconds": seconds}
+        meta = np.array(json.dumps(meta))
+        try:
+            with open(temporary, "wb") as file:
+                np.savez(file, **{_META: meta}, **self._fixed, **arrays)
+            temporary.replace(self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._saved = time.monotonic()
+
+    def remove(self):
+        """Deletes the file."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)

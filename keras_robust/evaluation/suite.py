@@ -1,0 +1,65 @@
+"""Which attacks an evaluation runs, and on which examples."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_robust import attacks as attacks_module
+from keras_robust import threat_models
+from keras_robust.attacks.auto_attack import VERSIONS
+
+_NORMS = (threat_models.L1, threat_models.L2, threat_models.Linf)
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One attack of an evaluation.
+
+    Args:
+        attack: an `Attack`.
+        suite: str, the suite whose member it is, which sees only what the members before it left;
+            `None` for an attack on every example that the model gets right.
+        is_unbounded: bool, whether it looks for the nearest mistakes at any distance.
+    """
+
+    attack: object
+    suite: str | None = None
+    is_unbounded: bool = False
+
+
+def make_turns(attacks, threat_model, num_classes):
+    """Returns the list of `Turn` for what `evaluate` was given as `attacks`."""
+    items = attacks if isinstance(attacks, (list, tuple)) else [attacks]
+    if not items:
+        raise ValueError("Expected at least one attack. Received: attacks=[]")
+    turns = []
+    for item in items:
+        turns += _turns_of(item, threat_model, num_classes)
+    return turns
+
+
+def _turns_of(item, threat_model, num_classes):
+    if isinstance(item, str) and item == "black_box":
+        members = [attacks_module.RandomNoise(), attacks_module.Square()]
+        return [Turn(member, "black box") for member in members]
+    if isinstance(item, str) and item in VERSIONS:
+        if item == "standard" and not isinstance(threat_model, _NORMS):
+            members = [attacks_module.APGD(), _targeted(num_classes)]
+            return [Turn(member, "APGD") for member in members]
+        item = attacks_module.AutoAttack(item)
+    attack = attacks_module.get_for_evaluation(item)
+    if isinstance(attack, attacks_module.AutoAttack):
+        members = attack.members(threat_model, num_classes)
+        return [Turn(member, f"AutoAttack {attack.version}") for member in members]
+    return [Turn(attack)]
+
+
+def _targeted(num_classes):
+    loss = "dlr" if num_classes > 3 else "margin"
+    return attacks_module.TargetedAPGD(num_targets=min(num_classes - 1, 9), loss=loss)
+
+
+def can_measure(threat_model):
+    """Whether there is one norm and one radius, so that distances can be compared."""
+    is_norm = isinstance(threat_model, (*_NORMS, threat_models.L0))
+    return is_norm and np.size(threat_model.radius) == 1

@@ -1,0 +1,77 @@
+"""The strongest adversarial example of each input, over all attacks."""
+
+import keras
+import numpy as np
+
+from keras_robust import backend
+from keras_robust import losses
+
+
+class WorstCase:
+    """What all attacks so far made of each example, each point judged anew by the model.
+
+    Args:
+        x: array or structure of arrays, the clean inputs.
+        y: int array `(n,)`, the true classes.
+        logits: array `(n, num_classes)`, at the clean inputs.
+        measures: bool, whether to keep the distances of the nearest mistakes.
+
+    Attributes: `correct` and `robust`, bool `(n,)`; `x_adv` and `adv_logits`, the points with the
+    largest margin of a wrong class; `distances`, `(n,)`, 0 for clean mistakes, infinite where no
+    mistake was found, or `None`.
+    """
+
+    def __init__(self, x, y, logits, *, measures):
+        self.x, self.y, self.logits = x, y, logits
+        self.correct = np.argmax(logits, axis=-1) == y
+        self.robust = self.correct.copy()
+        self.x_adv, self.adv_logits = keras.tree.map_structure(np.copy, x), logits.copy()
+        self.distances = np.where(self.correct, np.inf, 0.0) if measures else None
+
+    def update(self, rows, x_adv, logits, threat_model):
+        """Takes in what an attack made of some examples.
+
+        Args:
+            rows: int array, which examples.
+            x_adv: array or structure of arrays, one entry for each of them.
+            logits: array, of the model at `x_adv`.
+            threat_model: a `ThreatModel` with the radius of these rows.
+
+        Returns:
+            Bool arrays, which of the examples are broken, and which points are feasible.
+        """
+        x, y = backend.take(self.x, rows), self.y[rows]
+        feasible = np.array(threat_model.contains(x_adv, x))
+        wrong = np.argmax(logits, axis=-1) != y
+        old, new = (np.asarray(losses.margin(y, z)) for z in (self.adv_logits[rows], logits))
+        stronger = feasible & (new > old)
+        self.adv_logits[rows[stronger]] = logits[stronger]
+        leaves = zip(keras.tree.flatten(self.x_adv), keras.tree.flatten(x_adv), strict=True)
+        for kept, found in leaves:
+            kept[rows[stronger]] = found[stronger]
+        self.robust[rows] &= ~(wrong & feasible)
+        if self.distances is not None:
+            self._measure(rows, x_adv, x, wrong, feasible, threat_model)
+        return wrong & feasible, feasible
+
+    def _measure(self, rows, x_adv, x, wrong, feasible, threat_model):
+        pair = (backend.single(x_adv), backend.single(x))
+        distance = np.array(threat_model.distance(*pair), "float64")
+        # What float32 rounds must not put a point of the ball outside of it.
+        radius = float(threat_model.radius)
+        distance = np.where(feasible, np.minimum(distance, radius), distance)
+        distance = np.where(wrong, distance, np.inf)
+        self.distances[rows] = np.minimum(self.distances[rows], distance)
+
+    def state(self):
+        """Returns a dict of arrays that `restore` takes."""
+        leaves = {f"x_adv_{i}": leaf for i, leaf in enumerate(keras.tree.flatten(self.x_adv))}
+        state = {"robust": self.robust, "adv_logits": self.adv_logits, **leaves}
+        return state if self.distances is None else {**state, "distances": self.distances}
+
+    def restore(self, state):
+        """Goes back to a state."""
+        self.robust, self.adv_logits = state["robust"], state["adv_logits"]
+        self.distances = state.get("distances")
+        leaves = [state[f"x_adv_{i}"] for i in range(len(keras.tree.flatten(self.x)))]
+        self.x_adv = keras.tree.pack_sequence_as(self.x, leaves)

@@ -1,0 +1,196 @@
+import keras
+import numpy as np
+import pytest
+from scipy import optimize
+
+import keras_robust as kr
+from tests.support import linear_model
+from tests.support import numpy_reference
+
+FMN = kr.attacks.FMN
+DUAL = {"Linf": 1, "L2": 2, "L1": np.inf}
+ORDER = {"Linf": np.inf, "L2": 2, "L1": 1}
+BOXES = {"box": (0.0, 1.0), "free": None}
+
+
+def unbounded(norm, bounds=(0.0, 1.0)):
+    return getattr(kr.threat_models, norm)(0.1, bounds).with_epsilon(np.float32(np.inf))
+
+
+def exact(x, y, norm, bounds):
+    """The distance to the hyperplane inside the box, from the best gain at each radius."""
+    low, high = (-1e3, 1e3) if bounds is None else bounds
+    distances = []
+    for direction, one, label in zip(linear_model.ascent(y), x.reshape(len(x), -1), y, strict=True):
+        start = linear_model.margin(one[None], [label])[0]
+
+        def margin(radius, direction=direction, one=one[None], start=start):
+            room = (np.broadcast_to(low, one.shape), np.broadcast_to(high, one.shape))
+            gain = linear_model.largest_gain(direction[None], one, norm, radius, *room)
+            return start + gain[0]
+
+        distances.append(optimize.brentq(margin, 0.0, 100.0))
+    return np.array(distances)
+
+
+@pytest.mark.parametrize("bounds", BOXES.values(), ids=BOXES)
+@pytest.mark.parametrize("norm", ORDER)
+def test_comes_within_a_part_in_a_thousand_of_a_hyperplane(norm, bounds):
+    x, y = linear_model.examples(20)
+    found = FMN().run(linear_model.logits, x, y, unbounded(norm, bounds))
+    assert found.success.all() and np.all(linear_model.margin(found.x_adv, y) > 0.0)
+    size = np.linalg.norm((found.x_adv - x).reshape(20, -1), ord=ORDER[norm], axis=-1)
+    np.testing.assert_allclose(-found.loss, size, rtol=1e-5)
+    np.testing.assert_allclose(size, exact(x, y, norm, bounds), rtol=2e-3)
+
+
+def test_l0_needs_as_many_features_as_a_sorted_list_says():
+    x, y = linear_model.examples(20)
+    found = FMN().run(linear_model.logits, x, y, counting())
+    ascent, flat = linear_model.ascent(y), x.reshape(20, -1)
+    gains = np.sort(np.maximum(ascent * (1.0 - flat), -ascent * flat), axis=-1)[:, ::-1]
+    enough = np.cumsum(gains, axis=-1) > -linear_model.margin(x, y)[:, None]
+    fewest = 1 + np.argmax(enough, axis=-1)
+    needed = np.sum(found.x_adv != x, axis=(1, 2, 3))
+    np.testing.assert_array_equal(-found.loss, needed)
+    assert np.all(needed >= fewest) and np.mean(needed == fewest) >= 0.9
+
+
+def counting():
+    return kr.L0(1).with_epsilon(np.float32(np.inf))
+
+
+def reference(x, label, norm, num_steps, step_size=1.0, gamma=0.05):
+    """The search in float64, on the network of `numpy_reference`, for one example."""
+    x = x.astype("float64")
+    low, high, delta, radius, best = 0.0, 1.0, np.zeros_like(x), np.inf, np.inf
+    nearest, y = x, np.array([label])
+    farthest = np.linalg.norm(np.maximum(x - low, high - x), ORDER[norm])
+
+    def is_nearer():
+        wrong = np.argmax(numpy_reference.logits((x + delta)[None])[0]) != label
+        return wrong, np.linalg.norm(delta, ORDER[norm])
+
+    for step in range(num_steps):
+        fall = 0.5 * (1.0 + np.cos(np.pi * step / num_steps))
+        length = step_size / 100 + (step_size - step_size / 100) * fall
+        share = gamma / 50 + (gamma - gamma / 50) * fall
+        logits = numpy_reference.logits((x + delta)[None])[0]
+        lead = np.max(np.delete(logits, label)) - logits[label]
+        gradient = numpy_reference.gradient((x + delta)[None], y, "margin")[0]
+        wrong, size = is_nearer()
+        if wrong and size < best:
+            best, nearest = size, x + delta
+        if wrong:
+            radius = min((1 - share) * radius, best)
+        elif np.isfinite(best):
+            radius = (1 + share) * radius
+        else:
+            slope = np.linalg.norm(gradient, DUAL[norm])
+            radius = (1 + share) * (size + abs(lead) / slope)
+        radius = min(radius, farthest)
+        moved = x + delta + length * gradient / np.linalg.norm(gradient)
+        box = (np.full((1, len(x)), low), np.full((1, len(x)), high))
+        delta = numpy_reference.project(moved[None], x[None], norm, radius, box)[0] - x
+    wrong, size = is_nearer()
+    return (size, x + delta) if wrong and size < best else (best, nearest)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"step_size": 0.3, "gamma": 0.2}])
+@pytest.mark.parametrize("norm", ORDER)
+def test_every_step_is_the_float64_step(norm, arguments):
+    x, y = numpy_reference.examples(6)
+    attack = FMN(num_steps=12, **arguments)
+    found = attack.run(numpy_reference.keras_model(), x, y, unbounded(norm))
+    expected = [
+        reference(one, label, norm, 12, **arguments) for one, label in zip(x, y, strict=True)
+    ]
+    assert found.success.sum() >= 4
+    distances = np.where(found.success, -found.loss, np.inf)
+    np.testing.assert_allclose(distances, [size for size, _ in expected], rtol=1e-4)
+    np.testing.assert_allclose(found.x_adv, np.stack([point for _, point in expected]), atol=1e-4)
+
+
+def test_the_step_is_a_share_of_the_width_of_the_box():
+    # Everything times 10, so that the result is, too.
+    x, y = numpy_reference.examples(6)
+    model = numpy_reference.keras_model()
+    small = FMN(num_steps=20).run(model, x, y, unbounded("L2"))
+    large = FMN(num_steps=20).run(
+        lambda x: model(0.1 * x), 10.0 * x, y, unbounded("L2", (0.0, 10.0))
+    )
+    np.testing.assert_allclose(large.x_adv, 10.0 * small.x_adv, rtol=0, atol=1e-3)
+
+
+def test_outside_of_the_ball_is_no_success():
+    x, y = linear_model.examples(20)
+    far = FMN().run(linear_model.logits, x, y, unbounded("L2"))
+    ball = kr.L2(float(np.median(-far.loss)))
+    near = FMN().run(linear_model.logits, x, y, ball)
+    np.testing.assert_array_equal(near.success, -far.loss <= ball.epsilon)
+    np.testing.assert_allclose(near.loss, far.loss, rtol=1e-6)
+    assert np.all(np.linalg.norm((near.x_adv - x).reshape(20, -1), axis=-1) <= ball.epsilon + 1e-6)
+
+
+def test_targeted_reaches_the_target():
+    x, y = numpy_reference.examples(6)
+    model = numpy_reference.keras_model()
+    target = (y + 1) % 3
+    found = FMN(targeted=True).run(model, x, target, unbounded("L2"))
+    reached = np.argmax(numpy_reference.logits(found.x_adv.astype("float64")), axis=-1)
+    assert found.success.sum() >= 4
+    np.testing.assert_array_equal(found.success, reached == target)
+
+
+def test_two_passes_a_step_are_counted():
+    x, y = linear_model.examples(3)
+    found = FMN(num_steps=7).run(linear_model.logits, x, y, unbounded("Linf"))
+    # And the last point, and the clean one and two more judgements around the search.
+    np.testing.assert_array_equal(found.queries, [2 * 7 + 2 + 3] * 3)
+
+
+@pytest.mark.parametrize("norm", ["L0", "L1", "L2", "Linf"])
+def test_a_model_that_cannot_be_changed_leaves_the_example(norm):
+    def constant(x):
+        return keras.ops.stack([0.0 * x[:, 0] + 1.0, 0.0 * x[:, 1]], axis=-1)
+
+    x = np.array([[0.5, 0.5], [0.1, 0.9]], "float32")
+    ball = counting() if norm == "L0" else unbounded(norm)
+    found = FMN(num_steps=20).run(constant, x, np.array([0, 0]), ball)
+    np.testing.assert_array_equal(found.x_adv, x)
+    assert not found.success.any() and found.zero_gradient.all()
+    assert np.all(found.loss < -1e38)
+
+
+def test_a_gradient_that_is_not_finite_spreads_nowhere():
+    def broken(x):
+        # The root has an infinite slope at 0, and a NaN beyond.
+        return keras.ops.stack([keras.ops.sqrt(x[:, 0]), x[:, 1]], axis=-1)
+
+    x = np.array([[0.0, -0.1], [0.5, 0.2]], "float32")
+    found = FMN(num_steps=30).run(broken, x, np.array([0, 0]), unbounded("L2", (-1.0, 1.0)))
+    assert np.isfinite(found.x_adv).all() and found.success.all()
+
+
+def test_an_example_does_not_depend_on_its_neighbours():
+    x, y = numpy_reference.examples(4)
+    model = numpy_reference.keras_model()
+    together = FMN(num_steps=30).run(model, x, y, unbounded("L1"))
+    for i in range(4):
+        alone = FMN(num_steps=30).run(model, x[i : i + 1], y[i : i + 1], unbounded("L1"))
+        np.testing.assert_allclose(alone.x_adv[0], together.x_adv[i], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_steps": 0}, "`num_steps` must be an int >= 1. Received: 0"),
+        ({"step_size": 0.0}, "`step_size` must be a number > 0 and < inf. Received: 0.0"),
+        ({"step_size": "1"}, "`step_size` must be a number > 0 and < inf. Received: '1'"),
+        ({"gamma": 1.0}, "`gamma` must be a number > 0 and < 1.0. Received: 1.0"),
+        ({"targeted": "all"}, "`targeted` must be one of .*Received: 'all'"),
+    ],
+)
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        FMN(**arguments)

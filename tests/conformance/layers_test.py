@@ -1,0 +1,101 @@
+"""What a Keras user expects of every layer: files, exports, dtypes, XLA, any batch size."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.support import cases
+
+IMAGES = ("BitDepth", "JPEG", "JPEG-all", "MedianSmoothing", "Thermometer", "Thermometer-raw")
+X = np.random.default_rng(0).uniform(size=(5, 9, 10, 3)).astype("float32")
+every_layer = pytest.mark.parametrize("name", IMAGES)
+
+
+def fresh(name, **changes):
+    layer = cases.CASES["layers"][name]
+    return type(layer).from_config({**layer.get_config(), **changes})
+
+
+def in_model(layer, **arguments):
+    return keras.Sequential([keras.Input(X.shape[1:], **arguments), layer])
+
+
+def test_every_image_layer_is_here():
+    others = ("FeatureSqueezingDetector", "PairedLogits", "Temperature")
+    assert {name for name in cases.CASES["layers"] if not name.startswith(others)} == set(IMAGES)
+
+
+@every_layer
+def test_file_round_trip(name, tmp_path):
+    model = in_model(fresh(name))
+    model.save(tmp_path / "model.keras")
+    revived = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(revived(X), model(X))
+    assert revived.layers[-1].get_config() == model.layers[-1].get_config()
+
+
+@every_layer
+def test_export_has_plain_ops_and_takes_any_batch(name, tmp_path):
+    model = in_model(fresh(name))
+    model.export(tmp_path / "model", verbose=False)
+    served = tf.saved_model.load(tmp_path / "model").signatures["serving_default"]
+    kinds = {node.op for node in served.graph.as_graph_def().node}
+    assert not {kind for kind in kinds if "PyFunc" in kind}
+    for count in (1, 5):
+        (found,) = served(tf.constant(X[:count])).values()
+        np.testing.assert_allclose(found, model(X[:count]), atol=1e-6)
+
+
+@every_layer
+def test_examples_do_not_mix(name):
+    layer = fresh(name)
+    alone = np.concatenate([layer(X[i : i + 1]) for i in range(len(X))])
+    np.testing.assert_array_equal(layer(X), alone)
+
+
+@every_layer
+def test_xla_gives_the_same_values_and_gradients(name):
+    layer = fresh(name)
+
+    def values_and_gradient(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            values = layer(x)
+            total = tf.reduce_sum(values * tf.cos(tf.range(values.shape[-1], dtype="float32")))
+        return values, tape.gradient(total, x)
+
+    expected = values_and_gradient(tf.constant(X))
+    found = tf.function(values_and_gradient, jit_compile=True)(tf.constant(X))
+    # One rounding may go the other way where the order of a sum differs.
+    assert np.mean(np.abs(found[0] - expected[0]) > 1e-5) < 0.01
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-5)
+
+
+@every_layer
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_rounds_the_result_only(name, policy):
+    expected = fresh(name)(X)
+    found = in_model(fresh(name, dtype=policy))(X)
+    dtype = policy.removeprefix("mixed_")
+    assert found.dtype == dtype
+    if name == "MedianSmoothing":
+        np.testing.assert_array_equal(found, fresh(name)(tf.cast(X, dtype)))
+    else:
+        np.testing.assert_array_equal(found, tf.cast(expected, dtype))
+
+
+@every_layer
+def test_float64_stays_float64(name):
+    x = X.astype("float64") + 1e-10
+    found = fresh(name, dtype="float64")(x).numpy()
+    assert found.dtype == "float64"
+    # One rounding may go the other way.
+    assert np.mean(np.abs(found - fresh(name)(X).numpy()) > 1e-5) < 0.01
+
+
+@every_layer
+def test_keras_knows_the_output_shape(name):
+    layer = fresh(name)
+    symbolic = layer(keras.Input(X.shape[1:]))
+    assert tuple(symbolic.shape) == (None, *layer(X).shape[1:])
