@@ -1,10 +1,11 @@
 """Attacks a trained classifier and prints what is left of its accuracy.
 
     python -m apps.evaluate --model=runs/latest/model.keras
-    python -m apps.evaluate --model=runs/latest/saved_model/1
+    python -m apps.evaluate --model=runs/latest/saved_model/1 --attacks=pgd
+    python -m apps.evaluate --model=runs/latest/model.keras --sanity_check --checkpoint=state.npz
 
-Reads a .keras file or a SavedModel of apps.export. The first takes about 20 seconds on two CPU
-cores.
+Reads a .keras file or a SavedModel of apps.export. Runs AutoAttack, or other attacks by name, and
+writes the report as JSON and as a page.
 """
 
 import pathlib
@@ -25,24 +26,34 @@ def define_flags():
     shared_flags.define_threat_model()
     shared_flags.define_evaluation()
     flags.DEFINE_string("model", None, "A .keras file, or the folder of a SavedModel.")
+    flags.DEFINE_list(
+        "attacks",
+        ["standard"],
+        "AutoAttack's standard, plus or rand; black_box; pgd, with --evaluation_steps and "
+        "--evaluation_restarts on two losses; or names of attacks.",
+    )
+    flags.DEFINE_bool("sanity_check", False, "Ask first whether attacks on this model work.")
     flags.DEFINE_string(
-        "output_dir", None, "Folder for report.json and, with matplotlib, examples.png."
+        "checkpoint", None, "File for the state; the same command goes on after a kill."
+    )
+    flags.DEFINE_string(
+        "output_dir",
+        None,
+        "Folder for report.json and, with matplotlib, report.html and examples.png.",
     )
     flags.mark_flag_as_required("model")
 
 
-def run(model, dataset, threat_model, suite, *, num_examples, batch_size, seed, output_dir):
+def run(model, dataset, threat_model, suite, *, output_dir, **arguments):
     """Evaluates a model, prints the table, writes the report.
 
     Args:
         model: `keras.Model` or a callable that returns logits.
         dataset: `keras_robust.datasets.Dataset`.
         threat_model: `ThreatModel`.
-        suite: list of attacks.
-        num_examples: int or `None`.
-        batch_size: int.
-        seed: int.
+        suite: list of attacks, or names.
         output_dir: str or `None`.
+        **arguments: further arguments of `evaluate`.
 
     Returns:
         `RobustnessReport`.
@@ -52,10 +63,8 @@ def run(model, dataset, threat_model, suite, *, num_examples, batch_size, seed, 
         dataset.test,
         threat_model,
         suite,
-        num_examples=num_examples,
-        batch_size=batch_size,
-        seed=seed,
         verbose=sys.stdout.isatty(),
+        **arguments,
     )
     Console().print(report)
     if output_dir is not None:
@@ -63,6 +72,7 @@ def run(model, dataset, threat_model, suite, *, num_examples, batch_size, seed, 
         folder.mkdir(parents=True, exist_ok=True)
         report.save(folder / "report.json")
         try:
+            report.save_html(folder / "report.html", class_names=dataset.label_names)
             report.plot(str(folder / "examples.png"))
         except ImportError as error:
             print(error)
@@ -76,15 +86,26 @@ def main(_):
     dataset = shared_flags.load_dataset(values.dataset, values.data_dir)
     if hasattr(model, "input_shape"):
         models.check_fit(model, dataset)
+    threat_model = shared_flags.make_threat_model(
+        values.threat_model, values.epsilon, values.dataset
+    )
+    if values.sanity_check:
+        Console().print(kr.sanity_check(model, dataset.test, threat_model, seed=values.seed))
+    suite = []
+    for name in values.attacks:
+        is_pgd = name == "pgd"
+        strength = (values.evaluation_steps, values.evaluation_restarts)
+        suite += shared_flags.make_suite(*strength) if is_pgd else [name]
     run(
         model,
         dataset,
-        shared_flags.make_threat_model(values.threat_model, values.epsilon, values.dataset),
-        shared_flags.make_suite(values.evaluation_steps, values.evaluation_restarts),
+        threat_model,
+        suite,
+        output_dir=values.output_dir,
         num_examples=values.evaluation_examples,
         batch_size=values.batch_size,
         seed=values.seed,
-        output_dir=values.output_dir,
+        checkpoint=values.checkpoint,
     )
 
 

@@ -169,6 +169,7 @@ def attack(trained, dataset, threat_model, settings):
             threat_model,
             shared_flags.make_suite(settings["evaluation_steps"], settings["evaluation_restarts"]),
             num_examples=settings["evaluation_examples"],
+            minimum_norm=None,
             seed=settings["seed"],
             verbose=sys.stdout.isatty(),
         )

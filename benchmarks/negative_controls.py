@@ -7,7 +7,9 @@ Every row is a small network without adversarial training behind something that 
 gradients: a saturated softmax, an input transformation (with a BPDA gradient, and raw, with a zero
 gradient), logit pairing and squeezing, one-step training without a random start. It is judged by
 PGD-50 on the cross-entropy alone and by the standard suite; what is robust for the first and not
-for the second was never robust. Failed are the checks of the reports that say so. Rows of the same
+for the second was never robust. Failed are the checks of the report of the suite, and those of
+`sanity_check` with the undefended model as surrogate. One-step training runs at a radius at which
+it overfits to its one step, and is judged there. Rows of the same
 settings that the output has already are kept, so that the same command goes on after a kill; models
 go to --work_dir. With --quick everything is on the digits, to see that it works.
 """
@@ -41,6 +43,8 @@ _WORK_DIR = flags.DEFINE_string("work_dir", "runs/negative_controls", "Folder fo
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file. Default: in results; quick, --work_dir.")
 
 _EPSILON = {"fashion_mnist": 0.1, "digits": 0.2}
+_ONE_STEP_EPSILON = {"fashion_mnist": 0.3, "digits": 0.5}
+_ONE_STEP = "fgsm_training"
 _LEARNING_RATE = 1e-3
 _TEMPERATURE = 100.0
 _PGD = kr.attacks.PGD(num_steps=50, loss="cross_entropy")
@@ -52,7 +56,6 @@ _TRANSFORMATIONS = {
 _OBJECTIVES = {
     "clean_logit_pairing": {"objective": "clean_logit_pairing"},
     "logit_squeezing": {"objective": "logit_squeezing"},
-    "fgsm_training": {"attack": "fgsm"},
 }
 
 
@@ -68,13 +71,13 @@ class Study:
     Args:
         dataset: `keras_robust.datasets.Dataset`.
         epochs: int.
-        threat_model: `ThreatModel`, for those that are trained with an attack.
+        threat_models: pair of `ThreatModel`, for all rows, and for one-step training.
         folder: `pathlib.Path`, for the trained models.
     """
 
-    def __init__(self, dataset, epochs, threat_model, folder):
+    def __init__(self, dataset, epochs, threat_models, folder):
         self.dataset, self.epochs, self.folder = dataset, epochs, folder
-        self.threat_model = threat_model
+        self.threat_model, self.one_step_threat_model = threat_models
 
     def rows(self):
         """Returns, by name, functions that return a compiled model."""
@@ -89,7 +92,12 @@ class Study:
             table[f"{name}_raw"] = lambda name=name: self.transformed(name, bpda=False)
         for name, arguments in _OBJECTIVES.items():
             table[name] = lambda name=name, arguments=arguments: self.trained(name, arguments)
+        table[_ONE_STEP] = lambda: self.trained(_ONE_STEP, {"attack": "fgsm"})
         return table
+
+    def ball(self, name):
+        """Returns the threat model that a row is trained and judged under."""
+        return self.one_step_threat_model if name == _ONE_STEP else self.threat_model
 
     def trained(self, name, arguments=None, *, front=None, loss=None):
         """Returns a model that is trained, or read where that was done before."""
@@ -101,7 +109,7 @@ class Study:
         model = self.network(front)
         _compile(model, loss)
         arguments = arguments or {"objective": "clean"}
-        adv_train = kr.AdvTrain(self.threat_model, seed=_SEED.value, **arguments)
+        adv_train = kr.AdvTrain(self.ball(name), seed=_SEED.value, **arguments)
         model.fit(
             *self.dataset.train,
             batch_size=_BATCH_SIZE.value,
@@ -150,17 +158,21 @@ def _compile(model, loss=None):
     model.compile(keras.optimizers.Adam(_LEARNING_RATE), loss, metrics=["accuracy"])
 
 
-def judge(model, dataset, threat_model, num_examples):
+def judge(model, dataset, threat_model, num_examples, surrogate):
     """Returns the accuracies of a model, as shares of the attacked examples, and failed checks."""
     start = time.perf_counter()
     shared = {"num_examples": num_examples, "seed": _SEED.value}
     alone = kr.evaluate(model, dataset.test, threat_model, [_PGD], minimum_norm=None, **shared)
     suite = kr.evaluate(model, dataset.test, threat_model, "standard", **shared)
+    sanity = kr.sanity_check(
+        model, dataset.test, threat_model, seed=_SEED.value, surrogate=surrogate
+    )
     return {
         "clean": suite.clean_accuracy,
         "pgd_cross_entropy": alone.robust_accuracy,
         "standard": suite.robust_accuracy,
-        "failed_checks": {"pgd": _failed(alone), "standard": _failed(suite)},
+        "epsilon": float(threat_model.epsilon),
+        "failed_checks": {"evaluate": _failed(suite), "sanity_check": _failed(sanity)},
         "seconds": round(time.perf_counter() - start, 1),
     }
 
@@ -175,11 +187,11 @@ def show(done, settings):
     table = Table(title=title.format(**settings))
     for heading in ("", "clean", "PGD-50", "standard"):
         table.add_column(heading, justify="right" if heading else "left")
-    table.add_column("failed after PGD-50, after standard", overflow="fold")
+    table.add_column("failed in evaluate; in sanity_check", overflow="fold")
     for name, row in done.items():
         figures = [f"{100 * row[key]:.1f}" for key in ("clean", "pgd_cross_entropy", "standard")]
         failed = "; ".join(
-            ", ".join(row["failed_checks"][key]) or "none" for key in ("pgd", "standard")
+            ", ".join(row["failed_checks"][key]) or "none" for key in ("evaluate", "sanity_check")
         )
         table.add_row(name, *figures, failed)
     Console().print(table)
@@ -201,7 +213,7 @@ def read(output, settings):
 def main(_):
     quick = _QUICK.value
     name = "digits" if quick else "fashion_mnist"
-    threat_model = kr.Linf(_EPSILON[name])
+    threat_models = kr.Linf(_EPSILON[name]), kr.Linf(_ONE_STEP_EPSILON[name])
     epochs = _EPOCHS.value or (15 if quick else 2)
     # Models are read again, but never those of other settings.
     trained = f"{name}_{epochs}_epochs_batch_{_BATCH_SIZE.value}_seed_{_SEED.value}"
@@ -215,19 +227,22 @@ def main(_):
         "batch_size": _BATCH_SIZE.value,
         "seed": _SEED.value,
         "learning_rate": _LEARNING_RATE,
-        "threat_model": repr(threat_model),
+        "threat_model": repr(threat_models[0]),
+        "one_step_threat_model": repr(threat_models[1]),
         "attack": repr(_PGD),
     }
     done = read(output, settings)
     dataset = kr.datasets.load(settings["dataset"], data_dir=_DATA_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)
-    study = Study(dataset, settings["epochs"], threat_model, folder)
+    study = Study(dataset, settings["epochs"], threat_models, folder)
+    surrogate = study.trained("undefended")
     for name, make in study.rows().items():
         if name in done or (_ONLY.value and name not in _ONLY.value):
             continue
         model = make()
         print(f"Attacking {name}:", flush=True)
-        done[name] = judge(model, dataset, threat_model, settings["examples"])
+        own = None if name == "undefended" else surrogate
+        done[name] = judge(model, dataset, study.ball(name), settings["examples"], own)
         command = "python -m benchmarks.negative_controls " + (
             "--quick" if quick else "--data_dir=DIR"
         )

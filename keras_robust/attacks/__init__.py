@@ -18,6 +18,7 @@ from keras_robust.attacks.hop_skip_jump import HopSkipJump
 from keras_robust.attacks.iterative_attack import IterativeAttack
 from keras_robust.attacks.jsma import JSMA
 from keras_robust.attacks.lbfgs import LBFGS
+from keras_robust.attacks.minimum_norm_attack import NEVER
 from keras_robust.attacks.minimum_norm_attack import MinimumNormAttack
 from keras_robust.attacks.momentum_pgd import MomentumPGD
 from keras_robust.attacks.nfgsm import NFGSM
@@ -106,6 +107,7 @@ __all__ = [
     "LBFGS",
     "MinimumNormAttack",
     "MomentumPGD",
+    "NEVER",
     "NFGSM",
     "OnePixel",
     "PGD",

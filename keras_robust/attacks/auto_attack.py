@@ -29,7 +29,7 @@ class AutoAttack(Attack):
     | version | members, in this order |
     |---|---|
     | `"standard"` | APGD-CE, APGD-T on 9 targets, FAB-T on 9 targets, Square |
-    | `"standard"` in `L1` | the same; APGD-CE with 5 restarts, APGD-T on 5 targets, both `shrinking` |
+    | `"standard"` in `L1` | the same, but 5 restarts of APGD-CE, 5 targets, both `shrinking` |
     | `"plus"` | APGD-CE and APGD-DLR and FAB with 5 restarts each, Square, APGD-T, FAB-T |
     | `"rand"` | APGD-CE and APGD-DLR, gradients averaged over 20 passes, for random models |
 
@@ -115,9 +115,10 @@ class AutoAttack(Attack):
         )
 
     def run(self, model, x, y, threat_model, *, rows=None, batch_size=256, seed=0, verbose=False):
+        threat_model = threat_models.get(threat_model)
         checked, y = check_examples(x, y, threat_model)
         rows = np.arange(backend.size_of(checked)) if rows is None else np.asarray(rows)
-        x = backend.take(x, rows)
+        x = backend.take(keras.tree.map_structure(ops.convert_to_numpy, x), rows)
         logits = backend.predict_logits(model, backend.take(checked, rows), batch_size)
         labels = logits.argmax(-1) if y is None else losses.to_indices(y[rows], logits.shape[-1])
         labels = ops.convert_to_numpy(labels)

@@ -53,7 +53,7 @@ class Boundary(MinimumNormAttack):
     when its `source_step` falls below 1e-7. The first of the attacks that look at nothing but the
     class that the model decides for; it works whatever the model does to its gradients or logits.
     Slower than `HopSkipJump`: for a convolutional network on 8x8 digits it takes some 5,000 queries
-    to come as near as that does in 1,000 to 2,000, and ends as near.
+    to come as near as that does in 1,000 to 2,000, and ends as near, with and without restarts.
 
     The walk starts at uniform draws from the box until one is wrong, halfway back to the boundary.
     If none of `num_starts` is, the example stays as it is, without success.

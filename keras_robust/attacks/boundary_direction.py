@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from keras_robust import backend
+from keras_robust.attacks.decisions import numbered
 from keras_robust.threat_models.threat_model import per_example
 
 
@@ -36,3 +38,26 @@ def boundary_direction(decisions, x_adv, radius, draw, num_passes):
     sums, signed, mean = ops.fori_loop(0, num_passes, one_pass, (zeros, zeros, none))
     mean = per_example(mean / ops.cast(num_passes, "float32"), x_adv)
     return ops.where(ops.abs(mean) == 1.0, signed, signed - mean * sums)
+
+
+def random_directions(x, num_samples, seed, is_cube):
+    """Returns a function of a number to directions of length 1, `(batch_size, num_samples, ...)`.
+
+    Args:
+        x: float tensor `(batch_size, ...)`, for its shape.
+        num_samples: int.
+        seed: int32 tensor `(2,)` or `(batch_size, 2)`.
+        is_cube: bool, whether the directions are those of uniform points of a cube, as the authors
+            take them for `Linf`; otherwise they are uniform on the sphere.
+    """
+    shape = (ops.shape(x)[0], num_samples, *x.shape[1:])
+    axes = tuple(range(2, len(shape)))
+
+    def draw(number):
+        if is_cube:
+            noise = backend.uniform(shape, numbered(seed, number), minval=-1.0, maxval=1.0)
+        else:
+            noise = backend.normal(shape, numbered(seed, number))
+        return noise / ops.sqrt(ops.sum(ops.square(noise), axis=axes, keepdims=True))
+
+    return draw

@@ -33,9 +33,9 @@ class CarliniWagner(PenaltyAttack):
     `x'(w) = middle + half tanh(w)`, which never leaves the bounds; without bounds `x' = x + w`.
     Adam descends from `x`; `c` grows tenfold until the class changes by `kappa`, and is then
     bisected, for every example on its own. Of all points on the way the nearest mistake counts.
-    It broke defensive distillation and many later defences, and its distances are among the
-    smallest known, at many times the passes of `FMN`. At a fixed epsilon, PGD and AutoAttack find
-    more: it spends its passes on how near a mistake is, not on whether there is one in the ball.
+    It broke defensive distillation and many later defences, and its distances are the yardstick for
+    faster attacks such as `FMN`. At a fixed epsilon, AutoAttack finds more in fewer passes: this
+    one spends them on how near a mistake is, not on whether there is one in the ball.
 
     It minimises the Euclidean norm in every threat model; in `L1` and `Linf` what is too large is
     moved to the nearest point of the ball. Examples that no `c` changes, and those that are wrong

@@ -58,13 +58,14 @@ class DeepFool(MinimumNormAttack):
 
     Deviations from the paper: a step ends on the linearised boundary inside the box, and only the
     overshoot is clipped; the paper has no box, foolbox clips the whole step, which then falls short
-    of the boundary, and in `L1` for ever. Without a box the steps are those of the authors' code.
-    Their code moves away from the predicted class, this from the label; the two differ only where
+    of the boundary, in `L1` again and again. Without a box the steps are those of the authors'
+    code. It moves away from the predicted class, this from the label; the two differ only where
     nothing is to be done.
 
     Cost: `num_classes - 1` attack passes and one forward pass for each step, most often 2 to 5
-    steps. The classes are linearised one after the other: the memory is that of one attack pass,
-    whatever `num_classes`. BatchNorm statistics see none of it.
+    steps. The classes are linearised in a loop, of which TensorFlow may run up to ten rounds side
+    by side, so that it needs the memory of ten attack passes at most (under XLA of one), whatever
+    `num_classes`. BatchNorm statistics see none of it.
 
     Args:
         num_classes: int >= 2, how many classes are compared: the label, and the others that are

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_robust import backend
+from keras_robust import threat_models
 
 
 def to_arrays(data, num_examples=None):
@@ -17,7 +18,7 @@ def to_arrays(data, num_examples=None):
             f"Argument `num_examples` must be at least 1. Received: num_examples={num_examples}"
         )
     if _is_pair(data):
-        x, y = (_arrays(part) for part in data[:2])
+        x, y = _structure(data[0]), _arrays(data[1])
         return backend.take(x, slice(num_examples)), backend.take(y, slice(num_examples))
     if not hasattr(data, "__iter__"):
         raise ValueError(
@@ -31,7 +32,7 @@ def to_arrays(data, num_examples=None):
                 "Expected batches (x, y), with labels. "
                 f"Received: a batch of type {type(batch).__name__}"
             )
-        x, y = (_arrays(part) for part in batch[:2])
+        x, y = _structure(batch[0]), _arrays(batch[1])
         if keras.tree.is_nested(y):
             raise ValueError(
                 "Expected one label per example. "
@@ -64,7 +65,11 @@ def _is_pair(data):
 
 def _arrays(part):
     """Returns the one array in a structure, or else the structure with arrays."""
-    part = backend.single(part)
+    return _structure(backend.single(part))
+
+
+def _structure(part):
+    """Returns a structure of arrays."""
     if isinstance(part, dict) or any(hasattr(leaf, "shape") for leaf in keras.tree.flatten(part)):
         return keras.tree.map_structure(np.asarray, part)
     return np.asarray(part)
@@ -76,7 +81,9 @@ def _joined(*parts):
 
 def check_examples(x, y, threat_model):
     """Returns `x` and `y` as arrays, what is attacked in float32, or says what is wrong."""
-    x = threat_model.map_inputs(_check_input, _arrays(x))
+    x = threat_model.map_inputs(
+        _check_input, _structure(x) if _names_inputs(threat_model) else _arrays(x)
+    )
     sizes = {len(leaf) for leaf in keras.tree.flatten(x)}
     if len(sizes) > 1:
         raise ValueError(
@@ -90,6 +97,10 @@ def check_examples(x, y, threat_model):
                 f"Received: {backend.size_of(x)} examples, labels of shape {y.shape}"
             )
     return x, y
+
+
+def _names_inputs(threat_model):
+    return type(threat_model).map_inputs is not threat_models.ThreatModel.map_inputs
 
 
 def _check_input(x, name, threat_model):

@@ -133,18 +133,10 @@ class JSMA(MinimumNormAttack):
             left = budget - ops.sum(ops.cast(state.used, "float32"), axis=-1)
             return (_advance(state, jacobian, ops.logical_and(success, finite), usable, left),)
 
-        never = ops.zeros(ops.shape(x)[:1], dtype="bool")
-        start = _State(
-            used=ops.zeros_like(room, dtype="bool"),
-            success=never,
-            done=never,
-            zero_gradient=ops.logical_not(never),
-            queries=ops.cast(never, "int32") + 1,
-        )
         (last,) = ops.while_loop(
             lambda state: ops.logical_not(ops.all(state.done)),
             body,
-            (start,),
+            (_start(room),),
             maximum_iterations=positions + 1,
         )
         return Found(
@@ -172,6 +164,18 @@ class JSMA(MinimumNormAttack):
 
         (to_target, logits), (to_others, _) = slope(True), slope(False)
         return _Jacobian(to_target, to_others, logits)
+
+
+def _start(room):
+    """Returns the state in which nothing is changed; the clean logits were asked for."""
+    never = ops.zeros(ops.shape(room)[:1], dtype="bool")
+    return _State(
+        used=ops.zeros_like(room, dtype="bool"),
+        success=never,
+        done=never,
+        zero_gradient=ops.logical_not(never),
+        queries=ops.cast(never, "int32") + 1,
+    )
 
 
 def _advance(state, jacobian, success, usable, left):

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_robust import backend
+from keras_robust import threat_models
 from keras_robust.attacks.examples import check_examples
 from keras_robust.attacks.found import Found
 from keras_robust.attacks.found import better
@@ -28,12 +29,15 @@ class Run:
     """
 
     def __init__(self, attack, model, x, y, threat_model, *, rows=None, batch_size=256, seed=0):
+        threat_model = threat_models.get(threat_model)
         checked, y = check_examples(x, y, threat_model)
         self.rows = np.arange(backend.size_of(checked)) if rows is None else np.asarray(rows)
         epsilon = threat_model.radius_of_rows(self.rows, checked)
         self.threat_model = threat_model.with_epsilon(epsilon)
-        self.attack, self.seed = attack, seed
-        self.inputs = backend.take(x, self.rows)
+        # The compiled search keeps no model alive.
+        self.attack, self.model, self.seed = attack, model, seed
+        arrays = keras.tree.map_structure(ops.convert_to_numpy, x)
+        self.inputs = backend.take(arrays, self.rows)
         self.x, self.y = backend.take(checked, self.rows), None if y is None else y[self.rows]
         self.batch_size = min(batch_size, len(self.rows))
         # What looks for the nearest mistake has no end: a later restart may find a nearer one.

@@ -263,7 +263,8 @@ def _describe(outputs):
 
 def predict_logits(model, x, batch_size=256):
     """Returns NumPy logits `(n, num_classes)` for an array, or for a structure of arrays."""
-    classifier = Classifier(model)
+    # A structure is in the form of the inputs already.
+    classifier = Classifier(model, (lambda rows: rows) if keras.tree.is_nested(x) else None)
     batches = []
     for rows in batches_of(x, batch_size):
         outputs = classifier(rows)

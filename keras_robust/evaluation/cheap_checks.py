@@ -72,10 +72,13 @@ def check_logits(model, logits):
 def check_bounds(x, threat_model):
     """Whether the inputs fill more than a tenth of the box that they are said to come from."""
     name = "input bounds"
-    if threat_model.bounds is None or not hasattr(x, "min"):
+    width = np.inf
+    if threat_model.bounds is not None and hasattr(x, "min"):
+        low, high = (np.asarray(bound, "float64") for bound in threat_model.bounds)
+        width = np.max(high - low)
+    if not np.isfinite(width):
         return Check(name, None, None, "skipped", "There is no one box.")
-    low, high = (np.asarray(bound, "float64") for bound in threat_model.bounds)
-    filled = float((x.max() - x.min()) / np.max(high - low))
+    filled = float((x.max() - x.min()) / width)
     return make_check(
         name,
         filled,

@@ -72,7 +72,8 @@ class Contest:
             radius = self.threat_model.radius_of_rows(rows, worst.x)
             ball = self.threat_model.with_epsilon(radius)
             broken, feasible = worst.update(rows, found.x_adv, logits, ball)
-            blind, queries = float(found.zero_gradient.mean()), int(found.queries.sum())
+            blind = float(found.zero_gradient.sum() / worst.correct.sum())
+            queries = int(found.queries.sum())
             if not feasible.all() and not turn.is_unbounded:
                 self.warnings.append(
                     f"{label} left the threat model on {(~feasible).sum()} examples, which are "

@@ -1,7 +1,9 @@
 """Robust accuracy: what is left when every attack has had its turn."""
 
 import hashlib
+import operator
 import platform
+import re
 import time
 
 import keras
@@ -9,7 +11,6 @@ import numpy as np
 import scipy.stats
 
 from keras_robust import attacks as attacks_module
-from keras_robust import backend
 from keras_robust.attacks.examples import check_examples
 from keras_robust.attacks.examples import to_arrays
 from keras_robust.evaluation.breakdown import accuracy_per_class
@@ -21,6 +22,7 @@ from keras_robust.evaluation.curve import median_distance
 from keras_robust.evaluation.curve import robustness_curve
 from keras_robust.evaluation.labels import check_labels
 from keras_robust.evaluation.labels import check_threat_model
+from keras_robust.evaluation.labels import predict_clean
 from keras_robust.evaluation.report import RobustnessReport
 from keras_robust.evaluation.suite import Turn
 from keras_robust.evaluation.suite import can_measure
@@ -38,7 +40,7 @@ def evaluate(  # noqa: PLR0913
     num_examples=None,
     batch_size=256,
     seed=0,
-    minimum_norm="fmn",
+    minimum_norm="auto",
     checkpoint=None,
     verbose=False,
 ):
@@ -67,10 +69,10 @@ def evaluate(  # noqa: PLR0913
         num_examples: int, the first so many examples; `None` for all. Defaults to `None`.
         batch_size: int. Does not change the result. Defaults to `256`.
         seed: int, of the random numbers. Defaults to `0`.
-        minimum_norm: attack that looks for the nearest mistakes, `None` for no curve. It needs a
-            plain `L0`, `L1`, `L2` or `Linf` with one radius, and is left out elsewhere and with
-            `"black_box"`. A mistake that it finds in the ball counts as well. Defaults to
-            `"fmn"`.
+        minimum_norm: attack that looks for the nearest mistakes, for the curve, or `None` for no
+            curve; `"auto"` for `FMN` if one of the attacks uses gradients. It needs a plain `L0`,
+            `L1`, `L2` or `Linf` with one radius, and is left out elsewhere. A mistake that it finds
+            in the ball counts as well. Defaults to `"auto"`.
         checkpoint: str, a file in which the state is kept while the evaluation runs: the same call
             after a kill goes on from there to the same result. `None` for none. Defaults to
             `None`.
@@ -98,19 +100,16 @@ def evaluate(  # noqa: PLR0913
         - [Carlini et al., 2019](https://arxiv.org/abs/1902.06705), on evaluating robustness.
         - [Croce and Hein, 2020](https://arxiv.org/abs/2003.01690), AutoAttack.
     """
-    start = time.perf_counter()
+    start, seed = time.perf_counter(), operator.index(seed)
     threat_model = check_threat_model(threat_model)
     x, y = check_examples(*to_arrays(data, num_examples), threat_model)
-    logits = backend.predict_logits(model, x, batch_size)
-    if not np.isfinite(logits).all():
-        raise ValueError(
-            "The model returns NaN or infinite values on clean examples, so that there is nothing "
-            f"to evaluate. Received: {int((~np.isfinite(logits)).any(axis=-1).sum())} such examples"
-        )
+    logits = predict_clean(model, x, batch_size)
     labels = check_labels(y, logits)
     turns = make_turns(attacks, threat_model, logits.shape[-1])
     measures = can_measure(threat_model)
-    if minimum_norm is not None and measures and attacks != "black_box":
+    if minimum_norm == "auto":
+        minimum_norm = "fmn" if any(turn.attack.uses_gradients for turn in turns) else None
+    if minimum_norm is not None and measures:
         search = attacks_module.get_for_evaluation(minimum_norm)
         if not isinstance(search, attacks_module.MinimumNormAttack):
             raise ValueError(
@@ -150,11 +149,15 @@ def _identity(worst, threat_model, turns, seed):
     """What two evaluations must share for the one to go on where the other was stopped."""
     digest = hashlib.sha256()
     for leaf in [*keras.tree.flatten(worst.x), worst.y]:
-        digest.update(np.ascontiguousarray(leaf).tobytes())
+        # The bytes of an array of objects, such as strings, are addresses.
+        has_objects = leaf.dtype.kind == "O"
+        digest.update(repr(leaf.tolist()).encode() if has_objects else leaf.tobytes())
+    radius = np.asarray(threat_model.radius).tolist()
     return {
         "data": digest.hexdigest(),
-        "threat_model": repr(threat_model),
-        "attacks": [repr(turn) for turn in turns],
+        "threat_model": f"{threat_model!r} with epsilon {radius}",
+        # Those of functions change with the process.
+        "attacks": [re.sub(" at 0x[0-9a-f]+", "", repr(turn)) for turn in turns],
         "seed": seed,
         "version": __version__,
     }

@@ -1,7 +1,8 @@
-"""What an evaluation needs of labels and threat model."""
+"""What an evaluation needs of labels, clean outputs and threat model."""
 
 import numpy as np
 
+from keras_robust import backend
 from keras_robust import losses
 from keras_robust import threat_models
 
@@ -18,12 +19,37 @@ def check_threat_model(identifier):
     return threat_model
 
 
+def predict_clean(model, x, batch_size):
+    """Returns the logits at clean examples, which must be numbers."""
+    logits = backend.predict_logits(model, x, batch_size)
+    broken = int((~np.isfinite(logits)).any(axis=-1).sum())
+    if broken:
+        raise ValueError(
+            "The model returns NaN or infinite values on clean examples, so that there is nothing "
+            f"to evaluate. Received: {broken} such examples"
+        )
+    return logits
+
+
 def check_labels(y, logits):
     """Returns the labels as class indices, or says which are no class."""
-    labels = np.asarray(losses.to_indices(y, logits.shape[-1]))
-    if labels.min() < 0 or labels.max() >= logits.shape[-1]:
+    size, num_classes = logits.shape
+    y = np.asarray(y)
+    if y.dtype.kind not in "biuf" or y.shape not in ((size,), (size, 1), (size, num_classes)):
         raise ValueError(
-            f"Labels must be class indices from 0 to {logits.shape[-1] - 1}. "
+            f"Labels must be class indices from 0 to {num_classes - 1}, or rows with one entry for "
+            f"each of the {num_classes} classes that the model knows. "
+            f"Received: labels of shape {y.shape} and dtype {y.dtype}"
+        )
+    labels = np.asarray(losses.to_indices(y, num_classes))
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(
+            f"Labels must be class indices from 0 to {num_classes - 1}. "
             f"Received: labels from {labels.min()} to {labels.max()}"
         )
     return labels
+
+
+def is_mistaken(logits, y):
+    """Returns where the largest of the logits is a wrong one; NaN is no answer, and no mistake."""
+    return np.isfinite(logits).all(axis=-1) & (np.argmax(logits, axis=-1) != y)

@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_robust import backend
 from keras_robust import losses
+from keras_robust.evaluation.labels import is_mistaken
 
 
 class WorstCase:
@@ -23,7 +24,7 @@ class WorstCase:
 
     def __init__(self, x, y, logits, *, measures):
         self.x, self.y, self.logits = x, y, logits
-        self.correct = np.argmax(logits, axis=-1) == y
+        self.correct = ~is_mistaken(logits, y)
         self.robust = self.correct.copy()
         self.x_adv, self.adv_logits = keras.tree.map_structure(np.copy, x), logits.copy()
         self.distances = np.where(self.correct, np.inf, 0.0) if measures else None
@@ -42,13 +43,15 @@ class WorstCase:
         """
         x, y = backend.take(self.x, rows), self.y[rows]
         feasible = np.array(threat_model.contains(x_adv, x))
-        wrong = np.argmax(logits, axis=-1) != y
-        old, new = (np.asarray(losses.margin(y, z)) for z in (self.adv_logits[rows], logits))
-        stronger = feasible & (new > old)
+        kept = self.adv_logits[rows]
+        was_wrong, wrong = (is_mistaken(outputs, y) for outputs in (kept, logits))
+        old, new = (np.asarray(losses.margin(y, outputs)) for outputs in (kept, logits))
+        # Of two outputs in which a wrong class ties with the right one, one may be a mistake.
+        stronger = feasible & ((new > old) | (wrong & ~was_wrong))
         self.adv_logits[rows[stronger]] = logits[stronger]
         leaves = zip(keras.tree.flatten(self.x_adv), keras.tree.flatten(x_adv), strict=True)
-        for kept, found in leaves:
-            kept[rows[stronger]] = found[stronger]
+        for target, found in leaves:
+            target[rows[stronger]] = found[stronger]
         self.robust[rows] &= ~(wrong & feasible)
         if self.distances is not None:
             self._measure(rows, x_adv, x, wrong, feasible, threat_model)
@@ -60,7 +63,8 @@ class WorstCase:
         # What float32 rounds must not put a point of the ball outside of it.
         radius = float(threat_model.radius)
         distance = np.where(feasible, np.minimum(distance, radius), distance)
-        distance = np.where(wrong, distance, np.inf)
+        in_box = np.array(threat_model.with_epsilon(np.inf).contains(*pair))
+        distance = np.where(wrong & in_box, distance, np.inf)
         self.distances[rows] = np.minimum(self.distances[rows], distance)
 
     def state(self):

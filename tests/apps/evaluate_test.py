@@ -11,7 +11,8 @@ from apps import models
 from keras_robust import datasets
 from tests.support import programs
 
-FLAGS = ["--evaluation_steps=2", "--evaluation_restarts=1", "--evaluation_examples=40"]
+FLAGS = ["--attacks=pgd", "--evaluation_steps=2", "--evaluation_restarts=1"]
+FLAGS += ["--evaluation_examples=40"]
 ERROR_CASES = [
     ("", "flag --model=None: Flag --model must have a value other than None."),
     ("--model={folder}/missing", "Received: --model={folder}/missing"),
@@ -19,7 +20,8 @@ ERROR_CASES = [
     ("--model={folder}", "The folder {folder} is not a readable SavedModel"),
     ("--model={folder}/other.keras", "The data set digits needs a model from (None, 8, 8, 1)"),
     ("--model={folder}/model.keras --dataset=no_such_images", "no_such_images"),
-    ("--model={folder}/model.keras --threat_model=l0", "flag --threat_model=l0: "),
+    ("--model={folder}/model.keras --threat_model=l3", "flag --threat_model=l3: "),
+    ("--model={folder}/model.keras --attacks=sledge", "Received: 'sledge'"),
     ("--model={folder}/model.keras --epsilon=1/0", "Received: epsilon='1/0'"),
     ("--model={folder}/model.keras --output_dir={folder}/corrupt.keras/out", "corrupt.keras"),
 ]
@@ -48,7 +50,14 @@ def results(folder):
     commands = [
         [f"--model={folder}/model.keras", f"--output_dir={folder}/keras", *FLAGS],
         [f"--model={folder}/saved/1", f"--output_dir={folder}/served", *FLAGS],
-        [f"--model={folder}/model.keras", "--epsilon=0.02", "--threat_model=l2", *FLAGS],
+        [
+            f"--model={folder}/model.keras",
+            "--attacks=fgsm,square",
+            "--sanity_check",
+            "--epsilon=0.02",
+            "--threat_model=l2",
+            "--evaluation_examples=40",
+        ],
         ["--help"],
     ]
     commands += [[*FLAGS, *case.format(folder=folder).split()] for case, _ in ERROR_CASES]
@@ -73,7 +82,7 @@ def test_the_report_is_what_the_library_says(folder, results):
     x, y = (part[:40] for part in datasets.load("digits").test)
     network = keras.models.load_model(folder / "model.keras")
     suite = [
-        attack.clone(num_steps=2, num_restarts=1) for attack in kr.evaluation.standard_attacks()
+        kr.attacks.PGD(num_steps=2, loss=loss) for loss in ("cross_entropy", "margin")
     ]
     expected = kr.evaluate(network, (x, y), kr.Linf(0.15), suite)
     found = kr.RobustnessReport.load(folder / "keras" / "report.json")
@@ -89,7 +98,7 @@ def test_files_and_output(folder, results):
         assert "Linf, epsilon 0.15, 40 examples" in result.stdout
         assert result.stdout.splitlines()[-1] == f"Written to {folder / name}"
         found = {item.name for item in (folder / name).iterdir()}
-        assert found == {"report.json", "examples.png"}
+        assert found == {"report.json", "report.html", "examples.png"}
         assert matplotlib.image.imread(folder / name / "examples.png").ndim == 3
 
 
@@ -97,6 +106,8 @@ def test_without_an_output_folder_nothing_is_written(folder, results):
     result = results[2]
     assert (result.code, result.stderr) == (0, "")
     assert "L2, epsilon 0.02, 40 examples" in result.stdout
+    assert "checks failed" in result.stdout
+    assert "FGSM" in result.stdout and "Square" in result.stdout
     assert "Written" not in result.stdout
 
 

@@ -5,8 +5,6 @@ import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
-from keras_robust.attacks.apgd_schedules import SparseSchedule
-from keras_robust.attacks.apgd_schedules import stretches
 from tests.support import linear_model
 from tests.support import numpy_reference
 
@@ -72,19 +70,6 @@ def by_hand(x, y, epsilon, num_steps, checkpoints, loss="cross_entropy"):
     return np.array(results)
 
 
-@pytest.mark.parametrize(
-    ("num_steps", "expected"),
-    [
-        (100, [22, 41, 57, 70, 80, 87, 93, 99]),
-        (50, [11, 21, 30, 38, 45]),
-        (10, [2, 3, 4, 5, 6, 7, 8, 9, 10]),
-    ],
-)
-def test_checkpoints_are_those_of_the_authors(num_steps, expected):
-    points = np.cumsum(stretches(num_steps)).tolist()
-    assert points[: len(expected)] == expected
-
-
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
 def test_follows_the_algorithm_of_the_paper(loss):
     x, y = numpy_reference.examples(8)
@@ -120,17 +105,6 @@ def test_best_loss_never_falls_with_more_steps_of_one_schedule():
         for steps in (10, 50, 100)
     ]
     assert np.all(losses[2] >= losses[0] - 1e-6)
-
-
-def test_a_step_in_l1_moves_the_share_of_the_coordinates_it_should():
-    # One step from the example: a fifth of ten coordinates, those with the largest gradient.
-    weights = np.arange(1.0, 11.0, dtype="float32")
-    ball = kr.L1(1.0, bounds=None)
-    x = np.zeros((1, 10), "float32")
-    schedule = SparseSchedule(ball, x, 100)
-    memory = schedule.first(keras.ops.convert_to_tensor(x), np.zeros(1, "float32"))
-    moved = schedule.move(memory, x, x, keras.ops.convert_to_tensor(-weights[None]), 0)
-    np.testing.assert_allclose(moved, [[0.0] * 8 + [-0.5] * 2], atol=1e-6)
 
 
 def test_gives_the_latest_misclassified_point():

@@ -248,12 +248,13 @@ def test_config_survives_json_also_with_a_function():
 
 def test_an_attack_of_ones_own_needs_only_a_search():
     class Corner(kr.attacks.Attack):
-        def search(self, classifier, x, y, threat_model, seed, keep_best):
+        def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
             x_adv = threat_model.project(x + 1.0, x)
             wrong = keras.ops.not_equal(
                 keras.ops.cast(keras.ops.argmax(classifier.logits(x_adv), -1), y.dtype), y
             )
-            return kr.attacks.Found(x_adv, keras.ops.zeros(x.shape[0]), wrong, wrong)
+            zero = keras.ops.zeros(x.shape[0])
+            return kr.attacks.Found(x_adv, zero, wrong, wrong, keras.ops.cast(zero, "int32"))
 
     x, y = examples()
     assert repr(Corner()) == "Corner()"

@@ -35,7 +35,7 @@ def test_is_exact_on_a_linear_model(norm, bounds):
     # The excess of 1e-4 is that of a step without a box, which the box can lengthen.
     beyond = -found.loss - expected
     assert beyond.min() > 0.9e-4 and beyond.max() < 1.5e-4
-    # One step for each: two points judged by one gradient between them, six by the frame.
+    # One step for each, of a gradient and a point that is judged; the rest is asked around it.
     np.testing.assert_array_equal(found.queries, 3 + 6)
 
 

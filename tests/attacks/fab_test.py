@@ -106,7 +106,9 @@ def test_threat_models_without_one_norm_are_refused():
     x = {"a": np.full((1, 2), 0.5, "float32"), "b": np.full((1, 2), 0.5, "float32")}
     parts = {"a": kr.Linf(0.1), "b": kr.L2(0.1)}
     with pytest.raises(ValueError, match="need one norm: L1, L2 or Linf. Received: PerInput"):
-        kr.attacks.FAB(num_steps=1).run(lambda i: i["a"] - i["b"], x, np.array([0]), parts_of(parts))
+        kr.attacks.FAB(num_steps=1).run(
+            lambda i: i["a"] - i["b"], x, np.array([0]), parts_of(parts)
+        )
 
 
 def parts_of(parts):

@@ -123,6 +123,20 @@ def test_more_steps_lead_nearer(norm):
     assert np.all(distances[-1] < distances[0])
 
 
+@pytest.mark.parametrize("attack", [HopSkipJump(num_steps=3), kr.attacks.Boundary(num_steps=300)])
+def test_restarts_lead_to_the_nearest_of_several_mistakes(attack):
+    # Near mistakes of one class, and far ones of another, to which most noise leads.
+    def model(x):
+        zeros = keras.ops.zeros_like(x[:, 0])
+        return keras.ops.stack([zeros, 0.1 - x[:, 0], x[:, 0] - 0.6], axis=-1)
+
+    x, y = np.tile(np.array([[0.2, 0.5]], "float32"), (8, 1)), np.zeros(8, int)
+    once = -attack.run(model, x, y, ANYWHERE["L2"]).loss
+    often = -attack.clone(num_restarts=30).run(model, x, y, ANYWHERE["L2"]).loss
+    assert once.max() >= 0.4 and np.all(often <= once)
+    assert 0.1 < often.min() and often.max() < 0.2
+
+
 @every_norm
 def test_looks_at_the_class_alone_and_needs_no_gradient(norm):
     x, y = linear_model.examples()
@@ -234,6 +248,7 @@ def test_runs_inside_a_train_step(jit_compile):
         ({"num_steps": 0}, "`num_steps` must be an int >= 1. Received: 0"),
         ({"initial_samples": 1.5}, "`initial_samples` must be an int >= 1. Received: 1.5"),
         ({"max_samples": 0}, "`max_samples` must be an int >= 1. Received: 0"),
+        ({"num_restarts": 0}, "`num_restarts` must be an int >= 1. Received: 0"),
         ({"num_starts": -1}, "`num_starts` must be an int >= 1. Received: -1"),
         ({"samples_per_pass": "8"}, "`samples_per_pass` must be an int >= 1. Received: '8'"),
         ({"gamma": 0.0}, "`gamma` must be a number > 0. Received: 0.0"),

@@ -6,6 +6,7 @@ import tensorflow as tf
 import keras_robust as kr
 from keras_robust import backend
 from keras_robust import losses
+from tests.support import black_box
 from tests.support import models
 
 WEIGHTS = np.array([[1.0, -2.0, 0.5], [0.3, 0.7, -1.0]], "float32")
@@ -401,3 +402,11 @@ def test_predict_logits_of_a_model_with_several_inputs():
     x = {"a": np.arange(10.0).reshape(5, 2), "b": np.arange(5.0)}
     found = backend.predict_logits(lambda x: x["a"] * x["b"][:, None], x, batch_size=2)
     np.testing.assert_array_equal(found, x["a"] * x["b"][:, None])
+
+
+def test_logits_have_as_many_rows_as_the_inputs_also_where_the_model_does_not_say():
+    model = black_box.BlackBox(lambda x: x[:, :2])
+    for size in (1, 3, None):
+        spec = tf.TensorSpec((size, 4))
+        traced = tf.function(backend.Classifier(model).logits).get_concrete_function(spec)
+        assert tuple(traced.structured_outputs.shape) == (size, 2)

@@ -21,9 +21,30 @@ ITERATIVE = {
     "PGD": kr.attacks.PGD,
 }
 
-# One looks for the nearest mistake (see `attacks/lbfgs_test.py`), one leaves the ball, and one
-# maximises a divergence instead of the loss.
-OTHERS = ("LBFGS", "NFGSM", "VirtualAdversarial")
+# They have a closed form of their own, in the tests of their modules: attacks with targets or with
+# steps that adapt, those that look for the nearest mistake, and those without gradients.
+OTHERS = (
+    "APGD",
+    "AutoAttack",
+    "Boundary",
+    "CarliniWagner",
+    "DeepFool",
+    "EAD",
+    "FAB",
+    "FMN",
+    "HopSkipJump",
+    "JSMA",
+    "LBFGS",
+    "NFGSM",
+    "OnePixel",
+    "RandomNoise",
+    "SPSA",
+    "Square",
+    "TargetedAPGD",
+    "TargetedFAB",
+    "Transfer",
+    "VirtualAdversarial",
+)
 
 
 def attack_gap(attack, norm, bounds, model=linear_model.logits):

@@ -39,13 +39,17 @@ def test_gradient_is_that_of_the_ramps(x):
 
 def test_bounds_scale_codes_and_slopes():
     layer = layers.Thermometer(8, bounds=(-1.0, 1.0))
-    np.testing.assert_array_equal(layer(np.array([[0.04]])), layers.Thermometer(8)(np.array([[0.52]])))
+    np.testing.assert_array_equal(
+        layer(np.array([[0.04]])), layers.Thermometer(8)(np.array([[0.52]]))
+    )
     np.testing.assert_allclose(slopes(0.04, layer), slopes(0.52, layers.Thermometer(8)) / 2)
 
 
 def test_without_bpda_there_is_no_gradient():
     layer = layers.Thermometer(8, bpda=False)
-    np.testing.assert_array_equal(layer(np.array([[0.3]])), layers.Thermometer(8)(np.array([[0.3]])))
+    np.testing.assert_array_equal(
+        layer(np.array([[0.3]])), layers.Thermometer(8)(np.array([[0.3]]))
+    )
     np.testing.assert_array_equal(slopes(0.3, layer), np.zeros(8))
 
 

@@ -121,7 +121,13 @@ ARGUMENT_CHANGES = {
         "shrinking": True,
     },
     "BIM": _STEPS,
-    "Boundary": {"num_steps": 5, "orthogonal_step": 0.3, "source_step": 0.1, "num_starts": 1},
+    "Boundary": {
+        "num_steps": 5,
+        "orthogonal_step": 0.3,
+        "source_step": 0.1,
+        "num_restarts": 3,
+        "num_starts": 1,
+    },
     "CarliniWagner": _PENALTY,
     "DeepFool": {"num_classes": 2, "overshoot": 0.5, "num_steps": 1},
     "EAD": {**_PENALTY, "beta": 0.1, "decision_rule": "L1"},
@@ -133,6 +139,7 @@ ARGUMENT_CHANGES = {
         "initial_samples": 90,
         "max_samples": 10,
         "gamma": 0.1,
+        "num_restarts": 3,
         "num_starts": 1,
         "samples_per_pass": 7,
     },
@@ -196,6 +203,8 @@ SCHEDULE = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
 CASES = {
     "attacks": {
         **ATTACKS,
+        "AutoAttack": kr.attacks.AutoAttack(),
+        "AutoAttack-all": kr.attacks.AutoAttack(version="plus"),
         "FMN-all": kr.attacks.FMN(num_steps=8, step_size=0.5, gamma=0.1, targeted=True),
         "JSMA-all": kr.attacks.JSMA(theta=-0.5, gamma=0.145, targeted=True),
         "OnePixel-all": kr.attacks.OnePixel(

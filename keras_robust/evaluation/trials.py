@@ -1,0 +1,61 @@
+"""Attacks on the same examples, whose results several checks share."""
+
+import numpy as np
+
+from keras_robust import attacks
+
+NUM_STEPS = 40
+
+
+class Trials:
+    """Attacks on the same examples, each run once.
+
+    Args:
+        model: as `evaluate` takes it.
+        x: array or structure of arrays, the clean inputs.
+        y: int array `(n,)`, the true classes.
+        threat_model: a `ThreatModel`.
+        logits: array `(n, num_classes)`, at the clean inputs.
+        batch_size: int.
+        seed: int.
+        num_steps: int, of every iterative attack.
+
+    Attribute: `correct`, bool `(n,)`.
+    """
+
+    def __init__(  # noqa: PLR0913
+        self, model, x, y, threat_model, logits, *, batch_size, seed, num_steps=NUM_STEPS
+    ):
+        self.model, self.x, self.y, self.logits = model, x, y, logits
+        self.threat_model, self.num_steps = threat_model, num_steps
+        self.batch_size, self.seed = batch_size, seed
+        self.correct = np.argmax(logits, axis=-1) == y
+        self._done = {}
+
+    def found(self, attack, ball=None):
+        """Returns `Found` of an attack."""
+        ball = ball or self.threat_model
+        key = repr((attack, ball))
+        if key not in self._done:
+            arguments = {"batch_size": self.batch_size, "seed": self.seed}
+            self._done[key] = attack.run(self.model, self.x, self.y, ball, **arguments)
+        return self._done[key]
+
+    def accuracy(self, attack, ball=None):
+        """Returns the share of the examples that an attack leaves correctly classified."""
+        return float((self.correct & ~self.found(attack, ball).success).mean())
+
+    def pgd(self, loss, times=1):
+        """Returns PGD on a loss, with some times as many steps as usual."""
+        return attacks.PGD(num_steps=times * self.num_steps, loss=loss)
+
+    def white_box(self):
+        """Returns which examples attacks with gradients leave correctly classified."""
+        others = self.logits.shape[-1] - 1
+        targeted = attacks.TargetedAPGD(
+            num_targets=min(others, 3),
+            num_steps=self.num_steps,
+            loss="dlr" if others > 2 else "margin",
+        )
+        suite = (self.pgd("cross_entropy"), self.pgd("margin"), targeted)
+        return self.correct & ~np.any([self.found(attack).success for attack in suite], axis=0)
