@@ -37,7 +37,8 @@ class Checkpoint:
         if self.path is None or not self.path.exists():
             return None
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            # NumPy leaves a broken file open that it opened itself.
+            with open(self.path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             meta = json.loads(str(arrays.pop(_META)))
             identity, state = meta["identity"], meta["state"]

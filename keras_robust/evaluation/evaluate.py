@@ -22,6 +22,7 @@ from keras_robust.evaluation.curve import median_distance
 from keras_robust.evaluation.curve import robustness_curve
 from keras_robust.evaluation.labels import check_labels
 from keras_robust.evaluation.labels import check_threat_model
+from keras_robust.evaluation.labels import decimal_radius
 from keras_robust.evaluation.labels import predict_clean
 from keras_robust.evaluation.report import RobustnessReport
 from keras_robust.evaluation.suite import Turn
@@ -63,9 +64,10 @@ def evaluate(  # noqa: PLR0913
         threat_model: a `ThreatModel` with a fixed radius, its name, or for several inputs a dict
             or list of such. Defaults to `"linf"`.
         attacks: `"standard"`, `"plus"` or `"rand"`, the versions of `AutoAttack` (threat models
-            that it is not defined for get its `APGD` and `TargetedAPGD`); `"black_box"`, random
-            noise and `Square`, for models without gradients; or an attack, or a list of attacks, as
-            objects or names. Defaults to `"standard"`.
+            that it is not defined for get its `APGD` and `TargetedAPGD`, and `L0` gets `PGD` with
+            50 steps and 10 restarts on cross-entropy and margin); `"black_box"`, random noise and
+            `Square`, for models without gradients; or an attack, or a list of attacks, as objects
+            or names. Defaults to `"standard"`.
         num_examples: int, the first so many examples; `None` for all. Defaults to `None`.
         batch_size: int. Does not change the result. Defaults to `256`.
         seed: int, of the random numbers. Defaults to `0`.
@@ -118,7 +120,8 @@ def evaluate(  # noqa: PLR0913
             )
         turns.append(Turn(search, is_unbounded=True))
     worst = WorstCase(x, labels, logits, measures=measures)
-    state = Checkpoint(checkpoint, _identity(worst, threat_model, turns, seed), {"logits": logits})
+    outputs = {"outputs of the model": logits}
+    state = Checkpoint(checkpoint, _identity(worst, threat_model, turns, seed), outputs)
     contest = Contest(model, worst, threat_model, batch_size=batch_size, seed=seed)
     contest.run(turns, state, verbose)
     checks = cheap_checks(model, worst, turns, contest.reports, threat_model, batch_size)
@@ -152,7 +155,7 @@ def _identity(worst, threat_model, turns, seed):
         # The bytes of an array of objects, such as strings, are addresses.
         has_objects = leaf.dtype.kind == "O"
         digest.update(repr(leaf.tolist()).encode() if has_objects else leaf.tobytes())
-    radius = np.asarray(threat_model.radius).tolist()
+    radius = decimal_radius(threat_model).tolist()
     return {
         "data": digest.hexdigest(),
         "threat_model": f"{threat_model!r} with epsilon {radius}",
@@ -170,14 +173,14 @@ def _summary(worst, threat_model, turns, reports):
     interval = scipy.stats.binomtest(robust, size).proportion_ci(0.95, method="exact")
     suites = {turn.suite for turn in turns if not turn.is_unbounded}
     search = [report for turn, report in zip(turns, reports, strict=True) if turn.is_unbounded]
-    curve = None
+    epsilon, curve = decimal_radius(threat_model).tolist(), None
     if search:
-        curve = robustness_curve(worst.distances, epsilon=float(threat_model.radius))
+        curve = robustness_curve(worst.distances, epsilon=epsilon)
     return {
         "threat_model": {
             "class_name": type(threat_model).__name__,
             "config": threat_model.get_config(),
-            "epsilon": np.asarray(threat_model.radius).astype(float).round(7).tolist(),
+            "epsilon": epsilon,
         },
         "num_examples": size,
         "num_classes": num_classes,

@@ -19,6 +19,12 @@ def check_threat_model(identifier):
     return threat_model
 
 
+def decimal_radius(threat_model):
+    """Returns the radius in float64 as it is written, 0.3 and not 0.30000001192092896."""
+    radius = np.asarray(threat_model.radius)
+    return np.reshape([float(str(number)) for number in radius.ravel()], radius.shape)
+
+
 def predict_clean(model, x, batch_size):
     """Returns the logits at clean examples, which must be numbers."""
     logits = backend.predict_logits(model, x, batch_size)

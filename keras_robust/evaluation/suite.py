@@ -9,6 +9,7 @@ from keras_robust import threat_models
 from keras_robust.attacks.auto_attack import VERSIONS
 
 _NORMS = (threat_models.L1, threat_models.L2, threat_models.Linf)
+_LOSSES = ("cross_entropy", "margin")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,10 @@ def _turns_of(item, threat_model, num_classes):
         members = [attacks_module.RandomNoise(), attacks_module.Square()]
         return [Turn(member, "black box") for member in members]
     if isinstance(item, str) and item in VERSIONS:
+        if item == "standard" and isinstance(threat_model, threat_models.L0):
+            strength = {"num_steps": 50, "num_restarts": 10}
+            members = [attacks_module.PGD(loss=loss, **strength) for loss in _LOSSES]
+            return [Turn(member, "PGD") for member in members]
         if item == "standard" and not isinstance(threat_model, _NORMS):
             members = [attacks_module.APGD(), _targeted(num_classes)]
             return [Turn(member, "APGD") for member in members]

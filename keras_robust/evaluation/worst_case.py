@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_robust import backend
 from keras_robust import losses
+from keras_robust.evaluation.labels import decimal_radius
 from keras_robust.evaluation.labels import is_mistaken
 
 
@@ -47,7 +48,7 @@ class WorstCase:
         was_wrong, wrong = (is_mistaken(outputs, y) for outputs in (kept, logits))
         old, new = (np.asarray(losses.margin(y, outputs)) for outputs in (kept, logits))
         # Of two outputs in which a wrong class ties with the right one, one may be a mistake.
-        stronger = feasible & ((new > old) | (wrong & ~was_wrong))
+        stronger = feasible & np.isfinite(new) & ((new > old) | (wrong & ~was_wrong))
         self.adv_logits[rows[stronger]] = logits[stronger]
         leaves = zip(keras.tree.flatten(self.x_adv), keras.tree.flatten(x_adv), strict=True)
         for target, found in leaves:
@@ -61,7 +62,7 @@ class WorstCase:
         pair = (backend.single(x_adv), backend.single(x))
         distance = np.array(threat_model.distance(*pair), "float64")
         # What float32 rounds must not put a point of the ball outside of it.
-        radius = float(threat_model.radius)
+        radius = decimal_radius(threat_model)
         distance = np.where(feasible, np.minimum(distance, radius), distance)
         in_box = np.array(threat_model.with_epsilon(np.inf).contains(*pair))
         distance = np.where(wrong & in_box, distance, np.inf)
@@ -69,13 +70,17 @@ class WorstCase:
 
     def state(self):
         """Returns a dict of arrays that `restore` takes."""
-        leaves = {f"x_adv_{i}": leaf for i, leaf in enumerate(keras.tree.flatten(self.x_adv))}
-        state = {"robust": self.robust, "adv_logits": self.adv_logits, **leaves}
+        state = {"robust": self.robust, "adv_logits": self.adv_logits}
+        for number, leaf in enumerate(keras.tree.flatten(self.x_adv)):
+            # No attack changes objects, such as strings.
+            if leaf.dtype.kind != "O":
+                state[f"x_adv_{number}"] = leaf
         return state if self.distances is None else {**state, "distances": self.distances}
 
     def restore(self, state):
         """Goes back to a state."""
         self.robust, self.adv_logits = state["robust"], state["adv_logits"]
         self.distances = state.get("distances")
-        leaves = [state[f"x_adv_{i}"] for i in range(len(keras.tree.flatten(self.x)))]
-        self.x_adv = keras.tree.pack_sequence_as(self.x, leaves)
+        kept = enumerate(keras.tree.flatten(self.x_adv))
+        leaves = [state.get(f"x_adv_{number}", leaf) for number, leaf in kept]
+        self.x_adv = keras.tree.pack_sequence_as(self.x_adv, leaves)

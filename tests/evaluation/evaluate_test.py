@@ -7,42 +7,20 @@ import tensorflow as tf
 import keras_robust as kr
 from tests.support import linear_model
 from tests.support import models
+from tests.support import several_inputs
+from tests.support.told import BALL
+from tests.support.told import FALLS
+from tests.support.told import Fixed
+from tests.support.told import FixedNearest
+from tests.support.told import X
+from tests.support.told import Y
+from tests.support.told import model
 
 EPSILON = {"Linf": 0.06, "L2": 0.2, "L1": 0.5}
-BALL = kr.Linf(0.3)
-
-# The model is right where the first coordinate is above 0.5; the last example is a mistake.
-X = np.array([[0.9, 0.2], [0.7, 0.4], [0.75, 0.5], [0.1, 0.5], [0.6, 0.0]], "float32")
-Y = np.array([1, 1, 1, 0, 0])
-FALLS = np.array([-1.0, -1.0, -1.0, 1.0, 0.0])
-
-
-def model(x):
-    return keras.ops.stack([0.5 - x[:, 0], x[:, 0] - 0.5], axis=-1)
-
-
-class Fixed(kr.attacks.Attack):
-    """Finds what it was told to find, and claims what it was told to claim."""
-
-    def __init__(self, moves, name="Fixed", claim=True, blind=None):
-        self.moves = np.asarray(moves, "float32")
-        self.name = name
-        self.claim = claim
-        self.blind = blind
-
-    def get_config(self):
-        return {"name": self.name}
-
-    def run(self, model, x, y, threat_model, *, batch_size=256, seed=0, verbose=False):
-        delta = np.zeros_like(x)
-        delta[:, 0] = self.moves
-        claim = np.full(len(x), self.claim)
-        blind = np.zeros(len(x), bool) if self.blind is None else np.asarray(self.blind)
-        return kr.attacks.Found(x + delta, np.zeros(len(x), "float32"), claim, blind)
 
 
 def _evaluate(attacks, **arguments):
-    return kr.evaluate(model, (X, Y), BALL, attacks, **arguments)
+    return kr.evaluate(model, (X, Y), BALL, attacks, **{"minimum_norm": None, **arguments})
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
@@ -58,7 +36,7 @@ def test_linear_model_has_its_exact_robust_accuracy(norm, bounds):
     ball = getattr(kr, norm)(epsilon, bounds)
     # From a random start, whose path is 2.5 epsilon long, PGD ends a little short of the optimum.
     attack = kr.attacks.PGD(num_steps=10, random_start=False)
-    report = kr.evaluate(linear_model.keras_model(), (x, y), ball, attack)
+    report = kr.evaluate(linear_model.keras_model(), (x, y), ball, attack, minimum_norm=None)
     np.testing.assert_array_equal(report.attacks[0].robust, worst < 0)
     assert report.robust_accuracy == np.mean(worst < 0)
     assert report.clean_accuracy == np.mean(clean < 0) == 73 / 80
@@ -67,6 +45,29 @@ def test_linear_model_has_its_exact_robust_accuracy(norm, bounds):
         dual = {"Linf": 1, "L2": 2, "L1": np.inf}[norm]
         reach = epsilon * np.linalg.norm(linear_model.ascent(y), ord=dual, axis=-1)
         np.testing.assert_array_equal(worst < 0, clean < -reach)
+
+
+def test_the_whole_standard_evaluation_of_a_linear_model():
+    x = np.array(
+        [[0.9, 0.2], [0.55, 0.4], [0.7, 0.5], [0.1, 0.5], [0.6, 0.0], [0.38, 1]], "float32"
+    )
+    y = np.array([1, 1, 1, 0, 0, 0])
+    distance = np.where(y == (x[:, 0] > 0.5), np.abs(x[:, 0] - 0.5), 0.0)
+    report = kr.evaluate(model, (x, y), kr.Linf(0.15))
+    assert report.suite == "AutoAttack standard"
+    names = [attack.name for attack in report.attacks]
+    assert names == ["APGD", "TargetedAPGD", "TargetedFAB", "Square", "FMN"]
+    # All that can be broken falls to the first; each of the others gets the three that are left.
+    assert [attack.num_attacked for attack in report.attacks] == [5, 3, 3, 3, 5]
+    assert [attack.accuracy for attack in report.attacks] == [0.5, None, None, None, 0.5]
+    np.testing.assert_array_equal(report.attacks[0].robust, distance > 0.15)
+    assert report.robust_accuracy == 0.5 and report.clean_accuracy == pytest.approx(5 / 6)
+    np.testing.assert_allclose(report.distances, distance, atol=2e-3)
+    np.testing.assert_array_equal(report.distances <= 0.15, distance <= 0.15)
+    assert report.median_distance == pytest.approx(np.median(distance), abs=2e-3)
+    assert report.curve["attack"] == "FMN-100"
+    assert {check.verdict for check in report.checks} == {"passed"}
+    assert report.queries == sum(attack.queries for attack in report.attacks) > 3 * 5000
 
 
 def test_robust_accuracy_is_the_worst_case_of_each_example():
@@ -88,43 +89,12 @@ def test_a_mistake_is_not_robust_even_if_an_attack_mends_it(move):
     np.testing.assert_array_equal(report.x_adv, report.x)
 
 
-def test_success_is_verified_and_not_believed():
-    moves = [0.3 * FALLS[0], 0.3 * FALLS[1], 0.01, 0.0, 0.0]
-    for claim in (False, True):
-        report = _evaluate(Fixed(moves, claim=claim))
-        np.testing.assert_array_equal(report.attacks[0].robust, [1, 0, 1, 1, 0])
-
-
-@pytest.mark.parametrize("far", [-0.31, np.nan])
-def test_infeasible_examples_are_not_believed(far):
-    report = _evaluate([Fixed([0.0, far, far, 0.0, 0.0]), Fixed([0.0, 0.0, -0.3, 0.0, 0.0])])
-    np.testing.assert_array_equal(report.attacks[0].robust, [1, 1, 1, 1, 0])
-    assert report.robust_accuracy == pytest.approx(0.6)
-    assert len(report.warnings) == 1
-    assert "left the threat model on 2 examples, which are counted as not" in report.warnings[0]
-    np.testing.assert_allclose(report.x_adv[:, 0], X[:, 0] - [0, 0, 0.3, 0, 0], rtol=1e-6)
-
-
-def test_the_box_is_part_of_the_threat_model():
-    report = kr.evaluate(model, (X, Y), kr.Linf(0.3, (0.0, 0.95)), Fixed([0.2, 0, 0, 0, 0]))
-    assert "on 1 examples" in report.warnings[0]
-
-
-def test_the_strongest_feasible_example_is_kept():
-    attacks = [
-        Fixed([-0.1, -0.1, -0.3, 0.30, 0.0]),
-        Fixed([-0.3, -0.2, -0.2, 0.35, 0.0]),
-        Fixed([0.1, 0.3, -0.1, 0.10, 0.0]),
-    ]
-    report = _evaluate(attacks)
-    np.testing.assert_allclose(
-        report.x_adv[:, 0], X[:, 0] + [-0.3, -0.2, -0.3, 0.3, 0.0], rtol=1e-6
-    )
-    np.testing.assert_array_equal(report.x_adv[:, 1], X[:, 1])
-    np.testing.assert_allclose(report.adv_logits, np.asarray(model(report.x_adv)), rtol=1e-6)
-    np.testing.assert_allclose(report.logits, np.asarray(model(X)), rtol=1e-6)
-    np.testing.assert_array_equal(report.x, X)
-    np.testing.assert_array_equal(report.y, Y)
+def test_where_everything_is_a_mistake_nothing_is_attacked():
+    report = kr.evaluate(model, (X, 1 - Y), BALL, ["fgsm", "pgd"], num_examples=4)
+    assert (report.clean_accuracy, report.robust_accuracy) == (0.0, 0.0)
+    assert [attack.num_attacked for attack in report.attacks] == [0, 0, 0]
+    assert report.queries == 0 and report.median_distance == 0.0
+    np.testing.assert_array_equal(report.distances, np.zeros(4))
 
 
 @pytest.mark.parametrize("robust", range(5))
@@ -133,7 +103,8 @@ def test_confidence_is_the_clopper_pearson_interval(robust):
     moves[:robust] = 0.0
     x = X.copy()
     x[[0, 3], 0] = 0.7, 0.3
-    report = kr.evaluate(model, (x, Y), BALL, Fixed(moves))
+    attack = Fixed(moves, x=x)
+    report = kr.evaluate(model, (x, Y), BALL, attack, minimum_norm=None)
     assert report.robust_accuracy == pytest.approx(robust / 5)
     low = scipy.stats.beta.ppf(0.025, robust, 6 - robust) if robust else 0.0
     high = scipy.stats.beta.ppf(0.975, robust + 1, 5 - robust)
@@ -141,21 +112,28 @@ def test_confidence_is_the_clopper_pearson_interval(robust):
 
 
 def test_the_interval_of_a_perfect_model_ends_at_one():
-    report = kr.evaluate(model, (X[:4], Y[:4]), BALL, Fixed([0.0] * 4))
+    report = _evaluate(Fixed([0.0] * 5), num_examples=4)
     assert report.confidence == pytest.approx((0.025 ** (1 / 4), 1.0))
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 1000])
-def test_batch_size_does_not_change_the_result(batch_size):
+def test_batch_size_and_order_do_not_change_the_result():
     network = models.convolution()
     x, y = models.images(network, 12)
-    suite = [kr.attacks.PGD(num_steps=2, num_restarts=2), "fgsm"]
-    expected = kr.evaluate(network, (x, y), kr.Linf(0.05), suite, batch_size=5, seed=3)
-    found = kr.evaluate(network, (x, y), kr.Linf(0.05), suite, batch_size=batch_size, seed=3)
-    for one, other in zip(found.attacks, expected.attacks, strict=True):
-        np.testing.assert_array_equal(one.robust, other.robust)
-    np.testing.assert_allclose(found.x_adv, expected.x_adv, atol=1e-6)
-    assert 0.0 < found.robust_accuracy < found.clean_accuracy
+    suite = [kr.attacks.PGD(num_steps=2, num_restarts=2), kr.attacks.FGSM()]
+    search = kr.attacks.FMN(num_steps=3)
+    arguments = {"seed": 3, "minimum_norm": search}
+    expected = kr.evaluate(network, (x, y), kr.Linf(0.05), suite, batch_size=5, **arguments)
+    assert 0.0 < expected.robust_accuracy < expected.clean_accuracy
+    for batch_size in (1, 7, 1000):
+        found = kr.evaluate(
+            network, (x, y), kr.Linf(0.05), suite, batch_size=batch_size, **arguments
+        )
+        assert found.batch_size == batch_size
+        for one, other in zip(found.attacks, expected.attacks, strict=True):
+            np.testing.assert_array_equal(one.robust, other.robust)
+            assert one.queries == other.queries
+        np.testing.assert_allclose(found.x_adv, expected.x_adv, atol=1e-6)
+        np.testing.assert_allclose(found.distances, expected.distances, atol=1e-5)
 
 
 def test_the_seed_is_recorded_and_decides_the_random_starts():
@@ -163,9 +141,10 @@ def test_the_seed_is_recorded_and_decides_the_random_starts():
     data = models.images(network)
     attack = kr.attacks.PGD(num_steps=1)
     first, again, other = (
-        kr.evaluate(network, data, kr.Linf(0.05), attack, seed=seed) for seed in (3, 3, 4)
+        kr.evaluate(network, data, kr.Linf(0.05), attack, seed=seed, minimum_norm=None)
+        for seed in (3, np.int64(3), 4)
     )
-    assert (first.seed, other.seed) == (3, 4)
+    assert (first.seed, again.seed, other.seed) == (3, 3, 4)
     np.testing.assert_array_equal(first.x_adv, again.x_adv)
     assert np.any(first.x_adv != other.x_adv)
 
@@ -181,11 +160,13 @@ def test_the_seed_is_recorded_and_decides_the_random_starts():
         (batch for batch in [(X[:3], Y[:3]), (X[3:], Y[3:])]),
         (X.astype("float64"), np.eye(2)[Y]),
         (X, Y[:, None]),
+        ({"features": X}, {"class": Y}),
     ],
 )
 def test_forms_of_data(data):
-    report = kr.evaluate(model, data, BALL, Fixed(0.3 * FALLS))
+    report = kr.evaluate(model, data, BALL, Fixed(0.3 * FALLS), minimum_norm=None)
     np.testing.assert_array_equal(report.attacks[0].robust, [1, 0, 0, 1, 0])
+    np.testing.assert_array_equal(report.y, Y)
     assert report.num_examples == 5
     assert report.num_classes == 2
 
@@ -193,14 +174,16 @@ def test_forms_of_data(data):
 @pytest.mark.parametrize("batched", [False, True])
 def test_num_examples_takes_the_first(batched):
     data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(2) if batched else (X, Y)
-    report = kr.evaluate(model, data, BALL, Fixed([0.0, -0.3, 0.0]), num_examples=3)
+    attack = Fixed([0.0, -0.3, 0.0, 0.3, 0.0])
+    report = kr.evaluate(model, data, BALL, attack, num_examples=3, minimum_norm=None)
     np.testing.assert_array_equal(report.x, X[:3])
     np.testing.assert_array_equal(report.attacks[0].robust, [1, 0, 1])
     assert report.num_examples == 3
 
 
 def test_what_was_done_is_recorded():
-    report = _evaluate([kr.attacks.PGD(num_steps=2, step_size="1/50", loss="margin"), "fgsm"])
+    suite = [kr.attacks.PGD(num_steps=2, step_size="1/50", loss="margin"), "fgsm"]
+    report = _evaluate(suite, batch_size=3)
     assert [attack.name for attack in report.attacks] == ["PGD", "FGSM"]
     expected = kr.attacks.PGD(num_steps=2, step_size="1/50", loss="margin").get_config()
     assert report.attacks[0].settings == expected
@@ -209,41 +192,28 @@ def test_what_was_done_is_recorded():
     assert report.versions["keras_robust"] == kr.__version__
     assert report.versions["keras"] == keras.__version__
     assert 0.0 < sum(attack.seconds for attack in report.attacks) <= report.seconds
+    assert (report.suite, report.batch_size, report.curve) == (None, 3, None)
+    assert kr.evaluation.RobustnessReport.from_dict(report.to_dict()) == report
 
 
-def test_settings_are_what_json_can_hold():
+def test_names_and_functions_as_losses():
     def my_loss(y, logits):
         return kr.losses.margin(y, logits)
 
-    report = _evaluate(kr.attacks.PGD(num_steps=1, loss=my_loss))
-    assert report.attacks[0].settings["loss"] == "my_loss"
+    suite = ["fgsm", kr.attacks.PGD(num_steps=1, loss=my_loss)]
+    report = kr.evaluate(model, (X, Y), "linf", suite, minimum_norm=None)
+    assert report.threat_model["config"]["epsilon"] == "8/255"
+    assert report.attacks[0].name == "FGSM"
+    assert report.attacks[1].settings["loss"] == "my_loss"
 
 
 def test_models_with_a_loss_of_their_own():
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     network.set_weights([np.array([[-1.0, 1.0], [0.0, 0.0]]), np.array([0.5, -0.5])])
     network.compile("sgd", kr.losses.Margin())
-    report = kr.evaluate(network, (X, Y), BALL, "bim")
+    attack = kr.attacks.BIM(num_steps=3)
+    report = kr.evaluate(network, (X, Y), BALL, attack, minimum_norm=None)
     np.testing.assert_array_equal(report.attacks[0].robust, [1, 0, 0, 1, 0])
-
-
-def test_standard_attacks():
-    suite = kr.evaluation.standard_attacks()
-    common = {"num_steps": 50, "num_restarts": 10, "random_start": True, "targeted": False}
-    assert [attack.loss for attack in suite] == ["cross_entropy", "margin"]
-    for attack in suite:
-        assert isinstance(attack, kr.attacks.PGD)
-        assert common.items() <= attack.get_config().items()
-    report = _evaluate("standard")
-    # Two steps of 0.3 are enough for 0.7 and 0.75, and not for 0.9 and 0.1.
-    np.testing.assert_array_equal(report.attacks[0].robust, [1, 0, 0, 1, 0])
-    assert [attack.settings["num_restarts"] for attack in report.attacks] == [10, 10]
-
-
-def test_names_are_resolved():
-    report = kr.evaluate(model, (X, Y), "linf", "fgsm")
-    assert report.threat_model["config"]["epsilon"] == "8/255"
-    assert report.attacks[0].name == "FGSM"
 
 
 def test_the_model_is_left_as_it_was():
@@ -252,42 +222,14 @@ def test_the_model_is_left_as_it_was():
     data = models.images(network)
     before = network.get_weights()
     state = {key: id(value) for key, value in vars(network).items() if "function" in key}
-    kr.evaluate(network, data, kr.Linf(0.05), kr.attacks.PGD(num_steps=2))
+    search = kr.attacks.FMN(num_steps=2)
+    suite = [kr.attacks.PGD(num_steps=2), kr.attacks.Square(num_queries=3)]
+    kr.evaluate(network, data, kr.Linf(0.05), suite, minimum_norm=search)
     for old, new in zip(before, network.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     assert state == {key: id(value) for key, value in vars(network).items() if "function" in key}
     assert all(layer.trainable for layer in network.layers)
     assert int(network.optimizer.iterations) == 0
-
-
-def _saturated(x):
-    """Probabilities that are exactly 0 and 1, so that every gradient is zero."""
-    return tf.nn.softmax(1000.0 * tf.stack([0.5 - x[:, 0], x[:, 0] - 0.5], axis=-1))
-
-
-def test_saturated_probabilities_are_reported():
-    x = np.array([[0.9, 0.2], [0.7, 0.4], [0.1, 0.5]], "float32")
-    report = kr.evaluate(_saturated, (x, np.array([1, 1, 1])), kr.Linf(0.1), "bim")
-    assert report.attacks[0].zero_gradient == 1.0
-    assert report.robust_accuracy == pytest.approx(2 / 3)
-    assert len(report.warnings) == 2
-    assert report.warnings[0].startswith("The outputs look like probabilities: every row is posit")
-    assert "saw only zero gradients on 100.0% of the examples" in report.warnings[1]
-
-
-def test_blindness_is_counted_where_the_model_is_right():
-    report = _evaluate(Fixed([0.0] * 5, blind=[True, False, False, False, True]))
-    assert report.attacks[0].zero_gradient == 0.25
-    assert "zero gradients on 25.0% of the examples" in report.warnings[0]
-    assert _evaluate(Fixed([0.0] * 5, blind=[False] * 4 + [True])).warnings == []
-
-
-def test_honest_models_are_not_warned_about():
-    logits = kr.evaluate(lambda x: 10.0 * model(x), (X, Y), BALL, kr.attacks.PGD(num_steps=2))
-    assert logits.warnings == []
-    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, activation="softmax")])
-    network.compile("sgd", "sparse_categorical_crossentropy")
-    assert kr.evaluate(network, (X, Y), BALL, kr.attacks.PGD(num_steps=2)).warnings == []
 
 
 def test_verbose_names_the_attacks(capsys):
@@ -303,13 +245,16 @@ def test_verbose_names_the_attacks(capsys):
         ({"attacks": kr.attacks.PGD(targeted=True)}, "have no target labels.*Received: PGD"),
         ({"attacks": []}, r"at least one attack. Received: attacks=\[\]"),
         ({"attacks": "pdg"}, "Unknown attack.*Received: 'pdg'"),
+        ({"attacks": kr.attacks.NFGSM()}, "may leave the ball.*Received: NFGSM"),
+        ({"minimum_norm": "pgd"}, "nearest mistake, such as .fmn.*Received: minimum_norm='pgd'"),
+        ({"minimum_norm": "fnm"}, "Unknown attack.*Received: 'fnm'"),
         ({"threat_model": "l3"}, "Unknown threat model"),
         ({"data": (X[:0], Y[:0])}, r"at least one example.*Received: x of shape \(0, 2\)"),
         ({"data": []}, "at least one example. Received: empty data"),
         ({"data": [X]}, "batches .x, y., with labels. Received: a batch of type ndarray"),
         ({"data": (X, Y[:4])}, r"one label per example. Received: 5 examples, labels of shape .4"),
         ({"data": (X, Y + 1)}, "class indices from 0 to 1. Received: labels from 1 to 2"),
-        ({"data": (X, Y - 1)}, "class indices from 0 to 1. Received: labels from -1 to 0"),
+        ({"data": (X, np.eye(3)[Y])}, r"2 classes that.*Received: labels of shape \(5, 3\)"),
         ({"data": (255 * X, Y)}, r"lie in the bounds.*Received: values in \[0, 229.5\]"),
         ({"data": (np.full((5, 2), np.nan), Y)}, "finite. Received: 10 NaN"),
         ({"num_examples": 0}, "`num_examples` must be at least 1. Received: num_examples=0"),
@@ -321,74 +266,126 @@ def test_wrong_arguments(arguments, message):
         kr.evaluate(model, **arguments)
 
 
-def test_least_likely_targets_need_no_labels():
-    report = _evaluate(kr.attacks.BIM(targeted="least_likely"))
-    np.testing.assert_array_equal(report.attacks[0].robust, [1, 0, 0, 1, 0])
-
-
-def test_gradients_that_turn_nan_keep_the_attack_feasible_and_are_reported():
-    rng = np.random.default_rng(0)
-    x = rng.uniform(0.3, 0.7, size=(100, 4)).astype("float32")
-    weights = np.array([[1, -1], [-1, 1], [1, -1], [-1, 1]], "float32")
-    y = np.argmax(x @ weights, axis=-1)
-
-    def poisoned(x):
-        # The root has no gradient where nothing is above 0.65.
-        more = keras.ops.sqrt(keras.ops.sum(keras.ops.relu(x - 0.65) ** 2, axis=-1))
-        return 5.0 * keras.ops.matmul(x, weights) + 1e-6 * keras.ops.stack([more, 0 * more], -1)
-
-    honest = kr.evaluate(lambda x: 5.0 * keras.ops.matmul(x, weights), (x, y), kr.Linf(0.1), "bim")
-    attack = kr.attacks.PGD(num_steps=20, num_restarts=2)
-    found = attack.run(poisoned, x, y, kr.Linf(0.1))
-    assert np.isfinite(found.x_adv).all()
-    assert np.asarray(kr.Linf(0.1).contains(found.x_adv, x)).all()
-    report = kr.evaluate(poisoned, (x, y), kr.Linf(0.1), attack)
-    assert honest.robust_accuracy < 0.3
-    # The gradient is gone where the attack starts: the number is too high, and the report says so.
-    assert any("too high to believe" in warning.replace("\n", " ") for warning in report.warnings)
-
-
 def test_a_model_that_returns_nan_is_no_model():
-    x = np.full((3, 2), 0.5, "float32")
     with pytest.raises(ValueError, match="NaN or infinite.*Received: 3 such examples"):
-        kr.evaluate(lambda x: x * np.nan, (x, np.array([0, 1, 0])), kr.Linf(0.1), "fgsm")
+        kr.evaluate(lambda x: x * np.nan, (X[:3], Y[:3]), BALL, "fgsm")
 
 
 def test_logits_under_a_loss_of_probabilities_are_refused():
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, bias_initializer="ones")])
-    model.compile("sgd", "sparse_categorical_crossentropy")
+    network = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, bias_initializer="ones")])
+    network.compile("sgd", "sparse_categorical_crossentropy")
     x = np.random.default_rng(0).uniform(size=(5, 4)).astype("float32")
     with pytest.raises(ValueError, match="takes probabilities, but the outputs of the model do"):
-        kr.evaluate(model, (x, np.zeros(5, "int64")), kr.Linf(0.1), "fgsm")
+        kr.evaluate(network, (x, np.zeros(5, "int64")), kr.Linf(0.1), "fgsm")
 
 
-def test_the_attacks_of_a_suite_start_at_points_of_their_own():
-    x = np.full((2, 3), 0.5, "float32")
-    starts = []
+def test_a_model_without_gradients_is_no_robust_one():
+    def rounded(x):
+        return keras.ops.round(10.0 * model(x) + 0.1)
 
-    class Start(kr.attacks.Attack):
-        def run(self, model, x, y, threat_model, *, batch_size, seed, verbose):
-            starts.append(seed)
-            attack = kr.attacks.PGD(num_steps=1, step_size=1e-6)
-            return attack.run(model, x, y, threat_model, batch_size=batch_size, seed=seed)
+    def no_gradient(x):
+        return tf.stop_gradient(rounded(x))
 
-    kr.evaluate(lambda x: x, (x, np.zeros(2, "int64")), kr.Linf(0.1), [Start(), Start()], seed=3)
-    assert starts[0] == 3
-    assert starts[1] != 3
+    for attacks in ("standard", "fgsm", ["fgsm", "square"]):
+        with pytest.raises(ValueError, match="no gradient with respect to its input.*Received"):
+            kr.evaluate(no_gradient, (X, Y), BALL, attacks)
+    # Three of the four that it gets right are within reach; the curve needs gradients.
+    report = kr.evaluate(no_gradient, (X, Y), BALL, "black_box", num_examples=4)
+    assert report.suite == "black box"
+    assert [attack.name for attack in report.attacks] == ["RandomNoise", "Square"]
+    np.testing.assert_array_equal(report.attacks[-1].robust, [1, 0, 0, 1])
+    assert report.robust_accuracy == 0.5
+    assert report.curve is report.distances is report.median_distance is None
 
 
-def test_accuracy_so_far_is_the_worst_case_up_to_each_attack():
-    x = np.random.default_rng(0).uniform(size=(50, 3)).astype("float32")
-    y = np.argmax(x, axis=-1)
-    suite = [kr.attacks.FGSM(), kr.attacks.PGD(loss="margin")]
-    report = kr.evaluate(lambda x: x, (x, y), kr.Linf(0.1), suite)
-    first, second = report.attacks
-    assert first.accuracy_so_far == first.accuracy
-    assert second.accuracy_so_far == report.robust_accuracy <= second.accuracy
+def test_least_likely_targets_need_no_labels():
+    report = _evaluate(kr.attacks.BIM(num_steps=3, targeted="least_likely"))
+    np.testing.assert_array_equal(report.attacks[0].robust, [1, 0, 0, 1, 0])
+
+
+def test_the_curve_tells_the_nearest_mistakes():
+    # The second is found by the search alone, the third nearer by the search than by the attack.
+    attack = Fixed([0.0, 0.0, -0.3, 0.0, 0.0])
+    search = FixedNearest([-0.5, -0.25, -0.26, 0.0, 0.0])
+    report = _evaluate(attack, minimum_norm=search)
+    np.testing.assert_allclose(report.distances, [0.5, 0.25, 0.26, np.inf, 0.0], rtol=1e-5)
+    # What the search finds in the ball counts as any other mistake.
+    assert report.robust_accuracy == 0.4
+    assert [attack.accuracy_so_far for attack in report.attacks] == pytest.approx([0.6, 0.4])
+    np.testing.assert_array_equal(report.attacks[1].robust, [1, 0, 0, 1, 0])
+    assert report.curve["attack"] == "FixedNearest"
+    at_epsilon = report.curve["epsilons"].index(report.threat_model["epsilon"])
+    assert report.curve["robust_accuracy"][at_epsilon] == report.robust_accuracy
+    np.testing.assert_allclose(report.curve["epsilons"], [0.0, 0.25, 0.26, 0.3, 0.5], rtol=1e-5)
+    assert report.curve["robust_accuracy"] == [0.8, 0.6, 0.4, 0.4, 0.2]
+    assert report.median_distance == pytest.approx(0.26)
+    assert report.warnings == []
+    unlucky = _evaluate(attack, minimum_norm=FixedNearest([0.0] * 5))
+    assert unlucky.median_distance is None and unlucky.curve["robust_accuracy"] == [0.8, 0.6]
+
+
+def test_classes_and_what_they_become():
+    report = _evaluate(Fixed([0.0, -0.3, -0.3, 0.0, 0.0]))
+    assert report.confusion == [[1, 1], [2, 1]]
+    assert report.per_class == [
+        {"class": 0, "num_examples": 2, "clean_accuracy": 0.5, "robust_accuracy": 0.5},
+        {"class": 1, "num_examples": 3, "clean_accuracy": 1.0, "robust_accuracy": 1 / 3},
+    ]
+
+
+def test_several_inputs_each_with_a_ball_of_its_own():
+    def network(x):
+        scores = keras.ops.sum(x["a"], axis=-1) + keras.ops.sum(x["b"], axis=(1, 2))
+        return keras.ops.stack([0.0 * scores, scores - 2.0], axis=-1)
+
+    flat = np.array([[0.5, 0.6, 0.6, 0.6], [0.5, 0.5, 0.5, 0.75], [0.2, 0.2, 0.5, 0.9]], "float32")
+    x, y = several_inputs.parted(flat), np.array([1, 1, 0])
+    # The sums are 2.3, 2.25 and 1.8; the attacker moves them by 0.1 + 3 * 0.06 = 0.28.
+    parts = {"a": kr.Linf(0.1), "b": kr.Linf(0.06)}
+    report = kr.evaluate(network, (x, y), parts)
+    assert report.suite == "APGD"
+    assert [attack.name for attack in report.attacks] == ["APGD", "TargetedAPGD"]
+    np.testing.assert_array_equal(report.attacks[0].robust, [1, 0, 0])
+    assert report.robust_accuracy == pytest.approx(1 / 3)
+    assert report.curve is report.distances is None
+    np.testing.assert_array_equal(report.x_adv["number"], [0, 1, 2])
+    np.testing.assert_allclose(report.x_adv["a"][:2], x["a"][:2] - 0.1, atol=1e-4)
+    np.testing.assert_allclose(report.x_adv["b"][:2], x["b"][:2] - 0.06, atol=1e-4)
+    assert report.threat_model["class_name"] == "PerInput"
+
+
+def test_a_number_of_features_as_radius():
+    x = np.array([[0.9, 0.9, 0.9], [0.6, 0.6, 0.5], [0.6, 0.9, 0.9]], "float32")
+
+    def network(x):
+        return keras.ops.stack([0.0 * x[:, 0], keras.ops.sum(x, axis=-1) - 1.0], axis=-1)
+
+    # Without its largest feature an example has the sum 1.8, 1.1 and 1.5; without two, at most 0.9.
+    attack, y = kr.attacks.PGD(num_steps=5), np.ones(3, "int64")
+    search = kr.attacks.FMN(num_steps=20)
+    for epsilon, robust in ((1, 1.0), (2, 0.0)):
+        ball = kr.threat_models.L0(epsilon)
+        report = kr.evaluate(network, (x, y), ball, attack, minimum_norm=search)
+        assert report.robust_accuracy == robust
+        np.testing.assert_array_equal(report.distances, [2.0, 2.0, 2.0])
+        assert report.curve["epsilons"][-1] == 2.0
+
+
+def test_a_loaded_saved_model_is_evaluated_as_a_callable(tmp_path):
+    network = linear_model.keras_model()
+    network.export(str(tmp_path / "model"), verbose=False)
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    data, attack = linear_model.examples(20), kr.attacks.PGD(num_steps=3)
+    expected = kr.evaluate(network, data, kr.Linf(0.06), attack, minimum_norm=None)
+    assert 0.0 < expected.robust_accuracy < 1.0
+    for served in (loaded.serve, loaded.signatures["serving_default"]):
+        report = kr.evaluate(served, data, kr.Linf(0.06), attack, minimum_norm=None)
+        np.testing.assert_array_equal(report.attacks[0].robust, expected.attacks[0].robust)
+        np.testing.assert_allclose(report.x_adv, expected.x_adv, atol=1e-6)
 
 
 def test_large_inputs_may_be_rounded():
     x = np.random.default_rng(0).uniform(1000.0, 1100.0, size=(50, 4)).astype("float32")
-    y = np.arange(50) % 4
-    report = kr.evaluate(lambda x: x, (x, y), kr.Linf(5, bounds=None), "pgd")
+    ball, attack = kr.Linf(5, bounds=None), kr.attacks.PGD(num_steps=5)
+    report = kr.evaluate(lambda x: x, (x, np.arange(50) % 4), ball, attack, minimum_norm=None)
     assert report.warnings == []

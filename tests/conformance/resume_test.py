@@ -1,0 +1,172 @@
+"""An evaluation that was stopped anywhere goes on to the same report."""
+
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_robust as kr
+from keras_robust.evaluation import checkpoint as checkpoint_module
+from tests.support import killable
+
+
+@pytest.fixture(autouse=True)
+def _saves_after_every_batch(monkeypatch):
+    monkeypatch.setattr(checkpoint_module, "SECONDS", 0.0)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    model = killable.Killable()
+    return killable.evaluate(model), model.count
+
+
+def _stop(path, passes):
+    model = killable.Killable(passes)
+    with pytest.raises(tf.errors.OpError, match="killed"):
+        killable.evaluate(model, checkpoint=path)
+
+
+def _running(path):
+    """How many attacks are through, and whether another is under way."""
+    with np.load(path) as file:
+        names = file.files
+    return sum(name.startswith("robust_") for name in names), "run_start" in names
+
+
+def test_the_evaluation_is_worth_resuming(whole):
+    report, _ = whole
+    assert 0.0 < report.robust_accuracy < report.clean_accuracy < 1.0
+    assert [attack.num_attacked for attack in report.attacks] == [7, 7, 7]
+    assert len({attack.accuracy for attack in report.attacks}) > 1
+
+
+@pytest.mark.parametrize("share", [0.15, 0.3, 0.45, 0.6, 0.75, 0.9])
+def test_a_stop_anywhere_changes_nothing(whole, tmp_path, share):
+    expected, passes = whole
+    path = tmp_path / "state"
+    stop = int(share * passes)
+    _stop(path, stop)
+    assert path.exists()
+    model = killable.Killable()
+    killable.assert_same(killable.evaluate(model, checkpoint=path), expected)
+    assert not path.exists() and list(tmp_path.iterdir()) == []
+    # What was done is not done again, but for the clean pass and the batch that was cut off.
+    assert passes <= stop + model.count <= passes + 3 + 25
+
+
+def test_stops_in_the_middle_of_attacks_and_between_them(whole, tmp_path):
+    expected, passes = whole
+    path, seen = tmp_path / "state", set()
+    for stop in range(6, passes, 6):
+        path.unlink(missing_ok=True)
+        model = killable.Killable(stop)
+        with pytest.raises((tf.errors.OpError, RuntimeError), match="killed"):
+            killable.evaluate(model, checkpoint=path)
+        if path.exists():
+            seen.add(_running(path))
+    assert seen >= {(0, True), (1, False), (1, True), (2, False), (2, True), (3, False)}
+
+
+def test_it_may_be_stopped_again_and_again_and_go_on_with_other_batches(whole, tmp_path):
+    expected, _ = whole
+    path, stops = tmp_path / "state", 0
+    for passes in (25, 30, 35, 40, 45, 50, 55, 60, 200):
+        try:
+            report = killable.evaluate(killable.Killable(passes), checkpoint=path, batch_size=3)
+            break
+        except tf.errors.OpError:
+            stops += 1
+    assert stops >= 2
+    killable.assert_same(report, expected)
+    _stop(path, 40)
+    report = killable.evaluate(killable.Killable(), checkpoint=path, batch_size=5)
+    assert report.robust_accuracy == expected.robust_accuracy
+    np.testing.assert_allclose(report.x_adv, expected.x_adv, atol=1e-6)
+    np.testing.assert_allclose(report.distances, expected.distances, atol=1e-6)
+
+
+def test_a_process_that_was_killed(whole, tmp_path):
+    expected, passes = whole
+    path = tmp_path / "state"
+    command = (
+        "from keras_robust.evaluation import checkpoint; checkpoint.SECONDS = 0.0; "
+        f"from tests.support import killable; killable.main({str(path)!r}, {passes // 2})"
+    )
+    done = subprocess.run([sys.executable, "-c", command], check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["state"]
+    model = killable.Killable()
+    killable.assert_same(killable.evaluate(model, checkpoint=path), expected)
+    assert model.count < passes and not path.exists()
+
+
+def test_an_evaluation_that_is_not_stopped_leaves_no_file(whole, tmp_path):
+    report = killable.evaluate(killable.Killable(), checkpoint=tmp_path / "state")
+    killable.assert_same(report, whole[0])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "change,received",
+    [
+        ({"data": (1.0 - killable.X, killable.Y)}, "other data, outputs of the model$"),
+        ({"data": (killable.X, 2 - killable.Y)}, "other data$"),
+        ({"threat_model": kr.Linf(0.2)}, "other threat_model$"),
+        ({"threat_model": kr.Linf(0.1, (0, 2))}, "other threat_model$"),
+        ({"attacks": kr.attacks.PGD(num_steps=4)}, "other attacks$"),
+        ({"minimum_norm": None}, "other attacks$"),
+        ({"seed": 1}, "other seed$"),
+        ({"model": lambda x: 1.1 * tf.matmul(x, killable.WEIGHTS)}, "other outputs of the model$"),
+    ],
+)
+def test_the_state_of_another_evaluation_is_refused(tmp_path, change, received):
+    path = tmp_path / "state"
+    arguments = {
+        "model": killable.Killable(20),
+        "data": (killable.X, killable.Y),
+        "threat_model": killable.BALL,
+        "attacks": kr.attacks.PGD(num_steps=3),
+        "minimum_norm": "fmn",
+        "batch_size": 3,
+        "checkpoint": path,
+    }
+    with pytest.raises(tf.errors.OpError, match="killed"):
+        kr.evaluate(**arguments)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=f"of another evaluation: .*Received: {received}"):
+        kr.evaluate(**{**arguments, "model": killable.Killable(), **change})
+    assert path.read_bytes() == before
+
+
+def test_a_foreign_file_is_refused_and_not_deleted(tmp_path):
+    path = tmp_path / "thesis.txt"
+    path.write_text("three years of work")
+    with pytest.raises(ValueError, match="Expected a checkpoint of `evaluate`.*thesis.txt"):
+        killable.evaluate(killable.Killable(), checkpoint=path)
+    assert path.read_text() == "three years of work"
+
+
+def test_strings_among_the_inputs(tmp_path):
+    cities = np.array([f"Köln {number}" for number in range(8)], dtype=object)
+    data = ({"x": killable.X, "city": cities}, killable.Y)
+    reports, path = [], tmp_path / "state"
+    for passes, kept in ((None, None), (10, path), (None, path)):
+        numbers = killable.Killable(passes)
+
+        def model(inputs, numbers=numbers):
+            return numbers(inputs["x"])
+
+        arguments = {"attacks": kr.attacks.PGD(num_steps=3), "batch_size": 3, "checkpoint": kept}
+        if passes:
+            with pytest.raises(tf.errors.OpError, match="killed"):
+                kr.evaluate(model, data, {"x": killable.BALL}, **arguments)
+            assert path.exists()
+        else:
+            reports.append(kr.evaluate(model, data, {"x": killable.BALL}, **arguments))
+    np.testing.assert_array_equal(reports[0].x_adv["x"], reports[1].x_adv["x"])
+    np.testing.assert_array_equal(reports[1].x_adv["city"], cities)
+    assert reports[0].robust_accuracy == reports[1].robust_accuracy < reports[0].clean_accuracy

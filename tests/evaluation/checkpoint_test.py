@@ -1,0 +1,184 @@
+import numpy as np
+import pytest
+
+from keras_robust.evaluation import checkpoint as module
+from keras_robust.evaluation.checkpoint import Checkpoint
+
+IDENTITY = {"data": "abc", "attacks": ["pgd", "fgsm"], "seed": 3}
+LOGITS = {"logits": np.arange(6.0).reshape(3, 2)}
+STATE = {"reports": [{"accuracy": None}], "seconds": 0.1}
+
+
+def _arrays():
+    return {
+        "robust": np.array([True, False, True]),
+        "x": np.random.default_rng(0).normal(size=(3, 4)).astype("float32"),
+        "far": np.array([np.inf, 0.0]),
+    }
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "deep" / "down" / "state.npz"
+
+
+def test_what_is_saved_comes_back(path):
+    Checkpoint(str(path), IDENTITY, LOGITS).save(STATE, _arrays())
+    state, arrays = Checkpoint(path, IDENTITY, LOGITS).load()
+    assert state == STATE
+    assert set(arrays) == set(_arrays())
+    for name, array in _arrays().items():
+        np.testing.assert_array_equal(arrays[name], array)
+        assert arrays[name].dtype == array.dtype
+    assert [file.name for file in path.parent.iterdir()] == ["state.npz"]
+
+
+def test_the_last_state_counts(path):
+    checkpoint = Checkpoint(path, IDENTITY, LOGITS)
+    assert checkpoint.load() is None
+    checkpoint.save({"turn": 1}, {"x": np.zeros(2)})
+    checkpoint.save({"turn": 2}, {})
+    assert checkpoint.load() == ({"turn": 2}, {})
+    checkpoint.remove()
+    checkpoint.remove()
+    assert not path.exists() and checkpoint.load() is None
+
+
+def test_without_a_path_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "SECONDS", 0.0)
+    checkpoint = Checkpoint(None, IDENTITY, LOGITS)
+    checkpoint.save(STATE, _arrays())
+    assert not checkpoint.is_due and checkpoint.load() is None
+    checkpoint.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_is_due_some_time_after_the_last_saving(path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    checkpoint = Checkpoint(path, IDENTITY, LOGITS)
+    clock[0] += module.SECONDS - 0.1
+    assert not checkpoint.is_due
+    clock[0] += 0.2
+    assert checkpoint.is_due
+    checkpoint.save(STATE, {})
+    assert not checkpoint.is_due
+
+
+def test_the_seconds_of_all_runs_add_up(path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    for before in (0.0, 5.0, 10.0):
+        checkpoint = Checkpoint(path, IDENTITY, LOGITS)
+        checkpoint.load()
+        assert checkpoint.seconds_before == before
+        clock[0] += 5.0
+        checkpoint.save(STATE, {})
+        clock[0] += 1000.0
+
+
+@pytest.mark.parametrize(
+    "identity,logits,received",
+    [
+        ({**IDENTITY, "seed": 4}, LOGITS, "other seed$"),
+        ({**IDENTITY, "data": "x", "attacks": ["pgd"]}, LOGITS, "other data, attacks$"),
+        ({**IDENTITY, "version": "2"}, LOGITS, "other version$"),
+        (IDENTITY, {"logits": LOGITS["logits"] + 0.1}, "other logits$"),
+        (IDENTITY, {"logits": LOGITS["logits"][:2]}, "other logits$"),
+        (IDENTITY, {"logits": np.full((3, 2), np.nan)}, "other logits$"),
+        (IDENTITY, {**LOGITS, "more": np.zeros(1)}, "other more$"),
+    ],
+)
+def test_the_state_of_another_evaluation_is_refused(path, identity, logits, received):
+    Checkpoint(path, IDENTITY, LOGITS).save(STATE, _arrays())
+    before = path.read_bytes()
+    other = Checkpoint(path, identity, logits)
+    message = f"state.npz is of another evaluation: delete the file.*Received: {received}"
+    with pytest.raises(ValueError, match=message):
+        other.load()
+    assert path.read_bytes() == before
+
+
+def test_logits_may_be_rounded_otherwise(path):
+    Checkpoint(path, IDENTITY, LOGITS).save(STATE, {})
+    logits = {"logits": LOGITS["logits"] * (1.0 + 1e-5)}
+    assert Checkpoint(path, IDENTITY, logits).load() == (STATE, {})
+
+
+def _truncated(path):
+    Checkpoint(path, IDENTITY, LOGITS).save(STATE, _arrays())
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _flipped(path):
+    Checkpoint(path, IDENTITY, LOGITS).save(STATE, _arrays())
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 255
+    path.write_bytes(bytes(content))
+
+
+def _foreign_arrays(path):
+    np.savez(path, weights=np.zeros(3))
+
+
+def _foreign_array(path):
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def _foreign_meta(path):
+    np.savez(path, meta=np.array('{"identity": 3}'))
+
+
+def _objects(path):
+    np.savez(path, meta=np.array([{}], dtype=object))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_text("my thesis"),
+        lambda path: path.mkdir(),
+        _truncated,
+        _flipped,
+        _foreign_arrays,
+        _foreign_array,
+        _foreign_meta,
+        _objects,
+    ],
+)
+def test_what_is_no_checkpoint_is_refused_and_left_alone(path, write):
+    path.parent.mkdir(parents=True)
+    write(path)
+    before = None if path.is_dir() else path.read_bytes()
+    with pytest.raises(ValueError, match="Expected a checkpoint of `evaluate` at .*Received: "):
+        Checkpoint(path, IDENTITY, LOGITS).load()
+    assert path.exists() and (before is None or path.read_bytes() == before)
+
+
+def test_a_saving_that_fails_leaves_the_old_state(path, monkeypatch):
+    checkpoint = Checkpoint(path, IDENTITY, LOGITS)
+    checkpoint.save({"turn": 1}, {})
+
+    def full_disk(file, **arrays):
+        file.write(b"PK half of it")
+        # The half is not where a reader looks.
+        assert Checkpoint(path, IDENTITY, LOGITS).load() == ({"turn": 1}, {})
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(module.np, "savez", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        checkpoint.save({"turn": 2}, {})
+    assert checkpoint.load() == ({"turn": 1}, {})
+    assert [file.name for file in path.parent.iterdir()] == ["state.npz"]
+
+
+def test_what_a_kill_left_half_written_is_written_over(path):
+    checkpoint = Checkpoint(path, IDENTITY, LOGITS)
+    path.parent.mkdir(parents=True)
+    path.with_name(".state.npz.partial").write_bytes(b"PK half of it")
+    assert checkpoint.load() is None
+    checkpoint.save(STATE, {})
+    assert [file.name for file in path.parent.iterdir()] == ["state.npz"]

@@ -1,0 +1,152 @@
+import numpy as np
+import pytest
+
+import keras_robust as kr
+from keras_robust.evaluation.worst_case import WorstCase
+from tests.support.told import BALL
+from tests.support.told import X
+from tests.support.told import Y
+from tests.support.told import model
+
+ALL = np.arange(5)
+
+
+def _outputs(x):
+    return np.asarray(model(x))
+
+
+def _worst(measures=True):
+    return WorstCase(X, Y, _outputs(X), measures=measures)
+
+
+def _moved(*moves):
+    x = X.copy()
+    x[:, 0] += np.array(moves, "float32")
+    return x
+
+
+def _take_in(worst, *moves, rows=ALL, ball=BALL):
+    x_adv = _moved(*moves)[rows]
+    return worst.update(rows, x_adv, _outputs(x_adv), ball)
+
+
+def test_before_the_first_attack():
+    worst = _worst()
+    np.testing.assert_array_equal(worst.correct, [1, 1, 1, 1, 0])
+    np.testing.assert_array_equal(worst.robust, worst.correct)
+    np.testing.assert_array_equal(worst.distances, [np.inf] * 4 + [0.0])
+    np.testing.assert_array_equal(worst.x_adv, X)
+    assert worst.x_adv is not X
+    assert _worst(measures=False).distances is None
+
+
+def test_the_strongest_feasible_example_is_kept():
+    worst = _worst()
+    _take_in(worst, -0.1, -0.1, -0.3, 0.30, 0.0)
+    _take_in(worst, -0.3, -0.15, -0.2, 0.35, 0.0)
+    _take_in(worst, 0.1, 0.3, -0.1, 0.10, 0.0)
+    np.testing.assert_allclose(worst.x_adv, _moved(-0.3, -0.15, -0.3, 0.3, 0.0), rtol=1e-6)
+    np.testing.assert_allclose(worst.adv_logits, _outputs(worst.x_adv), rtol=1e-6)
+    np.testing.assert_array_equal(worst.robust, [1, 1, 0, 1, 0])
+
+
+def test_what_is_returned_is_about_the_rows():
+    worst = _worst()
+    rows = np.array([3, 1, 2])
+    broken, feasible = _take_in(worst, 0.0, -0.3, -0.4, 0.2, 0.0, rows=rows)
+    np.testing.assert_array_equal(broken, [0, 1, 0])
+    np.testing.assert_array_equal(feasible, [1, 1, 0])
+    np.testing.assert_array_equal(worst.robust, [1, 0, 1, 1, 0])
+    np.testing.assert_allclose(worst.x_adv, _moved(0.0, -0.3, 0.0, 0.2, 0.0), rtol=1e-6)
+
+
+def test_what_is_broken_once_stays_so():
+    worst = _worst()
+    _take_in(worst, 0.0, -0.3, 0.0, 0.0, 0.0)
+    _take_in(worst, 0.0, 0.1, 0.0, 0.0, 0.0)
+    np.testing.assert_array_equal(worst.robust, [1, 0, 1, 1, 0])
+
+
+def test_the_nearest_mistake_is_measured():
+    worst = _worst()
+    _take_in(worst, -0.3, -0.3, -0.29, 0.5, 0.0)
+    _take_in(worst, -0.45, -0.25, -0.3, 0.45, 0.0)
+    # 0.9 stays a right answer at 0.6 and becomes a mistake at 0.45, outside of the ball.
+    expected = [0.45, 0.25, 0.29, 0.45, 0.0]
+    np.testing.assert_allclose(worst.distances, expected, rtol=1e-5)
+    np.testing.assert_array_equal(worst.robust, worst.distances > 0.3)
+
+
+def test_rounding_puts_no_point_of_the_ball_outside_of_it():
+    worst = _worst()
+    _take_in(worst, 0.0, -0.3 - 2e-6, 0.0, 0.0, 0.0)
+    assert not worst.robust[1]
+    assert worst.distances[1] == 0.3
+
+
+def test_points_outside_of_the_box_are_no_mistakes_at_all():
+    worst, ball = _worst(), kr.Linf(0.3, (np.array([0.45, 0.0]), np.array([1.0, 1.0])))
+    # 0.44 is outside of the box, 0.46 inside.
+    broken, feasible = _take_in(worst, 0.0, -0.26, -0.29, 0.0, 0.0, rows=ALL[1:3], ball=ball)
+    np.testing.assert_array_equal(feasible, [0, 1])
+    np.testing.assert_array_equal(broken, [0, 1])
+    assert np.isinf(worst.distances[1]) and worst.distances[2] == pytest.approx(0.29)
+
+
+def test_what_the_model_cannot_compute_is_no_mistake():
+    worst, rows = _worst(), ALL[1:3]
+    logits = np.array([[np.nan, 0.0], [np.inf, 0.0]], "float32")
+    broken, feasible = worst.update(rows, _moved(0, -0.3, -0.3, 0, 0)[rows], logits, BALL)
+    np.testing.assert_array_equal(feasible, [1, 1])
+    np.testing.assert_array_equal(broken, [0, 0])
+    np.testing.assert_array_equal(worst.robust, worst.correct)
+    np.testing.assert_array_equal(worst.x_adv, X)
+    assert np.isfinite(worst.adv_logits).all() and np.isinf(worst.distances[rows]).all()
+
+
+def test_of_equal_margins_the_mistake_is_kept():
+    # The first of the largest is the answer: class 1 is right at first, and then no more.
+    clean, x = np.array([[0.0, 1.0, 1.0]], "float32"), X[:1]
+    worst = WorstCase(x, np.array([1]), clean, measures=False)
+    tie = np.array([[1.0, 1.0, 0.0]], "float32")
+    worst.update(ALL[:1], x, tie, BALL)
+    assert not worst.robust[0]
+    np.testing.assert_array_equal(worst.adv_logits, tie)
+
+
+def test_one_radius_for_each_row():
+    worst = _worst(measures=False)
+    ball = kr.Linf(np.array([[0.26], [0.1]], "float32"))
+    broken, feasible = _take_in(worst, 0.0, -0.25, -0.27, 0.0, 0.0, rows=ALL[1:3], ball=ball)
+    np.testing.assert_array_equal(broken, [1, 0])
+    np.testing.assert_array_equal(feasible, [1, 0])
+
+
+@pytest.mark.parametrize("measures", [True, False])
+def test_state_goes_round(measures):
+    worst = _worst(measures)
+    _take_in(worst, 0.0, -0.3, 0.0, 0.0, 0.0)
+    state = {name: array.copy() for name, array in worst.state().items()}
+    other = _worst(measures)
+    other.restore(state)
+    for name in ("robust", "x_adv", "adv_logits", "distances"):
+        np.testing.assert_array_equal(getattr(other, name), getattr(worst, name))
+    _take_in(other, 0.0, 0.0, -0.3, 0.0, 0.0)
+    np.testing.assert_array_equal(other.robust, [1, 0, 0, 1, 0])
+    assert ("distances" in state) is measures
+
+
+def test_several_inputs_and_objects_that_no_attack_changes():
+    x = {"a": X[:2], "city": np.array(["Köln", b"\xff"], dtype=object)}
+    ball = kr.threat_models.get({"a": kr.Linf(0.3)})
+    worst = WorstCase(x, Y[:2], _outputs(X[:2]), measures=False)
+    x_adv = {**x, "a": _moved(0.0, -0.3, 0, 0, 0)[:2]}
+    broken, _ = worst.update(ALL[:2], x_adv, _outputs(x_adv["a"]), ball)
+    np.testing.assert_array_equal(broken, [0, 1])
+    np.testing.assert_allclose(worst.x_adv["a"], x_adv["a"])
+    state = worst.state()
+    assert all(array.dtype.kind != "O" for array in state.values())
+    other = WorstCase(x, Y[:2], _outputs(X[:2]), measures=False)
+    other.restore(state)
+    np.testing.assert_array_equal(other.x_adv["a"], worst.x_adv["a"])
+    assert list(other.x_adv["city"]) == ["Köln", b"\xff"]
