@@ -54,7 +54,7 @@ def main(task, answer):
     with torch.no_grad():
         clean = float((network(x).argmax(1) == y).float().mean())
     start = time.perf_counter()
-    x_adv = attack.run_standard_evaluation(x, y, batch_size=250)
+    x_adv, _ = attack.run_standard_evaluation(x, y, batch_size=250)
     seconds = time.perf_counter() - start
     with torch.no_grad():
         robust = float((network(x_adv).argmax(1) == y).float().mean())

@@ -8,10 +8,17 @@ import keras
 import pytest
 import tensorflow as tf
 
+from keras_robust.backend import tensorflow as seam
+
 # Two devices, for the tests of distribution; must be asked for before TensorFlow starts.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
+
+# Tracing is most of the time of these tests. The numbers are the same, as the tests of `repeat`
+# say, which set it back to what users have.
+UNROLL = seam._UNROLL
+seam._UNROLL = 2
 
 
 @pytest.fixture(autouse=True)

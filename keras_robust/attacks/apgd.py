@@ -1,5 +1,6 @@
 """Auto-PGD: step sizes that adapt themselves, example by example."""
 
+import math
 import typing
 
 import keras
@@ -12,7 +13,9 @@ from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.found import Found
 from keras_robust.attacks.found import choose
 from keras_robust.attacks.found import counted
+from keras_robust.attacks.found import unsearched
 from keras_robust.attacks.goal import averaged_gradient
+from keras_robust.attacks.goal import check_choice
 from keras_robust.attacks.goal import check_counts
 from keras_robust.attacks.goal import make_goal
 from keras_robust.attacks.goal import zero_gradient
@@ -56,11 +59,11 @@ class APGD(Attack):
     example that is found misclassified comes back as the last such point, any other as the one with
     the highest loss.
 
-    Deviations from the authors' code: the random start is projected in `L2` as everywhere else
-    here, exactly on ball and box; a loss that is compared with the one before it is compared with 0
-    at the first step, as in their code, and nowhere else with a later one (their first checkpoint
-    looks at the last entry of an array of zeros); under expectation over transformation the loss is
-    averaged like the gradient.
+    Deviations from the authors' code: every step in `L2` is projected exactly on ball and box,
+    theirs is scaled and then clipped; the loss of the first step is compared with 0, as in their
+    code, where the first checkpoint looks at the last entry of an array of zeros; logits that are
+    not finite are no success; an example that is not broken comes back as its best point, theirs as
+    it was; under expectation over transformation the loss is averaged like the gradient.
 
     Cost: `num_steps + 1` attack passes and two forward passes a restart.
 
@@ -111,6 +114,7 @@ class APGD(Attack):
         self.num_restarts = num_restarts
         self.loss = loss
         self.eot_samples = eot_samples
+        check_choice("shrinking", shrinking, (True, False))
         self.shrinking = shrinking
 
     def goal(self, classifier, x, y, restart):
@@ -120,22 +124,29 @@ class APGD(Attack):
     def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
         score = self.goal(classifier, x, y, restart)
         phases = _phases(self.num_steps) if self.shrinking else [(1.0, self.num_steps)]
-        start, state = None, None
+        start, state, blind = None, None, True
         for factor, num_steps in phases:
             ball = threat_model.scaled(factor)
             start = ball.sphere_start(x, seed) if state is None else ball.project(start, x)
             is_new = not self.shrinking
             state = self._climb(score, x, start, ball, num_steps, is_new)
             start = state.best.x
+            blind = ops.logical_and(blind, state.zero_gradient)
+        if not keep_best:
+            return unsearched(state.best.x)._replace(zero_gradient=blind)
         best = choose(state.success, state.broken, _without_gradient(state.best))
-        never = ops.zeros_like(state.success)
+        loss, success = best.loss, state.success
+        if self.eot_samples > 1:
+            # Of many looks at a random model one is wrong sooner or later.
+            loss, success = score(best.x)
         queries = counted(ops.shape(x)[:1], self._count_queries(len(phases)))
-        found = Found(best.x, best.loss, state.success, state.zero_gradient, queries)
-        clean = Found(x, *score(x), never, queries)
+        found = Found(best.x, loss, success, blind, queries)
+        clean = Found(x, *score(x), ops.zeros_like(blind), queries)
         return choose(clean.success, clean, found)
 
     def _count_queries(self, num_phases):
-        return 2 + 2 * self.eot_samples * (self.num_steps + num_phases)
+        num_judgements = 3 if self.eot_samples > 1 else 2
+        return num_judgements + 2 * self.eot_samples * (self.num_steps + num_phases)
 
     def _climb(self, score, x, start, threat_model, num_steps, is_new):
         """Returns the last `_State` of a search in one ball."""
@@ -184,7 +195,7 @@ def _without_gradient(point):
 
 def _phases(num_steps):
     """Returns pairs of a factor of the radius and a number of steps, which sum to `num_steps`."""
-    counts = [int(share * num_steps) for _, share in _PHASES[:-1]]
+    counts = [math.ceil(share * num_steps) for _, share in _PHASES[:-1]]
     counts.append(num_steps - sum(counts))
     pairs = zip(_PHASES, counts, strict=True)
     return [(factor, count) for (factor, _), count in pairs if count]

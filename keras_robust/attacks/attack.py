@@ -70,7 +70,7 @@ class Attack(Configurable):
                 inputs a dict or list of such, and the same comes back.
             y: labels `(n,)` or rows `(n, num_classes)`; `None` for the predictions of the model.
             threat_model: a `ThreatModel` or its name; a dict or list of them for several inputs.
-            batch_size: int, examples a batch. The result does not depend on it.
+            batch_size: int, examples a batch. The result does not depend on it, up to rounding.
             seed: int; inside a traced function also a tensor, such as `optimizer.iterations`, of
                 shape `()` or `(2,)`.
             verbose: bool, whether to show a progress bar.
@@ -154,7 +154,7 @@ class Attack(Configurable):
             x, classifier, ball = ball.expose(model(), x)
             return self.search(classifier, x, y, ball, seed, True, restart)
 
-        return backend.compile_function(search)
+        return backend.compile_function(search, any_batch_size=True)
 
 
 registry = Registry("attack", Attack)

@@ -29,7 +29,7 @@ class AutoAttack(Attack):
     | version | members, in this order |
     |---|---|
     | `"standard"` | APGD-CE, APGD-T on 9 targets, FAB-T on 9 targets, Square |
-    | `"standard"` in `L1` | the same, but 5 restarts of APGD-CE, 5 targets, both `shrinking` |
+    | `"standard"` in `L1` | APGD-CE, 5 restarts, and APGD-T, 5 targets, `shrinking`; FAB-T, Square |
     | `"plus"` | APGD-CE and APGD-DLR and FAB with 5 restarts each, Square, APGD-T, FAB-T |
     | `"rand"` | APGD-CE and APGD-DLR, gradients averaged over 20 passes, for random models |
 
@@ -42,9 +42,10 @@ class AutoAttack(Attack):
     logit `z`, which is taken for the logits `[0, z]`, also APGD-DLR maximises the margin.
 
     Deviations from the authors' code, beside those of the members: the handling of few classes
-    (their code stops); random numbers per example, so that results do not depend on the batches;
-    `"plus"` and `"rand"` have in `L1` the APGD of `"standard"`. A random model is judged by one
-    forward pass, here as there.
+    (their code stops); random numbers per example, so that results do not depend on the batches; in
+    `L1`, APGD is `shrinking` in `"plus"` and `"rand"` as well; their checks of the model and
+    their state file are those of `keras_robust.evaluate` here. What a member found is judged by one
+    more forward pass, as theirs is, also for a random model.
 
     Cost of an example that stays robust, `"standard"`: about 2,000 attack passes and 6,000 forward
     passes.
@@ -75,6 +76,7 @@ class AutoAttack(Attack):
     def __init__(self, version="standard"):
         check_choice("version", version, VERSIONS)
         self.version = version
+        self._members = {}
 
     def members(self, threat_model, num_classes):
         """Returns the attacks, in their order, for a threat model and a number of classes."""
@@ -84,8 +86,15 @@ class AutoAttack(Attack):
                 'use attacks=["apgd", "targeted_apgd"], or "pgd" where those do not run either. '
                 f"Received: {threat_model!r}"
             )
+        # The same objects again, with what they have compiled.
+        key = (type(threat_model), num_classes)
+        if key not in self._members:
+            self._members[key] = self._make_members(num_classes, type(threat_model))
+        return self._members[key]
+
+    def _make_members(self, num_classes, norm):
         others = min(num_classes - 1, _NUM_TARGETS)
-        is_l1 = isinstance(threat_model, threat_models.L1)
+        is_l1 = norm is threat_models.L1
         dlr = "dlr" if num_classes > 2 else "margin"
         targeted = {"loss": "dlr" if num_classes > 3 else "margin", "shrinking": is_l1}
         if self.version == "rand":
@@ -117,21 +126,23 @@ class AutoAttack(Attack):
     def run(self, model, x, y, threat_model, *, rows=None, batch_size=256, seed=0, verbose=False):
         threat_model = threat_models.get(threat_model)
         checked, y = check_examples(x, y, threat_model)
-        rows = np.arange(backend.size_of(checked)) if rows is None else np.asarray(rows)
-        x = backend.take(keras.tree.map_structure(ops.convert_to_numpy, x), rows)
-        logits = backend.predict_logits(model, backend.take(checked, rows), batch_size)
-        labels = logits.argmax(-1) if y is None else losses.to_indices(y[rows], logits.shape[-1])
+        size = backend.size_of(checked)
+        logits = backend.predict_logits(model, checked, batch_size)
+        labels = logits.argmax(-1) if y is None else losses.to_indices(y, logits.shape[-1])
         labels = ops.convert_to_numpy(labels)
-        found = _unattacked(keras.tree.flatten(backend.take(checked, rows))[0], logits, labels)
-        arguments = {"batch_size": batch_size, "verbose": verbose}
+        chosen = np.isin(np.arange(size), np.arange(size) if rows is None else rows)
+        found = _unattacked(np.array(backend.single(checked)), logits, labels)
         for index, member in enumerate(self.members(threat_model, logits.shape[-1])):
-            todo = np.flatnonzero(~found.success)
+            todo = np.flatnonzero(chosen & ~found.success)
             if len(todo):
-                ball = threat_model.with_epsilon(threat_model.radius_of_rows(rows, checked))
                 one = member_seed(seed, index)
-                more = member.run(model, x, labels, ball, rows=todo, seed=one, **arguments)
-                _take_in(found, more, todo)
-        return found
+                arguments = {"batch_size": batch_size, "seed": one, "verbose": verbose}
+                more = member.run(model, checked, labels, threat_model, rows=todo, **arguments)
+                x_adv = backend.single(more.x_adv)
+                logits[todo] = backend.predict_logits(model, x_adv, batch_size)
+                _take_in(found, more._replace(x_adv=x_adv), todo, logits, labels, member)
+        found = Found(*(field if rows is None else field[rows] for field in found))
+        return found._replace(x_adv=threat_model.restore(found.x_adv, x))
 
 
 def member_seed(seed, index):
@@ -145,15 +156,19 @@ def _unattacked(x, logits, labels):
         x_adv=np.array(x),
         loss=ops.convert_to_numpy(losses.margin(labels, logits)).copy(),
         success=logits.argmax(-1) != labels,
-        zero_gradient=np.zeros(len(logits), "bool"),
+        zero_gradient=logits.argmax(-1) == labels,
         queries=np.ones(len(logits), "int32"),
     )
 
 
-def _take_in(found, more, rows):
-    """Writes what a member found for some examples; the losses of members are no common scale."""
-    won = rows[more.success]
-    found.x_adv[won] = more.x_adv[more.success]
-    found.success[won] = True
-    found.zero_gradient[rows] |= more.zero_gradient
-    found.queries[rows] += more.queries
+def _take_in(found, more, rows, logits, labels, member):
+    """Writes what a member made of some examples, judged by the logits at its points."""
+    broken = (logits[rows].argmax(-1) != labels[rows]) & more.success
+    loss = ops.convert_to_numpy(losses.margin(labels[rows], logits[rows]))
+    stronger = broken | (loss > found.loss[rows])
+    found.x_adv[rows[broken]] = more.x_adv[broken]
+    found.loss[rows[stronger]] = loss[stronger]
+    found.success[rows[broken]] = True
+    if member.uses_gradients:
+        found.zero_gradient[rows] &= more.zero_gradient
+    found.queries[rows] += more.queries + 1

@@ -1,7 +1,5 @@
 """The boundary attack: a random walk along the boundary towards the example."""
 
-import math
-import numbers
 import typing
 
 import keras
@@ -14,6 +12,8 @@ from keras_robust.attacks.decisions import first_mistake
 from keras_robust.attacks.decisions import numbered
 from keras_robust.attacks.found import Found
 from keras_robust.attacks.found import select
+from keras_robust.attacks.goal import check_counts
+from keras_robust.attacks.goal import check_numbers
 from keras_robust.attacks.minimum_norm_attack import NEVER
 from keras_robust.attacks.minimum_norm_attack import MinimumNormAttack
 from keras_robust.threat_models.l2 import L2
@@ -106,16 +106,8 @@ class Boundary(MinimumNormAttack):
         num_restarts=1,
         num_starts=1000,
     ):
-        for name, value in (
-            ("num_steps", num_steps),
-            ("num_restarts", num_restarts),
-            ("num_starts", num_starts),
-        ):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"Argument `{name}` must be an int >= 1. Received: {value!r}")
-        for name, value in (("orthogonal_step", orthogonal_step), ("source_step", source_step)):
-            if not isinstance(value, numbers.Real) or not 0.0 < value < math.inf:
-                raise ValueError(f"Argument `{name}` must be a number > 0. Received: {value!r}")
+        check_counts(num_steps=num_steps, num_restarts=num_restarts, num_starts=num_starts)
+        check_numbers(orthogonal_step=orthogonal_step, source_step=source_step)
         self.num_steps = num_steps
         self.orthogonal_step = orthogonal_step
         self.source_step = source_step

@@ -5,8 +5,8 @@ import typing
 from keras import ops
 
 from keras_robust import backend
-from keras_robust import losses
 from keras_robust.attacks.found import select
+from keras_robust.attacks.goal import label_indices
 from keras_robust.threat_models.threat_model import per_example
 
 _BLEND_STEPS = 10
@@ -23,9 +23,7 @@ class Decisions:
     """
 
     def __init__(self, classifier, x, y, bounds):
-        logits = classifier.logits(x, y)
-        labels = ops.argmax(logits, axis=-1) if y is None else backend.single(y)
-        self._labels = losses.to_indices(labels, logits.shape[-1])
+        self._labels = label_indices(y, classifier.logits(x, y))
         self._classifier, self._y = classifier, y
         self.bounds = tuple(ops.convert_to_tensor(bound, dtype="float32") for bound in bounds)
 

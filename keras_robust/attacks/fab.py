@@ -3,14 +3,17 @@
 import typing
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_robust import backend
 from keras_robust import losses
 from keras_robust.attacks.found import Found
+from keras_robust.attacks.found import choose
 from keras_robust.attacks.found import counted
 from keras_robust.attacks.found import select
 from keras_robust.attacks.goal import check_counts
+from keras_robust.attacks.goal import label_indices
 from keras_robust.attacks.goal import zero_gradient
 from keras_robust.attacks.minimum_norm_attack import NEVER
 from keras_robust.attacks.minimum_norm_attack import MinimumNormAttack
@@ -21,6 +24,15 @@ _MAX_BIAS = 0.1
 _OVERSHOOT = 1.05
 _BACKWARD = 0.9
 _TINY = 1e-8
+_SMALLEST_NORM = 1e-30
+
+
+class _Tangent(typing.NamedTuple):
+    """The lead of a class and its gradient, and how far away the tangent of the lead is 0."""
+
+    distance: object
+    lead: object
+    gradient: object
 
 
 class _State(typing.NamedTuple):
@@ -36,23 +48,27 @@ class _State(typing.NamedTuple):
 class FAB(MinimumNormAttack):
     """Fast adaptive boundary attack: the nearest mistake in `L1`, `L2` or `Linf`.
 
-    At the point `x_k` the lead `z_c - z_y` of the class `c` that is nearest, by lead over dual norm
-    of its gradient, is replaced by its tangent. `d1` and `d2` are the shortest steps, inside the
+    At the point `x_k` the lead `z_c - z_y` of the class `c` whose boundary is nearest, by `|lead|`
+    over the dual norm of its gradient, is replaced by its tangent. `d1` and `d2` are the shortest steps, inside the
     box, from `x_k` and from the clean example to where the tangent is 0, and
     `x_{k+1} = (1 - a)(x_k + 1.05 d1) + a (x + 1.05 d2)` with
     `a = min(|d1| / (|d1| + |d2|), 0.1)`. A misclassified point is kept if it is nearer than those
     before, and the search goes on from `x + 0.9 (x_k - x)`. No step size is to be chosen, and the
     result holds for every radius at once.
 
-    The first search starts at the example, later ones at a random point half the radius away. Every
-    step takes one gradient per class; `TargetedFAB` takes one, and is what AutoAttack runs on many
-    classes.
+    The first search starts at the example, later ones at a random point half the radius away (one
+    unit, where the ball is infinite). Every step takes one gradient per wrong class;
+    `TargetedFAB` takes one in all, and is what AutoAttack runs on many classes.
 
     Deviations from the paper: no final search along a line, as in the authors' code. From their
     code: the step over a hyperplane is found by Newton's method (in `L1` by sorting), theirs by
-    sorting and bisection.
+    sorting and bisection; entries of the gradient up to 1e-8 count, theirs become 0; the start of a
+    restart in `L1` is a projected Gaussian, which is sparse, theirs is scaled; a nearest mistake
+    outside of the ball is projected into it, where it may still be a mistake, theirs is a failure;
+    outputs that are not finite are no mistake, a class without a finite lead is left out, and where
+    none is left the search begins anew at the example.
 
-    Cost: per restart and step, `num_classes` attack passes and one forward pass.
+    Cost: per restart and step, `num_classes - 1` attack passes and one forward pass.
 
     Args:
         num_steps: int. Defaults to `100`.
@@ -84,9 +100,7 @@ class FAB(MinimumNormAttack):
 
     def nearest(self, classifier, x, y, threat_model, seed, restart):
         clean = ops.stop_gradient(classifier.logits(x, y))
-        num_classes = clean.shape[-1]
-        labels = ops.argmax(clean, axis=-1) if y is None else backend.single(y)
-        labels = losses.to_indices(labels, num_classes)
+        labels = label_indices(y, clean)
         linearise = self.linearisation(classifier, y, labels, clean, threat_model, restart)
 
         def body(_, state):
@@ -108,7 +122,7 @@ class FAB(MinimumNormAttack):
         start = self._start(x, threat_model, seed, restart)
         state = _State(start, x, never, ops.ones_like(never, dtype="bool"))
         last = backend.repeat(self.num_steps, body, state)
-        passes = 1 + self.num_steps * (1 + 2 * self.num_gradients(num_classes))
+        passes = 1 + self.num_steps * (1 + 2 * self.num_gradients(clean.shape[-1]))
         return Found(
             x_adv=last.nearest,
             loss=-last.distance,
@@ -119,10 +133,12 @@ class FAB(MinimumNormAttack):
 
     def num_gradients(self, num_classes):
         """Returns the number of gradients of one step."""
-        return num_classes
+        return num_classes - 1
 
     def linearisation(self, classifier, y, labels, clean, threat_model, restart):
         """Returns the function `x -> (lead, gradient)` of the class that is nearest at `x`.
+
+        A lead that is not finite says that there is no such class.
 
         Args:
             classifier: a `backend.Classifier`.
@@ -136,18 +152,17 @@ class FAB(MinimumNormAttack):
 
         def linearise(x):
             def compare(index, nearest):
-                target = ops.full_like(labels, 1) * index
-                lead, gradient = lead_and_gradient(classifier, x, y, labels, target)
-                share = -lead / ops.maximum(threat_model.dual_norm(gradient), _TINY)
-                closer = ops.logical_and(ops.not_equal(target, labels), share < nearest[0])
-                latest = (share, lead, gradient)
-                pairs = zip(latest, nearest, strict=True)
-                return tuple(select(closer, new, old) for new, old in pairs)
+                # The wrong classes in their order, without the label.
+                targets = index + ops.cast(index >= labels, "int32")
+                lead, gradient = lead_and_gradient(classifier, x, y, labels, targets)
+                slope = ops.maximum(threat_model.dual_norm(gradient), _SMALLEST_NORM)
+                latest = _Tangent(ops.abs(lead) / slope, lead, gradient)
+                return choose(latest.distance < nearest.distance, latest, nearest)
 
-            first = ops.full(ops.shape(x)[:1], NEVER)
-            nearest = (first, ops.zeros_like(first), ops.zeros_like(x))
-            _, lead, gradient = ops.fori_loop(0, num_classes, compare, nearest)
-            return lead, gradient
+            shape = ops.shape(x)[:1]
+            never = _Tangent(ops.full(shape, NEVER), ops.full(shape, np.nan), ops.zeros_like(x))
+            nearest = ops.fori_loop(0, num_classes - 1, compare, never)
+            return nearest.lead, nearest.gradient
 
         return linearise
 
@@ -170,7 +185,14 @@ def lead_and_gradient(classifier, x, y, labels, targets):
 
 
 def _advance(x_adv, x, lead, gradient, threat_model):
-    """Returns the next point: over the hyperplane, and drawn towards the clean example."""
+    """Returns the next point: over the hyperplane, and drawn towards the clean example.
+
+    Without a finite lead it is the clean example, as what follows from NaN would be NaN forever.
+    """
+    is_known = ops.isfinite(lead)
+    lead = ops.where(is_known, lead, 0.0)
+    x_adv = select(is_known, x_adv, x)
+    gradient = select(is_known, gradient, ops.zeros_like(gradient))
     offset = ops.sum(flatten(gradient * (x_adv - x)), axis=-1)
     from_here = threat_model.cross(x_adv, gradient, -lead)
     from_clean = threat_model.cross(x, gradient, offset - lead)

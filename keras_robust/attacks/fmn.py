@@ -49,10 +49,10 @@ class FMN(MinimumNormAttack):
     of it, `gamma` to a fiftieth of it, both along a cosine. The nearest mistake that was met is the
     result. In L0, `epsilon` is a count, starts at 1, and changes by 1 at least.
 
-    One run says for every radius at once which examples it breaks, which makes it the attack for a
-    curve of accuracy over `epsilon`; 100 steps come within a percent or two of the best distance on
-    smooth models. It is no lower bound, and at one fixed radius PGD with restarts or APGD is
-    stronger. A gradient of zero moves nothing: where `zero_gradient` says so, trust no distance.
+    One run says for every radius at once which examples it breaks, and it is cheap: one gradient a
+    step. 100 steps come within a percent or two of the best distance on smooth models; on a
+    convolutional network trained with PGD, `TargetedFAB` finds distances that are a third smaller
+    in `Linf`. It is no lower bound, and at one fixed radius PGD with restarts or APGD is stronger. A gradient of zero moves nothing: where `zero_gradient` says so, trust no distance.
 
     Deviations from the authors' code: the projection is the nearest point in ball and box
     together, where theirs clips after projecting; the factor `1 + gamma` before the first mistake,
@@ -65,7 +65,8 @@ class FMN(MinimumNormAttack):
     Args:
         num_steps: int >= 1. Defaults to `100`; the paper uses up to 1000.
         step_size: float > 0, the Euclidean length of the first step, as a share of the width of
-            the box (of 1, if there is no box). Defaults to `1.0`.
+            the box (of 1, if there is no box); `None` for 10 in `Linf`, where a ball is much wider
+            than its radius, and 1 elsewhere. Defaults to `None`.
         gamma: float in (0, 1), by which share the radius changes at first. Defaults to `0.05`.
         targeted: `False`, away from `y`; `True`, towards `y`; `"least_likely"`, towards the class
             that the model finds least likely at `x`. Defaults to `False`.
@@ -88,9 +89,11 @@ class FMN(MinimumNormAttack):
         - [Pintor et al., 2021](https://arxiv.org/abs/2102.12827)
     """
 
-    def __init__(self, *, num_steps=100, step_size=1.0, gamma=0.05, targeted=False):
+    def __init__(self, *, num_steps=100, step_size=None, gamma=0.05, targeted=False):
         check_counts(num_steps=num_steps)
         for name, value, maximum in (("step_size", step_size, math.inf), ("gamma", gamma, 1.0)):
+            if name == "step_size" and value is None:
+                continue
             if not isinstance(value, numbers.Real) or not 0.0 < value < maximum:
                 raise ValueError(
                     f"Argument `{name}` must be a number > 0 and < {maximum}. Received: {value!r}"
@@ -104,7 +107,10 @@ class FMN(MinimumNormAttack):
     def nearest(self, classifier, x, y, threat_model, seed, restart):
         score = make_goal(classifier, x, y, "margin", self.targeted)
         low, high = threat_model.bounds or (-np.inf, np.inf)
-        steps = self._cosine(self.step_size * _width(low, high), _LAST_STEP)
+        step_size = self.step_size
+        if step_size is None:
+            step_size = 10.0 if isinstance(threat_model, threat_models.Linf) else 1.0
+        steps = self._cosine(step_size * _width(low, high), _LAST_STEP)
         gammas = self._cosine(self.gamma, _LAST_GAMMA)
         corner = ops.where(x - low > high - x, low, high) + ops.zeros_like(x)
         farthest = threat_model.distance(corner, x)

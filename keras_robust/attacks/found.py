@@ -36,13 +36,16 @@ def counted(shape, queries):
 def better(first, second):
     """Returns, per example, the `Found` that won, or else the one with the higher loss.
 
-    The queries of both are added.
+    The queries of both are added, and the gradients of both must have been zero.
     """
     wins = ops.logical_or(
         ops.logical_and(second.success, ops.logical_not(first.success)),
         ops.logical_and(ops.equal(second.success, first.success), second.loss > first.loss),
     )
-    return choose(wins, second, first)._replace(queries=first.queries + second.queries)
+    return choose(wins, second, first)._replace(
+        zero_gradient=ops.logical_and(first.zero_gradient, second.zero_gradient),
+        queries=first.queries + second.queries,
+    )
 
 
 def choose(condition, one, other):

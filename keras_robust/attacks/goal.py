@@ -75,6 +75,7 @@ def _compiled_goal(classifier, y, targeted):
 
     def score(x_adv):
         values = scale * classifier.compiled_loss(x_adv, y)
+        values = ops.where(ops.isfinite(values), values, -_LARGE)
         return values, ops.zeros(ops.shape(values), dtype="bool")
 
     return score

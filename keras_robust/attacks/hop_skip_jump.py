@@ -1,7 +1,6 @@
 """HopSkipJump: the nearest mistake, from nothing but the decisions of the model."""
 
 import math
-import numbers
 import typing
 
 import keras
@@ -17,6 +16,8 @@ from keras_robust.attacks.decisions import check_supported
 from keras_robust.attacks.decisions import first_mistake
 from keras_robust.attacks.found import Found
 from keras_robust.attacks.found import select
+from keras_robust.attacks.goal import check_counts
+from keras_robust.attacks.goal import check_numbers
 from keras_robust.attacks.minimum_norm_attack import NEVER
 from keras_robust.attacks.minimum_norm_attack import MinimumNormAttack
 from keras_robust.threat_models.l2 import L2
@@ -117,18 +118,15 @@ class HopSkipJump(MinimumNormAttack):
         num_starts=1000,
         samples_per_pass=20,
     ):
-        for name, value in (
-            ("num_steps", num_steps),
-            ("initial_samples", initial_samples),
-            ("max_samples", max_samples),
-            ("num_restarts", num_restarts),
-            ("num_starts", num_starts),
-            ("samples_per_pass", samples_per_pass),
-        ):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"Argument `{name}` must be an int >= 1. Received: {value!r}")
-        if not isinstance(gamma, numbers.Real) or not 0.0 < gamma < math.inf:
-            raise ValueError(f"Argument `gamma` must be a number > 0. Received: {gamma!r}")
+        check_counts(
+            num_steps=num_steps,
+            initial_samples=initial_samples,
+            max_samples=max_samples,
+            num_restarts=num_restarts,
+            num_starts=num_starts,
+            samples_per_pass=samples_per_pass,
+        )
+        check_numbers(gamma=gamma)
         self.num_steps = num_steps
         self.initial_samples = initial_samples
         self.max_samples = max_samples

@@ -5,8 +5,10 @@ import numbers
 import typing
 
 import keras
+import numpy as np
 from keras import ops
 
+from keras_robust import backend
 from keras_robust import threat_models
 from keras_robust.attacks import random_bits
 from keras_robust.attacks.attack import Attack
@@ -17,6 +19,7 @@ from keras_robust.attacks.found import select
 from keras_robust.attacks.goal import check_counts
 from keras_robust.attacks.goal import make_goal
 from keras_robust.attacks.pixel_genes import PixelGenes
+from keras_robust.attacks.pixel_genes import pixel_cost
 
 _PARENTS = 3
 
@@ -39,9 +42,9 @@ class OnePixel(Attack):
     `(row, column, colour)`, `num_pixels` times each: every generation, member `i` meets
     `g_r1 + F (g_r2 - g_r3)` of three other members, without crossover, and gives way to it if that
     has the larger margin `max_{j != y} z_j - z_y`. It ends at the first success. For the threat
-    model `L0`, of which `epsilon` must allow for `num_pixels`: it counts pixels with
+    model `L0`, of which `epsilon` should allow for `num_pixels`: it counts pixels with
     `per_pixel=True`, and else features, so that a pixel costs as many as there are channels. Where
-    fewer are allowed, the first ones of each member are used.
+    fewer pixels are allowed, but at least one, the first ones of each member are used.
 
     It finds mistakes where gradients lead nowhere, but a few pixels in a large image are seldom
     enough: of CIFAR-10 images, the paper breaks 68% of a plain network with one pixel. For a model
@@ -65,8 +68,8 @@ class OnePixel(Attack):
         targeted: bool, whether `y` holds target classes. Defaults to `False`.
 
     Raises:
-        ValueError: for arguments out of range, for a threat model other than `L0`, and for a model
-            that is no classifier.
+        ValueError: for arguments out of range, for a threat model other than `L0` or one that does
+            not allow for one pixel, and for a model that is no classifier.
 
     Example:
 
@@ -105,12 +108,13 @@ class OnePixel(Attack):
         self.scale = scale
         self.targeted = targeted
 
+    def compiled(self, model, threat_model, x, y):
+        # Only here the radius of a data set is known: inside it is a tensor.
+        self._check(threat_model, keras.tree.flatten(x)[0])
+        return super().compiled(model, threat_model, x, y)
+
     def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        if not isinstance(threat_model, threat_models.L0):
-            raise ValueError(
-                "OnePixel changes few pixels, and needs the threat model L0, such as "
-                f"L0(1, per_pixel=True). Received: {threat_model!r}"
-            )
+        self._check(threat_model, x)
         score = make_goal(classifier, x, y, "margin", self.targeted)
         pixels = PixelGenes(x, threat_model, self.num_pixels)
         shape = ops.shape(x)[:1]
@@ -145,6 +149,21 @@ class OnePixel(Attack):
         (last,) = ops.while_loop(goes_on, body, (start,), maximum_iterations=self.num_steps)
         found = better(clean, _best(last, pixels, never))
         return found._replace(x_adv=ops.stop_gradient(select(clean.success, x, found.x_adv)))
+
+    def _check(self, threat_model, x):
+        if not isinstance(threat_model, threat_models.L0):
+            raise ValueError(
+                "OnePixel changes few pixels, and needs the threat model L0, such as "
+                f"L0(1, per_pixel=True). Received: {threat_model!r}"
+            )
+        cost = pixel_cost(x, threat_model)
+        radius = threat_model.radius
+        if not backend.is_symbolic(radius) and np.any(ops.convert_to_numpy(radius) < cost):
+            raise ValueError(
+                f"L0 counts features, of which a pixel with {cost} channels takes {cost}: this one "
+                "allows for no pixel. Use per_pixel=True, which counts pixels, such as "
+                f"L0(1, per_pixel=True), or an epsilon >= {cost}. Received: {threat_model!r}"
+            )
 
     def _rivals(self, state, keys):
         """Returns the genes of the next generation, before they are wrapped."""

@@ -23,8 +23,7 @@ class PixelGenes:
         self.x, self.threat_model, self.count = x, threat_model, count
         self.axes = tuple(x.shape[1:-1]) or tuple(x.shape[1:])
         self.channels = x.shape[-1] if len(x.shape) > 2 else 1
-        cost = 1 if threat_model.per_pixel else self.channels
-        self.allowed = ops.floor(threat_model.counts()[:, 0] / cost)
+        self.allowed = ops.floor(threat_model.counts()[:, 0] / pixel_cost(x, threat_model))
 
     def random_genes(self, keys, population_size):
         """Returns a first population, `(population_size, batch_size, genes)`."""
@@ -78,3 +77,8 @@ class PixelGenes:
         share = pixel[:, len(self.axes) :]
         share = ops.reshape(share, (-1,) + (1,) * (len(self.x.shape) - 2) + (self.channels,))
         return self.threat_model.clip(low + share * (high - low))
+
+
+def pixel_cost(x, threat_model):
+    """Returns how much of the radius of an `L0` one pixel takes, an int."""
+    return 1 if threat_model.per_pixel or len(x.shape) == 2 else x.shape[-1]

@@ -21,7 +21,7 @@ class Run:
         attack: an `Attack`.
         model, x, y, threat_model: as `Attack.run` takes them.
         rows: int array, the examples to attack, of which alone `found` then tells; `None` for all.
-        batch_size: int. Every batch has this size; a short one is filled up.
+        batch_size: int, examples a batch at most.
         seed: int.
 
     Yields:
@@ -32,13 +32,16 @@ class Run:
         threat_model = threat_models.get(threat_model)
         checked, y = check_examples(x, y, threat_model)
         self.rows = np.arange(backend.size_of(checked)) if rows is None else np.asarray(rows)
+        if not len(self.rows):
+            raise ValueError("Expected at least one example to attack. Received: rows=[]")
         epsilon = threat_model.radius_of_rows(self.rows, checked)
         self.threat_model = threat_model.with_epsilon(epsilon)
         # The compiled search keeps no model alive.
         self.attack, self.model, self.seed = attack, model, seed
         arrays = keras.tree.map_structure(ops.convert_to_numpy, x)
-        self.inputs = backend.take(arrays, self.rows)
-        self.x, self.y = backend.take(checked, self.rows), None if y is None else y[self.rows]
+        some = slice(None) if rows is None else self.rows
+        self.inputs = backend.take(arrays, some)
+        self.x, self.y = backend.take(checked, some), None if y is None else y[some]
         self.batch_size = min(batch_size, len(self.rows))
         # What looks for the nearest mistake has no end: a later restart may find a nearer one.
         self._is_endless = bool(np.all(np.isinf(epsilon)))
@@ -79,11 +82,12 @@ class Run:
     def state(self):
         """Returns what a later run needs to go on: a dict of arrays."""
         place = {"restart": np.array(self._restart), "start": np.array(self._start)}
-        return {**place, "todo": self._todo, **(self._best._asdict() if self._best else {})}
+        state = {**place, "todo": self._todo, **(self._best._asdict() if self._best else {})}
+        return {name: np.copy(array) for name, array in state.items()}
 
     def restore(self, state):
         """Goes on from a state."""
-        state = dict(state)
+        state = {name: np.copy(array) for name, array in state.items()}
         self._restart, self._start = int(state.pop("restart")), int(state.pop("start"))
         self._todo = state.pop("todo")
         self._best = Found(**state) if state else None
@@ -94,27 +98,26 @@ class Run:
         return self._best._replace(x_adv=x_adv)
 
     def _attack(self, batch):
-        """Attacks some examples in a batch of fixed size, filled up with the last of them."""
-        padded = np.concatenate([batch, np.repeat(batch[-1:], self.batch_size - len(batch))])
-        epsilon = self.threat_model.radius_of_rows(padded, self.x)
+        """Attacks some examples; the search was traced for batches of any size."""
+        epsilon = self.threat_model.radius_of_rows(batch, self.x)
         seed = ops.convert_to_tensor([self.seed, self._restart], "int32")
         seed = ops.convert_to_numpy(backend.fold_in(seed, self._restart))
-        seeds = np.stack([np.full(len(padded), seed[0]), seed[1] ^ self.rows[padded]], axis=1)
+        seeds = np.stack([np.full(len(batch), seed[0]), seed[1] ^ self.rows[batch]], axis=1)
         found = self._step(
-            keras.tree.map_structure(ops.convert_to_tensor, backend.take(self.x, padded)),
-            None if self.y is None else ops.convert_to_tensor(self.y[padded]),
+            keras.tree.map_structure(ops.convert_to_tensor, backend.take(self.x, batch)),
+            None if self.y is None else ops.convert_to_tensor(self.y[batch]),
             ops.convert_to_tensor(epsilon),
             ops.convert_to_tensor(seeds.astype("int32")),
             ops.convert_to_tensor(self._restart),
         )
-        return Found(*(ops.convert_to_numpy(field)[: len(batch)] for field in found))
+        return Found(*map(ops.convert_to_numpy, found))
 
     def _store(self, found, batch):
-        """Writes the results of some examples over earlier ones where they are better."""
+        """Writes the results of some examples over those of earlier restarts that they beat."""
         if self._best is None:
             fields = (np.zeros((len(self.rows), *field.shape[1:]), field.dtype) for field in found)
             self._best = Found(*fields)
-            self._best.loss[:] = -np.inf
-        old = Found(*(field[batch] for field in self._best))
-        for target, new in zip(self._best, better(old, found), strict=True):
+        if self._restart:
+            found = better(Found(*(field[batch] for field in self._best)), found)
+        for target, new in zip(self._best, found, strict=True):
             target[batch] = ops.convert_to_numpy(new)

@@ -50,7 +50,7 @@ class SPSA(Attack):
     both as in cleverhans. From cleverhans: every example has an Adam and random numbers of its
     own, in batches of any size; the best point comes back.
 
-    Cost: `num_steps * (num_samples + 1) + 3` forward passes, fewer where all of a batch is broken
+    Cost: `num_steps * (num_samples + 1) + 2` forward passes, fewer where all of a batch is broken
     early. BatchNorm statistics see none of it.
 
     Args:

@@ -31,7 +31,7 @@ class PyramidMoves:
     """
 
     def __init__(self, x, threat_model, keys, shape, p_init, order):
-        self.x, self.bounds = x, threat_model.bounds
+        self.x, self.threat_model = x, threat_model
         self.shape, self.keys, self.order = shape, keys, order
         # Single pixels would be no pyramids, but vectors and tiny images have little else.
         smallest = _SMALLEST if min(shape[:2]) >= _TILES else 1
@@ -88,7 +88,7 @@ class PyramidMoves:
     def _moved(self, change):
         """Returns the images after a change in the ball; what the box cuts off is left over."""
         x_adv = self.x + ops.reshape(change, ops.shape(self.x))
-        return self._image(x_adv if self.bounds is None else ops.clip(x_adv, *self.bounds))
+        return self._image(self.threat_model.clip(x_adv))
 
     def _image(self, x):
         return ops.reshape(x, (-1, *self.shape))

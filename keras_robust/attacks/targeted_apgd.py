@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
-from keras_robust import backend
 from keras_robust import losses
 from keras_robust.attacks.apgd import APGD
 from keras_robust.attacks.goal import check_choice
 from keras_robust.attacks.goal import check_counts
+from keras_robust.attacks.goal import label_indices
 from keras_robust.attacks.goal import make_goal
 from keras_robust.attacks.ranked_targets import ranked_target
 
@@ -61,8 +61,7 @@ class TargetedAPGD(APGD):
 
     def goal(self, classifier, x, y, restart):
         clean = ops.stop_gradient(classifier.logits(x, y))
-        labels = ops.argmax(clean, axis=-1) if y is None else backend.single(y)
-        labels = losses.to_indices(labels, clean.shape[-1])
+        labels = label_indices(y, clean)
         targets = ranked_target(clean, labels, restart)
 
         def towards_target(_, logits):

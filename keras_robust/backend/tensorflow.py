@@ -105,12 +105,50 @@ def fold_in(seed, number):
     return tf.random.experimental.stateless_fold_in(seed, number)
 
 
-def compile_function(function):
-    """Returns `function` compiled, traced once for each signature of its tensor arguments."""
+def compile_function(function, any_batch_size=False):
+    """Returns `function` compiled, traced once for each signature of its tensor arguments.
+
+    Args:
+        function: function of tensors, or of structures of them.
+        any_batch_size: bool, whether the first axis of all arguments stays open, so that batches of
+            other sizes are no reason to trace anew.
+    """
+    if any_batch_size:
+        return _OpenFunction(function)
     # TensorFlow counts traces by code object, and would warn of retracing where several functions
     # of one code are traced once each. A `partial` has none, so that it is counted by itself.
     separate = functools.partial(function)
     return tf.function(separate, reduce_retracing=True, autograph=False)
+
+
+class _OpenFunction:
+    """A function compiled at its first call, for first axes of any length."""
+
+    def __init__(self, function):
+        self._function = function
+        self._compiled = None
+
+    def __call__(self, *arguments):
+        """Calls it with tensors, structures of tensors, or `None` where it was so at first."""
+        given = tuple(argument for argument in arguments if argument is not None)
+        if self._compiled is None:
+            is_given = [argument is not None for argument in arguments]
+            # A signature takes no `None`.
+            self._compiled = tf.function(
+                functools.partial(_call, self._function, is_given),
+                input_signature=tf.nest.map_structure(_open_spec, given),
+                autograph=False,
+            )
+        return self._compiled(*given)
+
+
+def _call(function, is_given, *given):
+    values = iter(given)
+    return function(*(next(values) if is_there else None for is_there in is_given))
+
+
+def _open_spec(tensor):
+    return tf.TensorSpec((None, *tensor.shape[1:]) if tensor.shape.rank else (), tensor.dtype)
 
 
 def trace_output(function, inputs):

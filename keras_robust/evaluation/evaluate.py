@@ -28,6 +28,7 @@ from keras_robust.evaluation.report import RobustnessReport
 from keras_robust.evaluation.suite import Turn
 from keras_robust.evaluation.suite import can_measure
 from keras_robust.evaluation.suite import make_turns
+from keras_robust.evaluation.suite import usual_search
 from keras_robust.evaluation.worst_case import WorstCase
 from keras_robust.version import __version__
 
@@ -72,9 +73,9 @@ def evaluate(  # noqa: PLR0913
         batch_size: int. Does not change the result. Defaults to `256`.
         seed: int, of the random numbers. Defaults to `0`.
         minimum_norm: attack that looks for the nearest mistakes, for the curve, or `None` for no
-            curve; `"auto"` for `FMN` if one of the attacks uses gradients. It needs a plain `L0`,
-            `L1`, `L2` or `Linf` with one radius, and is left out elsewhere. A mistake that it finds
-            in the ball counts as well. Defaults to `"auto"`.
+            curve; `"auto"` for `TargetedFAB` on three targets (`FMN` in `L0`) if one of the attacks
+            uses gradients. It needs a plain `L0`, `L1`, `L2` or `Linf` with one radius, and is left
+            out elsewhere. A mistake that it finds in the ball counts as well. Defaults to `"auto"`.
         checkpoint: str, a file in which the state is kept while the evaluation runs: the same call
             after a kill goes on from there to the same result. `None` for none. Defaults to
             `None`.
@@ -110,7 +111,7 @@ def evaluate(  # noqa: PLR0913
     turns = make_turns(attacks, threat_model, logits.shape[-1])
     measures = can_measure(threat_model)
     if minimum_norm == "auto":
-        minimum_norm = "fmn" if any(turn.attack.uses_gradients for turn in turns) else None
+        minimum_norm = usual_search(turns, threat_model, logits.shape[-1])
     if minimum_norm is not None and measures:
         search = attacks_module.get_for_evaluation(minimum_norm)
         if not isinstance(search, attacks_module.MinimumNormAttack):

@@ -1,6 +1,7 @@
 """Which attacks an evaluation runs, and on which examples."""
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -51,12 +52,32 @@ def _turns_of(item, threat_model, num_classes):
         if item == "standard" and not isinstance(threat_model, _NORMS):
             members = [attacks_module.APGD(), _targeted(num_classes)]
             return [Turn(member, "APGD") for member in members]
-        item = attacks_module.AutoAttack(item)
+        item = _auto_attack(item)
     attack = attacks_module.get_for_evaluation(item)
     if isinstance(attack, attacks_module.AutoAttack):
         members = attack.members(threat_model, num_classes)
         return [Turn(member, f"AutoAttack {attack.version}") for member in members]
     return [Turn(attack)]
+
+
+def usual_search(turns, threat_model, num_classes):
+    """Returns the search for the nearest mistakes, or `None` if no attack uses gradients."""
+    if not any(turn.attack.uses_gradients for turn in turns):
+        return None
+    return _search(isinstance(threat_model, threat_models.L0), min(num_classes - 1, 3))
+
+
+@functools.cache
+def _search(is_sparse, num_targets):
+    if is_sparse:
+        return attacks_module.FMN()
+    return attacks_module.TargetedFAB(num_targets=num_targets)
+
+
+@functools.cache
+def _auto_attack(version):
+    """Returns the same object for every evaluation, with what it has compiled."""
+    return attacks_module.AutoAttack(version)
 
 
 def _targeted(num_classes):

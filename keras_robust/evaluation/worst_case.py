@@ -48,7 +48,8 @@ class WorstCase:
         was_wrong, wrong = (is_mistaken(outputs, y) for outputs in (kept, logits))
         old, new = (np.asarray(losses.margin(y, outputs)) for outputs in (kept, logits))
         # Of two outputs in which a wrong class ties with the right one, one may be a mistake.
-        stronger = feasible & np.isfinite(new) & ((new > old) | (wrong & ~was_wrong))
+        finite = np.isfinite(logits).all(axis=-1)
+        stronger = feasible & finite & ((new > old) | (wrong & ~was_wrong))
         self.adv_logits[rows[stronger]] = logits[stronger]
         leaves = zip(keras.tree.flatten(self.x_adv), keras.tree.flatten(x_adv), strict=True)
         for target, found in leaves:

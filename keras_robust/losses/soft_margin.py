@@ -1,11 +1,10 @@
 """By how much all wrong classes together beat the true one."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_robust.losses.labels import to_indices
-
-_LARGE = 1e9
 
 
 def soft_margin(y_true, logits):
@@ -28,7 +27,8 @@ def soft_margin(y_true, logits):
     """
     logits = ops.convert_to_tensor(logits)
     true = ops.one_hot(to_indices(y_true, logits.shape[-1]), logits.shape[-1], dtype=logits.dtype)
-    return ops.logsumexp(logits - _LARGE * true, axis=-1) - ops.sum(logits * true, axis=-1)
+    others = ops.where(true > 0, -np.inf, logits)
+    return ops.logsumexp(others, axis=-1) - ops.sum(logits * true, axis=-1)
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")

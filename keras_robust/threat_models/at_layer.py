@@ -119,6 +119,12 @@ class AtLayer(Wrapping):
     def random_start(self, x, seed):
         return self._visible(super().random_start(x, seed), x)
 
+    def sphere_start(self, x, seed):
+        return self._visible(super().sphere_start(x, seed), x)
+
+    def cross(self, x, gradient, change):
+        return self._visible(super().cross(x, self._visible(gradient, 0.0), change), 0.0)
+
     def _visible(self, values, otherwise):
         """Returns `values`, and `otherwise` at the positions that the mask of the layer hides."""
         if self._mask is None:

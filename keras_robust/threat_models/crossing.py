@@ -14,7 +14,7 @@ def crossing(x, gradient, change, room, rate):
     """Returns `sign * min(t * rate, room)` with the `t` that changes `<gradient, x>` enough.
 
     The change grows with `t`, piecewise linearly and ever more slowly, so that Newton's method from
-    `t = 0` climbs to the root and never passes it.
+    `t = 0` climbs to the root and never passes it. Gradients may have any size that float32 has.
 
     Args:
         x: as in `ThreatModel.cross`.
@@ -23,8 +23,11 @@ def crossing(x, gradient, change, room, rate):
         room: float tensor like `x`, how far each coordinate can move in that direction.
         rate: float tensor like `x`, >= 0, how fast it moves.
     """
-    size, rate, room = flatten(ops.abs(gradient)), flatten(rate), flatten(room)
-    wanted = ops.expand_dims(ops.abs(change), -1)
+    # In units of the largest entries: products of two tiny or huge ones would leave float32.
+    largest = _largest(ops.abs(gradient))
+    size = flatten(ops.abs(gradient)) / largest
+    rate, room = flatten(rate) / _largest(rate), flatten(room)
+    wanted = ops.expand_dims(ops.abs(change), -1) / largest
 
     def improve(_, t):
         reached = ops.sum(size * ops.minimum(t * rate, room), axis=-1, keepdims=True)
@@ -35,3 +38,9 @@ def crossing(x, gradient, change, room, rate):
     t = ops.fori_loop(0, _NEWTON_STEPS, improve, ops.zeros_like(wanted))
     step = ops.reshape(ops.minimum(t * rate, room), ops.shape(x))
     return step * ops.sign(gradient) * per_example(ops.sign(change), x)
+
+
+def _largest(values):
+    """Returns the largest of each example, `(batch_size, 1)`, and 1 where all are 0."""
+    largest = ops.max(flatten(values), axis=-1, keepdims=True)
+    return ops.where(largest > 0.0, largest, 1.0)

@@ -81,9 +81,7 @@ def test_both_formats_have_the_same_accuracies(folder, results):
 def test_the_report_is_what_the_library_says(folder, results):
     x, y = (part[:40] for part in datasets.load("digits").test)
     network = keras.models.load_model(folder / "model.keras")
-    suite = [
-        kr.attacks.PGD(num_steps=2, loss=loss) for loss in ("cross_entropy", "margin")
-    ]
+    suite = [kr.attacks.PGD(num_steps=2, loss=loss) for loss in ("cross_entropy", "margin")]
     expected = kr.evaluate(network, (x, y), kr.Linf(0.15), suite)
     found = kr.RobustnessReport.load(folder / "keras" / "report.json")
     assert found.robust_accuracy == expected.robust_accuracy

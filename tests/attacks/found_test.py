@@ -28,10 +28,11 @@ def test_success_counts_before_the_loss():
     np.testing.assert_array_equal(found.x_adv[:, 0], [0.0, 1.0, 1.0, 0.0])
     np.testing.assert_array_equal(found.loss, [1.0, 1.0, 4.0, 4.0])
     np.testing.assert_array_equal(found.success, [True, True, False, True])
-    np.testing.assert_array_equal(found.zero_gradient, [True, True, False, False])
 
 
-def test_queries_are_added():
+def test_queries_are_added_and_all_gradients_must_have_been_zero():
+    both = SECOND._replace(zero_gradient=np.array([True, True, False, False]))
+    np.testing.assert_array_equal(better(FIRST, both).zero_gradient, [True, False, False, False])
     np.testing.assert_array_equal(better(FIRST, SECOND).queries, [11, 22, 33, 44])
 
 

@@ -4,6 +4,8 @@ import pytest
 import tensorflow as tf
 
 from keras_robust import backend
+from keras_robust.backend import tensorflow as seam
+from tests import conftest
 
 RECURRENCE = np.array([1.0, 2.0], "float32")
 
@@ -14,9 +16,11 @@ def _body(step, state):
     return (0.5 * total + tf.cast(step + 1, tf.float32), count + 1)
 
 
+@pytest.mark.parametrize("unroll", [2, conftest.UNROLL])
 @pytest.mark.parametrize("num_steps", [1, 7, 10, 11, 19, 20, 25, 50])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_repeat_is_a_python_loop(num_steps, compiled):
+def test_repeat_is_a_python_loop(num_steps, compiled, unroll, monkeypatch):
+    monkeypatch.setattr(seam, "_UNROLL", unroll)
     total = RECURRENCE
     for step in range(num_steps):
         total = 0.5 * total + (step + 1)
@@ -30,7 +34,8 @@ def test_repeat_is_a_python_loop(num_steps, compiled):
 
 
 @pytest.mark.parametrize("num_steps,expected", [(9, 9), (19, 19), (25, 15), (50, 10)])
-def test_repeat_unrolls_blocks_of_ten(num_steps, expected):
+def test_repeat_unrolls_blocks_of_ten(num_steps, expected, monkeypatch):
+    monkeypatch.setattr(seam, "_UNROLL", conftest.UNROLL)
     traced = []
 
     def body(step, state):

@@ -26,7 +26,8 @@ def whole():
 
 def _stop(path, passes):
     model = killable.Killable(passes)
-    with pytest.raises(tf.errors.OpError, match="killed"):
+    # Outside of a graph it is the error itself.
+    with pytest.raises((tf.errors.OpError, RuntimeError), match="killed"):
         killable.evaluate(model, checkpoint=path)
 
 
@@ -44,41 +45,31 @@ def test_the_evaluation_is_worth_resuming(whole):
     assert len({attack.accuracy for attack in report.attacks}) > 1
 
 
-@pytest.mark.parametrize("share", [0.15, 0.3, 0.45, 0.6, 0.75, 0.9])
-def test_a_stop_anywhere_changes_nothing(whole, tmp_path, share):
-    expected, passes = whole
-    path = tmp_path / "state"
-    stop = int(share * passes)
-    _stop(path, stop)
-    assert path.exists()
-    model = killable.Killable()
-    killable.assert_same(killable.evaluate(model, checkpoint=path), expected)
-    assert not path.exists() and list(tmp_path.iterdir()) == []
-    # What was done is not done again, but for the clean pass and the batch that was cut off.
-    assert passes <= stop + model.count <= passes + 3 + 25
-
-
-def test_stops_in_the_middle_of_attacks_and_between_them(whole, tmp_path):
+def test_a_stop_anywhere_changes_nothing(whole, tmp_path):
     expected, passes = whole
     path, seen = tmp_path / "state", set()
-    for stop in range(6, passes, 6):
-        path.unlink(missing_ok=True)
-        model = killable.Killable(stop)
-        with pytest.raises((tf.errors.OpError, RuntimeError), match="killed"):
-            killable.evaluate(model, checkpoint=path)
-        if path.exists():
-            seen.add(_running(path))
-    assert seen >= {(0, True), (1, False), (1, True), (2, False), (2, True), (3, False)}
+    for share in (0.28, 0.36, 0.52, 0.7, 0.85, 0.98):
+        stop = int(share * passes)
+        _stop(path, stop)
+        seen.add(_running(path))
+        model = killable.Killable()
+        killable.assert_same(killable.evaluate(model, checkpoint=path), expected)
+        assert list(tmp_path.iterdir()) == []
+        # What was done is not done again, but for the clean pass and the batch that was cut off.
+        assert passes <= stop + model.count <= passes + 3 + 12
+    # In the middle of every attack, and after each of them.
+    middle, between = {(0, True), (1, True), (2, True)}, {(1, False), (2, False), (3, False)}
+    assert seen >= middle | between
 
 
 def test_it_may_be_stopped_again_and_again_and_go_on_with_other_batches(whole, tmp_path):
     expected, _ = whole
     path, stops = tmp_path / "state", 0
-    for passes in (25, 30, 35, 40, 45, 50, 55, 60, 200):
+    for passes in (25, 40, 50, 200):
         try:
             report = killable.evaluate(killable.Killable(passes), checkpoint=path, batch_size=3)
             break
-        except tf.errors.OpError:
+        except (tf.errors.OpError, RuntimeError):
             stops += 1
     assert stops >= 2
     killable.assert_same(report, expected)

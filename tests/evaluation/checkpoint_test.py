@@ -1,3 +1,5 @@
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -156,6 +158,34 @@ def test_what_is_no_checkpoint_is_refused_and_left_alone(path, write):
     with pytest.raises(ValueError, match="Expected a checkpoint of `evaluate` at .*Received: "):
         Checkpoint(path, IDENTITY, LOGITS).load()
     assert path.exists() and (before is None or path.read_bytes() == before)
+
+
+class _Payload:
+    """What a pickle runs when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def test_a_file_runs_no_code(path):
+    path.parent.mkdir(parents=True)
+    np.savez(path, meta=np.array([_Payload(path.with_name("ran"))], dtype=object))
+    with pytest.raises(ValueError, match="Expected a checkpoint"):
+        Checkpoint(path, IDENTITY, LOGITS).load()
+    assert not path.with_name("ran").exists()
+
+
+def test_a_saving_replaces_the_file_and_writes_into_none_that_is_read(path):
+    checkpoint = Checkpoint(path, IDENTITY, LOGITS)
+    checkpoint.save({"turn": 1}, {})
+    before = path.read_bytes()
+    with open(path, "rb") as reader:
+        checkpoint.save({"turn": 2}, _arrays())
+        assert reader.read() == before
+    assert path.read_bytes() != before
 
 
 def test_a_saving_that_fails_leaves_the_old_state(path, monkeypatch):

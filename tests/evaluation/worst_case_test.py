@@ -104,6 +104,14 @@ def test_what_the_model_cannot_compute_is_no_mistake():
     assert np.isfinite(worst.adv_logits).all() and np.isinf(worst.distances[rows]).all()
 
 
+def test_an_infinite_logit_makes_no_stronger_example():
+    clean, rows = np.array([[0.0, 1.0, 0.0]], "float32"), ALL[:1]
+    worst = WorstCase(X[:1], np.array([1]), clean, measures=False)
+    worst.update(rows, X[:1], np.array([[1.0, 0.5, -np.inf]], "float32"), BALL)
+    np.testing.assert_array_equal(worst.adv_logits, clean)
+    assert worst.robust[0]
+
+
 def test_of_equal_margins_the_mistake_is_kept():
     # The first of the largest is the answer: class 1 is right at first, and then no more.
     clean, x = np.array([[0.0, 1.0, 1.0]], "float32"), X[:1]
