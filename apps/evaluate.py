@@ -90,7 +90,9 @@ def main(_):
         values.threat_model, values.epsilon, values.dataset
     )
     if values.sanity_check:
-        Console().print(kr.sanity_check(model, dataset.test, threat_model, seed=values.seed))
+        count = min(values.evaluation_examples or 128, 128)
+        arguments = {"num_examples": count, "seed": values.seed}
+        Console().print(kr.sanity_check(model, dataset.test, threat_model, **arguments))
     suite = []
     for name in values.attacks:
         is_pgd = name == "pgd"

@@ -141,7 +141,9 @@ class Attack(Configurable):
         rules = {**threat_model.get_config(), "epsilon": None}
         # One function per shape of an example: TensorFlow would merge two into an unknown one.
         arrays = keras.tree.flatten((x, y, threat_model.radius))
-        shapes = tuple(None if a is None else (len(a.shape), *a.shape[1:]) for a in arrays)
+        shapes = tuple(
+            None if a is None else (len(a.shape), *a.shape[1:], str(a.dtype)) for a in arrays
+        )
         key = (type(threat_model), repr(rules), shapes, repr(loss))
         functions = kept.setdefault(model, {})
         if key not in functions:

@@ -9,6 +9,7 @@ from keras_robust import losses
 from keras_robust import threat_models
 from keras_robust.attacks.apgd import APGD
 from keras_robust.attacks.attack import Attack
+from keras_robust.attacks.examples import as_structure
 from keras_robust.attacks.examples import check_examples
 from keras_robust.attacks.fab import FAB
 from keras_robust.attacks.found import Found
@@ -29,7 +30,7 @@ class AutoAttack(Attack):
     | version | members, in this order |
     |---|---|
     | `"standard"` | APGD-CE, APGD-T on 9 targets, FAB-T on 9 targets, Square |
-    | `"standard"` in `L1` | APGD-CE, 5 restarts, and APGD-T, 5 targets, `shrinking`; FAB-T, Square |
+    | `"standard"`, `L1` | APGD-CE, 5 restarts, and APGD-T, 5 targets, `shrinking`; FAB-T, Square |
     | `"plus"` | APGD-CE and APGD-DLR and FAB with 5 restarts each, Square, APGD-T, FAB-T |
     | `"rand"` | APGD-CE and APGD-DLR, gradients averaged over 20 passes, for random models |
 
@@ -142,7 +143,7 @@ class AutoAttack(Attack):
                 logits[todo] = backend.predict_logits(model, x_adv, batch_size)
                 _take_in(found, more._replace(x_adv=x_adv), todo, logits, labels, member)
         found = Found(*(field if rows is None else field[rows] for field in found))
-        return found._replace(x_adv=threat_model.restore(found.x_adv, x))
+        return found._replace(x_adv=threat_model.restore(found.x_adv, as_structure(x)))
 
 
 def member_seed(seed, index):

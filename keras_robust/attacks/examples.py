@@ -18,7 +18,7 @@ def to_arrays(data, num_examples=None):
             f"Argument `num_examples` must be at least 1. Received: num_examples={num_examples}"
         )
     if _is_pair(data):
-        x, y = _structure(data[0]), _arrays(data[1])
+        x, y = as_structure(data[0]), _arrays(data[1])
         return backend.take(x, slice(num_examples)), backend.take(y, slice(num_examples))
     if not hasattr(data, "__iter__"):
         raise ValueError(
@@ -32,7 +32,7 @@ def to_arrays(data, num_examples=None):
                 "Expected batches (x, y), with labels. "
                 f"Received: a batch of type {type(batch).__name__}"
             )
-        x, y = _structure(batch[0]), _arrays(batch[1])
+        x, y = as_structure(batch[0]), _arrays(batch[1])
         if keras.tree.is_nested(y):
             raise ValueError(
                 "Expected one label per example. "
@@ -59,16 +59,18 @@ def _is_pair(data):
     if not isinstance(data, (tuple, list)) or len(data) < 2:
         return False
     x, y = (backend.single(part) for part in data[:2])
+    if y is None:
+        raise ValueError("Expected data as `(x, y)`, with labels. Received: y=None")
     # A list of two batches of two arrays looks much like a pair whose inputs are such a list.
     return hasattr(x, "shape") or (keras.tree.is_nested(x) and hasattr(y, "shape"))
 
 
 def _arrays(part):
     """Returns the one array in a structure, or else the structure with arrays."""
-    return _structure(backend.single(part))
+    return as_structure(backend.single(part))
 
 
-def _structure(part):
+def as_structure(part):
     """Returns a structure of arrays."""
     if isinstance(part, dict) or any(hasattr(leaf, "shape") for leaf in keras.tree.flatten(part)):
         return keras.tree.map_structure(np.asarray, part)
@@ -82,7 +84,7 @@ def _joined(*parts):
 def check_examples(x, y, threat_model):
     """Returns `x` and `y` as arrays, what is attacked in float32, or says what is wrong."""
     x = threat_model.map_inputs(
-        _check_input, _structure(x) if _names_inputs(threat_model) else _arrays(x)
+        _check_input, as_structure(x) if _names_inputs(threat_model) else _arrays(x)
     )
     sizes = {len(leaf) for leaf in keras.tree.flatten(x)}
     if len(sizes) > 1:

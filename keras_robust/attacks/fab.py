@@ -49,8 +49,8 @@ class FAB(MinimumNormAttack):
     """Fast adaptive boundary attack: the nearest mistake in `L1`, `L2` or `Linf`.
 
     At the point `x_k` the lead `z_c - z_y` of the class `c` whose boundary is nearest, by `|lead|`
-    over the dual norm of its gradient, is replaced by its tangent. `d1` and `d2` are the shortest steps, inside the
-    box, from `x_k` and from the clean example to where the tangent is 0, and
+    over the dual norm of its gradient, is replaced by its tangent. `d1` and `d2` are the shortest
+    steps, inside the box, from `x_k` and from the clean example to where the tangent is 0, and
     `x_{k+1} = (1 - a)(x_k + 1.05 d1) + a (x + 1.05 d2)` with
     `a = min(|d1| / (|d1| + |d2|), 0.1)`. A misclassified point is kept if it is nearer than those
     before, and the search goes on from `x + 0.9 (x_k - x)`. No step size is to be chosen, and the
@@ -65,8 +65,8 @@ class FAB(MinimumNormAttack):
     sorting and bisection; entries of the gradient up to 1e-8 count, theirs become 0; the start of a
     restart in `L1` is a projected Gaussian, which is sparse, theirs is scaled; a nearest mistake
     outside of the ball is projected into it, where it may still be a mistake, theirs is a failure;
-    outputs that are not finite are no mistake, a class without a finite lead is left out, and where
-    none is left the search begins anew at the example.
+    outputs that are not finite are no mistake, and from there the search begins anew at the
+    example.
 
     Cost: per restart and step, `num_classes - 1` attack passes and one forward pass.
 
@@ -138,7 +138,7 @@ class FAB(MinimumNormAttack):
     def linearisation(self, classifier, y, labels, clean, threat_model, restart):
         """Returns the function `x -> (lead, gradient)` of the class that is nearest at `x`.
 
-        A lead that is not finite says that there is no such class.
+        A lead that is not finite says that the outputs of the model are not.
 
         Args:
             classifier: a `backend.Classifier`.

@@ -52,7 +52,8 @@ class FMN(MinimumNormAttack):
     One run says for every radius at once which examples it breaks, and it is cheap: one gradient a
     step. 100 steps come within a percent or two of the best distance on smooth models; on a
     convolutional network trained with PGD, `TargetedFAB` finds distances that are a third smaller
-    in `Linf`. It is no lower bound, and at one fixed radius PGD with restarts or APGD is stronger. A gradient of zero moves nothing: where `zero_gradient` says so, trust no distance.
+    in `Linf`. It is no lower bound, and at one fixed radius PGD with restarts or APGD is stronger.
+    A gradient of zero moves nothing: where `zero_gradient` says so, trust no distance.
 
     Deviations from the authors' code: the projection is the nearest point in ball and box
     together, where theirs clips after projecting; the factor `1 + gamma` before the first mistake,

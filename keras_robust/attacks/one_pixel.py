@@ -157,8 +157,10 @@ class OnePixel(Attack):
                 f"L0(1, per_pixel=True). Received: {threat_model!r}"
             )
         cost = pixel_cost(x, threat_model)
-        radius = threat_model.radius
-        if not backend.is_symbolic(radius) and np.any(ops.convert_to_numpy(radius) < cost):
+        if backend.is_symbolic(threat_model.radius):
+            return
+        radius = ops.convert_to_numpy(threat_model.radius)
+        if np.any((radius > 0) & (radius < cost)):
             raise ValueError(
                 f"L0 counts features, of which a pixel with {cost} channels takes {cost}: this one "
                 "allows for no pixel. Use per_pixel=True, which counts pixels, such as "

@@ -28,10 +28,11 @@ class RandomNoise(Attack):
     Draws `num_samples` points of ball and box, and keeps the first that the model gets wrong, or
     else the one with the highest loss. An example that is broken stays as it is, and when all of a
     batch are broken, it ends; in training it draws them all, and keeps the worst, which is never
-    the example itself. It needs no gradient and has no direction, so that it is the weakest attack there
-    is. Where it breaks examples that a gradient attack leaves standing, that attack has failed,
-    most often because the gradients of the model say nothing; Carlini et al. (2019) ask for such a
-    check with 10,000 draws or more. It also measures how a model stands noise of a given size.
+    the example itself. It needs no gradient and has no direction, so that it is the weakest attack
+    there is. Where it breaks examples that a gradient attack leaves standing, that attack has
+    failed, most often because the gradients of the model say nothing; Carlini et al. (2019) ask for
+    such a check with 10,000 draws or more. It also measures how a model stands noise of a given
+    size.
 
     The points are those of `threat_model.random_start`, uniform in the ball, or with `sphere=True`
     those of `threat_model.sphere_start`, which lie on its border; in many dimensions both do.
@@ -60,9 +61,9 @@ class RandomNoise(Attack):
     >>> import numpy as np
     >>> import keras_robust as kr
     >>> x, y = np.array([[0.6, 0.4]], "float32"), np.array([0])
-    >>> attack = kr.attacks.RandomNoise(num_samples=2000)
-    >>> print(np.round(attack(lambda x: x, x, y, kr.Linf(0.2)), 1))
-    [[0.4 0.6]]
+    >>> found = kr.attacks.RandomNoise(num_samples=2000).run(lambda x: x, x, y, kr.Linf(0.2))
+    >>> print(found.success, found.queries)
+    [ True] [7]
 
     References:
         - [Carlini et al., 2019](https://arxiv.org/abs/1902.06705)

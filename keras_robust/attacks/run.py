@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust import threat_models
+from keras_robust.attacks.examples import as_structure
 from keras_robust.attacks.examples import check_examples
 from keras_robust.attacks.found import Found
 from keras_robust.attacks.found import better
@@ -38,7 +39,7 @@ class Run:
         self.threat_model = threat_model.with_epsilon(epsilon)
         # The compiled search keeps no model alive.
         self.attack, self.model, self.seed = attack, model, seed
-        arrays = keras.tree.map_structure(ops.convert_to_numpy, x)
+        arrays = as_structure(x)
         some = slice(None) if rows is None else self.rows
         self.inputs = backend.take(arrays, some)
         self.x, self.y = backend.take(checked, some), None if y is None else y[some]
@@ -74,8 +75,9 @@ class Run:
         total = self.attack.num_restarts * len(self.rows)
         bar = keras.utils.Progbar(total, unit_name="example", stateful_metrics=["robust"])
         for count in self:
-            robust = num_robust + (~self._best.success).sum()
-            bar.add(count, values=[("robust", robust / (num_others + len(self.rows)))])
+            share = (num_robust + (~self._best.success).sum()) / (num_others + len(self.rows))
+            # At any distance there is always a mistake.
+            bar.add(count, values=None if self._is_endless else [("robust", share)])
             yield count
         bar.update(total, finalize=True)
 

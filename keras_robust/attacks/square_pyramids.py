@@ -20,6 +20,8 @@ class PyramidMoves:
     With `d` the change so far, `W1` and `W2` the windows, `v` the pyramid and `s` a sign per
     channel `i`: `d_i` becomes 0 in `W2`, and in `W1` a multiple of `s_i v + d_i / ||d_i||_W1`, of a
     norm that spends what `d_i` had in both windows and a fair share of what `epsilon` leaves over.
+    In `L1` it spends as many times that as there are channels, and the projection into ball and box
+    then takes the same from every pixel, so that small changes vanish.
 
     Args:
         x: float tensor `(batch_size, ...)`, the examples.
@@ -40,6 +42,7 @@ class PyramidMoves:
         self.canvases = np.stack(canvases).astype("float32")
         # In the power of the norm, so that what pixels cost adds up; rounding needs some slack.
         self.budget = (_INSIDE * ops.reshape(threat_model.radius, (-1, 1, 1, 1))) ** order
+        self.ball = threat_model.scaled(_INSIDE)
 
     def start(self):
         """Returns a mosaic of pyramids with random signs, scaled to the ball, as images."""
@@ -70,6 +73,8 @@ class PyramidMoves:
         new = pyramid * random_bits.signs(bits[:, None, None, 5:]) + old
         left = (self.budget - ops.sum(powers, axis=(1, 2, 3), keepdims=True)) / self.shape[2]
         budget = ops.maximum(left + _total(powers * both), 0.0)
+        if self.order == 1:
+            budget = budget * self.shape[2]
         new = new * self._root(budget / (_total(self._powers(new)) + _TINY))
         return self._moved(change * (1.0 - both) + new)
 
@@ -86,8 +91,10 @@ class PyramidMoves:
         return ops.take(flat, places, axis=0)[..., None]
 
     def _moved(self, change):
-        """Returns the images after a change in the ball; what the box cuts off is left over."""
+        """Returns the images after a change; what the box cuts off is left over."""
         x_adv = self.x + ops.reshape(change, ops.shape(self.x))
+        if self.order == 1 and self.shape[2] > 1:
+            return self._image(self.ball.project(x_adv, self.x))
         return self._image(self.threat_model.clip(x_adv))
 
     def _image(self, x):

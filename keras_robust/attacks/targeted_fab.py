@@ -34,8 +34,8 @@ class TargetedFAB(FAB):
     >>> x, y = np.array([[0.5, 0.5]], "float32"), np.array([0])
     >>> found = kr.attacks.TargetedFAB(num_targets=1).run(
     ...     lambda x: x @ weights - [1.0, -1.0], x, y, kr.Linf(0.5, bounds=None))
-    >>> print(np.round(found.x_adv, 3), np.round(-found.loss, 3))
-    [[0.333 0.333]] [0.167]
+    >>> print(np.round(found.x_adv, 2), np.round(-found.loss, 2))
+    [[0.33 0.33]] [0.17]
 
     References:
         - [Croce and Hein, 2020](https://arxiv.org/abs/1907.02044)

@@ -42,7 +42,8 @@ def value_and_input_gradient(function, x):
             "The model has no gradient with respect to its input, so that a gradient attack cannot "
             "run and would report a robustness that is not there. Look for a layer that casts to "
             "integers, rounds, looks up an embedding or leaves TensorFlow (`numpy_function`); "
-            "give it a gradient (BPDA), or use attacks that need none, such as Square. "
+            "give it a gradient (BPDA), or use attacks that need none, such as Square: "
+            'kr.evaluate(..., attacks="black_box"). '
             f"Received: an input of shape {tuple(x.shape)} and dtype {x.dtype.name}"
         )
     return (values, auxiliary), tf.convert_to_tensor(gradient)
@@ -139,7 +140,16 @@ class _OpenFunction:
                 input_signature=tf.nest.map_structure(_open_spec, given),
                 autograph=False,
             )
-        return self._compiled(*given)
+        try:
+            return self._compiled(*given)
+        except NotImplementedError as error:
+            if "NumPy" not in str(error) and "numpy" not in str(error):
+                raise
+            raise ValueError(
+                "The model cannot be traced by TensorFlow: it turns tensors into NumPy arrays. "
+                "Give it as kr.evaluation.BlackBox(model, num_classes=...), with "
+                f'attacks="black_box". Received: {error}'
+            ) from error
 
 
 def _call(function, is_given, *given):

@@ -8,6 +8,7 @@ from keras_robust import attacks
 from keras_robust import backend
 from keras_robust import threat_models
 from keras_robust.evaluation.attack_report import AttackReport
+from keras_robust.evaluation.black_box import BlackBox
 from keras_robust.evaluation.cheap_checks import make_check
 from keras_robust.evaluation.check import Check
 from keras_robust.evaluation.labels import is_mistaken
@@ -15,9 +16,13 @@ from keras_robust.evaluation.suite import can_measure
 
 _NEAR = 0.01  # Of the radius.
 
+_BLACK_BOX = 'A black box has no gradients to compare with: judge it with attacks="black_box".'
+
 
 def gradient_checks(trials):
     """Returns the list of `Check` that need gradients, or one that says that there are none."""
+    if isinstance(trials.model, BlackBox):
+        return [Check("gradients", None, 0.01, "skipped", _BLACK_BOX)]
     try:
         blind = trials.found(attacks.FGSM(loss="cross_entropy")).zero_gradient
     except backend.NoGradientError as error:
@@ -192,6 +197,8 @@ def check_unbounded(trials):
 
 def check_beaten(trials, name, attack, threshold):
     """Whether an attack without gradients breaks examples that those with gradients leave."""
+    if isinstance(trials.model, BlackBox):
+        return Check(name, None, threshold, "skipped", _BLACK_BOX)
     try:
         left = trials.white_box()
     except backend.NoGradientError:

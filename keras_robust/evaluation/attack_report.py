@@ -4,6 +4,9 @@ import dataclasses
 
 import numpy as np
 
+# Under this name the settings of a search for the nearest mistakes say that it had no radius.
+ANY_RADIUS = "any_radius"
+
 
 @dataclasses.dataclass(frozen=True)
 class AttackReport:
@@ -35,9 +38,11 @@ class AttackReport:
     robust: np.ndarray = dataclasses.field(default=None, repr=False, compare=False)
 
     @classmethod
-    def of(cls, attack, *, accuracy_so_far=0.0, **fields):
+    def of(cls, attack, *, accuracy_so_far=0.0, is_unbounded=False, **fields):
         """Returns the report of an attack, with its settings in a form that JSON can hold."""
         settings = {name: _plain(value) for name, value in attack.get_config().items()}
+        if is_unbounded:
+            settings[ANY_RADIUS] = True
         fields = {"accuracy": None, "zero_gradient": 0.0, "seconds": 0.0, **fields}
         name = type(attack).__name__
         return cls(name=name, settings=settings, accuracy_so_far=accuracy_so_far, **fields)
@@ -60,8 +65,9 @@ def label(name, settings):
     num_searches = settings.get("num_targets", settings.get("num_restarts", 1))
     if num_searches > 1:
         name += f"x{num_searches}"
-    loss = settings.get("loss")
-    return name if loss is None else f"{name} {loss}"
+    for part in (settings.get("loss"), settings.get(ANY_RADIUS) and "(any radius)"):
+        name += f" {part}" if part else ""
+    return name
 
 
 def _plain(value):

@@ -85,6 +85,7 @@ class Contest:
         self.reports.append(
             AttackReport.of(
                 turn.attack,
+                is_unbounded=turn.is_unbounded,
                 accuracy=float(robust.mean()) if saw_all else None,
                 accuracy_so_far=float(worst.robust.mean()),
                 zero_gradient=blind,

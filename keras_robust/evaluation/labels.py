@@ -25,6 +25,22 @@ def decimal_radius(threat_model):
     return np.reshape([float(str(number)) for number in radius.ravel()], radius.shape)
 
 
+def as_model(model):
+    """Returns a callable that gives logits, for a loaded SavedModel too, or says what is wrong."""
+    signatures = getattr(model, "signatures", None)
+    if not callable(model) and "logits" in (signatures or ()):
+        return signatures["logits"]
+    if callable(model):
+        return model
+    known = "" if signatures is None else f" with the signatures {sorted(signatures)}"
+    raise ValueError(
+        "Expected a keras.Model, a function of tensors that returns logits, a SavedModel with a "
+        "signature `logits` (or pass that of its signatures that returns logits), or, for a "
+        "function of NumPy arrays, kr.evaluation.BlackBox. "
+        f"Received: an object of type {type(model).__name__}{known}"
+    )
+
+
 def predict_clean(model, x, batch_size):
     """Returns the logits at clean examples, which must be numbers."""
     logits = backend.predict_logits(model, x, batch_size)

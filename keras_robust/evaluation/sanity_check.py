@@ -3,6 +3,7 @@
 from keras_robust import attacks
 from keras_robust.attacks.examples import check_examples
 from keras_robust.attacks.examples import to_arrays
+from keras_robust.attacks.goal import check_counts
 from keras_robust.evaluation.attack_checks import check_beaten
 from keras_robust.evaluation.attack_checks import check_stability
 from keras_robust.evaluation.attack_checks import check_transfer
@@ -10,6 +11,7 @@ from keras_robust.evaluation.attack_checks import gradient_checks
 from keras_robust.evaluation.cheap_checks import check_bounds
 from keras_robust.evaluation.cheap_checks import check_determinism
 from keras_robust.evaluation.cheap_checks import check_logits
+from keras_robust.evaluation.labels import as_model
 from keras_robust.evaluation.labels import check_labels
 from keras_robust.evaluation.labels import check_threat_model
 from keras_robust.evaluation.labels import predict_clean
@@ -90,6 +92,8 @@ def sanity_check(
     """
     threat_model = check_threat_model(threat_model)
     x, y = check_examples(*to_arrays(data, num_examples), threat_model)
+    check_counts(batch_size=batch_size)
+    model = as_model(model)
     logits = predict_clean(model, x, batch_size)
     labels = check_labels(y, logits)
     arguments = {"batch_size": batch_size, "seed": seed}

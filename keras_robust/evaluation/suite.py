@@ -41,6 +41,7 @@ def make_turns(attacks, threat_model, num_classes):
 
 
 def _turns_of(item, threat_model, num_classes):
+    item = item.lower() if isinstance(item, str) else item
     if isinstance(item, str) and item == "black_box":
         members = [attacks_module.RandomNoise(), attacks_module.Square()]
         return [Turn(member, "black box") for member in members]
@@ -53,7 +54,12 @@ def _turns_of(item, threat_model, num_classes):
             members = [attacks_module.APGD(), _targeted(num_classes)]
             return [Turn(member, "APGD") for member in members]
         item = _auto_attack(item)
-    attack = attacks_module.get_for_evaluation(item)
+    try:
+        attack = attacks_module.get_for_evaluation(item)
+    except ValueError as error:
+        suites = ", ".join(repr(name) for name in (*VERSIONS, "black_box"))
+        text = str(error).replace("Expected one of", f"Expected one of the suites {suites}, of")
+        raise ValueError(text) from None
     if isinstance(attack, attacks_module.AutoAttack):
         members = attack.members(threat_model, num_classes)
         return [Turn(member, f"AutoAttack {attack.version}") for member in members]

@@ -1,5 +1,7 @@
 """What may the attacker do?"""
 
+import numbers
+
 from keras_robust.threat_models.at_layer import AtLayer
 from keras_robust.threat_models.joint import Joint
 from keras_robust.threat_models.l0 import L0
@@ -22,7 +24,16 @@ def get(identifier):
     is_config = isinstance(identifier, dict) and "class_name" in identifier
     if isinstance(identifier, (dict, list, tuple)) and not is_config:
         return PerInput(identifier)
+    if isinstance(identifier, numbers.Real) or _is_radius(identifier):
+        raise ValueError(
+            "A radius alone is no threat model: say of which norm, such as "
+            f"kr.Linf({identifier!r}). Received: {identifier!r}"
+        )
     return registry.get(identifier)
+
+
+def _is_radius(identifier):
+    return isinstance(identifier, str) and identifier[:1].isdigit()
 
 
 __all__ = ["ALL", "AtLayer", "Joint", "L0", "L1", "L2", "Linf", "PerInput", "ThreatModel", "get"]

@@ -1,6 +1,7 @@
 """What the attacker may do: a ball around each example, inside the box of valid inputs."""
 
 import copy
+import math
 
 import keras
 import numpy as np
@@ -264,7 +265,8 @@ registry = Registry("threat model", ThreatModel)
 
 def flatten(x):
     """Returns `x` as `(batch_size, features)`."""
-    return ops.reshape(x, (ops.shape(x)[0], -1))
+    features = -1 if None in x.shape[1:] else math.prod(x.shape[1:])
+    return ops.reshape(x, (-1 if features >= 0 else ops.shape(x)[0], features))
 
 
 def per_example(values, x):

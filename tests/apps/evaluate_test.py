@@ -1,3 +1,4 @@
+import re
 import sys
 
 import keras
@@ -74,8 +75,11 @@ def test_both_formats_have_the_same_accuracies(folder, results):
     assert reports[0].robust_accuracy == reports[1].robust_accuracy
     accuracies = [[attack.accuracy for attack in report.attacks] for report in reports]
     assert accuracies[0] == accuracies[1]
-    tables = [result.stdout.splitlines()[:-1] for result in results[:2]]
-    assert tables[0] == tables[1]
+    tables = [
+        re.sub(r"[\d.,]+ │$", "", result.stdout, flags=re.MULTILINE) for result in results[:2]
+    ]
+    # But for the seconds, and the folder in the last line.
+    assert tables[0].splitlines()[:-1] == tables[1].splitlines()[:-1]
 
 
 def test_the_report_is_what_the_library_says(folder, results):

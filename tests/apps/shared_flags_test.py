@@ -107,14 +107,12 @@ def test_wrong_radii_are_refused(epsilon):
         shared_flags.make_threat_model("linf", epsilon, "digits")
 
 
-def test_suite_is_the_standard_one_with_its_strength_changed():
+def test_suite_is_pgd_of_the_strength_on_two_losses():
     suite = shared_flags.make_suite(7, 3)
-    standard = kr.evaluation.standard_attacks()
-    assert len(suite) == len(standard) == 2
-    for attack, other in zip(suite, standard, strict=True):
-        changed = {**other.get_config(), "num_steps": 7, "num_restarts": 3}
-        assert type(attack) is type(other)
-        assert attack.get_config() == changed
+    assert [attack.loss for attack in suite] == ["cross_entropy", "margin"]
+    for attack in suite:
+        expected = kr.attacks.PGD(num_steps=7, num_restarts=3, loss=attack.loss)
+        assert attack.get_config() == expected.get_config() and type(attack) is kr.attacks.PGD
 
 
 def test_load_dataset():

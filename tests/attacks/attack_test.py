@@ -56,11 +56,11 @@ def twice_the_margin(y, logits):
         ),
         (
             {"model": lambda x: keras.ops.one_hot(keras.ops.argmax(x, -1), 3)},
-            r"no gradient with respect.*an input of shape \(7, 6\) and dtype float32",
+            r"no gradient with respect.*an input of shape \(None, 6\) and dtype float32",
         ),
         (
             {"model": lambda x: x[:, None] @ WEIGHTS},
-            r"one classification output.*Received: outputs \[\(\(7, 1, 3\), ",
+            r"one classification output.*Received: outputs \[\(\(None, 1, 3\), ",
         ),
     ],
 )
@@ -253,7 +253,7 @@ def test_an_attack_of_ones_own_needs_only_a_search():
             wrong = keras.ops.not_equal(
                 keras.ops.cast(keras.ops.argmax(classifier.logits(x_adv), -1), y.dtype), y
             )
-            zero = keras.ops.zeros(x.shape[0])
+            zero = keras.ops.zeros(keras.ops.shape(x)[0])
             return kr.attacks.Found(x_adv, zero, wrong, wrong, keras.ops.cast(zero, "int32"))
 
     x, y = examples()

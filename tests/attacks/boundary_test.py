@@ -236,6 +236,7 @@ def test_runs_inside_a_train_step(jit_compile):
     "arguments,message",
     [
         ({"num_steps": 0}, "`num_steps` must be an int >= 1. Received: 0"),
+        ({"num_restarts": True}, "`num_restarts` must be an int >= 1. Received: True"),
         ({"num_starts": 2.0}, "`num_starts` must be an int >= 1. Received: 2.0"),
         ({"orthogonal_step": 0}, "`orthogonal_step` must be a number > 0. Received: 0"),
         ({"source_step": "1"}, "`source_step` must be a number > 0. Received: '1'"),

@@ -36,7 +36,7 @@ def best_quadratic(index, low, high):
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-0.2, 0.7), (-np.inf, np.inf)])
 def test_finds_the_minimum_of_quadratics_in_a_box(bounds):
     x = np.full((5, 6), 0.3, "float32")
-    found = minimise(quadratic, tf.constant(x), *bounds, num_steps=200, done=NOTHING_DONE)
+    found = minimise(quadratic, tf.constant(x), *bounds, num_steps=200, done=NOTHING_DONE)[0]
     expected = np.stack([best_quadratic(i, *bounds) for i in range(5)])
     assert np.isinf(bounds[0]) or np.any(
         (expected < bounds[0] + 1e-9) | (expected > bounds[1] - 1e-9)
@@ -50,7 +50,7 @@ def test_bounds_for_each_coordinate():
         np.linspace(0.3, 1.0, 6, dtype="float32"),
     )
     x = np.full((5, 6), 0.2, "float32")
-    found = minimise(quadratic, tf.constant(x), low, high, num_steps=200, done=NOTHING_DONE)
+    found = minimise(quadratic, tf.constant(x), low, high, num_steps=200, done=NOTHING_DONE)[0]
     expected = np.stack([best_quadratic(i, low, high) for i in range(5)])
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
 
@@ -74,7 +74,7 @@ def test_agrees_with_scipy_on_the_problem_of_the_attack():
             values = losses + tf.reduce_sum((point - clean) ** 2, axis=-1)
         return values, tape.gradient(values, point)
 
-    found = minimise(function, clean, 0.0, 1.0, num_steps=100, done=tf.zeros(8, "bool"))
+    found = minimise(function, clean, 0.0, 1.0, num_steps=100, done=tf.zeros(8, "bool"))[0]
     for i, point in enumerate(np.asarray(found, "float64")):
         start = x[i].astype("float64")
         arguments = {"jac": True, "method": "L-BFGS-B", "bounds": [(0.0, 1.0)] * 6}
@@ -91,7 +91,7 @@ def test_is_a_quasi_newton_method():
         return 0.5 * tf.reduce_sum(scales * x**2, axis=-1), scales * x
 
     x = tf.constant([[3.0, 1.0]])
-    found = minimise(valley, x, -10.0, 10.0, num_steps=25, done=tf.zeros(1, "bool"))
+    found = minimise(valley, x, -10.0, 10.0, num_steps=25, done=tf.zeros(1, "bool"))[0]
     np.testing.assert_allclose(found, [[0.0, 0.0]], rtol=0, atol=1e-4)
 
 
@@ -104,18 +104,18 @@ def test_curved_valley():
 
     x = tf.constant([[-1.2, 1.0], [-1.2, 1.0]])
     done = tf.zeros(2, "bool")
-    found = minimise(rosenbrock, x, -2.0, 2.0, num_steps=100, done=done)
+    found = minimise(rosenbrock, x, -2.0, 2.0, num_steps=100, done=done)[0]
     np.testing.assert_allclose(found, np.ones((2, 2)), rtol=0, atol=1e-2)
     # In the box x <= 0.5 the minimum is on its face, on the parabola.
-    found = minimise(rosenbrock, x, -2.0, 0.5, num_steps=100, done=done)
+    found = minimise(rosenbrock, x, -2.0, 0.5, num_steps=100, done=done)[0]
     np.testing.assert_allclose(found, [[0.5, 0.25]] * 2, rtol=0, atol=1e-2)
 
 
 def test_examples_do_not_mix_and_those_that_are_done_stay():
     x = tf.constant(_RNG.uniform(size=(5, 6)), "float32")
-    together = minimise(quadratic, x, 0.0, 1.0, num_steps=30, done=NOTHING_DONE)
+    together = minimise(quadratic, x, 0.0, 1.0, num_steps=30, done=NOTHING_DONE)[0]
     done = tf.constant([True, False, True, False, False])
-    some = np.asarray(minimise(quadratic, x, 0.0, 1.0, num_steps=30, done=done))
+    some = np.asarray(minimise(quadratic, x, 0.0, 1.0, num_steps=30, done=done)[0])
     np.testing.assert_array_equal(some[[0, 2]], x.numpy()[[0, 2]])
     np.testing.assert_allclose(some[[1, 3, 4]], np.asarray(together)[[1, 3, 4]], atol=1e-6)
 
@@ -150,7 +150,7 @@ def test_a_value_that_is_not_a_number_makes_the_step_shorter():
         return value, tf.where(x > 0.5, np.nan, -tf.ones_like(x))
 
     x = tf.constant([[0.0]])
-    found = minimise(walled, x, 0.0, 1.0, num_steps=50, done=tf.zeros(1, "bool"))
+    found = minimise(walled, x, 0.0, 1.0, num_steps=50, done=tf.zeros(1, "bool"))[0]
     assert 0.3 < float(found[0, 0]) <= 0.5
 
 
@@ -159,17 +159,17 @@ def test_a_zero_gradient_stays():
         return tf.zeros(2), tf.zeros_like(x)
 
     x = tf.constant([[[0.3], [0.2]], [[0.1], [0.9]]])
-    found = minimise(flat, x, 0.0, 1.0, num_steps=50, done=tf.zeros(2, "bool"))
+    found = minimise(flat, x, 0.0, 1.0, num_steps=50, done=tf.zeros(2, "bool"))[0]
     np.testing.assert_array_equal(found, x)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_the_graph_does_the_same(jit_compile):
     x = tf.constant(_RNG.uniform(size=(5, 6)), "float32")
-    expected = minimise(quadratic, x, 0.0, 1.0, num_steps=20, done=NOTHING_DONE)
+    expected = minimise(quadratic, x, 0.0, 1.0, num_steps=20, done=NOTHING_DONE)[0]
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def compiled(x):
-        return minimise(quadratic, x, 0.0, 1.0, num_steps=20, done=NOTHING_DONE)
+        return minimise(quadratic, x, 0.0, 1.0, num_steps=20, done=NOTHING_DONE)[0]
 
     np.testing.assert_allclose(compiled(x), expected, rtol=0, atol=1e-3)

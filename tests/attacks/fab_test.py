@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 
@@ -68,6 +69,90 @@ def test_one_step_is_that_of_the_paper():
     step = -1.05 * lead / (ascent**2).sum(-1)
     expected = x + (step[:, None] * ascent).reshape(x.shape)
     np.testing.assert_allclose(found.x_adv, expected, rtol=0, atol=1e-5)
+
+
+def tangents(x, labels):
+    """The leads of the three classes of `SLANTED`, with their gradients, in float64."""
+    z = x.astype("float64") @ SLANTED + [0.1, 0.0, -0.2]
+    rows = np.arange(len(x))
+    leads = z - z[rows, labels][:, None]
+    return leads, SLANTED.T[None] - SLANTED.T[labels][:, None]
+
+
+SLANTED = np.random.default_rng(5).normal(size=(4, 3)) * [1.0, 0.3, 5.0]
+DUAL = {
+    "L1": lambda g: np.abs(g).max(-1),
+    "L2": lambda g: np.sqrt((g**2).sum(-1)),
+    "Linf": lambda g: np.abs(g).sum(-1),
+}
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0])
+@pytest.mark.parametrize("norm", DUAL)
+def test_the_nearest_boundary_is_chosen_on_both_sides(norm, scale):
+    x = np.random.default_rng(6).uniform(size=(60, 4)).astype("float32")
+    labels = np.arange(60) % 3
+    is_hidden = x[:, 0] > 0.7
+
+    def model(x):
+        logits = x @ SLANTED.astype("float32") + np.array([0.1, 0.0, -0.2], "float32")
+        nothing = np.array([[0.0, 0.0, np.inf]], "float32")
+        return scale * (logits + keras.ops.where(x[:, :1] > 0.7, nothing, 0.0))
+
+    leads, gradients = tangents(x, labels)
+    far = np.abs(leads) / np.maximum(DUAL[norm](gradients), 1e-30)
+    far[np.arange(60), labels] = np.inf
+    # One logit that is not finite hides all leads.
+    is_usable = ~is_hidden
+    nearest = far.argmin(-1)
+    rows = np.arange(60)
+    assert np.any(leads[rows, nearest] > 0) and len(set(nearest[is_usable])) == 3
+    signed = np.where(np.isinf(far), np.inf, -leads / np.maximum(DUAL[norm](gradients), 1e-30))
+    assert np.any((signed.argmin(-1) != nearest)[is_usable])
+    ball = getattr(kr.threat_models, norm)(0.5)
+    linearise = kr.attacks.FAB().linearisation(
+        backend.Classifier(model),
+        labels,
+        keras.ops.convert_to_tensor(labels, "int32"),
+        np.zeros((60, 3), "float32"),
+        ball,
+        0,
+    )
+    lead, gradient = linearise(keras.ops.convert_to_tensor(x))
+    np.testing.assert_array_equal(np.isfinite(lead), is_usable)
+    expected = leads[rows, nearest][is_usable], gradients[rows, nearest][is_usable]
+    np.testing.assert_allclose(np.asarray(lead)[is_usable] / scale, expected[0], atol=1e-5)
+    np.testing.assert_allclose(np.asarray(gradient)[is_usable] / scale, expected[1], rtol=1e-5)
+
+
+def test_from_where_the_model_says_nothing_it_goes_back_to_the_example():
+    x = np.full((6, 4), 0.5, "float32")
+    x[5, 0] = 0.1
+
+    def model(x):
+        hidden = keras.ops.any(x < 0.4, axis=-1, keepdims=True)
+        lead = keras.ops.sum(x, axis=-1, keepdims=True) - 2.4
+        return keras.ops.concatenate([0.0 * lead, lead], -1) + keras.ops.where(
+            hidden, float("nan"), 0.0
+        )
+
+    seed = np.stack([np.arange(6), np.arange(6)], axis=1).astype("int32")
+    ball = kr.Linf(0.4)
+    start = np.asarray(ball.with_epsilon(0.2).sphere_start(x, seed))
+    assert np.sum(np.any(start < 0.4, axis=-1)) >= 4
+    attack = kr.attacks.FAB(num_steps=10, num_restarts=2)
+    found = attack.nearest(backend.Classifier(model), x, np.zeros(6, int), ball, seed, 1)
+    np.testing.assert_array_equal(found.success, [True] * 5 + [False])
+    distance = -np.asarray(found.loss)[:5]
+    assert np.all(distance > 0.0999) and np.all(distance < 0.12)
+    assert np.all(np.isfinite(found.x_adv))
+
+
+def test_gradients_are_counted():
+    x, y = numpy_reference.examples(4)
+    found = kr.attacks.FAB(num_steps=5).run(numpy_reference.keras_model(), x, y, kr.Linf(1e-3))
+    # The clean logits; a step has two of three classes, twice, and a look; three of the judge.
+    np.testing.assert_array_equal(found.queries, [1 + 5 * (2 * 2 + 1) + 3] * 4)
 
 
 def test_points_outside_of_the_ball_are_no_success():

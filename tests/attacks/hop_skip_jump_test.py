@@ -247,6 +247,7 @@ def test_runs_inside_a_train_step(jit_compile):
     [
         ({"num_steps": 0}, "`num_steps` must be an int >= 1. Received: 0"),
         ({"initial_samples": 1.5}, "`initial_samples` must be an int >= 1. Received: 1.5"),
+        ({"num_steps": True}, "`num_steps` must be an int >= 1. Received: True"),
         ({"max_samples": 0}, "`max_samples` must be an int >= 1. Received: 0"),
         ({"num_restarts": 0}, "`num_restarts` must be an int >= 1. Received: 0"),
         ({"num_starts": -1}, "`num_starts` must be an int >= 1. Received: -1"),

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
+from keras_robust import backend
 
 OnePixel = kr.attacks.OnePixel
 IMAGE = (3, 4, 2)
@@ -87,7 +88,6 @@ def test_several_pixels_as_far_as_epsilon_allows():
     # Counted in features, a pixel of two channels takes two.
     found = attack.run(linear, x, y, kr.L0(5))
     assert pixels_changed(found.x_adv, x).max() == 2
-    np.testing.assert_array_equal(attack(linear, x, y, kr.L0(1)), x)
 
 
 def test_colours_lie_in_the_box_of_their_channel():
@@ -149,6 +149,20 @@ def test_an_example_depends_on_its_seed_and_not_on_its_neighbours():
         np.testing.assert_array_equal(alone.x_adv[0], together.x_adv[i])
         assert alone.queries[0] == together.queries[i]
     assert np.any(attack.run(linear, x, y, ball, seed=5).x_adv != together.x_adv)
+
+
+@pytest.mark.parametrize("count", [1, np.array([2, 1, 3])])
+def test_a_ball_without_room_for_one_pixel_is_refused(count):
+    x, y = examples(3)
+    message = r"a pixel with 2 channels takes 2: .*Use per_pixel=True.*epsilon >= 2. Received: L0"
+    attack = OnePixel(population_size=5, num_steps=1)
+    with pytest.raises(ValueError, match=message):
+        attack.run(linear, x, y, kr.L0(count))
+    classifier, tensors = backend.Classifier(linear), keras.ops.convert_to_tensor(x)
+    with pytest.raises(ValueError, match=message):
+        attack.search(classifier, tensors, y, kr.L0(count), np.array([1, 2], "int32"), True)
+    assert attack.run(linear, x, y, kr.L0(2)).queries.min() >= 2
+    assert attack.run(linear, x, y, kr.L0(1, per_pixel=True)).queries.min() >= 2
 
 
 def test_another_norm_is_refused():

@@ -1,15 +1,18 @@
 import keras
 import numpy as np
 import pytest
+from scipy import stats
 
 import keras_robust as kr
 from keras_robust import backend
 from tests.support import black_box
+from tests.support import hashing
 from tests.support import linear_model
 from tests.support import numpy_reference
 
 RandomNoise = kr.attacks.RandomNoise
 SEEDS = np.array([[5, 6], [5, 9], [7, 6], [1, 2], [0, 3]], "int32")
+FREE_CUBE = kr.Linf(0.2, bounds=None)
 EPSILON = {"Linf": 0.2, "L2": 0.5, "L1": 0.9}
 
 
@@ -19,26 +22,49 @@ def search(attack, ball, keep_best=True, seeds=SEEDS):
     return attack.search(classifier, keras.ops.convert_to_tensor(x), y, ball, seeds, keep_best)
 
 
-def worst(ball, count, sphere=False, loss="cross_entropy", seeds=SEEDS):
-    """The worst of the draws by float64 logits."""
-    x, y = numpy_reference.examples()
-    draw = ball.sphere_start if sphere else ball.random_start
-    points = [np.asarray(draw(x, seeds + np.array([i, 0], "int32"))) for i in range(count)]
-    scores = []
-    for point in points:
-        z = numpy_reference.logits(point.astype("float64"))
-        cross_entropy = np.log(np.exp(z).sum(-1)) - z[np.arange(len(y)), y]
-        value = loss(y, z) if callable(loss) else cross_entropy
-        scores.append(value + 1e3 * (z.argmax(-1) != y))
-    return np.stack(points)[np.argmax(scores, axis=0), np.arange(len(y))]
+def drawn(x, ball, number, sphere):
+    """The points of one draw: in Linf from the hash, else those of the threat model."""
+    if not isinstance(ball, kr.Linf):
+        draw = ball.sphere_start if sphere else ball.random_start
+        return np.asarray(draw(x, SEEDS + np.array([number, 0], "int32")))
+    bits = [hashing.draw(hashing.key(seed), number, x[0].size) for seed in SEEDS]
+    noise = (2 * (np.array(bits) >> 9) + 1) / 2**23 - 1.0
+    if sphere:
+        noise = noise / np.abs(noise).max(axis=1, keepdims=True)
+    return np.clip(x + ball.epsilon * noise.reshape(x.shape), 0.0, 1.0)
+
+
+def scores(points, loss):
+    """Loss and success by float64 logits."""
+    _, y = numpy_reference.examples()
+    z = numpy_reference.logits(points.astype("float64"))
+    cross_entropy = np.log(np.exp(z).sum(-1)) - z[np.arange(len(y)), y]
+    return loss(y, z) if callable(loss) else cross_entropy, z.argmax(-1) != y
+
+
+def first_mistake_or_worst(ball, count, sphere=False, loss="cross_entropy"):
+    """What is found, and the number of queries."""
+    x, _ = numpy_reference.examples()
+    best, (value, done) = x.copy(), scores(x, loss)
+    queries = np.full(len(x), 2)
+    for number in range(count):
+        points = drawn(x, ball, number, sphere)
+        new, wrong = scores(points, loss)
+        queries += ~done
+        wins = ~done & (wrong | (new > value))
+        best[wins], value, done = points[wins], np.where(wins, new, value), done | wrong
+    return best, queries
 
 
 @pytest.mark.parametrize("sphere", [False, True])
 @pytest.mark.parametrize("norm", EPSILON)
-def test_is_the_worst_of_the_draws(norm, sphere):
+def test_is_the_first_mistake_or_the_worst_of_the_draws(norm, sphere):
     ball = getattr(kr.threat_models, norm)(EPSILON[norm])
     found = search(RandomNoise(num_samples=25, sphere=sphere), ball)
-    np.testing.assert_allclose(found.x_adv, worst(ball, 25, sphere), rtol=0, atol=1e-6)
+    expected, queries = first_mistake_or_worst(ball, 25, sphere)
+    np.testing.assert_allclose(found.x_adv, expected, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(found.queries, queries)
+    assert len(set(queries)) > 1 and max(queries) == 27
 
 
 def test_the_loss_says_what_is_worst():
@@ -47,16 +73,19 @@ def test_the_loss_says_what_is_worst():
     def first(y, logits):
         return logits[:, 0]
 
-    one, other = (worst(ball, 40, loss=loss) for loss in ("cross_entropy", first))
+    one, other = (
+        first_mistake_or_worst(ball, 40, loss=loss)[0] for loss in ("cross_entropy", first)
+    )
     assert np.abs(one - other).max() > 0.01
     found = search(RandomNoise(num_samples=40, loss=first), ball)
     np.testing.assert_allclose(found.x_adv, other, rtol=0, atol=1e-6)
 
 
 def test_more_draws_are_never_better_for_the_model():
-    ball = kr.L2(0.3)
-    losses = [search(RandomNoise(num_samples=count), ball).loss for count in (1, 3, 12, 40)]
-    assert np.all(np.diff(losses, axis=0) >= 0.0) and np.all(losses[-1] > losses[0])
+    found = [search(RandomNoise(num_samples=count), kr.L2(0.3)) for count in (1, 3, 12, 40)]
+    losses, standing = [one.loss for one in found], ~np.asarray(found[0].success)
+    assert np.all(np.diff(losses, axis=0) >= 0.0) and standing.sum() > 1
+    assert np.all((np.asarray(losses[-1]) > losses[0])[standing])
 
 
 def test_breaks_as_many_examples_as_noise_does():
@@ -91,23 +120,64 @@ def test_what_no_draw_makes_worse_stays():
     assert not found.success.any() and not found.zero_gradient.any()
 
 
-def test_in_training_it_is_the_worst_draw_even_if_the_example_is_worse():
-    ball = kr.Linf(0.001)
-    found = search(RandomNoise(num_samples=1), ball, keep_best=False)
-    np.testing.assert_array_equal(found.x_adv, worst(ball, 1))
+@pytest.mark.parametrize("epsilon,count", [(0.001, 1), (0.2, 10)])
+def test_in_training_it_is_the_worst_draw_even_if_the_example_is_worse(epsilon, count):
+    x, y = numpy_reference.examples()
+    ball = kr.Linf(epsilon)
+    found = search(RandomNoise(num_samples=count), ball, keep_best=False)
+    points = np.stack([drawn(x, ball, number, False) for number in range(count)])
+    values = [value + 1e3 * wrong for value, wrong in (scores(p, None) for p in points)]
+    expected = points[np.argmax(values, axis=0), np.arange(len(x))]
+    np.testing.assert_allclose(found.x_adv, expected, rtol=0, atol=1e-6)
+    assert np.asarray(found.queries).tolist() == [count + 1] * len(x)
 
 
 def test_asks_a_model_without_gradients_as_often_as_it_says():
     x, y = linear_model.examples()
     model = black_box.BlackBox(black_box.linear)
-    found = RandomNoise(num_samples=37).run(model, x, y, kr.Linf(0.2), batch_size=2)
+    found = RandomNoise(num_samples=37).run(model, x, y, kr.Linf(1e-3), batch_size=len(x))
     assert found.queries.tolist() == [39] * len(x) and model.asked == 39 * len(x)
+
+
+def test_ends_when_all_are_broken_and_leaves_the_broken_alone():
+    x, y = numpy_reference.examples(8)
+    y[0] = (y[0] + 1) % 3
+    model = black_box.BlackBox(numpy_reference.logits, 3)
+    found = RandomNoise(num_samples=3000).run(model, x, y, kr.Linf(0.8))
+    assert found.success.all() and found.queries[0] == 2
+    np.testing.assert_array_equal(found.x_adv[0], x[0])
+    assert len(model.calls) == found.queries.max() < 1000
+    fewer = RandomNoise(num_samples=int(found.queries.max())).run(model, x, y, kr.Linf(0.8))
+    np.testing.assert_array_equal(fewer.x_adv, found.x_adv)
+
+
+def test_does_not_depend_on_the_batch():
+    x, y = numpy_reference.examples(7)
+    model, ball = numpy_reference.keras_model(), kr.Linf(0.1)
+    together = RandomNoise(num_samples=30).run(model, x, y, ball)
+    parts = RandomNoise(num_samples=30).run(model, x, y, ball, batch_size=2)
+    np.testing.assert_allclose(parts.x_adv, together.x_adv, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(parts.queries, together.queries)
+
+
+def test_points_of_a_cube_are_uniform():
+    found = RandomNoise(num_samples=1).run(
+        lambda x: x[:, :2], np.zeros((3000, 3), "float32"), np.zeros(3000, int), FREE_CUBE
+    )
+    # With equal logits the first class is right: a draw counts if the other gains.
+    assert found.success.mean() == pytest.approx(0.5, abs=0.03)
+    moved = found.x_adv[found.success]
+    # The third coordinate plays no part, the difference of the others is that of two uniforms.
+    assert stats.kstest(moved[:, 2], stats.uniform(-0.2, 0.4).cdf).pvalue > 1e-3
+    gap = moved[:, 1] - moved[:, 0]
+    assert stats.kstest(gap, lambda g: 1.0 - (1.0 - g / 0.4) ** 2).pvalue > 1e-3
 
 
 @pytest.mark.parametrize(
     "arguments,message",
     [
         ({"num_samples": 0}, "`num_samples` must be an int >= 1. Received: 0"),
+        ({"num_samples": True}, "`num_samples` must be an int >= 1. Received: True"),
         ({"num_samples": 1.5}, "`num_samples` must be an int >= 1. Received: 1.5"),
         ({"sphere": "yes"}, "`sphere` must be one of .*Received: 'yes'"),
         ({"targeted": "most"}, "`targeted` must be one of .*Received: 'most'"),

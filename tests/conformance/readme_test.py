@@ -53,7 +53,25 @@ def test_the_numbers_are_those_of_the_recorded_reports():
 def test_the_table_of_defences_is_that_of_the_recorded_runs():
     folder = pathlib.Path(__file__).parents[2] / "benchmarks" / "results"
     rows = json.loads((folder / "defences.json").read_text(encoding="utf-8"))["rows"]
-    shown = dict(re.findall(r"^\| `(\w+)`.*?\| (\d+\.\d \| \d+\.\d) \|", README, re.MULTILINE))
+    table = README[README.index("<!-- every defence -->") : README.index("<!-- end -->")]
+    shown = dict(re.findall(r"^\| `(\w+)`.*?\| (\d+\.\d \| \d+\.\d) \|", table, re.MULTILINE))
     assert shown.keys() == rows.keys()
     for name, row in rows.items():
         assert shown[name] == f"{100 * row['clean']:.1f} | {100 * row['robust']:.1f}", name
+
+
+def test_the_table_of_controls_is_that_of_the_recorded_runs():
+    folder = pathlib.Path(__file__).parents[2] / "benchmarks" / "results"
+    rows = json.loads((folder / "negative_controls.json").read_text(encoding="utf-8"))["rows"]
+    table = README[README.index("<!-- controls -->") : README.index("<!-- end controls -->")]
+    shown = re.findall(
+        r"\| ([\d.]+ \| [\d.]+ \| [\d.]+ \| [\d.]+) \| (.*?) \|$", table, re.MULTILINE
+    )
+    expected = []
+    for row in rows.values():
+        accuracies = (100 * row[key] for key in ("clean", "pgd_cross_entropy", "standard"))
+        figures = " | ".join(f"{number:.1f}" for number in accuracies)
+        failed = set(sum(row["failed_checks"].values(), []))
+        expected.append((f"{row['epsilon']:g} | {figures}", failed))
+    found = [(figures, set(checks.split(", ")) - {"—"}) for figures, checks in shown]
+    assert sorted(found, key=str) == sorted(expected, key=str)

@@ -62,9 +62,9 @@ def test_the_whole_standard_evaluation_of_a_linear_model():
     assert [attack.accuracy for attack in report.attacks] == [0.5, None, None, None, 0.5]
     np.testing.assert_array_equal(report.attacks[0].robust, distance > 0.15)
     assert report.robust_accuracy == 0.5 and report.clean_accuracy == pytest.approx(5 / 6)
-    np.testing.assert_allclose(report.distances, distance, atol=2e-3)
+    np.testing.assert_allclose(report.distances, distance, atol=4e-3)
     np.testing.assert_array_equal(report.distances <= 0.15, distance <= 0.15)
-    assert report.median_distance == pytest.approx(np.median(distance), abs=2e-3)
+    assert report.median_distance == pytest.approx(np.median(distance), abs=4e-3)
     assert report.curve["attack"] == "TargetedFAB-100"
     assert {check.verdict for check in report.checks} == {"passed"}
     assert report.queries == sum(attack.queries for attack in report.attacks) > 3 * 5000
@@ -313,7 +313,7 @@ def test_the_curve_tells_the_nearest_mistakes():
     assert report.robust_accuracy == 0.4
     assert [attack.accuracy_so_far for attack in report.attacks] == pytest.approx([0.6, 0.4])
     np.testing.assert_array_equal(report.attacks[1].robust, [1, 0, 0, 1, 0])
-    assert report.curve["attack"] == "FixedNearest"
+    assert report.curve["attack"] == "FixedNearest (any radius)"
     at_epsilon = report.curve["epsilons"].index(report.threat_model["epsilon"])
     assert report.curve["robust_accuracy"][at_epsilon] == report.robust_accuracy
     np.testing.assert_allclose(report.curve["epsilons"], [0.0, 0.25, 0.26, 0.3, 0.5], rtol=1e-5)

@@ -112,8 +112,9 @@ def test_as_many_examples_as_asked_for():
     network = kr.evaluation.BlackBox(predict, 2)
     report = kr.sanity_check(network, (X, Y), BALL, num_examples=5, batch_size=2)
     assert max(seen) == 2 and seen[:3] == [2, 2, 1]
-    assert report["gradients"].verdict == "failed"
-    assert (5 * report["black box"].value) % 1.0 == pytest.approx(0.0)
+    # There is nothing to compare a black box with.
+    verdicts = [report[name].verdict for name in ("gradients", "random noise", "black box")]
+    assert verdicts == ["skipped"] * 3
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ class Asked(kr.attacks.Attack):
     def perturb(self, classifier, x, y, threat_model, seed):
         self.request = (x, y, threat_model, seed)
         shape = keras.ops.shape(x)[:1]
-        return kr.attacks.Found(x + 1.0, tf.ones(shape), tf.fill(shape, True), tf.fill(shape, True))
+        yes, one = tf.fill(shape, True), tf.ones(shape)
+        return kr.attacks.Found(x + 1.0, one, yes, yes, tf.cast(one, "int32"))
 
 
 def _mixed(count):

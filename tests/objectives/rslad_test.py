@@ -10,10 +10,10 @@ from tests.support import teachers
 
 
 class Asked(kr.attacks.PGD):
-    """Returns itself, what it was asked, and two zeros, in the place of what it found."""
+    """Returns itself, what it was asked, and three zeros, in the place of what it found."""
 
     def perturb(self, *request):
-        return self, request, 0, 0
+        return self, request, 0, 0, 0
 
 
 def _loss(penalty=0.0, **arguments):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from tests.support import hashing
+from tests.support import numpy_reference
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
@@ -33,6 +34,11 @@ def attack(score, x, seed, norm, epsilon, *, bounds, num_queries, p_init, rescal
         step = window * 10000 // num_queries if rescale_schedule else window
         share = p_init / 2 ** sum(step > after for after in HALVINGS)
         candidate = propose(x_adv - x, key, window + 1, share, epsilon, order)
+        if norm == "L1":
+            point, clean = (image.reshape(1, -1) for image in (x + candidate, x))
+            inside = epsilon * (1.0 - 1e-6)
+            point = numpy_reference.project(point, clean, "L1", inside, (low, high))
+            candidate = point.reshape(x.shape) - x
         candidate = np.clip(x + candidate, low, high)
         new = score(candidate)
         if new > loss:
@@ -118,6 +124,8 @@ def _pyramid(delta, key, query, share, epsilon, order):
         direction = hashing.sign(bit) * pyramid + (0.999 * own[window] / norm if norm > 0 else 0.0)
         direction /= power(direction) ** (1 / order)
         direction *= max(left_over + power(both), 0.0) ** (1 / order)
+        # As in the authors' code; the projection takes it back.
+        direction *= channels if order == 1 else 1
         new[..., channel][donor] = 0.0
         new[..., channel][window] = direction
     return new

@@ -61,6 +61,20 @@ def test_without_a_gradient_nothing_moves(norm):
     np.testing.assert_array_equal(step, np.zeros_like(X))
 
 
+@pytest.mark.parametrize("box", BOX)
+@pytest.mark.parametrize(
+    ("norm", "scale"),
+    [(norm, scale) for norm in ("L1", "L2", "Linf") for scale in (1e-20, 1e-8, 1e8, 1e20)]
+    + [(norm, scale) for norm in ("L2", "Linf") for scale in (1e-30, 1e30)],
+)
+def test_the_size_of_the_gradient_does_not_matter(norm, box, scale):
+    ball = getattr(kr.threat_models, norm)(0.5, BOX[box])
+    scale = np.float32(scale)
+    step = np.asarray(ball.cross(X, scale * GRADIENT, scale * CHANGE))
+    expected = np.asarray(ball.cross(X, GRADIENT, CHANGE))
+    np.testing.assert_allclose(step, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_threat_models_without_one_norm_are_refused():
     parts = kr.threat_models.get({"a": "linf", "b": kr.L2(0.1)})
     with pytest.raises(ValueError, match="need one norm: L1, L2 or Linf. Received: PerInput"):

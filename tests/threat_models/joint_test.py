@@ -133,8 +133,9 @@ def test_evaluation_is_that_of_a_model_with_one_input():
     y = np.argmax(x @ linear_fit.initial_weights(), axis=-1)
     attack = kr.attacks.PGD(num_steps=3, random_start=False)
     ball = Joint(kr.L2(0.2), ["a", "b"])
-    parted = kr.evaluate(several_inputs.parted_model(), (several_inputs.parted(x), y), ball, attack)
-    single = kr.evaluate(linear_fit.make_model(), (x, y), kr.L2(0.2), attack)
+    data = (several_inputs.parted(x), y)
+    parted = kr.evaluate(several_inputs.parted_model(), data, ball, attack)
+    single = kr.evaluate(linear_fit.make_model(), (x, y), kr.L2(0.2), attack, minimum_norm=None)
     assert parted.robust_accuracy == single.robust_accuracy < single.clean_accuracy
     np.testing.assert_allclose(parted.adv_logits, single.adv_logits, rtol=0, atol=1e-5)
 

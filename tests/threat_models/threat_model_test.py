@@ -407,7 +407,13 @@ def test_get_takes_names_configs_classes_and_objects(cls):
     assert get(keras.saving.serialize_keras_object(threat_model)).epsilon == 0.1
 
 
-@pytest.mark.parametrize("identifier", ["l3", None, 3, {"epsilon": 0.1}, kr.attacks.PGD])
+@pytest.mark.parametrize("identifier", [3, 0.1, "8/255"])
+def test_a_radius_alone_is_no_threat_model(identifier):
+    with pytest.raises(ValueError, match="say of which norm, such as kr.Linf.*Received: "):
+        kr.threat_models.get(identifier)
+
+
+@pytest.mark.parametrize("identifier", ["l3", None, {"epsilon": 0.1}, kr.attacks.PGD])
 def test_get_lists_the_known_names(identifier):
     message = "Unknown threat model. Expected one of .*'l1', 'l2', 'linf', .* object of ThreatModel"
     with pytest.raises(ValueError, match=message):
