@@ -65,7 +65,7 @@ def test_the_whole_standard_evaluation_of_a_linear_model():
     np.testing.assert_allclose(report.distances, distance, atol=4e-3)
     np.testing.assert_array_equal(report.distances <= 0.15, distance <= 0.15)
     assert report.median_distance == pytest.approx(np.median(distance), abs=4e-3)
-    assert report.curve["attack"] == "TargetedFAB-100"
+    assert report.curve["attack"] == "TargetedFAB-100 (any radius)"
     assert {check.verdict for check in report.checks} == {"passed"}
     assert report.queries == sum(attack.queries for attack in report.attacks) > 3 * 5000
 
