@@ -83,16 +83,19 @@ class Members(AutoAttack):
         ]
 
 
+SUITE = Members()
+
+
 def test_members_get_what_those_before_left():
     model = numpy_reference.keras_model()
     x, y = numpy_reference.examples(12)
     y[:2] = (y[:2] + 1) % 3
     ball = kr.Linf(0.25)
-    found = Members().run(model, x, y, ball, seed=4)
+    found = SUITE.run(model, x, y, ball, seed=4)
     left = np.arange(2, 12)
     expected, queries = np.zeros(12, "bool"), np.ones(12, "int32")
     expected[:2] = True
-    for index, member in enumerate(Members().members(ball, 3)):
+    for index, member in enumerate(SUITE.members(ball, 3)):
         rows = left[~expected[left]]
         one = member.run(model, x, y, ball, rows=rows, seed=4 + 104729 * index)
         expected[rows] = one.success
@@ -103,7 +106,7 @@ def test_members_get_what_those_before_left():
     np.testing.assert_array_equal(found.queries, queries)
     np.testing.assert_array_equal(found.x_adv[:2], x[:2])
     # Some are broken by the first and some by a later member, and some are left.
-    first = Members().members(ball, 3)[0].run(model, x, y, ball, rows=left, seed=4).success
+    first = SUITE.members(ball, 3)[0].run(model, x, y, ball, rows=left, seed=4).success
     assert 0 < first.sum() < expected[2:].sum() < 10
     np.testing.assert_array_equal(found.x_adv[~expected], x[~expected])
     predicted = np.argmax(numpy_reference.logits(found.x_adv.astype("float64")), axis=-1)
@@ -114,18 +117,18 @@ def test_batches_rows_and_missing_labels_change_nothing():
     model = numpy_reference.keras_model()
     x, y = numpy_reference.examples(7)
     ball = kr.L2(0.2)
-    found = Members().run(model, x, y, ball)
+    found = SUITE.run(model, x, y, ball)
     for other in (
-        Members().run(model, x, y, ball, batch_size=3),
-        Members().run(model, x, None, ball),
-        Members().run(model, x, np.eye(3)[y], ball),
+        SUITE.run(model, x, y, ball, batch_size=3),
+        SUITE.run(model, x, None, ball),
+        SUITE.run(model, x, np.eye(3)[y], ball),
     ):
         np.testing.assert_array_equal(other.success, found.success)
         np.testing.assert_allclose(other.x_adv, found.x_adv, atol=1e-5)
     rows = np.array([5, 1, 4])
-    some = Members().run(model, x, y, ball, rows=rows)
+    some = SUITE.run(model, x, y, ball, rows=rows)
     np.testing.assert_allclose(some.x_adv, found.x_adv[rows], atol=1e-5)
-    np.testing.assert_allclose(Members()(model, x, y, ball), found.x_adv, atol=1e-5)
+    np.testing.assert_allclose(SUITE(model, x, y, ball), found.x_adv, atol=1e-5)
 
 
 def test_binary_models_with_a_single_logit():
@@ -134,7 +137,7 @@ def test_binary_models_with_a_single_logit():
     model.set_weights([np.array([[1.0], [2.0], [-1.0]], "float32"), np.array([-0.5], "float32")])
     x = np.random.default_rng(0).uniform(size=(10, 3)).astype("float32")
     z = x @ np.array([1.0, 2.0, -1.0]) - 0.5
-    found = Members().run(model, x, (z > 0).astype("int32"), kr.Linf(0.15, bounds=None))
+    found = SUITE.run(model, x, (z > 0).astype("int32"), kr.Linf(0.15, bounds=None))
     # The largest change of z in the ball is 0.15 times the sum of the absolute weights.
     np.testing.assert_array_equal(found.success, np.abs(z) < 0.6)
 

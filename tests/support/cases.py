@@ -70,8 +70,14 @@ RANDOM_ATTACKS = (
     "VirtualAdversarial",
 )
 
-# The norms of attacks that are not for L1, L2 and Linf.
+# The norms of attacks that are not for L1, L2 and Linf, or that do the same in all of them.
 ONLY = {
+    "APGD-shrinking": ("L1",),
+    "CarliniWagner": ("L2", "Linf"),
+    "EAD": ("L2", "L1"),
+    "LBFGS": ("L2", "Linf"),
+    "MomentumPGD-random": ("L2", "Linf"),
+    "PGD-margin": ("L2", "Linf"),
     "Boundary": ("L2",),
     "HopSkipJump": ("L2", "Linf"),
     "JSMA": ("L0",),
