@@ -4,6 +4,8 @@ import json
 import pathlib
 import re
 
+import pytest
+
 import keras_robust as kr
 
 README = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -75,3 +77,13 @@ def test_the_table_of_controls_is_that_of_the_recorded_runs():
         expected.append((f"{row['epsilon']:g} | {figures}", failed))
     found = [(figures, set(checks.split(", ")) - {"—"}) for figures, checks in shown]
     assert sorted(found, key=str) == sorted(expected, key=str)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_table_of_autoattack_is_that_of_the_recorded_reports(norm):
+    folder = pathlib.Path(__file__).parents[2] / "benchmarks" / "results"
+    report = kr.RobustnessReport.load(folder / f"fashion_mnist_autoattack_{norm}.json")
+    assert report.num_examples == 1000 and report.suite == "AutoAttack standard"
+    numbers = f"{100 * report.clean_accuracy:.1f} | **{100 * report.robust_accuracy:.1f}** |"
+    assert numbers in README
+    assert f"| {report.seconds / 60:.1f} |" in README
