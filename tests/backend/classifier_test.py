@@ -383,27 +383,6 @@ def test_what_the_loss_ignores(loss, expected):
     assert backend.Classifier(_model(loss=loss)).ignores(-1) is expected
 
 
-@pytest.mark.parametrize("feeds_tensor", [False, True])
-@pytest.mark.parametrize("build", [lambda x: x, lambda x: {"image": x}, lambda x: [x]])
-def test_expose_input_takes_the_one_tensor_alone_or_in_a_structure(build, feeds_tensor):
-    feed = (lambda x: x) if feeds_tensor else build
-    tensor = keras.Input((2,), name="image")
-    model = keras.Model(build(tensor), keras.layers.Dense(2)(tensor))
-    x = np.array([[1, 2], [3, 4]])
-    exposed, classifier = backend.expose_input(model, feed(x))
-    assert exposed.dtype == "float32"
-    np.testing.assert_array_equal(exposed, x)
-    kernel, bias = model.get_weights()
-    np.testing.assert_allclose(classifier(exposed), x @ kernel + bias, rtol=1e-6)
-    keras.tree.assert_same_structure(classifier.pack(exposed), build(x))
-
-
-def test_predict_logits_of_a_model_with_several_inputs():
-    x = {"a": np.arange(10.0).reshape(5, 2), "b": np.arange(5.0)}
-    found = backend.predict_logits(lambda x: x["a"] * x["b"][:, None], x, batch_size=2)
-    np.testing.assert_array_equal(found, x["a"] * x["b"][:, None])
-
-
 def test_logits_have_as_many_rows_as_the_inputs_also_where_the_model_does_not_say():
     model = black_box.BlackBox(lambda x: x[:, :2])
     for size in (1, 3, None):

@@ -3,93 +3,28 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import keras_robust as kr
 from keras_robust import backend
 from tests.support import devices
 from tests.support import streams
+from tests.support import trainers
 
 X, X_ADV, Y = streams.X, streams.X_ADV, streams.Y
-RATE = 0.5
-
-
-def _linear(optimizer=None, loss=None, before=(), after=(), **dense):
-    """A linear model, and its head in float64."""
-    head = keras.layers.Dense(3, **dense)
-    model = keras.Sequential([keras.Input((6,)), *before, head, *after])
-    model.compile(
-        optimizer or keras.optimizers.SGD(RATE),
-        loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-    )
-    return model, [weight.numpy().astype("float64") for weight in head.trainable_weights]
-
-
-def _trainer(model, **arguments):
-    checks = {} if "checks" not in arguments else {"checks_outputs": arguments.pop("checks")}
-    return backend.Trainer(backend.Classifier(model), streams.batch(**arguments), **checks)
-
-
-def _found(x_adv=X_ADV):
-    return kr.attacks.unsearched(tf.constant(x_adv))
-
-
-def _mixed(clean, adversarial):
-    return 0.3 * clean.loss + 0.7 * adversarial.loss
-
-
-def _adversarial(clean, adversarial):
-    return adversarial.loss
-
-
-def _softmax_regression(weights, shares, sample_weight=None):
-    """Loss, gradients and the gradient of each row of X_ADV; `shares` of both cross-entropies."""
-    kernel, bias = weights
-    sample_weight = np.ones(len(X)) if sample_weight is None else sample_weight
-    loss, of_kernel, of_bias = 0.0, 0.0, 0.0
-    for share, x in zip(shares, (X.astype("float64"), X_ADV.astype("float64")), strict=True):
-        z = x @ kernel + bias
-        wrong = (np.exp(streams.log_softmax(z)) - np.eye(3)[Y]) * sample_weight[:, None] / len(x)
-        loss += share * np.mean(streams.cross_entropy(z) * sample_weight)
-        of_kernel, of_bias = of_kernel + share * x.T @ wrong, of_bias + share * wrong.sum(axis=0)
-    return loss, of_kernel, of_bias, shares[1] * wrong @ kernel.T
-
-
-def _assert_result(result, expected, **tolerance):
-    tolerance = tolerance or {"rtol": 1e-5, "atol": 1e-6}
-    assert float(result.loss) == pytest.approx(expected[0], rel=1e-5)
-    for found, wanted in zip(result.gradients, expected[1:3], strict=True):
-        np.testing.assert_allclose(found, wanted, **tolerance)
-    np.testing.assert_allclose(result.input_gradient, expected[3], **tolerance)
-
-
-def _noisy():
-    """A model with all the state that a pass in training mode changes."""
-    norm = keras.layers.BatchNormalization(momentum=0.9)
-    model, _ = _linear(before=[keras.layers.Dense(5), norm, keras.layers.Dropout(0.5)])
-    return model, norm
-
-
-def _state(model):
-    """The values of all weights, statistics and seeds."""
-    return [np.array(variable) for variable in model.variables]
-
-
-def _assert_same(one, other):
-    for first, second in zip(one, other, strict=True):
-        np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
-@pytest.mark.parametrize("loss,shares", [(_mixed, (0.3, 0.7)), (_adversarial, (0.0, 1.0))])
+@pytest.mark.parametrize(
+    "loss,shares", [(trainers.mixed, (0.3, 0.7)), (trainers.adversarial, (0.0, 1.0))]
+)
 def test_loss_and_gradients_of_softmax_regression(loss, shares, sample_weight):
-    model, weights = _linear()
-    result = _trainer(model, sample_weight=sample_weight).backward(loss, _found())
-    _assert_result(result, _softmax_regression(weights, shares, sample_weight))
+    model, weights = trainers.linear()
+    result = trainers.trainer(model, sample_weight=sample_weight).backward(loss, trainers.found())
+    trainers.assert_result(result, trainers.softmax_regression(weights, shares, sample_weight))
 
 
 def test_a_result_has_the_streams_of_its_pass():
-    model, _ = _linear()
-    trainer, found = _trainer(model), _found()
-    results = [trainer.backward(_adversarial, found) for _ in range(2)]
+    model, _ = trainers.linear()
+    trainer, found = trainers.trainer(model), trainers.found()
+    results = [trainer.backward(trainers.adversarial, found) for _ in range(2)]
     for result in results:
         np.testing.assert_array_equal(result.clean.x, X)
         np.testing.assert_array_equal(result.adversarial.x, X_ADV)
@@ -103,51 +38,55 @@ def test_a_result_has_the_streams_of_its_pass():
 
 
 def test_a_pass_after_a_change_of_the_weights_sees_it():
-    model, weights = _linear()
-    trainer = _trainer(model)
-    before = trainer.backward(_mixed, _found())
+    model, weights = trainers.linear()
+    trainer = trainers.trainer(model)
+    before = trainer.backward(trainers.mixed, trainers.found())
     model.set_weights([2.0 * weight for weight in model.get_weights()])
-    after = trainer.backward(_mixed, _found())
-    _assert_result(before, _softmax_regression(weights, (0.3, 0.7)))
-    _assert_result(after, _softmax_regression([2.0 * weight for weight in weights], (0.3, 0.7)))
+    after = trainer.backward(trainers.mixed, trainers.found())
+    trainers.assert_result(before, trainers.softmax_regression(weights, (0.3, 0.7)))
+    trainers.assert_result(
+        after, trainers.softmax_regression([2.0 * weight for weight in weights], (0.3, 0.7))
+    )
 
 
 @pytest.mark.parametrize("keeps_state", [False, True])
 def test_weights_in_place_of_those_of_the_model(keeps_state):
-    model, (_, bias) = _linear()
+    model, (_, bias) = trainers.linear()
     others = [np.cos(np.arange(18.0).reshape(6, 3)), bias + [0.5, 0.0, -1.0]]
     before = model.get_weights()
-    result = _trainer(model).backward(
-        _mixed,
-        _found(),
+    result = trainers.trainer(model).backward(
+        trainers.mixed,
+        trainers.found(),
         weights=[tf.constant(other, tf.float32) for other in others],
         keeps_state=keeps_state,
     )
-    _assert_result(result, _softmax_regression(others, (0.3, 0.7)))
+    trainers.assert_result(result, trainers.softmax_regression(others, (0.3, 0.7)))
     np.testing.assert_allclose(result.clean.logits, X @ others[0] + others[1], rtol=1e-5)
-    _assert_same(model.get_weights(), before)
+    trainers.assert_same(model.get_weights(), before)
 
 
 def test_some_weights_may_stay_those_of_the_model():
-    model, (kernel, bias) = _linear()
+    model, (kernel, bias) = trainers.linear()
     other = tf.constant(kernel + 1.0, tf.float32)
-    result = _trainer(model).backward(
-        _adversarial, _found(), weights=[other, model.trainable_weights[1]]
+    result = trainers.trainer(model).backward(
+        trainers.adversarial, trainers.found(), weights=[other, model.trainable_weights[1]]
     )
-    _assert_result(result, _softmax_regression([kernel + 1.0, bias], (0.0, 1.0)))
+    trainers.assert_result(result, trainers.softmax_regression([kernel + 1.0, bias], (0.0, 1.0)))
 
 
 def test_regularisers_are_those_of_the_weights_in_use():
-    model, (kernel, bias) = _linear(
+    model, (kernel, bias) = trainers.linear(
         kernel_regularizer=keras.regularizers.L2(0.1),
         activity_regularizer=keras.regularizers.L2(0.2),
         before=[keras.layers.Activation("linear", activity_regularizer="l1")],
     )
     other = 2.0 * kernel
-    result = _trainer(model).backward(
-        _mixed, _found(), weights=[tf.constant(other, tf.float32), tf.constant(bias, tf.float32)]
+    result = trainers.trainer(model).backward(
+        trainers.mixed,
+        trainers.found(),
+        weights=[tf.constant(other, tf.float32), tf.constant(bias, tf.float32)],
     )
-    expected = _softmax_regression([other, bias], (0.3, 0.7))
+    expected = trainers.softmax_regression([other, bias], (0.3, 0.7))
     activities = []
     for x in (X, X_ADV):
         # Whether Keras divides an activity regulariser by the batch size depends on its version.
@@ -161,34 +100,34 @@ def test_regularisers_are_those_of_the_weights_in_use():
 
 
 def test_without_keeping_state_statistics_and_seeds_stay():
-    model, _ = _noisy()
-    before = _state(model)
-    trial = _trainer(model).backward(_mixed, _found(), keeps_state=False)
-    _assert_same(_state(model), before)
+    model, _ = trainers.noisy()
+    before = trainers.state(model)
+    trial = trainers.trainer(model).backward(trainers.mixed, trainers.found(), keeps_state=False)
+    trainers.assert_same(trainers.state(model), before)
     # The same seeds drop the same units once more.
-    real = _trainer(model).backward(_mixed, _found())
+    real = trainers.trainer(model).backward(trainers.mixed, trainers.found())
     np.testing.assert_array_equal(trial.loss, real.loss)
-    _assert_same(trial.gradients, real.gradients)
+    trainers.assert_same(trial.gradients, real.gradients)
     np.testing.assert_array_equal(trial.input_gradient, real.input_gradient)
 
 
 def test_a_pass_at_other_weights_keeps_state_as_a_pass_of_the_model_would():
-    model, norm = _noisy()
+    model, norm = trainers.noisy()
     plain = keras.models.clone_model(model)
     plain.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    start = _state(model)
+    start = trainers.state(model)
     others = [weight.numpy() + 0.25 for weight in model.trainable_weights]
     for variable, value in zip(plain.variables, start, strict=True):
         variable.assign(value)
     for variable, value in zip(plain.trainable_weights, others, strict=True):
         variable.assign(value)
-    expected = _trainer(plain).backward(_adversarial, _found())
-    result = _trainer(model).backward(
-        _adversarial, _found(), weights=[tf.constant(other) for other in others]
+    expected = trainers.trainer(plain).backward(trainers.adversarial, trainers.found())
+    result = trainers.trainer(model).backward(
+        trainers.adversarial, trainers.found(), weights=[tf.constant(other) for other in others]
     )
     np.testing.assert_allclose(result.loss, expected.loss, rtol=1e-6)
     trained = {id(weight) for weight in model.trainable_weights}
-    for variable, old, wanted in zip(model.variables, start, _state(plain), strict=True):
+    for variable, old, wanted in zip(model.variables, start, trainers.state(plain), strict=True):
         if id(variable) in trained:
             np.testing.assert_array_equal(variable, old)
         else:
@@ -199,17 +138,19 @@ def test_a_pass_at_other_weights_keeps_state_as_a_pass_of_the_model_would():
 
 
 def test_a_pass_at_other_weights_may_leave_the_state():
-    model, _ = _noisy()
-    before = _state(model)
+    model, _ = trainers.noisy()
+    before = trainers.state(model)
     others = [tf.convert_to_tensor(weight) + 0.25 for weight in model.trainable_weights]
-    _trainer(model).backward(_mixed, _found(), weights=others, keeps_state=False)
-    _assert_same(_state(model), before)
+    trainers.trainer(model).backward(
+        trainers.mixed, trainers.found(), weights=others, keeps_state=False
+    )
+    trainers.assert_same(trainers.state(model), before)
 
 
 def test_frozen_weights_have_no_gradient_and_are_not_replaced():
-    model, _ = _linear(before=[keras.layers.Dense(6, trainable=False)])
-    result = _trainer(model).backward(
-        _adversarial, _found(), weights=[tf.zeros((6, 3)), tf.zeros(3)]
+    model, _ = trainers.linear(before=[keras.layers.Dense(6, trainable=False)])
+    result = trainers.trainer(model).backward(
+        trainers.adversarial, trainers.found(), weights=[tf.zeros((6, 3)), tf.zeros(3)]
     )
     assert [gradient.shape for gradient in result.gradients] == [(6, 3), (3,)]
     assert float(result.loss) == pytest.approx(np.log(3.0), rel=1e-6)
@@ -220,14 +161,14 @@ def test_nothing_is_left_after_an_exception_in_a_pass_at_other_weights():
         adversarial.loss  # noqa: B018
         raise RuntimeError("no")
 
-    model, _ = _noisy()
-    before = _state(model)
+    model, _ = trainers.noisy()
+    before = trainers.state(model)
     others = [tf.convert_to_tensor(weight) + 0.25 for weight in model.trainable_weights]
     with pytest.raises(RuntimeError, match="no"):
-        _trainer(model).backward(broken, _found(), weights=others)
-    _assert_same(_state(model), before)
-    _trainer(model).backward(_adversarial, _found())
-    assert np.any(_state(model)[4] != before[4])
+        trainers.trainer(model).backward(broken, trainers.found(), weights=others)
+    trainers.assert_same(trainers.state(model), before)
+    trainers.trainer(model).backward(trainers.adversarial, trainers.found())
+    assert np.any(trainers.state(model)[4] != before[4])
 
 
 def test_input_gradients_at_other_weights_can_be_differentiated_again():
@@ -239,15 +180,17 @@ def test_input_gradients_at_other_weights_can_be_differentiated_again():
         _, gradient = backend.value_and_input_gradient(loss, clean.x)
         return keras.ops.sum(keras.ops.square(gradient))
 
-    model, (kernel, bias) = _linear()
+    model, (kernel, bias) = trainers.linear()
     other = 0.5 * kernel + 0.1
 
     def expected(kernel):
         gradient = 3.0 * (X.astype("float64") @ kernel + bias) ** 2 @ kernel.T
         return np.sum(gradient**2)
 
-    result = _trainer(model).backward(
-        penalty, _found(), weights=[tf.constant(other, tf.float32), tf.constant(bias, tf.float32)]
+    result = trainers.trainer(model).backward(
+        penalty,
+        trainers.found(),
+        weights=[tf.constant(other, tf.float32), tf.constant(bias, tf.float32)],
     )
     assert float(result.loss) == pytest.approx(expected(other), rel=1e-5)
     found = np.sum(result.gradients[0] * other)
@@ -255,9 +198,9 @@ def test_input_gradients_at_other_weights_can_be_differentiated_again():
 
 
 def test_unused_weights_have_the_gradient_none():
-    model, _ = _linear()
-    result = _trainer(model).backward(
-        lambda clean, adversarial: keras.ops.sum(clean.x) * 1.0, _found()
+    model, _ = trainers.linear()
+    result = trainers.trainer(model).backward(
+        lambda clean, adversarial: keras.ops.sum(clean.x) * 1.0, trainers.found()
     )
     assert result.gradients == [None, None]
     assert result.input_gradient is None
@@ -265,32 +208,36 @@ def test_unused_weights_have_the_gradient_none():
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_apply_takes_the_step_of_the_optimizer(compiled):
-    model, weights = _linear()
-    _, of_kernel, of_bias, _ = _softmax_regression(weights, (0.3, 0.7))
+    model, weights = trainers.linear()
+    _, of_kernel, of_bias, _ = trainers.softmax_regression(weights, (0.3, 0.7))
 
     def run():
-        trainer = _trainer(model)
-        result = trainer.backward(_mixed, _found())
+        trainer = trainers.trainer(model)
+        result = trainer.backward(trainers.mixed, trainers.found())
         assert trainer.outputs is trainer.misread is None
         assert trainer.apply(result) is result
         return trainer.outputs, trainer.misread
 
     model.optimizer.build(model.trainable_variables)
     outputs, misread = tf.function(run)() if compiled else run()
-    np.testing.assert_allclose(model.layers[-1].kernel, weights[0] - RATE * of_kernel, atol=1e-6)
-    np.testing.assert_allclose(model.layers[-1].bias, weights[1] - RATE * of_bias, atol=1e-6)
+    np.testing.assert_allclose(
+        model.layers[-1].kernel, weights[0] - trainers.RATE * of_kernel, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        model.layers[-1].bias, weights[1] - trainers.RATE * of_bias, atol=1e-6
+    )
     np.testing.assert_allclose(outputs, X @ weights[0] + weights[1], atol=1e-5)
     assert not bool(misread)
     assert int(model.optimizer.iterations) == 1
 
 
 def test_two_steps_on_one_batch():
-    model, weights = _linear()
-    trainer, first = _trainer(model), weights
+    model, weights = trainers.linear()
+    trainer, first = trainers.trainer(model), weights
     for _ in range(2):
-        _, of_kernel, of_bias, _ = _softmax_regression(weights, (0.0, 1.0))
-        weights = [weights[0] - RATE * of_kernel, weights[1] - RATE * of_bias]
-        trainer.apply(trainer.backward(_adversarial, _found()))
+        _, of_kernel, of_bias, _ = trainers.softmax_regression(weights, (0.0, 1.0))
+        weights = [weights[0] - trainers.RATE * of_kernel, weights[1] - trainers.RATE * of_bias]
+        trainer.apply(trainer.backward(trainers.adversarial, trainers.found()))
     for found, wanted in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
     assert int(model.optimizer.iterations) == 2
@@ -299,14 +246,14 @@ def test_two_steps_on_one_batch():
 
 
 def test_outputs_are_those_of_the_training_pass_or_else_of_inference():
-    model, _ = _noisy()
+    model, _ = trainers.noisy()
     model.optimizer.learning_rate = 0.0
-    trainer = _trainer(model)
-    result = trainer.apply(trainer.backward(_mixed, _found()))
+    trainer = trainers.trainer(model)
+    result = trainer.apply(trainer.backward(trainers.mixed, trainers.found()))
     assert trainer.outputs is result.clean.outputs
-    trainer = _trainer(model)
+    trainer = trainers.trainer(model)
     before = model.predict(X, verbose=0)
-    with_statistics = trainer.backward(_adversarial, _found(), keeps_state=False)
+    with_statistics = trainer.backward(trainers.adversarial, trainers.found(), keeps_state=False)
     trainer.apply(with_statistics)
     np.testing.assert_allclose(trainer.outputs, before, rtol=1e-5, atol=1e-6)
     assert not with_statistics.clean.was_used
@@ -320,53 +267,57 @@ class Normalise(keras.layers.Layer):
         return exponentials / keras.ops.sum(exponentials, axis=-1, keepdims=True)
 
 
-@pytest.mark.parametrize("loss", [_mixed, _adversarial])
+@pytest.mark.parametrize("loss", [trainers.mixed, trainers.adversarial])
 def test_misread_outputs_stop_before_the_first_update(loss):
-    model, _ = _linear(after=[Normalise()])
+    model, _ = trainers.linear(after=[Normalise()])
     before = model.get_weights()
     model.optimizer.build(model.trainable_variables)
 
     def run():
-        trainer = _trainer(model)
-        trainer.apply(trainer.backward(loss, _found()))
+        trainer = trainers.trainer(model)
+        trainer.apply(trainer.backward(loss, trainers.found()))
 
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         tf.function(run)()
     message = backend.required_message(caught.value)
     assert message.startswith("The loss takes logits, but the outputs of the model are probabil")
-    _assert_same(model.get_weights(), before)
+    trainers.assert_same(model.get_weights(), before)
     assert int(model.optimizer.iterations) == 0
 
 
 def test_misread_outputs_are_told_where_nothing_can_stop():
     for after, expected in ([Normalise()], True), ([], False):
-        model, _ = _linear(after=after)
-        trainer = _trainer(model, checks=False)
-        trainer.apply(trainer.backward(_mixed, _found()))
+        model, _ = trainers.linear(after=after)
+        trainer = trainers.trainer(model, checks=False)
+        trainer.apply(trainer.backward(trainers.mixed, trainers.found()))
         assert bool(trainer.misread) is expected
         assert int(model.optimizer.iterations) == 1
 
 
 def test_nothing_can_be_misread_in_a_regression():
-    model, _ = _linear(loss="mse")
-    trainer = _trainer(model, y=np.ones((4, 3), "float32"))
-    trainer.apply(trainer.backward(_adversarial, _found()))
+    model, _ = trainers.linear(loss="mse")
+    trainer = trainers.trainer(model, y=np.ones((4, 3), "float32"))
+    trainer.apply(trainer.backward(trainers.adversarial, trainers.found()))
     assert trainer.misread is None
     assert trainer.outputs.shape == (4, 3)
 
 
 def test_gradients_are_scaled_and_the_loss_and_the_step_are_not():
-    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(RATE), initial_scale=64.0)
-    model, weights = _linear(optimizer)
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(trainers.RATE), initial_scale=64.0
+    )
+    model, weights = trainers.linear(optimizer)
     optimizer.build(model.trainable_variables)
-    loss, of_kernel, of_bias, of_input = _softmax_regression(weights, (0.3, 0.7))
-    trainer = _trainer(model)
+    loss, of_kernel, of_bias, of_input = trainers.softmax_regression(weights, (0.3, 0.7))
+    trainer = trainers.trainer(model)
     for arguments in ({}, {"weights": list(model.trainable_weights)}):
-        result = trainer.backward(_mixed, _found(), **arguments)
+        result = trainer.backward(trainers.mixed, trainers.found(), **arguments)
         expected = (loss, 64.0 * of_kernel, 64.0 * of_bias, 64.0 * of_input)
-        _assert_result(result, expected, rtol=1e-5, atol=1e-4)
+        trainers.assert_result(result, expected, rtol=1e-5, atol=1e-4)
     trainer.apply(result)
-    np.testing.assert_allclose(model.layers[-1].kernel, weights[0] - RATE * of_kernel, atol=1e-6)
+    np.testing.assert_allclose(
+        model.layers[-1].kernel, weights[0] - trainers.RATE * of_kernel, atol=1e-6
+    )
 
 
 def _two_outputs():
@@ -388,9 +339,9 @@ def _logged(model):
 def test_losses_of_several_outputs_are_logged_at_the_weights_of_the_model():
     model, trainer = _two_outputs()
     others = [tf.convert_to_tensor(weight) + 5.0 for weight in model.trainable_weights]
-    trainer.backward(_adversarial, _found(), weights=others)
+    trainer.backward(trainers.adversarial, trainers.found(), weights=others)
     assert _logged(model)["a_loss"] == _logged(model)["b_loss"] == 0.0
-    trainer.backward(_adversarial, _found(), keeps_state=False)
+    trainer.backward(trainers.adversarial, trainers.found(), keeps_state=False)
     a, b = model(X_ADV)
     assert _logged(model)["a_loss"] == pytest.approx(np.mean((a - 1.0) ** 2), rel=1e-5)
     assert _logged(model)["b_loss"] == pytest.approx(np.mean(b**2), rel=1e-5)
@@ -398,14 +349,14 @@ def test_losses_of_several_outputs_are_logged_at_the_weights_of_the_model():
 
 def test_sums_over_one_replica_are_the_tensors():
     tensors = [tf.ones(2), None]
-    assert _trainer(_linear()[0]).sum_over_replicas(tensors) is tensors
+    assert trainers.trainer(trainers.linear()[0]).sum_over_replicas(tensors) is tensors
 
 
 def test_sums_over_two_replicas():
     strategy = devices.mirrored(2)
     with strategy.scope():
-        model, _ = _linear()
-    trainer = _trainer(model)
+        model, _ = trainers.linear()
+    trainer = trainers.trainer(model)
 
     def run():
         number = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -420,11 +371,11 @@ def test_sums_over_two_replicas():
 
 
 def test_adversarial_examples_may_have_labels_and_weights_of_their_own():
-    model, (kernel, bias) = _linear()
-    trainer = _trainer(model, sample_weight=streams.SAMPLE_WEIGHT)
+    model, (kernel, bias) = trainers.linear()
+    trainer = trainers.trainer(model, sample_weight=streams.SAMPLE_WEIGHT)
     labels, weight = np.array([1, 1, 0, 2]), np.array([3.0, 0.0, 1.0, 0.5], "float32")
     batch = streams.batch(x=0.0 * X, y=labels, sample_weight=weight)
-    result = trainer.backward(_mixed, _found(), batch=batch)
+    result = trainer.backward(trainers.mixed, trainers.found(), batch=batch)
     terms = [
         streams.mean(streams.cross_entropy(x @ kernel + bias, y), w)
         for x, y, w in ((X, Y, streams.SAMPLE_WEIGHT), (X_ADV, labels, weight))

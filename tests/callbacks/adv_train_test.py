@@ -4,18 +4,9 @@ import pytest
 import tensorflow as tf
 
 import keras_robust as kr
-from tests.support import devices
 from tests.support import linear_fit
-from tests.support import models
 
 X, Y = linear_fit.data()
-
-
-_weights = linear_fit.weights
-
-
-def _fit(model, callback, x=X, y=Y, **arguments):
-    return linear_fit.fit(model, callback, x, y, **arguments)
 
 
 class _Batches(keras.utils.PyDataset):
@@ -33,24 +24,27 @@ def _generator():
             yield X[start : start + 8], Y[start : start + 8]
 
 
-def _dataset():
-    return tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
-
-
 @pytest.mark.parametrize(
     "feed",
     [
-        pytest.param(lambda m, c: _fit(m, c, epochs=2), id="arrays"),
+        pytest.param(lambda m, c: linear_fit.fit(m, c, epochs=2), id="arrays"),
         pytest.param(
-            lambda m, c: _fit(m, c, tf.constant(X), tf.constant(Y), epochs=2), id="tensors"
+            lambda m, c: linear_fit.fit(m, c, tf.constant(X), tf.constant(Y), epochs=2),
+            id="tensors",
         ),
-        pytest.param(lambda m, c: _fit(m, c, X, Y[:, None], epochs=2), id="label column"),
-        pytest.param(lambda m, c: _fit(m, c, _dataset(), None, batch_size=None, epochs=2), id="ds"),
+        pytest.param(lambda m, c: linear_fit.fit(m, c, X, Y[:, None], epochs=2), id="label column"),
         pytest.param(
-            lambda m, c: _fit(m, c, _Batches(), None, batch_size=None, epochs=2), id="PyDataset"
+            lambda m, c: linear_fit.fit(
+                m, c, linear_fit.dataset(), None, batch_size=None, epochs=2
+            ),
+            id="ds",
         ),
         pytest.param(
-            lambda m, c: _fit(
+            lambda m, c: linear_fit.fit(m, c, _Batches(), None, batch_size=None, epochs=2),
+            id="PyDataset",
+        ),
+        pytest.param(
+            lambda m, c: linear_fit.fit(
                 m, c, _generator(), None, batch_size=None, epochs=2, steps_per_epoch=3
             ),
             id="generator",
@@ -62,7 +56,7 @@ def test_two_epochs_equal_numpy_however_the_data_come(feed):
     model = linear_fit.make_model()
     history = feed(model, linear_fit.adv_train())
     weights, logs = linear_fit.expected(X, Y, epochs=2)
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+    np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
     for epoch, values in enumerate(logs):
         for name, value in values.items():
             assert history.history[name][epoch] == pytest.approx(value, abs=1e-5), name
@@ -75,9 +69,9 @@ def test_two_epochs_equal_numpy_however_the_data_come(feed):
 )
 def test_two_epochs_equal_numpy_in_every_mode(arguments):
     model = linear_fit.make_model(**arguments)
-    _fit(model, linear_fit.adv_train(), epochs=2)
+    linear_fit.fit(model, linear_fit.adv_train(), epochs=2)
     weights, _ = linear_fit.expected(X, Y, epochs=2)
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+    np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
 def test_one_dict_input_and_output_equal_numpy():
@@ -87,33 +81,33 @@ def test_one_dict_input_and_output_equal_numpy():
     model.layers[-1].set_weights([linear_fit.initial_weights()])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(linear_fit.LEARNING_RATE), {"label": loss})
-    history = _fit(model, linear_fit.adv_train(), {"row": X}, {"label": Y})
+    history = linear_fit.fit(model, linear_fit.adv_train(), {"row": X}, {"label": Y})
     weights, logs = linear_fit.expected(X, Y)
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+    np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
     assert history.history["adv_accuracy"][0] == pytest.approx(logs[0]["adv_accuracy"], abs=1e-5)
 
 
 def test_sample_weights_count_in_the_loss():
     sample_weight = np.linspace(0.0, 2.0, len(X))
     model = linear_fit.make_model()
-    _fit(model, linear_fit.adv_train(), sample_weight=sample_weight)
+    linear_fit.fit(model, linear_fit.adv_train(), sample_weight=sample_weight)
     weights, _ = linear_fit.expected(X, Y, sample_weight)
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+    np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
 def test_class_weights_count_in_the_loss():
     class_weight = {0: 0.5, 1: 2.0, 2: 0.0}
     model = linear_fit.make_model()
-    _fit(model, linear_fit.adv_train(), class_weight=class_weight)
+    linear_fit.fit(model, linear_fit.adv_train(), class_weight=class_weight)
     weights, _ = linear_fit.expected(X, Y, np.array([class_weight[label] for label in Y]))
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+    np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
 def test_one_hot_labels_equal_class_indices():
     model = linear_fit.make_model(loss=keras.losses.CategoricalCrossentropy(from_logits=True))
-    _fit(model, linear_fit.adv_train(), X, np.eye(linear_fit.NUM_CLASSES)[Y])
+    linear_fit.fit(model, linear_fit.adv_train(), X, np.eye(linear_fit.NUM_CLASSES)[Y])
     weights, _ = linear_fit.expected(X, Y)
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+    np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
 def test_a_softmax_at_the_end_equals_logits():
@@ -126,16 +120,16 @@ def test_a_softmax_at_the_end_equals_logits():
     model.layers[-1].set_weights([linear_fit.initial_weights()])
     optimizer = keras.optimizers.SGD(linear_fit.LEARNING_RATE)
     model.compile(optimizer, "sparse_categorical_crossentropy")
-    _fit(model, linear_fit.adv_train())
+    linear_fit.fit(model, linear_fit.adv_train())
     weights, _ = linear_fit.expected(X, Y)
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+    np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
 def test_the_objective_decides_what_is_minimised():
     model = linear_fit.make_model()
-    _fit(model, linear_fit.adv_train(objective=kr.objectives.Mixed(alpha=0.3)))
+    linear_fit.fit(model, linear_fit.adv_train(objective=kr.objectives.Mixed(alpha=0.3)))
     weights, _ = linear_fit.expected(X, Y, alpha=0.3)
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+    np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
 def test_gradient_accumulation_averages_batches():
@@ -143,7 +137,7 @@ def test_gradient_accumulation_averages_batches():
     model = linear_fit.make_model(
         optimizer=keras.optimizers.SGD(linear_fit.LEARNING_RATE, gradient_accumulation_steps=2)
     )
-    _fit(model, linear_fit.adv_train(), x, y)
+    linear_fit.fit(model, linear_fit.adv_train(), x, y)
     start = linear_fit.initial_weights().astype("float64")
     steps = []
     for rows in (slice(0, 8), slice(8, 16)):
@@ -151,7 +145,7 @@ def test_gradient_accumulation_averages_batches():
         error = linear_fit.softmax(x_adv @ start) - np.eye(linear_fit.NUM_CLASSES)[y[rows]]
         steps.append(x_adv.T @ error / 8)
     weights = start - linear_fit.LEARNING_RATE * np.mean(steps, axis=0)
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+    np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
 def test_a_custom_compute_loss_is_used():
@@ -164,9 +158,9 @@ def test_a_custom_compute_loss_is_used():
     head.set_weights([linear_fit.initial_weights()])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(linear_fit.LEARNING_RATE / 2), loss)
-    _fit(model, linear_fit.adv_train())
+    linear_fit.fit(model, linear_fit.adv_train())
     weights, _ = linear_fit.expected(X, Y)
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+    np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Every input gradient")  # TRADES has none at the clean point.
@@ -181,7 +175,7 @@ def test_regularisers_count_once(objective):
     model.compile(keras.optimizers.SGD(0.0), loss)
     attack = "pgd" if objective == "trades" else "fgsm"
     callback = linear_fit.adv_train(0.0, objective=objective, attack=attack)
-    history = _fit(model, callback, sample_weight=np.zeros(len(X)))
+    history = linear_fit.fit(model, callback, sample_weight=np.zeros(len(X)))
     penalty = 0.1 * np.sum(np.square(linear_fit.initial_weights()))
     assert history.history["loss"][0] == pytest.approx(penalty, rel=1e-5)
 
@@ -197,12 +191,12 @@ def test_a_single_sigmoid_equals_numpy():
     )
     model.layers[-1].set_weights([start])
     model.compile(keras.optimizers.SGD(1.0), "binary_crossentropy", metrics=["accuracy"])
-    history = _fit(model, linear_fit.adv_train(), y=y, batch_size=len(X))
+    history = linear_fit.fit(model, linear_fit.adv_train(), X, y, batch_size=len(X))
     x = X.astype("float64")
     x_adv = np.clip(x + linear_fit.EPSILON * (1 - 2 * y[:, None]) * np.sign(start.T), 0.0, 1.0)
     p = 1.0 / (1.0 + np.exp(-x_adv @ start))[:, 0]
     weights = start - (x_adv.T @ (p - y))[:, None] / len(x)
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+    np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
     assert history.history["adv_accuracy"][0] == pytest.approx(np.mean((p > 0.5) == y), abs=1e-6)
 
 
@@ -217,7 +211,7 @@ def test_several_outputs_are_attacked_through_the_compiled_loss():
         return keras.ops.mean(y_pred, axis=-1)
 
     model.compile(keras.optimizers.SGD(1.0), [mean, mean], loss_weights=[1.0, 0.5])
-    _fit(model, linear_fit.adv_train(), y=[Y, Y], batch_size=len(X))
+    linear_fit.fit(model, linear_fit.adv_train(), X, [Y, Y], batch_size=len(X))
     direction = np.sign((first + 0.5 * second)[:, 0])
     x_adv = np.clip(X + linear_fit.EPSILON * direction, 0.0, 1.0)
     step = x_adv.mean(axis=0)[:, None]
@@ -225,54 +219,12 @@ def test_several_outputs_are_attacked_through_the_compiled_loss():
     np.testing.assert_allclose(model.layers[2].get_weights()[0], second - 0.5 * step, atol=1e-5)
 
 
-def test_warmup_grows_epsilon_with_the_optimizer_steps():
-    model = linear_fit.make_model()
-    _fit(model, linear_fit.adv_train(warmup=4), epochs=2)
-    ramp = lambda step: linear_fit.EPSILON * min(1.0, (step + 1) / 4)  # noqa: E731
-    weights, _ = linear_fit.expected(X, Y, epochs=2, epsilon=ramp)
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
-
-
-def test_warmup_as_a_percentage_of_the_planned_steps():
-    model = linear_fit.make_model()
-    _fit(model, linear_fit.adv_train(warmup="50%"), epochs=4)
-    ramp = lambda step: linear_fit.EPSILON * min(1.0, (step + 1) / 6)  # noqa: E731
-    weights, _ = linear_fit.expected(X, Y, epochs=4, epsilon=ramp)
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
-
-
-def test_warmup_is_on_by_default_for_a_fifth_of_the_steps():
-    model = linear_fit.make_model()
-    _fit(model, kr.AdvTrain(kr.Linf(linear_fit.EPSILON), attack="fgsm"), epochs=5)
-    ramp = lambda step: linear_fit.EPSILON * min(1.0, (step + 1) / 3)  # noqa: E731
-    weights, _ = linear_fit.expected(X, Y, epochs=5, epsilon=ramp)
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
-
-
-def test_a_second_fit_goes_on_where_the_warmup_was():
-    model = linear_fit.make_model()
-    for _ in range(2):
-        _fit(model, linear_fit.adv_train(warmup=5))
-    ramp = lambda step: linear_fit.EPSILON * min(1.0, (step + 1) / 5)  # noqa: E731
-    weights, _ = linear_fit.expected(X, Y, epochs=2, epsilon=ramp)
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
-
-
-def test_a_scheduled_epsilon_is_read_at_every_step_without_warmup():
-    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1, 3], [0.02, 0.1, 0.05])
-    model = linear_fit.make_model()
-    _fit(model, kr.AdvTrain(kr.Linf(schedule), attack="fgsm"), epochs=2)
-    values = [0.02, 0.02, 0.1, 0.1, 0.05, 0.05]
-    weights, _ = linear_fit.expected(X, Y, epochs=2, epsilon=values.__getitem__)
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
-
-
 def test_epsilon_may_differ_between_features():
     epsilon = np.array([0.0, 0.05, 0.1, 0.2])
     model = linear_fit.make_model()
-    _fit(model, linear_fit.adv_train(epsilon))
+    linear_fit.fit(model, linear_fit.adv_train(epsilon))
     weights, _ = linear_fit.expected(X, Y, epsilon=lambda step: epsilon)
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
+    np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
 def test_seed_decides_the_random_start():
@@ -280,8 +232,8 @@ def test_seed_decides_the_random_start():
     for seed in (0, 0, 1):
         model = linear_fit.make_model()
         attack = kr.attacks.PGD(num_steps=1, step_size=0.01)
-        _fit(model, linear_fit.adv_train(attack=attack, seed=seed))
-        results.append(_weights(model))
+        linear_fit.fit(model, linear_fit.adv_train(attack=attack, seed=seed))
+        results.append(linear_fit.weights(model))
     np.testing.assert_array_equal(results[0], results[1])
     assert np.abs(results[0] - results[2]).max() > 1e-5
 
@@ -301,7 +253,7 @@ def test_random_starts_differ_from_step_to_step():
     model = linear_fit.make_model(run_eagerly=True)
     x = np.full((16, linear_fit.NUM_FEATURES), 0.5, "float32")
     attack = kr.attacks.PGD(num_steps=1, step_size=1e-6)
-    _fit(model, linear_fit.adv_train(attack=attack, objective=Spy()), x, Y[:16])
+    linear_fit.fit(model, linear_fit.adv_train(attack=attack, objective=Spy()), x, Y[:16])
     assert len(seen) == 2
     assert np.abs(seen[0] - seen[1]).max() > 0.01
     assert np.abs(seen[0][0] - seen[0][1]).max() > 0.01
@@ -317,10 +269,10 @@ def test_mixed_precision_stays_close_to_numpy(policy):
     if policy == "mixed_float16":
         optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=64.0)
     model.compile(optimizer, loss)
-    _fit(model, linear_fit.adv_train())
+    linear_fit.fit(model, linear_fit.adv_train())
     weights, _ = linear_fit.expected(X, Y)
     # Eight bits of mantissa in bfloat16, eleven in float16.
-    np.testing.assert_allclose(_weights(model), weights, atol=0.02)
+    np.testing.assert_allclose(linear_fit.weights(model), weights, atol=0.02)
 
 
 def test_config_round_trip():
@@ -349,14 +301,14 @@ def test_a_model_stuck_at_chance_is_reported():
     model = linear_fit.make_model(optimizer=keras.optimizers.SGD(0.0))
     model.layers[-1].set_weights([np.tile([[2.0, 0.0, 0.0]], (4, 1))])
     with pytest.warns(UserWarning, match="stayed at chance.*accuracy 0.333 with 3 classes"):
-        _fit(model, linear_fit.adv_train(), x, y, batch_size=2, epochs=2)
+        linear_fit.fit(model, linear_fit.adv_train(), x, y, batch_size=2, epochs=2)
 
 
 def test_zero_gradients_are_reported():
     model = linear_fit.make_model()
     model.layers[-1].set_weights([np.zeros((4, 3))])
     with pytest.warns(UserWarning, match="Every input gradient of the first batch is zero"):
-        _fit(model, linear_fit.adv_train())
+        linear_fit.fit(model, linear_fit.adv_train())
 
 
 class Subclassed(keras.Model):
@@ -378,175 +330,11 @@ def test_a_model_that_is_not_built_is_built_from_the_data(make, jit_compile):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     optimizer = keras.optimizers.SGD(linear_fit.LEARNING_RATE)
     model.compile(optimizer, loss, metrics=["accuracy"], jit_compile=jit_compile)
-    history = _fit(model, linear_fit.adv_train(), x, y, epochs=2)
+    history = linear_fit.fit(model, linear_fit.adv_train(), x, y, epochs=2)
     weights, logs = linear_fit.expected(x, y, epochs=2)
     np.testing.assert_allclose(model.layers[-1].get_weights()[0], weights, rtol=1e-4, atol=1e-5)
     found = [history.history["accuracy"][epoch] for epoch in range(2)]
     np.testing.assert_allclose(found, [log["accuracy"] for log in logs], rtol=1e-5)
-
-
-def _assert_same(one, other):
-    for first, second in zip(one, other, strict=True):
-        np.testing.assert_array_equal(first, second)
-
-
-def _state_after(epochs, callbacks):
-    """The state of a model with BatchNorm and Dropout after each epoch, and all logs."""
-    model = models.convolution()
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
-    x, y = models.images(model)
-    states, logs = [], []
-
-    class Keep(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, values=None):
-            states.append([np.array(variable) for variable in self.model.variables])
-            logs.append(dict(values))
-
-    keras.utils.set_random_seed(5)
-    model.fit(x, y, batch_size=4, epochs=epochs, verbose=0, callbacks=[*callbacks, Keep()])
-    return states, logs
-
-
-def test_clean_epochs_are_plain_bit_for_bit():
-    plain_states, plain_logs = _state_after(3, [])
-    states, logs = _state_after(3, [linear_fit.adv_train(clean_epochs=2)])
-    for epoch in range(2):
-        _assert_same(states[epoch], plain_states[epoch])
-        assert logs[epoch] == plain_logs[epoch]
-        assert set(logs[epoch]) == {"accuracy", "loss"}
-    assert np.abs(states[2][0] - plain_states[2][0]).max() > 1e-4
-    assert set(logs[2]) == {"accuracy", "adv_accuracy", "loss"}
-
-
-def test_clean_epochs_may_be_all_there_are():
-    plain_states, plain_logs = _state_after(2, [])
-    states, logs = _state_after(2, [linear_fit.adv_train(clean_epochs=5)])
-    _assert_same(states[1], plain_states[1])
-    assert logs == plain_logs
-
-
-def _after_clean(count, warmup=1):
-    """Epsilon at every step, with a ramp that starts after `count` clean steps."""
-    return lambda step: linear_fit.EPSILON * min(1.0, max(0, step + 1 - count) / warmup)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [{}, {"steps_per_execution": 3}, {"jit_compile": True}, {"run_eagerly": True}],
-    ids=str,
-)
-def test_adversarial_epochs_follow_the_clean_ones(arguments):
-    model = linear_fit.make_model(**arguments)
-    history = _fit(model, linear_fit.adv_train(clean_epochs=2), epochs=4).history
-    weights, logs = linear_fit.expected(X, Y, epochs=4, epsilon=_after_clean(6))
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
-    for name in ("accuracy", "loss"):
-        expected = [log[name] for log in logs]
-        np.testing.assert_allclose(history[name], expected, rtol=1e-5, err_msg=name)
-    expected = [log["adv_accuracy"] for log in logs[2:]]
-    np.testing.assert_allclose(history["adv_accuracy"], expected, rtol=1e-5)
-
-
-def test_the_warmup_starts_after_the_clean_epochs():
-    model = linear_fit.make_model()
-    _fit(model, linear_fit.adv_train(clean_epochs=1, warmup=4), epochs=3)
-    weights, _ = linear_fit.expected(X, Y, epochs=3, epsilon=_after_clean(3, 4))
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
-
-
-def test_a_warmup_in_percent_is_one_of_all_planned_steps():
-    model = linear_fit.make_model()
-    _fit(model, linear_fit.adv_train(clean_epochs=1, warmup="50%"), epochs=4)
-    weights, _ = linear_fit.expected(X, Y, epochs=4, epsilon=_after_clean(3, 6))
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
-
-
-def test_a_schedule_of_epsilon_counts_the_clean_steps_too():
-    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([3], [0.2, 0.05])
-    model = linear_fit.make_model()
-    _fit(model, kr.AdvTrain(kr.Linf(schedule), attack="fgsm", clean_epochs=1), epochs=2)
-    values = [0.0, 0.0, 0.0, 0.2, 0.05, 0.05]
-    weights, _ = linear_fit.expected(X, Y, epochs=2, epsilon=values.__getitem__)
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
-
-
-@pytest.mark.parametrize("again", [False, True])
-def test_a_second_fit_goes_on_with_the_clean_epochs_that_are_left(again):
-    model, callback = linear_fit.make_model(), linear_fit.adv_train(clean_epochs=2)
-    found = []
-    for _ in range(3):
-        history = _fit(model, callback if again else linear_fit.adv_train(clean_epochs=2))
-        found.append("adv_accuracy" in history.history)
-    assert found == [False, False, True]
-    weights, _ = linear_fit.expected(X, Y, epochs=3, epsilon=_after_clean(6))
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
-
-
-def test_clean_epochs_on_several_devices():
-    with devices.mirrored(2).scope():
-        model = linear_fit.make_model()
-    history = _fit(model, linear_fit.adv_train(clean_epochs=1), X[:16], Y[:16], epochs=2)
-    weights, _ = linear_fit.expected(X[:16], Y[:16], epochs=2, epsilon=_after_clean(2))
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
-    assert len(history.history["adv_accuracy"]) == 1
-
-
-@pytest.mark.parametrize("size,clean,attacked", [(32, 1, 8), (24, 1, 6), (24, 2, 3), (16, 2, 2)])
-def test_clean_epochs_under_accumulation(size, clean, attacked):
-    # Two batches make an optimizer step, so that an odd epoch ends in the middle of one.
-    epochs = []
-
-    class Spy(kr.objectives.Adversarial):
-        def perturb(self, attack, classifier, batch):
-            epochs.append(1)
-            return super().perturb(attack, classifier, batch)
-
-    x, y = linear_fit.data(size)
-    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
-    model = linear_fit.make_model(optimizer=optimizer, run_eagerly=True)
-    _fit(model, linear_fit.adv_train(clean_epochs=clean, objective=Spy()), x, y, epochs=3)
-    assert len(epochs) == attacked
-
-
-def test_clean_epochs_need_the_length_of_the_data():
-    unknown = _dataset().filter(lambda x, y: True)
-    model = linear_fit.make_model()
-    callback = linear_fit.adv_train(clean_epochs=1)
-    message = r"length of the data is not known.*Received: warmup=0, clean_epochs=1 and data of unk"
-    with pytest.raises(ValueError, match=message):
-        _fit(model, callback, unknown, None, batch_size=None)
-    _fit(model, callback, unknown.repeat(), None, batch_size=None, steps_per_epoch=3, epochs=2)
-    weights, _ = linear_fit.expected(X, Y, epochs=2, epsilon=_after_clean(3))
-    np.testing.assert_allclose(_weights(model), weights, atol=1e-5)
-
-
-def test_the_model_is_plain_after_an_exception_in_a_clean_epoch():
-    def fail(epoch, logs):
-        raise RuntimeError("no")
-
-    model, plain = linear_fit.make_model(), linear_fit.make_model()
-    _fit(plain, keras.callbacks.Callback(), epochs=2)
-    callback = keras.callbacks.LambdaCallback(on_epoch_end=fail)
-    with pytest.raises(RuntimeError):
-        model.fit(
-            X,
-            Y,
-            batch_size=8,
-            shuffle=False,
-            verbose=0,
-            callbacks=[linear_fit.adv_train(clean_epochs=1), callback],
-        )
-    assert not hasattr(model.train_function, "plain")
-    _fit(model, keras.callbacks.Callback())
-    np.testing.assert_array_equal(_weights(model), _weights(plain))
-
-
-@pytest.mark.parametrize("value", [-1, 1.5, "2", None, True])
-def test_an_unreadable_number_of_clean_epochs_is_refused(value):
-    message = f"Argument `clean_epochs` must be an int >= 0.*Received: clean_epochs={value!r}"
-    with pytest.raises(ValueError, match=message):
-        kr.AdvTrain(clean_epochs=value)
 
 
 class Particular(kr.objectives.Adversarial):

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import keras_robust as kr
 
@@ -16,6 +17,11 @@ def data(count=NUM_EXAMPLES):
     rng = np.random.default_rng(3)
     x = rng.beta(0.6, 0.6, size=(count, NUM_FEATURES)).astype("float32")
     return x, rng.integers(0, NUM_CLASSES, size=count)
+
+
+def dataset():
+    """The same data in batches."""
+    return tf.data.Dataset.from_tensor_slices(data()).batch(BATCH_SIZE)
 
 
 def initial_weights():
@@ -43,8 +49,9 @@ def adv_train(epsilon=EPSILON, **arguments):
     return kr.AdvTrain(kr.Linf(epsilon), **arguments)
 
 
-def fit(model, callback, x, y, **arguments):
-    """Fits with one callback, in the order of the data."""
+def fit(model, callback, x=None, y=None, **arguments):
+    """Fits with one callback, in the order of the data; by default those of `data`."""
+    x, y = data() if x is None else (x, y)
     arguments = {"batch_size": BATCH_SIZE, "shuffle": False, "verbose": 0, **arguments}
     return model.fit(x, y, callbacks=[callback], **arguments)
 
