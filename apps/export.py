@@ -1,16 +1,32 @@
 """Writes a trained classifier as a SavedModel for production servers.
 
     python -m apps.export --model=runs/latest/model.keras --output_dir=models/digits/1
+    python -m apps.export --model=runs/latest/model.keras --output_dir=models/digits/2 --verify
 
 The last part of --output_dir is the version number that a server looks for. An existing version is
 never changed. Takes about ten seconds.
+
+With --verify a new process without Keras answers the requests that lie beside the model as Keras
+does, and attacks on the served model, through its signatures, find what they find in memory. That
+needs the data set and the threat model, which is that of --report unless --epsilon is given.
+
+With --format it writes a file for ONNX, LiteRT or OpenVINO, and checks its predictions. Each needs
+the extra of its name.
 """
+
+import json
 
 from absl import flags
 
 import keras_robust as kr
 from apps import cli
 from apps import models
+from apps import shared_flags
+from keras_robust.export import guards
+from keras_robust.export import portable
+from keras_robust.export import verify
+
+_VERIFY_EXAMPLES = 200
 
 
 def define_flags():
@@ -19,31 +35,116 @@ def define_flags():
     flags.DEFINE_string("output_dir", None, "Folder to make, such as models/digits/1.")
     flags.DEFINE_string("report", None, "A report.json to put into the SavedModel.")
     flags.DEFINE_list("label_names", None, "Names of the classes, separated by commas.")
+    flags.DEFINE_enum("format", "saved_model", ["saved_model", *portable.FORMATS], "What to write.")
+    flags.DEFINE_bool("verify", False, "Reload the SavedModel without Keras, and attack it.")
+    shared_flags.define_data()
+    shared_flags.define_threat_model()
+    shared_flags.define_evaluation()
     flags.mark_flags_as_required(["model", "output_dir"])
 
 
-def run(model_path, output_dir, report_path=None, label_names=None):
+def run(model_path, output_dir, report=None, label_names=None, data=None):
     """Exports a `.keras` file and says where it is.
 
     Args:
         model_path: str, the `.keras` file.
         output_dir: str, the folder to make.
-        report_path: str or `None`, a JSON report of `keras_robust.evaluate`.
+        report: `RobustnessReport` or `None`.
         label_names: list of str or `None`.
+        data: pair of arrays, the examples of the report, or `None`.
 
     Returns:
-        `pathlib.Path` of the SavedModel.
+        The model, and `pathlib.Path` of the SavedModel.
     """
-    report = None if report_path is None else kr.RobustnessReport.load(report_path)
     model = models.load_keras(model_path)
-    path = kr.export_saved_model(model, output_dir, report=report, label_names=label_names)
-    print(f"Written to {path}: signatures serving_default and logits")
-    return path
+    path = kr.export_saved_model(
+        model, output_dir, report=report, label_names=label_names, data=data
+    )
+    signatures = json.loads((path / "assets.extra" / "robustness.json").read_text())["signatures"]
+    print(f"Written to {path}: signatures {', '.join(signatures)}")
+    return model, path
+
+
+def run_portable(format, model_path, output_dir, report, label_names):
+    """Exports a `.keras` file to another format than SavedModel."""
+    model = models.load_keras(model_path)
+    try:
+        path = portable.export_portable(
+            model, output_dir, format, report=report, label_names=label_names
+        )
+    except ImportError as error:
+        raise ValueError(str(error)) from error
+    print(f"Written to {path}: {format}, with the predictions of Keras")
+
+
+def check(path, model, data, threat_model, **arguments):
+    """Replays the requests without Keras, attacks the served model, and prints both.
+
+    Args:
+        path: the folder of a SavedModel.
+        model: the `keras.Model` it was made from.
+        data: pair of arrays.
+        threat_model: `ThreatModel`.
+        **arguments: further arguments of `compare_robustness`.
+
+    Raises:
+        ValueError: if the SavedModel is another model.
+    """
+    found = verify.replay_in_fresh_process(path)
+    print(
+        f"Without Keras: {found['requests']} requests answered as in memory, largest difference "
+        f"{found['largest_difference']:.1e}"
+    )
+    differ = []
+    for kind, reports in verify.compare_robustness(
+        path, model, data, threat_model, **arguments
+    ).items():
+        accuracies = {place: report.robust_accuracy for place, report in reports.items()}
+        texts = [f"{value:.2%} {place}" for place, value in accuracies.items()]
+        size = reports["served"].num_examples
+        print(f"Robust accuracy on {size} examples, {kind} attacks: {', '.join(texts)}")
+        if len(set(accuracies.values())) > 1:
+            differ.append(kind)
+    if differ:
+        raise ValueError(
+            "The served model is not as robust as the one in memory. "
+            f"Received: path={str(path)!r}, which differs under {' and '.join(differ)} attacks"
+        )
 
 
 def main(_):
     values = flags.FLAGS
-    run(values.model, values.output_dir, values.report, values.label_names)
+    report = None if values.report is None else kr.RobustnessReport.load(values.report)
+    if values.format != "saved_model":
+        if values.verify:
+            raise ValueError(
+                "Other formats are checked when they are written; --verify is for a SavedModel. "
+                f"Received: --verify with --format={values.format}"
+            )
+        run_portable(values.format, values.model, values.output_dir, report, values.label_names)
+        return
+    if not values.verify:
+        run(values.model, values.output_dir, report, values.label_names)
+        return
+    x, y = shared_flags.load_dataset(values.dataset, values.data_dir).test
+    measured = None if report is None else (x[: report.num_examples], y[: report.num_examples])
+    model, path = run(values.model, values.output_dir, report, values.label_names, measured)
+    if report is not None and values.epsilon is None:
+        threat_model = guards.threat_model_of(report)
+    else:
+        threat_model = shared_flags.make_threat_model(
+            values.threat_model, values.epsilon, values.dataset
+        )
+    check(
+        path,
+        model,
+        (x, y),
+        threat_model,
+        suite=shared_flags.make_suite(values.evaluation_steps, values.evaluation_restarts),
+        num_examples=values.evaluation_examples or _VERIFY_EXAMPLES,
+        batch_size=values.batch_size,
+        seed=values.seed,
+    )
 
 
 def run_main():

@@ -12,6 +12,8 @@ from keras_robust import threat_models
 from keras_robust.callbacks import AdvTrain
 from keras_robust.callbacks import CollapseGuard
 from keras_robust.callbacks import RobustValidation
+from keras_robust.certification import CertificateReport
+from keras_robust.certification import certify
 from keras_robust.evaluation import RobustnessReport
 from keras_robust.evaluation import evaluate
 from keras_robust.evaluation import sanity_check
@@ -24,6 +26,7 @@ from keras_robust.version import __version__
 
 __all__ = [
     "AdvTrain",
+    "CertificateReport",
     "CollapseGuard",
     "L0",
     "L1",
@@ -35,6 +38,7 @@ __all__ = [
     "attacks",
     "callbacks",
     "certification",
+    "certify",
     "datasets",
     "evaluate",
     "evaluation",

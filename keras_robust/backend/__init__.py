@@ -30,6 +30,7 @@ from keras_robust.backend.tensorflow import keras_logits
 from keras_robust.backend.tensorflow import normal
 from keras_robust.backend.tensorflow import repeat
 from keras_robust.backend.tensorflow import require
+from keras_robust.backend.tensorflow import require_all
 from keras_robust.backend.tensorflow import required_message
 from keras_robust.backend.tensorflow import trace_output
 from keras_robust.backend.tensorflow import uniform
@@ -60,6 +61,7 @@ __all__ = [
     "predict_logits",
     "repeat",
     "require",
+    "require_all",
     "required_message",
     "single",
     "size_of",

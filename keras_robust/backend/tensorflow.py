@@ -214,6 +214,17 @@ def require(condition, template, *values):
     return tf.debugging.Assert(condition, [tf.strings.join([*pieces, "\n"])])
 
 
+def require_all(conditions, message, x):
+    """Returns `x`, and fails with `message` when it is computed unless all `conditions` hold.
+
+    XLA, and formats other than those of TensorFlow, drop the check and return `x`.
+    """
+    # The text of `require` has operations that XLA cannot compile; this one is a constant.
+    check = tf.debugging.Assert(tf.reduce_all(conditions), [f"{_MARK}{message}\n"])
+    with tf.control_dependencies([check]):
+        return tf.identity(x)
+
+
 def _text(value):
     if value.dtype.is_floating:
         return tf.strings.as_string(value, shortest=True)

@@ -1,6 +1,36 @@
 """What can be proven about a model?"""
 
+from keras_robust.certification.certificate import Certificate
+from keras_robust.certification.certificate import Certified
+from keras_robust.certification.certificate import registry
+from keras_robust.certification.certificate_report import CertificateReport
+from keras_robust.certification.certify import certify
+from keras_robust.certification.interval import Interval
+from keras_robust.certification.interval import interval_margins
 from keras_robust.certification.linear import Exact
+from keras_robust.certification.linear import Linear
 from keras_robust.certification.linear import exact_linear
+from keras_robust.certification.lipschitz import Lipschitz
+from keras_robust.certification.smoothing import Smoothing
+from keras_robust.certification.smoothing import smoothed_radius
 
-__all__ = ["Exact", "exact_linear"]
+ALL = (Interval, Linear, Lipschitz, Smoothing)
+registry.extend(ALL)
+get = registry.get
+
+__all__ = [
+    "ALL",
+    "Certificate",
+    "CertificateReport",
+    "Certified",
+    "Exact",
+    "Interval",
+    "Linear",
+    "Lipschitz",
+    "Smoothing",
+    "certify",
+    "exact_linear",
+    "get",
+    "interval_margins",
+    "smoothed_radius",
+]

@@ -2,11 +2,19 @@
 
 import dataclasses
 import math
-import reprlib
 
 import numpy as np
 
 from keras_robust.evaluation.check import VERDICTS
+from keras_robust.evaluation.kinds import dict_of
+from keras_robust.evaluation.kinds import integer
+from keras_robust.evaluation.kinds import json_value
+from keras_robust.evaluation.kinds import list_of
+from keras_robust.evaluation.kinds import number
+from keras_robust.evaluation.kinds import optional
+from keras_robust.evaluation.kinds import record
+from keras_robust.evaluation.kinds import refuse
+from keras_robust.evaluation.kinds import text
 
 SCHEMA = "keras_robust.robustness_report"
 SCHEMA_VERSION = 2
@@ -45,149 +53,66 @@ def check_report(plain):
     _check_together(plain)
 
 
-def _refuse(path, expected, value):
-    raise ValueError(f"Expected {path} to be {expected}. Received: {path}={reprlib.repr(value)}")
-
-
-def _number(low=-math.inf, high=math.inf, kinds=(int, float), words="a number"):
-    limits = [f"at least {low}"] * (low > -math.inf) + [f"at most {high}"] * (high < math.inf)
-    expected = ", ".join([words, *limits])
-
-    def check(value, path):
-        right = isinstance(value, kinds) and not isinstance(value, bool)
-        if not (right and low <= value <= high and abs(value) < math.inf):
-            _refuse(path, expected, value)
-
-    return check
-
-
-def _integer(low=-math.inf):
-    return _number(low, kinds=(int,), words="an integer")
-
-
-def _text(value, path):
-    if not isinstance(value, str):
-        _refuse(path, "text", value)
-
-
 def _verdict(value, path):
     if value not in VERDICTS:
-        _refuse(path, f"one of {', '.join(VERDICTS)}", value)
-
-
-def _optional(kind):
-    def check(value, path):
-        if value is not None:
-            kind(value, path)
-
-    return check
-
-
-def _list(kind, length=None):
-    expected = "a list" if length is None else f"a list of {length}"
-
-    def check(value, path):
-        if not isinstance(value, list) or length not in (None, len(value)):
-            _refuse(path, expected, value)
-        for index, item in enumerate(value):
-            kind(item, f"{path}[{index}]")
-
-    return check
-
-
-def _dict(kind):
-    def check(value, path):
-        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-            _refuse(path, "an object with text as keys", value)
-        for key, item in value.items():
-            kind(item, f"{path}.{key}")
-
-    return check
-
-
-def _record(**kinds):
-    def check(value, path):
-        if not isinstance(value, dict):
-            _refuse(path, f"an object with the fields {list(kinds)}", value)
-        missing = [name for name in kinds if name not in value]
-        unknown = [name for name in value if name not in kinds]
-        if missing or unknown:
-            raise ValueError(
-                f"Expected the fields of {path} to be {list(kinds)}. "
-                f"Received: missing {missing}, unknown {unknown}"
-            )
-        for name, kind in kinds.items():
-            kind(value[name], f"{path}.{name}")
-
-    return check
-
-
-def _json(value, path):
-    if isinstance(value, dict):
-        _dict(_json)(value, path)
-    elif isinstance(value, list):
-        _list(_json)(value, path)
-    elif isinstance(value, float):
-        _number()(value, path)
-    elif value is not None and not isinstance(value, (bool, int, str)):
-        _refuse(path, "what JSON can hold", value)
+        refuse(path, f"one of {', '.join(VERDICTS)}", value)
 
 
 def _radius(value, path):
-    kind = _list(_radius) if isinstance(value, list) else _number(0)
+    kind = list_of(_radius) if isinstance(value, list) else number(0)
     kind(value, path)
 
 
-_SHARE = _number(0, 1)
-_COUNT = _integer(0)
+_SHARE = number(0, 1)
+_COUNT = integer(0)
 
-_ATTACK = _record(
-    name=_text,
-    settings=_dict(_json),
-    accuracy=_optional(_SHARE),
+_ATTACK = record(
+    name=text,
+    settings=dict_of(json_value),
+    accuracy=optional(_SHARE),
     accuracy_so_far=_SHARE,
     zero_gradient=_SHARE,
-    seconds=_number(0),
-    num_attacked=_optional(_COUNT),
-    queries=_optional(_COUNT),
+    seconds=number(0),
+    num_attacked=optional(_COUNT),
+    queries=optional(_COUNT),
 )
-_CHECK = _record(
-    name=_text,
-    value=_optional(_number()),
-    threshold=_optional(_number()),
+_CHECK = record(
+    name=text,
+    value=optional(number()),
+    threshold=optional(number()),
     verdict=_verdict,
-    advice=_text,
+    advice=text,
 )
-_CLASS = _record(
+_CLASS = record(
     **{
         "class": _COUNT,
         "num_examples": _COUNT,
-        "clean_accuracy": _optional(_SHARE),
-        "robust_accuracy": _optional(_SHARE),
+        "clean_accuracy": optional(_SHARE),
+        "robust_accuracy": optional(_SHARE),
     }
 )
-_REPORT = _record(
-    threat_model=_record(class_name=_text, config=_dict(_json), epsilon=_radius),
-    num_examples=_integer(1),
-    num_classes=_integer(1),
+_REPORT = record(
+    threat_model=record(class_name=text, config=dict_of(json_value), epsilon=_radius),
+    num_examples=integer(1),
+    num_classes=integer(1),
     clean_accuracy=_SHARE,
     robust_accuracy=_SHARE,
-    confidence=_list(_SHARE, 2),
-    attacks=_list(_ATTACK),
-    warnings=_list(_text),
-    seed=_integer(),
-    versions=_dict(_text),
-    seconds=_number(0),
-    suite=_optional(_text),
-    batch_size=_optional(_integer(1)),
-    queries=_optional(_COUNT),
-    checks=_list(_CHECK),
-    curve=_optional(
-        _record(attack=_text, epsilons=_list(_number(0)), robust_accuracy=_list(_SHARE))
+    confidence=list_of(_SHARE, 2),
+    attacks=list_of(_ATTACK),
+    warnings=list_of(text),
+    seed=integer(),
+    versions=dict_of(text),
+    seconds=number(0),
+    suite=optional(text),
+    batch_size=optional(integer(1)),
+    queries=optional(_COUNT),
+    checks=list_of(_CHECK),
+    curve=optional(
+        record(attack=text, epsilons=list_of(number(0)), robust_accuracy=list_of(_SHARE))
     ),
-    median_distance=_optional(_number(0)),
-    per_class=_optional(_list(_CLASS)),
-    confusion=_optional(_list(_list(_COUNT))),
+    median_distance=optional(number(0)),
+    per_class=optional(list_of(_CLASS)),
+    confusion=optional(list_of(list_of(_COUNT))),
 )
 
 
@@ -196,17 +121,17 @@ def _check_together(plain):
     size, classes, curve = plain["num_examples"], plain["num_classes"], plain["curve"]
     low, high = plain["confidence"]
     if low > high:
-        _refuse("report.confidence", "the lower and then the upper end", plain["confidence"])
+        refuse("report.confidence", "the lower and then the upper end", plain["confidence"])
     if plain["robust_accuracy"] > plain["clean_accuracy"]:
         expected = f"at most the clean accuracy {plain['clean_accuracy']}"
-        _refuse("report.robust_accuracy", expected, plain["robust_accuracy"])
+        refuse("report.robust_accuracy", expected, plain["robust_accuracy"])
     for index, attack in enumerate(plain["attacks"]):
         if (attack["num_attacked"] or 0) > size:
             path = f"report.attacks[{index}].num_attacked"
-            _refuse(path, f"at most num_examples {size}", attack["num_attacked"])
+            refuse(path, f"at most num_examples {size}", attack["num_attacked"])
     if curve is not None and not _is_curve(curve["epsilons"], curve["robust_accuracy"]):
         expected = "ascending epsilons, with a robust accuracy for each that never rises"
-        _refuse("report.curve", expected, curve)
+        refuse("report.curve", expected, curve)
     _check_classes(plain["per_class"], plain["confusion"], classes)
 
 
@@ -217,6 +142,6 @@ def _is_curve(epsilons, accuracies):
 
 def _check_classes(per_class, confusion, num_classes):
     if per_class is not None and [row["class"] for row in per_class] != list(range(num_classes)):
-        _refuse("report.per_class", f"a row for each of {num_classes} classes in order", per_class)
+        refuse("report.per_class", f"a row for each of {num_classes} classes in order", per_class)
     if confusion is not None and {len(confusion), *map(len, confusion)} != {num_classes}:
-        _refuse("report.confusion", f"{num_classes} rows of {num_classes} counts", confusion)
+        refuse("report.confusion", f"{num_classes} rows of {num_classes} counts", confusion)

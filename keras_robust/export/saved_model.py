@@ -2,42 +2,64 @@
 
 import json
 import pathlib
-import re
-import shutil
-import tempfile
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from keras_robust.backend import Classifier
 from keras_robust.backend import predict_logits
 from keras_robust.evaluation import RobustnessReport
+from keras_robust.export import warmup_log
+from keras_robust.export.card import write_card
+from keras_robust.export.folder import new_folder
+from keras_robust.export.guards import choose_guards
+from keras_robust.export.inputs import Inputs
+from keras_robust.export.manifest import make_manifest
+from keras_robust.export.manifest import models_config
+from keras_robust.export.signatures import make_signatures
+from keras_robust.export.warmup import make_exchanges
 
 
-def export_saved_model(model, path, *, report=None, label_names=None):
+def export_saved_model(model, path, *, report=None, label_names=None, guard="auto", data=None):
     """Writes a Keras classifier as a SavedModel that needs neither Keras nor this package.
 
-    The signature `serving_default` takes a batch of any size under the name of the model's input
-    and returns `probabilities`, `(batch_size, num_classes)` float32, and `label`, the index of the
-    class, `(batch_size,)` int64; with `label_names` also `label_name`, `(batch_size,)` strings. The
-    signature `logits` returns `logits`, through which gradients flow. The folder appears under its
-    name only when it is complete.
+    Its inputs have the names of the model's inputs, and batches any size. The signatures:
+
+    - `serving_default` returns `probabilities`, `(batch_size, num_classes)` float32, and `label`,
+      the index of the class, `(batch_size,)` int64; with `label_names` also `label_name`, strings.
+    - `logits` returns `logits`, through which gradients flow.
+    - `predict_bytes` is `serving_default` for `image_bytes`, `(batch_size,)` strings, whole PNG or
+      JPEG files; for models of one image of a fixed size with 1, 3 or 4 channels.
+    - `certify` returns `label`, -1 to abstain, `radius` in L2 and `count`, for a `seed`,
+      `num_samples` and `alpha`; for a `layers.RandomizedSmoothing`.
+
+    A `layers.InputGuard` stands in front: inputs outside the bounds, NaN and infinities are an
+    error of the request, unless you choose otherwise. Beside the model lie, in `assets.extra`,
+    `tf_serving_warmup_requests` with requests and answers, `robustness.json` with threat model,
+    report, fingerprint of the data and versions, `MODEL_CARD.md`, and `models.config`, an example
+    for TensorFlow Serving. The folder appears under its name only when it is complete.
 
     Args:
-        model: built `keras.Model` with one input and one classification output.
-        path: str, the folder to make; for TensorFlow Serving it ends in a version number:
+        model: built `keras.Model` with one classification output, one input or several; or a
+            `layers.RandomizedSmoothing`.
+        path: str, the folder to make; for TensorFlow Serving `<name>/<version>`, such as
             `"models/digits/1"`. Must not exist.
-        report: `RobustnessReport`, written to `assets.extra/robustness.json`. Defaults to `None`.
+        report: `RobustnessReport`. Defaults to `None`: a model of which nothing is known.
         label_names: list of str, one for each class. Defaults to `None`.
+        guard: `layers.InputGuard`, or for several inputs a dict of them by name; `None` for none;
+            `"auto"` for the bounds in the threat model of the report, `(0, 1)` without a report,
+            and no second one if the model has its own. Inputs that are no floats get none. Defaults
+            to `"auto"`.
+        data: pair `(x, y)`, the examples of the report, for its fingerprint and for the warmup
+            requests. Defaults to `None`: those that a report from `evaluate` holds; else there is
+            no fingerprint, and the requests are random.
 
     Returns:
         `pathlib.Path` of the folder.
 
     Raises:
         FileExistsError: if `path` exists: a served version is never changed.
-        ValueError: for a model that is not built, has several inputs, or is no classifier, and for
-            a wrong number of names.
+        ValueError: for a model that is not built or is no classifier, a report of another model, a
+            wrong number of names, and examples that the guard rejects.
 
     Example:
 
@@ -46,23 +68,52 @@ def export_saved_model(model, path, *, report=None, label_names=None):
     >>> import keras_robust as kr
     >>> model = keras.Sequential([keras.Input((4,), name="features"), keras.layers.Dense(3)])
     >>> path = kr.export_saved_model(model, tempfile.mkdtemp() + "/1")
-    >>> print(sorted(item.name for item in path.iterdir()))
-    ['assets', 'fingerprint.pb', 'saved_model.pb', 'variables']
+    >>> print(sorted(item.name for item in (path / "assets.extra").iterdir()))
+    ['MODEL_CARD.md', 'models.config', 'robustness.json', 'tf_serving_warmup_requests']
     """
     path = pathlib.Path(path)
-    if path.exists():
-        raise FileExistsError(
-            "A served version is never changed: give a new folder, such as the next number. "
-            f"Received: path={str(path)!r}, which exists"
+    with new_folder(path) as partial:
+        if report is not None and not isinstance(report, RobustnessReport):
+            raise ValueError(
+                "Expected a RobustnessReport; `RobustnessReport.load(path)` reads one from a file. "
+                f"Received: report={report!r}"
+            )
+        inputs = Inputs(model)
+        guards = choose_guards(model, inputs, guard, report)
+        _check_classes(_num_classes(model, inputs, guards), report, label_names)
+        if data is None and report is not None and report.x is not None:
+            data = report.x, report.y
+        signatures = make_signatures(model, inputs, guards, label_names)
+        exchanges = make_exchanges(signatures, inputs, guards, None if data is None else data[0])
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        for name, signature in signatures.items():
+            archive.add_endpoint(name, signature.function, list(signature.specs))
+        archive.write_out(str(partial), verbose=False)
+        manifest = make_manifest(
+            model, inputs, guards, signatures, report=report, label_names=label_names, data=data
         )
-    if report is not None and not isinstance(report, RobustnessReport):
-        raise ValueError(
-            "Expected a RobustnessReport; `RobustnessReport.load(path)` reads one from a file. "
-            f"Received: report={report!r}"
-        )
-    spec = _input_spec(model)
-    classifier = Classifier(model)
-    num_classes = _num_classes(model, spec)
+        texts = {
+            "robustness.json": json.dumps(manifest, indent=2, allow_nan=False) + "\n",
+            "MODEL_CARD.md": write_card(manifest),
+            "models.config": models_config(path),
+        }
+        extra = partial / warmup_log.PLACE.parent
+        extra.mkdir()
+        warmup_log.write(partial / warmup_log.PLACE, path.parent.name, exchanges)
+        for name, text in texts.items():
+            (extra / name).write_text(text, encoding="utf-8")
+    return path
+
+
+def _num_classes(model, inputs, guards):
+    """Counts the classes on random inputs, which also tells logits from probabilities."""
+    boxes = [None if guard is None else guard.bounds for guard in guards]
+    x = inputs.pack(inputs.make_up(2, boxes))
+    return predict_logits(model, np.asarray(x) if inputs.keys == [None] else x).shape[-1]
+
+
+def _check_classes(num_classes, report, label_names):
     if report is not None and report.num_classes != num_classes:
         raise ValueError(
             f"The report is of another model: it has {report.num_classes} classes. "
@@ -73,56 +124,3 @@ def export_saved_model(model, path, *, report=None, label_names=None):
             f"Expected {num_classes} label names, one for each class. "
             f"Received: {len(label_names)} names"
         )
-
-    def serve(x):
-        logits = classifier.logits(x)
-        label = tf.argmax(logits, axis=-1)
-        outputs = {"probabilities": tf.nn.softmax(logits), "label": label}
-        if label_names is not None:
-            outputs["label_name"] = tf.gather(tf.constant(list(label_names)), label)
-        return outputs
-
-    archive = keras.export.ExportArchive()
-    archive.track(model)
-    archive.add_endpoint("serving_default", serve, [spec])
-    archive.add_endpoint("logits", lambda x: {"logits": classifier.logits(x)}, [spec])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A poller that watches the parent for version numbers does not see a hidden name.
-    partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        partial.chmod(0o755)
-        archive.write_out(str(partial), verbose=False)
-        if report is not None:
-            (partial / "assets.extra").mkdir()
-            text = json.dumps(report.to_dict(), indent=2) + "\n"
-            (partial / "assets.extra" / "robustness.json").write_text(text, encoding="utf-8")
-        partial.rename(path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return path
-
-
-def _input_spec(model):
-    if not isinstance(model, keras.Model) or not model.built:
-        raise ValueError(
-            "Expected a built keras.Model: call it on a batch, or give it an Input. "
-            f"Received: {model!r}"
-        )
-    inputs = keras.tree.flatten(getattr(model, "inputs", None))
-    inputs = [item for item in inputs if item is not None]
-    if len(inputs) != 1:
-        raise ValueError(
-            "Expected a Sequential or Functional model with one input. Wrap a subclassed model: "
-            "`keras.Model(inputs, model(inputs))`. "
-            f"Received: {type(model).__name__} with {len(inputs)} inputs"
-        )
-    name = re.sub(r"\W", "_", inputs[0].name)
-    return tf.TensorSpec((None, *inputs[0].shape[1:]), inputs[0].dtype, name=name)
-
-
-def _num_classes(model, spec):
-    """Counts the classes on random inputs, which also tells logits from probabilities."""
-    shape = [2, *(size or 1 for size in spec.shape[1:])]
-    x = np.random.default_rng(0).uniform(size=shape).astype(spec.dtype.as_numpy_dtype)
-    return predict_logits(model, x).shape[-1]

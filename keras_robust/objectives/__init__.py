@@ -8,7 +8,9 @@ from keras_robust.objectives.clean import Clean
 from keras_robust.objectives.clean_logit_pairing import CleanLogitPairing
 from keras_robust.objectives.defensive_distillation import DefensiveDistillation
 from keras_robust.objectives.free import Free
+from keras_robust.objectives.gaussian_noise import GaussianNoise
 from keras_robust.objectives.grad_align import GradAlign
+from keras_robust.objectives.ibp import IBP
 from keras_robust.objectives.input_gradient import InputGradient
 from keras_robust.objectives.jacobian import Jacobian
 from keras_robust.objectives.kurakin import Kurakin
@@ -37,7 +39,9 @@ ALL = (
     CleanLogitPairing,
     DefensiveDistillation,
     Free,
+    GaussianNoise,
     GradAlign,
+    IBP,
     InputGradient,
     Jacobian,
     Kurakin,
@@ -64,7 +68,9 @@ __all__ = [
     "CleanLogitPairing",
     "DefensiveDistillation",
     "Free",
+    "GaussianNoise",
     "GradAlign",
+    "IBP",
     "InputGradient",
     "Jacobian",
     "Kurakin",

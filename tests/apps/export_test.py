@@ -1,3 +1,6 @@
+import json
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -5,6 +8,10 @@ import tensorflow as tf
 
 import keras_robust as kr
 from apps import export
+from apps import models
+from apps import shared_flags
+from keras_robust import datasets
+from keras_robust.export.manifest import fingerprint
 from tests.support import programs
 
 X = np.random.default_rng(0).uniform(size=(5, 4)).astype("float32")
@@ -27,6 +34,11 @@ ERROR_CASES = [
         "--model={folder}/model.keras --output_dir={folder}/new --report={folder}/other.json",
         "Expected a report with schema 'keras_robust.robustness_report'",
     ),
+    (
+        "--model={folder}/model.keras --output_dir={folder}/new --format=litert --verify",
+        "Received: --verify with --format=litert",
+    ),
+    ("--model={folder}/model.keras --output_dir={folder}/new --format=torch", "should be one of"),
     (
         "--model={folder}/regression.keras --output_dir={folder}/new",
         "error: Expected one classification output",
@@ -63,7 +75,7 @@ def test_writes_a_saved_model(folder, results):
     path = folder / "models" / "7"
     assert results[0] == (
         0,
-        f"Written to {path}: signatures serving_default and logits\n",
+        f"Written to {path}: signatures logits, serving_default\n",
         "",
     )
     loaded = tf.saved_model.load(str(path))
@@ -73,8 +85,21 @@ def test_writes_a_saved_model(folder, results):
     np.testing.assert_allclose(found["probabilities"], expected, atol=1e-5)
     names = np.array([b"a", b"b", b"c"])
     np.testing.assert_array_equal(found["label_name"], names[np.argmax(expected, axis=-1)])
-    report = kr.RobustnessReport.load(path / "assets.extra" / "robustness.json")
-    assert report == kr.RobustnessReport.load(folder / "report.json")
+    plain = json.loads((path / "assets.extra" / "robustness.json").read_text())
+    assert kr.RobustnessReport.from_dict(plain["report"]) == kr.RobustnessReport.load(
+        folder / "report.json"
+    )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_other_formats(folder, tmp_path, capsys):
+    names = ["a", "b", "c"]
+    export.run_portable("litert", str(folder / "model.keras"), str(tmp_path / "1"), None, names)
+    assert (
+        capsys.readouterr().out.splitlines()[-1].endswith("litert, with the predictions of Keras")
+    )
+    assert (tmp_path / "1" / "model.tflite").exists()
+    assert "- 2: c" in (tmp_path / "1" / "MODEL_CARD.md").read_text()
 
 
 def test_help(results):
@@ -99,7 +124,55 @@ def test_failures_leave_nothing_behind(folder, results):
 
 
 def test_run_needs_neither_report_nor_names(folder, tmp_path, capsys):
-    path = export.run(str(folder / "model.keras"), str(tmp_path / "1"))
+    _, path = export.run(str(folder / "model.keras"), str(tmp_path / "1"))
     assert path == tmp_path / "1"
-    assert not (path / "assets.extra").exists()
-    assert capsys.readouterr().out == f"Written to {path}: signatures serving_default and logits\n"
+    plain = json.loads((path / "assets.extra" / "robustness.json").read_text())
+    assert plain["report"] is None
+    assert capsys.readouterr().out == f"Written to {path}: signatures logits, serving_default\n"
+
+
+def test_verify(tmp_path_factory, capsys):
+    """Both programs in one: trains, exports, and attacks what is served."""
+    folder = tmp_path_factory.mktemp("verify")
+    data = datasets.load("digits")
+    keras.utils.set_random_seed(1)
+    network = models.small_cnn(data.input_shape, data.num_classes)
+    network.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    network.fit(*data.train, epochs=2, verbose=0)
+    network.save(folder / "model.keras")
+    threat_model = kr.Linf(0.05)
+    report = kr.evaluate(network, data.test, threat_model, "fgsm", num_examples=30)
+    report.save(folder / "report.json")
+    command = [f"--model={folder}/model.keras", f"--report={folder}/report.json", "--verify"]
+    command += ["--evaluation_steps=5", "--evaluation_restarts=1", "--evaluation_examples=40"]
+    done = programs.run("export", f"--output_dir={folder}/models/1", *command)
+    assert (done.code, done.stderr) == (0, "")
+    written, replayed, *accuracies = done.stdout.splitlines()
+    assert written.endswith("signatures logits, predict_bytes, serving_default")
+    assert re.match(r"Without Keras: 6 requests answered as in memory.* \d.\de-0\d$", replayed)
+    found = [re.findall(r"([\d.]+)%", line) for line in accuracies]
+    assert [len(set(pair)) for pair in found] == [1, 1]
+    expected = kr.evaluate(
+        network,
+        data.test,
+        threat_model,
+        shared_flags.make_suite(5, 1),
+        num_examples=40,
+        minimum_norm=None,
+        batch_size=32,
+    )
+    assert float(found[0][0]) == 100.0 * expected.robust_accuracy < 100 * expected.clean_accuracy
+    plain = json.loads((folder / "models/1/assets.extra/robustness.json").read_text())
+    x, y = data.test
+    assert plain["data_fingerprint"] == fingerprint(x[:30], y[:30])
+
+
+def test_another_model_does_not_pass(folder, tmp_path, capsys):
+    """The SavedModel of one model, and in memory a worse one."""
+    network, path = export.run(str(folder / "model.keras"), str(tmp_path / "1"))
+    x, y = X, network.predict(X, verbose=0).argmax(axis=-1)
+    export.check(path, network, (x, y), kr.Linf(0.001), num_examples=5)
+    network.set_weights([-weight for weight in network.get_weights()])
+    with pytest.raises(ValueError, match="differs under white-box and black-box attacks"):
+        export.check(path, network, (x, y), kr.Linf(0.001), num_examples=5)
+    assert "100.00% served" in capsys.readouterr().out

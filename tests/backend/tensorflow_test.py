@@ -168,6 +168,18 @@ def test_require(compiled):
     assert backend.required_message(caught.value) == expected
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_require_all(compiled):
+    def function(x):
+        return backend.require_all(x <= 1.0, "Expected small ones", 2.0 * x)
+
+    function = tf.function(function) if compiled else function
+    np.testing.assert_array_equal(function(tf.constant([1.0, -3.0])), [2.0, -6.0])
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        function(tf.constant([0.0, 1.5]))
+    assert backend.required_message(caught.value) == "Expected small ones"
+
+
 def test_required_message_of_another_error():
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         tf.debugging.Assert(False, ["another assertion"])

@@ -117,3 +117,60 @@ def test_wrong_data():
         kr.certification.exact_linear(model, 2 * x, y, kr.Linf(0.1))
     with pytest.raises(ValueError, match="Unknown threat model"):
         kr.certification.exact_linear(model, x, y, "l3")
+
+
+@every_norm
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (0.1, [0.9, 0.8]), None])
+def test_radii_are_where_the_exact_answer_changes(norm, bounds):
+    x, _ = examples()
+    low, high = bounds or (0.0, 1.0)
+    x = np.clip(x, low, high).astype("float32")
+    method = kr.certification.Linear(norm, bounds=bounds)
+    found = method.certify(model, x, batch_size=7)
+    np.testing.assert_array_equal(found.predictions, np.argmax(model(x), axis=-1))
+    for factor in (0.999, 1.001):
+        radii = (factor * found.radii).astype("float32")
+        if norm == "Linf":
+            radii = radii[:, None]
+        ball = getattr(kr, norm)(0.0, bounds).with_epsilon(radii)
+        robust = kr.certification.exact_linear(model, x, found.predictions, ball).robust
+        # Where no valid input is a mistake, the radius is the size of the box.
+        inside = found.radii < 0.7
+        assert inside.sum() > 20
+        np.testing.assert_array_equal(robust[inside], factor < 1.0)
+
+
+def test_the_distance_to_a_hyperplane():
+    w, b = np.array([3.0, -4.0]), 0.5
+    x, _ = examples()
+    z = x @ w + b
+
+    def plane(x):
+        return keras.ops.matmul(x, np.stack([0.0 * w, w], -1).astype("float32")) + np.float32(
+            [0, b]
+        )
+
+    for norm, dual in (("L2", 5.0), ("Linf", 7.0), ("L1", 4.0)):
+        found = kr.certification.Linear(norm, bounds=None).certify(plane, x)
+        np.testing.assert_allclose(found.radii, np.abs(z) / dual, rtol=1e-4, atol=1e-6)
+
+
+def test_a_constant_model_is_certified_everywhere():
+    def constant(x):
+        return 0.0 * x + np.float32([0.0, 1.0])
+
+    x, _ = examples()
+    free = kr.certification.Linear("L2", bounds=None).certify(constant, x)
+    assert np.all(free.radii == np.finfo("float32").max)
+    boxed = kr.certification.Linear("L2").certify(constant, x)
+    np.testing.assert_allclose(boxed.radii, 2**0.5, rtol=1e-6)
+
+
+def test_radii_of_other_models_and_arguments_are_refused():
+    x, _ = examples()
+    with pytest.raises(ValueError, match="known for models whose logits are affine"):
+        kr.certification.Linear().certify(lambda x: keras.ops.tanh(model(x)), x)
+    with pytest.raises(ValueError, match="`norm` must be one of .*Received: norm='L0'"):
+        kr.certification.Linear("L0")
+    with pytest.raises(ValueError, match="`num_steps` must be a whole number"):
+        kr.certification.Linear(num_steps=0)

@@ -7,7 +7,16 @@ import tensorflow as tf
 
 from tests.support import cases
 
-IMAGES = ("BitDepth", "JPEG", "JPEG-all", "MedianSmoothing", "Thermometer", "Thermometer-raw")
+IMAGES = (
+    "BitDepth",
+    "InputGuard",
+    "InputGuard-mending",
+    "JPEG",
+    "JPEG-all",
+    "MedianSmoothing",
+    "Thermometer",
+    "Thermometer-raw",
+)
 X = np.random.default_rng(0).uniform(size=(5, 9, 10, 3)).astype("float32")
 every_layer = pytest.mark.parametrize("name", IMAGES)
 
@@ -22,7 +31,8 @@ def in_model(layer, **arguments):
 
 
 def test_every_image_layer_is_here():
-    others = ("FeatureSqueezingDetector", "PairedLogits", "Temperature")
+    others = ("FeatureSqueezingDetector", "GroupSort", "OrthogonalConv2D", "PairedLogits")
+    others += ("RandomizedSmoothing", "SpectralDense", "Temperature")
     assert {name for name in cases.CASES["layers"] if not name.startswith(others)} == set(IMAGES)
 
 

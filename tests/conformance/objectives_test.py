@@ -31,6 +31,7 @@ ONE_EACH = list({type(OBJECTIVES[name]): name for name in reversed(OBJECTIVES)}.
 # They draw random numbers of their own, which differ from replica to replica.
 RANDOM = {
     "CleanLogitPairing",
+    "GaussianNoise",
     "GradAlign",
     "Jacobian",
     "Kurakin",

@@ -11,7 +11,9 @@ import pytest
 import tensorflow as tf
 
 import keras_robust as kr
+from keras_robust.export import warmup_log
 from tests.support import models
+from tests.support import several_inputs
 
 NAMES = ["ant", "bee", "cat"]
 BATCH_SIZES = (1, 3, 8)
@@ -168,7 +170,73 @@ def test_label_names(named):
 def test_the_report_goes_along(named):
     _, _, report, path = named
     plain = json.loads((path / "assets.extra" / "robustness.json").read_text())
-    assert kr.RobustnessReport.from_dict(plain) == report
+    assert kr.RobustnessReport.from_dict(plain["report"]) == report
+    assert plain["threat_model"] == report.to_dict()["threat_model"]
+    assert plain["data_fingerprint"]["num_examples"] == 5
+    guard = plain["inputs"]["features"]["guard"]
+    assert (guard["bounds"], guard["outside"]) == ([0.0, 1.0], "reject")
+    card = (path / "assets.extra" / "MODEL_CARD.md").read_text()
+    assert "Linf, epsilon 0.1" in card and "- 2: cat" in card
+
+
+def test_the_guard_stands_in_front(named):
+    _, x, _, path = named
+    loaded = tf.saved_model.load(str(path))
+    for name in ("serving_default", "logits"):
+        for wrong in (1e30, -0.01, np.nan, np.inf):
+            bad = x.copy()
+            bad[3, 1] = wrong
+            with pytest.raises(tf.errors.InvalidArgumentError, match="Expected finite values"):
+                loaded.signatures[name](features=tf.constant(bad))
+
+
+def test_the_guard_is_the_one_that_was_asked_for(tmp_path):
+    model = _simple(name="x")
+    guard = kr.layers.InputGuard((-2.0, 2.0), outside="clip", non_finite="replace")
+    loaded = tf.saved_model.load(str(kr.export_saved_model(model, tmp_path / "1", guard=guard)))
+    x = tf.constant([[-9.0, 1e30, np.nan, 1.5]])
+    found = loaded.signatures["logits"](x=x)["logits"]
+    np.testing.assert_allclose(found, model(np.array([[-2.0, 2.0, 0.0, 1.5]])), rtol=1e-5)
+    loaded = tf.saved_model.load(str(kr.export_saved_model(model, tmp_path / "2", guard=None)))
+    x = tf.constant([[-9.0, 1e3, 4.0, 1.5]])
+    np.testing.assert_allclose(loaded.signatures["logits"](x=x)["logits"], model(x), rtol=1e-5)
+
+
+def test_a_servable_folder_has_no_custom_op_and_says_how_to_serve_it(named):
+    path = named[-1]
+    loaded = tf.saved_model.load(str(path))
+    for signature in loaded.signatures.values():
+        graph = signature.graph.as_graph_def()
+        kinds = {node.op for function in graph.library.function for node in function.node_def}
+        assert not {kind for kind in kinds if "PyFunc" in kind}
+    text = (path / "assets.extra" / "models.config").read_text()
+    assert f'base_path: "{path.parent}"' in text and "versions: 1 " in text
+    assert [replayed["requests"] for replayed in [warmup_log.replay(path)]] == [4]
+
+
+def test_several_inputs(tmp_path):
+    model = several_inputs.parted_model()
+    x = several_inputs.parted(np.random.default_rng(0).uniform(size=(8, 4)).astype("float32"))
+    y = np.argmax(model.predict(x, verbose=0), axis=-1)
+    report = kr.evaluate(model, (x, y), {"b": kr.Linf(0.1, bounds=(-3, 3))}, "fgsm")
+    path = kr.export_saved_model(model, tmp_path / "1", report=report)
+    serve = tf.saved_model.load(str(path)).signatures["serving_default"]
+    inputs = {name: tf.constant(value) for name, value in x.items()}
+    inputs["number"] = tf.cast(inputs["number"], tf.int32)
+    np.testing.assert_array_equal(serve(**inputs)["label"], y)
+    assert warmup_log.replay(path)["others_equal"]
+    inputs["a"] += 1e30
+    assert serve(**inputs)["label"].shape == (8,)
+    for wrong in ({"a": inputs["a"] * np.nan}, {"b": inputs["b"] + 3.0}):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="Expected finite values"):
+            serve(**{**inputs, **wrong})
+
+
+def test_examples_that_the_guard_rejects_are_told_at_once(tmp_path):
+    x, y = np.full((4, 4), 200.0, "float32"), np.zeros(4, "int64")
+    with pytest.raises(ValueError, match="rejects the examples: give the `guard`.*within"):
+        kr.export_saved_model(_simple(), tmp_path / "1", data=(x, y))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_folder_is_complete_readable_and_alone(named):
@@ -242,14 +310,10 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path, monkeypatch, er
 
 def test_a_report_that_cannot_be_written_leaves_nothing_behind(tmp_path):
     report = dataclasses.replace(_report(3), seed=object())
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
     with pytest.raises(TypeError, match="not JSON serializable"):
-        kr.export_saved_model(_simple(), tmp_path / "1", report=report)
+        kr.export_saved_model(model, tmp_path / "1", report=report)
     assert list(tmp_path.iterdir()) == []
-
-
-def _two_inputs():
-    inputs = [keras.Input((4,)), keras.Input((4,))]
-    return keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Add()(inputs)))
 
 
 class _Subclassed(keras.Model):
@@ -279,7 +343,6 @@ def _regression():
         (lambda: keras.Sequential([keras.layers.Dense(3)]), "^Expected a built keras.Model: call"),
         (_Subclassed, "^Expected a built keras.Model"),
         (lambda: lambda x: x, "^Expected a built keras.Model.*Received: <function"),
-        (_two_inputs, "^Expected a Sequential or Functional model.*Functional with 2 inputs"),
         (_built, r"`keras.Model\(inputs, model\(inputs\)\)`. Received: _Subclassed with 0 inputs"),
         (_regression, "^Expected one classification output.*under the loss 'mean_squared_error'"),
     ],

@@ -275,8 +275,11 @@ CASES = {
         "CleanLogitPairing": kr.objectives.CleanLogitPairing(),
         "DefensiveDistillation": kr.objectives.DefensiveDistillation(TEACHER, temperature=5.0),
         "Free": kr.objectives.Free(num_replays=2),
+        "GaussianNoise": kr.objectives.GaussianNoise(SCHEDULE),
         "GradAlign": kr.objectives.GradAlign(),
         "GradAlign-all": kr.objectives.GradAlign(SCHEDULE, "mixed"),
+        "IBP": kr.objectives.IBP(),
+        "IBP-all": kr.objectives.IBP(SCHEDULE),
         "InputGradient": kr.objectives.InputGradient(),
         "InputGradient-all": kr.objectives.InputGradient(0.5, "trades", "l2_squared"),
         "Jacobian": kr.objectives.Jacobian(),
@@ -302,12 +305,24 @@ CASES = {
         "FeatureSqueezingDetector": kr.layers.FeatureSqueezingDetector(
             numpy_reference.keras_model(), [kr.layers.BitDepth(2)], threshold=0.25
         ),
+        "InputGuard": kr.layers.InputGuard(),
+        "InputGuard-mending": kr.layers.InputGuard(
+            ([-1.0, -0.5, 0.0], 1.0), outside="clip", non_finite="replace", integers="cast"
+        ),
+        "GroupSort": kr.layers.GroupSort(group_size=4),
         "JPEG": kr.layers.JPEG(),
         "JPEG-all": kr.layers.JPEG(
             50, chroma_subsampling=False, bpda=False, bounds=([-1.0, -0.5, 0.0], 1.0)
         ),
         "MedianSmoothing": kr.layers.MedianSmoothing(3),
+        "OrthogonalConv2D": kr.layers.OrthogonalConv2D(
+            4, 2, strides=2, padding="valid", use_bias=False, num_steps=9
+        ),
         "PairedLogits": kr.layers.PairedLogits(weight=0.1),
+        "RandomizedSmoothing": kr.layers.RandomizedSmoothing(
+            numpy_reference.keras_model(), noise_stddev=0.5, num_samples=7, seed=3
+        ),
+        "SpectralDense": kr.layers.SpectralDense(4, num_steps=9),
         "Temperature": kr.layers.Temperature(2.5),
         "Thermometer": kr.layers.Thermometer(levels=5),
         "Thermometer-raw": kr.layers.Thermometer(bpda=False, bounds=(-1.0, 1.0)),

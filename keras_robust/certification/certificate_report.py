@@ -1,0 +1,169 @@
+"""What was proven about a model, as a value: table, JSON, picture."""
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from keras_robust.certification.certificate_schema import SCHEMA
+from keras_robust.certification.certificate_schema import SCHEMA_VERSION
+from keras_robust.certification.certificate_schema import check_certificate
+from keras_robust.evaluation.atomic import write_text
+from keras_robust.evaluation.figures import make_figure
+from keras_robust.evaluation.schema import to_plain
+
+_NUM_POINTS = 100
+_NUM_ROWS = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class CertificateReport:
+    """The result of `keras_robust.certify`.
+
+    Certified accuracy at a radius is the share of examples that are classified correctly and whose
+    certified radius is at least that: a lower bound of what any attack leaves, while robust
+    accuracy is an upper bound. `print(report)` shows a table, `report.save(path)` writes JSON, and
+    `report.plot(path)` the curve.
+
+    Args:
+        method: dict, the class of the certificate and its arguments.
+        norm: str, the norm of the radii: `"L1"`, `"L2"` or `"Linf"`.
+        num_examples: int.
+        num_classes: int.
+        clean_accuracy: float, the share of correct predictions; to abstain is not correct.
+        abstained: float, the share of examples for which there is no prediction.
+        average_radius: float, the mean certified radius, 0 where the prediction is wrong.
+        curve: dict of the lists `"radii"`, ascending from 0, and `"certified_accuracy"`.
+        labels: list of int.
+        predictions: list of int, -1 where abstained.
+        radii: list of float, the certified radius of each prediction, right or wrong.
+        seed: int.
+        versions: dict of str.
+        seconds: float, wall time.
+    """
+
+    method: dict
+    norm: str
+    num_examples: int
+    num_classes: int
+    clean_accuracy: float
+    abstained: float
+    average_radius: float
+    curve: dict
+    labels: list
+    predictions: list
+    radii: list
+    seed: int
+    versions: dict
+    seconds: float
+
+    def certified_accuracy(self, radius):
+        """Returns the share of examples that are right and certified up to a radius."""
+        correct = np.equal(self.labels, self.predictions)
+        return float(np.mean(correct & (np.asarray(self.radii) >= radius)))
+
+    def to_dict(self):
+        """Returns what JSON can hold."""
+        return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **to_plain(self)}
+
+    @classmethod
+    def from_dict(cls, plain):
+        """Returns the report that `to_dict` made `plain` from.
+
+        Raises:
+            ValueError: if a field is missing, unknown, of another type or out of range, or is not
+                what follows from the examples.
+        """
+        check_certificate(plain)
+        return cls(**{name: plain[name] for name in plain if not name.startswith("schema")})
+
+    def save(self, path):
+        """Writes the report as JSON; a reader never sees half of it."""
+        write_text(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, path):
+        """Reads a report that `save` wrote."""
+        return cls.from_dict(json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
+
+    def plot(self, path=None, robustness=None):
+        """Draws certified accuracy against the radius. Needs matplotlib: the extra `plots`.
+
+        Args:
+            path: str, the file to write (`.png`, `.svg`, `.pdf`), or `None`. Defaults to `None`.
+            robustness: `RobustnessReport` with a curve, of the same model and norm, drawn above:
+                the truth lies between the two. Defaults to `None`.
+
+        Returns:
+            A `matplotlib.figure.Figure`.
+        """
+        figure = make_figure(figsize=(5.0, 3.2), layout="constrained")
+        axes = figure.subplots()
+        radii, shares = self.curve["radii"], self.curve["certified_accuracy"]
+        name = self.method["class_name"]
+        axes.step([*radii, radii[-1]], [*shares, 0.0], where="pre", label=f"certified: {name}")
+        if robustness is not None:
+            self._draw_robust(axes, robustness)
+            axes.legend()
+        axes.set_xlabel(f"radius, {self.norm}")
+        axes.set_ylabel("accuracy")
+        axes.set_xlim(left=0.0)
+        axes.set_ylim(0.0, 1.03)
+        axes.grid(alpha=0.2)
+        if path is not None:
+            figure.savefig(path, dpi=150)
+        return figure
+
+    def _draw_robust(self, axes, robustness):
+        found = robustness.threat_model["class_name"], robustness.curve
+        if found[0] != self.norm or found[1] is None:
+            raise ValueError(
+                f"Expected a RobustnessReport under {self.norm} with a curve. Received: one under "
+                f"{found[0]}{'' if found[1] else ' without a curve'}"
+            )
+        curve = robustness.curve
+        label = f"under attack: {curve['attack']}"
+        axes.step(curve["epsilons"], curve["robust_accuracy"], where="post", label=label)
+
+    def __rich__(self):
+        arguments = {
+            key: value for key, value in self.method["config"].items() if value is not None
+        }
+        text = ", ".join(f"{key}={value}" for key, value in arguments.items())
+        title = f"{self.method['class_name']}, radii in {self.norm}, {self.num_examples} examples"
+        figures = f"average radius {self.average_radius:.4g}, abstained {self.abstained:.1%}"
+        width = max(len(title), len(figures))
+        table = Table(title=title, caption=f"{figures}\n{text}", min_width=width + 2)
+        table.add_column("radius", justify="right")
+        table.add_column("certified accuracy", justify="right")
+        for radius in np.linspace(0.0, self.curve["radii"][-1], _NUM_ROWS):
+            table.add_row(f"{radius:.4g}", f"{self.certified_accuracy(radius):.1%}")
+        return table
+
+    def __str__(self):
+        console = Console(width=100, color_system=None)
+        with console.capture() as capture:
+            console.print(self.__rich__())
+        return capture.get().rstrip()
+
+
+def certified_curve(correct, radii, num_points=_NUM_POINTS):
+    """Returns the certified accuracy at radii from 0 to the largest one of a correct prediction.
+
+    Args:
+        correct: bool array `(n,)`.
+        radii: float array `(n,)`.
+        num_points: int, at least 2, radii at most; they are thinned out evenly by rank.
+
+    Returns:
+        A dict of the lists `"radii"` and `"certified_accuracy"`.
+    """
+    ranked = np.sort(radii[correct])
+    steps = np.unique(np.concatenate([[0.0], ranked]))
+    if len(steps) > num_points:
+        steps = steps[np.linspace(0, len(steps) - 1, num_points).round().astype(int)]
+    at_least = len(ranked) - np.searchsorted(ranked, steps, side="left")
+    return {"radii": steps.tolist(), "certified_accuracy": (at_least / len(radii)).tolist()}

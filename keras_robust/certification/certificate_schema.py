@@ -1,0 +1,74 @@
+"""What the JSON of a certificate looks like, and the check that a file does."""
+
+from keras_robust.evaluation.kinds import dict_of
+from keras_robust.evaluation.kinds import integer
+from keras_robust.evaluation.kinds import json_value
+from keras_robust.evaluation.kinds import list_of
+from keras_robust.evaluation.kinds import number
+from keras_robust.evaluation.kinds import record
+from keras_robust.evaluation.kinds import refuse
+from keras_robust.evaluation.kinds import text
+
+SCHEMA = "keras_robust.certificate_report"
+SCHEMA_VERSION = 1
+
+_SHARE = number(0, 1)
+_REPORT = record(
+    method=record(class_name=text, config=dict_of(json_value)),
+    norm=text,
+    num_examples=integer(1),
+    num_classes=integer(2),
+    clean_accuracy=_SHARE,
+    abstained=_SHARE,
+    average_radius=number(0),
+    curve=record(radii=list_of(number(0)), certified_accuracy=list_of(_SHARE)),
+    labels=list_of(integer(0)),
+    predictions=list_of(integer(-1)),
+    radii=list_of(number(0)),
+    seed=integer(),
+    versions=dict_of(text),
+    seconds=number(0),
+)
+
+
+def check_certificate(plain):
+    """Raises a `ValueError` that names the first field that is not what version 1 has there."""
+    plain = dict(plain) if isinstance(plain, dict) else {}
+    found = plain.pop("schema", None), plain.pop("schema_version", None)
+    if found != (SCHEMA, SCHEMA_VERSION):
+        raise ValueError(
+            f"Expected a certificate with schema {SCHEMA!r} and schema_version {SCHEMA_VERSION}. "
+            f"Received: schema={found[0]!r}, schema_version={found[1]!r}"
+        )
+    _REPORT(plain, "certificate")
+    size, classes = plain["num_examples"], plain["num_classes"]
+    for name in ("labels", "predictions", "radii"):
+        if len(plain[name]) != size:
+            refuse(f"certificate.{name}", f"a list of num_examples {size}", plain[name])
+    for name in ("labels", "predictions"):
+        if max(plain[name]) >= classes:
+            refuse(f"certificate.{name}", f"classes below num_classes {classes}", plain[name])
+    _check_figures(plain)
+
+
+def _check_figures(plain):
+    """Checks that the summary is that of the examples."""
+    rows = list(zip(plain["labels"], plain["predictions"], plain["radii"], strict=True))
+    size = len(rows)
+    own = {
+        "clean_accuracy": sum(label == given for label, given, _ in rows) / size,
+        "abstained": sum(given == -1 for _, given, _ in rows) / size,
+        "average_radius": sum(radius for label, given, radius in rows if label == given) / size,
+    }
+    for name, value in own.items():
+        if abs(plain[name] - value) > 1e-9 * (1.0 + value):
+            refuse(f"certificate.{name}", f"that of the examples, {value}", plain[name])
+    curve = plain["curve"]
+    shares = [
+        sum(label == given and radius >= least for label, given, radius in rows) / size
+        for least in curve["radii"]
+    ]
+    pairs = zip(shares, curve["certified_accuracy"], strict=False)
+    is_same = len(shares) == len(curve["certified_accuracy"]) >= 1
+    if not is_same or any(abs(one - other) > 1e-9 for one, other in pairs):
+        refuse("certificate.curve", "that of the examples", curve)

@@ -1,0 +1,67 @@
+"""The layers of a model, one after the other, on something else than tensors."""
+
+import keras
+
+
+def propagate(model, value, rule):
+    """Returns what comes out of a model whose layers are replaced by a rule.
+
+    Args:
+        model: built Sequential or Functional `keras.Model` with one input and one output; models
+            within it are taken apart likewise.
+        value: what goes in: any object that is no structure of tensors.
+        rule: function `(layer, *values) -> value`, with a list of values for layers that merge.
+
+    Raises:
+        ValueError: for other models, and for a layer that was called in training mode.
+    """
+    graph = _graph_of(model)
+
+    def replace(layer):
+        def run(*args, **kwargs):
+            given = {name: value for name, value in kwargs.items() if value is not None}
+            if given.pop("training", None) or given:
+                raise ValueError(
+                    "A certificate is about inference without masks, and this layer is always "
+                    "called with an argument that says otherwise. "
+                    f"Received: layer {layer.name!r} called with {sorted(kwargs)}"
+                )
+            if isinstance(layer, keras.Model):
+                return propagate(layer, *args, rule)
+            return rule(layer, *args)
+
+        return run
+
+    # Keras has no public way to run its graph on other values.
+    return graph._run_through_graph(value, operation_fn=replace)
+
+
+def refuse(layer, what, known):
+    """Raises a `ValueError` that names a layer for which nothing is known."""
+    names = ", ".join(sorted(known))
+    raise ValueError(
+        f"No {what} is known for this layer. Known are, called as layers: {names}. "
+        f"Received: layer {getattr(layer, 'name', None)!r} of class {type(layer).__name__}"
+    )
+
+
+def refuse_activation(layer, function, what, known):
+    """Raises a `ValueError` that names an activation for which nothing is known."""
+    names = ", ".join(sorted(known))
+    raise ValueError(
+        f"No {what} is known for this activation. Known are {names}. Received: "
+        f"{getattr(function, '__name__', function)} in layer {layer.name!r}"
+    )
+
+
+def _graph_of(model):
+    # A Sequential has its graph inside.
+    graph = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
+    is_graph = hasattr(graph, "_run_through_graph")
+    if not is_graph or len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise ValueError(
+            "Only a built Sequential or Functional model, with one input and one output, can be "
+            "taken apart into layers: start it with keras.Input(shape). "
+            f"Received: a {type(model).__name__}"
+        )
+    return graph

@@ -1,0 +1,80 @@
+"""Certificates in L2 from margins and Lipschitz constants."""
+
+import math
+
+import keras
+import numpy as np
+
+from keras_robust import backend
+from keras_robust.certification.certificate import LARGEST
+from keras_robust.certification.certificate import Certificate
+from keras_robust.certification.certificate import Certified
+from keras_robust.certification.graph import propagate
+from keras_robust.certification.lipschitz_constants import Reach
+from keras_robust.certification.lipschitz_constants import constant_of
+
+
+@keras.saving.register_keras_serializable(package="keras_robust")
+class Lipschitz(Certificate):
+    """Certifies a model in L2 from its margins: as tight as its layers are orthogonal.
+
+    `R = min_j (z_y - z_j) / (||w_y - w_j|| L)`, with `L` the product of the norms of the layers in
+    front of the last Dense layer; without such a layer `(z_y - max z_j) / (sqrt(2) L)`. For models
+    of `SpectralDense`, `OrthogonalConv2D` and `GroupSort` `L` is 1 up to rounding; for others the
+    product is huge, and the radii are near 0.
+
+    Every norm is computed for this certificate, in float64, from the weights that the model uses:
+    all singular values of a dense matrix (LAPACK), and for a convolution the largest one over all
+    frequencies of the circular convolution that contains it, which bounds zero padding from above.
+    Power iterations are no proof, and are not used. It is a proof up to rounding: the logits are
+    those of the model in float32, about 1e-6 of their size off, in half precision far more.
+
+    Deviations from the paper: none; the constant of each pair of classes is used rather than
+    sqrt(2). Cost: one forward pass for each input, and once the singular values.
+
+    Raises:
+        ValueError: in `certify` for a layer or an activation whose constant is not known, by name.
+
+    Example:
+
+    >>> import keras
+    >>> import numpy as np
+    >>> import keras_robust as kr
+    >>> layers = [kr.layers.SpectralDense(4), kr.layers.GroupSort()]
+    >>> head = keras.layers.Dense(2, kernel_initializer="identity")
+    >>> model = keras.Sequential([keras.Input((4,)), *layers, head])
+    >>> x = np.array([[0.9, 0.1, 0.3, 0.2]], "float32")
+    >>> gap = abs(np.diff(model(x)))[0, 0]
+    >>> ratio = gap / kr.certification.Lipschitz().certify(model, x).radii[0]
+    >>> print(f"{ratio:.3f}")
+    1.414
+
+    References:
+        - [Tsuzuku et al., 2018](https://arxiv.org/abs/1802.04034)
+        - [Anil et al., 2019](https://arxiv.org/abs/1811.05381)
+        - [Sedghi et al., 2019](https://arxiv.org/abs/1805.10408), on norms of convolutions.
+    """
+
+    norm = "L2"
+
+    def certify(self, model, x, *, batch_size=256, seed=0):
+        reach = propagate(model, Reach(1.0, x.shape), constant_of)
+        reach = reach.logits or reach
+        logits = backend.predict_logits(model, x, batch_size).astype("float64")
+        labels = np.argmax(logits, axis=-1)
+        gaps = logits[np.arange(len(logits)), labels][:, None] - logits
+        constants = _pair_constants(reach, logits.shape[-1])[labels]
+        radii = np.divide(gaps, constants, out=np.full(gaps.shape, LARGEST), where=constants > 0.0)
+        radii[np.arange(len(logits)), labels] = LARGEST
+        return Certified(labels, np.minimum(np.min(radii, axis=-1), LARGEST))
+
+
+def _pair_constants(reach, num_classes):
+    """Returns how fast the difference of each two logits can change, `(classes, classes)`."""
+    if reach.head is None:
+        return np.full((num_classes, num_classes), math.sqrt(2.0) * reach.constant)
+    kernel, before = reach.head
+    if kernel.shape[-1] == 1:
+        kernel = np.hstack([np.zeros_like(kernel), kernel])
+    differences = kernel.T[:, None] - kernel.T[None]
+    return before * np.linalg.norm(differences, axis=-1)

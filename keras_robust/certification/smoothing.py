@@ -1,0 +1,184 @@
+"""Randomised smoothing: radii from counting what a model says about noisy copies of an input."""
+
+import math
+import numbers
+import operator
+
+import keras
+import numpy as np
+from keras import ops
+from scipy import stats
+
+from keras_robust import backend
+from keras_robust.certification.certificate import ABSTAINED
+from keras_robust.certification.certificate import Certificate
+from keras_robust.certification.certificate import Certified
+from keras_robust.layers import RandomizedSmoothing
+
+# Random numbers are drawn in blocks of this size, so that they do not depend on the batch size.
+_BLOCK = 100
+_MAX_BLOCKS = 50
+_SELECTION, _ESTIMATION = 0, 1
+
+
+def smoothed_radius(count, num_samples, noise_stddev, alpha):
+    """Returns the radius that follows from how many noisy copies got one class.
+
+    `R = sigma * Phi^-1(p)`, with `p` the one-sided Clopper-Pearson bound at level `1 - alpha`, the
+    `alpha` quantile of `Beta(k, n - k + 1)`; 0 for `p` of at most 1/2, which is no certificate.
+
+    Args:
+        count: int or array of int, `k`, copies of that class.
+        num_samples: int, `n`, independent copies that played no role in the choice of the class.
+        noise_stddev: float, `sigma`.
+        alpha: float between 0 and 1, the probability that the radius is too large.
+
+    Example:
+
+    >>> import keras_robust as kr
+    >>> print(f"{kr.certification.smoothed_radius(100_000, 100_000, 1.0, 0.001):.2f}")
+    3.81
+    """
+    count = np.asarray(count)
+    lower = stats.beta.ppf(alpha, np.maximum(count, 1), num_samples - count + 1)
+    lower = np.where(count > 0, lower, 0.0)
+    return np.where(lower > 0.5, noise_stddev * stats.norm.ppf(np.maximum(lower, 0.5)), 0.0)
+
+
+@keras.saving.register_keras_serializable(package="keras_robust")
+class Smoothing(Certificate):
+    """Certifies the smoothed classifier around a model in L2, with a small chance of being wrong.
+
+    The smoothed classifier gives the class that the model gives most often for
+    `x + N(0, sigma^2 I)`. A first set of noisy copies chooses the class; a second one, independent
+    of it, bounds its probability from below by `p`. Where `p > 1/2` the smoothed classifier gives
+    that class for every input nearer to `x` than `sigma * Phi^-1(p)`; else it abstains. For any one
+    input this is wrong with a probability of at most `alpha` over the noise drawn here.
+
+    **It says nothing about the model without noise**, and what one deploys must draw its own noise
+    (`layers.RandomizedSmoothing`), with as many copies as its own error allows. The noise is not
+    clipped to the range of valid inputs; a model that clips its input does so as a part of itself.
+    The model should be trained with noise of the same size (`objectives.GaussianNoise`), or it
+    abstains nearly everywhere. The largest radius possible grows slowly with the copies: 2.46 sigma
+    for 1,000, 3.20 for 10,000 and 3.81 for 100,000. The batch size is rounded to hundreds, 5,000 at
+    most, and changes nothing.
+
+    Published, CIFAR-10, ResNet-110, certified accuracy at radius 0.5: 43% for sigma 0.25 and 41%
+    for sigma 0.5.
+
+    Deviations from the authors' code: outputs that are not numbers count for no class. Cost for
+    each input: `selection_samples + num_samples` forward passes.
+
+    Args:
+        noise_stddev: float above 0, `sigma`, in the units of the input; `None` for that of the
+            `RandomizedSmoothing` that is certified. Defaults to `None`.
+        num_samples: int, `n`, copies that bound the probability. Defaults to `100_000`.
+        selection_samples: int, `n0`, copies that choose the class. Defaults to `100`.
+        alpha: float between 0 and 1. Defaults to `0.001`.
+
+    Raises:
+        ValueError: for arguments out of range; in `certify` without a `noise_stddev`, or with one
+            that is not that of the `RandomizedSmoothing`.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_robust as kr
+    >>> smoothing = kr.certification.Smoothing(0.25, num_samples=10_000)
+    >>> x = np.array([[0.9, 0.1], [0.5, 0.5]], "float32")
+    >>> found = smoothing.certify(lambda x: x, x)
+    >>> print(found.predictions[0], found.radii[0] < 0.8 / 2**0.5)
+    0 True
+
+    References:
+        - [Cohen et al., 2019](https://arxiv.org/abs/1902.02918)
+    """
+
+    norm = "L2"
+
+    def __init__(
+        self, noise_stddev=None, *, num_samples=100_000, selection_samples=100, alpha=1e-3
+    ):
+        if noise_stddev is not None:
+            _check_between("noise_stddev", noise_stddev, math.inf)
+        _check_between("alpha", alpha, 1.0)
+        for name, value in (("num_samples", num_samples), ("selection_samples", selection_samples)):
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+                raise ValueError(
+                    f"Argument `{name}` must be an int of at least 1. Received: {name}={value!r}"
+                )
+        self.noise_stddev = noise_stddev
+        self.num_samples = num_samples
+        self.selection_samples = selection_samples
+        self.alpha = alpha
+
+    def certify(self, model, x, *, batch_size=256, seed=0):
+        base, stddev = self._parts(model)
+        size = min(max(1, batch_size // _BLOCK), _MAX_BLOCKS)
+        count = _counter(backend.Classifier(base), stddev, size)
+        predictions = np.full(len(x), ABSTAINED, "int64")
+        counts = np.zeros(len(x), "int64")
+        seed = ops.convert_to_tensor([operator.index(seed), 0], "int32")
+        for row in range(len(x)):
+            own = backend.fold_in(seed, row)
+            image = ops.convert_to_tensor(x[row : row + 1])
+            chosen = count(image, backend.fold_in(own, _SELECTION), self.selection_samples)
+            predictions[row] = np.argmax(chosen)
+            votes = count(image, backend.fold_in(own, _ESTIMATION), self.num_samples)
+            counts[row] = votes[predictions[row]]
+        radii = smoothed_radius(counts, self.num_samples, stddev, self.alpha)
+        return Certified(np.where(radii > 0.0, predictions, ABSTAINED), radii)
+
+    def _parts(self, model):
+        """Returns the model to which noise is added, and the size of the noise."""
+        stddev = self.noise_stddev
+        if isinstance(model, RandomizedSmoothing):
+            if stddev not in (None, model.noise_stddev):
+                raise ValueError(
+                    "A RandomizedSmoothing is certified for its own noise: leave `noise_stddev` "
+                    f"out, or certify the model within. Received: noise_stddev={stddev} for a "
+                    f"layer with noise_stddev={model.noise_stddev}"
+                )
+            return model.model, model.noise_stddev
+        if stddev is None:
+            raise ValueError(
+                "Argument `noise_stddev` is needed, in the units of the input: the size of noise "
+                "with which the model was trained. Only a RandomizedSmoothing knows its own. "
+                f"Received: noise_stddev=None for {model!r}"
+            )
+        return model, stddev
+
+
+def _counter(classifier, stddev, num_blocks):
+    """Returns a function that counts, by class, the first `limit` noisy copies of a stream."""
+
+    def vote(x, seed, first, limit):
+        shape = (_BLOCK, *x.shape[1:])
+        seeds = (backend.fold_in(seed, first + block) for block in range(num_blocks))
+        noise = ops.concatenate([backend.normal(shape, own) for own in seeds], axis=0)
+        logits = classifier.logits(x + stddev * noise)
+        number = first * _BLOCK + ops.arange(num_blocks * _BLOCK)
+        counted = ops.logical_and(number < limit, ops.all(ops.isfinite(logits), axis=-1))
+        votes = ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype="int32")
+        return ops.sum(votes * ops.cast(ops.expand_dims(counted, -1), "int32"), axis=0)
+
+    compiled = backend.compile_function(vote)
+
+    def count(x, seed, limit):
+        starts = range(0, math.ceil(limit / _BLOCK), num_blocks)
+        limit = ops.convert_to_tensor(limit, "int32")
+        return sum(
+            np.asarray(compiled(x, seed, ops.convert_to_tensor(first, "int32"), limit), "int64")
+            for first in starts
+        )
+
+    return count
+
+
+def _check_between(name, value, high):
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not 0.0 < value < high:
+        raise ValueError(
+            f"Argument `{name}` must be a number above 0 and below {high}. "
+            f"Received: {name}={value!r}"
+        )

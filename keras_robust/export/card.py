@@ -1,0 +1,81 @@
+"""The model card: what a person must know before serving or calling a model."""
+
+
+def write_card(manifest):
+    """Returns the model card, Markdown, for what `make_manifest` returned."""
+    parts = [
+        f"# {manifest['model']['name']}",
+        f"A classifier with {manifest['model']['num_parameters']:,} parameters, exported by "
+        "keras_robust as a SavedModel that needs neither Keras nor keras_robust.",
+        "## Robustness",
+        _robustness(manifest),
+        "## Inputs",
+        _inputs(manifest["inputs"]),
+        "## Signatures",
+        "\n".join(f"- `{name}`: {_SIGNATURES[name]}" for name in manifest["signatures"]),
+        "## Classes",
+        _classes(manifest["model"]["label_names"]),
+        "## What this does not say",
+        _LIMITS,
+        "## Made with",
+        "\n".join(f"- {name} {value}" for name, value in manifest["versions"].items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_SIGNATURES = {
+    "serving_default": "`probabilities`, `label` (index), and `label_name` if there are names",
+    "logits": "`logits`, through which gradients flow, for attacks on the served model",
+    "predict_bytes": "the same as `serving_default` for `image_bytes`, PNG or JPEG files; another "
+    "size is resized",
+    "certify": "`label` (-1 to abstain), `radius` in L2 and `count` by randomised smoothing, for a "
+    "`seed`, `num_samples` and `alpha`",
+}
+_LIMITS = (
+    "- Robust accuracy is an upper bound: a stronger attack may find more mistakes. It holds for "
+    "the threat model above, and for data like those it was measured on.\n"
+    "- The guard rejects or mends what is outside the range of valid inputs. It does not detect "
+    "adversarial examples, which are inside.\n"
+    "- Probabilities are what the softmax gives. They are calibrated only if that was done."
+)
+
+
+def _robustness(manifest):
+    report = manifest["report"]
+    if report is None:
+        return "Not measured: no report was given. Nothing is known about attacks on this model."
+    threat_model = report["threat_model"]
+    low, high = report["confidence"]
+    lines = [
+        f"- Threat model: {threat_model['class_name']}, epsilon {threat_model['epsilon']}",
+        f"- Accuracy without attack: {report['clean_accuracy']:.2%}",
+        f"- Robust accuracy: {report['robust_accuracy']:.2%} (95% interval {low:.2%} to "
+        f"{high:.2%}, {report['num_examples']} examples)",
+        f"- Attacks: {', '.join(attack['name'] for attack in report['attacks'])}",
+    ]
+    lines += [f"- Warning: {warning}" for warning in report["warnings"]]
+    if manifest["data_fingerprint"] is not None:
+        lines.append(f"- SHA-256 of the examples: {manifest['data_fingerprint']['sha256']}")
+    return "\n".join(lines)
+
+
+def _inputs(inputs):
+    rows = [
+        "| name | shape | dtype | outside the bounds | NaN and infinities |",
+        "|---|---|---|---|---|",
+    ]
+    for name, item in inputs.items():
+        guard = item["guard"]
+        outside = non_finite = "not guarded here"
+        if guard is not None:
+            non_finite = guard["non_finite"]
+            bounds = guard["bounds"]
+            outside = "no bounds" if bounds is None else f"{guard['outside']}: {bounds}"
+        rows.append(f"| `{name}` | {item['shape']} | {item['dtype']} | {outside} | {non_finite} |")
+    return "\n".join(rows)
+
+
+def _classes(names):
+    if names is None:
+        return "Indices only; no names were given."
+    return "\n".join(f"- {index}: {name}" for index, name in enumerate(names))

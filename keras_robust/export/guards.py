@@ -1,0 +1,78 @@
+"""Which guard stands in front of which input."""
+
+import keras
+
+from keras_robust import threat_models
+from keras_robust.layers import InputGuard
+
+
+def choose_guards(model, inputs, guard, report):
+    """Returns an `InputGuard` or `None` for each input of a model.
+
+    Integers and strings get none: they are categories, and cannot be NaN.
+
+    Args:
+        model: the model; if there is an `InputGuard` in it, `"auto"` adds no other.
+        inputs: `Inputs` of the model.
+        guard: `"auto"`, for the bounds in the threat model of the report, or those of every
+            threat model, `(0, 1)`; an `InputGuard` for every input, or a dict of them by the name
+            of the input; or `None`.
+        report: `RobustnessReport` or `None`.
+
+    Raises:
+        ValueError: for another guard, and for names that are no inputs.
+    """
+    if guard is None:
+        chosen = {}
+    elif isinstance(guard, InputGuard):
+        chosen = {spec.name: guard for spec in inputs.specs}
+    elif isinstance(guard, dict):
+        chosen = _check_names(guard, inputs)
+    elif guard == "auto":
+        chosen = {} if guards_within(model) else _guards_for(report, inputs)
+    else:
+        raise ValueError(
+            'Argument `guard` must be "auto", an InputGuard, a dict of them by the names of the '
+            f"inputs, or None. Received: guard={guard!r}"
+        )
+    return [chosen.get(spec.name) if spec.dtype.is_floating else None for spec in inputs.specs]
+
+
+def guards_within(model):
+    """Returns the guards that a model has among its layers."""
+    layers = model._flatten_layers(include_self=False)
+    return [layer for layer in layers if isinstance(layer, InputGuard)]
+
+
+def _check_names(guards, inputs):
+    names = [spec.name for spec in inputs.specs]
+    unknown = sorted(set(guards) - set(names))
+    if unknown or not all(isinstance(one, InputGuard) for one in guards.values()):
+        raise ValueError(
+            f"Argument `guard` must have an InputGuard for some of the inputs {names}. "
+            f"Received: guard={guards!r}"
+        )
+    return guards
+
+
+def _guards_for(report, inputs):
+    threat_model = threat_models.Linf() if report is None else threat_model_of(report)
+    parts = getattr(threat_model, "parts", {})
+    guards = {}
+    for spec, key in zip(inputs.specs, inputs.keys, strict=True):
+        # An input that the attacker leaves alone has no box. It must be finite all the same.
+        part = parts.get(key) if parts else threat_model
+        guards[spec.name] = InputGuard(None if part is None else part.bounds)
+    return guards
+
+
+def threat_model_of(report):
+    """Returns the threat model of a `RobustnessReport`, as an object."""
+    name = report.threat_model["class_name"]
+    found = keras.saving.get_registered_object(f"keras_robust>{name}")
+    if found is None:
+        raise ValueError(
+            f"The report's threat model {name} is not known here, and so are its bounds: give "
+            "`guard`. Received: guard='auto'"
+        )
+    return found.from_config(report.threat_model["config"])

@@ -1,0 +1,63 @@
+"""Pictures as files: PNG and JPEG to the integers of an image."""
+
+import tensorflow as tf
+
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+# A few bytes of a file may ask for gigabytes of memory.
+_MAX_PIXELS = 4096 * 4096
+
+
+def decode_images(image_bytes, shape):
+    """Decodes PNG and JPEG files, and resizes those of another size.
+
+    Args:
+        image_bytes: string tensor `(batch_size,)`, whole files.
+        shape: tuple `(height, width, channels)` with 1 channel for grey, 3 for RGB, 4 for RGBA.
+
+    Returns:
+        uint8 tensor `(batch_size, *shape)`. Another size is resized with a triangle filter.
+
+    Raises:
+        tensorflow.errors.InvalidArgumentError: for a file that is no PNG or JPEG, is cut off or
+            damaged, or has more than 4096 x 4096 pixels.
+    """
+    return tf.map_fn(
+        lambda file: _decode(file, shape),
+        image_bytes,
+        fn_output_signature=tf.TensorSpec(shape, tf.uint8),
+    )
+
+
+def _decode(file, shape):
+    is_png = tf.strings.substr(file, 0, len(_PNG)) == _PNG
+    is_jpeg = tf.strings.substr(file, 0, len(_JPEG)) == _JPEG
+    known = tf.debugging.Assert(
+        tf.logical_or(is_png, is_jpeg), ["Expected the bytes of a PNG or JPEG file"]
+    )
+    with tf.control_dependencies([known]):
+        size = tf.cond(is_png, lambda: _png_size(file), lambda: _jpeg_size(file))
+    small = tf.debugging.Assert(
+        tf.reduce_prod(size) <= _MAX_PIXELS, [f"Expected a picture of at most {_MAX_PIXELS} pixels"]
+    )
+    with tf.control_dependencies([small]):
+        image = tf.io.decode_image(file, channels=shape[-1], expand_animations=False)
+    image = tf.ensure_shape(image, (None, None, shape[-1]))
+    fits = tf.reduce_all(tf.shape(image)[:2] == shape[:2])
+    return tf.ensure_shape(tf.cond(fits, lambda: image, lambda: _resize(image, shape)), shape)
+
+
+def _png_size(file):
+    """Reads width and height from the first chunk, which every PNG has at the same place."""
+    # Too short a file is filled up, and fails where it is decoded.
+    header = tf.io.decode_raw(tf.strings.substr(file, 16, 8), tf.uint8, fixed_length=8)
+    digits = tf.reshape(tf.cast(header, tf.int64), (2, 4))
+    return tf.reduce_sum(digits * [1 << 24, 1 << 16, 1 << 8, 1], axis=-1)
+
+
+def _jpeg_size(file):
+    return tf.cast(tf.image.extract_jpeg_shape(file)[:2], tf.int64)
+
+
+def _resize(image, shape):
+    resized = tf.image.resize(tf.cast(image, tf.float32), shape[:2], antialias=True)
+    return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)

@@ -1,0 +1,104 @@
+"""What a model takes: names and shapes for a server, in the form that Keras wants."""
+
+import re
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_robust.layers import RandomizedSmoothing
+
+
+class Inputs:
+    """The inputs of a built model, flat as a server sends them.
+
+    Args:
+        model: built Sequential or Functional `keras.Model`, or a `RandomizedSmoothing` of one.
+
+    Attributes: `specs`, a list of `tf.TensorSpec` with a dynamic batch; `keys`, the keys in the
+    dict or list on which the model was built, or `[None]` if it takes one tensor.
+
+    Raises:
+        ValueError: for a model that is not built or does not say what it takes, and for names that
+            are the same once TensorFlow has no objection to them.
+    """
+
+    def __init__(self, model):
+        if not isinstance(model, keras.Model) or not model.built:
+            raise ValueError(
+                "Expected a built keras.Model: call it on a batch, or give it an Input. "
+                f"Received: {model!r}"
+            )
+        within = model.model if isinstance(model, RandomizedSmoothing) else model
+        tensors = [
+            item for item in keras.tree.flatten(getattr(within, "inputs", None)) if item is not None
+        ]
+        if not tensors:
+            raise ValueError(
+                "Expected a Sequential or Functional model. Wrap a subclassed model: "
+                "`keras.Model(inputs, model(inputs))`. "
+                f"Received: {type(model).__name__} with {len(tensors)} inputs"
+            )
+        # A Sequential model has one input, and knows it under another name.
+        is_sequential = isinstance(within, keras.Sequential)
+        self._structure = tensors[0] if is_sequential else within.input
+        self.keys = _keys(self._structure)
+        self.specs = [_spec(tensor) for tensor in tensors]
+        names = [spec.name for spec in self.specs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Every input needs a name of its own. Received: names {names}")
+
+    def pack(self, tensors):
+        """Returns what the model takes, from a list of tensors."""
+        return keras.tree.pack_sequence_as(self._structure, list(tensors))
+
+    def unpack(self, x):
+        """Returns a list of arrays from examples in the form that the model takes.
+
+        Args:
+            x: array, or for several inputs a dict or list of arrays.
+
+        Raises:
+            ValueError: for another number of arrays, or for other shapes.
+        """
+        if isinstance(self._structure, dict) and isinstance(x, dict):
+            x = {key: x[key] for key in self._structure if key in x}
+        leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(x)]
+        shapes = [(None, *leaf.shape[1:]) for leaf in leaves]
+        if len(leaves) != len(self.specs) or not all(
+            spec.shape.is_compatible_with(shape)
+            for spec, shape in zip(self.specs, shapes, strict=True)
+        ):
+            expected = {spec.name: tuple(spec.shape) for spec in self.specs}
+            raise ValueError(f"Expected examples of shapes {expected}. Received: {shapes}")
+        return [
+            leaf.astype(spec.dtype.as_numpy_dtype)
+            for leaf, spec in zip(leaves, self.specs, strict=True)
+        ]
+
+    def make_up(self, count, boxes):
+        """Returns a list of random arrays, each in its box `(low, high)`, in [0, 1] for `None`."""
+        rng, arrays = np.random.default_rng(0), []
+        for spec, box in zip(self.specs, boxes, strict=True):
+            low, high = (0.0, 1.0) if box is None else map(np.asarray, box)
+            size = (count, *(length or 1 for length in spec.shape[1:]))
+            if spec.dtype == tf.string:
+                arrays.append(np.full(size, b"", object))
+                continue
+            # Rounding must not leave the box.
+            share = rng.uniform(0.01, 0.99, size=size)
+            values = low * (1.0 - share) + high * share
+            arrays.append(values.astype(spec.dtype.as_numpy_dtype))
+        return arrays
+
+
+def _keys(structure):
+    if not keras.tree.is_nested(structure):
+        return [None]
+    return sorted(structure) if isinstance(structure, dict) else list(range(len(structure)))
+
+
+def _spec(tensor):
+    # TensorFlow takes no other characters into the names of a signature.
+    name = re.sub(r"\W", "_", tensor.name)
+    return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, name=name)

@@ -1,0 +1,95 @@
+"""What is known of a served model, for machines and for people."""
+
+import hashlib
+import json
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_robust.version import __version__
+
+SCHEMA = "keras_robust.served_model"
+SCHEMA_VERSION = 1
+
+
+def make_manifest(model, inputs, guards, signatures, *, report, label_names, data):
+    """Returns what `assets.extra/robustness.json` holds, a dict.
+
+    Args:
+        model: the model.
+        inputs: its `Inputs`.
+        guards: list of `InputGuard` or `None`, one for each input.
+        signatures: names of the signatures.
+        report: `RobustnessReport` or `None`.
+        label_names: list of str or `None`.
+        data: pair of arrays or structures of arrays on which robustness was measured, or `None`.
+    """
+    return {
+        "schema": SCHEMA,
+        "schema_version": SCHEMA_VERSION,
+        "model": {
+            "name": model.name,
+            "num_parameters": int(model.count_params()),
+            "label_names": None if label_names is None else list(label_names),
+        },
+        "inputs": {
+            spec.name: {
+                "shape": spec.shape.as_list(),
+                "dtype": spec.dtype.name,
+                "guard": None if guard is None else _plain_guard(guard),
+            }
+            for spec, guard in zip(inputs.specs, guards, strict=True)
+        },
+        "signatures": sorted(signatures),
+        "threat_model": None if report is None else report.threat_model,
+        "report": None if report is None else report.to_dict(),
+        "data_fingerprint": None if data is None else fingerprint(*data),
+        "versions": {
+            "keras_robust": __version__,
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def fingerprint(x, y):
+    """Returns the SHA-256 of examples and labels, and how many they are.
+
+    Over dtype, shape and bytes of every array, in the order of `keras.tree.flatten`.
+    """
+    digest = hashlib.sha256()
+    for leaf in [*keras.tree.flatten(x), y]:
+        leaf = np.ascontiguousarray(leaf)
+        has_objects = leaf.dtype.kind == "O"
+        digest.update(f"{leaf.dtype} {leaf.shape}".encode())
+        digest.update(repr(leaf.tolist()).encode() if has_objects else leaf.tobytes())
+    return {"sha256": digest.hexdigest(), "num_examples": len(y)}
+
+
+def models_config(path):
+    """Returns a `models.config` for TensorFlow Serving that serves the version at `path`."""
+    version = path.name
+    policy = ""
+    if version.isdecimal():
+        policy = (
+            f"    model_version_policy {{ specific {{ versions: {version} }} }}\n"
+            f'    version_labels {{ key: "stable" value: {version} }}\n'
+        )
+    name, base_path = json.dumps(path.parent.name), json.dumps(str(path.parent.resolve()))
+    return (
+        "model_config_list {\n"
+        "  config {\n"
+        f"    name: {name}\n"
+        f"    base_path: {base_path}\n"
+        '    model_platform: "tensorflow"\n'
+        f"{policy}"
+        "  }\n"
+        "}\n"
+    )
+
+
+def _plain_guard(guard):
+    config = guard.get_config()
+    return {key: config[key] for key in ("bounds", "outside", "non_finite", "integers")}

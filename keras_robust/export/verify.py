@@ -1,0 +1,113 @@
+"""Whether a SavedModel is the model it was made from: in its answers, and under attack."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import tensorflow as tf
+from keras import ops
+
+from keras_robust import attacks
+from keras_robust import backend
+from keras_robust.evaluation import BlackBox
+from keras_robust.evaluation import evaluate
+from keras_robust.export import warmup_log
+
+# A server has no Keras: what needs it must fail here.
+_BLOCK = (
+    "import runpy, sys; sys.modules['keras'] = sys.modules['keras_robust'] = None; "
+    "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+)
+_TOLERANCE = 1e-4
+
+
+def replay_in_fresh_process(path):
+    """Replays the warmup requests in a new process in which Keras cannot be imported.
+
+    Args:
+        path: str, the folder of a SavedModel.
+
+    Returns:
+        What `warmup_log.replay` returns: how far the answers are from those of Keras.
+
+    Raises:
+        ValueError: if the process fails, or if the answers differ.
+    """
+    command = [sys.executable, "-c", _BLOCK, warmup_log.__file__, str(path)]
+    variables = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ValueError(
+            f"The SavedModel cannot be used without Keras. Received: path={str(path)!r}, which "
+            f"fails with {last}"
+        )
+    found = json.loads(done.stdout.splitlines()[-1])
+    # In this form NaN is too large.
+    if not found["others_equal"] or not found["largest_difference"] <= _TOLERANCE:
+        raise ValueError(
+            "The SavedModel answers its warmup requests in another way than Keras did. "
+            f"Received: path={str(path)!r} with {found}"
+        )
+    return found
+
+
+def compare_robustness(path, model, data, threat_model, suite=None, **arguments):
+    """Attacks a SavedModel through its signatures, and the model in memory in the same way.
+
+    White-box attacks go through `logits`, black-box attacks, which get nothing but scores, through
+    `serving_default`. Both models get the same random numbers.
+
+    Args:
+        path: str, the folder of a SavedModel with one input.
+        model: the `keras.Model` that it was made from.
+        data: `(x, y)` arrays.
+        threat_model: `ThreatModel`.
+        suite: list of white-box attacks, or `None` for PGD with 50 steps on two losses. Defaults to
+            `None`.
+        **arguments: further arguments of `evaluate`, such as `num_examples` and `seed`.
+
+    Returns:
+        dict from `"white-box"` and `"black-box"` to dicts from `"in memory"` and `"served"` to the
+        `RobustnessReport`.
+    """
+    loaded = tf.saved_model.load(str(path))
+    suite = suite or [attacks.PGD(num_steps=50, loss=loss) for loss in ("cross_entropy", "margin")]
+    num_classes = loaded.signatures["logits"].output_shapes["logits"][-1]
+
+    def served(x):
+        return _only(loaded.signatures["logits"], x)["logits"]
+
+    def served_scores(x):
+        return _log(_only(loaded.signatures["serving_default"], x)["probabilities"])
+
+    def scores(x):
+        return _log(ops.softmax(backend.predict_logits(model, x)))
+
+    pairs = {
+        "white-box": (suite, model, served),
+        "black-box": (
+            [attacks.Square(num_queries=200)],
+            BlackBox(scores, num_classes),
+            BlackBox(served_scores, num_classes),
+        ),
+    }
+    return {
+        kind: {
+            place: evaluate(one, data, threat_model, chosen, minimum_norm=None, **arguments)
+            for place, one in (("in memory", in_memory), ("served", other))
+        }
+        for kind, (chosen, in_memory, other) in pairs.items()
+    }
+
+
+def _only(signature, x):
+    ((_, inputs),) = [signature.structured_input_signature]
+    ((name, spec),) = inputs.items()
+    return signature(**{name: tf.cast(x, spec.dtype)})
+
+
+def _log(probabilities):
+    return np.log(np.maximum(np.asarray(probabilities), 1e-30))

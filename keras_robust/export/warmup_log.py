@@ -1,0 +1,140 @@
+"""Requests with their answers, in the file from which TensorFlow Serving warms a model up.
+
+The file is `assets.extra/tf_serving_warmup_requests`: a TFRecord of `PredictionLog`. A server reads
+the requests; the answers are those of Keras, for whoever checks a server or a SavedModel.
+
+Imports TensorFlow alone: a process in which Keras cannot be imported runs this file by its path,
+with the folder of a SavedModel as argument, and prints what `replay` returns as JSON.
+"""
+
+import collections
+import json
+import pathlib
+import sys
+
+import numpy as np
+import tensorflow as tf
+from google.protobuf import descriptor_pb2
+from google.protobuf import descriptor_pool
+from google.protobuf import message_factory
+
+PLACE = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
+_FILE, _PACKAGE = "keras_robust/warmup_log.proto", "keras_robust.warmup_log"
+_TENSOR = tf.make_tensor_proto(0.0).DESCRIPTOR
+# Message -> field -> (number, type). These are the numbers of tensorflow_serving/apis.
+_MESSAGES = {
+    "ModelSpec": {"name": (1, "string"), "signature_name": (3, "string")},
+    "PredictRequest": {"model_spec": (1, "ModelSpec"), "inputs": (2, "tensors")},
+    "PredictResponse": {"outputs": (1, "tensors"), "model_spec": (2, "ModelSpec")},
+    "PredictLog": {"request": (1, "PredictRequest"), "response": (2, "PredictResponse")},
+    "PredictionLog": {"predict_log": (6, "PredictLog")},
+}
+
+Exchange = collections.namedtuple("Exchange", "signature inputs outputs")
+Exchange.__doc__ = "A request and its answer: the name of a signature, and dicts of arrays."
+
+
+def write(path, model_name, exchanges):
+    """Writes exchanges to a file; TensorFlow Serving reads 1000 at most."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for exchange in exchanges:
+            record = _record_class()()
+            log = record.predict_log
+            for spec in (log.request.model_spec, log.response.model_spec):
+                spec.name, spec.signature_name = model_name, exchange.signature
+            for name, value in exchange.inputs.items():
+                log.request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+            for name, value in exchange.outputs.items():
+                log.response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+            writer.write(record.SerializeToString(deterministic=True))
+
+
+def read(path):
+    """Returns the exchanges in a file."""
+    exchanges = []
+    for bytes_of_record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+        log = _record_class().FromString(bytes_of_record).predict_log
+        inputs = {name: tf.make_ndarray(value) for name, value in log.request.inputs.items()}
+        outputs = {name: tf.make_ndarray(value) for name, value in log.response.outputs.items()}
+        exchanges.append(Exchange(log.request.model_spec.signature_name, inputs, outputs))
+    return exchanges
+
+
+def replay(folder):
+    """Sends the requests of a SavedModel to itself.
+
+    Returns:
+        dict: `requests`, how many; `signatures`, which; `largest_difference` of any number from
+        the answers; `others_equal`, whether labels and texts are the same.
+    """
+    loaded = tf.saved_model.load(str(folder))
+    exchanges = read(pathlib.Path(folder) / PLACE)
+    differences, equal = [0.0], True
+    for exchange in exchanges:
+        inputs = {name: tf.constant(value) for name, value in exchange.inputs.items()}
+        answers = loaded.signatures[exchange.signature](**inputs)
+        if not exchange.outputs:  # They are random.
+            continue
+        equal &= answers.keys() == exchange.outputs.keys()
+        for name in answers.keys() & exchange.outputs.keys():
+            found, expected = answers[name].numpy(), exchange.outputs[name]
+            if expected.dtype.kind == "f" and found.shape == expected.shape:
+                # `max` would overlook NaN.
+                differences.append(float(np.max(np.abs(found - expected), initial=0.0)))
+            else:
+                equal &= bool(np.array_equal(found, expected))
+    return {
+        "requests": len(exchanges),
+        "signatures": sorted({exchange.signature for exchange in exchanges}),
+        "largest_difference": float(np.max(differences)),
+        "others_equal": equal,
+    }
+
+
+def _record_class():
+    """Returns the class of `PredictionLog`, which the package tensorflow-serving-api also has."""
+    pool = descriptor_pool.Default()
+    try:
+        pool.FindFileByName(_FILE)
+    except KeyError:
+        pool.Add(_file_descriptor())
+    descriptor = pool.FindMessageTypeByName(f"{_PACKAGE}.PredictionLog")
+    return message_factory.GetMessageClass(descriptor)
+
+
+def _file_descriptor():
+    file = descriptor_pb2.FileDescriptorProto(
+        name=_FILE, package=_PACKAGE, syntax="proto3", dependency=[_TENSOR.file.name]
+    )
+    for name, fields in _MESSAGES.items():
+        message = file.message_type.add(name=name)
+        for field, (number, kind) in fields.items():
+            if kind == "tensors":
+                _add_map(message, field, number, f".{_PACKAGE}.{name}")
+            else:
+                _add_field(message, field, number, kind)
+    return file
+
+
+def _add_field(message, name, number, kind):
+    field = message.field.add(name=name, number=number, label=1)
+    if kind == "string":
+        field.type = descriptor_pb2.FieldDescriptorProto.TYPE_STRING
+    else:
+        field.type = descriptor_pb2.FieldDescriptorProto.TYPE_MESSAGE
+        field.type_name = kind if kind.startswith(".") else f".{_PACKAGE}.{kind}"
+    return field
+
+
+def _add_map(message, name, number, parent):
+    """A `map<string, TensorProto>`, which is a repeated message of key and value."""
+    entry = message.nested_type.add(name=f"{name.capitalize()}Entry")
+    entry.options.map_entry = True
+    _add_field(entry, "key", 1, "string")
+    _add_field(entry, "value", 2, f".{_TENSOR.full_name}")
+    field = _add_field(message, name, number, f"{parent}.{entry.name}")
+    field.label = descriptor_pb2.FieldDescriptorProto.LABEL_REPEATED
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(replay(sys.argv[1])) + "\n")

@@ -1,0 +1,107 @@
+import sys
+
+import keras
+import matplotlib.image
+import numpy as np
+import pytest
+
+import keras_robust as kr
+from apps import certify
+from apps import models
+from keras_robust import datasets
+from tests.support import programs
+
+SMOOTHING = ["--noise_stddev=0.1", "--num_samples=200", "--num_examples=12"]
+ERROR_CASES = [
+    ("", "flag --model=None: Flag --model must have a value other than None."),
+    ("--model={folder}/missing", "Received: --model={folder}/missing"),
+    ("--model={folder}/other.keras", "The data set digits needs a model from (None, 8, 8, 1)"),
+    ("--model={folder}/model.keras", "`noise_stddev` is needed"),
+    ("--model={folder}/model.keras --method=magic", "flag --method=magic: "),
+    ("--model={folder}/model.keras --method=linear", "whose logits are affine"),
+    (
+        "--model={folder}/model.keras --method=interval --alpha=0.1",
+        "Expected arguments of Interval",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    keras.utils.set_random_seed(1)
+    folder = tmp_path_factory.mktemp("certify")
+    dataset = datasets.load("digits")
+    network = models.small_cnn(dataset.input_shape, dataset.num_classes)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    network.compile(keras.optimizers.Adam(0.01), loss)
+    noisy = kr.AdvTrain(objective=kr.objectives.GaussianNoise(0.1))
+    network.fit(*dataset.train, batch_size=128, epochs=3, verbose=0, callbacks=[noisy])
+    network.save(folder / "model.keras")
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(folder / "other.keras")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    """What the program says to every command line."""
+    model = f"--model={folder}/model.keras"
+    commands = [
+        [model, f"--output_dir={folder}/smoothing", *SMOOTHING, "--seed=3", "--alpha=0.01"],
+        [model, "--method=interval", "--num_examples=5"],
+        ["--help"],
+    ]
+    commands += [case.format(folder=folder).split() for case, _ in ERROR_CASES]
+    return programs.run_all("certify", commands)
+
+
+def test_the_report_is_what_the_library_says(folder, results):
+    assert (results[0].code, results[0].stderr) == (0, "")
+    found = kr.CertificateReport.load(folder / "smoothing" / "certificate.json")
+    network = keras.models.load_model(folder / "model.keras")
+    expected = kr.certify(
+        network,
+        datasets.load("digits").test,
+        kr.certification.Smoothing(0.1, num_samples=200, alpha=0.01),
+        num_examples=12,
+        seed=3,
+    )
+    assert (found.radii, found.predictions) == (expected.radii, expected.predictions)
+    assert found.num_examples == 12
+    assert found.average_radius > 0.0
+
+
+def test_files_and_output(folder, results):
+    assert results[0].stdout.splitlines()[-1] == f"Written to {folder / 'smoothing'}"
+    assert "noise_stddev=0.1, num_samples=200" in results[0].stdout
+    found = {item.name for item in (folder / "smoothing").iterdir()}
+    assert found == {"certificate.json", "certificate.png"}
+    assert matplotlib.image.imread(folder / "smoothing" / "certificate.png").ndim == 3
+    assert (results[1].code, results[1].stderr) == (0, "")
+    assert "radii in Linf, 5 examples" in results[1].stdout
+    assert "Written" not in results[1].stdout
+    assert "--noise_stddev" in results[2].stdout
+
+
+@pytest.mark.parametrize("index", range(len(ERROR_CASES)), ids=[case[0] for case in ERROR_CASES])
+def test_failures_are_one_line(folder, results, index):
+    result, message = results[3 + index], ERROR_CASES[index][1].format(folder=folder)
+    assert result.code == 1
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_run_needs_no_matplotlib(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    dataset = datasets.load("digits")
+    report = certify.run(
+        models.load_keras(str(folder / "model.keras")),
+        dataset,
+        "interval",
+        num_examples=3,
+        noise_stddev=None,
+        output_dir=str(tmp_path / "out"),
+    )
+    np.testing.assert_array_equal(report.labels, dataset.test[1][:3])
+    assert [item.name for item in (tmp_path / "out").iterdir()] == ["certificate.json"]
+    assert "pip install 'keras_robust[plots]'" in capsys.readouterr().out

@@ -1,0 +1,45 @@
+import pytest
+
+from keras_robust.certification.certificate_schema import check_certificate
+from tests.certification import certificate_report_test as example
+
+
+def plain(**changes):
+    return {**example.make().to_dict(), **changes}
+
+
+def test_what_is_written_is_accepted():
+    check_certificate(plain())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema_version": 2}, "schema_version 1. Received: .*schema_version=2"),
+        ({"norm": 2}, "certificate.norm to be text"),
+        ({"abstained": 1.2}, "certificate.abstained to be a number, at least 0, at most 1"),
+        ({"average_radius": float("nan")}, "certificate.average_radius to be a number"),
+        ({"extra": 1}, r"unknown \['extra'\]"),
+        ({"num_classes": 1}, "certificate.num_classes to be an integer, at least 2"),
+        ({"method": {"class_name": "Smoothing"}}, r"certificate.method.*missing \['config'\]"),
+        ({"labels": [0, 1]}, "certificate.labels to be a list of num_examples 5"),
+        ({"predictions": [0, -2, 2, 0, 0]}, r"predictions\[1\] to be an integer, at least -1"),
+        ({"predictions": [0, -1, 3, 0, 0]}, "predictions to be classes below num_classes 3"),
+        ({"radii": [0.5, 0.0, 0.2, -0.9, 0.2]}, r"radii\[3\] to be a number, at least 0"),
+        ({"clean_accuracy": 0.8}, "clean_accuracy to be that of the examples, 0.6"),
+        ({"abstained": 0.0}, "abstained to be that of the examples, 0.2"),
+        ({"average_radius": 0.36}, "average_radius to be that of the examples, 0.18"),
+        (
+            {"curve": {"radii": [0.0, 0.3], "certified_accuracy": [0.6, 0.6]}},
+            "curve to be that of the examples",
+        ),
+        (
+            {"curve": {"radii": [0.0], "certified_accuracy": [0.6, 0.2]}},
+            "curve to be that of the examples",
+        ),
+        ({"curve": {"radii": [], "certified_accuracy": []}}, "curve to be that of the examples"),
+    ],
+)
+def test_the_first_wrong_field_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_certificate(plain(**changes))

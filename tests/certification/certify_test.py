@@ -1,0 +1,100 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_robust as kr
+from tests.support import numpy_reference
+
+X, Y = numpy_reference.examples(8)
+WRONG = np.where(np.arange(8) == 3, (Y + 1) % 3, Y)
+
+
+def logits(x):
+    return 10.0 * x
+
+
+def test_figures_follow_from_the_examples():
+    x = np.array([[0.2, 0.8], [0.4, 0.5], [0.9, 0.1], [0.7, 0.1]], "float32")
+    report = kr.certify(logits, (x, [1, 1, 0, 1]), "linear", norm="Linf")
+    np.testing.assert_allclose(report.radii, [0.3, 0.05, 0.4, 0.3], atol=1e-6)
+    assert report.predictions == [1, 1, 0, 0] and report.labels == [1, 1, 0, 1]
+    assert (report.clean_accuracy, report.abstained) == (0.75, 0.0)
+    assert report.average_radius == pytest.approx(0.75 / 4, abs=1e-6)
+    found = [report.certified_accuracy(radius) for radius in (0.0, 0.04, 0.06, 0.299, 0.31, 0.5)]
+    assert found == [0.75, 0.75, 0.5, 0.5, 0.25, 0.0]
+    assert report.method["class_name"] == "Linear" and report.method["config"]["norm"] == "Linf"
+    assert (report.norm, report.num_examples, report.num_classes, report.seed) == ("Linf", 4, 2, 0)
+    assert report.seconds > 0.0 and "keras" in report.versions
+
+
+def test_methods_by_name_with_options_and_as_objects():
+    model = numpy_reference.keras_model()
+    named = kr.certify(model, (X, Y), "smoothing", noise_stddev=0.1, num_samples=300, seed=2)
+    method = kr.certification.Smoothing(0.1, num_samples=300)
+    given = kr.certify(model, (X, Y), method, seed=2)
+    assert named.radii == given.radii and max(named.radii) > 0.0
+    assert named.norm == "L2" and named.seed == 2
+    assert named.radii != kr.certify(model, (X, Y), method, seed=3).radii
+    smoothed = kr.layers.RandomizedSmoothing(model, 0.1)
+    again = kr.certify(smoothed, (X, Y), num_samples=300, seed=2)
+    assert again.radii == given.radii
+    assert kr.certify(model, (X, Y), "interval").norm == "Linf"
+
+
+def test_data_sets_first_examples_and_rows():
+    model = numpy_reference.keras_model()
+    expected = kr.certify(model, (X, WRONG), "interval")
+    data = tf.data.Dataset.from_tensor_slices((X, np.eye(3)[WRONG])).batch(3)
+    assert kr.certify(model, data, "interval").labels == expected.labels == WRONG.tolist()
+    few = kr.certify(model, data, "interval", num_examples=5, batch_size=2)
+    np.testing.assert_allclose(few.radii, expected.radii[:5])
+    assert expected.clean_accuracy == 7 / 8
+
+
+@pytest.mark.parametrize("method", ["interval", "linear"])
+def test_certified_radii_are_below_the_distances_that_fmn_finds(method):
+    model = numpy_reference.keras_model()
+    if method == "linear":
+        head = keras.layers.Dense(3)
+        model = keras.Sequential([keras.Input((6,)), head])
+        head.set_weights([np.random.default_rng(0).normal(size=(6, 3)), np.zeros(3)])
+    report = kr.certify(model, (X, Y), method)
+    labels = np.array(report.predictions)
+    attacked = kr.evaluate(model, (X, labels), kr.Linf(0.1), "fgsm")
+    assert np.all(np.array(report.radii) <= attacked.distances + 1e-4)
+
+
+def test_smoothed_radii_are_below_the_distances_of_the_smoothed_classifier():
+    """For a linear model the smoothed classifier is the model, so that FMN sees its mistakes."""
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)])
+    report = kr.certify(model, (X, Y % 2), noise_stddev=0.3, num_samples=3000)
+    sure = np.array(report.predictions) >= 0
+    assert sure.any()
+    found = kr.evaluate(model, (X[sure], np.array(report.predictions)[sure]), kr.L2(0.1), "fgsm")
+    assert np.all(np.array(report.radii)[sure] <= found.distances + 1e-4)
+
+
+def test_wrong_arguments():
+    model = numpy_reference.keras_model()
+    with pytest.raises(ValueError, match="Unknown certificate.*Received: 'magic'"):
+        kr.certify(model, (X, Y), "magic")
+    with pytest.raises(ValueError, match="belong to a certificate that is named.*'magic'.*'alpha'"):
+        kr.certify(model, (X, Y), "magic", alpha=0.1)
+    with pytest.raises(ValueError, match="belong to a certificate that is named.*Interval"):
+        kr.certify(model, (X, Y), kr.certification.Interval(), num_steps=3)
+    with pytest.raises(ValueError, match="Expected arguments of Interval: .*'alpha'.*Received"):
+        kr.certify(model, (X, Y), "interval", alpha=0.1)
+    with pytest.raises(ValueError, match="Labels must be class indices from 0 to 2"):
+        kr.certify(model, (X, Y + 3), "interval")
+    with pytest.raises(ValueError, match="Inputs must lie in the bounds"):
+        kr.certify(model, (X + 1.0, Y), "interval")
+    with pytest.raises(ValueError, match="must be finite"):
+        kr.certify(model, (X * np.nan, Y), noise_stddev=0.1)
+    with pytest.raises(ValueError, match="Only a built Sequential or Functional"):
+        kr.certify(lambda x: x, (X, Y), "interval")
+
+
+def test_inputs_of_any_range_are_smoothed():
+    report = kr.certify(logits, (40.0 * X - 20.0, Y), noise_stddev=1.0, num_samples=50)
+    assert report.num_classes == 6

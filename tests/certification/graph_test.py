@@ -1,0 +1,60 @@
+import keras
+import pytest
+
+from keras_robust.certification.graph import propagate
+from keras_robust.certification.graph import refuse
+from keras_robust.certification.graph import refuse_activation
+
+
+def name_of(layer, *values):
+    parts = values[0] if isinstance(values[0], list) else values
+    return f"{layer.name}({', '.join(parts)})"
+
+
+def test_layers_are_replaced_in_their_order():
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4, name="c")], name="inner")
+    inputs = keras.Input((3,))
+    a = keras.layers.Dense(4, name="a")(inputs)
+    b = keras.layers.Dropout(0.5, name="b")(a)
+    joined = keras.layers.Add(name="d")([inner(b), a])
+    model = keras.Model(inputs, joined)
+    assert propagate(model, "x", name_of) == "d(c(b(a(x))), a(x))"
+    assert propagate(inner, "x", name_of) == "c(x)"
+
+
+def test_a_shared_layer_runs_where_it_is_called():
+    dense = keras.layers.Dense(3, name="a")
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, dense(dense(inputs)))
+    assert propagate(model, "x", name_of) == "a(a(x))"
+
+
+def test_training_mode_is_refused():
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, keras.layers.Dropout(0.5, name="noise")(inputs, training=True))
+    with pytest.raises(ValueError, match="'noise' called with .'training'."):
+        propagate(model, "x", name_of)
+
+
+def test_other_models_are_refused():
+    class Own(keras.Model):
+        def call(self, x):
+            return x
+
+    two = [keras.Input((3,)), keras.Input((3,))]
+    several = keras.Model(two, keras.layers.Add()(two))
+    for model in (Own(), keras.Sequential([keras.layers.Dense(2)]), several, len):
+        with pytest.raises(ValueError, match=f"Only a built Seq.*a {type(model).__name__}"):
+            propagate(model, "x", name_of)
+
+
+def test_refusals_name_layer_and_what_is_known():
+    layer = keras.layers.Dense(3, name="last")
+    with pytest.raises(
+        ValueError, match="No bound is known.*A, B. Received: layer 'last' of.*Dense"
+    ):
+        refuse(layer, "bound", ["B", "A"])
+    with pytest.raises(
+        ValueError, match="No bound.*Known are a, b. Received: gelu in layer 'last'"
+    ):
+        refuse_activation(layer, keras.activations.gelu, "bound", ["b", "a"])

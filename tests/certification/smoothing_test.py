@@ -1,0 +1,191 @@
+import keras
+import numpy as np
+import pytest
+from scipy import optimize
+from scipy import stats
+
+import keras_robust as kr
+from keras_robust.certification import Smoothing
+from keras_robust.certification import smoothed_radius
+
+RNG = np.random.default_rng(0)
+KERNEL = np.array([[1.0, -0.5], [-0.4, 1.2], [0.3, 0.2]], "float32")
+BIAS = np.array([0.05, -0.1], "float32")
+X = RNG.uniform(size=(12, 3)).astype("float32")
+SIGMA = 0.5
+
+
+def linear(x):
+    return keras.ops.matmul(x, KERNEL) + BIAS
+
+
+def distances(x):
+    """The class of a linear classifier and the distance to its hyperplane, in float64."""
+    w, b = np.diff(KERNEL.astype("float64"), axis=1)[:, 0], np.diff(BIAS.astype("float64"))[0]
+    z = x.astype("float64") @ w + b
+    return (z > 0).astype("int64"), np.abs(z) / np.linalg.norm(w)
+
+
+@pytest.mark.parametrize(("n", "expected"), [(1000, 2.46), (10_000, 3.20), (100_000, 3.81)])
+def test_published_radii_of_a_constant_classifier(n, expected):
+    assert smoothed_radius(n, n, 1.0, 0.001) == pytest.approx(expected, abs=0.005)
+    # All copies agree with probability p^n.
+    exact = stats.norm.ppf(0.001 ** (1.0 / n))
+    assert smoothed_radius(n, n, 0.5, 0.001) == pytest.approx(0.5 * exact, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("count", "n", "alpha"), [(60, 100, 0.001), (9, 10, 0.05), (700, 1000, 0.01)]
+)
+def test_the_bound_is_the_one_at_which_the_count_is_as_rare_as_alpha(count, n, alpha):
+    """Clopper-Pearson by its definition: `P[Binomial(n, p) >= k] = alpha`."""
+    lower = optimize.brentq(lambda p: stats.binom.sf(count - 1, n, p) - alpha, 1e-9, 1.0 - 1e-9)
+    expected = max(0.0, 2.0 * stats.norm.ppf(lower))
+    assert smoothed_radius(count, n, 2.0, alpha) == pytest.approx(expected, abs=1e-9)
+
+
+def test_counts_that_prove_nothing():
+    np.testing.assert_array_equal(smoothed_radius(np.array([0, 1, 50, 55]), 100, 1.0, 0.001), 0.0)
+
+
+def test_a_constant_classifier_through_the_model():
+    found = Smoothing(0.25, num_samples=100_000).certify(
+        lambda x: keras.ops.stack([0.0 * x[:, 0], 0.0 * x[:, 0] + 1.0], -1),
+        X[:1],
+        batch_size=50_000,
+    )
+    assert found.predictions.tolist() == [1]
+    assert found.radii[0] == pytest.approx(0.25 * 3.8115, abs=1e-3)
+
+
+def test_a_linear_classifier_has_its_distance_up_to_the_slack_of_the_bound():
+    """The probability of the class is `Phi(distance / sigma)`, whose radius is the distance."""
+    n, alpha = 20_000, 0.001
+    found = Smoothing(SIGMA, num_samples=n, alpha=alpha).certify(linear, X, batch_size=5000)
+    classes, exact = distances(X)
+    p = stats.norm.cdf(exact / SIGMA)
+    # The count and its bound are each within 4 standard deviations but once in 10,000 times.
+    least = np.maximum(p - 8.0 * np.sqrt(p * (1.0 - p) / n) - 8.0 / n, 0.5)
+    assert np.all(found.radii <= exact)
+    assert np.all(found.radii >= SIGMA * stats.norm.ppf(least) - 1e-9)
+    sure = found.predictions >= 0
+    assert sure.sum() >= 10
+    np.testing.assert_array_equal(found.predictions[sure], classes[sure])
+    np.testing.assert_array_equal(found.radii > 0, sure)
+
+
+def test_a_tie_abstains():
+    x = np.zeros((1, 3), "float32")
+    found = Smoothing(1.0, num_samples=1000).certify(lambda x: linear(x) - BIAS, x)
+    assert (found.predictions[0], found.radii[0]) == (-1, 0.0)
+
+
+def test_the_level_holds_on_many_draws():
+    """At level 0.2 about one bound in five is above the truth; a bound that is off shows."""
+    x = np.repeat(X[:1], 300, axis=0)
+    _, exact = distances(x)
+    found = Smoothing(SIGMA, num_samples=200, alpha=0.2).certify(linear, x)
+    above = np.mean(found.radii > exact)
+    # Four standard deviations of a mean of 300; bounds are discrete, so that it may be less.
+    assert 0.08 < above < 0.2 + 4 * np.sqrt(0.2 * 0.8 / 300)
+
+
+def test_selection_and_estimation_draw_different_noise():
+    drawn = []
+
+    def spy(x):
+        drawn.append(keras.ops.convert_to_numpy(x))
+        return linear(x)
+
+    method = Smoothing(SIGMA, num_samples=100, selection_samples=100)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kr.backend, "compile_function", lambda function: function)
+        method.certify(spy, X[:2], batch_size=100)
+    assert len(drawn) == 4
+    noise = [(part - X[row // 2]) / SIGMA for row, part in enumerate(drawn)]
+    for one in range(4):
+        assert abs(noise[one].mean()) < 0.25 and noise[one].std() == pytest.approx(1.0, abs=0.15)
+        for other in range(one):
+            assert np.all(noise[one] != noise[other])
+
+
+@pytest.mark.parametrize("batch_size", [1, 350, 10_000])
+def test_the_batch_size_plays_no_role_and_the_seed_does(batch_size):
+    method = Smoothing(SIGMA, num_samples=1050, selection_samples=130)
+    found = method.certify(linear, X[:4], batch_size=batch_size, seed=3)
+    expected = method.certify(linear, X[:4], seed=3)
+    np.testing.assert_array_equal(found.radii, expected.radii)
+    assert np.any(method.certify(linear, X[:4], seed=4).radii != expected.radii)
+
+
+def test_every_sample_counts_once():
+    """With a constant classifier the radius tells how many there were."""
+    for n in (1, 99, 100, 101, 1050):
+        found = Smoothing(1.0, num_samples=n, alpha=0.4).certify(
+            lambda x: keras.ops.stack([x[:, 0] ** 2, -keras.ops.ones_like(x[:, 0])], -1), X[:1]
+        )
+        expected = max(0.0, stats.norm.ppf(0.4 ** (1.0 / n)))
+        assert found.radii[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_selection_chooses_the_class():
+    # One copy often chooses the less frequent class, which then has no certificate.
+    def shifted(x):
+        return linear(x) - BIAS + np.array([0.0, 0.5], "float32")
+
+    x = np.zeros((30, 3), "float32")
+    few, many = (
+        Smoothing(SIGMA, num_samples=500, selection_samples=n).certify(shifted, x) for n in (1, 100)
+    )
+    assert set(many.predictions) == {1}
+    assert set(few.predictions) == {1, -1}
+
+
+def test_what_is_no_number_counts_for_no_class():
+    def broken(x):
+        z = linear(x)
+        return keras.ops.where(keras.ops.expand_dims(x[:, 0] > 0.0, -1), z * np.nan, z * 0 + [1, 0])
+
+    x = np.zeros((1, 3), "float32")
+    found = Smoothing(1.0, num_samples=1000).certify(broken, x)
+    assert found.predictions[0] == -1
+
+
+def test_the_layer_knows_its_noise():
+    head = keras.layers.Dense(2)
+    model = keras.Sequential([keras.Input((3,)), head])
+    head.set_weights([KERNEL, BIAS])
+    smoothed = kr.layers.RandomizedSmoothing(model, noise_stddev=SIGMA, num_samples=3)
+    found = Smoothing(num_samples=500).certify(smoothed, X[:3])
+    np.testing.assert_array_equal(
+        found.radii, Smoothing(SIGMA, num_samples=500).certify(model, X[:3]).radii
+    )
+    with pytest.raises(ValueError, match="its own noise.*noise_stddev=0.1 .*noise_stddev=0.5"):
+        Smoothing(0.1).certify(smoothed, X)
+    with pytest.raises(ValueError, match="`noise_stddev` is needed.*Received: noise_stddev=None"):
+        Smoothing().certify(model, X)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("noise_stddev", 0.0),
+        ("noise_stddev", np.inf),
+        ("noise_stddev", "1"),
+        ("alpha", 0.0),
+        ("alpha", 1.0),
+        ("num_samples", 0),
+        ("num_samples", 1e5),
+        ("selection_samples", True),
+    ],
+)
+def test_wrong_arguments(name, value):
+    with pytest.raises(ValueError, match=f"Argument `{name}` must be .*Received: {name}="):
+        Smoothing(**{name: value})
+
+
+def test_config_round_trip():
+    method = Smoothing(0.25, num_samples=7, selection_samples=3, alpha=0.01)
+    again = Smoothing.from_config(method.get_config())
+    assert repr(again) == repr(method)
+    assert "noise_stddev=0.25, num_samples=7, selection_samples=3, alpha=0.01" in repr(again)

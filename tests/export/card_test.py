@@ -1,0 +1,37 @@
+import dataclasses
+
+import numpy as np
+
+import keras_robust as kr
+from keras_robust.export.card import write_card
+from keras_robust.layers import InputGuard
+from tests.export.manifest_test import make
+
+X, Y = np.eye(3, dtype="float32"), np.array([0, 0, 2])
+
+
+def card(**arguments):
+    return write_card({**make(**arguments), "signatures": ["certify", "logits", "serving_default"]})
+
+
+def test_numbers_attacks_and_doubts():
+    report = kr.evaluate(lambda x: x, (X, Y), kr.L2(0.1), "fgsm", minimum_norm=None)
+    report = dataclasses.replace(report, warnings=["Look here."])
+    text = card(report=report, data=(X, Y))
+    assert "Threat model: L2, epsilon 0.1" in text
+    assert "Accuracy without attack: 66.67%" in text
+    assert "Robust accuracy: 66.67% (95% interval 9.43% to 99.16%, 3 examples)" in text
+    assert "Attacks: FGSM\n- Warning: Look here.\n- SHA-256 of the examples: " in text
+
+
+def test_nothing_measured_is_said():
+    assert "Not measured: no report was given." in card()
+    assert "Indices only" in card()
+
+
+def test_inputs_and_classes():
+    text = card(guard=InputGuard((0, 2), outside="clip"), names=["a", "b", "c"])
+    assert "| `x` | [None, 3] | float32 | clip: [0.0, 2.0] | reject |" in text
+    assert "- 0: a\n- 1: b\n- 2: c\n" in text
+    assert "| float32 | no bounds | reject |" in card(guard=InputGuard(None))
+    assert "| float32 | not guarded here | not guarded here |" in card()

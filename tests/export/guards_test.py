@@ -1,0 +1,82 @@
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+
+import keras_robust as kr
+from keras_robust.export.guards import choose_guards
+from keras_robust.export.guards import guards_within
+from keras_robust.export.inputs import Inputs
+from keras_robust.layers import InputGuard
+
+X = np.eye(3, dtype="float32")
+
+
+def report_for(threat_model):
+    return kr.evaluate(lambda x: x, (X, np.arange(3)), threat_model, "fgsm", minimum_norm=None)
+
+
+def model(*layers):
+    return keras.Sequential([keras.Input((3,), name="x"), *layers, keras.layers.Dense(3)])
+
+
+def choose(network, guard="auto", report=None):
+    return choose_guards(network, Inputs(network), guard, report)
+
+
+@pytest.mark.parametrize("bounds", [(-1.0, 2.0), None, ([0.0, -1.0, -2.0], 3.0)])
+def test_the_bounds_of_the_report(bounds):
+    report = report_for(kr.Linf(0.1, bounds=bounds))
+    reports = [report, kr.RobustnessReport.from_dict(report.to_dict())]
+    for one in reports:
+        (guard,) = choose(model(), report=one)
+        expected = InputGuard(bounds).get_config()
+        assert guard.get_config()["bounds"] == expected["bounds"]
+        assert (guard.outside, guard.non_finite) == ("reject", "reject")
+
+
+def test_without_a_report_the_usual_bounds():
+    assert [guard.bounds for guard in choose(model())] == [(0.0, 1.0)]
+
+
+def test_no_second_guard():
+    guarded = model(InputGuard((0, 2)))
+    assert choose(guarded) == [None]
+    assert [guard.bounds for guard in guards_within(guarded)] == [(0.0, 2.0)]
+    own = InputGuard((0, 3))
+    assert choose(guarded, own) == [own]
+    assert guards_within(model()) == []
+
+
+def test_guards_that_were_given():
+    own = InputGuard((0, 3))
+    assert choose(model(), own) == choose(model(), {"x": own}) == [own]
+    assert choose(model(), None) == choose(model(), {}) == [None]
+
+
+def test_integers_have_no_guard():
+    tensors = [keras.Input((3,), name="x"), keras.Input((1,), name="n", dtype="int32")]
+    network = keras.Model(tensors, keras.layers.Dense(3)(tensors[0]))
+    assert [guard is None for guard in choose(network)] == [False, True]
+    assert [guard is None for guard in choose(network, InputGuard())] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("guard", "message"),
+    [
+        ("automatic", "must be \"auto\", an InputGuard.*Received: guard='automatic'"),
+        ({"y": InputGuard()}, r"for some of the inputs \['x'\]"),
+        ({"x": "clip"}, r"for some of the inputs \['x'\]"),
+    ],
+)
+def test_other_guards(guard, message):
+    with pytest.raises(ValueError, match=message):
+        choose(model(), guard)
+
+
+def test_a_threat_model_that_nobody_knows():
+    report = report_for("linf")
+    plain = {**report.threat_model, "class_name": "Other"}
+    with pytest.raises(ValueError, match="threat model Other is not known here.*give `guard`"):
+        choose(model(), report=dataclasses.replace(report, threat_model=plain))

@@ -1,0 +1,98 @@
+import importlib.util
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import keras_robust as kr
+from keras_robust.export import portable
+from tests.export.inputs_test import two_inputs
+
+X = np.random.default_rng(0).uniform(size=(5, 6, 6, 1)).astype("float32")
+SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
+# The converters' own.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def available(format):
+    needs = {"onnx": ["tf2onnx", "onnxruntime"], "litert": [], "openvino": ["openvino"]}[format]
+    missing = [name for name in needs if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"needs {', '.join(missing)}: the extra `{format}`")
+
+
+def network(*layers, activation=None):
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 1), name="images"),
+            *layers,
+            keras.layers.Conv2D(4, 3, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3, activation=activation),
+        ]
+    )
+
+
+@pytest.mark.parametrize("format", portable.FORMATS)
+@pytest.mark.parametrize("within", [False, True])
+def test_predictions_and_what_the_guard_rejects(tmp_path, format, within):
+    available(format)
+    model = network(*([kr.layers.InputGuard()] if within else []))
+    report = kr.evaluate(model, (X, np.zeros(5, "int64")), kr.Linf(0.1), "fgsm")
+    path = portable.export_portable(model, tmp_path / "1", format, report=report)
+    file = path / f"model{SUFFIXES[format]}"
+    bad = X.copy()
+    bad[1, 2, 3], bad[2, 0, 0], bad[4, 5, 5] = np.nan, 1.5, -np.inf
+    for x, fine in ((X, [0, 1, 2, 3, 4]), (bad, [0, 3])):
+        probabilities, label = portable.predict_portable(format, file, x)
+        logits = model.predict(X, verbose=0)[fine]
+        np.testing.assert_allclose(probabilities[fine], keras.ops.softmax(logits), atol=1e-5)
+        np.testing.assert_array_equal(label[fine], logits.argmax(axis=-1))
+        others = np.setdiff1d(np.arange(5), fine)
+        assert np.isnan(probabilities[others]).all()
+        np.testing.assert_array_equal(label[others], -1)
+    manifest = json.loads((path / "robustness.json").read_text())
+    assert manifest["data_fingerprint"]["num_examples"] == 5
+    assert "Linf, epsilon 0.1" in (path / "MODEL_CARD.md").read_text()
+
+
+@pytest.mark.parametrize("format", portable.FORMATS)
+def test_a_softmax_and_clipping(tmp_path, format):
+    available(format)
+    model = network(activation="softmax")
+    guard = kr.layers.InputGuard(outside="clip", non_finite="replace")
+    path = portable.export_portable(model, tmp_path / "1", format, guard=guard)
+    x = X.copy()
+    x[1, 2, 3], x[2, 0, 0] = np.nan, 1.5
+    mended = X.copy()
+    mended[1, 2, 3], mended[2, 0, 0] = 0.5, 1.0
+    found, _ = portable.predict_portable(format, path / f"model{SUFFIXES[format]}", x)
+    np.testing.assert_allclose(found, model.predict(mended, verbose=0), atol=1e-5)
+
+
+def test_a_file_that_predicts_something_else_is_not_kept(tmp_path, monkeypatch):
+    wrong = {"probabilities": np.full((1, 3), 1 / 3, "float32"), "label": np.zeros(1, "int64")}
+    monkeypatch.setattr(portable, "_run_litert", lambda file, x: wrong)
+    with pytest.raises(ValueError, match="predicts something else as litert than in Keras"):
+        portable.export_portable(network(), tmp_path / "1", "litert")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_named(tmp_path, monkeypatch):
+    def missing(name):
+        raise ImportError(f"no {name}")
+
+    monkeypatch.setattr(portable.importlib, "import_module", missing)
+    with pytest.raises(ImportError, match=r"needs the package tf2onnx.*keras_robust\[onnx\]"):
+        portable.export_portable(network(), tmp_path / "1", "onnx")
+
+
+def test_other_formats_and_models(tmp_path):
+    with pytest.raises(ValueError, match="'openvino'].*Received: 'torch'"):
+        portable.export_portable(network(), tmp_path / "1", "torch")
+    with pytest.raises(ValueError, match="takes models with one input. Received: "):
+        portable.export_portable(two_inputs(), tmp_path / "1", "litert")

@@ -1,0 +1,59 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_robust.export.guards import choose_guards
+from keras_robust.export.inputs import Inputs
+from keras_robust.export.signatures import make_signatures
+from keras_robust.export.warmup import make_exchanges
+from keras_robust.layers import InputGuard
+
+X = np.random.default_rng(0).uniform(-1.0, 1.0, size=(9, 4, 5, 1)).astype("float32")
+
+
+def exchanges_of(x, guard):
+    model = keras.Sequential(
+        [keras.Input((4, 5, 1), name="images"), keras.layers.Flatten(), keras.layers.Dense(3)]
+    )
+    inputs = Inputs(model)
+    guards = choose_guards(model, inputs, guard, None)
+    signatures = make_signatures(model, inputs, guards, None)
+    return model, make_exchanges(signatures, inputs, guards, x)
+
+
+def test_requests_are_the_first_examples_and_answers_those_of_keras():
+    model, found = exchanges_of(X, InputGuard((-1, 1)))
+    kinds = [(one.signature, len(next(iter(one.inputs.values())))) for one in found]
+    names = ["serving_default", "logits", "predict_bytes"]
+    assert kinds == [(name, size) for name in names for size in (1, 8)]
+    np.testing.assert_array_equal(found[1].inputs["images"], X[:8])
+    np.testing.assert_allclose(found[3].outputs["logits"], model(X[:8]), rtol=1e-5)
+    np.testing.assert_allclose(
+        found[1].outputs["probabilities"], tf.nn.softmax(model(X[:8])), rtol=1e-5
+    )
+
+
+def test_pictures_are_the_examples_on_the_scale_of_the_guard():
+    _, found = exchanges_of(X, InputGuard((-1, 1)))
+    file = found[-1].inputs["image_bytes"][3]
+    np.testing.assert_allclose(tf.io.decode_png(file).numpy() / 127.5 - 1.0, X[3], atol=1 / 255)
+    expected = found[1].outputs["probabilities"]
+    np.testing.assert_allclose(found[-1].outputs["probabilities"], expected, atol=0.02)
+
+
+def test_made_up_requests_pass_the_guard():
+    _, found = exchanges_of(None, InputGuard((-3, -2)))
+    images = found[1].inputs["images"]
+    assert images.shape == (8, 4, 5, 1)
+    assert -3.0 <= images.min() < images.max() <= -2.0
+
+
+def test_few_examples_are_enough():
+    _, found = exchanges_of(X[:2], InputGuard((-1, 1)))
+    assert len(found[1].inputs["images"]) == 2
+
+
+def test_examples_that_the_guard_rejects():
+    with pytest.raises(ValueError, match=r"rejects the examples.*within \[0.0, 1.0\]. Received"):
+        exchanges_of(X, "auto")

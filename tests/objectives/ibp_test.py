@@ -1,0 +1,149 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import keras_robust as kr
+from keras_robust.objectives import IBP
+from tests.support import numpy_reference
+from tests.support import streams
+
+
+def _bounds(x, epsilon, box, scale=1.0):
+    """Upper bounds of `z_j - z_y` for the reference network, by hand in float64."""
+    x = x.astype("float64")
+    low, high = x - epsilon, x + epsilon
+    if box is not None:
+        low, high = np.maximum(low, box[0]), np.minimum(high, box[1])
+    (kernel, bias), (head, offset) = numpy_reference.HIDDEN, numpy_reference.HEAD
+    centre, radius = (high + low) / 2 @ kernel + bias, (high - low) / 2 @ np.abs(kernel)
+    low, high = np.tanh(centre - radius), np.tanh(centre + radius)
+    margins = np.zeros((len(x), 3))
+    for row, y in enumerate(streams.Y):
+        for j in range(3):
+            slope = scale * (head[:, j] - head[:, y])
+            middle = (high[row] + low[row]) / 2 @ slope + offset[j] - offset[y]
+            margins[row, j] = middle + (high[row] - low[row]) / 2 @ np.abs(slope)
+    return margins
+
+
+def _paper(kappa, epsilon=0.1, box=(0.0, 1.0), sample_weight=None, scale=1.0):
+    hidden = np.tanh(
+        streams.X.astype("float64") @ numpy_reference.HIDDEN[0] + numpy_reference.HIDDEN[1]
+    )
+    z = scale * hidden @ numpy_reference.HEAD[0] + numpy_reference.HEAD[1]
+    clean = streams.cross_entropy(z)
+    worst = streams.cross_entropy(_bounds(streams.X, epsilon, box, scale))
+    return streams.mean(kappa * clean + (1.0 - kappa) * worst, sample_weight)
+
+
+def _loss(objective, model=None, **arguments):
+    return float(objective.loss(*streams.streams(model or streams.model(), **arguments)))
+
+
+@pytest.mark.parametrize("kappa", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+def test_is_the_equation_of_the_paper(kappa, sample_weight):
+    found = _loss(IBP(kappa), sample_weight=sample_weight)
+    assert found == pytest.approx(_paper(kappa, sample_weight=sample_weight), rel=1e-5)
+
+
+@pytest.mark.parametrize(("epsilon", "box"), [(0.0, None), (0.3, None), (0.3, (0.2, 0.8))])
+def test_radius_and_box(epsilon, box):
+    found = _loss(IBP(0.25), ball=kr.Linf(epsilon, box), x=np.clip(streams.X, *(box or (0, 1))))
+    if box is None:
+        assert found == pytest.approx(_paper(0.25, epsilon, box), rel=1e-5)
+    else:
+        assert found < _paper(0.25, epsilon, None)
+
+
+def test_one_radius_for_each_feature():
+    epsilon = np.array([0.0, 0.3, 0.1, 0.0, 0.2, 0.05], "float32")
+    found = _loss(IBP(0.0), ball=kr.Linf(epsilon))
+    assert found == pytest.approx(_paper(0.0, epsilon.astype("float64")), rel=1e-5)
+
+
+def test_a_scheduled_kappa_is_read_at_the_step():
+    schedule = keras.optimizers.schedules.PolynomialDecay(1.0, 10, 0.5)
+    assert _loss(IBP(schedule), iteration=4) == pytest.approx(_paper(0.8), rel=1e-5)
+
+
+def test_gradient_reaches_the_weights_through_the_bound():
+    model = streams.model()
+    head = model.layers[-1].kernel
+    with tf.GradientTape() as tape:
+        loss = IBP(0.3).loss(*streams.streams(model))
+    slope = np.sum(tape.gradient(loss, head.value) * numpy_reference.HEAD[0])
+    assert slope == pytest.approx(streams.slope(lambda s: _paper(0.3, scale=s)), rel=1e-3)
+
+
+def test_regularisers_count_once():
+    found = _loss(IBP(0.3), streams.model(0.1)) - _loss(IBP(0.3))
+    assert found == pytest.approx(0.1 * np.sum(numpy_reference.HEAD[0] ** 2), rel=1e-4)
+
+
+def test_a_sigmoid_and_a_softmax_at_the_end():
+    logits, labels = [], np.array([0, 1, 1, 0])
+    weights = np.random.default_rng(0).normal(size=(6, 1)).astype("float32")
+    for units, head, loss in (
+        (1, None, keras.losses.BinaryCrossentropy(from_logits=True)),
+        (1, "sigmoid", "binary_crossentropy"),
+        (2, "softmax", "sparse_categorical_crossentropy"),
+    ):
+        model = keras.Sequential([keras.Input((6,)), layers.Dense(units, activation=head)])
+        kernel = weights if units == 1 else np.hstack([0.0 * weights, weights])
+        model.layers[0].set_weights([kernel, np.zeros(units)])
+        model.compile("sgd", loss)
+        y = labels[:, None] if units == 1 else labels
+        logits.append(_loss(IBP(0.4), model, y=y))
+    np.testing.assert_allclose(logits, logits[0], rtol=1e-5)
+
+
+def test_no_attack_runs_and_examples_stay():
+    found = IBP().perturb(None, None, streams.batch())
+    np.testing.assert_array_equal(found.x_adv, streams.X)
+
+
+def _model(*parts, shape=(6,)):
+    model = keras.Sequential([keras.Input(shape), *parts])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def test_refusals_come_before_training():
+    dense = layers.Dense(3)
+    with pytest.raises(ValueError, match="about Linf: use.*Received: L2"):
+        IBP().check(_model(dense), kr.L2(0.1))
+    with pytest.raises(ValueError, match="LayerNormalization"):
+        IBP().check(_model(layers.LayerNormalization(), layers.Dense(3)), kr.Linf(0.1))
+    with pytest.raises(ValueError, match=r"IBP must know the shape.*\(None, 3\)"):
+        IBP().check(_model(layers.Conv1D(3, 2), shape=(None, 3)), kr.Linf(0.1))
+    with pytest.raises(ValueError, match="`kappa` must be a number from 0 to 1.0.*kappa=1.5"):
+        IBP(1.5)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_fit_lowers_the_bound_and_moves_batch_statistics_once(jit_compile):
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(64, 6, 6, 1)).astype("float32")
+    y = (x.mean(axis=(1, 2, 3)) > 0.5).astype("int32")
+    norm = layers.BatchNormalization(momentum=0.5)
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 1)),
+            layers.Conv2D(3, 3, activation="relu"),
+            norm,
+            layers.Flatten(),
+            layers.Dense(2),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.05), loss, jit_compile=jit_compile)
+    mean = np.mean(model.layers[0](x), axis=(0, 1, 2))
+    robust = kr.AdvTrain(kr.Linf(0.02), objective="ibp", warmup=0)
+    first = model.fit(x, y, epochs=1, batch_size=64, verbose=0, callbacks=[robust]).history
+    np.testing.assert_allclose(norm.moving_mean, 0.5 * mean, rtol=1e-4)
+    last = model.fit(x, y, epochs=8, batch_size=64, verbose=0, callbacks=[robust]).history
+    assert last["loss"][-1] < first["loss"][0]
