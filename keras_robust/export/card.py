@@ -1,5 +1,7 @@
 """The model card: what a person must know before serving or calling a model."""
 
+from keras_robust.evaluation.attack_report import label
+
 
 def write_card(manifest):
     """Returns the model card, Markdown, for what `make_manifest` returned."""
@@ -46,12 +48,13 @@ def _robustness(manifest):
         return "Not measured: no report was given. Nothing is known about attacks on this model."
     threat_model = report["threat_model"]
     low, high = report["confidence"]
+    attacks = [label(attack["name"], attack["settings"]) for attack in report["attacks"]]
     lines = [
         f"- Threat model: {threat_model['class_name']}, epsilon {threat_model['epsilon']}",
         f"- Accuracy without attack: {report['clean_accuracy']:.2%}",
         f"- Robust accuracy: {report['robust_accuracy']:.2%} (95% interval {low:.2%} to "
         f"{high:.2%}, {report['num_examples']} examples)",
-        f"- Attacks: {', '.join(attack['name'] for attack in report['attacks'])}",
+        f"- Attacks: {', '.join(attacks)}",
     ]
     lines += [f"- Warning: {warning}" for warning in report["warnings"]]
     if manifest["data_fingerprint"] is not None:

@@ -27,10 +27,11 @@ def test_the_other_examples_are_valid_python():
         compile(block, "README.md", "exec")
 
 
-def test_every_public_attack_objective_and_threat_model_is_named():
-    for package in (kr.attacks, kr.objectives, kr.threat_models, kr.callbacks):
+def test_every_public_class_is_named():
+    packages = (kr.attacks, kr.objectives, kr.threat_models, kr.callbacks)
+    for package in (*packages, kr.layers, kr.certification):
         for cls in package.ALL:
-            assert f"`{cls.__name__}`" in README or f"{cls.__name__}(" in README, cls.__name__
+            assert re.search(rf"[`.]{cls.__name__}[`(]", README), cls.__name__
 
 
 def test_every_program_is_named():

@@ -15,13 +15,14 @@ def card(**arguments):
 
 
 def test_numbers_attacks_and_doubts():
-    report = kr.evaluate(lambda x: x, (X, Y), kr.L2(0.1), "fgsm", minimum_norm=None)
+    report = kr.evaluate(lambda x: x, (X, Y), kr.L2(0.1), ["fgsm", "pgd"], minimum_norm=None)
     report = dataclasses.replace(report, warnings=["Look here."])
     text = card(report=report, data=(X, Y))
     assert "Threat model: L2, epsilon 0.1" in text
     assert "Accuracy without attack: 66.67%" in text
     assert "Robust accuracy: 66.67% (95% interval 9.43% to 99.16%, 3 examples)" in text
-    assert "Attacks: FGSM\n- Warning: Look here.\n- SHA-256 of the examples: " in text
+    assert "Attacks: FGSM cross_entropy, PGD-10 cross_entropy\n- Warning: Look here.\n" in text
+    assert "\n- SHA-256 of the examples: " in text
 
 
 def test_nothing_measured_is_said():
