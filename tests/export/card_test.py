@@ -21,7 +21,7 @@ def test_numbers_attacks_and_doubts():
     assert "Threat model: L2, epsilon 0.1" in text
     assert "Accuracy without attack: 66.67%" in text
     assert "Robust accuracy: 66.67% (95% interval 9.43% to 99.16%, 3 examples)" in text
-    assert "Attacks: FGSM cross_entropy, PGD-10 cross_entropy\n- Warning: Look here.\n" in text
+    assert "Attacks: FGSM, PGD-10\n- Warning: Look here.\n" in text
     assert "\n- SHA-256 of the examples: " in text
 
 
