@@ -11,9 +11,6 @@ import numpy as np
 import scipy.stats
 
 from keras_robust import attacks as attacks_module
-from keras_robust.attacks.examples import check_examples
-from keras_robust.attacks.examples import to_arrays
-from keras_robust.attacks.goal import check_counts
 from keras_robust.evaluation.breakdown import accuracy_per_class
 from keras_robust.evaluation.breakdown import confusion
 from keras_robust.evaluation.cheap_checks import cheap_checks
@@ -21,11 +18,8 @@ from keras_robust.evaluation.checkpoint import Checkpoint
 from keras_robust.evaluation.contest import Contest
 from keras_robust.evaluation.curve import median_distance
 from keras_robust.evaluation.curve import robustness_curve
-from keras_robust.evaluation.labels import as_model
-from keras_robust.evaluation.labels import check_labels
-from keras_robust.evaluation.labels import check_threat_model
 from keras_robust.evaluation.labels import decimal_radius
-from keras_robust.evaluation.labels import predict_clean
+from keras_robust.evaluation.question import Question
 from keras_robust.evaluation.report import RobustnessReport
 from keras_robust.evaluation.suite import Turn
 from keras_robust.evaluation.suite import can_measure
@@ -106,12 +100,10 @@ def evaluate(  # noqa: PLR0913
         - [Croce and Hein, 2020](https://arxiv.org/abs/2003.01690), AutoAttack.
     """
     start, seed = time.perf_counter(), operator.index(seed)
-    threat_model = check_threat_model(threat_model)
-    x, y = check_examples(*to_arrays(data, num_examples), threat_model)
-    check_counts(batch_size=batch_size)
-    model = as_model(model)
-    logits = predict_clean(model, x, batch_size)
-    labels = check_labels(y, logits)
+    question = Question.of(
+        model, data, threat_model, num_examples=num_examples, batch_size=batch_size
+    )
+    model, x, labels, threat_model, logits = question
     turns = make_turns(attacks, threat_model, logits.shape[-1])
     measures = can_measure(threat_model)
     if minimum_norm == "auto":

@@ -1,9 +1,6 @@
 """Questions to ask before a robust accuracy is believed."""
 
 from keras_robust import attacks
-from keras_robust.attacks.examples import check_examples
-from keras_robust.attacks.examples import to_arrays
-from keras_robust.attacks.goal import check_counts
 from keras_robust.evaluation.attack_checks import check_beaten
 from keras_robust.evaluation.attack_checks import check_stability
 from keras_robust.evaluation.attack_checks import check_transfer
@@ -11,10 +8,7 @@ from keras_robust.evaluation.attack_checks import gradient_checks
 from keras_robust.evaluation.cheap_checks import check_bounds
 from keras_robust.evaluation.cheap_checks import check_determinism
 from keras_robust.evaluation.cheap_checks import check_logits
-from keras_robust.evaluation.labels import as_model
-from keras_robust.evaluation.labels import check_labels
-from keras_robust.evaluation.labels import check_threat_model
-from keras_robust.evaluation.labels import predict_clean
+from keras_robust.evaluation.question import Question
 from keras_robust.evaluation.sanity_report import SanityReport
 from keras_robust.evaluation.trials import Trials
 
@@ -90,12 +84,10 @@ def sanity_check(
         - [Athalye et al., 2018](https://arxiv.org/abs/1802.00420), symptoms of masked gradients.
         - [Pintor et al., 2022](https://arxiv.org/abs/2106.09947), indicators of attack failure.
     """
-    threat_model = check_threat_model(threat_model)
-    x, y = check_examples(*to_arrays(data, num_examples), threat_model)
-    check_counts(batch_size=batch_size)
-    model = as_model(model)
-    logits = predict_clean(model, x, batch_size)
-    labels = check_labels(y, logits)
+    question = Question.of(
+        model, data, threat_model, num_examples=num_examples, batch_size=batch_size
+    )
+    model, x, labels, threat_model, logits = question
     arguments = {"batch_size": batch_size, "seed": seed}
     trials = Trials(model, x, labels, threat_model, logits, **arguments)
     transfer = None if surrogate is None else attacks.Transfer(surrogate, trials.pgd("margin"))

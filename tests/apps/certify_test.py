@@ -85,10 +85,7 @@ def test_files_and_output(folder, results):
 @pytest.mark.parametrize("index", range(len(ERROR_CASES)), ids=[case[0] for case in ERROR_CASES])
 def test_failures_are_one_line(folder, results, index):
     result, message = results[3 + index], ERROR_CASES[index][1].format(folder=folder)
-    assert result.code == 1
-    assert result.stderr.startswith("error: ")
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
+    programs.assert_one_line(result, message)
 
 
 def test_run_needs_no_matplotlib(folder, tmp_path, monkeypatch, capsys):

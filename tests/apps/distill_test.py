@@ -108,10 +108,7 @@ def test_the_report_is_about_the_student_that_was_saved(done):
 def test_failures_are_one_line_and_come_before_the_training(failures, index):
     folder, results = failures
     result, message = results[index], ERROR_CASES[index][1].format(folder=folder)
-    assert result.code == 1
-    assert result.stderr.startswith("error: ")
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
+    programs.assert_one_line(result, message)
     assert "Training the" not in result.stdout
 
 
@@ -126,11 +123,7 @@ def test_help(failures):
 @pytest.fixture
 def dataset(monkeypatch):
     """The first digits only, in the place of every data set."""
-    digits = datasets.load("digits")
-    parts = {"train": 200, "validation": 40, "test": 40}
-    small = digits._replace(
-        **{name: tuple(a[:size] for a in getattr(digits, name)) for name, size in parts.items()}
-    )
+    small = programs.few_digits()
     monkeypatch.setattr(datasets, "load", lambda name, data_dir: small)
     return small
 

@@ -75,10 +75,11 @@ def test_both_formats_have_the_same_accuracies(folder, results):
     assert reports[0].robust_accuracy == reports[1].robust_accuracy
     accuracies = [[attack.accuracy for attack in report.attacks] for report in reports]
     assert accuracies[0] == accuracies[1]
+    # But for the seconds, which make their column wider, and the folder in the last line.
     tables = [
-        re.sub(r"[\d.,]+ │$", "", result.stdout, flags=re.MULTILINE) for result in results[:2]
+        re.sub(r"[\d.,]+ *│$|[ ─━]+", "", result.stdout, flags=re.MULTILINE)
+        for result in results[:2]
     ]
-    # But for the seconds, and the folder in the last line.
     assert tables[0].splitlines()[:-1] == tables[1].splitlines()[:-1]
 
 
@@ -122,11 +123,7 @@ def test_help(results):
 @pytest.mark.parametrize("index", range(len(ERROR_CASES)), ids=[case[0] for case in ERROR_CASES])
 def test_failures_are_one_line(folder, results, index):
     result, message = results[4 + index], ERROR_CASES[index][1].format(folder=folder)
-    assert result.code == 1
-    assert result.stderr.startswith("error: ")
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
-    assert "Traceback" not in result.stdout + result.stderr
+    programs.assert_one_line(result, message)
 
 
 def test_run_returns_the_report_and_needs_no_matplotlib(folder, tmp_path, monkeypatch, capsys):

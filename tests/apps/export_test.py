@@ -111,10 +111,8 @@ def test_help(results):
 @pytest.mark.parametrize("index", range(len(ERROR_CASES)), ids=[case[0] for case in ERROR_CASES])
 def test_failures_are_one_line(folder, results, index):
     result, message = results[2 + index], ERROR_CASES[index][1].format(folder=folder)
-    assert (result.code, result.stdout) == (1, "")
-    assert result.stderr.startswith("error: ")
-    assert message in result.stderr
-    assert result.stderr.count("\n") == 1
+    programs.assert_one_line(result, message)
+    assert result.stdout == ""
 
 
 def test_failures_leave_nothing_behind(folder, results):

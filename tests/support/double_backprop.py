@@ -1,9 +1,11 @@
 """The reference network as a function of its weights, for penalties on its input gradients."""
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from tests.support import numpy_reference
+from tests.support import streams
 
 WEIGHTS = (*numpy_reference.HIDDEN, *numpy_reference.HEAD)
 _RNG = np.random.default_rng(12)
@@ -32,6 +34,21 @@ def expected_slope(function, size=1e-5):
         for sign in (1.0, -1.0)
     )
     return (up - down) / (2.0 * size)
+
+
+def assert_leaves_layers_still(objective, x):
+    """Asserts that the penalty draws no dropout, and BatchNorm sees only `x`, in the outer pass."""
+    norm = keras.layers.BatchNormalization(momentum=0.9)
+    shape = keras.Input((numpy_reference.FEATURES,))
+    layers = [shape, norm, keras.layers.Dropout(0.5, seed=1), keras.layers.Dense(3)]
+    model = keras.Sequential(layers)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    objective.loss(*streams.streams(model))
+    np.testing.assert_allclose(norm.moving_mean, 0.1 * x.mean(0), rtol=1e-5)
+    first, again = (np.array(objective.penalty(*streams.streams(model))) for _ in range(2))
+    assert np.all(first > 0.0)
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_allclose(norm.moving_mean, 0.1 * x.mean(0), rtol=1e-5)
 
 
 def slope(function, model):

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import typing
 
+from keras_robust import datasets
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 # The process of the programs: it starts TensorFlow once, which takes longer than all the rest.
@@ -41,6 +43,23 @@ class Done(typing.NamedTuple):
     code: int
     stdout: str
     stderr: str
+
+
+def assert_one_line(result, message):
+    """Asserts that a program failed with one line, which has `message` in it, and no traceback."""
+    assert result.code == 1
+    assert result.stderr.startswith("error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def few_digits():
+    """The first digits only, for programs that are to train and attack in a second."""
+    digits = datasets.load("digits")
+    sizes = {"train": 200, "validation": 40, "test": 40}
+    parts = {name: tuple(a[:n] for a in getattr(digits, name)) for name, n in sizes.items()}
+    return digits._replace(**parts)
 
 
 def run(name, *arguments):
