@@ -1,14 +1,16 @@
 """Proves how far each example of a test set may be moved without changing the prediction.
 
     python -m apps.certify --model=runs/latest/model.keras --noise_stddev=0.25 --num_samples=10000
-    python -m apps.certify --model=runs/latest/model.keras --method=interval --output_dir=runs/proof
+    python -m apps.certify --model=runs/latest/model.keras --method=interval --radii=0.05,8/255
 
 Randomised smoothing (L2) for every model, interval bounds (Linf) for those trained for them,
-Lipschitz margins (L2) for orthogonal networks, and the exact distance for linear ones. Writes the
-report as JSON, and certified accuracy against the radius as a picture.
+Lipschitz margins (L2) for orthogonal networks, and the exact distance for linear ones. With
+--output_dir, writes the report as JSON, and certified accuracy against the radius as a picture.
 """
 
+import fractions
 import pathlib
+import sys
 
 from absl import flags
 from rich.console import Console
@@ -24,18 +26,30 @@ def define_flags():
     shared_flags.define_data()
     flags.DEFINE_string("model", None, "A .keras file.")
     flags.DEFINE_enum(
-        "method", "smoothing", sorted(kr.certification.registry.classes), "The kind of proof."
+        "method",
+        "smoothing",
+        sorted(kr.certification.registry.classes),
+        "The kind of proof.",
+        case_sensitive=False,
     )
-    flags.DEFINE_float(
+    flags.DEFINE_string(
         "noise_stddev",
         None,
-        "smoothing: size of the noise for inputs in [0, 1], as in the training of the model.",
+        "smoothing: size of the noise for inputs in [0, 1], as in the training of the model; a "
+        "number or a fraction such as 32/255.",
+    )
+    flags.DEFINE_list(
+        "radii",
+        None,
+        "Radii to show in the table, numbers or fractions such as 8/255. Default: round numbers.",
     )
     flags.DEFINE_integer(
         "num_samples", None, "smoothing: noisy copies of each example. Default: 100000."
     )
     flags.DEFINE_float("alpha", None, "smoothing: chance of error for an example. Default: 0.001.")
-    flags.DEFINE_enum("norm", None, ["L1", "L2", "Linf"], "linear: norm of the radii.")
+    flags.DEFINE_enum(
+        "norm", None, ["L1", "L2", "Linf"], "linear: norm of the radii.", case_sensitive=False
+    )
     flags.DEFINE_integer(
         "num_examples", None, "Certify only the first so many test examples.", lower_bound=1
     )
@@ -45,7 +59,7 @@ def define_flags():
     flags.mark_flag_as_required("model")
 
 
-def run(model, dataset, method, *, output_dir, **arguments):
+def run(model, dataset, method, *, output_dir, radii=None, **arguments):
     """Certifies a model, prints the table, writes the report.
 
     Args:
@@ -53,17 +67,22 @@ def run(model, dataset, method, *, output_dir, **arguments):
         dataset: `keras_robust.datasets.Dataset`.
         method: str, the name of a certificate.
         output_dir: str or `None`.
+        radii: list of str, the radii to show, or `None` for round numbers.
         **arguments: further arguments of `certify`; those that are `None` are left out.
 
     Returns:
         `CertificateReport`.
     """
-    given = {name: value for name, value in arguments.items() if value is not None}
-    report = kr.certify(model, dataset.test, method, **given)
-    Console().print(report)
+    for radius in radii or ():
+        _number("radii", radius)
     if output_dir is not None:
+        # Before what may take hours.
         folder = pathlib.Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
+    given = {name: value for name, value in arguments.items() if value is not None}
+    report = kr.certify(model, dataset.test, method, verbose=sys.stdout.isatty(), **given)
+    Console().print(report.table(radii))
+    if output_dir is not None:
         report.save(folder / "certificate.json")
         try:
             report.plot(str(folder / "certificate.png"))
@@ -73,20 +92,33 @@ def run(model, dataset, method, *, output_dir, **arguments):
     return report
 
 
+def _number(name, text):
+    """Returns the value of a flag that is a number or a fraction, or `None`."""
+    try:
+        return None if text is None else float(fractions.Fraction(text))
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"Expected a number or a fraction such as 8/255. Received: --{name}={text}"
+        ) from error
+
+
 def main(_):
     values = flags.FLAGS
+    stddev = _number("noise_stddev", values.noise_stddev)
     model = models.load_keras(values.model)
     dataset = shared_flags.load_dataset(values.dataset, values.data_dir)
-    models.check_fit(model, dataset)
+    is_smoothed = isinstance(model, kr.layers.RandomizedSmoothing)
+    models.check_fit(model.model if is_smoothed else model, dataset)
     run(
         model,
         dataset,
         values.method,
         output_dir=values.output_dir,
+        radii=values.radii,
         num_examples=values.num_examples,
         batch_size=values.batch_size,
         seed=values.seed,
-        noise_stddev=values.noise_stddev,
+        noise_stddev=stddev,
         num_samples=values.num_samples,
         alpha=values.alpha,
         norm=values.norm,

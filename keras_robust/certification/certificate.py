@@ -2,6 +2,7 @@
 
 import typing
 
+import keras
 import numpy as np
 
 from keras_robust.configurable import Configurable
@@ -34,7 +35,7 @@ class Certificate(Configurable):
 
     norm = "L2"
 
-    def certify(self, model, x, *, batch_size=256, seed=0):
+    def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
         """Returns `Certified`.
 
         Args:
@@ -42,11 +43,27 @@ class Certificate(Configurable):
             x: float32 array `(n, ...)` of finite inputs.
             batch_size: int.
             seed: int, of random numbers, where there are any.
+            verbose: bool, whether to show a progress bar, where it takes long.
         """
         raise NotImplementedError
 
 
 registry = Registry("certificate", Certificate)
+
+
+def shown(size, step, verbose):
+    """Iterates over the first rows of batches, with a progress bar if `verbose`.
+
+    Args:
+        size: int, examples.
+        step: int, examples in a batch.
+        verbose: bool.
+    """
+    bar = keras.utils.Progbar(size, unit_name="example") if verbose else None
+    for start in range(0, size, step):
+        yield start
+        if bar is not None:
+            bar.add(min(step, size - start))
 
 
 def largest_radii(is_certified, low, high, num_steps):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 
 import numpy as np
@@ -14,9 +15,10 @@ from keras_robust.certification.certificate_schema import check_certificate
 from keras_robust.evaluation.atomic import write_text
 from keras_robust.evaluation.figures import make_figure
 from keras_robust.evaluation.schema import to_plain
+from keras_robust.threat_models.parsing import parse_epsilon
 
 _NUM_POINTS = 100
-_NUM_ROWS = 6
+_MOST_ROWS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +63,13 @@ class CertificateReport:
     seconds: float
 
     def certified_accuracy(self, radius):
-        """Returns the share of examples that are right and certified up to a radius."""
+        """Returns the share of examples that are right and certified up to a radius.
+
+        Args:
+            radius: number of at least 0, or a string such as `"8/255"`.
+        """
         correct = np.equal(self.labels, self.predictions)
-        return float(np.mean(correct & (np.asarray(self.radii) >= radius)))
+        return float(np.mean(correct & (np.asarray(self.radii) >= parse_epsilon(radius))))
 
     def to_dict(self):
         """Returns what JSON can hold."""
@@ -128,7 +134,13 @@ class CertificateReport:
         label = f"under attack: {curve['attack']}"
         axes.step(curve["epsilons"], curve["robust_accuracy"], where="post", label=label)
 
-    def __rich__(self):
+    def table(self, radii=None):
+        """Returns a table of certified accuracy, for `rich` to print.
+
+        Args:
+            radii: list of numbers, or strings such as `"8/255"`; `None` for round numbers up to the
+                largest radius of a correct prediction. Defaults to `None`.
+        """
         arguments = {
             key: value for key, value in self.method["config"].items() if value is not None
         }
@@ -136,18 +148,36 @@ class CertificateReport:
         title = f"{self.method['class_name']}, radii in {self.norm}, {self.num_examples} examples"
         figures = f"average radius {self.average_radius:.4g}, abstained {self.abstained:.1%}"
         width = max(len(title), len(figures))
-        table = Table(title=title, caption=f"{figures}\n{text}", min_width=width + 2)
+        caption = f"{figures}\n{text}" if text else figures
+        table = Table(title=title, caption=caption, min_width=width + 2)
         table.add_column("radius", justify="right")
         table.add_column("certified accuracy", justify="right")
-        for radius in np.linspace(0.0, self.curve["radii"][-1], _NUM_ROWS):
-            table.add_row(f"{radius:.4g}", f"{self.certified_accuracy(radius):.1%}")
+        for radius in round_radii(self.curve["radii"][-1]) if radii is None else radii:
+            text = radius if isinstance(radius, str) else f"{radius:.4g}"
+            table.add_row(text, f"{self.certified_accuracy(radius):.1%}")
         return table
+
+    def __rich__(self):
+        return self.table()
 
     def __str__(self):
         console = Console(width=100, color_system=None)
         with console.capture() as capture:
             console.print(self.__rich__())
         return capture.get().rstrip()
+
+
+def round_radii(largest):
+    """Returns the multiples of a round number from 0 to `largest`, `_MOST_ROWS` at most."""
+    if largest == 0.0:
+        return [0.0]
+    unit = 10.0 ** (math.floor(math.log10(largest)) - 1)
+    for step in (1, 2, 5, 10, 20):
+        count = math.floor(largest / (step * unit) + 1e-9) + 1
+        if count <= _MOST_ROWS:
+            break
+    # Without the last digit, by which the largest multiple may be above the largest radius.
+    return [float(f"{index * step * unit:.12g}") for index in range(count)]
 
 
 def certified_curve(correct, radii, num_points=_NUM_POINTS):

@@ -12,10 +12,18 @@ from keras_robust.evaluation.kinds import text
 SCHEMA = "keras_robust.certificate_report"
 SCHEMA_VERSION = 1
 
+_NORMS = ("L1", "L2", "Linf")
+
+
+def _norm(value, path):
+    if value not in _NORMS:
+        refuse(path, f"one of {_NORMS}", value)
+
+
 _SHARE = number(0, 1)
 _REPORT = record(
     method=record(class_name=text, config=dict_of(json_value)),
-    norm=text,
+    norm=_norm,
     num_examples=integer(1),
     num_classes=integer(2),
     clean_accuracy=_SHARE,
@@ -48,6 +56,9 @@ def check_certificate(plain):
     for name in ("labels", "predictions"):
         if max(plain[name]) >= classes:
             refuse(f"certificate.{name}", f"classes below num_classes {classes}", plain[name])
+    for given, radius in zip(plain["predictions"], plain["radii"], strict=True):
+        if given < 0 and radius:
+            refuse("certificate.radii", "0 where the prediction is -1, abstained", plain["radii"])
     _check_figures(plain)
 
 

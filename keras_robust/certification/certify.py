@@ -1,5 +1,6 @@
 """Certified accuracy: what no attack can take away."""
 
+import inspect
 import operator
 import platform
 import time
@@ -10,6 +11,7 @@ import numpy as np
 from keras_robust import threat_models
 from keras_robust.attacks.examples import check_examples
 from keras_robust.attacks.examples import to_arrays
+from keras_robust.attacks.goal import check_counts
 from keras_robust.certification.certificate import registry
 from keras_robust.certification.certificate_report import CertificateReport
 from keras_robust.certification.certificate_report import certified_curve
@@ -20,7 +22,15 @@ from keras_robust.version import __version__
 
 
 def certify(
-    model, data, method="smoothing", *, num_examples=None, batch_size=256, seed=0, **options
+    model,
+    data,
+    method="smoothing",
+    *,
+    num_examples=None,
+    batch_size=256,
+    seed=0,
+    verbose=False,
+    **options,
 ):
     """Proves for each example a radius within which its prediction stays, and returns them all.
 
@@ -40,6 +50,7 @@ def certify(
         num_examples: int, the first so many examples; `None` for all. Defaults to `None`.
         batch_size: int. Does not change the result. Defaults to `256`.
         seed: int, of the noise. Defaults to `0`.
+        verbose: bool, whether to show a progress bar, where it takes long. Defaults to `False`.
         **options: arguments of the certificate, if `method` is a name: `noise_stddev=0.25`.
 
     Returns:
@@ -65,12 +76,13 @@ def certify(
     """
     start, seed = time.perf_counter(), operator.index(seed)
     method = _get(method, options)
+    check_counts(batch_size=batch_size)
     box = threat_models.Linf(0.0, getattr(method, "bounds", None))
     x, y = check_examples(*to_arrays(data, num_examples), box)
     plain = model.model if isinstance(model, RandomizedSmoothing) else model
     logits = predict_clean(plain, x, batch_size)
     labels = check_labels(y, logits)
-    found = method.certify(model, x, batch_size=batch_size, seed=seed)
+    found = method.certify(model, x, batch_size=batch_size, seed=seed, verbose=verbose)
     correct = found.predictions == labels
     return CertificateReport(
         method={"class_name": type(method).__name__, "config": method.get_config()},
@@ -105,9 +117,11 @@ def _get(method, options):
             f"Further arguments belong to a certificate that is named, one of "
             f"{sorted(registry.classes)}. Received: method={method!r} with {sorted(options)}"
         )
-    try:
-        return cls(**options)
-    except TypeError as error:
+    known = list(inspect.signature(cls).parameters)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
         raise ValueError(
-            f"Expected arguments of {cls.__name__}: {error}. Received: {options}"
-        ) from error
+            f"Expected arguments of {cls.__name__}, of which there are {known}. "
+            f"Received: {', '.join(unknown)}"
+        )
+    return cls(**options)

@@ -13,7 +13,8 @@ def propagate(model, value, rule):
         rule: function `(layer, *values) -> value`, with a list of values for layers that merge.
 
     Raises:
-        ValueError: for other models, and for a layer that was called in training mode.
+        ValueError: for other models, among them those with a `call` of their own, and for a layer
+            that was called in training mode.
     """
     graph = _graph_of(model)
 
@@ -33,7 +34,9 @@ def propagate(model, value, rule):
         return run
 
     # Keras has no public way to run its graph on other values.
-    return graph._run_through_graph(value, operation_fn=replace)
+    outputs = graph._run_through_graph(value, operation_fn=replace)
+    (output,) = keras.tree.flatten(outputs)
+    return output
 
 
 def refuse(layer, what, known):
@@ -64,4 +67,17 @@ def _graph_of(model):
             "taken apart into layers: start it with keras.Input(shape). "
             f"Received: a {type(model).__name__}"
         )
+    _check_call(model)
     return graph
+
+
+def _check_call(model):
+    """Raises a `ValueError` for a model that does more than to run its graph."""
+    for name in ("call", "__call__"):
+        owner = next(cls for cls in type(model).__mro__ if name in vars(cls))
+        if name in vars(model) or not owner.__module__.startswith("keras.src."):
+            raise ValueError(
+                f"A model with a `{name}` of its own may do more than its layers do, and cannot "
+                "be taken apart: write it as a Functional model (a `train_step` of its own is "
+                f"fine). Received: a {type(model).__name__} named {model.name!r}"
+            )

@@ -9,11 +9,15 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust.certification.box import Box
-from keras_robust.certification.box import propagate_box
 from keras_robust.certification.box import worst_margins
 from keras_robust.certification.certificate import Certificate
 from keras_robust.certification.certificate import Certified
 from keras_robust.certification.certificate import largest_radii
+from keras_robust.certification.certificate import shown
+from keras_robust.certification.layer_boxes import propagate_box
+from keras_robust.certification.model_checks import check_logits
+from keras_robust.certification.model_checks import check_precision
+from keras_robust.certification.model_checks import check_shape
 from keras_robust.layers.input_transformation import check_count
 from keras_robust.threat_models.parsing import parse_bounds
 from keras_robust.threat_models.threat_model import per_example
@@ -31,9 +35,10 @@ class Interval(Certificate):
 
     It is a proof, with no chance of error but rounding: bounds are computed in float64 and rounded
     to nearest, for the exact function that the weights define; a model that runs in float32 leaves
-    that by about 1e-6 of its logits, in half precision by far more. A radius of 0 says nothing
-    about the model: bounds widen at every layer, and networks that were not trained for them
-    (`objectives.IBP`) get radii near 0, however robust they are.
+    that by about 1e-6 of its logits (with TensorFloat-32, which GPUs may use, by 1e-3), and half
+    precision is refused. A radius of 0 says nothing about the model: bounds widen at every layer,
+    and networks that were not trained for them (`objectives.IBP`) get radii near 0, however robust
+    they are.
 
     Sequential and Functional models of Dense, Conv, pooling, BatchNormalization (with its moving
     statistics), increasing activations, Flatten, Reshape, Add and the like; anything else is
@@ -51,7 +56,9 @@ class Interval(Certificate):
             the largest. Defaults to `20`.
 
     Raises:
-        ValueError: for arguments out of range, and in `certify` for a layer without a rule.
+        ValueError: for arguments out of range; in `certify` for a layer without a rule, and one in
+            half precision, by name; for a model with a `call` of its own; under a loss of
+            probabilities for a model that does not end in a softmax or sigmoid.
 
     Example:
 
@@ -87,7 +94,9 @@ class Interval(Certificate):
         self.max_radius = max_radius
         self.num_steps = check_count("num_steps", num_steps, 1, 60)
 
-    def certify(self, model, x, *, batch_size=256, seed=0):
+    def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
+        check_shape(model, x)
+        check_precision(model)
         predictions = np.argmax(backend.predict_logits(model, x, batch_size), axis=-1)
         largest = self.max_radius
         if largest is None:
@@ -100,7 +109,7 @@ class Interval(Certificate):
 
         worst = backend.compile_function(largest_margin)
         radii = []
-        for start in range(0, len(x), batch_size):
+        for start in shown(len(x), batch_size, verbose):
             rows = slice(start, start + batch_size)
             inputs = ops.convert_to_tensor(x[rows].astype("float64"))
             labels = ops.convert_to_tensor(predictions[rows], "int32")
@@ -126,12 +135,22 @@ def interval_margins(model, x, radii, labels, bounds):
     Returns:
         Tensor `(batch_size, num_classes)`, 0 for `j = y`.
     """
+    return box_margins(model, ball_box(x, radii, bounds), labels)
+
+
+def box_margins(model, box, labels):
+    """Returns the same for a `Box` of inputs."""
+    outputs = propagate_box(model, box)
+    check_logits(model, outputs)
+    return worst_margins(outputs, labels)
+
+
+def ball_box(x, radii, bounds):
+    """Returns the `Box` of an Linf ball cut off by the bounds; arguments as above."""
     lower, upper = x - radii, x + radii
-    if bounds is not None:
-        low, high = (ops.convert_to_tensor(bound, dtype=x.dtype) for bound in bounds)
-        # A point that is outside by a rounding error stays in its ball.
-        lower, upper = (
-            ops.minimum(ops.maximum(lower, low), x),
-            ops.maximum(ops.minimum(upper, high), x),
-        )
-    return worst_margins(propagate_box(model, Box(lower, upper)), labels)
+    if bounds is None:
+        return Box(lower, upper)
+    low, high = (ops.convert_to_tensor(bound, dtype=x.dtype) for bound in bounds)
+    # A point that is outside by a rounding error stays in its ball.
+    lower = ops.minimum(ops.maximum(lower, low), x)
+    return Box(lower, ops.maximum(ops.minimum(upper, high), x))

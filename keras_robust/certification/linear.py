@@ -15,6 +15,7 @@ from keras_robust.certification.certificate import LARGEST
 from keras_robust.certification.certificate import Certificate
 from keras_robust.certification.certificate import Certified
 from keras_robust.certification.certificate import largest_radii
+from keras_robust.certification.model_checks import check_precision
 from keras_robust.layers.input_transformation import check_count
 from keras_robust.threat_models.parsing import parse_bounds
 
@@ -55,8 +56,8 @@ def exact_linear(model, x, y, threat_model="linf", *, batch_size=256):
         `Exact`, with NumPy arrays `robust` and `margin`.
 
     Raises:
-        ValueError: for a model that is not affine, for empty, non-finite or out-of-bounds inputs,
-            and for labels that are no class.
+        ValueError: for a model that is not affine or in half precision, for empty, non-finite or
+            out-of-bounds inputs, and for labels that are no class.
 
     Example:
 
@@ -72,6 +73,7 @@ def exact_linear(model, x, y, threat_model="linf", *, batch_size=256):
     """
     threat_model = threat_models.get(threat_model)
     x, y = check_examples(x, y, threat_model)
+    check_precision(model)
     affine.check_affine(model, x.shape[1:], threat_model)
     logits = backend.predict_logits(model, x, batch_size)
     labels = np.asarray(losses.to_indices(y, logits.shape[-1]))
@@ -117,7 +119,8 @@ class Linear(Certificate):
         num_steps: int, steps of bisection in the box. Defaults to `25`.
 
     Raises:
-        ValueError: for another norm; in `certify` for a model that is not affine.
+        ValueError: for another norm; in `certify` for a model that is not affine, and for one
+            with layers in half precision.
 
     Example:
 
@@ -139,7 +142,8 @@ class Linear(Certificate):
         self.bounds = parse_bounds(bounds)
         self.num_steps = check_count("num_steps", num_steps, 1, 60)
 
-    def certify(self, model, x, *, batch_size=256, seed=0):
+    def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
+        check_precision(model)
         ball = getattr(threat_models, self.norm)(0.0, None)
         affine.check_affine(model, x.shape[1:], ball.with_bounds(self.bounds))
         logits = backend.predict_logits(model, x, batch_size).astype("float64")

@@ -12,6 +12,12 @@ from keras_robust.certification.certificate import Certified
 from keras_robust.certification.graph import propagate
 from keras_robust.certification.lipschitz_constants import Reach
 from keras_robust.certification.lipschitz_constants import constant_of
+from keras_robust.certification.model_checks import check_logits
+from keras_robust.certification.model_checks import check_precision
+from keras_robust.certification.model_checks import check_shape
+
+# More than float64 can round a constant down by.
+_ABOVE = 1.0 + 1e-9
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
@@ -27,13 +33,16 @@ class Lipschitz(Certificate):
     all singular values of a dense matrix (LAPACK), and for a convolution the largest one over all
     frequencies of the circular convolution that contains it, which bounds zero padding from above.
     Power iterations are no proof, and are not used. It is a proof up to rounding: the logits are
-    those of the model in float32, about 1e-6 of their size off, in half precision far more.
+    those of the model in float32, about 1e-6 of their size off (TensorFloat-32, which GPUs may use,
+    1e-3). Half precision is refused.
 
     Deviations from the paper: none; the constant of each pair of classes is used rather than
     sqrt(2). Cost: one forward pass for each input, and once the singular values.
 
     Raises:
-        ValueError: in `certify` for a layer or an activation whose constant is not known, by name.
+        ValueError: in `certify` for a layer or an activation whose constant is not known, and one
+            in half precision, by name; for a model with a `call` of its own; under a loss of
+            probabilities for a model that does not end in a softmax or sigmoid.
 
     Example:
 
@@ -57,13 +66,16 @@ class Lipschitz(Certificate):
 
     norm = "L2"
 
-    def certify(self, model, x, *, batch_size=256, seed=0):
+    def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
+        check_shape(model, x)
+        check_precision(model)
         reach = propagate(model, Reach(1.0, x.shape), constant_of)
+        check_logits(model, reach)
         reach = reach.logits or reach
         logits = backend.predict_logits(model, x, batch_size).astype("float64")
         labels = np.argmax(logits, axis=-1)
         gaps = logits[np.arange(len(logits)), labels][:, None] - logits
-        constants = _pair_constants(reach, logits.shape[-1])[labels]
+        constants = _ABOVE * _pair_constants(reach, logits.shape[-1])[labels]
         radii = np.divide(gaps, constants, out=np.full(gaps.shape, LARGEST), where=constants > 0.0)
         radii[np.arange(len(logits)), labels] = LARGEST
         return Certified(labels, np.minimum(np.min(radii, axis=-1), LARGEST))

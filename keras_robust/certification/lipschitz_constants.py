@@ -6,10 +6,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_robust.certification.box import batch_norm_scale
 from keras_robust.certification.graph import refuse
 from keras_robust.certification.graph import refuse_activation
+from keras_robust.certification.layer_boxes import batch_norm_scale
 from keras_robust.layers import GroupSort
+from keras_robust.layers import InputGuard
 from keras_robust.layers import OrthogonalConv2D
 from keras_robust.layers import SpectralDense
 
@@ -36,7 +37,8 @@ class Reach:
         constant: float, the Lipschitz constant up to here.
         shape: tuple, of a batch here; `constant_of` fills it in.
         head: `(kernel, constant before it)` of a last Dense layer, or `None`.
-        logits: the `Reach` in front of a final softmax or sigmoid, or `None`.
+        logits: the `Reach` in front of a final softmax or sigmoid, or `None`. Only a layer that
+            returns its very input keeps it: of any other the logits are no longer known.
     """
 
     def __init__(self, constant, shape=None, head=None, logits=None):
@@ -155,24 +157,40 @@ def _max_pooling(layer):
 
 
 def _global_average(layer, reach):
+    if layer.data_format != "channels_last":
+        refuse(layer, "Lipschitz constant with channels first", ["GlobalAveragePooling2D"])
     return Reach(reach.constant / math.sqrt(math.prod(reach.shape[1:3])))
 
 
-_SAME = (
-    "ActivityRegularization Cropping2D Dropout Flatten GaussianNoise GlobalMaxPooling2D "
-    "Identity Permute Reshape SpatialDropout2D ZeroPadding2D"
-)
+def _add(layer, values):
+    if len({value.shape[1:] for value in values}) > 1:
+        # An entry that is repeated moves the sum more than once.
+        refuse(layer, "Lipschitz constant for inputs of several shapes", ["Add"])
+    return Reach(sum(value.constant for value in values))
+
+
+def _rescaling(layer, reach):
+    scale = np.asarray(layer.scale, "float64")
+    shape = tuple(size or 1 for size in reach.shape)
+    if np.broadcast_shapes(scale.shape, shape) != shape:
+        refuse(layer, "Lipschitz constant for a scale larger than the input", ["Rescaling"])
+    return Reach(np.max(np.abs(scale)) * reach.constant)
+
+
+_UNCHANGED = "ActivityRegularization Dropout GaussianNoise Identity SpatialDropout2D"
+_SHORT = "Cropping2D Flatten GlobalMaxPooling2D Permute Reshape ZeroPadding2D"
 _RULES = {
-    **{
-        getattr(_layers, name): lambda layer, reach: Reach(reach.constant) for name in _SAME.split()
-    },
-    GroupSort: lambda layer, reach: Reach(reach.constant),
+    **{getattr(_layers, name): lambda layer, reach: reach for name in _UNCHANGED.split()},
+    **{getattr(_layers, name): _times(lambda layer: 1.0) for name in _SHORT.split()},
+    GroupSort: _times(lambda layer: 1.0),
+    # It passes valid inputs on, and clips others or answers none.
+    InputGuard: _times(lambda layer: 1.0),
     OrthogonalConv2D: _orthogonal,
     SpectralDense: _dense,
     _layers.Dense: _dense,
     _layers.Conv2D: _convolution,
     _layers.Activation: lambda layer, reach: _activated(layer.activation, layer, reach),
-    _layers.Add: lambda layer, values: Reach(sum(value.constant for value in values)),
+    _layers.Add: _add,
     _layers.AveragePooling2D: _times(_average_pooling),
     _layers.BatchNormalization: _times(_batch_normalization),
     _layers.Concatenate: lambda layer, values: Reach(math.hypot(*(v.constant for v in values))),
@@ -182,7 +200,7 @@ _RULES = {
     _layers.MaxPooling2D: _times(_max_pooling),
     _layers.Normalization: _times(_normalization),
     _layers.ReLU: _times(_relu),
-    _layers.Rescaling: _times(lambda layer: np.max(np.abs(np.asarray(layer.scale, "float64")))),
+    _layers.Rescaling: _rescaling,
     _layers.Softmax: lambda layer, reach: _activated(keras.activations.softmax, layer, reach),
     _layers.SpectralNormalization: lambda layer, reach: constant_of(layer.layer, reach),
 }

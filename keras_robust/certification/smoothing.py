@@ -13,6 +13,8 @@ from keras_robust import backend
 from keras_robust.certification.certificate import ABSTAINED
 from keras_robust.certification.certificate import Certificate
 from keras_robust.certification.certificate import Certified
+from keras_robust.certification.certificate import shown
+from keras_robust.certification.model_checks import guards_of
 from keras_robust.layers import RandomizedSmoothing
 
 # Random numbers are drawn in blocks of this size, so that they do not depend on the batch size.
@@ -78,7 +80,8 @@ class Smoothing(Certificate):
 
     Raises:
         ValueError: for arguments out of range; in `certify` without a `noise_stddev`, or with one
-            that is not that of the `RandomizedSmoothing`.
+            that is not that of the `RandomizedSmoothing`; for a model with an `InputGuard` that
+            rejects what is out of bounds, as noise is.
 
     Example:
 
@@ -112,20 +115,21 @@ class Smoothing(Certificate):
         self.selection_samples = selection_samples
         self.alpha = alpha
 
-    def certify(self, model, x, *, batch_size=256, seed=0):
+    def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
         base, stddev = self._parts(model)
-        size = min(max(1, batch_size // _BLOCK), _MAX_BLOCKS)
-        count = _counter(backend.Classifier(base), stddev, size)
+        _check_guards(base)
+        select, estimate = (
+            _counter(backend.Classifier(base), stddev, number, batch_size)
+            for number in (self.selection_samples, self.num_samples)
+        )
         predictions = np.full(len(x), ABSTAINED, "int64")
         counts = np.zeros(len(x), "int64")
         seed = ops.convert_to_tensor([operator.index(seed), 0], "int32")
-        for row in range(len(x)):
+        for row in shown(len(x), 1, verbose):
             own = backend.fold_in(seed, row)
-            image = ops.convert_to_tensor(x[row : row + 1])
-            chosen = count(image, backend.fold_in(own, _SELECTION), self.selection_samples)
-            predictions[row] = np.argmax(chosen)
-            votes = count(image, backend.fold_in(own, _ESTIMATION), self.num_samples)
-            counts[row] = votes[predictions[row]]
+            image = ops.convert_to_tensor(x[row : row + 1], "float32")
+            predictions[row] = np.argmax(select(image, backend.fold_in(own, _SELECTION)))
+            counts[row] = estimate(image, backend.fold_in(own, _ESTIMATION))[predictions[row]]
         radii = smoothed_radius(counts, self.num_samples, stddev, self.alpha)
         return Certified(np.where(radii > 0.0, predictions, ABSTAINED), radii)
 
@@ -149,10 +153,12 @@ class Smoothing(Certificate):
         return model, stddev
 
 
-def _counter(classifier, stddev, num_blocks):
+def _counter(classifier, stddev, limit, batch_size):
     """Returns a function that counts, by class, the first `limit` noisy copies of a stream."""
+    needed = math.ceil(limit / _BLOCK)
+    num_blocks = min(max(1, batch_size // _BLOCK), _MAX_BLOCKS, needed)
 
-    def vote(x, seed, first, limit):
+    def vote(x, seed, first):
         shape = (_BLOCK, *x.shape[1:])
         seeds = (backend.fold_in(seed, first + block) for block in range(num_blocks))
         noise = ops.concatenate([backend.normal(shape, own) for own in seeds], axis=0)
@@ -163,16 +169,23 @@ def _counter(classifier, stddev, num_blocks):
         return ops.sum(votes * ops.cast(ops.expand_dims(counted, -1), "int32"), axis=0)
 
     compiled = backend.compile_function(vote)
+    starts = [ops.convert_to_tensor(first, "int32") for first in range(0, needed, num_blocks)]
 
-    def count(x, seed, limit):
-        starts = range(0, math.ceil(limit / _BLOCK), num_blocks)
-        limit = ops.convert_to_tensor(limit, "int32")
-        return sum(
-            np.asarray(compiled(x, seed, ops.convert_to_tensor(first, "int32"), limit), "int64")
-            for first in starts
-        )
+    def count(x, seed):
+        # Summed where the model runs: an accelerator need not wait for Python between batches.
+        return np.asarray(sum(compiled(x, seed, first) for first in starts), "int64")
 
     return count
+
+
+def _check_guards(model):
+    guards = guards_of(model)
+    if guards:
+        raise ValueError(
+            "Noise leaves the bounds of a guard, which rejects the copy: put the guard in front of "
+            "the smoothing, and certify the model behind it, or let it clip (outside='clip'). "
+            f"Received: layer {guards[0].name!r} of class {type(guards[0]).__name__}"
+        )
 
 
 def _check_between(name, value, high):

@@ -132,8 +132,13 @@ class InputGuard(keras.layers.Layer):
         }
 
     @property
+    def rejects_outside(self):
+        """Whether finite values beyond the bounds are rejected."""
+        return self.outside == "reject" and self.bounds is not None
+
+    @property
     def _rejects(self):
-        return self.non_finite == "reject" or (self.outside == "reject" and self.bounds is not None)
+        return self.non_finite == "reject" or self.rejects_outside
 
     def _mended(self, x):
         """Replaces what is to be replaced, so that it is within the bounds."""

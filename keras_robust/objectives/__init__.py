@@ -17,6 +17,7 @@ from keras_robust.objectives.kurakin import Kurakin
 from keras_robust.objectives.label_smoothing import LabelSmoothing
 from keras_robust.objectives.logit_pairing import LogitPairing
 from keras_robust.objectives.logit_squeezing import LogitSqueezing
+from keras_robust.objectives.macer import MACER
 from keras_robust.objectives.mart import MART
 from keras_robust.objectives.mixed import Mixed
 from keras_robust.objectives.mma import MMA
@@ -24,6 +25,7 @@ from keras_robust.objectives.objective import Objective
 from keras_robust.objectives.objective import get
 from keras_robust.objectives.objective import registry
 from keras_robust.objectives.rslad import RSLAD
+from keras_robust.objectives.smooth_adv import SmoothAdv
 from keras_robust.objectives.trades import TRADES
 from keras_robust.objectives.vat import VAT
 from keras_robust.objectives.worst_case_linear import WorstCaseLinear
@@ -48,10 +50,12 @@ ALL = (
     LabelSmoothing,
     LogitPairing,
     LogitSqueezing,
+    MACER,
     MART,
     MMA,
     Mixed,
     RSLAD,
+    SmoothAdv,
     TRADES,
     VAT,
     WorstCaseLinear,
@@ -77,12 +81,14 @@ __all__ = [
     "LabelSmoothing",
     "LogitPairing",
     "LogitSqueezing",
+    "MACER",
     "MART",
     "MMA",
     "Mixed",
     "Objective",
     "RSLAD",
     "Regularised",
+    "SmoothAdv",
     "TRADES",
     "VAT",
     "WorstCaseLinear",

@@ -6,7 +6,9 @@ from keras import ops
 from keras_robust import backend
 from keras_robust import losses
 from keras_robust.attacks import unsearched
-from keras_robust.certification.interval import interval_margins
+from keras_robust.certification.crown import crown_margins
+from keras_robust.certification.interval import ball_box
+from keras_robust.certification.interval import box_margins
 from keras_robust.objectives.objective import Objective
 from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight
@@ -22,26 +24,43 @@ class IBP(Objective):
     the last Dense layer elided. No attack runs. What it reaches is proven for every input in the
     ball, at the price of clean accuracy.
 
-    It needs schedules: with the full radius from the start nothing is learned. Epsilon grows from 0
-    by the `warmup` of `AdvTrain`, or as a `LearningRateSchedule` in the threat model; `kappa` falls
-    from 1 to 0.5 over the same steps, `PolynomialDecay(1.0, steps, 0.5)`. The authors train MNIST
-    for 60,000 steps, 2,000 of them plain (`clean_epochs`) and 10,000 with growing epsilon, Adam at
-    1e-3, 1e-4 from step 15,000, 1e-5 from 25,000, with a larger epsilon than at test: 0.33 for 0.3,
-    0.2 for 0.1. Clean / certified by IBP / PGD there: 98.9 / 97.1 / 98.0% at 0.1 and 98.3 / 91.8 /
-    96.0% at 0.3, where independent attacks leave 92.8%; CIFAR-10 at 8/255: 49.5 / 31.6 / 39.5%.
+    It needs a warm-up: with the full radius from the start nothing is learned. Epsilon grows from 0
+    by the `warmup` of `AdvTrain`, over half of a short training, or as a `LearningRateSchedule` in
+    the threat model; `kappa` falls from 1 to 0.5 over the same steps, as in the example. A schedule
+    counts all steps of the optimizer, also those of `clean_epochs`, after which the warm-up starts.
 
-    Deviations from the paper: none; the compiled loss takes the place of the cross-entropy.
+    With `beta` it is CROWN-IBP (Zhang et al., 2020): the bound is `beta` times that of CROWN, which
+    follows the margins back to the input through linear bounds of every ReLU, plus `1 - beta` times
+    that of the intervals. `beta` falls from 1 to 0 while epsilon grows, so that training ends on,
+    and is certified by, intervals alone. It is for affine layers and ReLU, one after the other.
 
-    Cost: one training pass, and one of about twice the size through the bounds. BatchNorm
-    statistics see the clean pass; the bounds use the moving ones.
+    On the embedded digits, epsilon 0.1, a small convolutional network reaches 95% clean and 78%
+    certified accuracy after 30 epochs, 18 of them with growing epsilon; without, it stays at
+    chance. CROWN-IBP reaches 96% and 75% there: no gain on so small a network.
+
+    The authors train MNIST for 60,000 steps, 2,000 of them plain (`clean_epochs`) and 10,000 with
+    growing epsilon, Adam at 1e-3, 1e-4 from step 15,000, 1e-5 from 25,000, with a larger epsilon
+    than at test: 0.33 for 0.3, 0.2 for 0.1. Clean / certified by IBP / PGD there: 98.9 / 97.1 /
+    98.0% at 0.1 and 98.3 / 91.8 / 96.0% at 0.3, where independent attacks leave 92.8%; CIFAR-10 at
+    8/255: 49.5 / 31.6 / 39.5%. CROWN-IBP, MNIST at 0.3: 98.4 / 93.3 / 96.4%; CIFAR-10 at 8/255:
+    47.1 / 33.3 / 36.8%.
+
+    Deviations from the papers: the compiled loss takes the place of the cross-entropy; schedules of
+    `kappa` and `beta` are over steps, where CROWN-IBP ties them to epsilon.
+
+    Cost: one training pass, and one of about twice the size through the bounds; unless `beta` is 0,
+    another one of those, and about one training pass for each class. BatchNorm statistics see the
+    clean pass; the bounds use the moving ones.
 
     Args:
         kappa: float from 0 to 1, the weight of the clean loss, or a `LearningRateSchedule` over
             optimizer steps. Defaults to `0.5`.
+        beta: float from 0 to 1, the share of CROWN in the bound, or a `LearningRateSchedule` over
+            optimizer steps; `PolynomialDecay(1.0, steps, 0.0)` for CROWN-IBP. Defaults to `0.0`.
 
     Raises:
-        ValueError: for `kappa` outside of [0, 1]; in `fit` for another threat model than `Linf`,
-            and for a layer without a rule, by name.
+        ValueError: for `kappa` or `beta` outside of [0, 1]; in `fit` for another threat model than
+            `Linf`, and for a layer without a rule, by name.
 
     Example:
 
@@ -55,7 +74,9 @@ class IBP(Objective):
     >>> model = keras.Sequential([keras.Input((2,)), dense(16, activation="relu"), dense(2)])
     >>> loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     >>> model.compile(keras.optimizers.Adam(0.02), loss)
-    >>> robust = kr.AdvTrain(kr.Linf(0.1), objective="ibp", warmup=80)
+    >>> ramp = 80  # Steps, of 160.
+    >>> kappa = keras.optimizers.schedules.PolynomialDecay(1.0, ramp, 0.5)
+    >>> robust = kr.AdvTrain(kr.Linf(0.1), objective=kr.objectives.IBP(kappa), warmup=ramp)
     >>> history = model.fit(x, y, epochs=20, verbose=0, callbacks=[robust])
     >>> found = kr.certification.Interval().certify(model, x)
     >>> print(np.mean((found.predictions == y) & (found.radii >= 0.1)) > 0.6)
@@ -63,12 +84,14 @@ class IBP(Objective):
 
     References:
         - [Gowal et al., 2018](https://arxiv.org/abs/1810.12715)
+        - [Zhang et al., 2020](https://arxiv.org/abs/1906.06316), on CROWN-IBP.
     """
 
     runs_attack = False
 
-    def __init__(self, kappa=0.5):
+    def __init__(self, kappa=0.5, beta=0.0):
         self.kappa = check_weight("kappa", kappa, 1.0)
+        self.beta = check_weight("beta", beta, 1.0)
 
     def check(self, model, threat_model):
         if type(threat_model) is not Linf:
@@ -84,7 +107,7 @@ class IBP(Objective):
                 f"Received: a {type(model).__name__} with inputs of shape {shapes or 'unknown'}"
             )
         x, label = ops.zeros((1, *shapes[0])), ops.zeros((1,), dtype="int32")
-        interval_margins(model, x, 0.0, label, None)
+        self._margins(model, ball_box(x, 0.0, None), label, 1.0)
 
     def perturb(self, attack, classifier, batch):
         return unsearched(batch.x)
@@ -93,7 +116,14 @@ class IBP(Objective):
         kappa, ball = at(self.kappa, clean), clean.batch.threat_model
         supervised = clean.loss
         labels = losses.to_indices(backend.single(clean.y), clean.logits.shape[-1])
-        model = clean.classifier.model
-        worst = interval_margins(model, clean.x, ball.radius, labels, ball.bounds)
+        box = ball_box(clean.x, ball.radius, ball.bounds)
+        worst = self._margins(clean.classifier.model, box, labels, at(self.beta, clean))
         outputs = clean.classifier.to_outputs(worst, clean.outputs)
         return kappa * supervised + (1.0 - kappa) * clean.loss_of(outputs)
+
+    def _margins(self, model, box, labels, beta):
+        """Returns upper bounds of `z_j - z_y`, `(batch_size, num_classes)`."""
+        intervals = box_margins(model, box, labels)
+        if self.beta == 0.0:
+            return intervals
+        return beta * crown_margins(model, box, labels) + (1.0 - beta) * intervals

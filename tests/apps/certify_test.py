@@ -11,7 +11,7 @@ from apps import models
 from keras_robust import datasets
 from tests.support import programs
 
-SMOOTHING = ["--noise_stddev=0.1", "--num_samples=200", "--num_examples=12"]
+SMOOTHING = ["--noise_stddev=1/10", "--num_samples=200", "--num_examples=12"]
 ERROR_CASES = [
     ("", "flag --model=None: Flag --model must have a value other than None."),
     ("--model={folder}/missing", "Received: --model={folder}/missing"),
@@ -19,6 +19,12 @@ ERROR_CASES = [
     ("--model={folder}/model.keras", "`noise_stddev` is needed"),
     ("--model={folder}/model.keras --method=magic", "flag --method=magic: "),
     ("--model={folder}/model.keras --method=linear", "whose logits are affine"),
+    ("--model={folder}/model.keras --noise_stddev=32/a", "Received: --noise_stddev=32/a"),
+    ("--model={folder}/model.keras --method=interval --radii=0,x", "Received: --radii=x"),
+    (
+        "--model={folder}/model.keras --method=interval --output_dir={folder}/model.keras",
+        "File exists",
+    ),
     (
         "--model={folder}/model.keras --method=interval --alpha=0.1",
         "Expected arguments of Interval",
@@ -37,6 +43,7 @@ def folder(tmp_path_factory):
     noisy = kr.AdvTrain(objective=kr.objectives.GaussianNoise(0.1))
     network.fit(*dataset.train, batch_size=128, epochs=3, verbose=0, callbacks=[noisy])
     network.save(folder / "model.keras")
+    kr.layers.RandomizedSmoothing(network, noise_stddev=0.1).save(folder / "smoothed.keras")
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(folder / "other.keras")
     return folder
 
@@ -47,8 +54,9 @@ def results(folder):
     model = f"--model={folder}/model.keras"
     commands = [
         [model, f"--output_dir={folder}/smoothing", *SMOOTHING, "--seed=3", "--alpha=0.01"],
-        [model, "--method=interval", "--num_examples=5"],
+        [model, "--method=Interval", "--num_examples=5", "--radii=0,1/255"],
         ["--help"],
+        [f"--model={folder}/smoothed.keras", "--num_samples=100", "--num_examples=2"],
     ]
     commands += [case.format(folder=folder).split() for case, _ in ERROR_CASES]
     return programs.run_all("certify", commands)
@@ -70,6 +78,23 @@ def test_the_report_is_what_the_library_says(folder, results):
     assert found.average_radius > 0.0
 
 
+def test_the_radii_that_are_asked_for(folder, results):
+    report = kr.certify(
+        keras.models.load_model(folder / "model.keras"),
+        datasets.load("digits").test,
+        "interval",
+        num_examples=5,
+    )
+    rows = [line.split()[1::2] for line in results[1].stdout.splitlines() if "%" in line]
+    assert rows[0] == ["0", f"{report.certified_accuracy(0):.1%}"]
+    assert rows[1] == ["1/255", f"{report.certified_accuracy(1 / 255):.1%}"]
+
+
+def test_a_smoothed_classifier_knows_its_noise(results):
+    assert (results[3].code, results[3].stderr) == (0, "")
+    assert "Smoothing, radii in L2, 2 examples" in results[3].stdout
+
+
 def test_files_and_output(folder, results):
     assert results[0].stdout.splitlines()[-1] == f"Written to {folder / 'smoothing'}"
     assert "noise_stddev=0.1, num_samples=200" in results[0].stdout
@@ -84,7 +109,7 @@ def test_files_and_output(folder, results):
 
 @pytest.mark.parametrize("index", range(len(ERROR_CASES)), ids=[case[0] for case in ERROR_CASES])
 def test_failures_are_one_line(folder, results, index):
-    result, message = results[3 + index], ERROR_CASES[index][1].format(folder=folder)
+    result, message = results[4 + index], ERROR_CASES[index][1].format(folder=folder)
     programs.assert_one_line(result, message)
 
 

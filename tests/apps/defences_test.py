@@ -29,6 +29,10 @@ def test_every_objective_is_there_unless_it_needs_arguments():
         ("szegedy", kr.objectives.AdversarialPool, kr.attacks.LBFGS),
         ("trades", kr.objectives.TRADES, kr.attacks.PGD),
         ("grad_align", kr.objectives.GradAlign, kr.attacks.FGSM),
+        ("gaussian_noise", kr.objectives.GaussianNoise, kr.attacks.PGD),
+        ("ibp", kr.objectives.IBP, kr.attacks.PGD),
+        ("macer", kr.objectives.MACER, kr.attacks.PGD),
+        ("smooth_adv", kr.objectives.SmoothAdv, kr.attacks.PGD),
         ("clean_logit_pairing", kr.objectives.CleanLogitPairing, kr.attacks.PGD),
     ],
 )
@@ -49,10 +53,17 @@ def test_attack_and_steps_can_be_chosen():
     assert isinstance(found, kr.attacks.MomentumPGD)
     assert found.num_steps == 3
     assert defences.arguments("madry", None, 4)["attack"].num_steps == 4
+    smoothed = defences.arguments("smooth_adv", None, 2)["attack"]
+    assert smoothed.num_steps == 2
+    assert smoothed.random_start is False
 
 
 def test_arguments_of_the_objective_can_be_changed():
     assert defences.arguments("trades", changes=["beta=1.5"])["objective"].beta == 1.5
+    changes = ["noise_stddev=0.5", "num_samples=4"]
+    for name in ("smooth_adv", "macer"):
+        found = defences.arguments(name, changes=changes)["objective"]
+        assert (found.noise_stddev, found.num_samples) == (0.5, 4)
     found = defences.arguments("awp", changes=["gamma=0.1", "objective=trades"])["objective"]
     assert found.gamma == 0.1
     assert isinstance(found.objective, kr.objectives.TRADES)

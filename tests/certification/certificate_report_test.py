@@ -6,6 +6,7 @@ import pytest
 
 import keras_robust as kr
 from keras_robust.certification.certificate_report import certified_curve
+from keras_robust.certification.certificate_report import round_radii
 from tests.support import reports
 
 RADII = [0.5, 0.0, 0.2, 0.9, 0.2]
@@ -59,6 +60,10 @@ def test_certified_accuracy_includes_the_radius_itself():
     assert [report.certified_accuracy(r) for r in (0.0, 0.2, 0.21, 0.5, 0.6)] == [
         0.6, 0.6, 0.2, 0.2, 0.0,
     ]  # fmt: skip
+    assert report.certified_accuracy("1/2") == 0.2
+    assert report.certified_accuracy("51/100") == 0.0
+    with pytest.raises(ValueError, match="Received: epsilon='half'"):
+        report.certified_accuracy("half")
 
 
 def test_json_round_trip(tmp_path):
@@ -83,8 +88,37 @@ def test_the_table_has_the_numbers():
     assert "alpha" not in text
     assert "average radius 0.18, abstained 20.0%" in text
     rows = [line.split() for line in text.splitlines() if "%" in line]
-    assert any("0.5" in row and "20.0%" in row for row in rows)
-    assert any("0" in row and "60.0%" in row for row in rows)
+    assert [row[1::2] for row in rows[:6]] == [
+        ["0", "60.0%"],
+        ["0.1", "60.0%"],
+        ["0.2", "60.0%"],
+        ["0.3", "20.0%"],
+        ["0.4", "20.0%"],
+        ["0.5", "20.0%"],
+    ]
+    assert len(rows) == 7  # With the share that abstained.
+
+
+def test_the_table_at_radii_that_are_asked_for():
+    table = make().table(["1/5", 0.6])
+    assert [list(column.cells) for column in table.columns] == [["1/5", "0.6"], ["60.0%", "0.0%"]]
+
+
+@pytest.mark.parametrize(
+    ("largest", "expected"),
+    [
+        (0.0, [0.0]),
+        (0.2197, [0.0, 0.05, 0.1, 0.15, 0.2]),
+        (0.1, [0.0, 0.02, 0.04, 0.06, 0.08, 0.1]),
+        (0.7, [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]),
+        (0.95, [0.0, 0.2, 0.4, 0.6, 0.8]),
+        (0.0042, [0.0, 0.001, 0.002, 0.003, 0.004]),
+        (3.2, [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]),
+        (3.4e38, [0.0, 5e37, 1e38, 1.5e38, 2e38, 2.5e38, 3e38]),
+    ],
+)
+def test_round_radii(largest, expected):
+    assert round_radii(largest) == expected
 
 
 def test_the_picture_is_the_curve(tmp_path):

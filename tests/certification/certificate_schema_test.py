@@ -16,7 +16,9 @@ def test_what_is_written_is_accepted():
     ("changes", "message"),
     [
         ({"schema_version": 2}, "schema_version 1. Received: .*schema_version=2"),
-        ({"norm": 2}, "certificate.norm to be text"),
+        ({"norm": 2}, "certificate.norm to be one of .'L1', 'L2', 'Linf'."),
+        ({"norm": "l2"}, "certificate.norm to be one of .*Received: certificate.norm='l2'"),
+        ({"radii": [0.5, 0.1, 0.2, 0.9, 0.2]}, "radii to be 0 where the prediction is -1"),
         ({"abstained": 1.2}, "certificate.abstained to be a number, at least 0, at most 1"),
         ({"average_radius": float("nan")}, "certificate.average_radius to be a number"),
         ({"extra": 1}, r"unknown \['extra'\]"),

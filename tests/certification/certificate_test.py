@@ -3,6 +3,7 @@ import pytest
 
 from keras_robust import certification
 from keras_robust.certification.certificate import largest_radii
+from keras_robust.certification.certificate import shown
 
 
 def test_bisection_finds_each_border_from_below():
@@ -20,6 +21,11 @@ def test_bisection_finds_each_border_from_below():
     # Whatever is returned was asked for, or given.
     for row, radius in enumerate(found):
         assert radius == 0.0 or any(radius == radii[row] for radii in asked)
+
+
+def test_the_bar_counts_examples_and_the_batches_are_the_same_without_it(capsys):
+    assert list(shown(5, 2, verbose=True)) == list(shown(5, 2, verbose=False)) == [0, 2, 4]
+    assert "5/5" in capsys.readouterr().out
 
 
 def test_what_is_certified_already_stays():

@@ -83,7 +83,8 @@ def test_wrong_arguments():
         kr.certify(model, (X, Y), "magic", alpha=0.1)
     with pytest.raises(ValueError, match="belong to a certificate that is named.*Interval"):
         kr.certify(model, (X, Y), kr.certification.Interval(), num_steps=3)
-    with pytest.raises(ValueError, match="Expected arguments of Interval: .*'alpha'.*Received"):
+    known = "bounds.*max_radius.*num_steps"
+    with pytest.raises(ValueError, match=f"of Interval, of which there are .*{known}.*: alpha$"):
         kr.certify(model, (X, Y), "interval", alpha=0.1)
     with pytest.raises(ValueError, match="Labels must be class indices from 0 to 2"):
         kr.certify(model, (X, Y + 3), "interval")
@@ -93,6 +94,8 @@ def test_wrong_arguments():
         kr.certify(model, (X * np.nan, Y), noise_stddev=0.1)
     with pytest.raises(ValueError, match="Only a built Sequential or Functional"):
         kr.certify(lambda x: x, (X, Y), "interval")
+    with pytest.raises(ValueError, match="`batch_size` must be an int >= 1. Received: 0"):
+        kr.certify(model, (X, Y), "interval", batch_size=0)
 
 
 def test_inputs_of_any_range_are_smoothed():

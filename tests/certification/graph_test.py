@@ -48,6 +48,35 @@ def test_other_models_are_refused():
             propagate(model, "x", name_of)
 
 
+class Louder(keras.Sequential):
+    def call(self, x, training=None, mask=None):
+        return super().call(10.0 * x, training=training)
+
+
+class Masked(keras.Model):
+    def __call__(self, x, **kwargs):
+        return super().__call__(-x, **kwargs)
+
+
+class Trained(keras.Model):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def test_a_call_of_its_own_is_refused_also_within():
+    inputs = keras.Input((2,))
+    outputs = keras.layers.Dense(2, name="a")(inputs)
+    own = Louder([inputs, keras.layers.Dense(2)], name="b")
+    nested = keras.Sequential([inputs, own])
+    changed = keras.Model(inputs, outputs)
+    changed.call = lambda x: x
+    models = [(own, "`call`"), (nested, "`call`"), (changed, "`call`")]
+    for model, name in [*models, (Masked(inputs, outputs), "`__call__`")]:
+        with pytest.raises(ValueError, match=f"A model with a {name} of its own.*Received: a"):
+            propagate(model, "x", name_of)
+    assert propagate(Trained(inputs, outputs), "x", name_of) == "a(x)"
+
+
 def test_refusals_name_layer_and_what_is_known():
     layer = keras.layers.Dense(3, name="last")
     with pytest.raises(

@@ -9,9 +9,9 @@ from keras_robust.certification.lipschitz_constants import Reach
 from keras_robust.certification.lipschitz_constants import constant_of
 from keras_robust.certification.lipschitz_constants import convolution_norm
 from keras_robust.certification.lipschitz_constants import singular_values
-from tests.certification import box_test
+from tests.support.bounded import IMAGE
+from tests.support.bounded import sequential
 
-IMAGE = box_test.IMAGE
 RNG = np.random.default_rng(0)
 # Models, and whether their constant is the norm itself.
 LINEAR = {
@@ -53,7 +53,7 @@ def matrix_of(model):
 @pytest.mark.parametrize("name", LINEAR)
 def test_the_constant_bounds_the_norm_of_the_matrix(name):
     parts, is_exact = LINEAR[name]
-    model = box_test.sequential(*parts)
+    model = sequential(*parts)
     exact = np.linalg.svd(matrix_of(model), compute_uv=False)[0]
     found = constant(model)
     if is_exact:
@@ -63,7 +63,7 @@ def test_the_constant_bounds_the_norm_of_the_matrix(name):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_no_pair_of_inputs_moves_further(name):
-    model = box_test.sequential(*OTHERS[name])
+    model = sequential(*OTHERS[name])
     found, worst = constant(model), 0.0
     x = RNG.normal(size=(400, *IMAGE)).astype("float32")
     for size in (1e-2, 1.0):
@@ -76,7 +76,7 @@ def test_no_pair_of_inputs_moves_further(name):
 
 def test_a_maximum_that_counts_four_times():
     """One entry that is the largest of four windows moves all of their outputs."""
-    model = box_test.sequential(layers.MaxPooling2D(2, strides=1))
+    model = sequential(layers.MaxPooling2D(2, strides=1))
     x = np.zeros((1, *IMAGE), "float32")
     x[0, 2, 2, 0] = 1.0
     assert np.linalg.norm(model(x)) == constant(model) == 2.0
@@ -99,8 +99,8 @@ def test_circular_convolutions_are_exact():
 
 
 def test_slopes_above_one_count():
-    assert constant(box_test.sequential(*OTHERS["steep"])) == 3.0 * 2.0 * 1.5
-    assert constant(box_test.sequential(layers.LeakyReLU(0.1), layers.ELU(0.5))) == 1.0
+    assert constant(sequential(*OTHERS["steep"])) == 3.0 * 2.0 * 1.5
+    assert constant(sequential(layers.LeakyReLU(0.1), layers.ELU(0.5))) == 1.0
 
 
 def test_merges_add_up():
@@ -108,6 +108,27 @@ def test_merges_add_up():
     a, b = layers.Rescaling(3.0)(inputs), layers.Rescaling(-4.0)(inputs)
     assert constant(keras.Model(inputs, layers.Add()([a, b]))) == 7.0
     assert constant(keras.Model(inputs, layers.Concatenate()([a, b]))) == pytest.approx(5.0)
+
+
+def test_repeated_entries_are_refused():
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, layers.Add(name="a")([layers.Dense(3)(inputs), inputs]))
+    for given, message in (
+        (model, "inputs of several shapes.*layer 'a' of class Add"),
+        (sequential(layers.Rescaling([1.0, 2.0], name="b"), shape=(1,)), "larger.*layer 'b'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            propagate(given, Reach(1.0, (None, 1)), constant_of)
+
+
+def test_only_layers_that_return_their_input_keep_what_is_known_of_it():
+    dense = layers.Dense(3, activation="softmax")
+    for layer in (layers.Identity(), layers.Dropout(0.5), layers.GaussianNoise(0.1)):
+        reach = propagate(sequential(dense, layer, shape=(2,)), Reach(1.0, (None, 2)), constant_of)
+        assert reach.logits.head is not None
+    for layer in (layers.Flatten(), layers.Reshape((3,)), layers.Rescaling(1.0)):
+        reach = propagate(sequential(dense, layer, shape=(2,)), Reach(1.0, (None, 2)), constant_of)
+        assert reach.logits is None and reach.head is None
 
 
 def test_singular_values_are_those_of_lapack():
@@ -123,6 +144,7 @@ def test_singular_values_are_those_of_lapack():
         (layers.AveragePooling2D(2, padding="same", name="d"), "padding='same'.*'d'"),
         (layers.ReLU(threshold=0.5, name="f"), "that jumps.*'f' of class ReLU"),
         (layers.Multiply(name="e"), "'e' of class Multiply"),
+        (layers.GlobalAveragePooling2D("channels_first", name="g"), "channels first.*'g'"),
     ],
 )
 def test_what_is_not_known_is_refused_by_name(layer, message):

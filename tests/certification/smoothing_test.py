@@ -58,6 +58,33 @@ def test_a_constant_classifier_through_the_model():
     assert found.radii[0] == pytest.approx(0.25 * 3.8115, abs=1e-3)
 
 
+def test_float64_inputs_are_taken():
+    method = Smoothing(0.25, num_samples=200)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.layers[0].set_weights([KERNEL, BIAS])
+    np.testing.assert_array_equal(
+        method.certify(model, X.astype("float64")).radii, method.certify(model, X).radii
+    )
+
+
+def test_a_guard_behind_the_noise_is_refused():
+    head = keras.layers.Dense(2)
+    for outside, bounds, refused in (
+        ("reject", (0.0, 1.0), True),
+        ("clip", (0.0, 1.0), False),
+        ("reject", None, False),
+    ):
+        guard = kr.layers.InputGuard(bounds, outside=outside, name="door")
+        inner = keras.Sequential([keras.Input((3,)), guard])
+        model = keras.Sequential([keras.Input((3,)), inner, head])
+        method = Smoothing(0.25, num_samples=100, selection_samples=10)
+        if refused:
+            with pytest.raises(ValueError, match="guard in front of the smoothing.*'door'"):
+                method.certify(model, X)
+        else:
+            assert method.certify(model, X).radii.shape == (12,)
+
+
 def test_a_linear_classifier_has_its_distance_up_to_the_slack_of_the_bound():
     """The probability of the class is `Phi(distance / sigma)`, whose radius is the distance."""
     n, alpha = 20_000, 0.001
@@ -107,6 +134,21 @@ def test_selection_and_estimation_draw_different_noise():
         assert abs(noise[one].mean()) < 0.25 and noise[one].std() == pytest.approx(1.0, abs=0.15)
         for other in range(one):
             assert np.all(noise[one] != noise[other])
+
+
+def test_batches_are_no_larger_than_needed_and_the_model_is_traced_once_for_each_count():
+    sizes = []
+
+    def spy(x):
+        sizes.append(x.shape[0])
+        return linear(x)
+
+    method = Smoothing(SIGMA, num_samples=1000, selection_samples=130)
+    method.certify(spy, X[:1], batch_size=700)
+    traces = list(sizes)
+    method.certify(spy, X[:5], batch_size=700)
+    assert set(traces) == {200, 700}
+    assert sizes == 2 * traces
 
 
 @pytest.mark.parametrize("batch_size", [1, 350, 10_000])

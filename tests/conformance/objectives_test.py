@@ -36,6 +36,8 @@ RANDOM = {
     "Jacobian",
     "Kurakin",
     "LogitSqueezing",
+    "MACER",
+    "SmoothAdv",
     "VAT",
 }
 # Said when several replicas are refused.

@@ -88,3 +88,27 @@ def test_the_table_of_autoattack_is_that_of_the_recorded_reports(norm):
     numbers = f"{100 * report.clean_accuracy:.1f} | **{100 * report.robust_accuracy:.1f}** |"
     assert numbers in README
     assert f"| {report.seconds / 60:.1f} |" in README
+
+
+def test_the_table_of_certificates_is_that_of_the_recorded_runs():
+    folder = pathlib.Path(__file__).parents[2] / "benchmarks" / "results"
+    rows = json.loads((folder / "certified_accuracy.json").read_text(encoding="utf-8"))["rows"]
+    table = README[README.index("<!-- certified -->") : README.index("<!-- end certified -->")]
+    shown = []
+    for line in table.splitlines():
+        cells = [cell.strip(" *") for cell in line.split("|")[1:-1]]
+        if len(cells) == 7 and cells[0] not in ("network", "---"):
+            radii = re.findall(r"0\.\d+", cells[2])
+            certified = re.findall(r"\d+\.\d", cells[4])
+            under_attack = re.match(r"[\d.]+", cells[5])
+            shown.append((cells[3], dict(zip(radii, certified, strict=True)), under_attack))
+    found = {}
+    for name, row in rows.items():
+        accuracies = {key: f"{100 * value:.1f}" for key, value in row["certified_accuracy"].items()}
+        found[f"{100 * row['clean_accuracy']:.1f}"] = (name, accuracies, row["attacked"])
+    assert len(shown) == 7
+    for clean, certified, under_attack in shown:
+        name, accuracies, attacked = found[clean]
+        assert certified.items() <= accuracies.items(), name
+        if under_attack:
+            assert under_attack[0] == f"{100 * attacked['accuracy']['AutoAttack']:.1f}", name

@@ -5,9 +5,13 @@ import tensorflow as tf
 from keras import layers
 
 import keras_robust as kr
+from keras_robust.certification.box import Box
+from keras_robust.certification.crown import crown_margins
+from keras_robust.certification.interval import box_margins
 from keras_robust.objectives import IBP
 from tests.support import numpy_reference
 from tests.support import streams
+from tests.support.bounded import sequential
 
 
 def _bounds(x, epsilon, box, scale=1.0):
@@ -69,6 +73,18 @@ def test_a_scheduled_kappa_is_read_at_the_step():
     assert _loss(IBP(schedule), iteration=4) == pytest.approx(_paper(0.8), rel=1e-5)
 
 
+def test_epsilon_and_kappa_move_together_in_a_fit():
+    model = streams.model()
+    model.optimizer.learning_rate = 0.0
+    kappa = keras.optimizers.schedules.PolynomialDecay(1.0, 4, 0.5)
+    callback = kr.AdvTrain(kr.Linf(0.1), objective=IBP(kappa), warmup=4)
+    history = model.fit(streams.X, streams.Y, epochs=6, verbose=0, callbacks=[callback]).history
+    shares = [0.0, 0.25, 0.5, 0.75, 1.0, 1.0]
+    radii = 0.1 * np.array([0.25, 0.5, 0.75, 1.0, 1.0, 1.0])
+    expected = [_paper(1.0 - 0.5 * s, epsilon) for s, epsilon in zip(shares, radii, strict=True)]
+    np.testing.assert_allclose(history["loss"], expected, rtol=1e-4)
+
+
 def test_gradient_reaches_the_weights_through_the_bound():
     model = streams.model()
     head = model.layers[-1].kernel
@@ -123,8 +139,64 @@ def test_refusals_come_before_training():
         IBP(1.5)
 
 
+def _relu_model():
+    model = sequential(layers.Dense(5, activation="relu"), layers.Dense(3), shape=(6,))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def _with_crown(model, kappa, beta):
+    """The loss from bounds in float64, which have their own tests."""
+    x, labels = streams.X.astype("float64"), keras.ops.convert_to_tensor(streams.Y)
+    ends = np.clip([x - 0.1, x + 0.1], 0.0, 1.0)
+    box = Box(*(keras.ops.convert_to_tensor(end, "float64") for end in ends))
+    bounds = beta * np.asarray(crown_margins(model, box, labels))
+    bounds += (1.0 - beta) * np.asarray(box_margins(model, box, labels))
+    (kernel, bias), (head, offset) = (layer.get_weights() for layer in model.layers)
+    z = np.maximum(x @ kernel.astype("float64") + bias, 0.0) @ head + offset
+    return np.mean(kappa * streams.cross_entropy(z) + (1.0 - kappa) * streams.cross_entropy(bounds))
+
+
+def test_beta_is_the_share_of_crown():
+    model = _relu_model()
+    ends = [_loss(IBP(0.3, beta), model) for beta in (0.0, 1.0)]
+    assert ends[1] < 0.995 * ends[0]
+    for beta in (0.0, 0.4, 1.0):
+        assert _loss(IBP(0.3, beta), model) == pytest.approx(
+            _with_crown(model, 0.3, beta), rel=1e-5
+        )
+    schedule = keras.optimizers.schedules.PolynomialDecay(1.0, 10, 0.0)
+    found = _loss(IBP(0.3, beta=schedule), model, iteration=6)
+    assert found == pytest.approx(_with_crown(model, 0.3, 0.4), rel=1e-5)
+
+
+def test_gradient_reaches_the_weights_through_crown():
+    model = _relu_model()
+    weights = model.get_weights()
+    rng = np.random.default_rng(5)
+    direction = [rng.normal(size=weight.shape) for weight in weights]
+    with tf.GradientTape() as tape:
+        loss = IBP(0.0, beta=1.0).loss(*streams.streams(model))
+    gradients = tape.gradient(loss, model.trainable_weights)
+    found = sum(np.sum(g * d) for g, d in zip(gradients, direction, strict=True))
+    ends = []
+    for size in (1e-3, -1e-3):
+        model.set_weights([w + size * d for w, d in zip(weights, direction, strict=True)])
+        ends.append(_with_crown(model, 0.0, 1.0))
+    assert found == pytest.approx((ends[0] - ends[1]) / 2e-3, rel=1e-3)
+
+
+def test_crown_refuses_what_is_no_relu_before_training():
+    with pytest.raises(ValueError, match="No CROWN bound.*of class Dense"):
+        IBP(beta=1.0).check(streams.model(), kr.Linf(0.1))
+    IBP().check(streams.model(), kr.Linf(0.1))
+    with pytest.raises(ValueError, match="`beta` must be a number from 0 to 1.0.*beta=2"):
+        IBP(beta=2)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.5])
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_a_fit_lowers_the_bound_and_moves_batch_statistics_once(jit_compile):
+def test_a_fit_lowers_the_bound_and_moves_batch_statistics_once(jit_compile, beta):
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     x = rng.uniform(size=(64, 6, 6, 1)).astype("float32")
@@ -142,7 +214,7 @@ def test_a_fit_lowers_the_bound_and_moves_batch_statistics_once(jit_compile):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(0.05), loss, jit_compile=jit_compile)
     mean = np.mean(model.layers[0](x), axis=(0, 1, 2))
-    robust = kr.AdvTrain(kr.Linf(0.02), objective="ibp", warmup=0)
+    robust = kr.AdvTrain(kr.Linf(0.02), objective=IBP(beta=beta), warmup=0)
     first = model.fit(x, y, epochs=1, batch_size=64, verbose=0, callbacks=[robust]).history
     np.testing.assert_allclose(norm.moving_mean, 0.5 * mean, rtol=1e-4)
     last = model.fit(x, y, epochs=8, batch_size=64, verbose=0, callbacks=[robust]).history

@@ -1,0 +1,118 @@
+"""Training for a large certified radius of the smoothed classifier, without an attack."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_robust import backend
+from keras_robust import losses
+from keras_robust.attacks import unsearched
+from keras_robust.attacks.goal import check_counts
+from keras_robust.attacks.goal import check_numbers
+from keras_robust.objectives.noisy_copies import check_copies
+from keras_robust.objectives.noisy_copies import copies
+from keras_robust.objectives.noisy_copies import draw_noise
+from keras_robust.objectives.noisy_copies import log_mean_probabilities
+from keras_robust.objectives.objective import Objective
+from keras_robust.objectives.objective import at
+from keras_robust.objectives.objective import check_weight
+
+
+@keras.saving.register_keras_serializable(package="keras_robust")
+class MACER(Objective):
+    """Maximises the certified radius of the smoothed classifier (MACER), without an attack.
+
+    `L(mean_k p(x + n_k), y) + weight * sigma / 2 * mean_i 1[i right] max(gamma - xi_i, 0)`, with
+    `n_1, ..., n_k ~ N(0, sigma^2 I)` and `p = softmax f`: the loss of the smoothed prediction, and
+    a hinge on its radius `sigma / 2 * xi`, `xi = Phi^-1(q_1) - Phi^-1(q_2)`. There `q` is the mean
+    of `softmax(beta f(x + n_k))`, nearly the share of votes, and `q_1`, `q_2` its two largest
+    entries. Examples that the smoothed classifier gets wrong, those with `xi > gamma`, and those
+    where float32 has no finite `xi` are in the first term only.
+
+    The same goal as that of `SmoothAdv` at a fraction of its passes. With the default `weight` a
+    small network may end with one class for everything: watch the accuracy, and start from `weight`
+    1, or from a network trained by `GaussianNoise`. Certify with the same `sigma`:
+    `certify(..., "smoothing")`. The threat model and the attack of `AdvTrain` are not used. The
+    authors train CIFAR-10 for 440 epochs with batches of 64 and SGD from 0.01, divided by 10 after
+    200 and 400. Published, ResNet-110, sigma 0.25, certified accuracy at radius 0 / 0.25 / 0.5 /
+    0.75: 81 / 71 / 59 / 43%, and an average radius of 0.556, where `SmoothAdv` has 0.538 and noise
+    alone 0.416.
+
+    Deviations from the authors' code: the compiled loss takes the place of the cross-entropy, and
+    the logarithm of the mean is exact, where theirs adds 1e-10 to it.
+
+    Cost: `k` training passes, and one forward pass for the metrics of clean examples. BatchNorm
+    statistics see one pass of all noisy copies.
+
+    Args:
+        noise_stddev: float, `sigma`, in the units of the input, or a `LearningRateSchedule` over
+            optimizer steps. Defaults to `0.25`.
+        num_samples: int from 1, `k`, noisy copies of each example. Defaults to `16`.
+        weight: float, the `lambda` of the paper, or a `LearningRateSchedule` over optimizer steps.
+            Defaults to `12.0`.
+        gamma: float above 0, the `xi` up to which radii are made larger. Defaults to `8.0`.
+        beta: float above 0, the inverse temperature. Defaults to `16.0`.
+
+    Raises:
+        ValueError: for arguments out of range; in `fit` for a model with several inputs, for
+            `AtLayer`, and for a model that is no classifier.
+
+    Example:
+
+    >>> import keras_robust as kr
+    >>> print(kr.AdvTrain(objective=kr.objectives.MACER(0.5, weight=4.0)).objective)
+    MACER(noise_stddev=0.5, num_samples=16, weight=4.0, gamma=8.0, beta=16.0)
+
+    References:
+        - [Zhai et al., 2020](https://arxiv.org/abs/2001.02378)
+        - [authors' code](https://github.com/MacerAuthors/macer)
+    """
+
+    runs_attack = False
+
+    def __init__(self, noise_stddev=0.25, num_samples=16, weight=12.0, gamma=8.0, beta=16.0):
+        check_counts(num_samples=num_samples)
+        check_numbers(gamma=gamma, beta=beta)
+        self.noise_stddev = check_weight("noise_stddev", noise_stddev)
+        self.num_samples = num_samples
+        self.weight = check_weight("weight", weight)
+        self.gamma = gamma
+        self.beta = beta
+
+    def check(self, model, threat_model):
+        check_copies(type(self).__name__, model, threat_model)
+
+    def perturb(self, attack, classifier, batch):
+        return unsearched(batch.x)
+
+    def loss(self, clean, adversarial):
+        batch, classifier = clean.batch, clean.classifier
+        noise = draw_noise(batch, self.noise_stddev, self.num_samples)
+        noisy = backend.Stream(classifier, copies(batch, noise, self.num_samples))
+        smoothed = log_mean_probabilities(noisy.logits, self.num_samples)
+        outputs = classifier.to_outputs(smoothed, noisy.outputs)
+        inputs = classifier.pack(clean.x)
+        supervised = classifier.model.compute_loss(inputs, clean.y, outputs, batch.sample_weight)
+        votes = ops.exp(log_mean_probabilities(self.beta * noisy.logits, self.num_samples))
+        labels = losses.to_indices(backend.single(clean.y), votes.shape[-1])
+        scale = 0.5 * at(self.noise_stddev, clean) * at(self.weight, clean)
+        return supervised + scale * clean.mean(_shortfall(labels, votes, self.gamma))
+
+
+def _shortfall(labels, probabilities, gamma):
+    """Returns `gamma - xi` per example, and 0, with a slope of 0, where `xi` is not to grow."""
+    top, classes = ops.top_k(probabilities, 2)
+    quantiles = _normal_quantile(ops.stop_gradient(top))
+    gap = quantiles[:, 0] - quantiles[:, 1]
+    is_right = ops.equal(ops.cast(classes[:, 0], "int32"), labels)
+    # An infinite gap, or one that is no number, compares as false.
+    counts = ops.logical_and(is_right, gap <= gamma)
+    # Put in before: a slope of 0 times one that is infinite would be no number.
+    quantiles = _normal_quantile(ops.where(ops.expand_dims(counts, -1), top, 0.5))
+    return ops.where(counts, gamma - quantiles[:, 0] + quantiles[:, 1], 0.0)
+
+
+def _normal_quantile(probabilities):
+    """`Phi^-1`, with `Phi` the distribution function of the normal distribution."""
+    return math.sqrt(2.0) * ops.erfinv(2.0 * probabilities - 1.0)

@@ -1,0 +1,173 @@
+import keras
+import numpy as np
+import pytest
+
+import keras_robust as kr
+from keras_robust import backend
+from keras_robust.objectives import SmoothAdv
+from keras_robust.objectives.noisy_copies import draw_noise
+from tests.support import numpy_reference
+from tests.support import streams
+
+BALL = kr.L2(0.4, (0.0, 1.0))
+
+
+def _noise(stddev, num_samples, **circumstances):
+    """The noise of each copy in float64, `(n, num_samples, d)`."""
+    noise = np.asarray(draw_noise(streams.batch(**circumstances), stddev, num_samples), "float64")
+    return noise.reshape(len(streams.X), num_samples, -1)
+
+
+def _paper(stddev, num_samples, sample_weight=None):
+    """The mean loss on the copies of which `X_ADV` are the first."""
+    noise = _noise(stddev, num_samples)
+    x = streams.X_ADV.astype("float64")[:, None] + noise - noise[:, :1]
+    losses = [
+        streams.cross_entropy(numpy_reference.logits(x[:, copy])) for copy in range(num_samples)
+    ]
+    return streams.mean(np.mean(losses, axis=0), sample_weight)
+
+
+def _loss(objective, model=None, **arguments):
+    return float(objective.loss(*streams.streams(model or streams.model(), **arguments)))
+
+
+@pytest.mark.parametrize("num_samples", [1, 3])
+@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+def test_the_loss_is_the_mean_over_copies_with_the_same_noise(num_samples, sample_weight):
+    found = _loss(SmoothAdv(0.3, num_samples), sample_weight=sample_weight)
+    assert found == pytest.approx(_paper(0.3, num_samples, sample_weight), rel=1e-5)
+
+
+def test_defaults_and_a_schedule():
+    assert _loss(SmoothAdv()) == pytest.approx(_paper(0.25, 2), rel=1e-5)
+    schedule = keras.optimizers.schedules.PolynomialDecay(0.0, 10, 0.6)
+    assert _loss(SmoothAdv(schedule, 3), iteration=5) == pytest.approx(_paper(0.3, 3), rel=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "sum_over_batch_size", "mean_with_sample_weight"])
+def test_every_reduction_is_over_examples_and_not_over_copies(reduction):
+    model = streams.model()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
+    model.compile("sgd", loss)
+    weight = streams.SAMPLE_WEIGHT
+    found = _loss(SmoothAdv(0.3, 3), model, sample_weight=weight)
+    size = {"sum": 1.0, "mean_with_sample_weight": weight.sum()}.get(reduction, len(weight))
+    assert found == pytest.approx(_paper(0.3, 3, weight) * len(weight) / size, rel=1e-5)
+
+
+def test_regularisers_count_once():
+    for objective in (SmoothAdv(0.3, 1), SmoothAdv(0.3, 3)):
+        with_penalty, without = (_loss(objective, streams.model(size)) for size in (0.1, 0.0))
+        expected = 0.1 * np.sum(numpy_reference.HEAD[0] ** 2)
+        assert with_penalty - without == pytest.approx(expected, rel=1e-5)
+
+
+def test_batch_norm_sees_one_pass_of_all_copies():
+    norm = keras.layers.BatchNormalization(momentum=0.9)
+    model = keras.Sequential([keras.Input((6,)), norm, keras.layers.Dense(3)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    clean, adversarial = streams.streams(model)
+    SmoothAdv(0.3, 3).loss(clean, adversarial)
+    noise = _noise(0.3, 3)
+    x = streams.X_ADV[:, None] + noise - noise[:, :1]
+    np.testing.assert_allclose(norm.moving_mean, 0.1 * x.mean(axis=(0, 1)), rtol=1e-4)
+    assert not clean.was_used and not adversarial.was_used
+
+
+def _smoothed_loss(x, noise):
+    """`-log mean_k p_y(x + n_k)` of each example."""
+    predictions = [
+        np.exp(-streams.cross_entropy(numpy_reference.logits(x + noise[:, copy])))
+        for copy in range(noise.shape[1])
+    ]
+    return -np.log(np.mean(predictions, axis=0))
+
+
+def _gradient(x, noise, size=1e-6):
+    """Its gradient, by central differences in float64."""
+    steps = size * np.eye(x.shape[1])
+    up, down = ([_smoothed_loss(x + sign * one, noise) for one in steps] for sign in (1, -1))
+    return (np.array(up) - np.array(down)).T / (2.0 * size)
+
+
+def _attack(noise, num_steps):
+    x = streams.X.astype("float64")
+    x_adv = x
+    for _ in range(num_steps):
+        slope = _gradient(x_adv, noise)
+        moved = x_adv + 2.5 * 0.4 / num_steps * slope / np.linalg.norm(slope, axis=1)[:, None]
+        x_adv = numpy_reference.project(moved, x, "L2", 0.4, (0.0, 1.0))
+    return x_adv
+
+
+@pytest.mark.parametrize(("stddev", "num_samples"), [(0.5, 4), (0.2, 1)])
+def test_the_attack_climbs_the_loss_of_the_mean_prediction(stddev, num_samples):
+    objective = SmoothAdv(stddev, num_samples)
+    attack = objective.default_attack.clone(num_steps=3)
+    batch = streams.batch(ball=BALL)
+    found = objective.perturb(attack, backend.Classifier(streams.model()), batch)
+    noise = _noise(stddev, num_samples)
+    expected = _attack(noise, 3) + noise[:, 0]
+    np.testing.assert_allclose(found.x_adv, expected, rtol=0, atol=2e-4)
+    # Not the mean of the losses: with one copy both are the same.
+    swapped = _attack(noise[:, :1], 3) + noise[:, 0]
+    assert (np.abs(swapped - expected).max() < 1e-6) == (num_samples == 1)
+
+
+def test_the_default_attack_starts_at_the_example():
+    attack = kr.AdvTrain(kr.L2(0.5), objective="smooth_adv").attack
+    assert type(attack) is kr.attacks.PGD
+    assert attack.random_start is False
+    assert attack.num_steps == 10
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_the_attack_is_told_how_the_model_computes(dtype):
+    class Asked(kr.attacks.Attack):
+        def perturb(self, classifier, x, y, threat_model, seed):
+            self.request = classifier, x, y, threat_model, seed
+            return kr.attacks.unsearched(x)
+
+    keras.config.set_dtype_policy(dtype)
+    try:
+        model = streams.model()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    attack, batch = Asked(), streams.batch(ball=BALL)
+    SmoothAdv().perturb(attack, backend.Classifier(model), batch)
+    assert attack.request[0].computes_in_float16 == (dtype == "mixed_float16")
+    assert attack.request[1:] == (batch.x, batch.y, batch.threat_model, batch.seed)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_fit_on_images_trains_what_smoothing_certifies(jit_compile):
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(150, 2, 2, 1)).astype("float32")
+    y = (x[:, 0].sum(axis=(1, 2)) > x[:, 1].sum(axis=(1, 2))).astype("int32")
+    layers = [keras.layers.Conv2D(4, 2, activation="relu"), keras.layers.Flatten()]
+    model = keras.Sequential([keras.Input((2, 2, 1)), *layers, keras.layers.Dense(2)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.05), loss, metrics=["accuracy"], jit_compile=jit_compile)
+    callback = kr.AdvTrain(kr.L2(0.1), objective=SmoothAdv(0.1, 3))
+    history = model.fit(x, y, epochs=6, verbose=0, callbacks=[callback]).history
+    assert set(history) == {"accuracy", "adv_accuracy", "loss"}
+    assert history["accuracy"][-1] > 0.9
+    assert 0.6 < history["adv_accuracy"][-1] < history["accuracy"][-1]
+    found = kr.certification.Smoothing(0.1, num_samples=500).certify(model, x[:10])
+    assert np.mean(found.predictions == y[:10]) > 0.7
+
+
+def test_wrong_arguments():
+    with pytest.raises(ValueError, match="`noise_stddev` must be a number from 0.*Received"):
+        SmoothAdv(-0.1)
+    with pytest.raises(ValueError, match="`num_samples` must be an int >= 1. Received: 0"):
+        SmoothAdv(0.1, 0)
+    with pytest.raises(ValueError, match="SmoothAdv runs the model on noisy copies"):
+        SmoothAdv().check(streams.model(), kr.threat_models.AtLayer("dense", kr.L2(1.0, None)))
+    model = streams.model()
+    model.compile("sgd", "mse")
+    perturb = SmoothAdv().perturb
+    with pytest.raises(ValueError, match="Expected one classification output"):
+        perturb(kr.attacks.FGSM(), backend.Classifier(model), streams.batch())
