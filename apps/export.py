@@ -4,16 +4,19 @@
     python -m apps.export --model=runs/latest/model.keras --output_dir=models/digits/2 --verify
 
 The last part of --output_dir is the version number that a server looks for. An existing version is
-never changed. Takes about ten seconds.
+never changed. Takes about ten seconds. The names of the signatures are printed: there is no
+predict_bytes where nobody knows the scale of pictures.
 
 With --verify a new process without Keras answers the requests that lie beside the model as Keras
-does, and attacks on the served model, through its signatures, find what they find in memory. That
-needs the data set and the threat model, which is that of --report unless --epsilon is given.
+does, and attacks on the served model, through its signatures, find what they find in memory; only
+then does the folder get its name. That needs the data set and the threat model, which is that of
+--report unless --epsilon is given.
 
 With --format it writes a file for ONNX, LiteRT or OpenVINO, and checks its predictions. Each needs
 the extra of its name.
 """
 
+import functools
 import json
 
 from absl import flags
@@ -24,7 +27,7 @@ from apps import models
 from apps import shared_flags
 from keras_robust.export import guards
 from keras_robust.export import portable
-from keras_robust.export import verify
+from keras_robust.export import verify as verification
 
 _VERIFY_EXAMPLES = 200
 
@@ -43,7 +46,7 @@ def define_flags():
     flags.mark_flags_as_required(["model", "output_dir"])
 
 
-def run(model_path, output_dir, report=None, label_names=None, data=None):
+def run(model_path, output_dir, report=None, label_names=None, data=None, verify=None):
     """Exports a `.keras` file and says where it is.
 
     Args:
@@ -52,16 +55,25 @@ def run(model_path, output_dir, report=None, label_names=None, data=None):
         report: `RobustnessReport` or `None`.
         label_names: list of str or `None`.
         data: pair of arrays, the examples of the report, or `None`.
+        verify: function of a folder and the model that raises an error for a SavedModel that must
+            not be published, or `None`.
 
     Returns:
         The model, and `pathlib.Path` of the SavedModel.
     """
     model = models.load_keras(model_path)
     path = kr.export_saved_model(
-        model, output_dir, report=report, label_names=label_names, data=data
+        model,
+        output_dir,
+        report=report,
+        label_names=label_names,
+        data=data,
+        check=None if verify is None else lambda folder: verify(folder, model),
     )
     signatures = json.loads((path / "assets.extra" / "robustness.json").read_text())["signatures"]
     print(f"Written to {path}: signatures {', '.join(signatures)}")
+    if not path.name.isdecimal():
+        print(f"TensorFlow Serving finds versions with a number as their name, not {path.name!r}")
     return model, path
 
 
@@ -88,15 +100,21 @@ def check(path, model, data, threat_model, **arguments):
         **arguments: further arguments of `compare_robustness`.
 
     Raises:
-        ValueError: if the SavedModel is another model.
+        ValueError: if the SavedModel is another model, or answers at random.
     """
-    found = verify.replay_in_fresh_process(path)
+    found = verification.replay_in_fresh_process(path)
     print(
-        f"Without Keras: {found['requests']} requests answered as in memory, largest difference "
-        f"{found['largest_difference']:.1e}"
+        f"Without Keras: {found['compared']} of {found['requests']} requests have a stored answer, "
+        f"and get it, largest difference {found['largest_difference']:.1e}"
     )
+    if found["compared"] < found["requests"]:
+        raise ValueError(
+            "Answers with fresh noise differ from call to call, so that they cannot be compared: "
+            "give the RandomizedSmoothing a seed, or export without --verify. Received: "
+            f"{found['requests'] - found['compared']} requests with random answers"
+        )
     differ = []
-    for kind, reports in verify.compare_robustness(
+    for kind, reports in verification.compare_robustness(
         path, model, data, threat_model, **arguments
     ).items():
         accuracies = {place: report.robust_accuracy for place, report in reports.items()}
@@ -128,23 +146,22 @@ def main(_):
         return
     x, y = shared_flags.load_dataset(values.dataset, values.data_dir).test
     measured = None if report is None else (x[: report.num_examples], y[: report.num_examples])
-    model, path = run(values.model, values.output_dir, report, values.label_names, measured)
     if report is not None and values.epsilon is None:
         threat_model = guards.threat_model_of(report)
     else:
         threat_model = shared_flags.make_threat_model(
             values.threat_model, values.epsilon, values.dataset
         )
-    check(
-        path,
-        model,
-        (x, y),
-        threat_model,
+    verify = functools.partial(
+        check,
+        data=(x, y),
+        threat_model=threat_model,
         suite=shared_flags.make_suite(values.evaluation_steps, values.evaluation_restarts),
         num_examples=values.evaluation_examples or _VERIFY_EXAMPLES,
         batch_size=values.batch_size,
         seed=values.seed,
     )
+    run(values.model, values.output_dir, report, values.label_names, measured, verify)
 
 
 def run_main():

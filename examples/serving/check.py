@@ -6,7 +6,6 @@ Needs the extra `serve`. Trains for a few seconds, starts `serve.py` on a free p
 sends requests over HTTP, and stops it. Takes about a minute.
 """
 
-import base64
 import http.client
 import itertools
 import json
@@ -16,10 +15,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 
 import keras
-import numpy as np
-import tensorflow as tf
+from samples import MAX_SAMPLES
+from samples import NUM_COPIES
+from samples import bad_requests
+from samples import certify
+from samples import good_requests
 
 import keras_robust as kr
 
@@ -28,7 +32,7 @@ NUM_HUGE, HUGE = 2, 100 * 10**6
 
 
 def export(folder):
-    """Trains a small network on digits for an epoch or two, and exports it."""
+    """Trains a small network on digits for an epoch or two, smooths it, and exports that."""
     data = kr.datasets.load("digits")
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
@@ -42,9 +46,13 @@ def export(folder):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", loss, metrics=["accuracy"])
     model.fit(*data.train, epochs=3, verbose=0, callbacks=[kr.AdvTrain(kr.Linf(0.1))])
+    model = kr.layers.RandomizedSmoothing(model, 0.1, NUM_COPIES, seed=0)
     report = kr.evaluate(model, data.test, kr.Linf(0.1), "fgsm", num_examples=100)
     names = [f"digit {name}" for name in data.label_names]
-    return kr.export_saved_model(model, folder, report=report, label_names=names), model, data
+    path = kr.export_saved_model(
+        model, folder, report=report, label_names=names, max_samples=MAX_SAMPLES
+    )
+    return path, model, data
 
 
 class Client:
@@ -54,12 +62,12 @@ class Client:
         self.address, self.path = address, path
         self.connection = http.client.HTTPConnection(address, timeout=60)
 
-    def post(self, body, path=None):
+    def post(self, body, path=None, method="POST"):
         """Returns the status and the JSON of the answer."""
         if not isinstance(body, bytes):
             body = json.dumps(body).encode()
         self.connection.request(
-            "POST", path or self.path, body, {"Content-Type": "application/json"}
+            method, path or self.path, body, {"Content-Type": "application/json"}
         )
         response = self.connection.getresponse()
         text = response.read()
@@ -67,94 +75,6 @@ class Client:
             return response.status, json.loads(text)
         except ValueError:
             return response.status, text.decode(errors="replace")
-
-
-def b64(file):
-    """A file as JSON holds it."""
-    return {"b64": base64.b64encode(file).decode()}
-
-
-def good_requests(model, x, names):
-    """Returns pairs: what is asked, and a function that says whether the answer is right."""
-    logits = model.predict(x, verbose=0)
-    probabilities = np.asarray(keras.ops.softmax(logits))
-    labels = logits.argmax(axis=-1)
-    pictures = np.rint(x * 255.0).astype("uint8")
-    files = [b64(tf.io.encode_png(picture).numpy()) for picture in pictures]
-    rounded = model.predict(pictures.astype("float32") / 255.0, verbose=0)
-
-    def are_rows(answer, expected=labels):
-        rows = answer["predictions"]
-        return [row["label"] for row in rows] == expected.tolist() and [
-            row["label_name"] for row in rows
-        ] == [names[label] for label in expected]
-
-    def are_columns(answer):
-        found = answer["outputs"]
-        close = np.allclose(found["probabilities"], probabilities, atol=1e-4)
-        return found["label"] == labels.tolist() and close
-
-    return [
-        ({"instances": x.tolist()}, are_rows),
-        ({"instances": [{"images": row} for row in x.tolist()]}, are_rows),
-        ({"inputs": x.tolist()}, are_columns),
-        ({"inputs": {"images": x.tolist()}}, are_columns),
-        (
-            {"signature_name": "logits", "inputs": {"images": x.tolist()}},
-            lambda answer: np.allclose(answer["outputs"], logits, atol=1e-3),
-        ),
-        (
-            {"signature_name": "predict_bytes", "instances": files},
-            lambda answer: are_rows(answer, rounded.argmax(axis=-1)),
-        ),
-        (
-            {"signature_name": "predict_bytes", "instances": [{"image_bytes": f} for f in files]},
-            lambda answer: are_rows(answer, rounded.argmax(axis=-1)),
-        ),
-    ]
-
-
-def bad_requests(x):
-    """Returns requests by name; each must be answered by a status from 400 to 499."""
-    row = x[0].tolist()
-    png = tf.io.encode_png((x[0] * 255).astype("uint8")).numpy()
-
-    def changed(value):
-        other = x[:2].astype("float64")
-        other[1, 3, 4, 0] = value
-        return other
-
-    def files(*contents):
-        return {"signature_name": "predict_bytes", "instances": list(contents)}
-
-    nan = json.dumps({"instances": changed(0.123456).tolist()}).replace("0.123456", "NaN")
-    return {
-        "wrong shape": {"instances": [row[:-1]]},
-        "wrong rank": {"instances": row},
-        "ragged": {"instances": [row, row[:-1]]},
-        "strings for numbers": {"instances": np.asarray(x[:1]).astype(str).tolist()},
-        "booleans for numbers": {"instances": (x[:1] > 0.5).tolist()},
-        "null for a number": json.dumps({"instances": [row]}).replace("0.0", "null").encode(),
-        "NaN": nan.encode(),
-        "1e30": {"instances": changed(1e30).tolist()},
-        "1e300": {"instances": changed(1e300).tolist()},
-        "a little outside": {"instances": changed(1.001).tolist()},
-        "0 to 255": {"instances": (x[:2] * 255).tolist()},
-        "empty batch, rows": {"instances": []},
-        "empty batch, columns": {"inputs": {"images": []}},
-        "truncated PNG": files(b64(png), b64(png[: len(png) // 2])),
-        "no picture": files(b64(b"hello")),
-        "no base64": files({"b64": "%%%"}),
-        "text for bytes": files("hello"),
-        "number for bytes": files(7),
-        "unknown signature": {"signature_name": "other", "instances": [row]},
-        "unknown input": {"inputs": {"pictures": [row]}},
-        "nothing": {},
-        "a list": [1, 2],
-        "no JSON": b"{",
-        "no UTF-8": b"\xff\xfe\x00",
-        "deep": b"[" * 100_000,
-    }
 
 
 def ask(client, name, body):
@@ -165,9 +85,35 @@ def ask(client, name, body):
     return f"{name}: expected a status from 400 to 499. Received: {status}, {str(answer)[:200]}"
 
 
+def check_health(client, x):
+    """Asks whether the server is up while it computes the longest answer."""
+    other, found = Client(client.address, client.path), []
+    thread = threading.Thread(
+        target=lambda: found.append(other.post(certify(x[:1], MAX_SAMPLES))[0])
+    )
+    thread.start()
+    time.sleep(0.3)
+    status, _ = client.post(b"", client.path.split(":")[0], "GET")
+    is_early = thread.is_alive()
+    thread.join()
+    if (status, is_early, found) != (200, True, [200]):
+        return f"health: {status}, {'during' if is_early else 'after'} an answer of {found}"
+    return None
+
+
+def check_doors(client):
+    """Tries to load and to unload the model, and gives what went wrong."""
+    name = client.path.split("/")[-1].split(":")[0]
+    for verb in ("load", "unload"):
+        status, _ = client.post(b"", f"/v2/repository/models/{name}/{verb}")
+        if status != 403:
+            yield f"{verb}: expected the status 403. Received: {status}"
+
+
 def check(client, good, bad):
     """Sends everything, and returns a list of what went wrong."""
-    problems = [ask(client, name, body) for name, body in bad.items()]
+    problems = [*check_doors(client)]
+    problems += [ask(client, name, body) for name, body in bad.items()]
     turns = itertools.cycle(good)
     for number, (name, body) in zip(range(NUM_BAD), itertools.cycle(bad.items()), strict=False):
         problems.append(ask(client, name, body))
@@ -204,7 +150,9 @@ def main():
             x = data.test[0][:5]
             good = good_requests(model, x, [f"digit {name}" for name in data.label_names])
             bad = bad_requests(x)
-            problems = check(Client(*address.groups()), good, bad)
+            client = Client(*address.groups())
+            problems = check(client, good, bad)
+            problems += filter(None, [check_health(client, x)])
             is_up = server.poll() is None
         finally:
             server.terminate()

@@ -7,6 +7,7 @@ Either may have a `signature_name`. Bytes are `{"b64": "..."}`.
 
 import base64
 import binascii
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -41,7 +42,7 @@ def answer(signatures, body):
     try:
         outputs = signature(**tensors)
     except tf.errors.InvalidArgumentError as error:
-        raise ValueError(error.message) from error
+        raise ValueError(_told(error)) from error
     plain = {key: _plain(value.numpy()) for key, value in outputs.items()}
     if not is_row_form:
         return {"outputs": plain if len(plain) > 1 else next(iter(plain.values()))}
@@ -49,6 +50,12 @@ def answer(signatures, body):
         return {"predictions": next(iter(plain.values()))}
     rows = zip(*plain.values(), strict=True)
     return {"predictions": [dict(zip(plain, row, strict=True)) for row in rows]}
+
+
+def _told(error):
+    """Returns what the checks of the model say; the rest is about the inside of TensorFlow."""
+    found = re.search(r"keras_robust: (.*?)(\\n|\n|$)", error.message)
+    return found.group(1) if found else "Expected inputs that the model takes, such as whole files"
 
 
 def _columns(instances, specs):

@@ -8,6 +8,8 @@ free one; the first line of the output tells which.
 """
 
 import argparse
+import asyncio
+import logging
 import pathlib
 import socket
 
@@ -16,6 +18,7 @@ import tensorflow as tf
 from fastapi import HTTPException
 from kserve import Model
 from kserve import ModelRepository
+from kserve.errors import InferenceError
 from kserve.errors import InvalidInput
 from kserve.model_server import app
 from kserve.protocol.dataplane import DataPlane
@@ -25,6 +28,8 @@ from kserve.protocol.rest.server import RESTServer
 HOST = "127.0.0.1"
 # Of the body of a request. JSON takes many times its size once it is parsed.
 MAX_BYTES = 16 * 2**20
+# Each takes all processors while it is computed; others wait.
+MAX_ANSWERS = 2
 
 
 class Served(Model):
@@ -40,13 +45,28 @@ class Served(Model):
         self.version = max(versions, key=lambda path: int(path.name))
         # A signature does not keep the variables alive; the object does.
         self.loaded = tf.saved_model.load(str(self.version))
+        self.turn = asyncio.Semaphore(MAX_ANSWERS)
         self.ready = True
 
-    def predict(self, payload, headers=None):
+    async def predict(self, payload, headers=None):
         try:
-            return rest.answer(self.loaded.signatures, payload)
+            # In a thread: a long answer must not keep others from asking whether the server is up.
+            async with self.turn:
+                return await asyncio.to_thread(rest.answer, self.loaded.signatures, payload)
         except ValueError as error:
             raise InvalidInput(str(error)) from error
+        except tf.errors.OpError as error:
+            logging.exception("The model failed")
+            raise InferenceError("The model failed") from error
+
+
+class FixedModels(ModelRepositoryExtension):
+    """KServe's repository without its doors: anybody could unload the model through them."""
+
+    async def load(self, model_name):
+        raise HTTPException(403, "Models are neither loaded nor unloaded over HTTP")
+
+    unload = load
 
 
 class LimitBody:
@@ -82,8 +102,9 @@ def main():
     model = Served(name, options.base_path)
     models.update(model)
     app.add_middleware(LimitBody)
-    extension = ModelRepositoryExtension(models)
-    server = RESTServer("kserve.model_server:app", DataPlane(models), extension, options.port)
+    server = RESTServer(
+        "kserve.model_server:app", DataPlane(models), FixedModels(models), options.port
+    )
     # KServe would listen on all addresses.
     listener = socket.create_server((HOST, options.port))
     port = listener.getsockname()[1]

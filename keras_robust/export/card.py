@@ -1,12 +1,14 @@
 """The model card: what a person must know before serving or calling a model."""
 
+import re
+
 from keras_robust.evaluation.attack_report import label
 
 
 def write_card(manifest):
     """Returns the model card, Markdown, for what `make_manifest` returned."""
     parts = [
-        f"# {manifest['model']['name']}",
+        f"# {_escaped(manifest['model']['name'])}",
         f"A classifier with {manifest['model']['num_parameters']:,} parameters, exported by "
         "keras_robust as a SavedModel that needs neither Keras nor keras_robust.",
         "## Robustness",
@@ -18,7 +20,7 @@ def write_card(manifest):
         "## Classes",
         _classes(manifest["model"]["label_names"]),
         "## What this does not say",
-        _LIMITS,
+        _LIMITS + (_CERTIFY_LIMIT if "certify" in manifest["signatures"] else ""),
         "## Made with",
         "\n".join(f"- {name} {value}" for name, value in manifest["versions"].items()),
     ]
@@ -39,6 +41,10 @@ _LIMITS = (
     "- The guard rejects or mends what is outside the range of valid inputs. It does not detect "
     "adversarial examples, which are inside.\n"
     "- Probabilities are what the softmax gives. They are calibrated only if that was done."
+)
+_CERTIFY_LIMIT = (
+    "\n- A certificate holds for a seed that was drawn before any answer: who tries seeds and "
+    "keeps the best answer has no certificate."
 )
 
 
@@ -81,4 +87,9 @@ def _inputs(inputs):
 def _classes(names):
     if names is None:
         return "Indices only; no names were given."
-    return "\n".join(f"- {index}: {name}" for index, name in enumerate(names))
+    return "\n".join(f"- {index}: {_escaped(name)}" for index, name in enumerate(names))
+
+
+def _escaped(text):
+    """Returns a text in one line, of which Markdown makes nothing else."""
+    return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", " ".join(text.split()))

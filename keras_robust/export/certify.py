@@ -5,13 +5,15 @@ import tensorflow as tf
 from keras_robust import backend
 from keras_robust.layers import RandomizedSmoothing
 
+# A larger one makes it worth while to ask until an answer is wrong.
+_MAX_ALPHA = 0.05
 _BLOCK = 100
 _SELECTION = 100
 # Each halves the interval.
 _BISECTIONS = 50
 
 
-def certify_signature(model, specs, guarded):
+def certify_signature(model, specs, guarded, max_samples):
     """Returns the function `certify` and its specs for a `RandomizedSmoothing`, else `None`.
 
     Its inputs are those of the model, and `seed`, int32 `(2,)`, `num_samples`, int32, the copies
@@ -19,18 +21,31 @@ def certify_signature(model, specs, guarded):
     returns `label`, int64, -1 where it abstains, `radius`, float32, in L2, and `count`, int32, how
     many of the copies got the class. As in `certification.Smoothing`, 100 copies choose the class
     and `num_samples`, rounded up to hundreds, bound its probability. All inputs of a batch get
-    the same noise, so that the same seed gives the same answer whatever else is in the batch;
-    whoever asks for certificates draws the seed. Scalar inputs need the columnar form of a REST
-    request.
+    the same noise, so that the same seed gives the same answer whatever else is in the batch.
+    Whoever asks for certificates draws the seed, before any answer: to choose a seed by its answers
+    voids the certificate. Scalar inputs need the columnar form of a REST request.
+
+    Args:
+        model: the model.
+        specs: list of `tf.TensorSpec`, of its inputs.
+        guarded: function that puts the guards in front of a list of tensors.
+        max_samples: int, the most copies that a request may ask for, of all its inputs together:
+            they are the time that the answer takes.
     """
     if not isinstance(model, RandomizedSmoothing):
         return None
+    message = (
+        f"Expected num_samples from 1, in hundreds and times the number of inputs at most "
+        f"{max_samples}, and alpha above 0 and at most {_MAX_ALPHA}"
+    )
     classifier = backend.Classifier(model.model)
 
     def certify(x, seed, num_samples, alpha):
         (x,) = guarded([x])
-        ranges = [num_samples > 0, num_samples <= 10**7, alpha > 0.0, alpha < 1.0]
-        message = "Expected num_samples from 1 to 10000000 and alpha between 0 and 1"
+        # Rounded up as below, and in integers that do not overflow.
+        copies = _BLOCK * (1 + (tf.cast(num_samples, tf.int64) - 1) // _BLOCK)
+        total = copies * tf.maximum(tf.shape(x, tf.int64)[0], 1)
+        ranges = [num_samples > 0, total <= max_samples, alpha > 0.0, alpha <= _MAX_ALPHA]
         x = backend.require_all(ranges, message, tf.cast(x, tf.float32))
         votes = _voter(classifier, x, model.noise_stddev)
         # Independent of each other: the same copies must not choose the class and judge it.

@@ -4,6 +4,7 @@ import keras
 
 from keras_robust import threat_models
 from keras_robust.layers import InputGuard
+from keras_robust.layers import RandomizedSmoothing
 
 
 def choose_guards(model, inputs, guard, report):
@@ -12,7 +13,8 @@ def choose_guards(model, inputs, guard, report):
     Integers and strings get none: they are categories, and cannot be NaN.
 
     Args:
-        model: the model; if there is an `InputGuard` in it, `"auto"` adds no other.
+        model: the model; if there is an `InputGuard` in it, `"auto"` adds no other, unless noise is
+            added in front of that one.
         inputs: `Inputs` of the model.
         guard: `"auto"`, for the bounds in the threat model of the report, or those of every
             threat model, `(0, 1)`; an `InputGuard` for every input, or a dict of them by the name
@@ -39,9 +41,40 @@ def choose_guards(model, inputs, guard, report):
 
 
 def guards_within(model):
-    """Returns the guards that a model has among its layers."""
+    """Returns the guards that a model has among its layers, none for a `RandomizedSmoothing`."""
+    if isinstance(model, RandomizedSmoothing):
+        return []
     layers = model._flatten_layers(include_self=False)
     return [layer for layer in layers if isinstance(layer, InputGuard)]
+
+
+def scale_of(model, spec, guard):
+    """Returns the `InputGuard` that tells the range of an input, or `None`.
+
+    That is the guard in front of the model, or the first layer of the model: a guard behind other
+    layers tells nothing about the input.
+
+    Args:
+        model: the model.
+        spec: `tf.TensorSpec` of its only input.
+        guard: `InputGuard` in front of it, or `None`.
+    """
+    if guard is not None or not spec.dtype.is_floating:
+        return guard
+    inputs = {id(tensor) for tensor in keras.tree.flatten(getattr(model, "inputs", []))}
+    is_sequential = isinstance(model, keras.Sequential)
+    for found in guards_within(model):
+        taken = {id(tensor) for node in found._inbound_nodes for tensor in node.input_tensors}
+        if found is model.layers[0] if is_sequential else inputs & taken:
+            return found
+    return None
+
+
+def boxes_of(model, inputs, guards):
+    """Returns the bounds of every input, or `None` where they are not known."""
+    if len(inputs.specs) == 1:
+        guards = [scale_of(model, inputs.specs[0], guards[0])]
+    return [None if guard is None else guard.bounds for guard in guards]
 
 
 def _check_names(guards, inputs):

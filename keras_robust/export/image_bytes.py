@@ -2,8 +2,10 @@
 
 import tensorflow as tf
 
+from keras_robust import backend
+
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-# A few bytes of a file may ask for gigabytes of memory.
+# Of a batch: a few bytes of a file may ask for gigabytes of memory.
 _MAX_PIXELS = 4096 * 4096
 
 
@@ -19,8 +21,19 @@ def decode_images(image_bytes, shape):
 
     Raises:
         tensorflow.errors.InvalidArgumentError: for a file that is no PNG or JPEG, is cut off or
-            damaged, or has more than 4096 x 4096 pixels.
+            damaged, and for more than 4096 x 4096 pixels in all files together, of which each
+            counts as many as `shape` at least.
     """
+    pixels = tf.map_fn(
+        lambda file: tf.maximum(_num_pixels(file), float(shape[0] * shape[1])),
+        image_bytes,
+        fn_output_signature=tf.TensorSpec((), tf.float64),
+    )
+    image_bytes = backend.require_all(
+        tf.reduce_sum(pixels) <= _MAX_PIXELS,
+        f"Expected at most {_MAX_PIXELS} pixels in all files of a request",
+        image_bytes,
+    )
     return tf.map_fn(
         lambda file: _decode(file, shape),
         image_bytes,
@@ -28,19 +41,18 @@ def decode_images(image_bytes, shape):
     )
 
 
-def _decode(file, shape):
+def _num_pixels(file):
+    """Returns what the first bytes of a file say, float64: integers may overflow."""
     is_png = tf.strings.substr(file, 0, len(_PNG)) == _PNG
     is_jpeg = tf.strings.substr(file, 0, len(_JPEG)) == _JPEG
-    known = tf.debugging.Assert(
-        tf.logical_or(is_png, is_jpeg), ["Expected the bytes of a PNG or JPEG file"]
-    )
-    with tf.control_dependencies([known]):
-        size = tf.cond(is_png, lambda: _png_size(file), lambda: _jpeg_size(file))
-    small = tf.debugging.Assert(
-        tf.reduce_prod(size) <= _MAX_PIXELS, [f"Expected a picture of at most {_MAX_PIXELS} pixels"]
-    )
-    with tf.control_dependencies([small]):
-        image = tf.io.decode_image(file, channels=shape[-1], expand_animations=False)
+    message = "Expected the bytes of a PNG or JPEG file"
+    file = backend.require_all([tf.logical_or(is_png, is_jpeg)], message, file)
+    size = tf.cond(is_png, lambda: _png_size(file), lambda: _jpeg_size(file))
+    return tf.reduce_prod(tf.cast(size, tf.float64))
+
+
+def _decode(file, shape):
+    image = tf.io.decode_image(file, channels=shape[-1], expand_animations=False)
     image = tf.ensure_shape(image, (None, None, shape[-1]))
     fits = tf.reduce_all(tf.shape(image)[:2] == shape[:2])
     return tf.ensure_shape(tf.cond(fits, lambda: image, lambda: _resize(image, shape)), shape)

@@ -8,6 +8,9 @@ import tensorflow as tf
 
 from keras_robust.layers import RandomizedSmoothing
 
+# By TensorFlow's own functions, and by the signature `certify`.
+_TAKEN = ("self", "seed", "num_samples", "alpha")
+
 
 class Inputs:
     """The inputs of a built model, flat as a server sends them.
@@ -15,8 +18,9 @@ class Inputs:
     Args:
         model: built Sequential or Functional `keras.Model`, or a `RandomizedSmoothing` of one.
 
-    Attributes: `specs`, a list of `tf.TensorSpec` with a dynamic batch; `keys`, the keys in the
-    dict or list on which the model was built, or `[None]` if it takes one tensor.
+    Attributes: `specs`, a list of `tf.TensorSpec` with a dynamic batch and the names of the inputs,
+    with `_` for what TensorFlow refuses and `x_` in front of names that are taken; `keys`, the keys
+    in the dict or list on which the model was built, or `[None]` if it takes one tensor.
 
     Raises:
         ValueError: for a model that is not built or does not say what it takes, and for names that
@@ -100,5 +104,7 @@ def _keys(structure):
 
 def _spec(tensor):
     # TensorFlow takes no other characters into the names of a signature.
-    name = re.sub(r"\W", "_", tensor.name)
+    name = re.sub(r"[^A-Za-z0-9_]", "_", tensor.name)
+    if not name[:1].isalpha() or name in _TAKEN:
+        name = f"x_{name}"
     return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, name=name)

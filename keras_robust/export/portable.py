@@ -9,11 +9,14 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_robust import backend
+from keras_robust.export.answers import Answers
+from keras_robust.export.answers import is_random
 from keras_robust.export.card import write_card
 from keras_robust.export.folder import new_folder
+from keras_robust.export.guards import boxes_of
 from keras_robust.export.guards import choose_guards
 from keras_robust.export.guards import guards_within
+from keras_robust.export.guards import scale_of
 from keras_robust.export.inputs import Inputs
 from keras_robust.export.manifest import make_manifest
 
@@ -30,7 +33,8 @@ def export_portable(model, path, format, *, report=None, label_names=None, guard
     The folder has `model.onnx`, `model.tflite`, or `model.xml` with `model.bin`, and
     `robustness.json` and `MODEL_CARD.md` as `export_saved_model` writes them. The function takes
     the input of the model and returns `probabilities` and `label`. These formats have no errors:
-    what the guard rejects gets probabilities NaN and the label -1.
+    what the guard rejects, and what gets logits that are not finite, has probabilities NaN and the
+    label -1. A `RandomizedSmoothing` draws the noise of its `seed`.
 
     Args:
         model: built `keras.Model` with one input and one classification output.
@@ -47,14 +51,15 @@ def export_portable(model, path, format, *, report=None, label_names=None, guard
     Raises:
         FileExistsError: if `path` exists.
         ImportError: without the packages of the extra that has the name of the format.
-        ValueError: for a model with several inputs, an unknown format, and a file that predicts
-            something else than Keras does.
+        ValueError: for a model with several inputs, one that draws fresh noise or has a guard that
+            rejects behind another layer, an unknown format, and a file that predicts something else
+            than Keras does.
     """
     if format not in FORMATS:
         raise ValueError(f"Expected one of the formats {list(FORMATS)}. Received: {format!r}")
     for name in _NEEDS[format]:
         _load(name, format)
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).absolute()
     with new_folder(path) as partial:
         inputs = Inputs(model)
         if len(inputs.specs) != 1:
@@ -65,7 +70,7 @@ def export_portable(model, path, format, *, report=None, label_names=None, guard
         guards = choose_guards(model, inputs, guard, report)
         if data is None and report is not None and report.x is not None:
             data = report.x, report.y
-        boxes = [None if one is None else one.bounds for one in guards]
+        boxes = boxes_of(model, inputs, guards)
         rows = inputs.make_up(_NUM_EXAMPLES, boxes) if data is None else inputs.unpack(data[0])
         (x,) = (array[:_NUM_EXAMPLES] for array in rows)
         guarded = _Guarded(model, inputs, guards[0])
@@ -102,21 +107,37 @@ class _Guarded(keras.Model):
     def __init__(self, model, inputs, guard):
         super().__init__(name="guarded")
         self.model = model
-        self._classifier = backend.Classifier(model, pack=lambda x: inputs.pack([x]))
+        self._answers = Answers(model, pack=lambda x: inputs.pack([x]))
         self._in_front = guard
-        self._judge = guard or next(iter(guards_within(model)), None)
+        self._judge = scale_of(model, inputs.specs[0], guard)
+        _check_hidden(model, self._judge)
 
     def call(self, x):
-        accepted = ops.ones(ops.shape(x)[:1], "bool") if self._judge is None else None
-        if accepted is None:
-            accepted = self._judge.accepts(x)
-        logits = self._classifier.logits(x if self._in_front is None else self._in_front(x))
+        logits, probabilities = self._answers(x if self._in_front is None else self._in_front(x))
+        accepted = ops.all(ops.isfinite(logits), axis=-1)
+        if self._judge is not None:
+            accepted = ops.logical_and(accepted, self._judge.accepts(x))
         nan = ops.cast(float("nan"), logits.dtype)
         return {
-            "probabilities": ops.where(accepted[:, None], ops.softmax(logits), nan),
+            "probabilities": ops.where(accepted[:, None], probabilities, nan),
             # That of Keras has operations which the other formats lack.
             "label": ops.where(accepted, tf.argmax(logits, axis=-1), -1),
         }
+
+
+def _check_hidden(model, judge):
+    if is_random(model):
+        raise ValueError(
+            "A file of this format cannot be checked if it answers at random: give the "
+            f"RandomizedSmoothing a seed. Received: {model.name!r} with seed=None"
+        )
+    for guard in guards_within(model):
+        if guard is not judge and "reject" in (guard.outside, guard.non_finite):
+            raise ValueError(
+                "This format has no errors, and only a guard in front of the model can tell what "
+                "it rejects: put the InputGuard first, or use one that clips and replaces. "
+                f"Received: the layer {guard.name!r} of {model.name!r}"
+            )
 
 
 def _check(format, file, x, expected):

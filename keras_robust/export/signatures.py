@@ -2,60 +2,70 @@
 
 import collections
 
+import numpy as np
 import tensorflow as tf
 
 from keras_robust import backend
+from keras_robust.export.answers import Answers
 from keras_robust.export.certify import certify_signature
-from keras_robust.export.guards import guards_within
+from keras_robust.export.guards import scale_of
 from keras_robust.export.image_bytes import decode_images
 
 Signature = collections.namedtuple("Signature", "function specs")
+_NOT_FINITE = "Expected finite logits. Received: an example for which the model gives others"
 Signature.__doc__ = (
     "A function of tensors that returns a dict of them, and the specs of its inputs."
 )
 
 
-def make_signatures(model, inputs, guards, label_names):
+def make_signatures(model, inputs, guards, label_names, max_samples=100_000):
     """Returns a dict of `Signature` by name.
 
     `serving_default` and `logits` always; `predict_bytes` if the model has one input and that is an
-    image of a fixed size with 1, 3 or 4 channels; `certify` for a `RandomizedSmoothing`.
+    image of a fixed size with 1, 3 or 4 channels of which the scale is known; `certify` for a
+    `RandomizedSmoothing`. Logits that are not finite are an error.
 
     Args:
         model: built classifier.
         inputs: `Inputs` of the model.
         guards: list of `InputGuard` or `None`, one for each input.
         label_names: list of str, or `None`.
+        max_samples: int, the most noisy copies in a request to `certify`.
     """
-    classifier = backend.Classifier(model, pack=inputs.pack)
+    answers = Answers(model, pack=inputs.pack)
 
     def guarded(tensors):
         pairs = zip(tensors, guards, strict=True)
         return [x if guard is None else guard(x) for x, guard in pairs]
 
-    def logits_of(tensors):
-        return classifier.to_logits(classifier(guarded(tensors)))
+    def finite(tensors):
+        logits, probabilities = answers(guarded(tensors))
+        # Of NaN, `argmax` makes the first class.
+        is_finite = tf.math.is_finite(logits)
+        return backend.require_all(is_finite, _NOT_FINITE, logits), probabilities
 
     def answer(tensors):
-        logits = logits_of(tensors)
+        logits, probabilities = finite(tensors)
         label = tf.argmax(logits, axis=-1)
-        outputs = {"probabilities": tf.nn.softmax(logits), "label": label}
+        outputs = {"probabilities": probabilities, "label": label}
         if label_names is not None:
             outputs["label_name"] = tf.gather(tf.constant(list(label_names)), label)
         return outputs
 
     found = {
         "serving_default": Signature(lambda *tensors: answer(tensors), inputs.specs),
-        "logits": Signature(lambda *tensors: {"logits": logits_of(tensors)}, inputs.specs),
+        "logits": Signature(lambda *tensors: {"logits": finite(tensors)[0]}, inputs.specs),
     }
-    if takes_pictures(inputs):
+    to_input = (
+        _picture_reader(model, inputs.specs[0], guards[0]) if takes_pictures(inputs) else None
+    )
+    if to_input is not None:
         shape = tuple(inputs.specs[0].shape[1:])
-        to_input = _picture_reader(model, inputs.specs[0], guards[0])
         found["predict_bytes"] = Signature(
             lambda image_bytes: answer([to_input(decode_images(image_bytes, shape))]),
             [tf.TensorSpec((None,), tf.string, name="image_bytes")],
         )
-    certify = certify_signature(model, inputs.specs, guarded)
+    certify = certify_signature(model, inputs.specs, guarded, max_samples)
     if certify is not None:
         found["certify"] = Signature(*certify)
     return found
@@ -69,12 +79,13 @@ def takes_pictures(inputs):
 
 
 def _picture_reader(model, spec, guard):
-    """Returns a function from uint8 to what the input takes: on the scale of the guard, if any."""
-    guard = guard or next(iter(guards_within(model)), None)
-
-    def to_input(pictures):
-        if guard is not None and spec.dtype.is_floating:
-            pictures = guard.to_float(pictures)
-        return tf.cast(pictures, spec.dtype)
-
-    return to_input
+    """Returns a function from uint8 to what the input takes, or `None` where nobody knows that."""
+    if not spec.dtype.is_floating:
+        return lambda pictures: tf.cast(pictures, spec.dtype)
+    guard = scale_of(model, spec, guard)
+    if guard is None or guard.bounds is None:
+        return None
+    low, high = (np.asarray(bound) for bound in guard.bounds)
+    if guard.integers == "cast" and not (np.all(low <= 0.0) and np.all(high >= 255.0)):
+        return None
+    return lambda pictures: tf.cast(guard.to_float(pictures), spec.dtype)

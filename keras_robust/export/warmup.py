@@ -1,9 +1,14 @@
 """Requests for a served model, with the answers of Keras."""
 
+import keras
 import numpy as np
 import tensorflow as tf
+from scipy import special
 
+from keras_robust import backend
 from keras_robust.backend import required_message
+from keras_robust.export.guards import boxes_of
+from keras_robust.export.guards import scale_of
 from keras_robust.export.warmup_log import Exchange
 
 _SIZES = (1, 8)
@@ -11,12 +16,14 @@ _SIZES = (1, 8)
 _NUM_SAMPLES = 100
 
 
-def make_exchanges(signatures, inputs, guards, x=None):
+def make_exchanges(model, signatures, inputs, guards, x=None):
     """Returns a list of `Exchange`, at least one for every signature.
 
-    Answers are left out where they are random.
+    Logits, probabilities and labels are those of the model itself, called in Keras, and not those
+    of the signatures. Answers are left out where they are random.
 
     Args:
+        model: the model.
         signatures: dict of `Signature` by name.
         inputs: `Inputs` of the model.
         guards: list of `InputGuard` or `None`, one for each input.
@@ -26,14 +33,50 @@ def make_exchanges(signatures, inputs, guards, x=None):
     Raises:
         ValueError: for examples that the guard rejects.
     """
-    boxes = [None if guard is None else guard.bounds for guard in guards]
+    keras_answer = _KerasAnswer(model, inputs, guards)
+    boxes = boxes_of(model, inputs, guards)
     arrays = inputs.make_up(max(_SIZES), boxes) if x is None else inputs.unpack(x)
     exchanges = []
     for name, signature in signatures.items():
         for size in _SIZES:
             rows = [array[:size] for array in arrays]
-            exchanges.append(_exchange(name, signature, _request(name, rows, boxes)))
+            exchange = _exchange(name, signature, _request(name, rows, boxes))
+            if exchange.outputs and name != "certify":
+                exchange.outputs.update(keras_answer(exchange))
+            exchanges.append(exchange)
     return exchanges
+
+
+class _KerasAnswer:
+    """What the answer to a request must be, by Keras and NumPy alone."""
+
+    def __init__(self, model, inputs, guards):
+        self._model, self._inputs, self._guards = model, inputs, guards
+        self._takes_logits = backend.Classifier(model).from_logits is not False
+
+    def __call__(self, exchange):
+        specs, values = self._inputs.specs, list(exchange.inputs.values())
+        if exchange.signature == "predict_bytes":
+            pictures = np.stack([tf.io.decode_png(file).numpy() for file in values[0]])
+            guard = scale_of(self._model, specs[0], self._guards[0])
+            values = [pictures if guard is None else guard.to_float(pictures)]
+        tensors = [
+            tf.constant(value, spec.dtype) for value, spec in zip(values, specs, strict=True)
+        ]
+        pairs = zip(tensors, self._guards, strict=True)
+        tensors = [x if guard is None else guard(x) for x, guard in pairs]
+        outputs = self._model(self._inputs.pack(tensors), training=False)
+        (outputs,) = keras.tree.flatten(outputs)
+        are_logits = self._takes_logits and backend.keras_logits(outputs) is None
+        outputs = np.asarray(tf.cast(outputs, tf.float32))
+        if outputs.shape[-1] == 1:
+            other = np.zeros_like(outputs) if are_logits else 1.0 - outputs
+            outputs = np.concatenate([other, outputs], axis=-1)
+        found = {"probabilities": special.softmax(outputs, axis=-1) if are_logits else outputs}
+        found["label"] = np.argmax(outputs, axis=-1)
+        if are_logits:
+            found["logits"] = outputs
+        return {name: value for name, value in found.items() if name in exchange.outputs}
 
 
 def _request(name, rows, boxes):

@@ -64,7 +64,8 @@ def replay(folder):
     """Sends the requests of a SavedModel to itself.
 
     Returns:
-        dict: `requests`, how many; `signatures`, which; `largest_difference` of any number from
+        dict: `requests`, how many; `compared`, how many of them have an answer, which random ones
+        have not; `signatures`, which; `largest_difference` of any number from
         the answers; `others_equal`, whether labels and texts are the same.
     """
     loaded = tf.saved_model.load(str(folder))
@@ -85,6 +86,7 @@ def replay(folder):
                 equal &= bool(np.array_equal(found, expected))
     return {
         "requests": len(exchanges),
+        "compared": sum(bool(exchange.outputs) for exchange in exchanges),
         "signatures": sorted({exchange.signature for exchange in exchanges}),
         "largest_difference": float(np.max(differences)),
         "others_equal": equal,

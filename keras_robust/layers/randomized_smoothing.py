@@ -1,5 +1,6 @@
 """A classifier that asks another one about noisy copies of its input."""
 
+import contextlib
 import math
 import numbers
 
@@ -9,6 +10,7 @@ from keras import ops
 from scipy import stats
 
 from keras_robust import backend
+from keras_robust.layers.input_guard import InputGuard
 from keras_robust.layers.input_transformation import check_count
 
 _MAX_SAMPLES = 10**7
@@ -32,12 +34,19 @@ class RandomizedSmoothing(keras.Model):
     to which no certificate applies. Attack it with fresh noise and averaged gradients: the values
     are votes, and the gradient is that of the mean probabilities, so that attacks see through the
     vote (as SmoothAdv does); without that a vote has gradient zero, and looks robust.
+    `export_saved_model` takes fresh noise from the system; `model.export` of Keras saves the state
+    of a generator, so that all who load it draw the same noise.
+
+    A copy whose logits are not finite votes for no class, so that shares may sum to less than 1; an
+    input without any vote gets NaN. What checks the range of its input, as an `InputGuard` does,
+    stands in front of this layer: with noise the copies leave the range.
 
     Deviations from the paper: none. Cost: `num_samples` forward passes, one after the other.
 
     Args:
         model: built `keras.Model` with one input and one classification output; its logits are
-            found as `evaluate` finds them. A single sigmoid counts as two classes.
+            found as `evaluate` finds them. A single sigmoid counts as two classes. May have an
+            `InputGuard` that clips, but none that rejects.
         noise_stddev: float above 0, `sigma`, in the units of the input. Defaults to `0.25`.
         num_samples: int, `n`. Defaults to `100`.
         seed: int for the same noise at every call, `None` for fresh noise. Defaults to `None`.
@@ -74,12 +83,17 @@ class RandomizedSmoothing(keras.Model):
                 "Argument `noise_stddev` must be a number above 0. "
                 f"Received: noise_stddev={noise_stddev!r}"
             )
+        _check_guards(model)
         self.model = model
         self.noise_stddev = float(noise_stddev)
         self.num_samples = check_count("num_samples", num_samples, 1, _MAX_SAMPLES)
         self.seed = None if seed is None else check_count("seed", seed, 0, _MAX_SEED)
         # Training draws fresh noise in any case.
         self.seed_generator = keras.random.SeedGenerator(seed)
+        self._draw_seed = None
+        shape = getattr(model, "input_shape", None) if model.built else None
+        if isinstance(shape, tuple):
+            self.build(shape)
 
     def build(self, input_shape):
         if not self.model.built:
@@ -93,23 +107,9 @@ class RandomizedSmoothing(keras.Model):
             noise = backend.normal(ops.shape(x), self.seed_generator.next())
             outputs = classifier(x + self.noise_stddev * noise, training=True)
             return keras.activations.softmax(classifier.to_logits(outputs))
-        shape, seed = ops.shape(x), self._seed()
-        if self.seed is not None:
-            # One noise for all rows: the answer does not depend on what else is in the batch.
-            shape = (1, *shape[1:])
-
-        def draw(number, sums):
-            noise = backend.normal(shape, backend.fold_in(seed, number))
-            logits = classifier.logits(x + self.noise_stddev * noise)
-            votes = ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype="float32")
-            fresh = votes, ops.softmax(logits)
-            return fresh if sums is None else tuple(map(ops.add, sums, fresh))
-
-        sums = backend.repeat(
-            self.num_samples - 1, lambda step, sums: draw(step + 1, sums), draw(0, None)
-        )
-        votes, mean = (total / self.num_samples for total in sums)
-        return _as_probabilities(votes, mean, 0.5 / self.num_samples)
+        counts, total = self._count(x)
+        votes = ops.cast(counts, "float32") / self.num_samples
+        return _as_probabilities(votes, total / self.num_samples, 0.5 / self.num_samples)
 
     def decide(self, x, alpha=0.001, *, batch_size=256):
         """Returns the class of the smoothed classifier, int64 `(n,)`, or -1 for no decision.
@@ -125,11 +125,23 @@ class RandomizedSmoothing(keras.Model):
         """
         if not 0.0 < alpha < 1.0:
             raise ValueError(f"Argument `alpha` must be between 0 and 1. Received: alpha={alpha!r}")
-        rows = [ops.convert_to_numpy(self(batch)) for batch in backend.batches_of(x, batch_size)]
-        counts = np.rint(self.num_samples * np.concatenate(rows)).astype("int64")
+        batches = (self._count(batch)[0] for batch in backend.batches_of(x, batch_size))
+        counts = np.concatenate([ops.convert_to_numpy(rows) for rows in batches]).astype("int64")
         second, first = np.sort(counts, axis=-1)[:, -2:].T
         p_values = 2.0 * stats.binom.sf(first - 1, first + second, 0.5)
         return np.where(p_values <= alpha, np.argmax(counts, axis=-1), -1)
+
+    @contextlib.contextmanager
+    def seeds_from(self, draw):
+        """Within, fresh noise comes of the seeds `draw()`, int32 `(2,)`, and not of a state.
+
+        For graphs that are saved: a saved state makes every process draw the same noise.
+        """
+        before, self._draw_seed = self._draw_seed, draw
+        try:
+            yield
+        finally:
+            self._draw_seed = before
 
     def get_config(self):
         return {
@@ -145,14 +157,54 @@ class RandomizedSmoothing(keras.Model):
         model = keras.saving.deserialize_keras_object(config["model"])
         return cls(**{**config, "model": model})
 
+    def _count(self, x):
+        """Returns the votes, int32, and the summed probabilities of the copies."""
+        classifier, x = backend.Classifier(self.model), ops.cast(x, "float32")
+        shape, seed = ops.shape(x), self._seed()
+        if self.seed is not None:
+            # One noise for all rows: the answer does not depend on what else is in the batch.
+            shape = (1, *shape[1:])
+
+        def draw(number, sums):
+            noise = backend.normal(shape, backend.fold_in(seed, number))
+            fresh = _vote(classifier.logits(x + self.noise_stddev * noise))
+            return fresh if sums is None else tuple(map(ops.add, sums, fresh))
+
+        return backend.repeat(
+            self.num_samples - 1, lambda step, sums: draw(step + 1, sums), draw(0, None)
+        )
+
     def _seed(self):
         if self.seed is None:
-            return self.seed_generator.next()
+            return self.seed_generator.next() if self._draw_seed is None else self._draw_seed()
         return ops.convert_to_tensor([self.seed, 0], "int32")
+
+
+def _check_guards(model):
+    layers = model._flatten_layers(include_self=False)
+    for guard in (layer for layer in layers if isinstance(layer, InputGuard)):
+        if guard.rejects_outside:
+            raise ValueError(
+                "The copies with noise leave the bounds of the guard within the model: put the "
+                "guard in front of the smoothing, or use InputGuard(..., outside='clip') within. "
+                f"Received: the layer {guard.name!r} with bounds {guard.get_config()['bounds']}"
+            )
+
+
+def _vote(logits):
+    """Returns one vote a row, int32, and the probabilities, both 0 where logits are not finite."""
+    is_finite = ops.all(ops.isfinite(logits), axis=-1, keepdims=True)
+    # Before the softmax too: the gradient of NaN is NaN even where it is not chosen.
+    logits = ops.where(is_finite, logits, ops.zeros_like(logits))
+    votes = ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype="int32")
+    votes = votes * ops.cast(is_finite, "int32")
+    return votes, ops.where(is_finite, ops.softmax(logits), ops.zeros_like(logits))
 
 
 def _as_probabilities(votes, mean, least):
     """Returns the votes with the gradient of the mean probabilities, and with logits of them."""
+    is_answered = ops.any(votes > 0.0, axis=-1, keepdims=True)
+    votes = ops.where(is_answered, votes, ops.full_like(votes, float("nan")))
     log_mean = ops.log(ops.maximum(mean, 1e-30))
     # In this order what carries the gradient adds exactly 0 to the value.
     outputs = ops.stop_gradient(votes) + (mean - ops.stop_gradient(mean))

@@ -145,9 +145,11 @@ def test_verify(tmp_path_factory, capsys):
     command += ["--evaluation_steps=5", "--evaluation_restarts=1", "--evaluation_examples=40"]
     done = programs.run("export", f"--output_dir={folder}/models/1", *command)
     assert (done.code, done.stderr) == (0, "")
-    written, replayed, *accuracies = done.stdout.splitlines()
+    replayed, *accuracies, written = done.stdout.splitlines()
     assert written.endswith("signatures logits, predict_bytes, serving_default")
-    assert re.match(r"Without Keras: 6 requests answered as in memory.* \d.\de-0\d$", replayed)
+    assert re.match(
+        r"Without Keras: 6 of 6 requests have a stored answer, and get it.* \d.\de-0\d$", replayed
+    )
     found = [re.findall(r"([\d.]+)%", line) for line in accuracies]
     assert [len(set(pair)) for pair in found] == [1, 1]
     expected = kr.evaluate(
@@ -174,3 +176,33 @@ def test_another_model_does_not_pass(folder, tmp_path, capsys):
     with pytest.raises(ValueError, match="differs under white-box and black-box attacks"):
         export.check(path, network, (x, y), kr.Linf(0.001), num_examples=5)
     assert "100.00% served" in capsys.readouterr().out
+
+
+def test_what_does_not_pass_is_not_published(folder, tmp_path, capsys):
+    def verify(path, model):
+        assert path.parent == tmp_path / "models"
+        model.set_weights([-weight for weight in model.get_weights()])
+        y = model.predict(X, verbose=0).argmax(axis=-1)
+        export.check(path, model, (X, y), kr.Linf(0.001), num_examples=5)
+
+    with pytest.raises(ValueError, match="differs under white-box and black-box attacks"):
+        export.run(str(folder / "model.keras"), str(tmp_path / "models" / "1"), verify=verify)
+    assert list(tmp_path.iterdir()) == []
+    assert "Written" not in capsys.readouterr().out
+
+
+def test_random_answers_cannot_be_verified(tmp_path, capsys):
+    base = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    kr.layers.RandomizedSmoothing(base, num_samples=5).save(tmp_path / "model.keras")
+
+    def verify(path, model):
+        export.check(path, model, (X, np.zeros(5)), kr.Linf(0.1))
+
+    with pytest.raises(ValueError, match="give the RandomizedSmoothing a seed.*Received: 4 req"):
+        export.run(str(tmp_path / "model.keras"), str(tmp_path / "1"), verify=verify)
+    assert "2 of 6 requests have a stored answer" in capsys.readouterr().out
+
+
+def test_a_name_that_no_server_finds(folder, tmp_path, capsys):
+    export.run(str(folder / "model.keras"), str(tmp_path / "final"))
+    assert "versions with a number as their name, not 'final'" in capsys.readouterr().out

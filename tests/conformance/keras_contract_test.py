@@ -332,3 +332,25 @@ def test_layers_within_layers_are_found():
     inner = keras.layers.Dense(2, name="inner")
     model = keras.Sequential([keras.layers.TimeDistributed(inner)])
     assert inner in model._flatten_layers(include_self=False), "`AtLayer` looks for layers so"
+
+
+def test_graphs_run_on_other_values():
+    """A Sequential has a graph, and a graph can run other functions than its operations."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.ReLU()])
+    graph, seen = model._functional, []
+
+    def replace(operation):
+        seen.append(operation.name)
+        return lambda value: value + 1
+
+    assert graph._run_through_graph(5, operation_fn=replace) == 7
+    assert [name for name in seen if "input" not in name] == [one.name for one in model.layers]
+    assert len(graph.inputs) == len(graph.outputs) == 1
+
+
+def test_layers_know_what_they_were_called_on():
+    tensor = keras.Input((4,))
+    first, second = keras.layers.ReLU(), keras.layers.ReLU()
+    model = keras.Model(tensor, second(first(tensor)))
+    found = [node.input_tensors for layer in (first, second) for node in layer._inbound_nodes]
+    assert found[0][0] is model.inputs[0] and found[1][0] is not model.inputs[0]

@@ -101,6 +101,24 @@ def test_bad_requests(served, body, message):
         rest.answer(served[1].signatures, body)
 
 
+def test_errors_tell_nothing_of_the_inside(served):
+    file = tf.io.encode_png(np.zeros((4, 5, 1), "uint8")).numpy()
+    bodies = [
+        {"instances": (X + 1.0).tolist()},
+        {
+            "signature_name": "predict_bytes",
+            "instances": [{"b64": base64.b64encode(file[:-20]).decode()}],
+        },
+    ]
+    messages = []
+    for body in bodies:
+        with pytest.raises(ValueError) as caught:
+            rest.answer(served[1].signatures, body)
+        messages.append(str(caught.value))
+    within = "Expected finite values within [0.0, 1.0]. Received: an example with other values"
+    assert messages == [within, "Expected inputs that the model takes, such as whole files"]
+
+
 @pytest.mark.parametrize("body", [None, 3, [1], "text"])
 def test_no_object(served, body):
     with pytest.raises(ValueError, match="Expected a JSON object"):

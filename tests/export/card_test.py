@@ -36,3 +36,10 @@ def test_inputs_and_classes():
     assert "- 0: a\n- 1: b\n- 2: c\n" in text
     assert "| float32 | no bounds | reject |" in card(guard=InputGuard(None))
     assert "| float32 | not guarded here | not guarded here |" in card()
+
+
+def test_names_are_no_markdown_and_seeds_no_choice():
+    text = card(names=["a_b", "<b>", "[c](d)"])
+    assert "- 0: a\\_b\n- 1: \\<b\\>\n- 2: \\[c\\](d)\n" in text
+    assert "who tries seeds" in text
+    assert "seed" not in write_card({**make(), "signatures": ["logits"]})

@@ -72,11 +72,32 @@ def test_arguments_matter(served):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"num_samples": 0}, {"num_samples": 10**8}, {"alpha": 0.0}, {"alpha": 1.0}]
+    "wrong",
+    [
+        {"num_samples": 0},
+        {"num_samples": 2**31 - 1},
+        {"num_samples": 33_301},
+        {"num_samples": 100_001, "x": POINTS[:0]},
+        {"alpha": 0.0},
+        {"alpha": 0.051},
+    ],
 )
 def test_wrong_arguments(served, wrong):
     with pytest.raises(tf.errors.InvalidArgumentError, match="Expected num_samples from 1"):
         ask(served[1], **wrong)
+
+
+def test_the_number_of_copies_is_limited_where_it_is_exported(tmp_path):
+    model = keras.Sequential([keras.Input((2,), name="x"), keras.layers.Rescaling(9.0)])
+    smoothed = kr.layers.RandomizedSmoothing(model, STDDEV, seed=0)
+    loaded = tf.saved_model.load(
+        str(kr.export_saved_model(smoothed, tmp_path / "1", max_samples=1000))
+    )
+    assert np.all(ask(loaded, POINTS[:2], num_samples=500)["count"] > 0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="number of inputs at most 1000"):
+        ask(loaded, POINTS[:2], num_samples=501)
+    with pytest.raises(ValueError, match="`max_samples` must be .*Received: max_samples=999"):
+        kr.export_saved_model(smoothed, tmp_path / "2", max_samples=999)
 
 
 def test_the_guard_stands_in_front(served):
@@ -91,3 +112,24 @@ def test_random_answers_are_not_compared(served):
     assert kinds == {"serving_default": False, "logits": False, "certify": True}
     replayed = warmup_log.replay(path)
     assert replayed["others_equal"] and replayed["largest_difference"] < 1e-5
+    assert (replayed["compared"], replayed["requests"]) == (2, 6)
+
+
+def test_every_process_draws_its_own_noise(served):
+    path, loaded = served
+    noisy = tf.constant(np.repeat(POINTS[:1], 200, axis=0))
+    other = tf.saved_model.load(str(path))
+    first, second = (
+        one.signatures["serving_default"](x=noisy)["probabilities"].numpy()
+        for one in (loaded, other)
+    )
+    assert np.any(first != second)
+
+
+def test_probabilities_are_the_shares_of_votes(tmp_path):
+    model = keras.Sequential([keras.Input((2,), name="x"), keras.layers.Rescaling(9.0)])
+    smoothed = kr.layers.RandomizedSmoothing(model, STDDEV, num_samples=20, seed=0)
+    path = kr.export_saved_model(smoothed, tmp_path / "1")
+    found = tf.saved_model.load(str(path)).signatures["serving_default"](x=tf.constant(POINTS))
+    np.testing.assert_allclose(found["probabilities"], smoothed(POINTS), atol=1e-6)
+    assert warmup_log.replay(path)["compared"] == 6

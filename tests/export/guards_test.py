@@ -80,3 +80,10 @@ def test_a_threat_model_that_nobody_knows():
     plain = {**report.threat_model, "class_name": "Other"}
     with pytest.raises(ValueError, match="threat model Other is not known here.*give `guard`"):
         choose(model(), report=dataclasses.replace(report, threat_model=plain))
+
+
+def test_noise_in_front_of_a_guard_needs_another_guard():
+    clip = InputGuard((0, 2), outside="clip")
+    smoothed = kr.layers.RandomizedSmoothing(model(clip))
+    (guard,) = choose(smoothed)
+    assert guard.bounds == (0.0, 1.0)

@@ -72,8 +72,20 @@ def test_jpeg_cut_off(cut):
         (_png_of_size(100_000, 100_000), "at most 16777216 pixels"),
         (_png_of_size(2**31 - 1, 2**31 - 1), "at most 16777216 pixels"),
         (_png_of_size(4096, 4097), "at most 16777216 pixels"),
+        (_png_of_size(2**32 - 1, 2**32 - 1), "at most 16777216 pixels"),
     ],
 )
 def test_other_files(file, message):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         decode_images(tf.constant([file]), SHAPE)
+
+
+def test_the_pixels_of_all_files_count():
+    half = _png_of_size(4096, 2049)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="in all files of a request"):
+        decode_images(tf.constant([half, half]), SHAPE)
+
+
+def test_small_files_count_as_what_they_become():
+    with pytest.raises(tf.errors.InvalidArgumentError, match="in all files of a request"):
+        decode_images(tf.constant([PNG, PNG]), (4096, 4095, 3))

@@ -70,3 +70,24 @@ def test_examples_of_another_shape():
 def test_names_that_become_the_same():
     with pytest.raises(ValueError, match="Every input needs a name of its own.*'a_b', 'a_b'"):
         Inputs(two_inputs(names=("a b", "a_b")))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("größe", "gr__e"),
+        ("_x", "x__x"),
+        ("1st", "x_1st"),
+        ("self", "x_self"),
+        ("seed", "x_seed"),
+        ("alpha", "x_alpha"),
+        ("num_samples", "x_num_samples"),
+        ("a.b", "a_b"),
+    ],
+)
+def test_names_that_tensorflow_takes(name, expected):
+    model = keras.Sequential([keras.Input((2,), name=name), keras.layers.Dense(2)])
+    (spec,) = Inputs(model).specs
+    assert spec.name == expected
+    graph = tf.function(lambda x: {"y": x}).get_concrete_function(spec)
+    assert list(graph.structured_input_signature[0])[0].name == expected

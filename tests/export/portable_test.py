@@ -82,6 +82,23 @@ def test_a_file_that_predicts_something_else_is_not_kept(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_logits_that_are_not_finite_have_no_class(tmp_path):
+    scale = [keras.layers.Rescaling(1e30), keras.layers.Rescaling(1e30)]
+    data = np.zeros_like(X), np.zeros(5)
+    path = portable.export_portable(network(*scale), tmp_path / "1", "litert", data=data)
+    probabilities, label = portable.predict_portable("litert", path / "model.tflite", X)
+    assert np.isnan(probabilities).all() and label.tolist() == [-1] * 5
+
+
+def test_what_a_guard_behind_other_layers_rejects_cannot_be_told(tmp_path):
+    model = network(keras.layers.Rescaling(1 / 255), kr.layers.InputGuard())
+    with pytest.raises(ValueError, match="put the InputGuard first.*Received: the layer"):
+        portable.export_portable(model, tmp_path / "1", "litert")
+    smoothed = kr.layers.RandomizedSmoothing(network())
+    with pytest.raises(ValueError, match="give the RandomizedSmoothing a seed"):
+        portable.export_portable(smoothed, tmp_path / "1", "litert")
+
+
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     def missing(name):
         raise ImportError(f"no {name}")

@@ -310,7 +310,7 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path, monkeypatch, er
 
 def test_a_report_that_cannot_be_written_leaves_nothing_behind(tmp_path):
     report = dataclasses.replace(_report(3), seed=object())
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Rescaling(1.0)])
     with pytest.raises(TypeError, match="not JSON serializable"):
         kr.export_saved_model(model, tmp_path / "1", report=report)
     assert list(tmp_path.iterdir()) == []
@@ -377,6 +377,61 @@ def test_logits_under_a_loss_of_probabilities_are_refused(tmp_path):
     with pytest.raises(ValueError, match="takes probabilities, but the outputs of the model do"):
         kr.export_saved_model(model, tmp_path / "1")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_report_of_a_model_with_another_accuracy_is_refused(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Rescaling(-1.0)])
+    x, y = np.eye(3, dtype="float32"), np.arange(3)
+    message = "it says 100.00% accuracy without attack. Received: a model with 0.00% on"
+    with pytest.raises(ValueError, match=message):
+        kr.export_saved_model(model, tmp_path / "1", report=_report(3))
+    report = kr.RobustnessReport.from_dict(_report(3).to_dict())
+    with pytest.raises(ValueError, match=message):
+        kr.export_saved_model(model, tmp_path / "1", report=report, data=(x, y))
+    with pytest.raises(ValueError, match="Received: 2 examples and a report on 3"):
+        kr.export_saved_model(model, tmp_path / "1", report=report, data=(x[:2], y[:2]))
+    # Without the examples nobody knows.
+    kr.export_saved_model(model, tmp_path / "1", report=report)
+
+
+def test_a_check_that_fails_publishes_nothing(tmp_path):
+    seen = []
+
+    def check(folder):
+        loaded = tf.saved_model.load(str(folder))
+        seen.append(sorted(loaded.signatures) == ["logits", "serving_default"])
+        seen.append((folder / "assets.extra" / "MODEL_CARD.md").exists())
+        seen.append((tmp_path / "models").exists() and not (tmp_path / "models" / "1").exists())
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="^no$"):
+        kr.export_saved_model(_simple(), tmp_path / "models" / "1", check=check)
+    assert seen == [True] * 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_without_a_folder(tmp_path, monkeypatch):
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path / "digits")
+    path = kr.export_saved_model(_simple(), "1")
+    assert path == tmp_path / "digits" / "1"
+    assert 'name: "digits"' in (path / "assets.extra" / "models.config").read_text()
+
+
+def test_noise_in_front_of_the_guard_is_told(tmp_path):
+    within = keras.Sequential([keras.Input((4,)), kr.layers.InputGuard(), keras.layers.Dense(3)])
+    with pytest.raises(ValueError, match="put the guard in front of the smoothing"):
+        kr.layers.RandomizedSmoothing(within)
+    smoothed = kr.layers.RandomizedSmoothing(_simple(name="x"), num_samples=5)
+    guarded = keras.Sequential([keras.Input((4,)), kr.layers.InputGuard(), smoothed])
+    loaded = tf.saved_model.load(str(kr.export_saved_model(guarded, tmp_path / "1")))
+    assert sorted(loaded.signatures) == ["logits", "serving_default"]
+
+
+@pytest.mark.parametrize("name", [0, b"a", "a\n# b", "a\x00", "\ud800", "\u2028"])
+def test_names_that_are_no_line_of_text(tmp_path, name):
+    with pytest.raises(ValueError, match="`label_names` must be a list of str without control"):
+        kr.export_saved_model(_simple(), tmp_path / "1", label_names=["a", "b", name])
 
 
 def _report(num_classes):

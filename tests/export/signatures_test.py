@@ -48,7 +48,7 @@ def test_predict_bytes_answers_as_serving_default_does():
         (InputGuard((-1, 1)), (), None, lambda x: x / 127.5 - 1.0),
         (InputGuard((0, 255), integers="cast"), (), None, lambda x: x),
         ("auto", (InputGuard((0, 2)),), None, lambda x: x / 127.5),
-        (None, (), None, lambda x: x),
+        (None, (InputGuard((0, 2)),), None, lambda x: x / 127.5),
         ("auto", (), "uint8", lambda x: x),
     ],
 )
@@ -80,3 +80,35 @@ def test_an_empty_batch_has_empty_answers():
     found = signatures(network())
     answer = found["serving_default"].function(tf.zeros((0, 5, 6, 3)))
     assert (answer["probabilities"].shape, answer["label"].shape) == ((0, 3), (0,))
+
+
+@pytest.mark.parametrize(
+    ("guard", "within"),
+    [
+        (None, ()),
+        (InputGuard(None), ()),
+        (InputGuard((0, 1), integers="cast"), ()),
+        ("auto", (keras.layers.Rescaling(1 / 255), InputGuard((0, 1)))),
+    ],
+)
+def test_no_pictures_where_nobody_knows_their_scale(guard, within):
+    assert sorted(signatures(network(*within), guard)) == ["logits", "serving_default"]
+
+
+def test_a_guard_that_is_first_in_a_functional_model():
+    tensor = keras.Input((5, 6, 3), name="images")
+    outputs = network()(InputGuard((0, 1))(keras.layers.Rescaling(1 / 255)(tensor)))
+    assert "predict_bytes" not in signatures(keras.Model(tensor, outputs))
+    guard = InputGuard((0, 2))
+    model = keras.Model(tensor, network()(guard(tensor)))
+    answer = signatures(model)["predict_bytes"].function(FILES)["probabilities"]
+    expected = model(PICTURES.astype("float32") / 127.5)
+    np.testing.assert_allclose(answer, tf.nn.softmax(expected), rtol=1e-4)
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "logits"])
+def test_logits_that_are_not_finite_have_no_class(signature):
+    model = network(keras.layers.Rescaling(1e38), keras.layers.Rescaling(1e38))
+    function = signatures(model)[signature].function
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Expected finite logits"):
+        function(tf.ones((1, 5, 6, 3)))

@@ -45,6 +45,19 @@ def test_replay_refuses_a_folder_that_cannot_be_loaded(tmp_path):
         verify.replay_in_fresh_process(tmp_path)
 
 
+def test_scores_of_votes_are_compared(tmp_path):
+    base = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Rescaling(9.0)])
+    model = kr.layers.RandomizedSmoothing(base, 0.2, num_samples=10, seed=0)
+    path = kr.export_saved_model(model, tmp_path / "1")
+    y = np.argmax(model(X), axis=-1)
+    attack = kr.attacks.PGD(num_steps=2)
+    found = verify.compare_robustness(path, model, (X, y), kr.Linf(0.1), [attack], num_examples=5)
+    for pair in found.values():
+        in_memory, served = pair.values()
+        np.testing.assert_allclose(in_memory.logits, served.logits, atol=1e-5)
+        assert in_memory.robust_accuracy == served.robust_accuracy
+
+
 def test_compare_robustness(exported):
     model, path = exported
     y = model.predict(X, verbose=0).argmax(axis=-1)

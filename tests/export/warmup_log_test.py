@@ -92,6 +92,7 @@ def test_replay(exported):
     assert found["largest_difference"] < 1e-6
     assert {**found, "largest_difference": 0.0} == {
         "requests": 4,
+        "compared": 4,
         "signatures": ["logits", "serving_default"],
         "largest_difference": 0.0,
         "others_equal": True,

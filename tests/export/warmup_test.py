@@ -19,7 +19,7 @@ def exchanges_of(x, guard):
     inputs = Inputs(model)
     guards = choose_guards(model, inputs, guard, None)
     signatures = make_signatures(model, inputs, guards, None)
-    return model, make_exchanges(signatures, inputs, guards, x)
+    return model, make_exchanges(model, signatures, inputs, guards, x)
 
 
 def test_requests_are_the_first_examples_and_answers_those_of_keras():
@@ -57,3 +57,33 @@ def test_few_examples_are_enough():
 def test_examples_that_the_guard_rejects():
     with pytest.raises(ValueError, match=r"rejects the examples.*within \[0.0, 1.0\]. Received"):
         exchanges_of(X, "auto")
+
+
+def test_answers_are_those_of_the_model_and_not_of_the_signature():
+    model = keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(3)])
+    inputs = Inputs(model)
+    signatures = make_signatures(model, inputs, [None], None)
+    function = signatures["logits"].function
+    wrong = signatures["logits"]._replace(
+        function=lambda x: {"logits": function(x)["logits"] + 1.0}
+    )
+    found = make_exchanges(model, {"logits": wrong}, inputs, [None], X[:2, 0, :3, 0])
+    np.testing.assert_allclose(found[0].outputs["logits"], model(X[:1, 0, :3, 0]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_a_single_output_has_two_classes(activation):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, activation=activation)])
+    inputs = Inputs(model)
+    found = make_exchanges(model, make_signatures(model, inputs, [None], None), inputs, [None])
+    share = model(found[1].inputs[inputs.specs[0].name]).numpy()
+    share = share if activation else 1.0 / (1.0 + np.exp(-share))
+    expected = np.concatenate([1.0 - share, share], axis=-1)
+    np.testing.assert_allclose(found[1].outputs["probabilities"], expected, atol=1e-6)
+
+
+def test_a_guard_within_tells_the_range_of_made_up_requests():
+    model = keras.Sequential([keras.Input((3,)), InputGuard((5, 6)), keras.layers.Dense(2)])
+    inputs = Inputs(model)
+    found = make_exchanges(model, make_signatures(model, inputs, [None], None), inputs, [None])
+    assert found[0].inputs[inputs.specs[0].name].min() >= 5.0

@@ -80,7 +80,8 @@ def test_more_noise_gives_flatter_votes():
 def test_decides_as_the_binomial_test_does():
     layer = layers.RandomizedSmoothing(linear_model(), noise_stddev=0.5, num_samples=40)
     votes = np.array([40, 35, 31, 30, 29, 28, 20, 0, 9]) / 40.0
-    layer.call = lambda x, training=False: tf.stack([votes, 1.0 - votes], -1)
+    counts = np.rint(40 * votes).astype("int32")
+    layer._count = lambda x: (tf.stack([counts, 40 - counts], -1), None)
     x = np.zeros((len(votes), 2), "float32")
     found = layer.decide(x, alpha=0.01, batch_size=100)
     for share, decision in zip(votes, found, strict=True):
@@ -89,6 +90,55 @@ def test_decides_as_the_binomial_test_does():
     assert -1 in found and 0 in found and 1 in found
     with pytest.raises(ValueError, match="`alpha` must be between 0 and 1. Received: alpha=0"):
         layer.decide(x, alpha=0.0)
+
+
+def test_decisions_count_in_integers():
+    layer = layers.RandomizedSmoothing(linear_model(), num_samples=10**7)
+    half = 5 * 10**6
+    # One copy more, and the test says so: sums in float32 would not know.
+    low = int(stats.binom.isf(0.0005, 10**7, 0.5))
+    rows = [[half, half], [low, 10**7 - low], [low + 1, 10**7 - low - 1]]
+    layer._count = lambda x: (tf.constant(rows, "int32"), None)
+    p_values = [stats.binomtest(row[0], 10**7, 0.5).pvalue for row in rows]
+    assert [p_value <= 0.001 for p_value in p_values] == [False, False, True]
+    np.testing.assert_array_equal(layer.decide(np.zeros((3, 2), "float32")), [-1, -1, 0])
+
+
+def test_copies_that_are_no_numbers_do_not_vote():
+    tensor = keras.Input((2,))
+    broken = keras.layers.Lambda(lambda x: keras.ops.where(x[:, :1] < 0.3, np.nan, 1.0) * x)(tensor)
+    layer = layers.RandomizedSmoothing(
+        keras.Model(tensor, broken), noise_stddev=0.1, num_samples=100, seed=0
+    )
+    x = np.array([[0.3, 0.9], [0.9, 0.1], [-9.0, 0.0]], "float32")
+    found = layer(x).numpy()
+    noise = [kr.backend.normal((1, 2), kr.backend.fold_in([0, 0], k)) for k in range(100)]
+    copies = x[:, None] + 0.1 * np.concatenate(noise)
+    counted = copies[..., 0] >= 0.3
+    expected = [np.mean(counted & (copies.argmax(-1) == label), axis=-1) for label in (0, 1)]
+    np.testing.assert_allclose(found[:2], np.stack(expected, -1)[:2], atol=1e-6)
+    assert 0.3 < found[0].sum() < 0.7 and np.isnan(found[2]).all()
+    np.testing.assert_array_equal(layer.decide(x), [1, 0, -1])
+    with tf.GradientTape() as tape:
+        inputs = tf.constant(x[1:2])
+        tape.watch(inputs)
+        total = layer(inputs)[0, 0]
+    assert np.isfinite(tape.gradient(total, inputs)).all()
+
+
+def test_smoothing_of_a_built_model_is_built():
+    assert smoothed().built
+    assert not layers.RandomizedSmoothing(keras.Sequential([keras.layers.Dense(2)])).built
+
+
+def test_seeds_from_elsewhere():
+    layer, seed = smoothed(noise_stddev=2.0), tf.constant([5, 0])
+    with layer.seeds_from(lambda: seed):
+        found = [layer(X[:1]).numpy() for _ in range(2)]
+    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(found[0], smoothed(noise_stddev=2.0, seed=5)(X[:1]))
+    many = np.repeat(X[:1], 20, axis=0)
+    assert np.any(layer(many).numpy() != layer(many).numpy())
 
 
 def test_the_gradient_is_that_of_the_mean_probabilities():

@@ -1,0 +1,118 @@
+"""Requests to a served classifier of images and what is right about their answers."""
+
+import base64
+import json
+
+import numpy as np
+import tensorflow as tf
+
+# Noisy copies: of the model, and at most in one request.
+NUM_COPIES, MAX_SAMPLES = 10, 400_000
+
+
+def b64(file):
+    """A file as JSON holds it."""
+    return {"b64": base64.b64encode(file).decode()}
+
+
+def certify(x, num_samples, alpha=0.001):
+    """A request for certificates."""
+    inputs = {"images": x.tolist(), "seed": [1, 2], "num_samples": num_samples, "alpha": alpha}
+    return {"signature_name": "certify", "inputs": inputs}
+
+
+def good_requests(model, x, names):
+    """Returns pairs: what is asked, and a function that says whether the answer is right."""
+    probabilities = model.predict(x, verbose=0)
+    logits = np.log(np.maximum(probabilities, 0.5 / NUM_COPIES))
+    labels = probabilities.argmax(axis=-1)
+    pictures = np.rint(x * 255.0).astype("uint8")
+    files = [b64(tf.io.encode_png(picture).numpy()) for picture in pictures]
+    rounded = model.predict(pictures.astype("float32") / 255.0, verbose=0)
+
+    def are_rows(answer, expected=labels):
+        rows = answer["predictions"]
+        return [row["label"] for row in rows] == expected.tolist() and [
+            row["label_name"] for row in rows
+        ] == [names[label] for label in expected]
+
+    def are_columns(answer):
+        found = answer["outputs"]
+        close = np.allclose(found["probabilities"], probabilities, atol=1e-4)
+        return found["label"] == labels.tolist() and close
+
+    def are_certificates(answer):
+        found = {key: np.array(value) for key, value in answer["outputs"].items()}
+        is_certified = found["label"] >= 0
+        agrees = np.array_equal(found["label"][is_certified], labels[is_certified])
+        return agrees and is_certified.any() and np.all(found["radius"][is_certified] > 0.0)
+
+    return [
+        ({"instances": x.tolist()}, are_rows),
+        ({"instances": [{"images": row} for row in x.tolist()]}, are_rows),
+        ({"inputs": x.tolist()}, are_columns),
+        ({"inputs": {"images": x.tolist()}}, are_columns),
+        (
+            {"signature_name": "logits", "inputs": {"images": x.tolist()}},
+            lambda answer: np.allclose(answer["outputs"], logits, atol=1e-3),
+        ),
+        (
+            {"signature_name": "predict_bytes", "instances": files},
+            lambda answer: are_rows(answer, rounded.argmax(axis=-1)),
+        ),
+        (
+            {"signature_name": "predict_bytes", "instances": [{"image_bytes": f} for f in files]},
+            lambda answer: are_rows(answer, rounded.argmax(axis=-1)),
+        ),
+        (certify(x, 200), are_certificates),
+    ]
+
+
+def bad_requests(x):
+    """Returns requests by name; each must be answered by a status from 400 to 499."""
+    row = x[0].tolist()
+    png = tf.io.encode_png((x[0] * 255).astype("uint8")).numpy()
+    large = tf.io.encode_png(np.zeros((2900, 2900, 1), "uint8")).numpy()
+
+    def changed(value):
+        other = x[:2].astype("float64")
+        other[1, 3, 4, 0] = value
+        return other
+
+    def files(*contents):
+        return {"signature_name": "predict_bytes", "instances": list(contents)}
+
+    nan = json.dumps({"instances": changed(0.123456).tolist()}).replace("0.123456", "NaN")
+    return {
+        "wrong shape": {"instances": [row[:-1]]},
+        "wrong rank": {"instances": row},
+        "ragged": {"instances": [row, row[:-1]]},
+        "strings for numbers": {"instances": np.asarray(x[:1]).astype(str).tolist()},
+        "booleans for numbers": {"instances": (x[:1] > 0.5).tolist()},
+        "null for a number": json.dumps({"instances": [row]}).replace("0.0", "null").encode(),
+        "NaN": nan.encode(),
+        "1e30": {"instances": changed(1e30).tolist()},
+        "1e300": {"instances": changed(1e300).tolist()},
+        "a little outside": {"instances": changed(1.001).tolist()},
+        "0 to 255": {"instances": (x[:2] * 255).tolist()},
+        "empty batch, rows": {"instances": []},
+        "empty batch, columns": {"inputs": {"images": []}},
+        "truncated PNG": files(b64(png), b64(png[: len(png) // 2])),
+        "pictures of too many pixels together": files(b64(large), b64(large)),
+        "too many copies": certify(x[:1], 10**9),
+        "too many copies together": certify(x, MAX_SAMPLES),
+        "no copies": certify(x, 0),
+        "a certificate for nothing": certify(x[:0], 100),
+        "a large alpha": certify(x, 200, 0.5),
+        "no picture": files(b64(b"hello")),
+        "no base64": files({"b64": "%%%"}),
+        "text for bytes": files("hello"),
+        "number for bytes": files(7),
+        "unknown signature": {"signature_name": "other", "instances": [row]},
+        "unknown input": {"inputs": {"pictures": [row]}},
+        "nothing": {},
+        "a list": [1, 2],
+        "no JSON": b"{",
+        "no UTF-8": b"\xff\xfe\x00",
+        "deep": b"[" * 100_000,
+    }

@@ -1,0 +1,49 @@
+"""The answers of a model: logits, and the probabilities that it gives itself."""
+
+import contextlib
+
+import tensorflow as tf
+
+from keras_robust import backend
+from keras_robust.layers import RandomizedSmoothing
+
+
+def smoothings(model):
+    """Returns the `RandomizedSmoothing` in a model, a list."""
+    return [layer for layer in model._flatten_layers() if isinstance(layer, RandomizedSmoothing)]
+
+
+def is_random(model):
+    """Whether the model draws fresh noise at every call."""
+    return any(layer.seed is None for layer in smoothings(model))
+
+
+class Answers:
+    """A model as a function from its inputs to pairs of float32 logits and probabilities.
+
+    Probabilities are the softmax of the logits. For a `RandomizedSmoothing` they are its shares of
+    votes, of which the logits are the logarithms, with a lower bound. Noise comes from the system,
+    so that no two processes that load a graph draw the same.
+
+    Args:
+        model: classifier.
+        pack: as in `backend.Classifier`.
+    """
+
+    def __init__(self, model, pack=None):
+        self._classifier = backend.Classifier(model, pack=pack)
+        self._smoothings = smoothings(model)
+
+    def __call__(self, x):
+        with contextlib.ExitStack() as stack:
+            for layer in self._smoothings:
+                stack.enter_context(layer.seeds_from(_seed_of_the_system))
+            outputs = self._classifier(x)
+        logits = self._classifier.to_logits(outputs)
+        if self._smoothings and backend.keras_logits(outputs) is not None:
+            return logits, tf.cast(outputs, tf.float32)
+        return logits, tf.nn.softmax(logits)
+
+
+def _seed_of_the_system():
+    return tf.raw_ops.NonDeterministicInts(shape=[2], dtype=tf.int32)
