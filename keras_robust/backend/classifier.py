@@ -46,14 +46,18 @@ class Classifier:
         self.model = model
         self.pack = pack or _pack_for(model)
         self.num_calls = 0
-        self.loss_name, self.from_logits, self._is_known_loss = _read_loss(model)
+        self.loss_name, self.from_logits, self.is_known_loss = _read_loss(model)
 
     def __call__(self, x, training=False):
         """Returns the outputs of the model."""
         self.num_calls += 1
-        if isinstance(self.model, keras.Layer) and _takes_training(self.model):
-            return self.model(self.pack(x), training=training)
-        return self.model(self.pack(x))
+        inputs = self.pack(x)
+        if not isinstance(self.model, keras.Layer):
+            return self.model(inputs)
+        with explained("The model cannot run on these inputs", inputs=inputs):
+            if _takes_training(self.model):
+                return self.model(inputs, training=training)
+            return self.model(inputs)
 
     @property
     def computes_in_float16(self):
@@ -78,7 +82,7 @@ class Classifier:
         if not hasattr(outputs, "shape") or len(outputs.shape) != 2:
             return False
         is_column = outputs.shape[-1] == 1
-        if self._is_known_loss:
+        if self.is_known_loss:
             if self.loss_name in _BINARY_LOSSES:
                 return is_column
             is_known = "categorical" in self.loss_name or self.loss_name in _OWN_LOSSES
@@ -89,7 +93,7 @@ class Classifier:
 
     def ignores(self, label):
         """Whether the compiled loss leaves out examples with `label`, as one unknown to us may."""
-        if not self._is_known_loss:
+        if not self.is_known_loss:
             return True
         return getattr(single(self.model.loss), "ignore_class", None) == label
 
@@ -168,8 +172,10 @@ class Classifier:
 
         Without regularisers, which are no business of an attacker.
         """
-        with _untracked(self.model):
-            loss = self.model.compute_loss(x=self.pack(x), y=y, y_pred=self(x), sample_weight=None)
+        outputs = self(x)
+        told = {"outputs": outputs, "labels": y}
+        with _untracked(self.model), explained("The compiled loss cannot be computed", **told):
+            loss = self.model.compute_loss(x=self.pack(x), y=y, y_pred=outputs, sample_weight=None)
         for regulariser in self.model.losses:
             loss = loss - ops.sum(regulariser)
         return ops.ones((ops.shape(x)[0],)) * ops.cast(loss, "float32")
@@ -198,6 +204,37 @@ def single(structure):
     """Returns the one tensor in `structure`, such as `{"label": y}`, or else `structure` itself."""
     leaves = keras.tree.flatten(structure)
     return leaves[0] if len(leaves) == 1 else structure
+
+
+@contextlib.contextmanager
+def explained(problem, **values):
+    """Says of what Keras raises inside what it means here, and what was given.
+
+    Args:
+        problem: str, a sentence without its full stop.
+        values: structures of tensors by name, of which the shapes are shown.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, KeyError) as error:
+        if "Received: " in str(error):
+            raise
+        given = ", ".join(f"{name} {_shapes(value)}" for name, value in values.items())
+        raise ValueError(f"{problem}: {_reason(error)} Received: {given}") from error
+
+
+def _reason(error):
+    """Returns the line of a Keras error that says what is wrong, without colours."""
+    text = re.sub("\\x1b\\[[0-9;]*m", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
+        lines = lines[1:]
+    reason = lines[0] if lines else type(error).__name__
+    return reason if reason.endswith(".") else f"{reason}."
+
+
+def _shapes(value):
+    return keras.tree.map_structure(lambda leaf: tuple(getattr(leaf, "shape", ())), value)
 
 
 @contextlib.contextmanager
@@ -268,6 +305,10 @@ def predict_logits(model, x, batch_size=256):
     batches = []
     for rows in batches_of(x, batch_size):
         outputs = classifier(rows)
+        if outputs is None:
+            raise ValueError(
+                f"Expected a model that returns logits. Received: None from {classifier.model!r}"
+            )
         problem = classifier.misread(outputs) if classifier.loss_name else None
         if problem is not None and bool(problem[0]):
             values = ops.convert_to_numpy(single(outputs))

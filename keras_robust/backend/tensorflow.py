@@ -232,6 +232,17 @@ def _text(value):
 
 
 def required_message(error):
-    """Returns the message of a failed `require` inside a TensorFlow error, or `None`."""
+    """Returns the message of a failed `require` inside a TensorFlow error, or `None`.
+
+    Also for a label that the op behind a sparse loss of one of several outputs has refused.
+    """
     found = re.search(re.escape(_MARK) + r"(.*?)(\\n|\n|$)", str(error))
-    return found.group(1) if found else None
+    if found:
+        return found.group(1)
+    found = re.search(
+        r"label value of (-?\d+) which is outside the valid range of \[0, (\d+)\)", str(error)
+    )
+    if not found:
+        return None
+    last = int(found.group(2)) - 1
+    return f"Labels must be class indices from 0 to {last}. Received: the label {found.group(1)}"

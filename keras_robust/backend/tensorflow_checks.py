@@ -1,5 +1,6 @@
 """TensorFlow: ops that stop a training on data that no attack should see."""
 
+import keras
 import tensorflow as tf
 
 from keras_robust import losses
@@ -65,6 +66,7 @@ def check_labels(classifier, x, y, unlabelled=False):
     `unlabelled` is the `takes_unlabelled` of an objective: whether -1 is let through.
     """
     outputs = classifier(x)
+    _refuse_one_column(classifier, outputs)
     if not classifier.is_classification(outputs, y):
         return []
     num_classes = classifier.to_logits(outputs, y).shape[-1]
@@ -76,20 +78,55 @@ def check_labels(classifier, x, y, unlabelled=False):
                 "CategoricalCrossentropy, or `numpy.argmax(y, axis=-1)`. "
                 f"Received: labels of shape {tuple(labels.shape)}"
             )
-    indices = losses.to_indices(single(y), num_classes)
+    indices = losses.to_indices(labels, num_classes)
     advice = _HINGE if classifier.loss_name in ("hinge", "squared_hinge") else ""
     lowest = -1 if unlabelled else 0
     if unlabelled == "if_ignored" and not classifier.ignores(-1):
         lowest, advice = 0, advice or _UNLABELLED
+    whole = []
+    if labels.dtype.is_floating and classifier.loss_name.startswith("sparse"):
+        broken = tf.reduce_sum(tf.cast(labels != tf.round(labels), tf.int32))
+        message = (
+            "Labels under a sparse loss must be whole numbers. Received: a batch with {} others"
+        )
+        whole = [require(broken == 0, message, broken)]
     return [
+        *whole,
         require(
             tf.reduce_all((indices >= lowest) & (indices < num_classes)),
             f"Labels must be class indices from 0 to {num_classes - 1}, as the model has "
             f"{num_classes} classes. {advice}Received: a batch with labels from {{}} to {{}}",
             tf.reduce_min(indices),
             tf.reduce_max(indices),
-        )
+        ),
     ]
+
+
+def check_targets(y, sample_weight):
+    """Ops that fail on labels and sample weights that are no numbers."""
+    checks = []
+    for name, structure in (("Labels", y), ("Sample weights", sample_weight)):
+        for leaf in keras.tree.flatten(structure):
+            if isinstance(leaf, tf.Tensor) and leaf.dtype.is_floating:
+                bad = tf.reduce_sum(tf.cast(~tf.math.is_finite(leaf), tf.int32))
+                message = (
+                    f"{name} must be finite. Received: a batch with {{}} NaN or infinite values"
+                )
+                checks.append(require(bad == 0, message, bad))
+    return checks
+
+
+def _refuse_one_column(classifier, outputs):
+    """Raises `ValueError` for one output under a loss of several classes."""
+    outputs = single(outputs)
+    shape = getattr(outputs, "shape", ())
+    is_categorical = "categorical" in classifier.loss_name and classifier.is_known_loss
+    if is_categorical and len(shape) == 2 and shape[-1] == 1:
+        raise ValueError(
+            "A model with one output is a binary classifier: compile it with BinaryCrossentropy, "
+            "or give it one output for each class. "
+            f"Received: outputs of shape {tuple(shape)} under the loss {classifier.loss_name!r}"
+        )
 
 
 def check_outputs(problem, outputs):

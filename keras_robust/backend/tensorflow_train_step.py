@@ -5,10 +5,12 @@ import tensorflow as tf
 
 from keras_robust import losses
 from keras_robust.backend.batch import Batch
+from keras_robust.backend.classifier import explained
 from keras_robust.backend.classifier import single
 from keras_robust.backend.tensorflow import fold_in
 from keras_robust.backend.tensorflow_checks import check_inputs
 from keras_robust.backend.tensorflow_checks import check_labels
+from keras_robust.backend.tensorflow_checks import check_targets
 from keras_robust.backend.tensorflow_trainer import Trainer
 
 
@@ -74,15 +76,24 @@ class TrainStep:
         if spec is not None and model.distribute_strategy.num_replicas_in_sync == 1:
             symbols = keras.tree.map_structure(_symbol, spec)
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(symbols)
-        if x is not None and not model.built:
-            model(x)
+        # Keras has no public way to build them.
+        parts = [getattr(model, name, None) for name in ("_compile_metrics", "_compile_loss")]
+        parts = [part for part in parts if part is not None and not part.built and y is not None]
+        if x is not None and (parts or not model.built):
+            with explained("The model cannot run on these inputs", inputs=x):
+                outputs = model(x)
+        if model.built and not model.trainable_weights:
+            raise ValueError(
+                "The model has no trainable weights, so that there is nothing to train. Set "
+                "`trainable = True` for some of its layers, and compile it again. "
+                f"Received: {len(model.weights)} weights, none of them trainable"
+            )
         # Built for a model without weights, it would refuse those that come later.
         if model.built and not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
-        # Keras has no public way to build them.
-        for part in (getattr(model, name, None) for name in ("_compile_metrics", "_compile_loss")):
-            if part is not None and not part.built and y is not None:
-                part.build(y, model(x))
+        for part in parts:
+            with explained("The labels do not fit the model", outputs=outputs, labels=y):
+                part.build(y, outputs)
         if x is not None and y is not None:
             self._remember(self.threat_model.expose(model, x)[0], y, sample_weight)
 
@@ -100,6 +111,7 @@ class TrainStep:
         threat_model.check_fits(tuple(x.shape))
         unlabelled = self.objective.takes_unlabelled
         checks = check_inputs(inputs, self.threat_model)
+        checks += check_targets(y, sample_weight)
         checks += check_labels(classifier, x, y, unlabelled)
         with tf.control_dependencies(checks):
             inputs = keras.tree.map_structure(tf.identity, inputs)

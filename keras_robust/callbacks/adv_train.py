@@ -10,6 +10,7 @@ from keras_robust import attacks
 from keras_robust import backend
 from keras_robust import objectives
 from keras_robust import threat_models
+from keras_robust.attacks.goal import check_seed
 from keras_robust.backend import TrainStep
 
 _DEFAULT_WARMUP = "20%"
@@ -105,6 +106,7 @@ class AdvTrain(keras.callbacks.Callback):
             )
         self.clean_epochs = clean_epochs
         self.warmup = warmup
+        check_seed(seed)
         self.seed = seed
         _parse_warmup(warmup)
         self._step = None

@@ -105,7 +105,7 @@ def evaluate(  # noqa: PLR0913
         - [Carlini et al., 2019](https://arxiv.org/abs/1902.06705), on evaluating robustness.
         - [Croce and Hein, 2020](https://arxiv.org/abs/2003.01690), AutoAttack.
     """
-    start, seed = time.perf_counter(), operator.index(seed)
+    start, seed = time.perf_counter(), _index("seed", seed)
     threat_model = check_threat_model(threat_model)
     x, y = check_examples(*to_arrays(data, num_examples), threat_model)
     check_counts(batch_size=batch_size)
@@ -141,6 +141,13 @@ def evaluate(  # noqa: PLR0913
     )
     state.remove()
     return report
+
+
+def _index(name, value):
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"Argument `{name}` must be an int. Received: {value!r}") from error
 
 
 def _versions():

@@ -1,0 +1,197 @@
+"""A long training: does it keep its memory, its one trace and its pace?
+
+    python -m benchmarks.soak
+
+Three parts, each in the same process: 2,000 adversarial steps of one `fit` (uneven last batches,
+growing epsilon, robust validation after every 100 steps), then many short `fit` calls with a new
+callback each, then many evaluations of one model. After each part of a part it notes the resident
+memory of the process, the traces so far and the median time of a step. Takes about five minutes on
+two CPU cores, writes benchmarks/results/soak.json and fails if memory or time grow.
+"""
+
+import gc
+import os
+import pathlib
+import statistics
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from absl import app
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+import keras_robust as kr
+from benchmarks import turns
+
+_STEPS = flags.DEFINE_integer("steps", 2000, "Optimizer steps of the long training.")
+_REPEATS = flags.DEFINE_integer("repeats", 40, "Short trainings, and evaluations.")
+_OUTPUT = flags.DEFINE_string(
+    "output", str(pathlib.Path(__file__).parent / "results" / "soak.json"), "JSON file."
+)
+
+STEPS_PER_EPOCH = 100
+_BATCH_SIZE = 32
+_SHAPE = (16, 16, 1)
+_BALL = kr.Linf(0.05)
+
+
+class Counting(kr.objectives.Adversarial):
+    """The usual objective, which counts how often it is traced."""
+
+    def __init__(self):
+        self.traces = 0
+
+    def get_config(self):
+        return {}
+
+    def loss(self, clean, adversarial):
+        self.traces += 1
+        return super().loss(clean, adversarial)
+
+
+class Notes(keras.callbacks.Callback):
+    """Notes memory, traces and the median seconds of a step after every epoch."""
+
+    def __init__(self, objective):
+        super().__init__()
+        self.objective, self.rows, self._seconds = objective, [], []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._seconds.append(time.perf_counter() - self._start)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.rows.append(
+            {
+                "steps": int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)),
+                "megabytes": round(resident_megabytes(), 1),
+                "traces": self.objective.traces,
+                "milliseconds": round(1000.0 * statistics.median(self._seconds), 3),
+            }
+        )
+        self._seconds = []
+
+
+def resident_megabytes():
+    """Returns the resident memory of this process, after Python has cleaned up."""
+    gc.collect()
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def build():
+    """Returns a compiled network, as small as one with a convolution and BatchNorm can be."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input(_SHAPE),
+            keras.layers.Conv2D(8, 3, strides=2, activation="relu"),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.1),
+            keras.layers.Flatten(),
+            keras.layers.Dense(10),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"])
+    return model
+
+
+def data(batches, batch_size=_BATCH_SIZE):
+    """Returns images and labels for so many batches, the last of which is short."""
+    rng = np.random.default_rng(0)
+    count = batches * batch_size - batch_size // 2
+    y = rng.integers(0, 10, size=count)
+    x = rng.uniform(size=(count, *_SHAPE)).astype("float32")
+    return (x + np.linspace(0, 1, 10)[y][:, None, None, None].astype("float32")) / 2, y
+
+
+def train(model, steps, steps_per_epoch=STEPS_PER_EPOCH):
+    """Takes so many adversarial steps in one `fit`, and returns the notes of every epoch."""
+    x, y = data(steps_per_epoch)
+    objective = Counting()
+    notes = Notes(objective)
+    model.fit(
+        x,
+        y,
+        batch_size=_BATCH_SIZE,
+        epochs=steps // steps_per_epoch,
+        verbose=0,
+        callbacks=[
+            kr.AdvTrain(_BALL, attack=kr.attacks.PGD(num_steps=3), objective=objective),
+            kr.RobustValidation((x[:64], y[:64]), _BALL, attack=kr.attacks.PGD(num_steps=3)),
+            notes,
+        ],
+    )
+    return notes.rows
+
+
+def repeat(function, count):
+    """Calls a function so many times, and returns memory and seconds after each call."""
+    rows = []
+    for _ in range(count):
+        start = time.perf_counter()
+        function()
+        seconds = time.perf_counter() - start
+        rows.append({"megabytes": round(resident_megabytes(), 1), "seconds": round(seconds, 3)})
+    return rows
+
+
+def growth(values):
+    """Returns the median of the last quarter over that of the second: the first one warms up."""
+    quarter = max(1, len(values) // 4)
+    second, last = values[quarter : 2 * quarter], values[-quarter:]
+    return statistics.median(last) / statistics.median(second)
+
+
+def problems(steps, fits, evaluations):
+    """Returns what is wrong with the notes of the three parts, a list of str."""
+    found = []
+    if {row["traces"] for row in steps} != {1}:
+        found.append(f"the step was traced {steps[-1]['traces']} times")
+    for name, rows, pace in (
+        ("training", steps, "milliseconds"),
+        ("short trainings", fits, "seconds"),
+        ("evaluations", evaluations, "seconds"),
+    ):
+        for column, limit in (("megabytes", 1.05), (pace, 1.5)):
+            ratio = growth([row[column] for row in rows])
+            if ratio > limit:
+                found.append(f"{column} of the {name} grew by a factor of {ratio:.2f}")
+    return found
+
+
+def main(_):
+    model = build()
+    steps = train(model, _STEPS.value)
+    fits = repeat(lambda: train(model, 10, 10), _REPEATS.value)
+    x, y = data(2)
+    pgd = kr.attacks.PGD(num_steps=3)
+    evaluations = repeat(lambda: kr.evaluate(model, (x, y), _BALL, pgd), _REPEATS.value)
+    table = Table(title=f"{_STEPS.value} steps, PGD-3, batch {_BATCH_SIZE}")
+    for name in steps[0]:
+        table.add_column(name, justify="right")
+    for row in steps:
+        table.add_row(*map(str, row.values()))
+    Console().print(table)
+    found = problems(steps, fits, evaluations)
+    result = {
+        "command": f"python -m benchmarks.soak --steps={_STEPS.value} --repeats={_REPEATS.value}",
+        "steps": steps,
+        "short_trainings": fits,
+        "evaluations": evaluations,
+        "problems": found,
+    }
+    turns.save(_OUTPUT.value, result)
+    if found:
+        raise SystemExit(f"error: {'; '.join(found)}")
+
+
+if __name__ == "__main__":
+    app.run(main)
