@@ -60,8 +60,8 @@ def _show(bounds):
     return str(tuple(bounds)).replace("{", "(").replace("}", ")").replace("\n", " ")
 
 
-def check_labels(classifier, x, y, unlabelled=False):
-    """Ops that fail on labels that are no class of the model.
+def check_labels(classifier, x, y, unlabelled=False, sample_weight=None):
+    """Ops that fail on labels that are no class of the model; sample weights must be one for each.
 
     `unlabelled` is the `takes_unlabelled` of an objective: whether -1 is let through.
     """
@@ -71,6 +71,13 @@ def check_labels(classifier, x, y, unlabelled=False):
         return []
     num_classes = classifier.to_logits(outputs, y).shape[-1]
     labels = single(y)
+    if not hasattr(labels, "shape"):
+        shapes = [tuple(leaf.shape) for leaf in keras.tree.flatten(labels)]
+        raise ValueError(
+            "The model has one output, and takes one array of labels. "
+            f"Received: {len(shapes)} of shapes {shapes}"
+        )
+    _refuse_weight_rows(sample_weight)
     if classifier.loss_name.startswith("sparse") and len(labels.shape) == 2:
         if labels.shape[-1] == num_classes > 1:
             raise ValueError(
@@ -114,6 +121,16 @@ def check_targets(y, sample_weight):
                 )
                 checks.append(require(bad == 0, message, bad))
     return checks
+
+
+def _refuse_weight_rows(sample_weight):
+    for leaf in keras.tree.flatten(sample_weight):
+        shape = tuple(getattr(leaf, "shape", ()))
+        if len(shape) > 2 or (len(shape) == 2 and shape[1] != 1):
+            raise ValueError(
+                "A classifier takes one sample weight for each example. "
+                f"Received: sample weights of shape {shape}"
+            )
 
 
 def _refuse_one_column(classifier, outputs):

@@ -112,7 +112,7 @@ class TrainStep:
         unlabelled = self.objective.takes_unlabelled
         checks = check_inputs(inputs, self.threat_model)
         checks += check_targets(y, sample_weight)
-        checks += check_labels(classifier, x, y, unlabelled)
+        checks += check_labels(classifier, x, y, unlabelled, sample_weight)
         with tf.control_dependencies(checks):
             inputs = keras.tree.map_structure(tf.identity, inputs)
         self._remember(x, y, sample_weight)
