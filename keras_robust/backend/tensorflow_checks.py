@@ -8,11 +8,53 @@ from keras_robust.backend.classifier import single
 from keras_robust.backend.tensorflow import require
 
 _TOLERANCE = 1e-3
+_STRATEGIES = ("_DefaultDistributionStrategy", "MirroredStrategy", "OneDeviceStrategy")
 _HINGE = "Keras turns 0 and 1 into the -1 and 1 of the hinge. "
 _UNLABELLED = (
     "Examples without a label, which have the label -1, need a loss that leaves them out: "
     "SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1). "
 )
+
+
+def check_distribution(model):
+    """Says what to do about a distribution under which Keras on TensorFlow fails, or trains alone.
+
+    Raises:
+        ValueError: for `keras.distribution`, several workers, and, under several replicas,
+            `steps_per_execution` and gradient accumulation.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is not None:
+        raise ValueError(
+            "`keras.distribution` does not distribute on the TensorFlow backend: every device "
+            "would be idle but one, without a word. Use tf.distribute.MirroredStrategy for the "
+            "GPUs of one machine, or the JAX backend, KERAS_BACKEND=jax, for several machines. "
+            f"Received: {type(distribution).__name__} with KERAS_BACKEND=tensorflow"
+        )
+    strategy = model.distribute_strategy
+    name, replicas = type(strategy).__name__, strategy.num_replicas_in_sync
+    if name not in _STRATEGIES:
+        raise ValueError(
+            "Keras 3 cannot train under this strategy: of those of TensorFlow, `fit` works with "
+            "tf.distribute.MirroredStrategy, on one machine. For several machines use the JAX "
+            "backend, KERAS_BACKEND=jax, with keras.distribution.DataParallel. "
+            f"Received: {name} with {replicas} replicas"
+        )
+    if replicas == 1:
+        return
+    if model.steps_per_execution != 1:
+        raise ValueError(
+            "Keras cannot run several steps at once under a strategy of several replicas. Use "
+            f"steps_per_execution=1. Received: steps_per_execution={model.steps_per_execution} "
+            f"with {replicas} replicas"
+        )
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if getattr(optimizer, "gradient_accumulation_steps", None):
+        raise ValueError(
+            "Keras cannot accumulate gradients under a strategy of several replicas. Use larger "
+            "batches, or one device. Received: gradient_accumulation_steps="
+            f"{optimizer.gradient_accumulation_steps} with {replicas} replicas"
+        )
 
 
 def check_inputs(inputs, threat_model):

@@ -8,6 +8,7 @@ from keras_robust.backend.batch import Batch
 from keras_robust.backend.classifier import explained
 from keras_robust.backend.classifier import single
 from keras_robust.backend.tensorflow import fold_in
+from keras_robust.backend.tensorflow_checks import check_distribution
 from keras_robust.backend.tensorflow_checks import check_inputs
 from keras_robust.backend.tensorflow_checks import check_labels
 from keras_robust.backend.tensorflow_checks import check_targets
@@ -33,6 +34,7 @@ class TrainStep:
     """
 
     def __init__(self, model, attack, objective, threat_model, *, ramp=(0, 0), seed):
+        check_distribution(model)
         self.model = model
         self.attack = attack
         self.objective = objective
