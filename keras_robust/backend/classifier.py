@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_robust import backend
+from keras_robust.backend.explained import explained
 from keras_robust.backend.structures import batches_of
 from keras_robust.backend.structures import only_input
 
@@ -157,7 +158,8 @@ class Classifier:
         are_rows = ops.logical_and(ops.all(outputs >= 0.0), ops.all(ops.abs(sums - 1.0) < 1e-3))
         if self.from_logits is False:
             return ops.logical_not(are_rows), _NO_PROBABILITIES
-        return are_rows, _NO_LOGITS
+        # A replica may have no example of the last batch.
+        return ops.logical_and(are_rows, ops.shape(outputs)[0] > 0), _NO_LOGITS
 
     def logits(self, x, y=None):
         """Returns float32 logits `(batch_size, num_classes)`, without training behaviour."""
@@ -204,37 +206,6 @@ def single(structure):
     """Returns the one tensor in `structure`, such as `{"label": y}`, or else `structure` itself."""
     leaves = keras.tree.flatten(structure)
     return leaves[0] if len(leaves) == 1 else structure
-
-
-@contextlib.contextmanager
-def explained(problem, **values):
-    """Says of what Keras raises inside what it means here, and what was given.
-
-    Args:
-        problem: str, a sentence without its full stop.
-        values: structures of tensors by name, of which the shapes are shown.
-    """
-    try:
-        yield
-    except (TypeError, ValueError, KeyError) as error:
-        if "Received: " in str(error):
-            raise
-        given = ", ".join(f"{name} {_shapes(value)}" for name, value in values.items())
-        raise ValueError(f"{problem}: {_reason(error)} Received: {given}") from error
-
-
-def _reason(error):
-    """Returns the line of a Keras error that says what is wrong, without colours."""
-    text = re.sub("\\x1b\\[[0-9;]*m", "", str(error))
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
-        lines = lines[1:]
-    reason = lines[0] if lines else type(error).__name__
-    return reason if reason.endswith(".") else f"{reason}."
-
-
-def _shapes(value):
-    return keras.tree.map_structure(lambda leaf: tuple(getattr(leaf, "shape", ())), value)
 
 
 @contextlib.contextmanager

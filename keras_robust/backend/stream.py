@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_robust.backend.classifier import explained
+from keras_robust.backend.explained import explained
 
 
 class Stream:

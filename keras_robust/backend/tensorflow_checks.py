@@ -42,11 +42,15 @@ def check_distribution(model):
         )
     if replicas == 1:
         return
-    if model.steps_per_execution != 1:
+    sums = getattr(strategy.extended, "_cross_device_ops", None)
+    collective = not isinstance(sums, tf.distribute.ReductionToOneDevice)
+    if model.steps_per_execution != 1 and collective:
         raise ValueError(
-            "Keras cannot run several steps at once under a strategy of several replicas. Use "
-            f"steps_per_execution=1. Received: steps_per_execution={model.steps_per_execution} "
-            f"with {replicas} replicas"
+            "TensorFlow's collective sums over replicas fail inside of several steps at once. Use "
+            "steps_per_execution=1, or a strategy with "
+            "cross_device_ops=tf.distribute.ReductionToOneDevice(). Received: "
+            f"steps_per_execution={model.steps_per_execution} with {replicas} replicas and "
+            f"cross_device_ops={type(sums).__name__}"
         )
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     if getattr(optimizer, "gradient_accumulation_steps", None):
@@ -127,6 +131,13 @@ def check_labels(classifier, x, y, unlabelled=False, sample_weight=None):
                 "CategoricalCrossentropy, or `numpy.argmax(y, axis=-1)`. "
                 f"Received: labels of shape {tuple(labels.shape)}"
             )
+    takes_rows = classifier.is_known_loss and classifier.loss_name.startswith("categorical_")
+    if takes_rows and num_classes > 1 and (len(labels.shape) < 2 or labels.shape[-1] == 1):
+        raise ValueError(
+            "The loss takes one-hot rows, and the labels are class indices. Use "
+            "SparseCategoricalCrossentropy, or `keras.utils.to_categorical(y)`. "
+            f"Received: labels of shape {tuple(labels.shape)} under {classifier.loss_name!r}"
+        )
     indices = losses.to_indices(labels, num_classes)
     advice = _HINGE if classifier.loss_name in ("hinge", "squared_hinge") else ""
     lowest = -1 if unlabelled else 0

@@ -5,8 +5,8 @@ import tensorflow as tf
 
 from keras_robust import losses
 from keras_robust.backend.batch import Batch
-from keras_robust.backend.classifier import explained
 from keras_robust.backend.classifier import single
+from keras_robust.backend.explained import explained
 from keras_robust.backend.tensorflow import fold_in
 from keras_robust.backend.tensorflow_checks import check_distribution
 from keras_robust.backend.tensorflow_checks import check_inputs
@@ -103,6 +103,16 @@ class TrainStep:
         """Starts the running means anew."""
         for meter in (self.adv_accuracy, self.accuracy, self.zero_gradient, self.misread):
             meter.reset_state()
+
+    def over_replicas(self, logs):
+        """Returns the logs of all replicas together; a step returns means over the replicas.
+
+        Those are not the same for an uneven batch, nor ever for a metric such as the AUC.
+        """
+        if self.model.distribute_strategy.num_replicas_in_sync == 1:
+            return logs
+        whole = {**self.model.get_metrics_result(), "adv_accuracy": self.adv_accuracy.result()}
+        return {name: whole.get(name, value) for name, value in logs.items()}
 
     def __call__(self, data):
         """Runs the step on one batch and returns the logs."""

@@ -233,7 +233,7 @@ class AdvTrain(keras.callbacks.Callback):
                 return _uninstall(model)(iterator)
             try:
                 self._step.build(iterator)
-                logs = run(iterator)
+                logs = self._step.over_replicas(run(iterator))
             except backend.END_OF_DATA:
                 raise
             except BaseException as error:
