@@ -73,7 +73,7 @@ def test_metrics_are_those_of_all_replicas_and_no_means_over_them():
             model = keras.Sequential([keras.Input((4,)), inner])
             inner.set_weights([linear_fit.initial_weights()[:, :1], np.zeros(1)])
             loss = keras.losses.BinaryCrossentropy(from_logits=True)
-            model.compile(keras.optimizers.SGD(0.1), loss, metrics=[keras.metrics.AUC()])
+            model.compile(keras.optimizers.SGD(0.1), loss, metrics=[keras.metrics.AUC(name="auc")])
         logs.append(linear_fit.fit(model, linear_fit.adv_train(), X, Y % 2).history)
     for name in logs[0]:
         np.testing.assert_allclose(logs[1][name], logs[0][name], atol=1e-5, err_msg=name)
