@@ -28,8 +28,8 @@ class AdvTrain(keras.callbacks.Callback):
     Arrays, `tf.data`, `keras.utils.PyDataset` and generators work, and so do sample and class
     weights, custom losses and `compute_loss`, gradient accumulation, mixed precision,
     `steps_per_execution`, `jit_compile=True`, `run_eagerly=True` and `MirroredStrategy` (there
-    without XLA, `steps_per_execution` or accumulation, which Keras itself cannot do). A model with
-    a `train_step` of its own is refused.
+    without XLA or accumulation, which Keras itself cannot do, and with a batch size that the
+    replicas divide). A model with a `train_step` of its own is refused.
 
     Logs: `loss` is the objective; `accuracy` and every other compiled metric is on clean examples;
     `adv_accuracy` is the accuracy under the training attack, with the current epsilon. It is not
