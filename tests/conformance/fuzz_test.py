@@ -9,7 +9,7 @@ import hypothesis
 import pytest
 
 import keras_robust as kr
-from benchmarks import fuzz
+from benchmarks import fuzz_cases as fuzz
 
 EXAMPLES = int(os.environ.get("KERAS_ROBUST_FUZZ_EXAMPLES", "14"))
 USUAL = {name: choices[0] for name, (choices, _) in fuzz._CHOICES.items()}

@@ -1,6 +1,6 @@
 """A shorter form of `benchmarks.soak`: memory, traces and pace of a long training."""
 
-from benchmarks import soak
+from benchmarks import soak_parts as soak
 
 
 def test_two_hundred_steps_keep_one_trace_their_memory_and_their_pace():
