@@ -16,7 +16,7 @@ def explained(problem, **values):
     """
     try:
         yield
-    except (TypeError, ValueError, KeyError) as error:
+    except (IndexError, KeyError, TypeError, ValueError) as error:
         if "Received: " in str(error):
             raise
         given = ", ".join(f"{name} {_shapes(value)}" for name, value in values.items())

@@ -17,7 +17,9 @@ def test_a_keras_error_becomes_a_sentence_about_what_was_given():
     assert "Exception encountered" not in text and caught.value.__cause__ is not None
 
 
-@pytest.mark.parametrize("error", [TypeError("no"), KeyError("no"), ValueError("no.")])
+@pytest.mark.parametrize(
+    "error", [TypeError("no"), KeyError("no"), IndexError("no"), ValueError("no.")]
+)
 def test_what_a_layer_raises_is_a_value_error(error):
     with pytest.raises(ValueError, match="^It fails: '?no'?[.] Received: x \\(2,\\)$"):
         with explained("It fails", x=np.zeros(2)):

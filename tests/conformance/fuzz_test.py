@@ -27,6 +27,7 @@ USUAL = {name: choices[0] for name, (choices, _) in fuzz._CHOICES.items()}
 # What it has found before: none of them said what was wrong.
 @hypothesis.example({**USUAL, "labels": "two", "source": "PyDataset"})
 @hypothesis.example({**USUAL, "weights": "rows", "objective": "kurakin"})
+@hypothesis.example({**USUAL, "head": "sequence", "source": "single examples"})
 @hypothesis.example({**USUAL, "loss": "hinge", "attack": "compiled"})
 def test_a_case_trains_and_evaluates_or_is_refused_in_our_words(case):
     assert fuzz.run(case)

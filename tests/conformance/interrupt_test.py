@@ -44,12 +44,12 @@ def _restart(model, state):
 def _life(model, folder=None):
     """What a plain model does, as arrays; given a folder, it is saved and exported too."""
     seen = []
+    history = model.fit(X, Y, batch_size=8, shuffle=False, epochs=2, verbose=0).history
+    seen += [np.array(history[name]) for name in sorted(history)]
     for start in range(0, 16, 8):
         rows = slice(start, start + 8)
         logs = model.train_on_batch(X[rows], Y[rows], return_dict=True)
         seen += [np.array(sorted(logs.items())[0][1]), np.array(logs["loss"])]
-    history = model.fit(X, Y, batch_size=8, shuffle=False, epochs=2, verbose=0).history
-    seen += [np.array(history[name]) for name in sorted(history)]
     seen.append(np.array(model.evaluate(X, Y, verbose=0)))
     seen.append(model.predict(X, verbose=0))
     if folder is None:
