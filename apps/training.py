@@ -51,11 +51,11 @@ def train(model, dataset, *, epochs, batch_size, seed, callbacks=(), checkpoint_
     """Fits a compiled model, resuming from `checkpoint_dir` if a checkpoint is there."""
     callbacks = list(callbacks)
     if checkpoint_dir is not None:
-        callbacks.append(keras.callbacks.BackupAndRestore(checkpoint_dir, delete_checkpoint=False))
-        note = pathlib.Path(checkpoint_dir) / "training_metadata.json"
-        if note.exists():
-            done = json.loads(note.read_text(encoding="utf-8"))["epoch"]
-            print(f"Resuming after epoch {done}, from {checkpoint_dir}", flush=True)
+        path = f"{checkpoint_dir}/backup.npz"
+        backup = kr.callbacks.AtomicBackup(path, delete_checkpoint=False)
+        callbacks.append(backup)
+        if backup.epochs_done():
+            print(f"Resuming after epoch {backup.epochs_done()}, from {path}", flush=True)
     batches = ShuffledBatches(
         *dataset.train, batch_size=batch_size, seed=seed, optimizer=model.optimizer
     )

@@ -43,7 +43,7 @@ def build(weights):
 
 def main(task, answer):
     """Attacks the network in a file, and writes accuracies and seconds to another."""
-    arrays = np.load(task)
+    arrays = np.load(task, allow_pickle=False)
     weights = [arrays[f"weight_{i}"] for i in range(8)]
     network = build(weights)
     x = torch.from_numpy(arrays["x"].transpose(0, 3, 1, 2).copy())

@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust import threat_models
+from keras_robust.attacks.goal import check_counts
 
 
 def to_arrays(data, num_examples=None):
@@ -13,10 +14,8 @@ def to_arrays(data, num_examples=None):
 
     Several inputs are a structure of arrays, such as a dict.
     """
-    if num_examples is not None and num_examples < 1:
-        raise ValueError(
-            f"Argument `num_examples` must be at least 1. Received: num_examples={num_examples}"
-        )
+    if num_examples is not None:
+        check_counts(num_examples=num_examples)
     if _is_pair(data):
         x, y = as_structure(data[0]), _arrays(data[1])
         return backend.take(x, slice(num_examples)), backend.take(y, slice(num_examples))

@@ -114,6 +114,15 @@ def check_counts(**arguments):
             raise ValueError(f"Argument `{name}` must be an int >= 1. Received: {value!r}")
 
 
+def check_seed(seed):
+    """Says so if `seed` is no int that fits into 32 bits."""
+    is_integer = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    if not is_integer or not -(2**31) <= seed < 2**31:
+        raise ValueError(
+            f"Argument `seed` must be an int from -2**31 to 2**31 - 1. Received: seed={seed!r}"
+        )
+
+
 def check_numbers(or_zero=False, **arguments):
     """Says so if an argument is no finite number > 0, or, if that is allowed, 0."""
     for name, value in arguments.items():

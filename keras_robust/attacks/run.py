@@ -10,6 +10,7 @@ from keras_robust.attacks.examples import as_structure
 from keras_robust.attacks.examples import check_examples
 from keras_robust.attacks.found import Found
 from keras_robust.attacks.found import better
+from keras_robust.attacks.goal import check_seed
 
 
 class Run:
@@ -30,6 +31,7 @@ class Run:
     """
 
     def __init__(self, attack, model, x, y, threat_model, *, rows=None, batch_size=256, seed=0):
+        check_seed(seed)
         threat_model = threat_models.get(threat_model)
         checked, y = check_examples(x, y, threat_model)
         self.rows = np.arange(backend.size_of(checked)) if rows is None else np.asarray(rows)

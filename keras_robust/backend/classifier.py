@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_robust import backend
+from keras_robust.backend.explained import explained
 from keras_robust.backend.structures import batches_of
 from keras_robust.backend.structures import only_input
 
@@ -46,14 +47,18 @@ class Classifier:
         self.model = model
         self.pack = pack or _pack_for(model)
         self.num_calls = 0
-        self.loss_name, self.from_logits, self._is_known_loss = _read_loss(model)
+        self.loss_name, self.from_logits, self.is_known_loss = _read_loss(model)
 
     def __call__(self, x, training=False):
         """Returns the outputs of the model."""
         self.num_calls += 1
-        if isinstance(self.model, keras.Layer) and _takes_training(self.model):
-            return self.model(self.pack(x), training=training)
-        return self.model(self.pack(x))
+        inputs = self.pack(x)
+        if not isinstance(self.model, keras.Layer):
+            return self.model(inputs)
+        with explained("The model cannot run on these inputs", inputs=inputs):
+            if _takes_training(self.model):
+                return self.model(inputs, training=training)
+            return self.model(inputs)
 
     @property
     def computes_in_float16(self):
@@ -78,7 +83,7 @@ class Classifier:
         if not hasattr(outputs, "shape") or len(outputs.shape) != 2:
             return False
         is_column = outputs.shape[-1] == 1
-        if self._is_known_loss:
+        if self.is_known_loss:
             if self.loss_name in _BINARY_LOSSES:
                 return is_column
             is_known = "categorical" in self.loss_name or self.loss_name in _OWN_LOSSES
@@ -89,7 +94,7 @@ class Classifier:
 
     def ignores(self, label):
         """Whether the compiled loss leaves out examples with `label`, as one unknown to us may."""
-        if not self._is_known_loss:
+        if not self.is_known_loss:
             return True
         return getattr(single(self.model.loss), "ignore_class", None) == label
 
@@ -153,7 +158,8 @@ class Classifier:
         are_rows = ops.logical_and(ops.all(outputs >= 0.0), ops.all(ops.abs(sums - 1.0) < 1e-3))
         if self.from_logits is False:
             return ops.logical_not(are_rows), _NO_PROBABILITIES
-        return are_rows, _NO_LOGITS
+        # A replica may have no example of the last batch.
+        return ops.logical_and(are_rows, ops.shape(outputs)[0] > 0), _NO_LOGITS
 
     def logits(self, x, y=None):
         """Returns float32 logits `(batch_size, num_classes)`, without training behaviour."""
@@ -168,8 +174,10 @@ class Classifier:
 
         Without regularisers, which are no business of an attacker.
         """
-        with _untracked(self.model):
-            loss = self.model.compute_loss(x=self.pack(x), y=y, y_pred=self(x), sample_weight=None)
+        outputs = self(x)
+        told = {"outputs": outputs, "labels": y}
+        with _untracked(self.model), explained("The compiled loss cannot be computed", **told):
+            loss = self.model.compute_loss(x=self.pack(x), y=y, y_pred=outputs, sample_weight=None)
         for regulariser in self.model.losses:
             loss = loss - ops.sum(regulariser)
         return ops.ones((ops.shape(x)[0],)) * ops.cast(loss, "float32")
@@ -268,6 +276,10 @@ def predict_logits(model, x, batch_size=256):
     batches = []
     for rows in batches_of(x, batch_size):
         outputs = classifier(rows)
+        if outputs is None:
+            raise ValueError(
+                f"Expected a model that returns logits. Received: None from {classifier.model!r}"
+            )
         problem = classifier.misread(outputs) if classifier.loss_name else None
         if problem is not None and bool(problem[0]):
             values = ops.convert_to_numpy(single(outputs))

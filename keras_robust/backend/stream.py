@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_robust.backend.explained import explained
+
 
 class Stream:
     """One stream of examples: clean or adversarial.
@@ -96,10 +98,12 @@ class Stream:
             raise RuntimeError(
                 "An objective must read `stream.loss` before the outputs of another stream."
             )
-        inputs = self.classifier.pack(self.x)
-        return self.classifier.model.compute_loss(
-            inputs, self.y, own if outputs is None else outputs, sample_weight
-        )
+        outputs = own if outputs is None else outputs
+        told = {"outputs": outputs, "labels": self.y, "sample weights": sample_weight}
+        with explained("The compiled loss cannot be computed", **told):
+            return self.classifier.model.compute_loss(
+                self.classifier.pack(self.x), self.y, outputs, sample_weight
+            )
 
 
 class _Mean(keras.losses.Loss):

@@ -232,6 +232,25 @@ def _text(value):
 
 
 def required_message(error):
-    """Returns the message of a failed `require` inside a TensorFlow error, or `None`."""
+    """Returns the message of a failed `require` inside a TensorFlow error, or `None`.
+
+    Also for two mistakes that only ops behind a loss notice.
+    """
     found = re.search(re.escape(_MARK) + r"(.*?)(\\n|\n|$)", str(error))
-    return found.group(1) if found else None
+    if found:
+        return found.group(1)
+    found = re.search(
+        r"label value of (-?\d+) .* outside the valid range of \[0, (\d+)\)", str(error)
+    )
+    if found:
+        last = int(found.group(2)) - 1
+        return (
+            f"Labels must be class indices from 0 to {last}. Received: the label {found.group(1)}"
+        )
+    found = re.search(r"Incompatible shapes: (\[[\d,]*\] vs. \[[\d,]*\])", str(error))
+    if found:
+        return (
+            "Outputs, labels and sample weights do not fit together under the compiled loss. "
+            f"Received: arrays of shapes {found.group(1)}"
+        )
+    return None

@@ -6,9 +6,12 @@ import tensorflow as tf
 from keras_robust import losses
 from keras_robust.backend.batch import Batch
 from keras_robust.backend.classifier import single
+from keras_robust.backend.explained import explained
 from keras_robust.backend.tensorflow import fold_in
+from keras_robust.backend.tensorflow_checks import check_distribution
 from keras_robust.backend.tensorflow_checks import check_inputs
 from keras_robust.backend.tensorflow_checks import check_labels
+from keras_robust.backend.tensorflow_checks import check_targets
 from keras_robust.backend.tensorflow_trainer import Trainer
 
 
@@ -31,6 +34,7 @@ class TrainStep:
     """
 
     def __init__(self, model, attack, objective, threat_model, *, ramp=(0, 0), seed):
+        check_distribution(model)
         self.model = model
         self.attack = attack
         self.objective = objective
@@ -74,15 +78,24 @@ class TrainStep:
         if spec is not None and model.distribute_strategy.num_replicas_in_sync == 1:
             symbols = keras.tree.map_structure(_symbol, spec)
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(symbols)
-        if x is not None and not model.built:
-            model(x)
+        # Keras has no public way to build them.
+        parts = [getattr(model, name, None) for name in ("_compile_metrics", "_compile_loss")]
+        parts = [part for part in parts if part is not None and not part.built and y is not None]
+        if x is not None and (parts or not model.built):
+            with explained("The model cannot run on these inputs", inputs=x):
+                outputs = model(x)
+        if model.built and not model.trainable_weights:
+            raise ValueError(
+                "The model has no trainable weights, so that there is nothing to train. Set "
+                "`trainable = True` for some of its layers, and compile it again. "
+                f"Received: {len(model.weights)} weights, none of them trainable"
+            )
         # Built for a model without weights, it would refuse those that come later.
         if model.built and not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
-        # Keras has no public way to build them.
-        for part in (getattr(model, name, None) for name in ("_compile_metrics", "_compile_loss")):
-            if part is not None and not part.built and y is not None:
-                part.build(y, model(x))
+        for part in parts:
+            with explained("The labels do not fit the model", outputs=outputs, labels=y):
+                part.build(y, outputs)
         if x is not None and y is not None:
             self._remember(self.threat_model.expose(model, x)[0], y, sample_weight)
 
@@ -90,6 +103,16 @@ class TrainStep:
         """Starts the running means anew."""
         for meter in (self.adv_accuracy, self.accuracy, self.zero_gradient, self.misread):
             meter.reset_state()
+
+    def over_replicas(self, logs):
+        """Returns the logs of all replicas together; a step returns means over the replicas.
+
+        Those are not the same for an uneven batch, nor ever for a metric such as the AUC.
+        """
+        if self.model.distribute_strategy.num_replicas_in_sync == 1:
+            return logs
+        whole = {**self.model.get_metrics_result(), "adv_accuracy": self.adv_accuracy.result()}
+        return {name: whole.get(name, value) for name, value in logs.items()}
 
     def __call__(self, data):
         """Runs the step on one batch and returns the logs."""
@@ -100,7 +123,8 @@ class TrainStep:
         threat_model.check_fits(tuple(x.shape))
         unlabelled = self.objective.takes_unlabelled
         checks = check_inputs(inputs, self.threat_model)
-        checks += check_labels(classifier, x, y, unlabelled)
+        checks += check_targets(y, sample_weight)
+        checks += check_labels(classifier, x, y, unlabelled, sample_weight)
         with tf.control_dependencies(checks):
             inputs = keras.tree.map_structure(tf.identity, inputs)
         self._remember(x, y, sample_weight)

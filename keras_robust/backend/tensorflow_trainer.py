@@ -93,6 +93,12 @@ class Trainer:
             problem = self.classifier.misread(self.outputs, self.batch.y)
             self.misread = None if problem is None else problem[0]
             checks = check_outputs(problem, self.outputs) if self._checks_outputs else []
+        if all(gradient is None for gradient in result.gradients):
+            raise ValueError(
+                "No gradient leads from the loss to any trainable weight. Look for a loss, a layer "
+                "or an objective that rounds, casts to integers or leaves TensorFlow. Received: "
+                f"loss={model.loss!r} and {len(result.gradients)} trainable weights"
+            )
         with tf.control_dependencies(checks):
             pairs = zip(result.gradients, model.trainable_weights, strict=True)
             model.optimizer.apply_gradients(pairs)

@@ -10,6 +10,7 @@ from keras_robust import attacks
 from keras_robust import backend
 from keras_robust import objectives
 from keras_robust import threat_models
+from keras_robust.attacks.goal import check_seed
 from keras_robust.backend import TrainStep
 
 _DEFAULT_WARMUP = "20%"
@@ -27,8 +28,8 @@ class AdvTrain(keras.callbacks.Callback):
     Arrays, `tf.data`, `keras.utils.PyDataset` and generators work, and so do sample and class
     weights, custom losses and `compute_loss`, gradient accumulation, mixed precision,
     `steps_per_execution`, `jit_compile=True`, `run_eagerly=True` and `MirroredStrategy` (there
-    without XLA, `steps_per_execution` or accumulation, which Keras itself cannot do). A model with
-    a `train_step` of its own is refused.
+    without XLA or accumulation, which Keras itself cannot do, and with a batch size that the
+    replicas divide). A model with a `train_step` of its own is refused.
 
     Logs: `loss` is the objective; `accuracy` and every other compiled metric is on clean examples;
     `adv_accuracy` is the accuracy under the training attack, with the current epsilon. It is not
@@ -105,6 +106,7 @@ class AdvTrain(keras.callbacks.Callback):
             )
         self.clean_epochs = clean_epochs
         self.warmup = warmup
+        check_seed(seed)
         self.seed = seed
         _parse_warmup(warmup)
         self._step = None
@@ -231,7 +233,7 @@ class AdvTrain(keras.callbacks.Callback):
                 return _uninstall(model)(iterator)
             try:
                 self._step.build(iterator)
-                logs = run(iterator)
+                logs = self._step.over_replicas(run(iterator))
             except backend.END_OF_DATA:
                 raise
             except BaseException as error:

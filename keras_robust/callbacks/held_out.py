@@ -10,6 +10,8 @@ from keras_robust import losses
 from keras_robust import threat_models
 from keras_robust.attacks.examples import check_examples
 from keras_robust.attacks.examples import to_arrays
+from keras_robust.attacks.goal import check_counts
+from keras_robust.attacks.goal import check_seed
 
 
 class HeldOut(keras.callbacks.Callback):
@@ -36,6 +38,8 @@ class HeldOut(keras.callbacks.Callback):
         self.attack = attacks.get_for_evaluation(attack)
         # A schedule has no radius: better said now than after the first epoch.
         self.threat_model.radius  # noqa: B018
+        check_counts(batch_size=batch_size)
+        check_seed(seed)
         self.batch_size = batch_size
         self.seed = seed
         x, y = to_arrays(data, num_examples)
@@ -71,6 +75,12 @@ class HeldOut(keras.callbacks.Callback):
         )
         logits = self.threat_model.predict_logits(self.model, self.x, found.x_adv, self.batch_size)
         indices = np.asarray(losses.to_indices(self.y, logits.shape[-1]))
+        if indices.min() < 0 or indices.max() >= logits.shape[-1]:
+            raise ValueError(
+                f"Labels must be class indices from 0 to {logits.shape[-1] - 1}, as the model has "
+                f"{logits.shape[-1]} classes. Received: held-out examples with labels from "
+                f"{indices.min()} to {indices.max()}"
+            )
         accuracy = np.mean(np.argmax(logits, axis=-1) == indices)
         return float(accuracy), float(np.mean(losses.cross_entropy(self.y, logits)))
 

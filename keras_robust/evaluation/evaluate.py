@@ -99,7 +99,7 @@ def evaluate(  # noqa: PLR0913
         - [Carlini et al., 2019](https://arxiv.org/abs/1902.06705), on evaluating robustness.
         - [Croce and Hein, 2020](https://arxiv.org/abs/2003.01690), AutoAttack.
     """
-    start, seed = time.perf_counter(), operator.index(seed)
+    start, seed = time.perf_counter(), _index("seed", seed)
     question = Question.of(
         model, data, threat_model, num_examples=num_examples, batch_size=batch_size
     )
@@ -133,6 +133,13 @@ def evaluate(  # noqa: PLR0913
     )
     state.remove()
     return report
+
+
+def _index(name, value):
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"Argument `{name}` must be an int. Received: {value!r}") from error
 
 
 def _versions():

@@ -63,6 +63,11 @@ def check_labels(y, logits):
             f"each of the {num_classes} classes that the model knows. "
             f"Received: labels of shape {y.shape} and dtype {y.dtype}"
         )
+    if y.dtype.kind == "f" and y.shape != (size, num_classes) and np.any(y != np.round(y)):
+        raise ValueError(
+            "Labels must be class indices, whole numbers. "
+            f"Received: labels such as {y[y != np.round(y)].ravel()[0]}"
+        )
     labels = np.asarray(losses.to_indices(y, num_classes))
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(

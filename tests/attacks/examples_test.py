@@ -50,7 +50,7 @@ def test_no_more_batches_are_read_than_needed():
     ("data", "num_examples", "message"),
     [
         ([], None, "at least one example. Received: empty data"),
-        ([X, X], 0, "`num_examples` must be at least 1. Received: num_examples=0"),
+        ([X, X], 0, "`num_examples` must be an int >= 1. Received: 0"),
         (iter([X]), None, r"Expected batches \(x, y\), with labels. Received: .* type ndarray"),
         ([(X,)], None, r"Expected batches \(x, y\), with labels. Received: .* type tuple"),
     ],

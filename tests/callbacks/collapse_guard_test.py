@@ -339,7 +339,7 @@ def test_a_collapse_right_after_a_resume_is_taken_back(tmp_path):
         ({"attack": "fgsm"}, "withstands attacks of one step.*Received: attack=FGSM"),
         ({"attack": kr.attacks.PGD(num_steps=1)}, 'such as "pgd". Received: attack=PGD'),
         ({"attack": "nfgsm"}, "NFGSM makes examples for training"),
-        ({"num_examples": 0}, "`num_examples` must be at least 1"),
+        ({"num_examples": 0}, "`num_examples` must be an int >= 1"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):

@@ -257,7 +257,7 @@ def test_verbose_names_the_attacks(capsys):
         ({"data": (X, np.eye(3)[Y])}, r"2 classes that.*Received: labels of shape \(5, 3\)"),
         ({"data": (255 * X, Y)}, r"lie in the bounds.*Received: values in \[0, 229.5\]"),
         ({"data": (np.full((5, 2), np.nan), Y)}, "finite. Received: 10 NaN"),
-        ({"num_examples": 0}, "`num_examples` must be at least 1. Received: num_examples=0"),
+        ({"num_examples": 0}, "`num_examples` must be an int >= 1. Received: 0"),
     ],
 )
 def test_wrong_arguments(arguments, message):

@@ -336,6 +336,7 @@ CASES = {
         "AdvTrain-all": kr.AdvTrain(
             kr.L2(SCHEDULE), attack=ATTACKS["BIM"], objective="trades", warmup=100, seed=3
         ),
+        "AtomicBackup": kr.callbacks.AtomicBackup("backup.npz", delete_checkpoint=False),
         "CollapseGuard": kr.CollapseGuard((np.zeros((4, 2), "float32"), np.zeros(4, "int32"))),
         "RobustValidation": kr.RobustValidation(
             (np.zeros((4, 2), "float32"), np.zeros(4, "int32")), every=2

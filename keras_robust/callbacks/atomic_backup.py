@@ -1,0 +1,149 @@
+"""The callback from which a killed training goes on, to the same weights."""
+
+import json
+import os
+import pathlib
+
+import keras
+import numpy as np
+
+_SCHEMA = "keras_robust.backup"
+_META = "meta"
+
+
+@keras.saving.register_keras_serializable(package="keras_robust")
+class AtomicBackup(keras.callbacks.Callback):
+    """Keeps the state of a training in one file, and goes on from there after a kill.
+
+    After every epoch the weights, the optimizer and the seeds of random layers replace the file in
+    one rename. A kill at any moment leaves the state before or the state after, never half of one,
+    and the same `fit` call goes on to the weights that it would have reached, bit for bit, as long
+    as the data come in the same order: `shuffle=False`, or an order that follows from the epoch.
+
+    It does what `keras.callbacks.BackupAndRestore` is for. That writes two files in place: a kill
+    while it writes leaves a file that cannot be read, and a kill between the two repeats an epoch;
+    and it leaves out the seeds of `Dropout` and augmentation. State of other callbacks, such as
+    the patience of `EarlyStopping`, is kept by neither. An objective that remembers, `Free` or
+    `AdversarialPool`, starts with an empty memory.
+
+    Args:
+        path: str, the file, such as `"backup.npz"`; folders above it are made.
+        delete_checkpoint: bool, whether to delete the file when the training is through. Kept, it
+            makes the same call a training of no epochs. Defaults to `True`.
+
+    Raises:
+        ValueError: in `fit`, for a model that is not built, and for a file that is none of its own
+            or of another model.
+
+    Example:
+
+    >>> import tempfile
+    >>> import keras
+    >>> import numpy as np
+    >>> import keras_robust as kr
+    >>> path = tempfile.mkdtemp() + "/backup.npz"
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", "mse")
+    >>> for epochs in (2, 3):
+    ...     backup = kr.callbacks.AtomicBackup(path, delete_checkpoint=False)
+    ...     history = model.fit(np.eye(2), np.ones(2), epochs=epochs, verbose=0, callbacks=[backup])
+    ...     print(history.epoch)
+    [0, 1]
+    [2]
+    """
+
+    def __init__(self, path, *, delete_checkpoint=True):
+        super().__init__()
+        self.path = str(path)
+        self.delete_checkpoint = delete_checkpoint
+
+    def get_config(self):
+        return {"path": self.path, "delete_checkpoint": self.delete_checkpoint}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def on_train_begin(self, logs=None):
+        model = self.model
+        if not model.built:
+            raise ValueError(
+                "AtomicBackup needs the weights before the first batch: give the model an "
+                f"`Input`, or call it on a batch. Received: {model.name}, which is not built"
+            )
+        if not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        if pathlib.Path(self.path).exists():
+            self._restore()
+
+    def on_epoch_end(self, epoch, logs=None):
+        values = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
+        meta = {"schema": _SCHEMA, "schema_version": 1, "epoch": epoch + 1}
+        arrays = {f"variable_{index}": _plain(value) for index, value in enumerate(values)}
+        _write(pathlib.Path(self.path), {_META: np.array(json.dumps(meta)), **arrays})
+
+    def on_train_end(self, logs=None):
+        if self.delete_checkpoint:
+            pathlib.Path(self.path).unlink(missing_ok=True)
+
+    def epochs_done(self):
+        """Returns how many epochs the file has behind it; 0 if there is none."""
+        return _read(self.path)[0] if pathlib.Path(self.path).exists() else 0
+
+    def _variables(self):
+        """Everything that the next step depends on, in an order that the model decides."""
+        return [*self.model.variables, *self.model.optimizer.variables]
+
+    def _restore(self):
+        epoch, values = _read(self.path)
+        variables = self._variables()
+        wanted = [tuple(variable.shape) for variable in variables]
+        if wanted != [value.shape for value in values]:
+            raise ValueError(
+                "The backup is of another model or optimizer: delete the file, or give another "
+                f"path. Received: {self.path} with {len(values)} arrays for {len(variables)} "
+                "variables, or of other shapes"
+            )
+        for variable, value in zip(variables, values, strict=True):
+            variable.assign(value)
+        # Where `fit` starts to count; Keras's own callback sets it too.
+        self.model._initial_epoch = epoch
+
+
+def _plain(value):
+    """Returns what NumPy writes without objects: bfloat16 and the like as float32, exactly."""
+    return value if value.dtype.kind in "biuf" else value.astype("float32")
+
+
+def _write(path, arrays):
+    """Replaces a file; a reader never sees half of it, not even after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path):
+    """Returns the number of epochs that were through, and the arrays."""
+    try:
+        # NumPy leaves a broken file open that it opened itself.
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
+            meta = json.loads(str(file[_META]))
+            values = [file[f"variable_{index}"] for index in range(len(file.files) - 1)]
+        if (meta["schema"], meta["schema_version"]) != (_SCHEMA, 1):
+            raise ValueError(f"schema {meta['schema']!r}, version {meta['schema_version']!r}")
+        epoch = meta["epoch"]
+        if not isinstance(epoch, int) or epoch < 1:
+            raise ValueError(f"epoch {epoch!r}")
+    except Exception as error:
+        raise ValueError(
+            f"Expected a backup of AtomicBackup at {path}: delete the file, or give another path. "
+            f"Received: {type(error).__name__}: {error}"
+        ) from error
+    return epoch, values

@@ -1,0 +1,195 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import keras_robust as kr
+from tests.support import devices
+from tests.support import linear_fit
+
+X, Y = linear_fit.data()
+
+
+def _model(make_layers=list, **arguments):
+    keras.utils.set_random_seed(0)
+    return linear_fit.make_model(make_layers(), **arguments)
+
+
+def _fit(model, path, epochs=4, stop=None, callbacks=(), **arguments):
+    """Fits with a backup, and stops at the beginning of an epoch."""
+
+    def fail(epoch, logs):
+        if epoch == stop:
+            raise RuntimeError("stopped")
+
+    backup = [] if path is None else [kr.callbacks.AtomicBackup(path, **arguments)]
+    stopper = keras.callbacks.LambdaCallback(on_epoch_begin=fail)
+    return model.fit(
+        X,
+        Y,
+        batch_size=8,
+        shuffle=False,
+        epochs=epochs,
+        verbose=0,
+        callbacks=[*backup, stopper, *callbacks],
+    )
+
+
+def _random_layers():
+    return [keras.layers.BatchNormalization(), keras.layers.Dropout(0.3)]
+
+
+OPTIMIZERS = {
+    "adam": lambda: keras.optimizers.Adam(0.05),
+    "average": lambda: keras.optimizers.SGD(0.1, momentum=0.9, use_ema=True),
+    "accumulation": lambda: keras.optimizers.Adam(0.05, gradient_accumulation_steps=2),
+    "loss scale": lambda: keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.Adam(0.05), dynamic_growth_steps=3
+    ),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, optimizer):
+    path = tmp_path / "deep" / "backup.npz"
+    make = OPTIMIZERS[optimizer]
+    callbacks = [kr.AdvTrain(kr.Linf(0.1), attack=kr.attacks.PGD(num_steps=1), warmup=8)]
+    whole, first, second = (_model(_random_layers, optimizer=make()) for _ in range(3))
+    _fit(whole, None, callbacks=callbacks)
+    with pytest.raises(RuntimeError, match="stopped"):
+        _fit(first, path, stop=2, callbacks=callbacks)
+    assert [item.name for item in path.parent.iterdir()] == ["backup.npz"]
+    history = _fit(second, path, callbacks=callbacks)
+    assert history.epoch == [2, 3]
+    for one, other in zip(whole.variables, second.variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+    pairs = zip(whole.optimizer.variables, second.optimizer.variables, strict=True)
+    for one, other in pairs:
+        np.testing.assert_array_equal(one, other)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_the_seeds_of_random_layers_are_in_it(tmp_path):
+    path = tmp_path / "backup.npz"
+    model = _model(_random_layers)
+    _fit(model, path, epochs=1, delete_checkpoint=False)
+    state = np.array(model.layers[1].seed_generator.state)
+    keras.utils.set_random_seed(1)
+    again = linear_fit.make_model(_random_layers())
+    assert np.any(np.array(again.layers[1].seed_generator.state) != state)
+    _fit(again, path, epochs=1, delete_checkpoint=False)
+    np.testing.assert_array_equal(again.layers[1].seed_generator.state, state)
+
+
+def test_what_is_kept_makes_the_same_call_a_training_of_no_epochs(tmp_path):
+    path = tmp_path / "backup.npz"
+    first, second = _model(), _model()
+    assert kr.callbacks.AtomicBackup(path).epochs_done() == 0
+    _fit(first, path, delete_checkpoint=False)
+    assert kr.callbacks.AtomicBackup(path).epochs_done() == 4
+    assert _fit(second, path, delete_checkpoint=False).epoch == []
+    np.testing.assert_array_equal(first.get_weights()[0], second.get_weights()[0])
+
+
+def test_reduced_precision_is_kept_exactly(tmp_path):
+    path = tmp_path / "backup.npz"
+    models = [
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, dtype="bfloat16")])
+        for _ in range(2)
+    ]
+    for model in models:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("adam", loss)
+        _fit(model, path, epochs=2, delete_checkpoint=False)
+    for one, other in zip(models[0].variables, models[1].variables, strict=True):
+        assert one.dtype == "bfloat16"
+        np.testing.assert_array_equal(np.asarray(one, "float32"), np.asarray(other, "float32"))
+
+
+def test_two_devices(tmp_path):
+    path, results = tmp_path / "backup.npz", []
+    for stop in (None, 2):
+        with devices.mirrored(2).scope():
+            model = _model(optimizer=keras.optimizers.Adam(0.05))
+        if stop:
+            with pytest.raises(RuntimeError, match="stopped"):
+                _fit(model, path, stop=stop)
+            with devices.mirrored(2).scope():
+                model = _model(optimizer=keras.optimizers.Adam(0.05))
+        _fit(model, path)
+        results.append(model.get_weights()[0])
+    np.testing.assert_array_equal(*results)
+
+
+def test_a_model_that_is_not_built_is_refused(tmp_path):
+    model = keras.Sequential([keras.layers.Dense(3)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="before the first batch.*Received: .* is not built"):
+        _fit(model, tmp_path / "backup.npz")
+
+
+def test_the_backup_of_another_model_is_refused_and_left_alone(tmp_path):
+    path = tmp_path / "backup.npz"
+    _fit(_model(), path, epochs=1, delete_checkpoint=False)
+    before = path.read_bytes()
+    other = _model(lambda: [keras.layers.Dense(4)])
+    start = other.get_weights()
+    with pytest.raises(ValueError, match="of another model or optimizer.*Received: .*3 arrays"):
+        _fit(other, path)
+    with pytest.raises(ValueError, match="of another model or optimizer"):
+        _fit(_model(optimizer="adam"), path)
+    assert path.read_bytes() == before
+    for one, kept in zip(other.get_weights(), start, strict=True):
+        np.testing.assert_array_equal(one, kept)
+
+
+def _meta(**changes):
+    meta = {"schema": "keras_robust.backup", "schema_version": 1, "epoch": 1, **changes}
+    return {"meta": np.array(json.dumps(meta)), "variable_0": np.zeros(3)}
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"x": np.zeros(3)},
+        {"meta": np.array("{}")},
+        _meta(schema="another"),
+        _meta(schema_version=2),
+        _meta(epoch="1"),
+        _meta(epoch=0),
+        {**_meta(), "variable_1": np.array([{}], dtype=object)},
+        {"meta": _meta()["meta"], "variable_5": np.zeros(3)},
+    ],
+)
+def test_what_is_no_backup_is_refused(tmp_path, arrays):
+    path = tmp_path / "backup.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match="Expected a backup of AtomicBackup.*Received: "):
+        _fit(_model(), path)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_a_part_of_a_backup_is_refused(tmp_path, share):
+    path = tmp_path / "backup.npz"
+    _fit(_model(), path, epochs=1, delete_checkpoint=False)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(ValueError, match="Expected a backup of AtomicBackup.*Received: "):
+        _fit(_model(), path)
+
+
+def test_a_full_disk_leaves_the_backup_before(tmp_path, monkeypatch):
+    path = tmp_path / "backup.npz"
+    _fit(_model(), path, epochs=1, delete_checkpoint=False)
+    before = path.read_bytes()
+
+    def full(file, **arrays):
+        file.write(b"PK half of it")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="No space left"):
+        _fit(_model(), path, epochs=2)
+    assert path.read_bytes() == before
+    assert [item.name for item in tmp_path.iterdir()] == ["backup.npz"]
