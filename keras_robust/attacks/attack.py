@@ -53,7 +53,7 @@ class Attack(Configurable):
     def perturb(self, classifier, x, y, threat_model, seed):
         """Returns `Found` for one batch, inside a traced train step."""
         arguments = (classifier, x, y, threat_model, seed)
-        return classifier.in_attack_dtype(lambda: self._perturb(*arguments), x)
+        return classifier.under_attack(lambda: self._perturb(*arguments), x)
 
     def _perturb(self, classifier, x, y, threat_model, seed):
         if self.num_restarts == 1:

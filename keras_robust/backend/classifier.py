@@ -63,10 +63,15 @@ class Classifier:
         """Whether small gradients of the model underflow."""
         return (current_dtype() or getattr(self.model, "compute_dtype", None)) == "float16"
 
-    def in_attack_dtype(self, function, x):
-        """Returns `function()`, which attacks `x`, with the layers in `attack_dtype`."""
-        if self.attack_dtype is None:
-            return function()
+    def under_attack(self, function, x):
+        """Returns `function()`, which attacks `x`, at the speed that training asks for.
+
+        Within, layers compute in `attack_dtype`, and gradients at images take a shorter way.
+        """
+        with backend.fast_first_layers(self.model):
+            return function() if self.attack_dtype is None else self._in_attack_dtype(function, x)
+
+    def _in_attack_dtype(self, function, x):
         if not self.model.built:
             # A layer might keep for good what it makes in another dtype than its own.
             self(x)
