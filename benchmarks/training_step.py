@@ -30,7 +30,7 @@ from rich.table import Table
 from benchmarks import results
 from benchmarks import workers
 
-_ROUNDS = flags.DEFINE_integer("rounds", 8, "Epochs of each contestant that count.")
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "Epochs of each contestant that count.")
 _STEPS = flags.DEFINE_integer("steps", 5, "Steps in an epoch.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "Examples in a batch.")
 _NUM_STEPS = flags.DEFINE_integer("num_steps", 7, "Steps of PGD.")
@@ -65,11 +65,17 @@ PARTS = {
         },
         "Foolbox": {"contestant": "foolbox", "peer": "foolbox"},
         "ART": {"contestant": "art", "peer": "art", "steps": 2},
+        "ART, train step compiled by hand": {
+            "contestant": "art",
+            "peer": "art",
+            "steps": 2,
+            "compiled": True,
+        },
         "hand-written PyTorch loop": {"contestant": "torch_loop", "peer": "torch"},
     },
     "modes": {
-        "plain fit ": _PLAIN,
-        "AdvTrain ": _ADV,
+        "plain fit, again": _PLAIN,
+        "AdvTrain, again": _ADV,
         "steps_per_execution=5": {**_ADV, "compile": {"steps_per_execution": 5}},
         "gradient accumulation over 5": {**_ADV, "accumulate": 5},
         "mixed_bfloat16 model": {**_ADV, "policy": "mixed_bfloat16"},
@@ -77,10 +83,7 @@ PARTS = {
         "TRADES, bfloat16 attack": {**_LOW, "objective": "trades"},
         "one step, random start": _FAST,
         "one step, bfloat16 attack": {**_FAST, "attack_dtype": "bfloat16"},
-        "Free(7), 7 optimizer steps": {
-            **_ADV,
-            "objective": {"class_name": "Free", "config": {"num_replays": 7}},
-        },
+        "Free(7), 7 optimizer steps": {**_ADV, "objective": "free", "replays": 7},
     },
 }
 _GROWING = {"batch_size": (32, 64, 256), "num_steps": (1, 3, 14), "size": (40, 56)}
@@ -168,45 +171,55 @@ def rows_of(found, reference):
             "peak_mebibytes": round(worker.peak_mebibytes),
             "memory_ratio": round(worker.peak_mebibytes / base.peak_mebibytes, 2),
             "versions": worker.versions,
+            **shares_of_floor(found, name),
         }
     return rows
 
 
-def floors(rows):
-    """Returns, for PGD of 7 and 10 steps, the milliseconds of the floor."""
-    known = ("plain fit", "one attack pass")
-    if any("milliseconds" not in rows.get(name, {}) for name in known):
+def shares_of_floor(found, name):
+    """Returns the medians of the shares of the floor, by wall and by CPU time, if it is known."""
+    attacks = name.startswith("AdvTrain") and "again" not in name
+    single, plain = found.get("one attack pass"), found.get("plain fit")
+    if not attacks or not single or not plain or single.failure or plain.failure:
         return {}
-    plain, single = (rows[name]["milliseconds"] for name in known)
-    return {num_steps: plain + num_steps * single for num_steps in (_NUM_STEPS.value, 10)}
+    shares = {}
+    for key in ("seconds", "cpu_seconds"):
+        rounds = zip(*(getattr(w, key) for w in (found[name], plain, single)), strict=True)
+        count = found[name].spec["num_steps"]
+        shares[f"{key}_of_floor"] = round(
+            statistics.median(t / (p + count * s) for t, p, s in rounds), 3
+        )
+    return shares
 
 
 def show(result):
     table = Table(title=f"batch {_BATCH_SIZE.value}, medians of {_ROUNDS.value} epochs")
     headings = ("", "ms a step", "middle half", "of plain fit", "of the floor", "images/s")
-    for heading in (*headings, "CPU ms", "peak MiB", "of plain fit"):
+    for heading in (*headings, "CPU ms", "of the floor", "peak MiB", "of plain fit"):
         table.add_column(heading, justify="right" if heading else "left")
-    known = floors(result["rows"])
     for name, row in result["rows"].items():
         if "failure" in row:
             table.add_row(name, "failed: " + row["failure"].strip().splitlines()[-1][:60])
             continue
-        floor = known.get(10 if "PGD-10" in name else _NUM_STEPS.value)
-        shares = f"{row['milliseconds'] / floor:.2f}" if floor and "AdvTrain" in name else ""
+        shares = [
+            f"{row[key]:.2f}" if key in row else ""
+            for key in ("seconds_of_floor", "cpu_seconds_of_floor")
+        ]
         table.add_row(
             name,
             f"{row['milliseconds']:.1f}",
             "{:.0f}-{:.0f}".format(*row["middle_half"]),
             f"{row['ratio']:.2f}",
-            shares,
+            shares[0],
             f"{row['images_per_second']:.0f}",
             f"{row['cpu_milliseconds']:.0f}",
+            shares[1],
             str(row["peak_mebibytes"]),
             f"{row['memory_ratio']:.2f}",
         )
     for name in result.get("absent", []):
         table.add_row(name, "no --peer")
-    Console(width=130).print(table)
+    Console(width=150).print(table)
 
 
 if __name__ == "__main__":

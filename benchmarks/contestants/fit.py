@@ -14,9 +14,9 @@ def versions():
 def run(spec, data, turn):
     """Trains with the options in `spec`.
 
-    `attack` (`None` for plain `fit`, or a name), `num_steps`, `epsilon`, `objective`,
-    `attack_dtype`; `policy` of the layers; `compile`, more arguments of `compile`; `accumulate`,
-    batches for an optimizer step.
+    `attack` (`None` for plain `fit`, or a name), `num_steps`, `epsilon`, `objective`, `replays` of
+    `Free`, `attack_dtype`; `policy` of the layers; `compile`, more arguments of `compile`;
+    `accumulate`, batches for an optimizer step.
     """
     model = network.build(spec["size"], spec.get("policy"))
     accumulate = spec.get("accumulate")
@@ -38,9 +38,15 @@ def run(spec, data, turn):
             kr.AdvTrain(
                 kr.Linf(spec["epsilon"]),
                 attack=attack,
-                objective=kr.objectives.get(spec.get("objective", "adversarial")),
+                objective=_objective(spec),
                 attack_dtype=spec.get("attack_dtype"),
             )
         )
     batches = tf.data.Dataset.from_tensor_slices(data).batch(spec["batch_size"]).cache().prefetch(2)
     model.fit(batches, epochs=spec["epochs"], verbose=0, shuffle=False, callbacks=callbacks)
+
+
+def _objective(spec):
+    if spec.get("objective") == "free":
+        return kr.objectives.Free(spec["replays"])
+    return kr.objectives.get(spec.get("objective", "adversarial"))
