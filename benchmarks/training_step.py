@@ -65,7 +65,7 @@ PARTS = {
         },
         "Foolbox": {"contestant": "foolbox", "peer": "foolbox"},
         "ART": {"contestant": "art", "peer": "art", "steps": 2},
-        "ART, train step compiled by hand": {
+        "ART, tuned by hand": {
             "contestant": "art",
             "peer": "art",
             "steps": 2,
@@ -163,7 +163,7 @@ def rows_of(found, reference):
         milliseconds = statistics.median(times)
         rows[name] = {
             "milliseconds": round(milliseconds, 2),
-            "middle_half": [round(t, 1) for t in statistics.quantiles(times, n=4)[::2]],
+            "middle_half": [round(t, 1) for t in _quartiles(times)],
             "fastest": round(times[0], 2),
             "cpu_milliseconds": round(cpu, 2),
             "ratio": round(statistics.median(share * t / b for t, b in pairs), 3),
@@ -174,6 +174,10 @@ def rows_of(found, reference):
             **shares_of_floor(found, name),
         }
     return rows
+
+
+def _quartiles(times):
+    return statistics.quantiles(times, n=4, method="inclusive")[::2]
 
 
 def shares_of_floor(found, name):

@@ -17,9 +17,10 @@ def versions():
 
 
 def run(spec, data, turn):
-    """Trains with loss and optimizer, from which ART makes a train step that it traces every batch.
+    """Trains with what `AdversarialTrainerMadryPGD` does by itself, but for its progress bars.
 
-    With `compiled`, the train step is given, traced once, as its documentation recommends.
+    It attacks 32 examples at a time, and makes a train step that it traces anew for every batch.
+    With `compiled`, it attacks whole batches, and is given a train step that is traced once.
     """
     model = network.build(spec["size"])
     optimizer = keras.optimizers.Adam(1e-3)
@@ -51,7 +52,9 @@ def run(spec, data, turn):
         eps_step=2.5 * epsilon / num_steps,
         max_iter=num_steps,
     )
-    trainer.attack.set_params(batch_size=spec["batch_size"], verbose=False)
+    trainer.attack.set_params(verbose=False)
+    if spec.get("compiled"):
+        trainer.attack.set_params(batch_size=spec["batch_size"])
     x, y = data
     y = np.eye(10, dtype="float32")[y]
     for _ in range(spec["epochs"]):
