@@ -68,13 +68,13 @@ class Classifier:
 
         Within, layers compute in `attack_dtype`, and gradients at images take a shorter way.
         """
-        with backend.fast_first_layers(self.model):
-            return function() if self.attack_dtype is None else self._in_attack_dtype(function, x)
-
-    def _in_attack_dtype(self, function, x):
-        if not self.model.built:
+        if not getattr(self.model, "built", True):
             # A layer might keep for good what it makes in another dtype than its own.
             self(x)
+        with backend.fast_first_layers(self.model):
+            return function() if self.attack_dtype is None else self._in_attack_dtype(function)
+
+    def _in_attack_dtype(self, function):
         try:
             with layers_in(self.model, self.attack_dtype):
                 return function()
