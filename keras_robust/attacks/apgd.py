@@ -96,6 +96,8 @@ class APGD(Attack):
         - [Croce and Hein, 2021](https://arxiv.org/abs/2103.01208), for `L1`.
     """
 
+    tolerates_rounding = True
+
     def __init__(
         self,
         *,

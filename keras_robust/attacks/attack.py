@@ -23,12 +23,15 @@ class Attack(Configurable):
 
     An attack for training only, whose points may lie outside of the threat model, says so with
     `stays_in_ball = False`; no model is judged by it. One that needs no gradient of the model, so
-    that masked gradients do not hinder it, says so with `uses_gradients = False`.
+    that masked gradients do not hinder it, says so with `uses_gradients = False`. One that follows
+    the gradient at points well apart, so that it may see a model in half precision, says so with
+    `tolerates_rounding = True`.
     """
 
     num_restarts = 1
     stays_in_ball = True
     uses_gradients = True
+    tolerates_rounding = False
 
     def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
         """Runs one search from one start and returns `Found`.
@@ -49,6 +52,10 @@ class Attack(Configurable):
 
     def perturb(self, classifier, x, y, threat_model, seed):
         """Returns `Found` for one batch, inside a traced train step."""
+        arguments = (classifier, x, y, threat_model, seed)
+        return classifier.under_attack(lambda: self._perturb(*arguments), x)
+
+    def _perturb(self, classifier, x, y, threat_model, seed):
         if self.num_restarts == 1:
             return self.search(classifier, x, y, threat_model, seed, keep_best=False)
         best = None

@@ -55,6 +55,7 @@ class IterativeAttack(Attack):
     """
 
     relative_step = 1.0
+    tolerates_rounding = True
 
     def __init__(
         self,

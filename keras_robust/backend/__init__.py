@@ -35,6 +35,8 @@ from keras_robust.backend.tensorflow import required_message
 from keras_robust.backend.tensorflow import trace_output
 from keras_robust.backend.tensorflow import uniform
 from keras_robust.backend.tensorflow import value_and_input_gradient
+from keras_robust.backend.tensorflow_first_layer import fast_first_layers
+from keras_robust.backend.tensorflow_hardware import fast_dtype
 from keras_robust.backend.tensorflow_train_step import TrainStep
 from keras_robust.backend.tensorflow_trainer import Result
 from keras_robust.backend.tensorflow_trainer import Trainer
@@ -52,6 +54,8 @@ __all__ = [
     "batches_of",
     "compile_function",
     "expose_input",
+    "fast_dtype",
+    "fast_first_layers",
     "fold_in",
     "host_function",
     "is_symbolic",

@@ -10,6 +10,8 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust.backend.explained import explained
+from keras_robust.backend.layer_dtypes import current_dtype
+from keras_robust.backend.layer_dtypes import layers_in
 from keras_robust.backend.structures import batches_of
 from keras_robust.backend.structures import only_input
 
@@ -47,6 +49,7 @@ class Classifier:
         self.model = model
         self.pack = pack or _pack_for(model)
         self.num_calls = 0
+        self.attack_dtype = None
         self.loss_name, self.from_logits, self.is_known_loss = _read_loss(model)
 
     def __call__(self, x, training=False):
@@ -63,7 +66,32 @@ class Classifier:
     @property
     def computes_in_float16(self):
         """Whether small gradients of the model underflow."""
-        return getattr(self.model, "compute_dtype", None) == "float16"
+        return (current_dtype() or getattr(self.model, "compute_dtype", None)) == "float16"
+
+    def under_attack(self, function, x):
+        """Returns `function()`, which attacks `x`, at the speed that training asks for.
+
+        Within, layers compute in `attack_dtype`, and gradients at images take a shorter way.
+        """
+        if not getattr(self.model, "built", True):
+            # A layer might keep for good what it makes in another dtype than its own.
+            self(x)
+        with backend.fast_first_layers(self.model):
+            return function() if self.attack_dtype is None else self._in_attack_dtype(function)
+
+    def _in_attack_dtype(self, function):
+        try:
+            with layers_in(self.model, self.attack_dtype):
+                return function()
+        except Exception as error:
+            # What fails in any dtype fails here again.
+            function()
+            raise ValueError(
+                f"The model cannot run in {self.attack_dtype}: a layer fixes its dtype. Give that "
+                "layer autocast=False, so that it stays in float32 and sees to the dtype of its "
+                "inputs itself, or use attack_dtype=None. "
+                f"Received: attack_dtype={self.attack_dtype!r} and the error {error}"
+            ) from error
 
     @property
     def reduction(self):

@@ -26,6 +26,7 @@ class TrainStep:
         ramp: pair of ints, the optimizer step at which epsilon starts to grow from 0, and the
             number of steps until it is there; 0 for none.
         seed: int.
+        attack_dtype: `"bfloat16"`, `"float16"`, or `None` for the dtype of each layer.
 
     Attributes `adv_accuracy`, `accuracy` (of clean examples), `zero_gradient` (share of examples
     whose every input gradient was zero) and `misread` (share of batches on which probabilities
@@ -33,7 +34,9 @@ class TrainStep:
     `reset_meters`; `num_classes` is known after the first step, and 0 for what is no classifier.
     """
 
-    def __init__(self, model, attack, objective, threat_model, *, ramp=(0, 0), seed):
+    def __init__(
+        self, model, attack, objective, threat_model, *, ramp=(0, 0), seed, attack_dtype=None
+    ):
         check_distribution(model)
         self.model = model
         self.attack = attack
@@ -41,6 +44,7 @@ class TrainStep:
         self.threat_model = threat_model
         self.ramp = ramp
         self.seed = seed
+        self.attack_dtype = attack_dtype
         self.num_classes = 0
         with model.distribute_strategy.scope():
             self.adv_accuracy = keras.metrics.Mean()
@@ -137,6 +141,7 @@ class TrainStep:
     def _update(self, inputs, y, sample_weight, delta):
         threat_model, iteration, seed = self._circumstances()
         x, classifier, threat_model = threat_model.expose(self.model, inputs)
+        classifier.attack_dtype = self.attack_dtype
         batch = Batch(x, y, sample_weight, threat_model, iteration, seed, delta, self._memory)
         trainer = Trainer(classifier, batch, checks_outputs=self._checks_outputs)
         result = self.objective.step(trainer, self.attack, batch)

@@ -365,3 +365,54 @@ def test_the_default_attack_may_be_a_name_and_must_need_no_targets():
     assert isinstance(kr.AdvTrain(objective=Named()).attack, kr.attacks.MomentumPGD)
     with pytest.raises(ValueError, match="have no target labels"):
         kr.AdvTrain(objective=Targeted())
+
+
+@pytest.mark.parametrize("wrong", ["float32", "int8", "half", 16, True, ["bfloat16"]])
+def test_names_of_attack_dtypes(wrong):
+    with pytest.raises(ValueError, match=r"`attack_dtype` must be one of .*'auto'.*Received: "):
+        kr.AdvTrain(attack_dtype=wrong)
+
+
+@pytest.mark.parametrize("attack", ["virtualadversarial", "lbfgs", "spsa"])
+def test_attacks_that_compare_near_points_are_refused_half_precision(attack):
+    with pytest.raises(ValueError, match=r"near points.*tolerates_rounding.*'float16'"):
+        kr.AdvTrain(attack=attack, attack_dtype="float16")
+    kr.AdvTrain(attack=attack, attack_dtype="auto")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", None])
+def test_auto_is_what_the_machine_gains_from_and_is_told_once(dtype, monkeypatch, capsys):
+    monkeypatch.setattr(kr.backend, "fast_dtype", lambda: dtype)
+    seen = []
+
+    class Watched(kr.attacks.FGSM):
+        def perturb(self, classifier, *arguments):
+            seen.append(classifier.attack_dtype)
+            return super().perturb(classifier, *arguments)
+
+    callback = linear_fit.adv_train(attack=Watched(), attack_dtype="auto")
+    linear_fit.fit(linear_fit.make_model(), callback)
+    assert "attack" not in capsys.readouterr().out
+    for told in (1, 0):
+        linear_fit.fit(linear_fit.make_model(), callback, verbose=2)
+        expected = f"AdvTrain: the attack runs in {dtype or 'the dtype of the model'}.\n"
+        assert capsys.readouterr().out.count(expected) == told
+    assert seen == [dtype] * 3
+    assert callback.get_config()["attack_dtype"] == "auto"
+
+
+def test_auto_leaves_attacks_that_compare_near_points_alone(monkeypatch):
+    monkeypatch.setattr(kr.backend, "fast_dtype", lambda: "bfloat16")
+    callback = linear_fit.adv_train(
+        attack="virtualadversarial", objective="vat", attack_dtype="auto"
+    )
+    seen = []
+    monkeypatch.setattr(
+        type(callback.attack),
+        "perturb",
+        lambda attack, classifier, x, *_: (
+            seen.append(classifier.attack_dtype) or kr.attacks.unsearched(x)
+        ),
+    )
+    linear_fit.fit(linear_fit.make_model(), callback)
+    assert seen == [None]

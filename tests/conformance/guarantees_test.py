@@ -221,6 +221,33 @@ def test_one_trace_for_each_signature():
     assert traces == [(8, linear_fit.NUM_FEATURES)]
 
 
+@pytest.mark.parametrize("attack_dtype", [None, "bfloat16"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(lambda: {"steps_per_execution": 3}, id="steps_per_execution"),
+        pytest.param(lambda: {"jit_compile": True}, id="XLA"),
+        pytest.param(
+            lambda: {"optimizer": keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)},
+            id="accumulation",
+        ),
+    ],
+)
+def test_every_mode_traces_the_attack_once(mode, attack_dtype):
+    traces = []
+
+    class Counting(kr.attacks.FGSM):
+        def perturb(self, classifier, x, *arguments):
+            traces.append(tuple(x.shape))
+            return super().perturb(classifier, x, *arguments)
+
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(4, drop_remainder=True).repeat()
+    model = linear_fit.make_model(**mode())
+    callback = linear_fit.adv_train(attack=Counting(), attack_dtype=attack_dtype)
+    model.fit(data, epochs=3, steps_per_epoch=6, verbose=0, callbacks=[callback])
+    assert traces == [(4, linear_fit.NUM_FEATURES)]
+
+
 def _mirrored(count):
     devices = [f"CPU:{index}" for index in range(count)]
     return tf.distribute.MirroredStrategy(devices)

@@ -48,9 +48,42 @@ def test_the_numbers_are_those_of_the_recorded_reports():
         for report, row in ((undefended, "undefended | {} | {}"), (hardened, "**{}** | **{}**")):
             numbers = (100 * report.clean_accuracy, 100 * report.robust_accuracy)
             assert row.format(*(f"{number:.1f}" for number in numbers)) in README
-    steps = json.loads((folder / "training_step.json").read_text(encoding="utf-8"))
-    for row in steps["rows"].values():
-        assert f"| {row['milliseconds']:.0f} | {row['ratio']:.2f} |" in README
+
+
+def test_the_tables_of_speed_are_those_of_the_recorded_runs():
+    folder = pathlib.Path(__file__).parents[2] / "benchmarks" / "results"
+    rows = json.loads((folder / "training_step.json").read_text(encoding="utf-8"))["rows"]
+    table = README[README.index("<!-- speed -->") : README.index("<!-- end speed -->")]
+    shown = re.findall(r"^\| (\w.*?) \| ([\d.]+) \| ([\d.]+) \| (\d+) \|$", table, re.MULTILINE)
+    assert {"plain fit", "AdvTrain", "AdvTrain, bfloat16 attack"} <= {name for name, *_ in shown}
+    plain = rows["plain fit"]["cpu_milliseconds"]
+    for name, milliseconds, ratio, memory in shown:
+        row = rows[name]
+        assert milliseconds == f"{row['cpu_milliseconds']:.0f}", name
+        assert ratio == f"{row['cpu_milliseconds'] / plain:.1f}", name
+        assert memory == str(row["peak_mebibytes"]), name
+
+
+def test_the_table_of_low_precision_is_that_of_the_recorded_trainings():
+    folder = pathlib.Path(__file__).parents[2] / "benchmarks" / "results"
+    rows = json.loads((folder / "low_precision_attack.json").read_text(encoding="utf-8"))["rows"]
+    table = README[
+        README.index("<!-- low precision -->") : README.index("<!-- end low precision -->")
+    ]
+    for objective, network in (("Adversarial", "small"), ("TRADES", "small TRADES")):
+        for dtype in (None, "bfloat16"):
+            same = [
+                row
+                for row in rows.values()
+                if (row["network"], row["attack_dtype"]) == (network, dtype)
+            ]
+            figures = []
+            for key in ("clean", "robust"):
+                values = [100 * row[key] for row in same]
+                mean = sum(values) / len(values)
+                figures.append(f"{mean:.1f} ({min(values):.1f} - {max(values):.1f})")
+            row = f"| `{objective}` | {dtype or 'float32'} | {' | '.join(figures)} |"
+            assert len(same) == 3 and row in table
 
 
 def test_the_table_of_defences_is_that_of_the_recorded_runs():

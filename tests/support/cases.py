@@ -334,7 +334,12 @@ CASES = {
     "callbacks": {
         "AdvTrain": kr.AdvTrain(),
         "AdvTrain-all": kr.AdvTrain(
-            kr.L2(SCHEDULE), attack=ATTACKS["BIM"], objective="trades", warmup=100, seed=3
+            kr.L2(SCHEDULE),
+            attack=ATTACKS["BIM"],
+            objective="trades",
+            warmup=100,
+            seed=3,
+            attack_dtype="bfloat16",
         ),
         "AtomicBackup": kr.callbacks.AtomicBackup("backup.npz", delete_checkpoint=False),
         "CollapseGuard": kr.CollapseGuard((np.zeros((4, 2), "float32"), np.zeros(4, "int32"))),

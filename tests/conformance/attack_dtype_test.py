@@ -1,0 +1,264 @@
+"""`AdvTrain(attack_dtype=...)` changes the dtype of the search, and nothing else."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_robust as kr
+from keras_robust import backend
+from tests.support import devices
+
+EPSILON = 0.1
+X = np.random.default_rng(5).uniform(size=(16, 6, 6, 1)).astype("float32")
+Y = np.random.default_rng(6).integers(0, 3, size=16)
+LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+class Probe(keras.layers.Layer):
+    """Keeps, for every pass, whether it is one of training and the dtype of what comes in."""
+
+    def __init__(self):
+        super().__init__()
+        self.passes = set()
+
+    def call(self, x, training=None):
+        self.passes.add((bool(training), x.dtype.name))
+        return x
+
+
+class Recorded(kr.attacks.PGD):
+    """Keeps the examples that it found; with `given`, hands out those instead."""
+
+    def __init__(self, given=None, found=None, loss=None, random_start=True):
+        super().__init__(num_steps=3, loss=loss, random_start=random_start)
+        self.given, self.found = given, [] if found is None else found
+
+    def perturb(self, classifier, x, y, threat_model, seed):
+        if self.given is None:
+            found = super().perturb(classifier, x, y, threat_model, seed)
+        else:
+            x_adv = keras.ops.convert_to_tensor(self.given[len(self.found)])
+            found = kr.attacks.unsearched(x_adv)
+        self.found.append(np.array(found.x_adv))
+        return found
+
+
+def _model(probe=None, policy=None, **arguments):
+    keras.utils.set_random_seed(3)
+    layers = [
+        keras.layers.Conv2D(4, 3, activation="relu", dtype=policy),
+        keras.layers.BatchNormalization(dtype=policy),
+        keras.layers.Dropout(0.3, seed=1, dtype=policy),
+        keras.layers.Flatten(dtype=policy),
+        *([probe] if probe else []),
+        keras.layers.Dense(3, dtype=policy, kernel_regularizer=keras.regularizers.L2(0.01)),
+    ]
+    model = keras.Sequential([keras.Input((6, 6, 1)), *layers])
+    model.compile(keras.optimizers.SGD(0.1, momentum=0.9), LOSS, metrics=["accuracy"], **arguments)
+    return model
+
+
+def _callback(attack=None, attack_dtype="bfloat16", **arguments):
+    attack = attack or kr.attacks.PGD(num_steps=2)
+    ball = kr.Linf(EPSILON)
+    return kr.AdvTrain(ball, attack=attack, warmup=0, attack_dtype=attack_dtype, **arguments)
+
+
+def _fit(model, callback, **arguments):
+    arguments = {"batch_size": 8, "verbose": 0, "shuffle": False, **arguments}
+    return model.fit(X, Y, callbacks=[callback], **arguments)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param({}, id="graph"),
+        pytest.param({"run_eagerly": True}, id="eager"),
+        pytest.param({"jit_compile": True}, id="XLA"),
+        pytest.param({"steps_per_execution": 2}, id="steps_per_execution"),
+    ],
+)
+def test_only_the_search_runs_in_it(mode, dtype):
+    probe = Probe()
+    model = _model(probe, **mode)
+    policies = [layer._dtype_policy for layer in model.layers]
+    probe.passes.clear()
+    logs = _fit(model, _callback(attack_dtype=dtype)).history
+    assert probe.passes == {(False, dtype), (True, "float32"), (False, "float32")}
+    assert all(new is old for new, old in zip(_policies(model), policies, strict=True))
+    assert np.isfinite(logs["loss"]).all()
+    assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
+
+
+def test_without_it_everything_is_float32():
+    probe = Probe()
+    model = _model(probe)
+    probe.passes.clear()
+    _fit(model, _callback(attack_dtype=None))
+    assert probe.passes == {(False, "float32"), (True, "float32")}
+
+
+def test_on_two_devices_with_a_model_that_is_not_built():
+    with devices.mirrored(2).scope():
+        probe = Probe()
+        layers = [keras.layers.Flatten(), keras.layers.Dropout(0.5), probe, keras.layers.Dense(3)]
+        model = keras.Sequential(layers)
+        model.compile("sgd", LOSS)
+    _fit(model, _callback())
+    assert probe.passes >= {(False, "bfloat16"), (True, "float32")}
+    assert {policy.compute_dtype for policy in _policies(model)} == {"float32"}
+    assert {type(policy) for policy in _policies(model)} == {keras.DTypePolicy}
+
+
+@pytest.mark.parametrize("objective", ["adversarial", "trades", "mixed"])
+def test_the_training_pass_is_bit_for_bit_the_one_without_it(objective):
+    low = Recorded()
+    model = _model(run_eagerly=True)
+    logs = _fit(model, _callback(low, objective=objective), epochs=2).history
+    assert len(low.found) == 4
+    other = _model(run_eagerly=True)
+    again = Recorded(given=low.found)
+    expected = _fit(other, _callback(again, None, objective=objective), epochs=2).history
+    for weight, same in zip(model.variables, other.variables, strict=True):
+        assert weight.dtype == same.dtype
+        np.testing.assert_array_equal(weight, same)
+    for weight, same in zip(model.optimizer.variables, other.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(weight, same)
+    assert logs == expected
+
+
+def test_what_it_finds_is_in_the_ball_in_float32():
+    low, own = Recorded(), Recorded()
+    _fit(_model(run_eagerly=True), _callback(low))
+    _fit(_model(run_eagerly=True), _callback(own, None))
+    for start, x_adv, other in zip((0, 8), low.found, own.found, strict=True):
+        x = X[start : start + 8]
+        radius = np.float32(EPSILON)
+        assert x_adv.dtype == np.float32
+        assert (x_adv >= np.maximum(x - radius, 0)).all()
+        assert (x_adv <= np.minimum(x + radius, 1)).all()
+        # What had been rounded to bfloat16 would have its last 16 bits empty.
+        assert (x_adv.view("uint32") & 0xFFFF).astype(bool).mean() > 0.9
+        # Of three signs few differ; with another start all points would.
+        assert (x_adv == other).mean() > 0.8
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_it_finds_what_it_finds_in_a_model_with_mixed_policies(dtype):
+    model, mixed = _model(), _model(policy=f"mixed_{dtype}")
+    low, arguments = backend.Classifier(model), (X, Y, kr.L2(0.5), [1, 2])
+    low.attack_dtype = dtype
+    x_adv, expected, own = (
+        kr.attacks.PGD(num_steps=4).perturb(c, *map(_tensor, arguments)).x_adv
+        for c in (low, backend.Classifier(mixed), backend.Classifier(model))
+    )
+    np.testing.assert_array_equal(x_adv, expected)
+    assert np.abs(x_adv - own).max() > 1e-5
+    np.testing.assert_allclose(x_adv, own, atol=0.02)
+
+
+@pytest.mark.parametrize("objective", ["kurakin", "mma", "grad_align", kr.objectives.AWP(), "mart"])
+def test_other_objectives_search_in_it(objective):
+    probe, attack = Probe(), kr.objectives.get(objective).default_attack
+    model = _model(probe)
+    before = model.get_weights()
+    probe.passes.clear()
+    _fit(model, _callback(attack, objective=objective))
+    assert probe.passes >= {(False, "bfloat16"), (True, "float32")}
+    assert (True, "bfloat16") not in probe.passes
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    assert np.abs(model.get_weights()[0] - before[0]).max() > 0.0
+
+
+def test_at_a_layer_behind_integers():
+    probe = Probe()
+    layers = [keras.layers.Embedding(50, 4, name="embedding"), keras.layers.Flatten(), probe]
+    model = keras.Sequential([keras.Input((3,), dtype="int32"), *layers, keras.layers.Dense(2)])
+    model.compile("sgd", LOSS)
+    tokens, y = np.arange(48).reshape(16, 3), np.arange(16) % 2
+    ball = kr.threat_models.AtLayer("embedding", kr.L2(0.5, bounds=None))
+    callback = kr.AdvTrain(ball, attack="pgd", attack_dtype="bfloat16", warmup=0)
+    probe.passes.clear()
+    before = model.layers[0].get_weights()[0].copy()
+    model.fit(tokens, y, callbacks=[callback], verbose=0)
+    assert probe.passes >= {(False, "bfloat16"), (True, "float32")}
+    assert np.abs(model.layers[0].get_weights()[0] - before).max() > 0.0
+
+
+class Fixed(keras.layers.Layer):
+    """Would fail in any dtype but float32, and where it `is_broken`, in that too."""
+
+    is_broken = False
+
+    def call(self, x):
+        if self.is_broken or keras.backend.standardize_dtype(x.dtype) != "float32":
+            raise TypeError("no such product")
+        return x
+
+
+@pytest.mark.parametrize("eager", [True, False])
+def test_a_layer_that_fixes_its_dtype_is_named_with_the_way_out(eager):
+    model = _model(Fixed(), run_eagerly=eager)
+    weights, policies = model.get_weights(), _policies(model)
+    with pytest.raises(ValueError, match=r"(?s)cannot run in bfloat16.*autocast=False.*product"):
+        _fit(model, _callback())
+    assert all(new is old for new, old in zip(_policies(model), policies, strict=True))
+    for weight, before in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(weight, before)
+    _fit(model, _callback(attack_dtype=None))
+
+
+def test_a_layer_that_fixes_its_dtype_and_says_so_works():
+    class Kept(Fixed):
+        def __init__(self):
+            super().__init__(autocast=False)
+
+        def call(self, x):
+            return super().call(keras.ops.cast(x, "float32"))
+
+    model = _model(Kept())
+    before = model.get_weights()[0]
+    _fit(model, _callback())
+    assert np.abs(model.get_weights()[0] - before).max() > 0.0
+
+
+def test_other_errors_stay_what_they_are():
+    layer = Fixed()
+    model = _model(layer, run_eagerly=True)
+    layer.is_broken = True
+    with pytest.raises(TypeError, match="no such product"):
+        _fit(model, _callback())
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_a_model_in_mixed_precision_trains_as_without_it(policy):
+    model, other = _model(policy=policy), _model(policy=policy)
+    _fit(model, _callback())
+    _fit(other, _callback(attack_dtype=None))
+    for weight, same in zip(model.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, same)
+
+
+def test_nothing_stays_behind():
+    model = _model()
+    _fit(model, _callback())
+    twin = _model()
+    twin.set_weights(model.get_weights())
+    np.testing.assert_array_equal(model.predict(X, verbose=0), twin.predict(X, verbose=0))
+    report = kr.evaluate(model, (X, Y), kr.Linf(EPSILON), attacks=["pgd"])
+    assert (
+        report.robust_accuracy
+        == kr.evaluate(twin, (X, Y), kr.Linf(EPSILON), attacks=["pgd"]).robust_accuracy
+    )
+    assert "attack_dtype" not in str(model.get_config())
+
+
+def _tensor(value):
+    if isinstance(value, kr.threat_models.ThreatModel):
+        return value
+    return keras.ops.convert_to_tensor(value)
+
+
+def _policies(model):
+    return [layer._dtype_policy for layer in model.layers]
