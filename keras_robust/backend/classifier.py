@@ -51,9 +51,10 @@ class Classifier:
     def __call__(self, x, training=False):
         """Returns the outputs of the model."""
         self.num_calls += 1
-        if isinstance(self.model, keras.Layer) and _takes_training(self.model):
-            return self.model(self.pack(x), training=training)
-        return self.model(self.pack(x))
+        with backend.noted_logits(self.model):
+            if isinstance(self.model, keras.Layer) and _takes_training(self.model):
+                return self.model(self.pack(x), training=training)
+            return self.model(self.pack(x))
 
     @property
     def computes_in_float16(self):

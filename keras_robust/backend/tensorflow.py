@@ -1,5 +1,6 @@
 """TensorFlow: input gradients, loops, stateless random numbers, compiled functions, checks."""
 
+import contextlib
 import functools
 import re
 
@@ -7,16 +8,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_robust.backend.errors import NoGradientError
+
 END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
 _UNROLL = 10
 _MARK = "keras_robust: "
 # Named, so that a TensorFlow that chooses otherwise draws the same numbers.
 _GENERATOR = "philox"
-
-
-class NoGradientError(ValueError):
-    """Says that no gradient leads from the outputs of a model back to its input."""
 
 
 def value_and_input_gradient(function, x):
@@ -38,14 +37,7 @@ def value_and_input_gradient(function, x):
         values, auxiliary = function(x)
     gradient = tape.gradient(values, x)
     if gradient is None:
-        raise NoGradientError(
-            "The model has no gradient with respect to its input, so that a gradient attack cannot "
-            "run and would report a robustness that is not there. Look for a layer that casts to "
-            "integers, rounds, looks up an embedding or leaves TensorFlow (`numpy_function`); "
-            "give it a gradient (BPDA), or use attacks that need none, such as Square: "
-            'kr.evaluate(..., attacks="black_box"). '
-            f"Received: an input of shape {tuple(x.shape)} and dtype {x.dtype.name}"
-        )
+        raise NoGradientError("TensorFlow", "numpy_function", x.shape, x.dtype.name)
     return (values, auxiliary), tf.convert_to_tensor(gradient)
 
 
@@ -197,9 +189,19 @@ def is_symbolic(x):
     return isinstance(x, tf.Tensor) and not hasattr(x, "numpy")
 
 
-def keras_logits(outputs):
-    """Returns what went into the Keras softmax or sigmoid that made `outputs`, or `None`."""
-    return getattr(outputs, "_keras_logits", None)
+def variable_scope(model):
+    """Returns the context in which variables beside those of `model` are made."""
+    return model.distribute_strategy.scope()
+
+
+def double_precision():
+    """Returns the context in which computations may be in float64: here all may."""
+    return contextlib.nullcontext()
+
+
+def noted_logits(model):
+    """Does nothing: Keras keeps the logits behind probabilities itself."""
+    return contextlib.nullcontext()
 
 
 def require(condition, template, *values):

@@ -1,7 +1,6 @@
 """The callback that turns `fit` into adversarial training."""
 
 import re
-import types
 import warnings
 
 import keras
@@ -223,15 +222,16 @@ class AdvTrain(keras.callbacks.Callback):
         plain = _uninstall(model)
         run = _make_train_function(model, self._step)
 
-        def train_function(iterator):
-            # What is armed for another `fit` was left by an exception in a callback;
-            # `train_on_batch` feeds a generator, which `fit` never does.
+        def train_function(*arguments):
+            # JAX hands over the state of the variables, and then the data.
+            iterator = arguments[-1]
+            # What is armed for another `fit` was left by an exception in a callback.
             armed, self._armed_for = self._armed_for is _current_fit(model), None
-            if not armed or isinstance(iterator, types.GeneratorType):
-                return _uninstall(model)(iterator)
+            if not armed or _is_of_one_batch(iterator):
+                return _uninstall(model)(*arguments)
             try:
                 self._step.build(iterator)
-                logs = run(iterator)
+                logs = run(*arguments)
             except backend.END_OF_DATA:
                 raise
             except BaseException as error:
@@ -279,11 +279,16 @@ def _make_train_function(model, step):
     try:
         model.train_step = step.__call__
         model.make_train_function(force=True)
-        return model.train_function
+        return step.guarded(model.train_function)
     finally:
         del model.train_step
         model.jit_compile = jit_compile
         model.train_function = plain
+
+
+def _is_of_one_batch(iterator):
+    """Whether this is the generator that `train_on_batch` makes of its arguments."""
+    return "train_on_batch" in getattr(iterator, "__qualname__", "")
 
 
 def _uninstall(model):

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_robust import backend
+
 _to_numpy = keras.ops.convert_to_numpy
 _CLOCKS = ("iteration", "learning_rate")  # The names that Keras gives the variables.
 
@@ -34,7 +36,7 @@ def start_optimizer(model):
     Keras does both with the first step; until then the averages are zeros, which are no weights.
     """
     if not model.optimizer.built:
-        with model.distribute_strategy.scope():
+        with backend.variable_scope(model):
             model.optimizer.build(model.trainable_variables)
     inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     for optimizer in getattr(inner, "optimizers", [inner]):

@@ -1,10 +1,11 @@
-"""TensorFlow: ops that stop a training on data that no attack should see."""
+"""What a training requires of its data, which no attack should see otherwise."""
 
-import tensorflow as tf
+import typing
+
+from keras import ops
 
 from keras_robust import losses
 from keras_robust.backend.classifier import single
-from keras_robust.backend.tensorflow import require
 
 _TOLERANCE = 1e-3
 _HINGE = "Keras turns 0 and 1 into the -1 and 1 of the hinge. "
@@ -14,14 +15,27 @@ _UNLABELLED = (
 )
 
 
+class Requirement(typing.NamedTuple):
+    """What must hold for a batch.
+
+    Fields: `condition`, a scalar bool tensor; `template`, what to say where it does not hold;
+    `values`, scalar tensors, one for each `{}` in the template.
+    """
+
+    condition: object
+    template: str
+    values: tuple
+
+
 def check_inputs(inputs, threat_model):
-    """Ops that fail on NaN and on inputs outside the bounds."""
+    """Returns a list of `Requirement`: no NaN, and no inputs outside the bounds."""
     checks = []
 
     def check(leaf, name, ball):
-        if ball is not None or (isinstance(leaf, tf.Tensor) and leaf.dtype.is_floating):
+        dtype = str(getattr(leaf, "dtype", ""))
+        if ball is not None or "float" in dtype:
             label = "Inputs" if name is None else f"The values of input `{name}`"
-            checks.extend(_check_input(tf.cast(leaf, tf.float32), label, ball))
+            checks.extend(_check_input(ops.cast(leaf, "float32"), label, ball))
         return leaf
 
     threat_model.map_inputs(check, inputs)
@@ -29,27 +43,26 @@ def check_inputs(inputs, threat_model):
 
 
 def _check_input(x, label, threat_model):
-    bad = tf.reduce_sum(tf.cast(~tf.math.is_finite(x), tf.int32))
+    bad = ops.sum(ops.cast(ops.logical_not(ops.isfinite(x)), "int32"))
     checks = [
-        require(
-            bad == 0,
+        Requirement(
+            ops.equal(bad, 0),
             f"{label} must be finite. Clean the data, or drop the broken examples. "
             "Received: a batch with {} NaN or infinite values",
-            bad,
+            (bad,),
         )
     ]
     if threat_model is not None and threat_model.bounds is not None:
         low, high = threat_model.bounds
-        inside = tf.reduce_all((x >= low - _TOLERANCE) & (x <= high + _TOLERANCE))
+        inside = ops.all(ops.logical_and(x >= low - _TOLERANCE, x <= high + _TOLERANCE))
         checks.append(
-            require(
-                inside | (bad > 0),
+            Requirement(
+                ops.logical_or(inside, bad > 0),
                 f"{label} must lie in the bounds of the threat model. Rescale them (images: divide "
                 "by 255), or give the bounds that they have, with epsilon in the same units: "
                 "Linf(8, bounds=(0, 255)). Received: a batch with values from {} to {} "
                 f"under bounds={_show(threat_model.bounds)}",
-                tf.reduce_min(x),
-                tf.reduce_max(x),
+                (ops.min(x), ops.max(x)),
             )
         )
     return checks
@@ -60,7 +73,7 @@ def _show(bounds):
 
 
 def check_labels(classifier, x, y, unlabelled=False):
-    """Ops that fail on labels that are no class of the model.
+    """Returns a list of `Requirement`: no labels that are no class of the model.
 
     `unlabelled` is the `takes_unlabelled` of an objective: whether -1 is let through.
     """
@@ -82,19 +95,19 @@ def check_labels(classifier, x, y, unlabelled=False):
     if unlabelled == "if_ignored" and not classifier.ignores(-1):
         lowest, advice = 0, advice or _UNLABELLED
     return [
-        require(
-            tf.reduce_all((indices >= lowest) & (indices < num_classes)),
+        Requirement(
+            ops.all(ops.logical_and(indices >= lowest, indices < num_classes)),
             f"Labels must be class indices from 0 to {num_classes - 1}, as the model has "
             f"{num_classes} classes. {advice}Received: a batch with labels from {{}} to {{}}",
-            tf.reduce_min(indices),
-            tf.reduce_max(indices),
+            (ops.min(indices), ops.max(indices)),
         )
     ]
 
 
 def check_outputs(problem, outputs):
-    """Ops that fail when probabilities are taken for logits, or logits for probabilities."""
+    """Returns a list of `Requirement`: probabilities and logits are not mixed up."""
     if problem is None:
         return []
     outputs = single(outputs)
-    return [require(~problem[0], problem[1], tf.reduce_min(outputs), tf.reduce_max(outputs))]
+    values = ops.min(outputs), ops.max(outputs)
+    return [Requirement(ops.logical_not(problem[0]), problem[1], values)]
