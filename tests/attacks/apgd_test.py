@@ -26,7 +26,7 @@ def loss_of(x, y, loss):
 
 def start_of(x, epsilon):
     """The start in Linf, drawn as the attack draws it."""
-    noise = tf.random.stateless_uniform(x.shape, SEED, -1.0, 1.0, alg="philox").numpy()
+    noise = np.asarray(tf.random.stateless_uniform(x.shape, SEED, -1.0, 1.0, alg="philox"))
     noise = noise.astype("float64")
     return np.clip(x + epsilon * noise / np.abs(noise).max(-1, keepdims=True), 0.0, 1.0)
 

@@ -48,7 +48,7 @@ def reference(x, label, seed, norm, epsilon, bounds, *, num_steps, num_samples, 
 def search(attack, x, y, ball, seeds=SEEDS, model=None):
     classifier = backend.Classifier(model or numpy_reference.keras_model())
     run = tf.function(lambda x, seeds: attack.search(classifier, x, y, ball, seeds, True))
-    return run(tf.constant(x), seeds[: len(x)])
+    return run(keras.ops.convert_to_tensor(x), seeds[: len(x)])
 
 
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), None])

@@ -137,7 +137,7 @@ def _numbers(shape, seed):
     mixed = (count + 1) * 1103515245 + seed[0] * 7919 + seed[1] * 104729
     mixed = tf.bitwise.bitwise_xor(mixed, tf.bitwise.right_shift(mixed, 7))
     bits = tf.bitwise.bitwise_and(mixed, 0xFFFF)
-    return tf.reshape(tf.cast(bits, tf.float32) / 65536.0, shape)
+    return keras.ops.reshape(keras.ops.cast(bits, "float32") / 65536.0, shape)
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -111,7 +112,10 @@ def test_an_evaluation_that_is_not_stopped_leaves_no_file(whole, tmp_path):
         ({"attacks": kr.attacks.PGD(num_steps=4)}, "other attacks$"),
         ({"minimum_norm": None}, "other attacks$"),
         ({"seed": 1}, "other seed$"),
-        ({"model": lambda x: 1.1 * tf.matmul(x, killable.WEIGHTS)}, "other outputs of the model$"),
+        (
+            {"model": lambda x: 1.1 * keras.ops.matmul(x, killable.WEIGHTS)},
+            "other outputs of the model$",
+        ),
     ],
 )
 def test_the_state_of_another_evaluation_is_refused(tmp_path, change, received):

@@ -123,11 +123,13 @@ def test_expose_gives_the_tensor_and_the_model_as_a_function_of_it(form, dtype):
 
     def model(inputs):
         (leaf,) = keras.tree.flatten(inputs)
-        assert type(inputs) is type(keras.tree.map_structure(tf.constant, structures[form]))
+        assert type(inputs) is type(
+            keras.tree.map_structure(keras.ops.convert_to_tensor, structures[form])
+        )
         return 2.0 * leaf
 
     threat_model = kr.Linf(0.1)
-    inputs = keras.tree.map_structure(tf.constant, structures[form])
+    inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, structures[form])
     exposed, classifier, ball = threat_model.expose(model, inputs)
     assert exposed.dtype == "float32"
     np.testing.assert_array_equal(exposed, x)

@@ -15,7 +15,7 @@ CLASSES = np.eye(linear_fit.NUM_CLASSES)
 
 def drawn_rows(step, count, filled, seed=0):
     """The rows of the pool that a batch gets, from the same random numbers."""
-    key = backend.fold_in(tf.constant([seed, step]), 307)
+    key = backend.fold_in(keras.ops.convert_to_tensor([seed, step]), 307)
     share = np.asarray(backend.uniform((count,), key))
     return np.minimum((share * np.float32(filled)).astype(int), filled - 1)
 

@@ -21,7 +21,7 @@ class BlackBox:
         self.calls = []
 
     def __call__(self, x):
-        outputs = tf.numpy_function(self._count, [x], tf.float32)
+        outputs = tf.numpy_function(self._count, [x], "float32")
         outputs.set_shape((None, self.num_classes))
         return outputs
 
