@@ -1,7 +1,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
@@ -99,7 +98,7 @@ def test_a_win_counts_more_than_a_larger_loss():
 
 def test_eot_averages_the_gradients_of_a_random_model():
     # Odd and even passes ascend (3, -1) and (-1, 2): together (1, .5).
-    x, y = tf.fill((2, 2), 0.2), np.array([0, 0])
+    x, y = keras.ops.full((2, 2), 0.2), np.array([0, 0])
     model = models.Alternating([3.0, -1.0], [-1.0, 2.0])
     classifier = backend.Classifier(model)
     arguments = {"num_steps": 1, "random_start": False, "loss": "margin"}
@@ -110,7 +109,7 @@ def test_eot_averages_the_gradients_of_a_random_model():
 
 
 def test_eot_averages_the_loss():
-    x, y = tf.fill((1, 2), 0.2), np.array([0])
+    x, y = keras.ops.full((1, 2), 0.2), np.array([0])
     seen = []
 
     def loss(y, logits):

@@ -1,9 +1,9 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from keras_robust.attacks import random_bits
+from tests.support import backends
 from tests.support import hashing
 
 SEEDS = np.array([[1, 2], [1, 3], [-7, 2], [5, -1]], "int32")
@@ -16,9 +16,7 @@ def draw(seed, counter, count, batch_size=4):
 
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_is_the_hash_in_python_integers(jit_compile):
-    function = tf.function(
-        lambda seed, counter: draw_in_graph(seed, counter), jit_compile=jit_compile
-    )
+    function = backends.traced(draw_in_graph, jit_compile)
     for counter in (0, 1, 70000):
         bits = np.asarray(function(SEEDS, keras.ops.convert_to_tensor(counter)))
         expected = [hashing.draw(hashing.key(seed), counter, 5) for seed in SEEDS]

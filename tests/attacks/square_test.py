@@ -1,10 +1,10 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
+from tests.support import backends
 from tests.support import linear_model
 from tests.support import models
 from tests.support import square_reference
@@ -38,7 +38,7 @@ def margin(x, label):
 
 def search(attack, x, y, ball, seeds=SEEDS, model=network):
     x = keras.ops.convert_to_tensor(x)
-    run = tf.function(
+    run = backends.traced(
         lambda x, seeds: attack.search(backend.Classifier(model), x, y, ball, seeds, True)
     )
     return run(x, seeds[: len(x)])
@@ -225,10 +225,10 @@ def test_inside_a_compiled_function():
     x, y = images()
     for ball in (kr.Linf(0.004), kr.L2(0.05)):
         attack = Square(num_queries=20)
-        compiled = tf.function(
+        compiled = backends.traced(
             lambda x, ball=ball, attack=attack: attack(network, x, y, ball), jit_compile=True
         )
-        expected = tf.function(lambda x, ball=ball, attack=attack: attack(network, x, y, ball))
+        expected = backends.traced(lambda x, ball=ball, attack=attack: attack(network, x, y, ball))
         np.testing.assert_allclose(compiled(x), expected(x), rtol=0, atol=1e-5)
 
 

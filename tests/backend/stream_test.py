@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from keras_robust import backend
+from tests.support import backends
 from tests.support import devices
 from tests.support import models
 from tests.support import numpy_reference
@@ -191,6 +192,7 @@ def test_regularisation_of_a_model_without_any_is_zero():
     assert stream.was_used
 
 
+@backends.tensorflow_only("replicas are TensorFlow's")
 @pytest.mark.parametrize("count", [1, 2])
 def test_regularisation_of_all_replicas_together_counts_once(count):
     strategy = devices.mirrored(count)

@@ -5,9 +5,9 @@ import functools
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import cases
 from tests.support import models
 from tests.support import numpy_reference
@@ -188,19 +188,13 @@ def test_runs_inside_a_traced_function_of_any_batch_size(attack):
     model, x, y = setup()
     threat_model = a_ball(attack)
 
-    @tf.function(
-        autograph=False,
-        input_signature=[
-            tf.TensorSpec((None, *models.IMAGE)),
-            tf.TensorSpec((None,), "int64"),
-            tf.TensorSpec((2,), "int32"),
-        ],
-    )
-    def traced(x, y, seed):
+    def perturb(x, y, seed):
         return cases.ATTACKS[attack](model, x, y, threat_model, seed=seed)
 
+    signature = [((None, *models.IMAGE), "float32"), ((None,), "int64"), ((2,), "int32")]
+    traced = backends.traced(perturb, signature=signature)
     x, y = x[:-2], y[:-2]
-    x_adv = np.asarray(traced(x, y, [1, 2]))
+    x_adv = np.asarray(traced(x, y, np.array([1, 2], "int32")))
     assert size(x_adv - x, threat_model).max() <= reach(attack, threat_model) + 1e-6
     # Restarts keep the example itself where no point that they met is better.
     gain = own_loss(attack, y, model(x_adv)) - own_loss(attack, y, model(x))
@@ -208,8 +202,8 @@ def test_runs_inside_a_traced_function_of_any_batch_size(attack):
     enough = 0.01 if attack == "VirtualAdversarial" else 0.05
     if cases.kind_of(attack) == "ascent":
         assert gain.min() >= 0.0 and gain.mean() > enough
-    np.testing.assert_array_equal(traced(x, y, [1, 2]), x_adv)
-    is_random = np.abs(traced(x, y, [1, 3]) - x_adv).max() > 1e-4
+    np.testing.assert_array_equal(traced(x, y, np.array([1, 2], "int32")), x_adv)
+    is_random = np.abs(traced(x, y, np.array([1, 3], "int32")) - x_adv).max() > 1e-4
     assert is_random == (attack in cases.RANDOM_ATTACKS)
 
 

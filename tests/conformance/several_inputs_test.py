@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
+from tests.support import backends
 from tests.support import linear_fit
 from tests.support import several_inputs
 
@@ -28,7 +29,7 @@ def test_in_a_traced_function():
     x = {"a": np.full((2, 2), 0.5, "float32"), "b": np.array([[1], [2]])}
     y = np.array([0, 1])
 
-    @tf.function
+    @backends.traced
     def perturb(x):
         return kr.attacks.FGSM()(lambda inputs: inputs["a"], x, y, {"a": kr.Linf(0.1)})
 

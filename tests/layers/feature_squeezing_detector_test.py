@@ -5,6 +5,7 @@ import tensorflow as tf
 from scipy import special
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import gradients
 from tests.support import numpy_reference
 
@@ -82,7 +83,7 @@ def test_export_gives_scores(tmp_path):
 
 
 def test_xla():
-    scores = tf.function(detector(), jit_compile=True)(keras.ops.convert_to_tensor(X))
+    scores = backends.traced(detector(), True)(keras.ops.convert_to_tensor(X))
     np.testing.assert_allclose(scores, expected(), atol=1e-5)
 
 

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust.layers import SpectralDense
+from tests.support import backends
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(5, 7)).astype("float32")
@@ -68,7 +69,7 @@ def test_stays_so_in_a_training(tmp_path):
     model.export(tmp_path / "served", verbose=False)
     served = tf.saved_model.load(tmp_path / "served")
     np.testing.assert_allclose(served.serve(x), model(x), atol=1e-5)
-    np.testing.assert_allclose(tf.function(model, jit_compile=True)(x), model(x), atol=1e-5)
+    np.testing.assert_allclose(backends.traced(model, True)(x), model(x), atol=1e-5)
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
+from tests.support import backends
 from tests.support import linear_fit
 from tests.support import streams
 
@@ -199,6 +200,7 @@ def test_zero_gradients_are_warned_of():
         fit(model, x, y)
 
 
+@backends.tensorflow_only("replicas are TensorFlow's")
 def test_several_replicas_are_refused():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():

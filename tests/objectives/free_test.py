@@ -5,6 +5,7 @@ import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
+from tests.support import backends
 from tests.support import linear_fit
 from tests.support import numpy_reference
 
@@ -260,6 +261,7 @@ def test_zero_gradients_are_warned_of():
         fit(free(), model)
 
 
+@backends.tensorflow_only("replicas are TensorFlow's")
 def test_several_replicas_are_refused():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
@@ -268,6 +270,7 @@ def test_several_replicas_are_refused():
         fit(free(), model)
 
 
+@backends.tensorflow_only("shapes are always known elsewhere")
 def test_examples_of_several_shapes_are_refused():
     layers = [keras.Input((None, 4)), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(3)]
     model = keras.Sequential(layers)

@@ -1,7 +1,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
@@ -83,7 +82,7 @@ class Ends(kr.attacks.Attack):
 
     def perturb(self, classifier, x, y, threat_model, seed):
         return kr.attacks.unsearched(keras.ops.convert_to_tensor(self.ends))._replace(
-            loss=tf.range(float(len(self.ends)))
+            loss=keras.ops.arange(float(len(self.ends)))
         )
 
 

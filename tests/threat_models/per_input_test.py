@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import linear_fit
 from tests.support import linear_model
 from tests.support import numpy_reference
@@ -292,6 +293,7 @@ def test_parts_that_do_not_fit_the_inputs_are_explained(name):
         PerInput(parts).expose(lambda inputs: inputs, x)
 
 
+@backends.tensorflow_only("shapes are always known elsewhere")
 def test_inputs_of_unknown_shape_are_explained():
     message = r"needs a fixed shape.*input 'a' with examples of shape \(None, 2\)"
 
