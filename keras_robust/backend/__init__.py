@@ -27,10 +27,14 @@ from keras_robust.backend.trainer import Result
 
 if keras.backend.backend() == "tensorflow":
     from keras_robust.backend import tensorflow as framework
+    from keras_robust.backend.tensorflow_archive import Archive
+    from keras_robust.backend.tensorflow_archive import from_graph
     from keras_robust.backend.tensorflow_train_step import TrainStep
     from keras_robust.backend.tensorflow_trainer import Trainer
 else:
     from keras_robust.backend import jax as framework
+    from keras_robust.backend.jax_archive import Archive
+    from keras_robust.backend.jax_archive import from_graph
     from keras_robust.backend.jax_train_step import TrainStep
     from keras_robust.backend.jax_trainer import Trainer
 
@@ -42,6 +46,7 @@ host_function = framework.host_function
 is_symbolic = framework.is_symbolic
 normal = framework.normal
 noted_logits = framework.noted_logits
+refuse_distribution = framework.refuse_distribution
 repeat = framework.repeat
 require_all = framework.require_all
 required_message = framework.required_message
@@ -51,6 +56,7 @@ value_and_input_gradient = framework.value_and_input_gradient
 variable_scope = framework.variable_scope
 
 __all__ = [
+    "Archive",
     "Batch",
     "Classifier",
     "END_OF_DATA",
@@ -65,6 +71,7 @@ __all__ = [
     "double_precision",
     "expose_input",
     "fold_in",
+    "from_graph",
     "host_function",
     "is_symbolic",
     "keras_logits",
@@ -72,6 +79,7 @@ __all__ = [
     "noted_logits",
     "only_input",
     "predict_logits",
+    "refuse_distribution",
     "repeat",
     "require_all",
     "required_message",

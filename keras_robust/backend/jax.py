@@ -19,6 +19,7 @@ END_OF_DATA = (StopIteration,)
 _UNROLL = 1
 # Lengths that no model has an axis of, put in place of one that is not known.
 _ODD_LENGTHS = (83, 89)
+_COLLECTED = []
 
 
 def value_and_input_gradient(function, x):
@@ -194,6 +195,10 @@ def variable_scope(model):
     return contextlib.nullcontext()
 
 
+def refuse_distribution(model):
+    """Raises nothing: on JAX Keras distributes what it says."""
+
+
 def double_precision():
     """Returns the context in which computations may be in float64."""
     return jax.enable_x64(True)
@@ -204,10 +209,23 @@ def require_all(conditions, message, x):
 
     Compiled code drops the check and returns `x`.
     """
-    holds = jax.numpy.all(conditions)
-    if not is_symbolic(holds) and not holds:
-        raise ValueError(message)
+    holds = jax.numpy.all(jax.numpy.asarray(conditions))
+    if not is_symbolic(holds):
+        if not holds:
+            raise ValueError(message)
+    elif _COLLECTED:
+        _COLLECTED[-1].append((message, holds))
     return x
+
+
+@contextlib.contextmanager
+def collected_requirements():
+    """Within, a list of pairs `(message, condition)` grows by what traced code requires."""
+    _COLLECTED.append([])
+    try:
+        yield _COLLECTED[-1]
+    finally:
+        _COLLECTED.pop()
 
 
 def required_message(error):

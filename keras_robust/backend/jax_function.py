@@ -43,7 +43,7 @@ class Function:
         if self._is_compiled:
             self._find_others(values, arguments)
         held = [variable.value for variable in self._others]
-        result, values, updates = self._run(values, held, arguments)
+        result, values, updates = self._run(_apart(values), held, arguments)
         for place, value in updates.items():
             self._others[place].assign(value)
         return result, values
@@ -116,3 +116,15 @@ def _pad(leaf, size, padded):
         return leaf
     last = jax.numpy.broadcast_to(leaf[-1:], (padded - size, *leaf.shape[1:]))
     return jax.numpy.concatenate([leaf, last])
+
+
+def _apart(values):
+    """Returns the values, with copies of those that come twice, which cannot be donated.
+
+    Keras assigns one variable to another, such as the averages of `use_ema=True` to the weights.
+    """
+    seen, apart = set(), []
+    for value in values:
+        apart.append(jax.numpy.array(value) if id(value) in seen else value)
+        seen.add(id(value))
+    return apart

@@ -199,6 +199,23 @@ def double_precision():
     return contextlib.nullcontext()
 
 
+def refuse_distribution(model):
+    """Raises `ValueError` if Keras would not distribute the training of `model` as it says."""
+    if keras.distribution.distribution() is not None:
+        raise ValueError(
+            "Keras does not distribute a training with `keras.distribution` on TensorFlow: it "
+            "would run on one device without a word. Use tf.distribute.MirroredStrategy, or set "
+            f"KERAS_BACKEND=jax. Received: {keras.distribution.distribution()}"
+        )
+    strategy = model.distribute_strategy
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        raise ValueError(
+            "Keras 3 cannot `fit` a model under MultiWorkerMirroredStrategy. Use "
+            "tf.distribute.MirroredStrategy on one machine, or for several KERAS_BACKEND=jax with "
+            f"`keras.distribution`. Received: {type(strategy).__name__}"
+        )
+
+
 def noted_logits(model):
     """Does nothing: Keras keeps the logits behind probabilities itself."""
     return contextlib.nullcontext()

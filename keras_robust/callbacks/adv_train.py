@@ -25,9 +25,10 @@ class AdvTrain(keras.callbacks.Callback):
 
     Arrays, `tf.data`, `keras.utils.PyDataset` and generators work, and so do sample and class
     weights, custom losses and `compute_loss`, gradient accumulation, mixed precision,
-    `steps_per_execution`, `jit_compile=True`, `run_eagerly=True` and `MirroredStrategy` (there
-    without XLA, `steps_per_execution` or accumulation, which Keras itself cannot do). A model with
-    a `train_step` of its own is refused.
+    `steps_per_execution`, `jit_compile=True` and `run_eagerly=True`. Several devices: with
+    TensorFlow `MirroredStrategy` (there without XLA, `steps_per_execution` or accumulation, which
+    Keras itself cannot do), with JAX `keras.distribution.DataParallel`, also in several processes.
+    A model with a `train_step` of its own is refused.
 
     Logs: `loss` is the objective; `accuracy` and every other compiled metric is on clean examples;
     `adv_accuracy` is the accuracy under the training attack, with the current epsilon. It is not
@@ -130,6 +131,7 @@ class AdvTrain(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         _refuse_other_steps(self.model)
+        backend.refuse_distribution(self.model)
         self.objective.check(self.model, self.threat_model)
         self._warned = set()
         self._armed_for = None
@@ -151,10 +153,12 @@ class AdvTrain(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         if self._is_clean:
             return
-        if self.model.train_function is not self._function:
+        # `self.model` would write the weights back into the variables, batch by batch, on JAX.
+        model = self._step.model
+        if model.train_function is not self._function:
             # Another callback trained, compiled or unfroze something; our step goes on after it.
             self._install()
-        self._armed_for = _current_fit(self.model)
+        self._armed_for = _current_fit(model)
 
     def on_epoch_end(self, epoch, logs=None):
         step = self._step

@@ -3,9 +3,9 @@
 import json
 import pathlib
 
-import keras
 import numpy as np
 
+from keras_robust.backend import Archive
 from keras_robust.backend import predict_logits
 from keras_robust.evaluation import RobustnessReport
 from keras_robust.export import warmup_log
@@ -83,10 +83,9 @@ def export_saved_model(model, path, *, report=None, label_names=None, guard="aut
         _check_classes(_num_classes(model, inputs, guards), report, label_names)
         if data is None and report is not None and report.x is not None:
             data = report.x, report.y
-        signatures = make_signatures(model, inputs, guards, label_names)
+        archive = Archive(model)
+        signatures = make_signatures(model, inputs, guards, label_names, archive)
         exchanges = make_exchanges(signatures, inputs, guards, None if data is None else data[0])
-        archive = keras.export.ExportArchive()
-        archive.track(model)
         for name, signature in signatures.items():
             archive.add_endpoint(name, signature.function, list(signature.specs))
         archive.write_out(str(partial), verbose=False)

@@ -15,7 +15,7 @@ Signature.__doc__ = (
 )
 
 
-def make_signatures(model, inputs, guards, label_names):
+def make_signatures(model, inputs, guards, label_names, archive=None):
     """Returns a dict of `Signature` by name.
 
     `serving_default` and `logits` always; `predict_bytes` if the model has one input and that is an
@@ -26,15 +26,19 @@ def make_signatures(model, inputs, guards, label_names):
         inputs: `Inputs` of the model.
         guards: list of `InputGuard` or `None`, one for each input.
         label_names: list of str, or `None`.
+        archive: `backend.Archive` of the model, or `None` for a new one.
     """
+    archive = archive or backend.Archive(model)
     classifier = backend.Classifier(model, pack=inputs.pack)
 
     def guarded(tensors):
         pairs = zip(tensors, guards, strict=True)
         return [x if guard is None else guard(x) for x, guard in pairs]
 
+    in_graph = archive.in_graph(lambda *tensors: classifier.to_logits(classifier(guarded(tensors))))
+
     def logits_of(tensors):
-        return classifier.to_logits(classifier(guarded(tensors)))
+        return in_graph(*tensors)
 
     def answer(tensors):
         logits = logits_of(tensors)
@@ -50,12 +54,12 @@ def make_signatures(model, inputs, guards, label_names):
     }
     if takes_pictures(inputs):
         shape = tuple(inputs.specs[0].shape[1:])
-        to_input = _picture_reader(model, inputs.specs[0], guards[0])
+        to_input = _picture_reader(model, inputs.specs[0], guards[0], archive)
         found["predict_bytes"] = Signature(
             lambda image_bytes: answer([to_input(decode_images(image_bytes, shape))]),
             [tf.TensorSpec((None,), tf.string, name="image_bytes")],
         )
-    certify = certify_signature(model, inputs.specs, guarded)
+    certify = certify_signature(model, inputs.specs, guarded, archive)
     if certify is not None:
         found["certify"] = Signature(*certify)
     return found
@@ -68,13 +72,14 @@ def takes_pictures(inputs):
     return is_image and shape[-1] in (1, 3, 4) and not inputs.specs[0].dtype == tf.string
 
 
-def _picture_reader(model, spec, guard):
+def _picture_reader(model, spec, guard, archive):
     """Returns a function from uint8 to what the input takes: on the scale of the guard, if any."""
     guard = guard or next(iter(guards_within(model)), None)
+    in_graph = None if guard is None else archive.in_graph(guard.to_float)
 
     def to_input(pictures):
         if guard is not None and spec.dtype.is_floating:
-            pictures = guard.to_float(pictures)
+            pictures = in_graph(pictures)
         return tf.cast(pictures, spec.dtype)
 
     return to_input

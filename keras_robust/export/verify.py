@@ -77,8 +77,7 @@ def compare_robustness(path, model, data, threat_model, suite=None, **arguments)
     suite = suite or [attacks.PGD(num_steps=50, loss=loss) for loss in ("cross_entropy", "margin")]
     num_classes = loaded.signatures["logits"].output_shapes["logits"][-1]
 
-    def served(x):
-        return _only(loaded.signatures["logits"], x)["logits"]
+    served = backend.from_graph(lambda x: _only(loaded.signatures["logits"], x)["logits"])
 
     def served_scores(x):
         return _log(_only(loaded.signatures["serving_default"], x)["probabilities"])

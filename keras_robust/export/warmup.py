@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from keras_robust.backend import required_message
+from keras_robust.backend.tensorflow import required_message
 from keras_robust.export.warmup_log import Exchange
 
 _SIZES = (1, 8)
