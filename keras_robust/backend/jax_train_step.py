@@ -55,10 +55,13 @@ class TrainStep(BaseTrainStep):
     def __call__(self, state, data):
         """Runs the step on one batch, from one state of all variables to the next."""
         inputs, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        self._remember_shapes(inputs, y, sample_weight)
-        if self._function is None:
-            self._function = self._new_function()
         values, structure = jax.tree.flatten(state)
+        if self._function is None:
+            variables = self._variables()
+            self._remember_shapes(zip(variables, values, strict=True), inputs, y, sample_weight)
+            self._function = Function(
+                self._checked_update, variables, is_compiled=self._is_compiled
+            )
         (logs, self._delta, required), values = self._function.call(
             values, inputs, y, sample_weight, self._delta
         )
@@ -66,23 +69,22 @@ class TrainStep(BaseTrainStep):
         self._raise_unless(*required)
         return logs, state
 
-    def _new_function(self):
+    def _variables(self):
+        """Returns the variables whose values are the state."""
         model = self.model
         variables = model.trainable_variables + model.non_trainable_variables
-        variables = variables + model.optimizer.variables + model.metrics_variables
-        return Function(self._checked_update, variables, is_compiled=self._is_compiled)
+        return variables + model.optimizer.variables + model.metrics_variables
 
-    def _remember_shapes(self, inputs, y, sample_weight):
+    def _remember_shapes(self, values, inputs, y, sample_weight):
         """Makes the memory of the objective at the first batch."""
         if not self._is_first:
             return
         self._is_first = False
 
         def exposed(inputs):
-            with Scope():
+            with Scope(values):
                 return self.threat_model.expose(self.model, inputs)[0]
 
-        # The values are out of the variables; shapes need none.
         x = jax.eval_shape(exposed, inputs)
         self._remember(x, y, sample_weight)
         if self._delta is not None:
