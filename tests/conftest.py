@@ -13,6 +13,8 @@ import pytest
 import tensorflow as tf
 
 IS_JAX = keras.backend.backend() == "jax"
+# The files of the other backend cannot be imported on this one, or say nothing of it.
+collect_ignore_glob = ["backend/tensorflow_*" if IS_JAX else "backend/jax_*"]
 
 # Two devices, for the tests of distribution; must be asked for before TensorFlow starts.
 tf.config.set_logical_device_configuration(

@@ -81,11 +81,11 @@ class TrainStep(BaseTrainStep):
             return
         self._is_first = False
 
-        def exposed(inputs):
+        def exposed(inputs, y, sample_weight):
             with Scope(values):
-                return self.threat_model.expose(self.model, inputs)[0]
+                return self.threat_model.expose(self.model, inputs)[0], y, sample_weight
 
-        x = jax.eval_shape(exposed, inputs)
+        x, y, sample_weight = jax.eval_shape(exposed, inputs, y, sample_weight)
         self._remember(x, y, sample_weight)
         if self._delta is not None:
             # An empty one would have the step compiled anew when it has grown.

@@ -6,6 +6,7 @@ from scipy import special
 
 import keras_robust as kr
 from keras_robust import losses
+from tests.support import backends
 from tests.support import gradients
 
 RNG = np.random.default_rng(2)
@@ -56,6 +57,7 @@ def test_sample_weights_reduction_and_config():
     np.testing.assert_allclose(revived(Y, LOGITS, weight), expected, rtol=1e-5)
 
 
+@backends.tensorflow_only("elsewhere compiled code does not tell a softmax")
 def test_the_outputs_of_a_softmax_are_refused():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, activation="softmax")])
     model.compile("sgd", kr.losses.TemperatureCrossEntropy(20.0))

@@ -204,7 +204,7 @@ def test_random_start_with_seeds_per_example_does_not_depend_on_the_batch(cls):
     together = np.asarray(threat_model.random_start(x, seeds))
     apart = [threat_model.random_start(x[i : i + 1], seeds[i : i + 1])[0] for i in range(len(x))]
     np.testing.assert_allclose(together, np.stack(apart), rtol=0, atol=1e-6)
-    other = threat_model.random_start(x, seeds + [[1, 0]])
+    other = threat_model.random_start(x, seeds + np.array([[1, 0]], "int32"))
     assert np.all(balls.norm_of(other - together, cls.__name__) > 1e-3)
 
 
