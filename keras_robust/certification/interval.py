@@ -88,6 +88,10 @@ class Interval(Certificate):
         self.num_steps = check_count("num_steps", num_steps, 1, 60)
 
     def certify(self, model, x, *, batch_size=256, seed=0):
+        with backend.double_precision():
+            return self._certify(model, x, batch_size)
+
+    def _certify(self, model, x, batch_size):
         predictions = np.argmax(backend.predict_logits(model, x, batch_size), axis=-1)
         largest = self.max_radius
         if largest is None:
