@@ -1,24 +1,33 @@
-"""What every test starts from: quiet TensorFlow, no GPU surprises, the same random numbers."""
+"""What every test starts from: quiet frameworks, no GPU surprises, the same random numbers."""
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Two devices, for the tests of distribution; must be asked for before JAX starts.
+# Compiling is most of the time of these tests.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 
 import keras
 import pytest
 import tensorflow as tf
 
-from keras_robust.backend import tensorflow as seam
+IS_JAX = keras.backend.backend() == "jax"
+# The files of the other backend cannot be imported on this one, or say nothing of it.
+collect_ignore_glob = ["backend/tensorflow_*" if IS_JAX else "backend/jax_*"]
 
 # Two devices, for the tests of distribution; must be asked for before TensorFlow starts.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
-# Tracing is most of the time of these tests. The numbers are the same, as the tests of `repeat`
-# say, which set it back to what users have.
-UNROLL = seam._UNROLL
-seam._UNROLL = 2
+if not IS_JAX:
+    from keras_robust.backend import tensorflow as seam
+
+    # Tracing is most of the time of these tests. The numbers are the same, as the tests of
+    # `repeat` say, which set it back to what users have.
+    UNROLL = seam._UNROLL
+    seam._UNROLL = 2
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,11 @@
-"""The seam: everything that differs between the frameworks under Keras, one file for each."""
+"""The seam: everything that differs between the frameworks under Keras, files for each."""
 
 import keras
 
-if keras.backend.backend() != "tensorflow":
+if keras.backend.backend() not in ("tensorflow", "jax"):
     raise ImportError(
-        "keras_robust runs on the TensorFlow backend of Keras. Set the environment variable "
-        "KERAS_BACKEND=tensorflow before Keras is imported. "
+        "keras_robust runs on the TensorFlow and JAX backends of Keras. Set the environment "
+        "variable KERAS_BACKEND to tensorflow or jax before Keras is imported. "
         f"Received: KERAS_BACKEND={keras.backend.backend()}"
     )
 
@@ -14,34 +14,53 @@ from keras_robust.backend.classifier import Classifier
 from keras_robust.backend.classifier import expose_input
 from keras_robust.backend.classifier import predict_logits
 from keras_robust.backend.classifier import single
+from keras_robust.backend.errors import NoGradientError
+from keras_robust.backend.keras_logits import keras_logits
+from keras_robust.backend.keras_logits import set_keras_logits
 from keras_robust.backend.layer_classifier import LayerClassifier
 from keras_robust.backend.stream import Stream
 from keras_robust.backend.structures import batches_of
 from keras_robust.backend.structures import only_input
 from keras_robust.backend.structures import size_of
 from keras_robust.backend.structures import take
-from keras_robust.backend.tensorflow import END_OF_DATA
-from keras_robust.backend.tensorflow import NoGradientError
-from keras_robust.backend.tensorflow import compile_function
-from keras_robust.backend.tensorflow import fold_in
-from keras_robust.backend.tensorflow import host_function
-from keras_robust.backend.tensorflow import is_symbolic
-from keras_robust.backend.tensorflow import keras_logits
-from keras_robust.backend.tensorflow import normal
-from keras_robust.backend.tensorflow import repeat
-from keras_robust.backend.tensorflow import require
-from keras_robust.backend.tensorflow import require_all
-from keras_robust.backend.tensorflow import required_message
-from keras_robust.backend.tensorflow import trace_output
-from keras_robust.backend.tensorflow import uniform
-from keras_robust.backend.tensorflow import value_and_input_gradient
-from keras_robust.backend.tensorflow_first_layer import fast_first_layers
-from keras_robust.backend.tensorflow_hardware import fast_dtype
-from keras_robust.backend.tensorflow_train_step import TrainStep
-from keras_robust.backend.tensorflow_trainer import Result
-from keras_robust.backend.tensorflow_trainer import Trainer
+from keras_robust.backend.trainer import Result
+
+if keras.backend.backend() == "tensorflow":
+    from keras_robust.backend import tensorflow as framework
+    from keras_robust.backend.tensorflow_archive import Archive
+    from keras_robust.backend.tensorflow_archive import from_graph
+    from keras_robust.backend.tensorflow_first_layer import fast_first_layers
+    from keras_robust.backend.tensorflow_hardware import fast_dtype
+    from keras_robust.backend.tensorflow_train_step import TrainStep
+    from keras_robust.backend.tensorflow_trainer import Trainer
+else:
+    from keras_robust.backend import jax as framework
+    from keras_robust.backend.jax_archive import Archive
+    from keras_robust.backend.jax_archive import from_graph
+    from keras_robust.backend.jax_hardware import fast_dtype
+    from keras_robust.backend.jax_hardware import fast_first_layers
+    from keras_robust.backend.jax_train_step import TrainStep
+    from keras_robust.backend.jax_trainer import Trainer
+
+END_OF_DATA = framework.END_OF_DATA
+compile_function = framework.compile_function
+double_precision = framework.double_precision
+fold_in = framework.fold_in
+host_function = framework.host_function
+is_symbolic = framework.is_symbolic
+normal = framework.normal
+noted_logits = framework.noted_logits
+refuse_distribution = framework.refuse_distribution
+repeat = framework.repeat
+require_all = framework.require_all
+required_message = framework.required_message
+trace_output = framework.trace_output
+uniform = framework.uniform
+value_and_input_gradient = framework.value_and_input_gradient
+variable_scope = framework.variable_scope
 
 __all__ = [
+    "Archive",
     "Batch",
     "Classifier",
     "END_OF_DATA",
@@ -53,24 +72,29 @@ __all__ = [
     "Trainer",
     "batches_of",
     "compile_function",
+    "double_precision",
     "expose_input",
     "fast_dtype",
     "fast_first_layers",
     "fold_in",
+    "from_graph",
     "host_function",
     "is_symbolic",
     "keras_logits",
     "normal",
+    "noted_logits",
     "only_input",
     "predict_logits",
+    "refuse_distribution",
     "repeat",
-    "require",
     "require_all",
     "required_message",
+    "set_keras_logits",
     "single",
     "size_of",
     "take",
     "trace_output",
     "uniform",
     "value_and_input_gradient",
+    "variable_scope",
 ]

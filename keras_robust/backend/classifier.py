@@ -56,12 +56,13 @@ class Classifier:
         """Returns the outputs of the model."""
         self.num_calls += 1
         inputs = self.pack(x)
-        if not isinstance(self.model, keras.Layer):
-            return self.model(inputs)
-        with explained("The model cannot run on these inputs", inputs=inputs):
-            if _takes_training(self.model):
-                return self.model(inputs, training=training)
-            return self.model(inputs)
+        with backend.noted_logits(self.model):
+            if not isinstance(self.model, keras.Layer):
+                return self.model(inputs)
+            with explained("The model cannot run on these inputs", inputs=inputs):
+                if _takes_training(self.model):
+                    return self.model(inputs, training=training)
+                return self.model(inputs)
 
     @property
     def computes_in_float16(self):

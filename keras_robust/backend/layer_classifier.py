@@ -6,8 +6,8 @@ import threading
 import keras
 from keras import ops
 
+from keras_robust import backend
 from keras_robust.backend.classifier import Classifier
-from keras_robust.backend.tensorflow import trace_output
 
 _LOCK = threading.Lock()
 
@@ -36,7 +36,9 @@ class LayerClassifier(Classifier):
             # While Keras builds a model it runs layers an additional time.
             model(inputs)
         if any(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(inputs)):
-            self.origin = trace_output(lambda x: LayerClassifier(model, layer, x).origin, inputs)
+            self.origin = backend.trace_output(
+                lambda x: LayerClassifier(model, layer, x).origin, inputs
+            )
             self.mask = None
             return
         outputs = []

@@ -17,13 +17,14 @@ class Stream:
         classifier: a `backend.Classifier`.
         batch: a `backend.Batch`; its `x` is what goes through the model.
         found: the `attacks.Found` from which `x` comes, or `None` for clean examples.
+        outputs: those of the model, if it has run already, or `None`. There is no loss then.
     """
 
-    def __init__(self, classifier, batch, found=None):
+    def __init__(self, classifier, batch, found=None, outputs=None):
         self.classifier = classifier
         self.batch = batch
         self.found = found
-        self._outputs = None
+        self._outputs = outputs
         self._regularisers = ()
         self._call = None
         self._loss = None

@@ -1,5 +1,6 @@
 """TensorFlow: input gradients, loops, stateless random numbers, compiled functions, checks."""
 
+import contextlib
 import functools
 import re
 
@@ -7,16 +8,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_robust.backend.errors import NoGradientError
+
 END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
 _UNROLL = 10
 _MARK = "keras_robust: "
+_STRATEGIES = ("_DefaultDistributionStrategy", "MirroredStrategy", "OneDeviceStrategy")
 # Named, so that a TensorFlow that chooses otherwise draws the same numbers.
 _GENERATOR = "philox"
-
-
-class NoGradientError(ValueError):
-    """Says that no gradient leads from the outputs of a model back to its input."""
 
 
 def value_and_input_gradient(function, x):
@@ -38,14 +38,7 @@ def value_and_input_gradient(function, x):
         values, auxiliary = function(x)
     gradient = tape.gradient(values, x)
     if gradient is None:
-        raise NoGradientError(
-            "The model has no gradient with respect to its input, so that a gradient attack cannot "
-            "run and would report a robustness that is not there. Look for a layer that casts to "
-            "integers, rounds, looks up an embedding or leaves TensorFlow (`numpy_function`); "
-            "give it a gradient (BPDA), or use attacks that need none, such as Square: "
-            'kr.evaluate(..., attacks="black_box"). '
-            f"Received: an input of shape {tuple(x.shape)} and dtype {x.dtype.name}"
-        )
+        raise NoGradientError("TensorFlow", "numpy_function", x.shape, x.dtype.name)
     return (values, auxiliary), tf.convert_to_tensor(gradient)
 
 
@@ -197,9 +190,64 @@ def is_symbolic(x):
     return isinstance(x, tf.Tensor) and not hasattr(x, "numpy")
 
 
-def keras_logits(outputs):
-    """Returns what went into the Keras softmax or sigmoid that made `outputs`, or `None`."""
-    return getattr(outputs, "_keras_logits", None)
+def variable_scope(model):
+    """Returns the context in which variables beside those of `model` are made."""
+    return model.distribute_strategy.scope()
+
+
+def double_precision():
+    """Returns the context in which computations may be in float64: here all may."""
+    return contextlib.nullcontext()
+
+
+def refuse_distribution(model):
+    """Says what to do about a distribution under which Keras on TensorFlow fails, or trains alone.
+
+    Raises:
+        ValueError: for `keras.distribution`, several workers, and, under several replicas,
+            `steps_per_execution` and gradient accumulation.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is not None:
+        raise ValueError(
+            "`keras.distribution` does not distribute on the TensorFlow backend: every device "
+            "would be idle but one, without a word. Use tf.distribute.MirroredStrategy for the "
+            "GPUs of one machine, or the JAX backend, KERAS_BACKEND=jax, for several machines. "
+            f"Received: {type(distribution).__name__} with KERAS_BACKEND=tensorflow"
+        )
+    strategy = model.distribute_strategy
+    name, replicas = type(strategy).__name__, strategy.num_replicas_in_sync
+    if name not in _STRATEGIES:
+        raise ValueError(
+            "Keras 3 cannot train under this strategy: of those of TensorFlow, `fit` works with "
+            "tf.distribute.MirroredStrategy, on one machine. For several machines use the JAX "
+            "backend, KERAS_BACKEND=jax, with keras.distribution.DataParallel. "
+            f"Received: {name} with {replicas} replicas"
+        )
+    if replicas == 1:
+        return
+    sums = getattr(strategy.extended, "_cross_device_ops", None)
+    collective = not isinstance(sums, tf.distribute.ReductionToOneDevice)
+    if model.steps_per_execution != 1 and collective:
+        raise ValueError(
+            "TensorFlow's collective sums over replicas fail inside of several steps at once. Use "
+            "steps_per_execution=1, or a strategy with "
+            "cross_device_ops=tf.distribute.ReductionToOneDevice(). Received: "
+            f"steps_per_execution={model.steps_per_execution} with {replicas} replicas and "
+            f"cross_device_ops={type(sums).__name__}"
+        )
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if getattr(optimizer, "gradient_accumulation_steps", None):
+        raise ValueError(
+            "Keras cannot accumulate gradients under a strategy of several replicas. Use larger "
+            "batches, or one device. Received: gradient_accumulation_steps="
+            f"{optimizer.gradient_accumulation_steps} with {replicas} replicas"
+        )
+
+
+def noted_logits(model):
+    """Does nothing: Keras keeps the logits behind probabilities itself."""
+    return contextlib.nullcontext()
 
 
 def require(condition, template, *values):

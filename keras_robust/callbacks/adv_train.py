@@ -1,7 +1,6 @@
 """The callback that turns `fit` into adversarial training."""
 
 import re
-import types
 import warnings
 
 import keras
@@ -28,9 +27,10 @@ class AdvTrain(keras.callbacks.Callback):
 
     Arrays, `tf.data`, `keras.utils.PyDataset` and generators work, and so do sample and class
     weights, custom losses and `compute_loss`, gradient accumulation, mixed precision,
-    `steps_per_execution`, `jit_compile=True`, `run_eagerly=True` and `MirroredStrategy` (there
-    without XLA or accumulation, which Keras itself cannot do, and with a batch size that the
-    replicas divide). A model with a `train_step` of its own is refused.
+    `steps_per_execution`, `jit_compile=True` and `run_eagerly=True`. Several devices: with
+    TensorFlow `MirroredStrategy` (there without XLA or accumulation, which Keras itself cannot do,
+    and with a batch size that the replicas divide), with JAX `keras.distribution.DataParallel`,
+    also in several processes. A model with a `train_step` of its own is refused.
 
     Logs: `loss` is the objective; `accuracy` and every other compiled metric is on clean examples;
     `adv_accuracy` is the accuracy under the training attack, with the current epsilon. It is not
@@ -152,6 +152,7 @@ class AdvTrain(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         _refuse_other_steps(self.model)
+        backend.refuse_distribution(self.model)
         self.objective.check(self.model, self.threat_model)
         self._warned = set()
         self._armed_for = None
@@ -174,10 +175,12 @@ class AdvTrain(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         if self._is_clean:
             return
-        if self.model.train_function is not self._function:
+        # `self.model` would write the weights back into the variables, batch by batch, on JAX.
+        model = self._step.model
+        if model.train_function is not self._function:
             # Another callback trained, compiled or unfroze something; our step goes on after it.
             self._install()
-        self._armed_for = _current_fit(self.model)
+        self._armed_for = _current_fit(model)
 
     def on_epoch_end(self, epoch, logs=None):
         step = self._step
@@ -255,15 +258,16 @@ class AdvTrain(keras.callbacks.Callback):
         plain = _uninstall(model)
         run = _make_train_function(model, self._step)
 
-        def train_function(iterator):
-            # What is armed for another `fit` was left by an exception in a callback;
-            # `train_on_batch` feeds a generator, which `fit` never does.
+        def train_function(*arguments):
+            # JAX hands over the state of the variables, and then the data.
+            iterator = arguments[-1]
+            # What is armed for another `fit` was left by an exception in a callback.
             armed, self._armed_for = self._armed_for is _current_fit(model), None
-            if not armed or isinstance(iterator, types.GeneratorType):
-                return _uninstall(model)(iterator)
+            if not armed or _is_of_one_batch(iterator):
+                return _uninstall(model)(*arguments)
             try:
                 self._step.build(iterator)
-                logs = self._step.over_replicas(run(iterator))
+                logs = self._step.over_replicas(run(*arguments))
             except backend.END_OF_DATA:
                 raise
             except BaseException as error:
@@ -311,11 +315,16 @@ def _make_train_function(model, step):
     try:
         model.train_step = step.__call__
         model.make_train_function(force=True)
-        return model.train_function
+        return step.guarded(model.train_function)
     finally:
         del model.train_step
         model.jit_compile = jit_compile
         model.train_function = plain
+
+
+def _is_of_one_batch(iterator):
+    """Whether this is the generator that `train_on_batch` makes of its arguments."""
+    return "train_on_batch" in getattr(iterator, "__qualname__", "")
 
 
 def _uninstall(model):

@@ -1,9 +1,16 @@
 """What it takes to go back to an earlier point of a training."""
 
 import keras
+import numpy as np
 
-_to_numpy = keras.ops.convert_to_numpy
+from keras_robust import backend
+
 _CLOCKS = ("iteration", "learning_rate")  # The names that Keras gives the variables.
+
+
+def _copied(variable):
+    # Of JAX one gets a view into the memory of the variable, which the next step may take.
+    return np.array(keras.ops.convert_to_numpy(variable))
 
 
 class Snapshot:
@@ -20,7 +27,7 @@ class Snapshot:
 
     def __init__(self, model):
         states = [v for v in model.optimizer.variables if v.name not in _CLOCKS]
-        self._values = [(v, _to_numpy(v)) for v in model.weights + states]
+        self._values = [(v, _copied(v)) for v in model.weights + states]
 
     def restore(self):
         """Gives every variable the value that it had."""
@@ -34,11 +41,11 @@ def start_optimizer(model):
     Keras does both with the first step; until then the averages are zeros, which are no weights.
     """
     if not model.optimizer.built:
-        with model.distribute_strategy.scope():
+        with backend.variable_scope(model):
             model.optimizer.build(model.trainable_variables)
     inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     for optimizer in getattr(inner, "optimizers", [inner]):
         averages = getattr(optimizer, "_model_variables_moving_average", None)
-        if averages and not int(_to_numpy(optimizer.iterations)):
+        if averages and not int(_copied(optimizer.iterations)):
             for variable, average in zip(optimizer._trainable_variables, averages, strict=True):
-                average.assign(_to_numpy(variable))
+                average.assign(_copied(variable))

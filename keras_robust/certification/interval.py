@@ -97,6 +97,10 @@ class Interval(Certificate):
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
         check_shape(model, x)
         check_precision(model)
+        with backend.double_precision():
+            return self._certify(model, x, batch_size, verbose)
+
+    def _certify(self, model, x, batch_size, verbose):
         predictions = np.argmax(backend.predict_logits(model, x, batch_size), axis=-1)
         largest = self.max_radius
         if largest is None:

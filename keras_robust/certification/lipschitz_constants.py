@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_robust import backend
 from keras_robust.certification.graph import refuse
 from keras_robust.certification.graph import refuse_activation
 from keras_robust.certification.layer_boxes import batch_norm_scale
@@ -128,7 +129,8 @@ def _times(function):
 
 
 def _batch_normalization(layer):
-    return np.abs(ops.convert_to_numpy(batch_norm_scale(layer, "float64"))).max()
+    with backend.double_precision():
+        return np.abs(ops.convert_to_numpy(batch_norm_scale(layer, "float64"))).max()
 
 
 def _normalization(layer):

@@ -1,8 +1,10 @@
 """The answers of a model: logits, and the probabilities that it gives itself."""
 
 import contextlib
+import itertools
 
 import tensorflow as tf
+from keras import ops
 
 from keras_robust import backend
 from keras_robust.layers import RandomizedSmoothing
@@ -22,8 +24,8 @@ class Answers:
     """A model as a function from its inputs to pairs of float32 logits and probabilities.
 
     Probabilities are the softmax of the logits. For a `RandomizedSmoothing` they are its shares of
-    votes, of which the logits are the logarithms, with a lower bound. Noise comes from the system,
-    so that no two processes that load a graph draw the same.
+    votes, of which the logits are the logarithms, with a lower bound. Noise comes of a seed, int32
+    `(2,)`, by default one of the system, so that no two processes that load a graph draw the same.
 
     Args:
         model: classifier.
@@ -34,16 +36,23 @@ class Answers:
         self._classifier = backend.Classifier(model, pack=pack)
         self._smoothings = smoothings(model)
 
-    def __call__(self, x):
+    def __call__(self, x, seed=None):
+        draws = itertools.count()
+
+        def draw():
+            given = seed_of_the_system() if seed is None else seed
+            return backend.fold_in(given, next(draws))
+
         with contextlib.ExitStack() as stack:
             for layer in self._smoothings:
-                stack.enter_context(layer.seeds_from(_seed_of_the_system))
+                stack.enter_context(layer.seeds_from(draw))
             outputs = self._classifier(x)
         logits = self._classifier.to_logits(outputs)
         if self._smoothings and backend.keras_logits(outputs) is not None:
-            return logits, tf.cast(outputs, tf.float32)
-        return logits, tf.nn.softmax(logits)
+            return logits, ops.cast(outputs, "float32")
+        return logits, ops.softmax(logits)
 
 
-def _seed_of_the_system():
+def seed_of_the_system():
+    """Returns a seed of TensorFlow, int32 `(2,)`, another one whenever it is computed."""
     return tf.raw_ops.NonDeterministicInts(shape=[2], dtype=tf.int32)

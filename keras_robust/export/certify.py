@@ -3,6 +3,9 @@
 import tensorflow as tf
 
 from keras_robust import backend
+
+# The graph is TensorFlow's on every backend.
+from keras_robust.backend import tensorflow as graph
 from keras_robust.layers import RandomizedSmoothing
 
 # A larger one makes it worth while to ask until an answer is wrong.
@@ -13,7 +16,7 @@ _SELECTION = 100
 _BISECTIONS = 50
 
 
-def certify_signature(model, specs, guarded, max_samples):
+def certify_signature(model, specs, guarded, max_samples, archive):
     """Returns the function `certify` and its specs for a `RandomizedSmoothing`, else `None`.
 
     Its inputs are those of the model, and `seed`, int32 `(2,)`, `num_samples`, int32, the copies
@@ -31,6 +34,7 @@ def certify_signature(model, specs, guarded, max_samples):
         guarded: function that puts the guards in front of a list of tensors.
         max_samples: int, the most copies that a request may ask for, of all its inputs together:
             they are the time that the answer takes.
+        archive: `backend.Archive` of the model.
     """
     if not isinstance(model, RandomizedSmoothing):
         return None
@@ -38,19 +42,20 @@ def certify_signature(model, specs, guarded, max_samples):
         f"Expected num_samples from 1, in hundreds and times the number of inputs at most "
         f"{max_samples}, and alpha above 0 and at most {_MAX_ALPHA}"
     )
-    classifier = backend.Classifier(model.model)
+    logits = archive.in_graph(backend.Classifier(model.model).logits)
+    guard = archive.in_graph(lambda x: guarded([x])[0])
 
     def certify(x, seed, num_samples, alpha):
-        (x,) = guarded([x])
+        x = guard(x)
         # Rounded up as below, and in integers that do not overflow.
         copies = _BLOCK * (1 + (tf.cast(num_samples, tf.int64) - 1) // _BLOCK)
         total = copies * tf.maximum(tf.shape(x, tf.int64)[0], 1)
         ranges = [num_samples > 0, total <= max_samples, alpha > 0.0, alpha <= _MAX_ALPHA]
-        x = backend.require_all(ranges, message, tf.cast(x, tf.float32))
-        votes = _voter(classifier, x, model.noise_stddev)
+        x = graph.require_all(ranges, message, tf.cast(x, tf.float32))
+        votes = _voter(logits, x, model.noise_stddev)
         # Independent of each other: the same copies must not choose the class and judge it.
-        label = tf.argmax(votes(backend.fold_in(seed, 0), _SELECTION), axis=-1)
-        counts = votes(backend.fold_in(seed, 1), num_samples)
+        label = tf.argmax(votes(graph.fold_in(seed, 0), _SELECTION), axis=-1)
+        counts = votes(graph.fold_in(seed, 1), num_samples)
         count = tf.gather(counts, label, axis=-1, batch_dims=1)
         lower = lower_bound(count, -(-num_samples // _BLOCK) * _BLOCK, alpha)
         radius = model.noise_stddev * tf.math.ndtri(tf.maximum(lower, 0.5))
@@ -81,28 +86,28 @@ def lower_bound(count, total, alpha):
     return tf.where(count > 0.0, low, tf.zeros_like(low))
 
 
-def _voter(classifier, x, stddev):
+def _voter(logits_of, x, stddev):
     """Returns a function from a seed and a number of copies to the votes `(batch, classes)`."""
 
     def draw(seed):
         shape = tf.concat([[_BLOCK], tf.shape(x)[1:]], axis=0)
-        noise = stddev * backend.normal(shape, seed)
+        noise = stddev * graph.normal(shape, seed)
 
         def one(image):
-            logits = classifier.logits(image[None] + noise)
+            logits = logits_of(image[None] + noise)
             counted = tf.reduce_all(tf.math.is_finite(logits), axis=-1, keepdims=True)
             rows = tf.one_hot(tf.argmax(logits, axis=-1), logits.shape[-1], dtype=tf.int32)
             return tf.reduce_sum(rows * tf.cast(counted, tf.int32), axis=0)
 
-        num_classes = classifier.logits(x).shape[-1]
+        num_classes = logits_of(x).shape[-1]
         return tf.map_fn(one, x, fn_output_signature=tf.TensorSpec((num_classes,), tf.int32))
 
     def votes(seed, num_samples):
         blocks = -(-num_samples // _BLOCK)
-        first = draw(backend.fold_in(seed, 0))
+        first = draw(graph.fold_in(seed, 0))
         return tf.while_loop(
             lambda step, total: step < blocks,
-            lambda step, total: (step + 1, total + draw(backend.fold_in(seed, step))),
+            lambda step, total: (step + 1, total + draw(graph.fold_in(seed, step))),
             (1, first),
             shape_invariants=(tf.TensorShape(()), first.shape),
         )[1]

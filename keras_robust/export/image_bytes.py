@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from keras_robust import backend
+# The graph is TensorFlow's on every backend.
+from keras_robust.backend import tensorflow as graph
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 # Of a batch: a few bytes of a file may ask for gigabytes of memory.
@@ -29,7 +30,7 @@ def decode_images(image_bytes, shape):
         image_bytes,
         fn_output_signature=tf.TensorSpec((), tf.float64),
     )
-    image_bytes = backend.require_all(
+    image_bytes = graph.require_all(
         tf.reduce_sum(pixels) <= _MAX_PIXELS,
         f"Expected at most {_MAX_PIXELS} pixels in all files of a request",
         image_bytes,
@@ -46,7 +47,7 @@ def _num_pixels(file):
     is_png = tf.strings.substr(file, 0, len(_PNG)) == _PNG
     is_jpeg = tf.strings.substr(file, 0, len(_JPEG)) == _JPEG
     message = "Expected the bytes of a PNG or JPEG file"
-    file = backend.require_all([tf.logical_or(is_png, is_jpeg)], message, file)
+    file = graph.require_all([tf.logical_or(is_png, is_jpeg)], message, file)
     size = tf.cond(is_png, lambda: _png_size(file), lambda: _jpeg_size(file))
     return tf.reduce_prod(tf.cast(size, tf.float64))
 

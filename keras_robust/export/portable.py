@@ -55,6 +55,11 @@ def export_portable(model, path, format, *, report=None, label_names=None, guard
             rejects behind another layer, an unknown format, and a file that predicts something else
             than Keras does.
     """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "Other formats are made from TensorFlow graphs: set KERAS_BACKEND=tensorflow, and load "
+            f"the model there. Received: KERAS_BACKEND={keras.backend.backend()}"
+        )
     if format not in FORMATS:
         raise ValueError(f"Expected one of the formats {list(FORMATS)}. Received: {format!r}")
     for name in _NEEDS[format]:

@@ -4,9 +4,9 @@ import json
 import pathlib
 import unicodedata
 
-import keras
 import numpy as np
 
+from keras_robust.backend import Archive
 from keras_robust.backend import predict_logits
 from keras_robust.evaluation import RobustnessReport
 from keras_robust.evaluation.labels import check_labels
@@ -112,11 +112,10 @@ def export_saved_model(
             data = report.x, report.y
         if report is not None and data is not None:
             _check_accuracy(model, inputs, report, data)
-        signatures = make_signatures(model, inputs, guards, label_names, max_samples)
+        archive = Archive(model)
+        signatures = make_signatures(model, inputs, guards, label_names, max_samples, archive)
         x = None if data is None else data[0]
         exchanges = make_exchanges(model, signatures, inputs, guards, x)
-        archive = keras.export.ExportArchive()
-        archive.track(model)
         for name, signature in signatures.items():
             archive.add_endpoint(name, signature.function, list(signature.specs))
         archive.write_out(str(partial), verbose=False)

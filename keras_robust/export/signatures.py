@@ -6,7 +6,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_robust import backend
+
+# The graph is TensorFlow's on every backend.
+from keras_robust.backend import tensorflow as graph
 from keras_robust.export.answers import Answers
+from keras_robust.export.answers import is_random
+from keras_robust.export.answers import seed_of_the_system
 from keras_robust.export.certify import certify_signature
 from keras_robust.export.guards import scale_of
 from keras_robust.export.image_bytes import decode_images
@@ -18,7 +23,7 @@ Signature.__doc__ = (
 )
 
 
-def make_signatures(model, inputs, guards, label_names, max_samples=100_000):
+def make_signatures(model, inputs, guards, label_names, max_samples=100_000, archive=None):
     """Returns a dict of `Signature` by name.
 
     `serving_default` and `logits` always; `predict_bytes` if the model has one input and that is an
@@ -31,18 +36,26 @@ def make_signatures(model, inputs, guards, label_names, max_samples=100_000):
         guards: list of `InputGuard` or `None`, one for each input.
         label_names: list of str, or `None`.
         max_samples: int, the most noisy copies in a request to `certify`.
+        archive: `backend.Archive` of the model, or `None` for a new one.
     """
+    archive = archive or backend.Archive(model)
     answers = Answers(model, pack=inputs.pack)
 
     def guarded(tensors):
         pairs = zip(tensors, guards, strict=True)
         return [x if guard is None else guard(x) for x, guard in pairs]
 
+    # Drawn where the graph runs: JAX has no noise of the system.
+    draws = is_random(model)
+    in_graph = archive.in_graph(
+        lambda *given: answers(guarded(given[draws:]), given[0] if draws else None)
+    )
+
     def finite(tensors):
-        logits, probabilities = answers(guarded(tensors))
+        logits, probabilities = in_graph(*([seed_of_the_system()] if draws else []), *tensors)
         # Of NaN, `argmax` makes the first class.
         is_finite = tf.math.is_finite(logits)
-        return backend.require_all(is_finite, _NOT_FINITE, logits), probabilities
+        return graph.require_all(is_finite, _NOT_FINITE, logits), probabilities
 
     def answer(tensors):
         logits, probabilities = finite(tensors)
@@ -56,16 +69,16 @@ def make_signatures(model, inputs, guards, label_names, max_samples=100_000):
         "serving_default": Signature(lambda *tensors: answer(tensors), inputs.specs),
         "logits": Signature(lambda *tensors: {"logits": finite(tensors)[0]}, inputs.specs),
     }
-    to_input = (
-        _picture_reader(model, inputs.specs[0], guards[0]) if takes_pictures(inputs) else None
-    )
+    to_input = None
+    if takes_pictures(inputs):
+        to_input = _picture_reader(model, inputs.specs[0], guards[0], archive)
     if to_input is not None:
         shape = tuple(inputs.specs[0].shape[1:])
         found["predict_bytes"] = Signature(
             lambda image_bytes: answer([to_input(decode_images(image_bytes, shape))]),
             [tf.TensorSpec((None,), tf.string, name="image_bytes")],
         )
-    certify = certify_signature(model, inputs.specs, guarded, max_samples)
+    certify = certify_signature(model, inputs.specs, guarded, max_samples, archive)
     if certify is not None:
         found["certify"] = Signature(*certify)
     return found
@@ -78,7 +91,7 @@ def takes_pictures(inputs):
     return is_image and shape[-1] in (1, 3, 4) and not inputs.specs[0].dtype == tf.string
 
 
-def _picture_reader(model, spec, guard):
+def _picture_reader(model, spec, guard, archive):
     """Returns a function from uint8 to what the input takes, or `None` where nobody knows that."""
     if not spec.dtype.is_floating:
         return lambda pictures: tf.cast(pictures, spec.dtype)
@@ -88,4 +101,5 @@ def _picture_reader(model, spec, guard):
     low, high = (np.asarray(bound) for bound in guard.bounds)
     if guard.integers == "cast" and not (np.all(low <= 0.0) and np.all(high >= 255.0)):
         return None
-    return lambda pictures: tf.cast(guard.to_float(pictures), spec.dtype)
+    to_float = archive.in_graph(guard.to_float)
+    return lambda pictures: tf.cast(to_float(pictures), spec.dtype)

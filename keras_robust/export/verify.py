@@ -15,6 +15,7 @@ from keras_robust.evaluation import BlackBox
 from keras_robust.evaluation import evaluate
 from keras_robust.export import warmup_log
 from keras_robust.export.answers import Answers
+from keras_robust.export.answers import seed_of_the_system
 
 # A server has no Keras: what needs it must fail here.
 _BLOCK = (
@@ -78,8 +79,7 @@ def compare_robustness(path, model, data, threat_model, suite=None, **arguments)
     suite = suite or [attacks.PGD(num_steps=50, loss=loss) for loss in ("cross_entropy", "margin")]
     num_classes = loaded.signatures["logits"].output_shapes["logits"][-1]
 
-    def served(x):
-        return _only(loaded.signatures["logits"], x)["logits"]
+    served = backend.from_graph(lambda x: _only(loaded.signatures["logits"], x)["logits"])
 
     def served_scores(x):
         return _log(_only(loaded.signatures["serving_default"], x)["probabilities"])
@@ -87,7 +87,8 @@ def compare_robustness(path, model, data, threat_model, suite=None, **arguments)
     in_memory_answers = backend.compile_function(Answers(model))
 
     def scores(x):
-        return _log(in_memory_answers(ops.convert_to_tensor(x))[1])
+        seed = ops.convert_to_tensor(np.asarray(seed_of_the_system()))
+        return _log(in_memory_answers(ops.convert_to_tensor(x), seed)[1])
 
     pairs = {
         "white-box": (suite, model, served),

@@ -3,10 +3,11 @@
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import ops
 from scipy import special
 
 from keras_robust import backend
-from keras_robust.backend import required_message
+from keras_robust.backend.tensorflow import required_message
 from keras_robust.export.guards import boxes_of
 from keras_robust.export.guards import scale_of
 from keras_robust.export.warmup_log import Exchange
@@ -61,14 +62,15 @@ class _KerasAnswer:
             guard = scale_of(self._model, specs[0], self._guards[0])
             values = [pictures if guard is None else guard.to_float(pictures)]
         tensors = [
-            tf.constant(value, spec.dtype) for value, spec in zip(values, specs, strict=True)
+            ops.convert_to_tensor(value, spec.dtype.name)
+            for value, spec in zip(values, specs, strict=True)
         ]
         pairs = zip(tensors, self._guards, strict=True)
         tensors = [x if guard is None else guard(x) for x, guard in pairs]
         outputs = self._model(self._inputs.pack(tensors), training=False)
         (outputs,) = keras.tree.flatten(outputs)
         are_logits = self._takes_logits and backend.keras_logits(outputs) is None
-        outputs = np.asarray(tf.cast(outputs, tf.float32))
+        outputs = ops.convert_to_numpy(ops.cast(outputs, "float32"))
         if outputs.shape[-1] == 1:
             other = np.zeros_like(outputs) if are_logits else 1.0 - outputs
             outputs = np.concatenate([other, outputs], axis=-1)

@@ -210,5 +210,5 @@ def _as_probabilities(votes, mean, least):
     outputs = ops.stop_gradient(votes) + (mean - ops.stop_gradient(mean))
     logits = ops.stop_gradient(ops.log(ops.maximum(votes, least)))
     # Losses and attacks look here, as behind a softmax, and find a gradient where votes are 0.
-    outputs._keras_logits = logits + (log_mean - ops.stop_gradient(log_mean))
+    backend.set_keras_logits(outputs, logits + (log_mean - ops.stop_gradient(log_mean)))
     return outputs

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_robust import backend
 from keras_robust.losses.cross_entropy import cross_entropy
 from keras_robust.losses.soft_targets import check_temperature
 
@@ -66,7 +67,7 @@ class TemperatureCrossEntropy(keras.losses.Loss):
         self.temperature = check_temperature(temperature)
 
     def call(self, y_true, y_pred):
-        if getattr(y_pred, "_keras_logits", None) is not None:
+        if backend.keras_logits(y_pred) is not None:
             raise ValueError(
                 "A temperature divides logits, and the model ends in a softmax or sigmoid. Remove "
                 f"the last activation. Received: outputs of shape {tuple(y_pred.shape)} that an "

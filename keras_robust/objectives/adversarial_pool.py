@@ -134,7 +134,7 @@ class AdversarialPool(Objective):
             search = (classifier, batch.x, batch.y, batch.threat_model, batch.seed)
             found = attack.perturb(*search)
             fresh = _leaves((found.x_adv, batch.y, batch.sample_weight))
-            number = ops.minimum(ops.shape(batch.x)[0], self.pool_size)
+            number = self._num_new(ops.shape(batch.x)[0])
             rows = ops.expand_dims((count + ops.arange(number)) % self.pool_size, -1)
             pairs = zip(kept, fresh, strict=True)
             pool = [ops.scatter_update(old, rows, new[:number]) for old, new in pairs]
@@ -150,6 +150,12 @@ class AdversarialPool(Objective):
         for variable, value in zip([*kept, count], [*pool, total], strict=True):
             variable.assign(value)
         return blind
+
+    def _num_new(self, size):
+        """Returns how many examples of a batch of `size`, an int or a tensor, go in."""
+        if isinstance(size, int):
+            return min(size, self.pool_size)
+        return ops.minimum(size, self.pool_size)
 
     def _draw(self, batch):
         """Returns a batch of as many examples from the pool."""

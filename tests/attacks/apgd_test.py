@@ -1,7 +1,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
@@ -26,7 +25,7 @@ def loss_of(x, y, loss):
 
 def start_of(x, epsilon):
     """The start in Linf, drawn as the attack draws it."""
-    noise = tf.random.stateless_uniform(x.shape, SEED, -1.0, 1.0, alg="philox").numpy()
+    noise = np.asarray(backend.uniform(x.shape, SEED, -1.0, 1.0))
     noise = noise.astype("float64")
     return np.clip(x + epsilon * noise / np.abs(noise).max(-1, keepdims=True), 0.0, 1.0)
 

@@ -1,9 +1,9 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import numpy_reference
 
 AutoAttack = kr.attacks.AutoAttack
@@ -148,6 +148,6 @@ def test_says_where_it_cannot_run():
     with pytest.raises(ValueError, match="defined for L1, L2 and Linf.*Received: L0"):
         AutoAttack().run(model, x, y, kr.threat_models.L0(1))
     with pytest.raises(ValueError, match="cannot run inside a train step.*Received: AutoAttack"):
-        tf.function(lambda x: AutoAttack()(model, x, None, kr.Linf(0.1)))(x)
+        backends.traced(lambda x: AutoAttack()(model, x, None, kr.Linf(0.1)))(x)
     with pytest.raises(ValueError, match="`version` must be one of.*Received: 'fast'"):
         AutoAttack("fast")

@@ -24,7 +24,7 @@ def direction(function, noise, radius=RADIUS):
     classifier = backend.Classifier(black_box.BlackBox(function))
     decisions = Decisions(classifier, x_adv, np.zeros(2, int), (0.0, 1.0))
     noise = keras.ops.convert_to_tensor(noise)
-    return boundary_direction(decisions, x_adv, radius, lambda i: noise[i], len(noise)).numpy()
+    return np.asarray(boundary_direction(decisions, x_adv, radius, lambda i: noise[i], len(noise)))
 
 
 def sloped(x):

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -18,7 +19,7 @@ def sources():
         "arrays": (X, Y),
         "list": [X, Y],
         "weighted arrays": (X, Y, np.ones(7)),
-        "tensors": (tf.constant(X), tf.constant(Y)),
+        "tensors": (keras.ops.convert_to_tensor(X), keras.ops.convert_to_tensor(Y)),
         "batches": batches,
         "generator": iter(batches),
         "weighted batches": weighted,

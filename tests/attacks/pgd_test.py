@@ -1,14 +1,13 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
 from tests.support import numpy_reference
 
 PGD = kr.attacks.PGD
-SEED = tf.constant([3, 4])
+SEED = keras.ops.convert_to_tensor([3, 4])
 EPSILON = {"Linf": 0.05, "L2": 0.2, "L1": 0.3}
 
 
@@ -16,7 +15,7 @@ def last_point(attack, ball):
     x, y = numpy_reference.examples()
     classifier = backend.Classifier(numpy_reference.keras_model())
     x = keras.ops.convert_to_tensor(x)
-    return attack.search(classifier, x, y, ball, SEED, keep_best=False).x_adv.numpy()
+    return np.asarray(attack.search(classifier, x, y, ball, SEED, keep_best=False).x_adv)
 
 
 def steps(start, norm, epsilon, step_size, num_steps):

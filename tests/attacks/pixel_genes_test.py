@@ -1,5 +1,5 @@
+import keras
 import numpy as np
-import tensorflow as tf
 from scipy import stats
 
 import keras_robust as kr
@@ -25,7 +25,7 @@ def test_positions_wrap_around_and_colours_clip():
 
 def test_the_first_generation_is_uniform_in_place_and_normal_in_colour():
     x = np.zeros((2, 4, 5, 1), "float32")
-    keys = random_bits.make_keys(tf.constant([[1, 2], [1, 3]]), 2)
+    keys = random_bits.make_keys(keras.ops.convert_to_tensor([[1, 2], [1, 3]]), 2)
     genes = np.asarray(PixelGenes(x, kr.L0(1), 1).random_genes(keys, 5000))
     assert genes.shape == (5000, 2, 3)
     for example in range(2):

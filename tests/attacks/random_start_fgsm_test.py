@@ -1,6 +1,6 @@
+import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
@@ -15,11 +15,11 @@ every_norm = pytest.mark.parametrize("norm", EPSILON)
 def perturb(attack, ball, count=8):
     """What the attack makes in a train step, the examples, and the point where it starts."""
     x, y = numpy_reference.examples(count)
-    x = tf.constant(x)
+    x = keras.ops.convert_to_tensor(x)
     classifier = backend.Classifier(numpy_reference.keras_model())
     found = attack.perturb(classifier, x, y, ball, SEED)
     start = np.asarray(ball.random_start(x, SEED), "float64")
-    return found.x_adv.numpy(), x.numpy().astype("float64"), y, start
+    return np.asarray(found.x_adv), np.asarray(x).astype("float64"), y, start
 
 
 @every_norm

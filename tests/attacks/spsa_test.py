@@ -1,10 +1,10 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
+from tests.support import backends
 from tests.support import hashing
 from tests.support import linear_model
 from tests.support import models
@@ -47,8 +47,8 @@ def reference(x, label, seed, norm, epsilon, bounds, *, num_steps, num_samples, 
 
 def search(attack, x, y, ball, seeds=SEEDS, model=None):
     classifier = backend.Classifier(model or numpy_reference.keras_model())
-    run = tf.function(lambda x, seeds: attack.search(classifier, x, y, ball, seeds, True))
-    return run(tf.constant(x), seeds[: len(x)])
+    run = backends.traced(lambda x, seeds: attack.search(classifier, x, y, ball, seeds, True))
+    return run(keras.ops.convert_to_tensor(x), seeds[: len(x)])
 
 
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), None])

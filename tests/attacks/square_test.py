@@ -1,10 +1,10 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
+from tests.support import backends
 from tests.support import linear_model
 from tests.support import models
 from tests.support import square_reference
@@ -37,8 +37,8 @@ def margin(x, label):
 
 
 def search(attack, x, y, ball, seeds=SEEDS, model=network):
-    x = tf.constant(x)
-    run = tf.function(
+    x = keras.ops.convert_to_tensor(x)
+    run = backends.traced(
         lambda x, seeds: attack.search(backend.Classifier(model), x, y, ball, seeds, True)
     )
     return run(x, seeds[: len(x)])
@@ -93,7 +93,7 @@ def test_comes_close_to_the_best_point_of_a_linear_model(norm):
     ).x_adv
     best = linear_model.margin(linear_model.best(x, y, norm, epsilon, (0.0, 1.0)), y)
     start = linear_model.margin(x, y)
-    reached = (linear_model.margin(x_adv.numpy(), y) - start) / (best - start)
+    reached = (linear_model.margin(np.asarray(x_adv), y) - start) / (best - start)
     # In Linf windows of one pixel set every sign; pyramids are no single pixels.
     assert reached.min() > {"Linf": 1.0 - 1e-5, "L2": 0.6, "L1": 0.5}[norm]
     assert reached.max() <= 1.0 + 1e-5
@@ -225,10 +225,10 @@ def test_inside_a_compiled_function():
     x, y = images()
     for ball in (kr.Linf(0.004), kr.L2(0.05)):
         attack = Square(num_queries=20)
-        compiled = tf.function(
+        compiled = backends.traced(
             lambda x, ball=ball, attack=attack: attack(network, x, y, ball), jit_compile=True
         )
-        expected = tf.function(lambda x, ball=ball, attack=attack: attack(network, x, y, ball))
+        expected = backends.traced(lambda x, ball=ball, attack=attack: attack(network, x, y, ball))
         np.testing.assert_allclose(compiled(x), expected(x), rtol=0, atol=1e-5)
 
 

@@ -1,8 +1,8 @@
 import math
 
+import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from keras_robust.attacks import square_windows
 from keras_robust.attacks.square_windows import Windows
@@ -69,8 +69,8 @@ def test_other_images_have_windows_of_the_same_area():
 def test_windows_lie_where_the_bits_say(stage):
     windows = Windows(6, 5, 0.5)
     bits = np.random.default_rng(0).integers(2**32, size=(300, 2)).astype("uint32")
-    edges = windows.place(tf.constant(bits), tf.constant(stage))
-    mask = windows.mask(edges, tf.constant(stage)).numpy()
+    edges = windows.place(keras.ops.convert_to_tensor(bits), keras.ops.convert_to_tensor(stage))
+    mask = np.asarray(windows.mask(edges, keras.ops.convert_to_tensor(stage)))
     height, width = windows.sizes[stage]
     for row, one in zip(bits, mask, strict=True):
         top = hashing.below(int(row[0]), 6 - height + 1)

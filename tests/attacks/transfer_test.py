@@ -29,7 +29,7 @@ def by_itself(attack, surrogate, x, y, ball):
     """What the attack makes of the surrogate alone."""
     x = keras.ops.convert_to_tensor(x)
     found = attack.search(backend.Classifier(surrogate), x, y, ball, SEED, keep_best=False)
-    return found.x_adv.numpy()
+    return np.asarray(found.x_adv)
 
 
 def search(attack, model, x, y, ball, keep_best=True):

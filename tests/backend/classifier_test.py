@@ -6,6 +6,7 @@ import tensorflow as tf
 import keras_robust as kr
 from keras_robust import backend
 from keras_robust import losses
+from tests.support import backends
 from tests.support import black_box
 from tests.support import models
 
@@ -323,7 +324,7 @@ def test_compiled_loss_is_repeated_for_every_example():
 
 def test_works_in_a_traced_function():
     model = _model(activation="softmax", loss="sparse_categorical_crossentropy")
-    traced = tf.function(lambda x: backend.Classifier(model).logits(x))
+    traced = backends.traced(lambda x: backend.Classifier(model).logits(x))
     np.testing.assert_allclose(traced(X), LOGITS, rtol=1e-6)
 
 
@@ -383,6 +384,7 @@ def test_what_the_loss_ignores(loss, expected):
     assert backend.Classifier(_model(loss=loss)).ignores(-1) is expected
 
 
+@backends.tensorflow_only("shapes are always known elsewhere")
 def test_logits_have_as_many_rows_as_the_inputs_also_where_the_model_does_not_say():
     model = black_box.BlackBox(lambda x: x[:, :2])
     for size in (1, 3, None):

@@ -33,5 +33,6 @@ def test_batches_are_tensors_in_order(batch_size, sizes):
     ):
         assert all(keras.ops.is_tensor(part) for part in parts)
         joined = np.concatenate(parts)
-        assert joined.dtype == leaf.dtype
+        # JAX has int32 for int64.
+        assert joined.dtype.kind == leaf.dtype.kind
         np.testing.assert_array_equal(joined, leaf)

@@ -156,7 +156,7 @@ def test_require(compiled):
     def checked(x):
         largest = tf.reduce_max(x)
         template = "Expected at most 1. Received: up to {} in {} values"
-        check = backend.require(largest <= 1.0, template, largest, tf.size(x))
+        check = seam.require(largest <= 1.0, template, largest, tf.size(x))
         with tf.control_dependencies([check] if tf.inside_function() else []):
             return tf.identity(x)
 

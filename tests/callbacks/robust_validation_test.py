@@ -21,7 +21,7 @@ def _expected(weights):
 
 def _fit(callbacks, epochs=1, learning_rate=0.0):
     model = linear_fit.make_model(optimizer=keras.optimizers.SGD(learning_rate))
-    return model.fit(X, Y, epochs=epochs, verbose=0, callbacks=callbacks).history
+    return model.fit(X, Y, epochs=epochs, verbose=0, shuffle=False, callbacks=callbacks).history
 
 
 def _validation(data=(X, Y), **arguments):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import linear_fit
 
 X, Y = linear_fit.data()
@@ -174,6 +175,7 @@ def test_two_callbacks():
         model.fit(X, Y, verbose=0, callbacks=callbacks)
 
 
+@backends.tensorflow_only("replicas are TensorFlow's")
 def test_xla_under_several_replicas():
     import tensorflow as tf
 

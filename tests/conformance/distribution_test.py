@@ -6,8 +6,11 @@ import pytest
 import tensorflow as tf
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import devices
 from tests.support import linear_fit
+
+pytestmark = backends.tensorflow_only("strategies are those of TensorFlow")
 
 X, Y = linear_fit.data()
 

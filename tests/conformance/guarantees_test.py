@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import linear_fit
 
 X, Y = linear_fit.data()
@@ -277,7 +278,7 @@ def test_two_devices_draw_different_random_starts():
 
     class Spy(kr.objectives.Adversarial):
         def perturb(self, attack, classifier, batch):
-            tf.numpy_function(lambda s: seeds.append(tuple(s)), [batch.seed], [])
+            backends.observe(lambda s: seeds.append(tuple(s)), batch.seed)
             return super().perturb(attack, classifier, batch)
 
     with _mirrored(2).scope():

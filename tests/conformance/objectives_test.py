@@ -2,11 +2,11 @@
 
 import functools
 import json
+import math
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
@@ -135,11 +135,15 @@ def _traces(name, monkeypatch):
 
 def _numbers(shape, seed):
     """Numbers in [0, 1) made of integers alone."""
-    count = tf.range(tf.reduce_prod(shape))
+    if all(isinstance(axis, int) for axis in shape):
+        size = math.prod(shape)
+    else:
+        size = keras.ops.prod(keras.ops.convert_to_tensor(shape))
+    count = keras.ops.arange(size, dtype="int32")
     mixed = (count + 1) * 1103515245 + seed[0] * 7919 + seed[1] * 104729
-    mixed = tf.bitwise.bitwise_xor(mixed, tf.bitwise.right_shift(mixed, 7))
-    bits = tf.bitwise.bitwise_and(mixed, 0xFFFF)
-    return tf.reshape(tf.cast(bits, tf.float32) / 65536.0, shape)
+    mixed = keras.ops.bitwise_xor(mixed, keras.ops.bitwise_right_shift(mixed, 7))
+    bits = keras.ops.bitwise_and(mixed, 0xFFFF)
+    return keras.ops.reshape(keras.ops.cast(bits, "float32") / 65536.0, shape)
 
 
 @pytest.fixture(autouse=True)

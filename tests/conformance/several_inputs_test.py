@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
+from tests.support import backends
 from tests.support import linear_fit
 from tests.support import several_inputs
 
@@ -28,7 +29,7 @@ def test_in_a_traced_function():
     x = {"a": np.full((2, 2), 0.5, "float32"), "b": np.array([[1], [2]])}
     y = np.array([0, 1])
 
-    @tf.function
+    @backends.traced
     def perturb(x):
         return kr.attacks.FGSM()(lambda inputs: inputs["a"], x, y, {"a": kr.Linf(0.1)})
 
@@ -123,11 +124,13 @@ def test_expose_gives_the_tensor_and_the_model_as_a_function_of_it(form, dtype):
 
     def model(inputs):
         (leaf,) = keras.tree.flatten(inputs)
-        assert type(inputs) is type(keras.tree.map_structure(tf.constant, structures[form]))
+        assert type(inputs) is type(
+            keras.tree.map_structure(keras.ops.convert_to_tensor, structures[form])
+        )
         return 2.0 * leaf
 
     threat_model = kr.Linf(0.1)
-    inputs = keras.tree.map_structure(tf.constant, structures[form])
+    inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, structures[form])
     exposed, classifier, ball = threat_model.expose(model, inputs)
     assert exposed.dtype == "float32"
     np.testing.assert_array_equal(exposed, x)

@@ -1,8 +1,10 @@
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import linear_model
 
 BlackBox = kr.evaluation.BlackBox
@@ -60,19 +62,21 @@ def test_has_no_gradient():
 def test_in_and_out_of_traced_functions():
     x, _ = linear_model.examples()
     box = BlackBox(lambda x: linear(x).astype("float64"), 2)
-    traced = tf.function(box)
-    for outputs in (box(tf.constant(x)), traced(tf.constant(x))):
-        assert outputs.dtype == tf.float32
+    traced = backends.traced(box)
+    for outputs in (box(keras.ops.convert_to_tensor(x)), traced(keras.ops.convert_to_tensor(x))):
+        assert outputs.dtype == "float32"
         np.testing.assert_allclose(outputs, linear(x), rtol=1e-6)
+    if backends.IS_JAX:
+        return
     spec = tf.TensorSpec((None, *linear_model.SHAPE))
     assert traced.get_concrete_function(spec).structured_outputs.shape.as_list() == [None, 2]
 
 
 def test_several_inputs_come_in_their_structure():
     box = BlackBox(lambda x: np.stack([x["a"][:, 0], x["b"][:, 0]], axis=-1), 2)
-    inputs = {"a": tf.ones((3, 1)), "b": tf.zeros((3, 2))}
-    for call in (box, tf.function(box)):
-        assert call(inputs).numpy().tolist() == [[1.0, 0.0]] * 3
+    inputs = {"a": keras.ops.ones((3, 1)), "b": keras.ops.zeros((3, 2))}
+    for call in (box, backends.traced(box)):
+        assert np.asarray(call(inputs)).tolist() == [[1.0, 0.0]] * 3
 
 
 def test_scores_that_are_not_finite_are_no_success():
@@ -101,7 +105,7 @@ def test_wrong_outputs_are_named(predict, received):
     message = r"one number for each example and class, \(6, 2\). Received: .*" + received
     with pytest.raises(ValueError, match=message):
         kr.evaluate(BlackBox(predict, 2), (x, y), kr.Linf(0.1), kr.attacks.Square())
-    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+    with pytest.raises(Exception, match=message):
         kr.attacks.Square()(BlackBox(predict, 2), x, y, kr.Linf(0.1))
 
 

@@ -154,7 +154,7 @@ def test_the_seed_is_recorded_and_decides_the_random_starts():
     [
         [X, Y],
         (X, Y, np.ones(5)),
-        (tf.constant(X), tf.constant(Y)),
+        (keras.ops.convert_to_tensor(X), keras.ops.convert_to_tensor(Y)),
         [(X[:2], Y[:2]), (X[2:], Y[2:])],
         tf.data.Dataset.from_tensor_slices((X, Y)).batch(2),
         (batch for batch in [(X[:3], Y[:3]), (X[3:], Y[3:])]),
@@ -284,7 +284,7 @@ def test_a_model_without_gradients_is_no_robust_one():
         return keras.ops.round(10.0 * model(x) + 0.1)
 
     def no_gradient(x):
-        return tf.stop_gradient(rounded(x))
+        return keras.ops.stop_gradient(rounded(x))
 
     for attacks in ("standard", "fgsm", ["fgsm", "square"]):
         with pytest.raises(ValueError, match="no gradient with respect to its input.*Received"):

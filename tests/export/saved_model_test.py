@@ -298,7 +298,7 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path, monkeypatch, er
         seen.extend(item.name for item in tmp_path.iterdir())
         raise error
 
-    archive = type(keras.export.ExportArchive())
+    archive = kr.backend.Archive
     monkeypatch.setattr(archive, "write_out", write_out)
     with pytest.raises(type(error)):
         kr.export_saved_model(_simple(), tmp_path / "1")

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 from keras_robust.layers import OrthogonalConv2D
+from tests.support import backends
 
 RNG = np.random.default_rng(0)
 
@@ -92,7 +93,7 @@ def test_trains_and_survives_files_and_xla(tmp_path):
     model.export(tmp_path / "served", verbose=False)
     served = tf.saved_model.load(tmp_path / "served")
     np.testing.assert_allclose(served.serve(x), model(x), atol=1e-5)
-    np.testing.assert_allclose(tf.function(model, jit_compile=True)(x), model(x), atol=1e-5)
+    np.testing.assert_allclose(backends.traced(model, True)(x), model(x), atol=1e-5)
 
 
 def test_half_precision():

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
+from tests.support import backends
 from tests.support import linear_fit
 from tests.support import streams
 
@@ -15,7 +16,7 @@ CLASSES = np.eye(linear_fit.NUM_CLASSES)
 
 def drawn_rows(step, count, filled, seed=0):
     """The rows of the pool that a batch gets, from the same random numbers."""
-    key = backend.fold_in(tf.constant([seed, step]), 307)
+    key = backend.fold_in(keras.ops.convert_to_tensor([seed, step]), 307)
     share = np.asarray(backend.uniform((count,), key))
     return np.minimum((share * np.float32(filled)).astype(int), filled - 1)
 
@@ -199,6 +200,7 @@ def test_zero_gradients_are_warned_of():
         fit(model, x, y)
 
 
+@backends.tensorflow_only("replicas are TensorFlow's")
 def test_several_replicas_are_refused():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():

@@ -3,7 +3,6 @@ import re
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
@@ -21,7 +20,7 @@ class Fixed(kr.attacks.Attack):
     """Finds the adversarial examples that the tests know."""
 
     def perturb(self, classifier, x, y, threat_model, seed):
-        return kr.attacks.unsearched(tf.constant(X_ADV))
+        return kr.attacks.unsearched(keras.ops.convert_to_tensor(X_ADV))
 
 
 def _step(objective, model, iteration=0, **arguments):
@@ -120,15 +119,16 @@ def test_kernels_of_convolutions_are_kernels():
     def gradients(values):
         for variable, value in zip(model.trainable_weights, values, strict=True):
             variable.assign(value)
-        with tf.GradientTape() as tape:
-            # Dropout is off, and BatchNorm has the statistics of the batch.
-            loss = model.compute_loss(x, y, model(x, training=True))
-        found = tape.gradient(loss, model.trainable_weights)
-        return [gradient.numpy().astype("float64") for gradient in found]
+
+        def compute():
+            return model.compute_loss(x, y, model(x, training=True))
+
+        loss, found = gradients.of(compute, model.trainable_weights)
+        return [np.asarray(gradient).astype("float64") for gradient in found]
 
     model.layers[3].rate = 0.0
     start = _state(model)
-    weights = [weight.numpy().astype("float64") for weight in model.trainable_weights]
+    weights = [np.asarray(weight).astype("float64") for weight in model.trainable_weights]
     assert [w.ndim for w in weights] == [4, 1, 1, 1, 2, 1]
     worst = _worst(weights, gradients(weights))
     expected = [w - RATE * g for w, g in zip(weights, gradients(worst), strict=True)]
@@ -154,9 +154,12 @@ def test_takes_the_ascent_and_the_descent_of_the_objective_within(objective):
     def gradients(values):
         model = _network()
         model.set_weights(values)
-        with tf.GradientTape() as tape:
-            loss = objective.loss(*streams.streams(model))
-        return [g.numpy().astype("float64") for g in tape.gradient(loss, model.trainable_weights)]
+
+        def compute():
+            return objective.loss(*streams.streams(model))
+
+        loss, slopes = gradients.of(compute, model.trainable_weights)
+        return [np.asarray(g).astype("float64") for g in slopes]
 
     weights, model = _reference(), _network()
     worst = _worst(weights, gradients(weights))
@@ -223,7 +226,7 @@ def test_batch_norm_statistics_see_the_pass_at_the_worst_weights_only():
     classifier = backend.Classifier(model)
     here = backend.Trainer(classifier, batch).backward(
         lambda clean, adversarial: adversarial.loss,
-        kr.attacks.unsearched(tf.constant(X_ADV)),
+        kr.attacks.unsearched(keras.ops.convert_to_tensor(X_ADV)),
         keeps_state=False,
     )
     kernel, bias = model.layers[0].get_weights()

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
+from tests.support import backends
 from tests.support import linear_fit
 from tests.support import numpy_reference
 
@@ -214,7 +215,7 @@ class Recorded:
 
     def backward(self, loss, found):
         self.x_adv.append(np.asarray(found.x_adv))
-        gradient = tf.constant(self.gradients[len(self.x_adv) - 1])
+        gradient = keras.ops.convert_to_tensor(self.gradients[len(self.x_adv) - 1])
         stream = backend.Stream(None, None, found)
         return backend.Result(len(self.x_adv), [], gradient, None, stream)
 
@@ -223,9 +224,9 @@ class Recorded:
 
 
 def _recorded(gradients, delta, ball):
-    x = tf.constant([[0.0, 0.5], [1.0, 0.3]])
-    trainer, zero = Recorded(gradients), tf.constant(0)
-    delta = tf.constant(delta, "float32")
+    x = keras.ops.convert_to_tensor([[0.0, 0.5], [1.0, 0.3]])
+    trainer, zero = Recorded(gradients), keras.ops.convert_to_tensor(0)
+    delta = keras.ops.convert_to_tensor(delta, "float32")
     batch = backend.Batch(x, None, None, ball, zero, None, delta)
     return kr.objectives.Free(len(gradients)).step(trainer, None, batch), trainer
 
@@ -250,7 +251,7 @@ def test_a_gradient_that_is_no_number_does_not_stay_in_delta(norm, bad):
 def test_blind_is_what_had_no_gradient_at_any_replay():
     gradients = [[[0.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]]
     result, _ = _recorded(gradients, np.zeros((2, 2)), kr.Linf(0.1))
-    assert result.adversarial.found.zero_gradient.numpy().tolist() == [False, True]
+    assert np.asarray(result.adversarial.found.zero_gradient).tolist() == [False, True]
 
 
 def test_zero_gradients_are_warned_of():
@@ -260,6 +261,7 @@ def test_zero_gradients_are_warned_of():
         fit(free(), model)
 
 
+@backends.tensorflow_only("replicas are TensorFlow's")
 def test_several_replicas_are_refused():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
@@ -268,6 +270,7 @@ def test_several_replicas_are_refused():
         fit(free(), model)
 
 
+@backends.tensorflow_only("shapes are always known elsewhere")
 def test_examples_of_several_shapes_are_refused():
     layers = [keras.Input((None, 4)), keras.layers.GlobalAveragePooling1D(), keras.layers.Dense(3)]
     model = keras.Sequential(layers)

@@ -2,8 +2,8 @@
 
 import keras
 import numpy as np
-import tensorflow as tf
 
+from tests.support import gradients
 from tests.support import numpy_reference
 from tests.support import streams
 
@@ -53,9 +53,11 @@ def assert_leaves_layers_still(objective, x):
 
 def slope(function, model):
     """The derivative of `function()` along the same direction, by backpropagation."""
-    with tf.GradientTape() as tape:
-        value = function()
-    gradients = tape.gradient(value, model.trainable_weights)
+
+    def compute():
+        return function()
+
+    value, slopes = gradients.of(compute, model.trainable_weights)
     # What the function does not depend on, such as the last bias, has no gradient.
-    pairs = zip(gradients, _DIRECTION, strict=True)
+    pairs = zip(slopes, _DIRECTION, strict=True)
     return sum(np.sum(np.asarray(g, "float64") * d) for g, d in pairs if g is not None)

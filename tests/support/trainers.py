@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
@@ -23,7 +22,7 @@ def linear(optimizer=None, loss=None, before=(), after=(), **dense):
         optimizer or keras.optimizers.SGD(RATE),
         loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
-    return model, [weight.numpy().astype("float64") for weight in head.trainable_weights]
+    return model, [np.asarray(weight).astype("float64") for weight in head.trainable_weights]
 
 
 def trainer(model, **arguments):
@@ -32,7 +31,7 @@ def trainer(model, **arguments):
 
 
 def found(x_adv=X_ADV):
-    return kr.attacks.unsearched(tf.constant(x_adv))
+    return kr.attacks.unsearched(keras.ops.convert_to_tensor(x_adv))
 
 
 def mixed(clean, adversarial):

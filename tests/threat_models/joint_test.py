@@ -178,6 +178,8 @@ def test_what_does_not_fit_the_inputs_is_explained(ball, message):
 def test_bounds_are_checked_input_by_input():
     x = {"a": np.full((2, 1), 0.5), "b": np.full((2, 1), 1.5)}
     ball = Joint("linf", ["a", "b"], [(0, 1), (0, 2)])
-    kr.attacks.FGSM()(lambda inputs: inputs["a"] @ [[1.0, -1.0]], x, np.array([0, 0]), ball)
+    kr.attacks.FGSM()(
+        lambda inputs: inputs["a"] @ np.array([[1.0, -1.0]], "float32"), x, np.array([0, 0]), ball
+    )
     with pytest.raises(ValueError, match="values of input `b` must lie in the bounds"):
         kr.attacks.FGSM()(lambda inputs: inputs["a"], x, None, Joint("linf", ["a", "b"]))

@@ -1,6 +1,6 @@
+import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from scipy import optimize
 from scipy import stats
 
@@ -98,7 +98,9 @@ def test_random_start_is_uniform():
     # In d = 6 dimensions (sum |delta| / eps)^d is uniform with mean sum eps d / (d + 1), and the
     # coordinates are alike: E|delta_i| = eps / (d + 1), E[delta_i^2] = 2 eps^2 / ((d + 1) (d + 2)).
     x = np.zeros((40000, 2, 3), "float32")
-    start = np.asarray(L1(0.3, None).random_start(x, tf.constant([5, 6]))).reshape(40000, 6)
+    start = np.asarray(L1(0.3, None).random_start(x, keras.ops.convert_to_tensor([5, 6]))).reshape(
+        40000, 6
+    )
     total = np.abs(start).sum(axis=-1)
     assert stats.kstest((total / 0.3) ** 6, "uniform").pvalue > 1e-3
     np.testing.assert_allclose(total.mean(), 0.3 * 6 / 7, rtol=0.01)

@@ -1,6 +1,6 @@
+import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from scipy import stats
 
 import keras_robust as kr
@@ -59,7 +59,9 @@ def test_step_with_a_step_size_for_each_example():
 def test_random_start_is_uniform():
     # In d = 6 dimensions (r / eps)^d is uniform, E[r^2] = eps^2 d / (d + 2), all signs alike.
     x = np.zeros((40000, 2, 3), "float32")
-    start = np.asarray(L2(0.3, None).random_start(x, tf.constant([5, 6]))).reshape(40000, 6)
+    start = np.asarray(L2(0.3, None).random_start(x, keras.ops.convert_to_tensor([5, 6]))).reshape(
+        40000, 6
+    )
     length = np.linalg.norm(start, axis=-1)
     assert stats.kstest((length / 0.3) ** 6, "uniform").pvalue > 1e-3
     np.testing.assert_allclose(np.mean(length**2), 0.3**2 * 6 / 8, rtol=0.01)

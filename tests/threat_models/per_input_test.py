@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import linear_fit
 from tests.support import linear_model
 from tests.support import numpy_reference
@@ -160,7 +161,7 @@ def test_random_starts_fill_every_part_with_numbers_of_its_own():
     parts = {"image": Linf(0.3, None), "meta": Linf(0.2, None), "age": L2(0.1, None)}
     x = {name: np.zeros((1000, *shape)) for name, shape in several_inputs.SHAPES.items()}
     ball, exposed = bound(parts, x)
-    seed = tf.constant([3, 4])
+    seed = keras.ops.convert_to_tensor([3, 4])
     start = np.asarray(ball.random_start(exposed, seed))
     # The first part has the numbers that it has alone.
     np.testing.assert_array_equal(start[:, :8], Linf(0.3, None).random_start(exposed[:, :8], seed))
@@ -172,7 +173,7 @@ def test_random_starts_fill_every_part_with_numbers_of_its_own():
 
 def test_random_starts_with_a_seed_for_each_example():
     ball, x = bound()
-    seeds = tf.constant([[1, row] for row in range(SIZE)])
+    seeds = keras.ops.convert_to_tensor([[1, row] for row in range(SIZE)])
     together = ball.random_start(x, seeds)
     alone = ball.random_start(x[2:3], seeds[2:3])
     np.testing.assert_allclose(together[2:3], alone, rtol=0, atol=1e-6)
@@ -292,6 +293,7 @@ def test_parts_that_do_not_fit_the_inputs_are_explained(name):
         PerInput(parts).expose(lambda inputs: inputs, x)
 
 
+@backends.tensorflow_only("shapes are always known elsewhere")
 def test_inputs_of_unknown_shape_are_explained():
     message = r"needs a fixed shape.*input 'a' with examples of shape \(None, 2\)"
 

@@ -1,0 +1,89 @@
+"""JAX: writes functions of tensors into a SavedModel, for TensorFlow to serve."""
+
+import string
+
+import keras
+import numpy as np
+import tensorflow as tf
+from jax.experimental import jax2tf
+
+from keras_robust.backend.jax import collected_requirements
+from keras_robust.backend.jax_scope import Scope
+from keras_robust.backend.tensorflow import require_all
+
+
+class Archive:
+    """Functions that TensorFlow runs, around those of a model that JAX has translated.
+
+    Keras's own archive translates a whole endpoint, which may then have no operation of TensorFlow,
+    such as one that decodes pictures.
+
+    Args:
+        model: built `keras.Model`.
+    """
+
+    def __init__(self, model):
+        self._module = tf.Module()
+        self._signatures = {}
+        self._variables = list(model.variables)
+        self._module.variables_of_model = [
+            tf.Variable(np.asarray(variable), trainable=variable.trainable, name=variable.name)
+            for variable in self._variables
+        ]
+
+    def in_graph(self, function):
+        """Returns `function`, of tensors of the backend, as one of TensorFlow's tensors.
+
+        What the function requires of its inputs by `require_all` is checked, and what it assigns to
+        variables of the model stays, as in TensorFlow itself.
+        """
+        messages, places = [], []
+
+        def pure(values, tensors):
+            pairs = zip(self._variables, values, strict=True)
+            with collected_requirements() as required, Scope(pairs) as scope:
+                result = function(*tensors)
+            assigned = {id(variable) for variable in scope.assigned}
+            messages[:] = [message for message, _ in required]
+            places[:] = [k for k, v in enumerate(self._variables) if id(v) in assigned]
+            new = scope.values_of([self._variables[place] for place in places])
+            return result, [holds for _, holds in required], new
+
+        def run(*tensors):
+            shapes = [None, [_symbolic_shape(tensor.shape) for tensor in tensors]]
+            held = [variable.read_value() for variable in self._module.variables_of_model]
+            translated = jax2tf.convert(pure, polymorphic_shapes=shapes)
+            result, holds, new = translated(held, list(tensors))
+            for message, condition in zip(messages, holds, strict=True):
+                result = keras.tree.map_structure(
+                    lambda leaf, m=message, c=condition: require_all(c, m, leaf), result
+                )
+            for place, value in zip(places, new, strict=True):
+                self._module.variables_of_model[place].assign(value)
+            return result
+
+        return tf.function(run, autograph=False)
+
+    def add_endpoint(self, name, function, specs):
+        """Adds a function of TensorFlow's tensors that returns a dict of them."""
+        compiled = tf.function(function, input_signature=list(specs), autograph=False)
+        self._signatures[name] = compiled
+        setattr(self._module, name, compiled)
+
+    def write_out(self, path, verbose=False):
+        """Writes the SavedModel to the folder `path`."""
+        # Those of what JAX has translated are such.
+        options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
+        tf.saved_model.save(self._module, path, signatures=self._signatures, options=options)
+
+
+def from_graph(function):
+    """Returns `function`, of TensorFlow's tensors, as one of tensors of the backend."""
+    return jax2tf.call_tf(function)
+
+
+def _symbolic_shape(shape):
+    """Returns the shape as JAX writes it, with names for lengths that are not known."""
+    # The first axis of all inputs is the batch.
+    names = iter(["batch", *string.ascii_lowercase])
+    return "(" + "".join(f"{next(names) if n is None else n}, " for n in shape) + ")"

@@ -1,0 +1,130 @@
+"""JAX: compiled functions of tensors that may read and assign Keras variables."""
+
+import jax
+import keras
+
+from keras_robust.backend.jax_scope import Scope
+
+
+class Function:
+    """A function of structures of tensors, compiled once for each signature of its arguments.
+
+    JAX knows pure functions only. The variables that the function reads become further arguments,
+    and those that it assigns further results, so that it sees what they hold when it is called.
+
+    Args:
+        function: the function; its arguments may be `None`.
+        given: list of variables whose values are an argument of `call`, and a result of it. They
+            are donated: their memory is used for the new values.
+        is_compiled: bool; `False` has it run operation by operation.
+    """
+
+    def __init__(self, function, given=(), *, is_compiled=True):
+        self._function = function
+        self._given = list(given)
+        self._others = []
+        self._signatures = set()
+        self._is_compiled = is_compiled
+        self._run = None
+
+    def __call__(self, *arguments):
+        """Returns what the function returns."""
+        return self.call([], *arguments)[0]
+
+    def call(self, values, *arguments):
+        """Returns what the function returns, and the new values of `given`.
+
+        Args:
+            values: list, the values of `given`.
+            *arguments: those of the function.
+        """
+        if self._run is None:
+            self._run = self._compiled(values) if self._is_compiled else self._pure
+        if self._is_compiled:
+            self._find_others(values, arguments)
+        held = [variable.value for variable in self._others]
+        result, values, updates = self._run(_apart(values), held, arguments)
+        for place, value in updates.items():
+            self._others[place].assign(value)
+        return result, values
+
+    def _compiled(self, values):
+        shardings = None
+        if keras.distribution.distribution() is not None:
+            # Otherwise XLA chooses where the new values are.
+            shardings = (None, [value.sharding for value in values], None)
+        return jax.jit(self._pure, donate_argnums=0, out_shardings=shardings)
+
+    def _find_others(self, values, arguments):
+        """Finds the variables beside `given` that are needed for arguments like these."""
+        leaves, structure = jax.tree.flatten(arguments)
+        signature = (structure, *((jax.numpy.shape(x), jax.numpy.result_type(x)) for x in leaves))
+        if signature in self._signatures:
+            return
+        with Scope() as scope:
+            jax.eval_shape(self._pure, values, scope.values_of(self._others), arguments)
+        self._add(scope.touched)
+        self._signatures.add(signature)
+
+    def _add(self, variables):
+        """Adds those that are not known yet; `variables` is a dict by id."""
+        known = {id(variable) for variable in [*self._given, *self._others]}
+        self._others += [one for key, one in variables.items() if key not in known]
+
+    def _pure(self, values, held, arguments):
+        pairs = zip([*self._given, *self._others], [*values, *held], strict=True)
+        with Scope(pairs) as scope:
+            result = self._function(*arguments)
+        self._add({id(variable): variable for variable in scope.assigned})
+        new = dict(zip(map(id, scope.assigned), scope.values_of(scope.assigned), strict=True))
+        given = [new.pop(id(v), value) for v, value in zip(self._given, values, strict=True)]
+        places = {id(variable): place for place, variable in enumerate(self._others)}
+        return result, given, {places[key]: value for key, value in new.items()}
+
+
+class OpenFunction(Function):
+    """A function whose arguments have one row per example, and may have any number of rows.
+
+    Every number of rows would be compiled anew. Calls with fewer rows, but at least half of those
+    that an earlier call had, repeat the last row until they are as many; what is computed for it is
+    thrown away. The function must treat examples apart.
+    """
+
+    def __init__(self, function):
+        super().__init__(function)
+        self._sizes = set()
+
+    def __call__(self, *arguments):
+        """Calls it with tensors, structures of tensors, or `None` where it was so at first."""
+        arguments = jax.tree.map(jax.numpy.asarray, arguments)
+        size = len(jax.tree.leaves(arguments)[0])
+        padded = min((own for own in self._sizes if size <= own <= 2 * size), default=size)
+        self._sizes.add(padded)
+        if padded == size:
+            return super().__call__(*arguments)
+        arguments = jax.tree.map(lambda leaf: _pad(leaf, size, padded), arguments)
+        result = super().__call__(*arguments)
+        return jax.tree.map(lambda leaf: leaf[:size] if _has(leaf, padded) else leaf, result)
+
+
+def _has(leaf, size):
+    return leaf.ndim > 0 and len(leaf) == size
+
+
+def _pad(leaf, size, padded):
+    if not _has(leaf, size):
+        return leaf
+    last = jax.numpy.broadcast_to(leaf[-1:], (padded - size, *leaf.shape[1:]))
+    return jax.numpy.concatenate([leaf, last])
+
+
+def _apart(values):
+    """Returns the values, with copies of those that come twice, which cannot be donated.
+
+    Keras assigns one variable to another, such as the averages of `use_ema=True` to the weights.
+    """
+    seen, apart = set(), []
+    for value in values:
+        apart.append(jax.numpy.array(value) if id(value) in seen else value)
+        seen.add(id(value))
+    return apart

@@ -1,0 +1,131 @@
+"""JAX: the adversarial train step."""
+
+import jax
+import keras
+import numpy as np
+from keras import ops
+
+from keras_robust.backend.jax_function import Function
+from keras_robust.backend.jax_scope import Scope
+from keras_robust.backend.jax_trainer import Trainer
+from keras_robust.backend.train_step import BaseTrainStep
+
+_STATE = ("trainable_variables", "non_trainable_variables", "optimizer_variables")
+_STATE += ("metrics_variables",)
+
+
+class TrainStep(BaseTrainStep):
+    """The train step as Keras calls it on this backend: `step(state, data) -> (logs, state)`.
+
+    It runs on the host. The update within is compiled; where a batch does not fulfil what is
+    required of it, the update returns everything as it was, and this step raises `ValueError`.
+    """
+
+    def __init__(
+        self, model, attack, objective, threat_model, *, ramp=(0, 0), seed, attack_dtype=None
+    ):
+        super().__init__(
+            model, attack, objective, threat_model, ramp=ramp, seed=seed, attack_dtype=attack_dtype
+        )
+        self._is_compiled = False
+        self._function = None
+        self._templates = []
+        self._state = None
+        self._is_first = True
+
+    def use_xla(self):
+        """Compiles the update."""
+        self._is_compiled = True
+        self._function = None
+
+    def guarded(self, train_function):
+        # The variables may be others than those of an earlier train function.
+        self._function = None
+
+        def guarded(state, iterator):
+            self._state = state
+            try:
+                return train_function(state, iterator)
+            except BaseException:
+                # Keras took the values out of the variables, and puts back what it finds here.
+                self.model._jax_state = dict(zip(_STATE, self._state, strict=True))
+                self.model._jax_state_synced = False
+                raise
+            finally:
+                self._state = None
+
+        return guarded
+
+    def __call__(self, state, data):
+        """Runs the step on one batch, from one state of all variables to the next."""
+        inputs, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        values, structure = jax.tree.flatten(state)
+        if self._function is None:
+            self._refuse_frozen()
+            variables = self._variables()
+            self._remember_shapes(zip(variables, values, strict=True), inputs, y, sample_weight)
+            self._function = Function(
+                self._checked_update, variables, is_compiled=self._is_compiled
+            )
+        (logs, self._delta, required), values = self._function.call(
+            values, inputs, y, sample_weight, self._delta
+        )
+        self._state = state = jax.tree.unflatten(structure, values)
+        self._raise_unless(*required)
+        return logs, state
+
+    def _variables(self):
+        """Returns the variables whose values are the state."""
+        model = self.model
+        variables = model.trainable_variables + model.non_trainable_variables
+        return variables + model.optimizer.variables + model.metrics_variables
+
+    def _remember_shapes(self, values, inputs, y, sample_weight):
+        """Makes the memory of the objective at the first batch."""
+        if not self._is_first:
+            return
+        self._is_first = False
+
+        def exposed(inputs, y, sample_weight):
+            with Scope(values):
+                return self.threat_model.expose(self.model, inputs)[0], y, sample_weight
+
+        x, y, sample_weight = jax.eval_shape(exposed, inputs, y, sample_weight)
+        self._remember(x, y, sample_weight)
+        if self._delta is not None:
+            # An empty one would have the step compiled anew when it has grown.
+            self._delta = ops.zeros(x.shape)
+
+    def _checked_update(self, inputs, y, sample_weight, kept):
+        """Takes the step if the batch allows it; says with the logs whether it did."""
+        with Scope() as attempt:
+            x, required = self._requirements(inputs, y, sample_weight)
+            delta = None if kept is None else self._carried_delta(kept, x)
+            logs, delta, more = self._update(inputs, y, sample_weight, delta)
+        required = required + more
+        self._templates = [one.template for one in required]
+        conditions = [one.condition for one in required]
+        holds = jax.numpy.all(jax.numpy.asarray([True, *conditions]))
+        for variable in attempt.assigned:
+            (new,) = attempt.values_of([variable])
+            variable.assign(jax.numpy.where(holds, new, variable.value))
+        if delta is not None:
+            kept = _grown(holds, self._carried(delta, kept), kept)
+        return logs, kept, (holds, conditions, [one.values for one in required])
+
+    def _raise_unless(self, holds, conditions, values):
+        """Raises `ValueError` for the first requirement that was not fulfilled."""
+        if np.all(holds):
+            return
+        for condition, template, found in zip(conditions, self._templates, values, strict=True):
+            if not np.all(condition):
+                raise ValueError(template.format(*(f"{float(value):g}" for value in found)))
+
+    def _trainer(self, classifier, batch):
+        return Trainer(classifier, batch)
+
+
+def _grown(holds, new, old):
+    """Returns the new rows if `holds`, and else the old ones, of which there may be fewer."""
+    missing = [(0, len(new) - len(old))] + [(0, 0)] * (new.ndim - 1)
+    return jax.numpy.where(holds, new, jax.numpy.pad(old, missing))

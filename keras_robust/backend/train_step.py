@@ -1,0 +1,204 @@
+"""The adversarial train step, in place of the one of `keras.Model`, as far as frameworks agree."""
+
+import keras
+from keras import ops
+
+from keras_robust import backend
+from keras_robust import losses
+from keras_robust.backend.batch import Batch
+from keras_robust.backend.checks import check_inputs
+from keras_robust.backend.checks import check_labels
+from keras_robust.backend.checks import check_targets
+from keras_robust.backend.classifier import single
+
+
+class BaseTrainStep:
+    """Checks a batch, and has the objective take its optimizer step on it.
+
+    Everything random and every schedule is a function of `(seed, optimizer.iterations, replica)`.
+
+    Args:
+        model: compiled `keras.Model`.
+        attack, objective, threat_model: objects with `perturb`, `step` and `expose`.
+        ramp: pair of ints, the optimizer step at which epsilon starts to grow from 0, and the
+            number of steps until it is there; 0 for none.
+        seed: int.
+        attack_dtype: `"bfloat16"`, `"float16"`, or `None` for the dtype of each layer.
+
+    Attributes `adv_accuracy`, `accuracy` (of clean examples), `zero_gradient` (share of examples
+    whose every input gradient was zero) and `misread` (share of batches on which probabilities
+    were taken for logits or the reverse, for XLA, which cannot fail) are running means since
+    `reset_meters`; `num_classes` is known after the first step, and 0 for what is no classifier.
+    """
+
+    def __init__(
+        self, model, attack, objective, threat_model, *, ramp=(0, 0), seed, attack_dtype=None
+    ):
+        self.model = model
+        self.attack = attack
+        self.objective = objective
+        self.threat_model = threat_model
+        self.ramp = ramp
+        self.seed = seed
+        self.attack_dtype = attack_dtype
+        self.num_classes = 0
+        with backend.variable_scope(model):
+            self.adv_accuracy = keras.metrics.Mean()
+            self.accuracy = keras.metrics.Mean()
+            self.zero_gradient = keras.metrics.Mean()
+            self.misread = keras.metrics.Mean()
+        self._delta = None
+        self._memory = None
+
+    def build(self, iterator):
+        """Makes the variables that a step needs, told by the data to come, if Keras has not."""
+
+    def guarded(self, train_function):
+        """Returns the train function that Keras made around this step, fit for exceptions."""
+        return train_function
+
+    def reset_meters(self):
+        """Starts the running means anew."""
+        for meter in (self.adv_accuracy, self.accuracy, self.zero_gradient, self.misread):
+            meter.reset_state()
+
+    def over_replicas(self, logs):
+        """Returns the logs of all replicas together; a step returns means over the replicas.
+
+        Those are not the same for an uneven batch, nor ever for a metric such as the AUC.
+        """
+        return logs
+
+    @property
+    def _num_replicas(self):
+        return 1
+
+    def _of_replica(self, seed):
+        """Returns the seed for the replica that asks."""
+        return seed
+
+    def _refuse_frozen(self):
+        model = self.model
+        if model.built and not model.trainable_weights:
+            raise ValueError(
+                "The model has no trainable weights, so that there is nothing to train. Set "
+                "`trainable = True` for some of its layers, and compile it again. "
+                f"Received: {len(model.weights)} weights, none of them trainable"
+            )
+
+    def _trainer(self, classifier, batch):
+        """Returns the `Trainer` of the framework."""
+        raise NotImplementedError
+
+    def _requirements(self, inputs, y, sample_weight):
+        """Returns the tensor that is attacked, and a list of `Requirement` for the batch.
+
+        What no batch can be raises `ValueError`.
+        """
+        if y is None:
+            raise ValueError("AdvTrain needs labels to train on. Received: y=None")
+        x, classifier, threat_model = self.threat_model.expose(self.model, inputs)
+        threat_model.check_fits(tuple(x.shape))
+        unlabelled = self.objective.takes_unlabelled
+        required = check_inputs(inputs, self.threat_model) + check_targets(y, sample_weight)
+        return x, required + check_labels(classifier, x, y, unlabelled, sample_weight)
+
+    def _update(self, inputs, y, sample_weight, delta):
+        """Takes the step; returns the logs, `delta` for the next batch, and requirements."""
+        threat_model, iteration, seed = self._circumstances()
+        x, classifier, threat_model = threat_model.expose(self.model, inputs)
+        classifier.attack_dtype = self.attack_dtype
+        batch = Batch(x, y, sample_weight, threat_model, iteration, seed, delta, self._memory)
+        trainer = self._trainer(classifier, batch)
+        result = self.objective.step(trainer, self.attack, batch)
+        if trainer.misread is not None:
+            self.misread.update_state(ops.cast(trainer.misread, "float32"))
+        self._track_loss(result.loss, x)
+        logs = self.model.compute_metrics(inputs, y, trainer.outputs, sample_weight=sample_weight)
+        measured = self._measure(classifier, trainer.outputs, y, result.adversarial)
+        return {**logs, **measured}, result.delta, trainer.requirements
+
+    def _circumstances(self):
+        """Returns the threat model of this step, `optimizer.iterations`, and the seed."""
+        optimizer = self.model.optimizer
+        iteration = ops.cast(optimizer.iterations, "int32")
+        # Gradient accumulation divides `iterations`; the seed counts every batch.
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        batches = ops.cast(getattr(inner, "_iterations", iteration), "int32")
+        threat_model = self.threat_model.at(iteration)
+        start, num_steps = self.ramp
+        if num_steps:
+            done = ops.cast(iteration + 1 - start, "float32") / num_steps
+            threat_model = threat_model.scaled(ops.clip(done, 0.0, 1.0))
+        seed = ops.stack([ops.convert_to_tensor(self.seed, "int32"), batches])
+        return threat_model, iteration, self._of_replica(seed)
+
+    def _carried_delta(self, kept, x):
+        """Returns the perturbation that the last batch left, with as many rows as `x` has."""
+        return ops.concatenate([kept, ops.zeros_like(x)], axis=0)[: ops.shape(x)[0]]
+
+    def _carried(self, delta, kept):
+        """Returns what the next batch is left: a short batch leaves the rows it did not have."""
+        return ops.concatenate([delta, kept[ops.shape(delta)[0] :]], axis=0)
+
+    def _remember(self, x, y, sample_weight):
+        """Makes the variables in which the objective keeps what it needs later in this `fit`."""
+        if self.objective.carries_delta and self._delta is None:
+            self._require_one_replica("one perturbation")
+            self._delta = self._new_delta(tuple(x.shape[1:]))
+        if self._memory is None:
+            self._memory = self._new_memory(x, y, sample_weight)
+        if self._memory is not None:
+            self._require_one_replica("a memory")
+
+    def _new_memory(self, x, y, sample_weight):
+        return self.objective.new_memory(x, y, sample_weight)
+
+    def _new_delta(self, shape):
+        if None in shape:
+            raise ValueError(
+                f"{type(self.objective).__name__} keeps one perturbation from batch to batch, "
+                "so that all examples must have one shape. Pad or crop them, or use another "
+                f"objective. Received: examples of shape {shape}"
+            )
+        return ops.zeros((0, *shape))
+
+    def _require_one_replica(self, what):
+        if self._num_replicas > 1:
+            raise ValueError(
+                f"{type(self.objective).__name__} keeps {what} from batch to batch, "
+                "which several replicas cannot share. Train on one device, or use another "
+                f"objective. Received: a strategy of {self._num_replicas} replicas"
+            )
+
+    def _track_loss(self, loss, x):
+        """Feeds Keras's own `loss` metric, as its train step does."""
+        for metric in self.model.metrics:
+            if metric.name == "loss":
+                metric.update_state(loss * self._num_replicas, sample_weight=ops.shape(x)[0])
+
+    def _measure(self, classifier, outputs, y, adversarial):
+        """Feeds the meters; returns what of them belongs into the logs."""
+        attacked = self.objective.attacked(adversarial.batch)
+        blind = ops.cast(adversarial.found.zero_gradient, "float32")
+        self.zero_gradient.update_state(blind, attacked)
+        if not classifier.is_classification(outputs, y):
+            return {}
+        self.accuracy.update_state(*self._hits(classifier, outputs, y))
+        if not self.objective.runs_attack:
+            return {}
+        adv_outputs = adversarial.outputs if adversarial.was_used else classifier(adversarial.x)
+        hits, labelled = self._hits(classifier, adv_outputs, adversarial.y)
+        if attacked is not None:
+            labelled = labelled * ops.cast(attacked, "float32")
+        self.adv_accuracy.update_state(hits, labelled)
+        return {"adv_accuracy": self.adv_accuracy.result()}
+
+    def _hits(self, classifier, outputs, y):
+        """Returns, per example, whether it is right, and whether it has a label; as floats."""
+        logits = classifier.to_logits(outputs, y)
+        self.num_classes = logits.shape[-1]
+        predicted = ops.argmax(logits, axis=-1)
+        labels = losses.to_indices(single(y), self.num_classes)
+        hits = ops.equal(predicted, ops.cast(labels, predicted.dtype))
+        return ops.cast(hits, "float32"), ops.cast(labels >= 0, "float32")

@@ -1,0 +1,58 @@
+"""What differs between the backends on which the tests run."""
+
+import keras
+import pytest
+
+IS_JAX = keras.backend.backend() == "jax"
+
+if IS_JAX:
+    import jax
+
+    # What fails in compiled code, and what a check of values that can be seen raises.
+    HOST_ERROR = jax.errors.JaxRuntimeError
+    REFUSED = ValueError
+else:
+    import tensorflow as tf
+
+    HOST_ERROR = tf.errors.OpError
+    REFUSED = tf.errors.InvalidArgumentError
+
+
+def tensorflow_only(reason):
+    """Returns a mark for tests that are about TensorFlow alone."""
+    return pytest.mark.skipif(IS_JAX, reason=f"for TensorFlow only: {reason}")
+
+
+def traced(function, jit_compile=None, signature=None):
+    """Returns `function` compiled by the framework, with nothing of this package in between.
+
+    Args:
+        function: of tensors.
+        jit_compile: bool, whether TensorFlow uses XLA; JAX always does.
+        signature: pairs of shape and dtype, for which TensorFlow traces it; JAX does for each call.
+    """
+    if IS_JAX:
+        return jax.jit(function)
+    if signature is not None:
+        signature = [tf.TensorSpec(*one) for one in signature]
+    return tf.function(
+        function, input_signature=signature, jit_compile=jit_compile, autograph=False
+    )
+
+
+def observe(function, *tensors):
+    """Calls `function` with the values of tensors when traced code runs."""
+    if IS_JAX:
+        jax.debug.callback(function, *tensors)
+    else:
+        tf.numpy_function(function, tensors, [])
+
+
+def jacobian(function, x):
+    """Returns the derivatives of all outputs by all inputs, `(*outputs, *inputs)`."""
+    if IS_JAX:
+        return jax.jacobian(function)(x)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        values = function(x)
+    return tape.jacobian(values, x)
