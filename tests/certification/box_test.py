@@ -5,12 +5,19 @@ from keras import layers
 from keras import ops
 
 import keras_robust as kr
+from keras_robust import backend
 from keras_robust.certification.box import Box
 from keras_robust.certification.box import propagate_box
 from keras_robust.certification.box import worst_margins
 
 RNG = np.random.default_rng(0)
 IMAGE = (6, 5, 2)
+
+
+@pytest.fixture(autouse=True)
+def _double_precision():
+    with backend.double_precision():
+        yield
 
 
 def randomise(model):
