@@ -1,4 +1,3 @@
-from tests.support import backends
 import threading
 
 import keras
@@ -7,6 +6,7 @@ import pytest
 
 from keras_robust import backend
 from keras_robust.backend.layer_classifier import changed_output
+from tests.support import backends
 
 LayerClassifier = backend.LayerClassifier
 TOKENS = np.array([[1, 2, 0], [3, 3, 1]])

@@ -4,6 +4,7 @@ import pytest
 
 from keras_robust.callbacks.snapshot import Snapshot
 from keras_robust.callbacks.snapshot import start_optimizer
+from tests.support import backends
 from tests.support import devices
 from tests.support import linear_fit
 
@@ -54,6 +55,8 @@ def _averages(model):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_everything_that_was_learned_comes_back_and_the_clocks_go_on(name):
+    if backends.IS_JAX and name in AVERAGED:
+        pytest.skip("after averages Keras cannot fit again on JAX: it donates one buffer twice")
     model = _model(OPTIMIZERS[name]())
     _train(model)
     states, clocks = _states(model)
@@ -102,6 +105,7 @@ def test_it_can_be_restored_twice():
             np.testing.assert_array_equal(weights, expected)
 
 
+@backends.tensorflow_only("replicas are TensorFlow's")
 def test_every_device_gets_the_weights_back():
     with devices.mirrored(2).scope():
         model = _model(optimizers.Adam(0.1, use_ema=True))
@@ -129,6 +133,8 @@ def test_averages_start_at_the_weights(name):
 
 @pytest.mark.parametrize("name", AVERAGED)
 def test_averages_that_have_begun_are_left_alone(name):
+    if backends.IS_JAX and name in AVERAGED:
+        pytest.skip("after averages Keras cannot fit again on JAX: it donates one buffer twice")
     model = _model(OPTIMIZERS[name]())
     model.fit(X, Y, batch_size=8, verbose=0)
     model.train_on_batch(X, Y)

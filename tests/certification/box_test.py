@@ -3,6 +3,7 @@ import pytest
 from keras import layers
 from keras import ops
 
+from keras_robust import backend
 from keras_robust.certification.box import Box
 from keras_robust.certification.box import worst_margins
 from keras_robust.certification.layer_boxes import propagate_box
@@ -11,6 +12,12 @@ from tests.support.bounded import network
 from tests.support.bounded import sequential
 
 RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _double_precision():
+    with backend.double_precision():
+        yield
 
 
 def test_centre_and_radius():

@@ -4,9 +4,16 @@ import pytest
 from keras import layers
 
 import keras_robust as kr
+from keras_robust import backend
 from keras_robust.certification import Interval
 from keras_robust.certification import interval_margins
 from tests.support import numpy_reference
+
+
+@pytest.fixture(autouse=True)
+def _double_precision():
+    with backend.double_precision():
+        yield
 
 
 def linear_model():

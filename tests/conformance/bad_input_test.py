@@ -100,6 +100,7 @@ def test_a_model_with_a_custom_train_step():
         _fit(model)
 
 
+@backends.tensorflow_only("on JAX a train step takes the state of the variables")
 def test_an_attack_in_a_custom_train_step_works_as_the_error_says():
     class Own(keras.Sequential):
         def train_step(self, data):
@@ -139,6 +140,7 @@ def test_negative_epsilon():
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@backends.tensorflow_only("on JAX Keras itself looks at a batch first, and stops")
 def test_an_empty_data_set():
     with pytest.raises(ValueError, match="Received: an empty data set"):
         _fit(linear_fit.make_model(), X[:0], Y[:0])
@@ -154,6 +156,7 @@ def test_data_of_unknown_length_need_a_warmup_in_steps():
         model.fit(generator(), verbose=0, callbacks=[kr.AdvTrain(kr.Linf(0.1))])
 
 
+@backends.tensorflow_only("on JAX Keras itself looks at a batch first, and stops")
 def test_missing_labels():
     model = linear_fit.make_model()
     with pytest.raises(ValueError, match="AdvTrain needs labels"):
@@ -204,6 +207,7 @@ def test_an_epsilon_of_another_shape(threat_model, message):
         _fit(linear_fit.make_model(), callback=kr.AdvTrain(threat_model(), warmup=0))
 
 
+@backends.tensorflow_only("on JAX Keras itself looks at a batch first, and stops")
 def test_one_hot_labels_under_a_sparse_loss():
     with pytest.raises(ValueError, match="the labels are one-hot rows. Use Categorical"):
         _fit(linear_fit.make_model(), y=np.eye(3)[Y])
