@@ -10,7 +10,7 @@ _CLOCKS = ("iteration", "learning_rate")  # The names that Keras gives the varia
 
 def _copied(variable):
     # Of JAX one gets a view into the memory of the variable, which the next step may take.
-    return np.array(keras.ops.convert_copied(variable))
+    return np.array(keras.ops.convert_to_numpy(variable))
 
 
 class Snapshot:
