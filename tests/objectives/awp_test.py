@@ -7,6 +7,7 @@ import pytest
 import keras_robust as kr
 from keras_robust import backend
 from tests.support import devices
+from tests.support import gradients
 from tests.support import models
 from tests.support import numpy_reference
 from tests.support import streams
@@ -99,8 +100,8 @@ def test_the_size_of_the_step_is_relative_to_each_kernel():
     trainer = Spy(backend.Classifier(model), batch)
     kr.objectives.AWP(GAMMA).step(trainer, Fixed(), batch)
     assert seen[0] is None
-    gradients = _gradients(weights)
-    for found, w, g in zip(seen[1], weights, gradients, strict=True):
+    slopes = _gradients(weights)
+    for found, w, g in zip(seen[1], weights, slopes, strict=True):
         v = found - w
         if w.ndim == 1:
             np.testing.assert_allclose(v, 0.0, atol=1e-6)
@@ -116,7 +117,7 @@ def test_kernels_of_convolutions_are_kernels():
     )
     x, y = models.images(model)
 
-    def gradients(values):
+    def slopes_at(values):
         for variable, value in zip(model.trainable_weights, values, strict=True):
             variable.assign(value)
 
@@ -130,8 +131,8 @@ def test_kernels_of_convolutions_are_kernels():
     start = _state(model)
     weights = [np.asarray(weight).astype("float64") for weight in model.trainable_weights]
     assert [w.ndim for w in weights] == [4, 1, 1, 1, 2, 1]
-    worst = _worst(weights, gradients(weights))
-    expected = [w - RATE * g for w, g in zip(weights, gradients(worst), strict=True)]
+    worst = _worst(weights, slopes_at(weights))
+    expected = [w - RATE * g for w, g in zip(weights, slopes_at(worst), strict=True)]
     for variable, value in zip(model.variables, start, strict=True):
         variable.assign(value)
     batch = streams.batch(x, y)
@@ -151,7 +152,7 @@ def test_takes_the_ascent_and_the_descent_of_the_objective_within(objective):
     if isinstance(objective, kr.objectives.TRADES):
         objective = Direct(objective.beta)
 
-    def gradients(values):
+    def slopes_at(values):
         model = _network()
         model.set_weights(values)
 
@@ -162,8 +163,8 @@ def test_takes_the_ascent_and_the_descent_of_the_objective_within(objective):
         return [np.asarray(g).astype("float64") for g in slopes]
 
     weights, model = _reference(), _network()
-    worst = _worst(weights, gradients(weights))
-    expected = [w - RATE * g for w, g in zip(weights, gradients(worst), strict=True)]
+    worst = _worst(weights, slopes_at(weights))
+    expected = [w - RATE * g for w, g in zip(weights, slopes_at(worst), strict=True)]
     _, result = _step(kr.objectives.AWP(GAMMA, objective), model)
     _assert_weights(model, expected)
     loss = objective.loss(*streams.streams(_network()))

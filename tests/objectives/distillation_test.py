@@ -1,5 +1,3 @@
-import re
-
 import keras
 import numpy as np
 import pytest
@@ -109,7 +107,7 @@ class Subclassed(keras.Model):
 @every_class
 def test_a_subclassed_model_is_compared_in_the_first_step(cls):
     model = _compiled(Subclassed(), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    message = re.escape("(None, 4) for a model with outputs of shape (None, 3)")
+    message = r"\((None|4), 4\) for a model with outputs of shape \((None|4), 3\)"
     with pytest.raises(ValueError, match=message):
         _fit(model, cls(_network(classes=4)))
     teacher = Subclassed()
