@@ -46,12 +46,11 @@ def certify_signature(model, specs, guarded, max_samples, archive):
     guard = archive.in_graph(lambda x: guarded([x])[0])
 
     def certify(x, seed, num_samples, alpha):
-        x = guard(x)
         # Rounded up as below, and in integers that do not overflow.
         copies = _BLOCK * (1 + (tf.cast(num_samples, tf.int64) - 1) // _BLOCK)
         total = copies * tf.maximum(tf.shape(x, tf.int64)[0], 1)
         ranges = [num_samples > 0, total <= max_samples, alpha > 0.0, alpha <= _MAX_ALPHA]
-        x = graph.require_all(ranges, message, tf.cast(x, tf.float32))
+        x = tf.cast(guard(graph.require_all(ranges, message, x)), tf.float32)
         votes = _voter(logits, x, model.noise_stddev)
         # Independent of each other: the same copies must not choose the class and judge it.
         label = tf.argmax(votes(graph.fold_in(seed, 0), _SELECTION), axis=-1)

