@@ -5,6 +5,7 @@ from keras import layers
 from keras import ops
 
 import keras_robust as kr
+from keras_robust import backend
 from keras_robust.certification.box import Box
 from keras_robust.certification.box import worst_margins
 from keras_robust.certification.layer_boxes import propagate_box
@@ -14,6 +15,12 @@ from tests.support.bounded import randomise
 from tests.support.bounded import sequential
 
 RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _double_precision():
+    with backend.double_precision():
+        yield
 
 
 def normalization(**arguments):
