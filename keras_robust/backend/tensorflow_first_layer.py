@@ -24,8 +24,8 @@ def fast_first_layers(model):
     """Within, convolutions of `model` over few channels take their input gradients by blocks.
 
     On CPUs only, and where that saves enough: kernels of 5 x 5 over 1 to 3 channels, or 3 x 3 over
-    one, but not 3 x 3 over three. What they compute forward is the same, and so are the gradients, but for rounding
-    where strides are larger than 1. A layer with a `convolution_op` of its own is left alone.
+    one, but not 3 x 3 over three. What they compute forward is the same, and so are the gradients,
+    but for rounding where strides are larger than 1. A subclass of `Conv2D` is left alone.
 
     Args:
         model: a `keras.Model` or a callable, of which nothing changes.
