@@ -221,7 +221,7 @@ def show(result):
             str(row["peak_mebibytes"]),
             f"{row['memory_ratio']:.2f}",
         )
-    for name in result.get("absent", []):
+    for name in sorted({*result.get("absent", [])} - result["rows"].keys()):
         table.add_row(name, "no --peer")
     Console(width=150).print(table)
 

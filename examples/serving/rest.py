@@ -26,7 +26,10 @@ def answer(signatures, body):
         ValueError: for whatever is wrong with the request.
     """
     if not isinstance(body, dict) or ("instances" in body) == ("inputs" in body):
-        raise ValueError('Expected a JSON object with either "instances" or "inputs"')
+        raise ValueError(
+            'Expected a JSON object with either "instances" or "inputs", and the header '
+            "Content-Type: application/json"
+        )
     name = body.get("signature_name", "serving_default")
     if not isinstance(name, str) or name not in signatures:
         raise ValueError(f"Expected a signature_name out of {sorted(signatures)}")

@@ -14,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 _LANES = 16  # Of float32 in the widest vectors of a CPU.
+# Below it, what is saved is lost again: a bias is no longer added within the convolution.
+_LEAST_SAVING = 2.5
 _LOCK = threading.Lock()
 
 
@@ -21,8 +23,9 @@ _LOCK = threading.Lock()
 def fast_first_layers(model):
     """Within, convolutions of `model` over few channels take their input gradients by blocks.
 
-    On CPUs only. What they compute forward is the same, and so are the gradients, but for rounding
-    where strides are larger than 1. A layer with a `convolution_op` of its own is left alone.
+    On CPUs only, and where that saves enough: kernels of 5 x 5 over 1 to 3 channels, or 3 x 3 over
+    one, but not 3 x 3 over three. What they compute forward is the same, and so are the gradients,
+    but for rounding where strides are larger than 1. A subclass of `Conv2D` is left alone.
 
     Args:
         model: a `keras.Model` or a callable, of which nothing changes.
@@ -95,7 +98,8 @@ def input_gradient(upstream, kernel, size, stride, same, block):
     kernel = tf.reshape(kernel, (*lengths, filters, block * block * channels))
     padding = [[0, 0], *(plan.padding for plan in plans), [0, 0]]
     blocks = tf.nn.conv2d(upstream, kernel, block // stride, padding)
-    return tf.nn.depth_to_space(blocks, block)[:, : size[0], : size[1]]
+    pixels = tf.nn.depth_to_space(blocks, block) if block > 1 else blocks
+    return pixels[:, : size[0], : size[1]]
 
 
 class _Axis:
@@ -123,7 +127,17 @@ def _gains(layer):
         return False
     plain = layer.groups == 1 and layer.data_format == "channels_last"
     plain = plain and tuple(layer.dilation_rate) == (1, 1)
-    return plain and layer.strides[0] == layer.strides[1] and _block(layer) > 1
+    return plain and layer.strides[0] == layer.strides[1] and _saving(layer) >= _LEAST_SAVING
+
+
+def _saving(layer):
+    """Returns by how much the blocks need fewer multiplications, with all lanes counted."""
+    rows, columns, channels, _ = layer.kernel.shape
+    stride, block = layer.strides[0], _block(layer)
+    outputs = math.prod((block + length - 2) // stride + 1 for length in (rows, columns))
+    vectors = [math.ceil(pixels * channels / _LANES) for pixels in (1, block**2)]
+    usual, by_blocks = rows * columns / stride**2, outputs / block**2
+    return usual * vectors[0] / (by_blocks * vectors[1])
 
 
 def _block(layer):

@@ -67,7 +67,8 @@ class AdvTrain(keras.callbacks.Callback):
             large as in float32. Attacks that compare near points are refused. What needs more
             digits sees to it with `autocast=False`, as `InputTransformation` does;
             `Normalization`, `Rescaling`, and models that compute in half precision already, or in
-            part, stay as they are. Small models gain nothing. Defaults to `None`.
+            part, stay as they are. Convolutions and wide dense layers gain; on CPUs, small models
+            and attention do not. Defaults to `None`.
 
     Raises:
         ValueError: in the constructor for unknown names; in `fit` for a model that it cannot train,

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-import pathlib
+import numbers
 
 import numpy as np
 from rich.console import Console
@@ -14,8 +14,9 @@ from keras_robust.certification.certificate_schema import SCHEMA_VERSION
 from keras_robust.certification.certificate_schema import check_certificate
 from keras_robust.evaluation.atomic import write_text
 from keras_robust.evaluation.figures import make_figure
+from keras_robust.evaluation.kinds import read_json
 from keras_robust.evaluation.schema import to_plain
-from keras_robust.threat_models.parsing import parse_epsilon
+from keras_robust.threat_models.parsing import parse_fraction
 
 _NUM_POINTS = 100
 _MOST_ROWS = 8
@@ -68,8 +69,14 @@ class CertificateReport:
         Args:
             radius: number of at least 0, or a string such as `"8/255"`.
         """
+        number = parse_fraction("radius", radius)
+        if not isinstance(number, numbers.Real) or not number >= 0.0:
+            raise ValueError(
+                "Argument `radius` must be a number of at least 0, or a string such as '8/255'. "
+                f"Received: radius={radius!r}"
+            )
         correct = np.equal(self.labels, self.predictions)
-        return float(np.mean(correct & (np.asarray(self.radii) >= parse_epsilon(radius))))
+        return float(np.mean(correct & (np.asarray(self.radii) >= number)))
 
     def to_dict(self):
         """Returns what JSON can hold."""
@@ -93,7 +100,7 @@ class CertificateReport:
     @classmethod
     def load(cls, path):
         """Reads a report that `save` wrote."""
-        return cls.from_dict(json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
+        return cls.from_dict(read_json(path))
 
     def plot(self, path=None, robustness=None):
         """Draws certified accuracy against the radius. Needs matplotlib: the extra `plots`.
@@ -113,7 +120,8 @@ class CertificateReport:
         axes.step([*radii, radii[-1]], [*shares, 0.0], where="pre", label=f"certified: {name}")
         if robustness is not None:
             self._draw_robust(axes, robustness)
-            axes.legend()
+        axes.legend()
+        axes.set_title(f"{self.num_examples} examples", fontsize="medium")
         axes.set_xlabel(f"radius, {self.norm}")
         axes.set_ylabel("accuracy")
         axes.set_xlim(left=0.0)

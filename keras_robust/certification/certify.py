@@ -75,7 +75,7 @@ def certify(
         - [Gowal et al., 2018](https://arxiv.org/abs/1810.12715)
     """
     start, seed = time.perf_counter(), operator.index(seed)
-    method = _get(method, options)
+    method = _get(method, options).settled(model)
     check_counts(batch_size=batch_size)
     box = threat_models.Linf(0.0, getattr(method, "bounds", None))
     x, y = check_examples(*to_arrays(data, num_examples), box)

@@ -43,8 +43,8 @@ def refuse(layer, what, known):
     """Raises a `ValueError` that names a layer for which nothing is known."""
     names = ", ".join(sorted(known))
     raise ValueError(
-        f"No {what} is known for this layer. Known are, called as layers: {names}. "
-        f"Received: layer {getattr(layer, 'name', None)!r} of class {type(layer).__name__}"
+        f"No {what} is known for this layer. Received: layer {getattr(layer, 'name', None)!r} of "
+        f"class {type(layer).__name__}. Known are, called as layers: {names}"
     )
 
 

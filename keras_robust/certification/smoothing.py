@@ -3,6 +3,7 @@
 import math
 import numbers
 import operator
+import warnings
 
 import keras
 import numpy as np
@@ -16,11 +17,14 @@ from keras_robust.certification.certificate import Certified
 from keras_robust.certification.certificate import shown
 from keras_robust.certification.model_checks import guards_of
 from keras_robust.layers import RandomizedSmoothing
+from keras_robust.threat_models.parsing import parse_fraction
 
 # Random numbers are drawn in blocks of this size, so that they do not depend on the batch size.
 _BLOCK = 100
 _MAX_BLOCKS = 50
 _SELECTION, _ESTIMATION = 0, 1
+# Of the range of the inputs; less is taken for a mistake of units.
+_LEAST_NOISE = 0.01
 
 
 def smoothed_radius(count, num_samples, noise_stddev, alpha):
@@ -72,7 +76,8 @@ class Smoothing(Certificate):
     each input: `selection_samples + num_samples` forward passes.
 
     Args:
-        noise_stddev: float above 0, `sigma`, in the units of the input; `None` for that of the
+        noise_stddev: float above 0, `sigma`, in the units of the input, or a string such as
+            `"64/255"`; `None` for that of the
             `RandomizedSmoothing` that is certified. Defaults to `None`.
         num_samples: int, `n`, copies that bound the probability. Defaults to `100_000`.
         selection_samples: int, `n0`, copies that choose the class. Defaults to `100`.
@@ -102,6 +107,7 @@ class Smoothing(Certificate):
     def __init__(
         self, noise_stddev=None, *, num_samples=100_000, selection_samples=100, alpha=1e-3
     ):
+        noise_stddev = parse_fraction("noise_stddev", noise_stddev)
         if noise_stddev is not None:
             _check_between("noise_stddev", noise_stddev, math.inf)
         _check_between("alpha", alpha, 1.0)
@@ -115,8 +121,14 @@ class Smoothing(Certificate):
         self.selection_samples = selection_samples
         self.alpha = alpha
 
+    def settled(self, model):
+        if self.noise_stddev is not None or not isinstance(model, RandomizedSmoothing):
+            return self
+        return type(self)(**{**self.get_config(), "noise_stddev": model.noise_stddev})
+
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
         base, stddev = self._parts(model)
+        _warn_of_units(x, stddev)
         _check_guards(base)
         select, estimate = (
             _counter(backend.Classifier(base), stddev, number, batch_size)
@@ -176,6 +188,17 @@ def _counter(classifier, stddev, limit, batch_size):
         return np.asarray(sum(compiled(x, seed, first) for first in starts), "int64")
 
     return count
+
+
+def _warn_of_units(x, stddev):
+    extent = float(np.ptp(x)) if np.size(x) else 0.0
+    if stddev < _LEAST_NOISE * extent:
+        warnings.warn(
+            "The noise is small against the range of the inputs: is it in their units? For pixels "
+            "from 0 to 255 a noise of 0.25 is 63.75. "
+            f"Received: noise_stddev={stddev} and inputs over a range of {extent:.4g}",
+            stacklevel=4,
+        )
 
 
 def _check_guards(model):

@@ -1,7 +1,19 @@
 """Kinds of values in JSON: each is a function `(value, path)` that raises where it is another."""
 
+import json
 import math
+import pathlib
 import reprlib
+
+
+def read_json(path):
+    """Returns what a JSON file holds, or says that it is none."""
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"Expected a report, a JSON file: {error}. Received: path={str(path)!r}"
+        ) from error
 
 
 def refuse(path, expected, value):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 
 import numpy as np
 from rich.console import Console
@@ -11,6 +10,7 @@ from keras_robust.evaluation.atomic import write_text
 from keras_robust.evaluation.attack_report import AttackReport
 from keras_robust.evaluation.check import Check
 from keras_robust.evaluation.html_page import make_page
+from keras_robust.evaluation.kinds import read_json
 from keras_robust.evaluation.picture import draw_examples
 from keras_robust.evaluation.schema import SCHEMA
 from keras_robust.evaluation.schema import SCHEMA_VERSION
@@ -117,7 +117,7 @@ class RobustnessReport:
     @classmethod
     def load(cls, path):
         """Reads a report that `save` wrote."""
-        return cls.from_dict(json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
+        return cls.from_dict(read_json(path))
 
     def save_html(self, path, *, class_names=None, num_examples=5):
         """Writes the report as one HTML file that needs no other file and no network.

@@ -20,7 +20,7 @@ def write_card(manifest):
         "## Classes",
         _classes(manifest["model"]["label_names"]),
         "## What this does not say",
-        _LIMITS + (_CERTIFY_LIMIT if "certify" in manifest["signatures"] else ""),
+        _limits(manifest),
         "## Made with",
         "\n".join(f"- {name} {value}" for name, value in manifest["versions"].items()),
     ]
@@ -40,12 +40,22 @@ _LIMITS = (
     "the threat model above, and for data like those it was measured on.\n"
     "- The guard rejects or mends what is outside the range of valid inputs. It does not detect "
     "adversarial examples, which are inside.\n"
-    "- Probabilities are what the softmax gives. They are calibrated only if that was done."
+)
+_SOFTMAX = "- Probabilities are what the softmax gives. They are calibrated only if that was done."
+_VOTES = (
+    "- Probabilities are shares of the votes of {num_samples} copies of the input, with Gaussian "
+    "noise of standard deviation {noise_stddev}, which is what a certificate is about."
 )
 _CERTIFY_LIMIT = (
     "\n- A certificate holds for a seed that was drawn before any answer: who tries seeds and "
     "keeps the best answer has no certificate."
 )
+
+
+def _limits(manifest):
+    smoothing = manifest["model"]["smoothing"]
+    text = _LIMITS + (_SOFTMAX if smoothing is None else _VOTES.format(**smoothing))
+    return text + (_CERTIFY_LIMIT if "certify" in manifest["signatures"] else "")
 
 
 def _robustness(manifest):

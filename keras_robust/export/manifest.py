@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_robust.layers import RandomizedSmoothing
 from keras_robust.version import __version__
 
 SCHEMA = "keras_robust.served_model"
@@ -32,6 +33,7 @@ def make_manifest(model, inputs, guards, signatures, *, report, label_names, dat
             "name": model.name,
             "num_parameters": int(model.count_params()),
             "label_names": None if label_names is None else list(label_names),
+            "smoothing": _smoothing(model),
         },
         "inputs": {
             spec.name: {
@@ -88,6 +90,14 @@ def models_config(path):
         "  }\n"
         "}\n"
     )
+
+
+def _smoothing(model):
+    """Returns what a `RandomizedSmoothing` adds to a model; `None` for others."""
+    if not isinstance(model, RandomizedSmoothing):
+        return None
+    names = ("noise_stddev", "num_samples", "seed")
+    return {name: getattr(model, name) for name in names}
 
 
 def _plain_guard(guard):

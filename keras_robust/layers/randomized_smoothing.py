@@ -12,6 +12,7 @@ from scipy import stats
 from keras_robust import backend
 from keras_robust.layers.input_guard import InputGuard
 from keras_robust.layers.input_transformation import check_count
+from keras_robust.threat_models.parsing import parse_fraction
 
 _MAX_SAMPLES = 10**7
 _MAX_SEED = 2**31 - 1
@@ -41,13 +42,16 @@ class RandomizedSmoothing(keras.Model):
     input without any vote gets NaN. What checks the range of its input, as an `InputGuard` does,
     stands in front of this layer: with noise the copies leave the range.
 
-    Deviations from the paper: none. Cost: `num_samples` forward passes, one after the other.
+    Deviations from the paper: none. Cost: `num_samples` forward passes, one after the other. An
+    attack asks thousands of times: give one a copy with few samples, such as
+    `RandomizedSmoothing(smoothed.model, 0.25, num_samples=10)`, and attacks that average gradients.
 
     Args:
         model: built `keras.Model` with one input and one classification output; its logits are
             found as `evaluate` finds them. A single sigmoid counts as two classes. May have an
             `InputGuard` that clips, but none that rejects.
-        noise_stddev: float above 0, `sigma`, in the units of the input. Defaults to `0.25`.
+        noise_stddev: float above 0, or a string such as `"64/255"`, `sigma`, in the units of the
+            input. Defaults to `0.25`.
         num_samples: int, `n`. Defaults to `100`.
         seed: int for the same noise at every call, `None` for fresh noise. Defaults to `None`.
         **kwargs: `name`, `dtype` and others of `keras.Model`.
@@ -77,6 +81,7 @@ class RandomizedSmoothing(keras.Model):
         super().__init__(**kwargs)
         if not isinstance(model, keras.Model):
             raise ValueError(f"Argument `model` must be a keras.Model. Received: model={model!r}")
+        noise_stddev = parse_fraction("noise_stddev", noise_stddev)
         is_number = isinstance(noise_stddev, numbers.Real) and not isinstance(noise_stddev, bool)
         if not is_number or not 0.0 < noise_stddev < math.inf:
             raise ValueError(

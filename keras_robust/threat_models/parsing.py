@@ -8,6 +8,19 @@ import numpy as np
 SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
 
 
+def parse_fraction(name, value):
+    """Returns a float for a string such as `"8/255"`, and anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(fractions.Fraction(value.replace(" ", "")))
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"Argument `{name}` must be a number, or a string such as '8/255'. "
+            f"Received: {name}={value!r}"
+        ) from error
+
+
 def parse_epsilon(epsilon):
     """Returns a float, a float32 array, or a schedule as it is."""
     if isinstance(epsilon, SCHEDULE):

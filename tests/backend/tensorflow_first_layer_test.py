@@ -24,13 +24,11 @@ def gradients(layer, x, upstream):
     [
         ((28, 28), 1, (5, 5), 1),
         ((9, 14), 1, (3, 5), 1),
-        ((13, 11), 3, (3, 3), 1),
-        ((8, 9), 4, (2, 4), 1),
+        ((13, 11), 3, (5, 6), 1),
         ((28, 28), 1, (4, 4), 2),
         ((15, 14), 3, (7, 7), 2),
-        ((11, 10), 2, (3, 2), 2),
-        ((12, 17), 1, (2, 2), 3),
-        ((7, 7), 1, (1, 1), 2),
+        ((11, 10), 2, (6, 5), 2),
+        ((14, 17), 1, (9, 8), 3),
     ],
 )
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
@@ -79,6 +77,30 @@ class Own(keras.layers.Conv2D):
 
 
 @pytest.mark.parametrize(
+    ("size", "channels", "kernel", "stride", "block"),
+    [
+        ((13, 11), 3, (3, 3), 1, 2),
+        ((8, 9), 4, (2, 4), 1, 2),
+        ((11, 10), 2, (3, 2), 2, 4),
+        ((12, 17), 1, (2, 2), 3, 6),
+        ((7, 7), 1, (1, 1), 2, 2),
+        ((9, 9), 16, (3, 3), 1, 1),
+    ],
+)
+@pytest.mark.parametrize("same", [True, False])
+def test_blocks_of_any_size_give_the_gradient(size, channels, kernel, stride, block, same):
+    x = tf.constant(RNG.normal(size=(2, *size, channels)).astype("float32"))
+    weights = tf.constant(RNG.normal(size=(*kernel, channels, 5)).astype("float32"))
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        outputs = tf.nn.conv2d(x, weights, stride, "SAME" if same else "VALID")
+    upstream = tf.constant(RNG.normal(size=outputs.shape).astype("float32"))
+    found = tensorflow_first_layer.input_gradient(upstream, weights, size, stride, same, block)
+    expected = tape.gradient(outputs, x, upstream)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
     "layer",
     [
         keras.layers.Conv2D(4, 3, groups=2),
@@ -96,11 +118,12 @@ def test_other_convolutions_are_left_alone(layer):
 
 
 def test_so_are_many_channels_unbuilt_layers_unknown_sizes_and_what_is_no_model():
-    layers = [keras.layers.Conv2D(4, 3, name=str(i)) for i in range(3)]
+    layers = [keras.layers.Conv2D(4, 3, name=str(i)) for i in range(4)]
     layers[0].build((None, 8, 8, 16))
     layers[1].build((None, None, None, 1))
+    layers[2].build((None, 8, 8, 3))
     with backend.fast_first_layers(keras.Sequential(layers)):
-        assert ["convolution_op" in vars(layer) for layer in layers] == [False, True, False]
+        assert ["convolution_op" in vars(layer) for layer in layers] == [False, True, False, False]
         traced = tf.function(layers[1], input_signature=[tf.TensorSpec((None, None, None, 1))])
         x = tf.ones((2, 7, 7, 1))
         np.testing.assert_allclose(traced(x), layers[1](x), atol=1e-6)

@@ -62,8 +62,9 @@ def test_certified_accuracy_includes_the_radius_itself():
     ]  # fmt: skip
     assert report.certified_accuracy("1/2") == 0.2
     assert report.certified_accuracy("51/100") == 0.0
-    with pytest.raises(ValueError, match="Received: epsilon='half'"):
-        report.certified_accuracy("half")
+    for wrong in ("half", -0.1, "1/0", None):
+        with pytest.raises(ValueError, match=f"`radius` must be .* Received: radius={wrong!r}"):
+            report.certified_accuracy(wrong)
 
 
 def test_json_round_trip(tmp_path):

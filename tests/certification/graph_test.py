@@ -80,7 +80,7 @@ def test_a_call_of_its_own_is_refused_also_within():
 def test_refusals_name_layer_and_what_is_known():
     layer = keras.layers.Dense(3, name="last")
     with pytest.raises(
-        ValueError, match="No bound is known.*A, B. Received: layer 'last' of.*Dense"
+        ValueError, match="No bound is known.*layer 'last' of class Dense. Known are.*A, B"
     ):
         refuse(layer, "bound", ["B", "A"])
     with pytest.raises(

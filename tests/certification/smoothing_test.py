@@ -213,7 +213,7 @@ def test_the_layer_knows_its_noise():
     [
         ("noise_stddev", 0.0),
         ("noise_stddev", np.inf),
-        ("noise_stddev", "1"),
+        ("noise_stddev", "much"),
         ("alpha", 0.0),
         ("alpha", 1.0),
         ("num_samples", 0),
@@ -231,3 +231,20 @@ def test_config_round_trip():
     again = Smoothing.from_config(method.get_config())
     assert repr(again) == repr(method)
     assert "noise_stddev=0.25, num_samples=7, selection_samples=3, alpha=0.01" in repr(again)
+
+
+def test_the_record_has_the_noise_of_the_model():
+    base = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(5.0)])
+    smoothed = kr.layers.RandomizedSmoothing(base, "1/5", num_samples=5)
+    data = np.array([[0.9, 0.1]], "float32"), np.array([0])
+    found = kr.certify(smoothed, data, num_samples=200)
+    assert found.method["config"]["noise_stddev"] == 0.2
+    given = kr.certification.Smoothing("1/4", num_samples=200)
+    assert given.settled(base) is given
+    assert given.noise_stddev == 0.25
+
+
+def test_noise_in_other_units_than_the_inputs_is_told():
+    x = np.array([[250.0, 3.0]], "float32")
+    with pytest.warns(UserWarning, match="noise_stddev=0.25 and inputs over a range of 247"):
+        kr.certification.Smoothing(0.25, num_samples=200).certify(lambda x: x, x)

@@ -30,3 +30,12 @@ def test_the_message_names_the_place():
     kind = kinds.record(a=kinds.list_of(kinds.dict_of(kinds.number(0))))
     with pytest.raises(ValueError, match=r"Expected report.a\[1\].b to be a number, at least 0. "):
         kind({"a": [{}, {"b": -1}]}, "report")
+
+
+def test_a_file_that_is_no_json(tmp_path):
+    path = tmp_path / "report.json"
+    path.write_text("import keras")
+    with pytest.raises(ValueError, match="Expected a report, a JSON file: .*report.json"):
+        kinds.read_json(path)
+    path.write_text('{"a": [1]}')
+    assert kinds.read_json(path) == {"a": [1]}

@@ -43,3 +43,12 @@ def test_names_are_no_markdown_and_seeds_no_choice():
     assert "- 0: a\\_b\n- 1: \\<b\\>\n- 2: \\[c\\](d)\n" in text
     assert "who tries seeds" in text
     assert "seed" not in write_card({**make(), "signatures": ["logits"]})
+
+
+def test_what_probabilities_are():
+    assert "Probabilities are what the softmax gives." in card()
+    plain = {**make(), "signatures": []}
+    plain["model"]["smoothing"] = {"noise_stddev": 0.25, "num_samples": 7, "seed": None}
+    text = write_card(plain)
+    assert "votes of 7 copies of the input, with Gaussian noise of standard deviation 0.25" in text
+    assert "softmax" not in text

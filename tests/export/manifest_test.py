@@ -26,7 +26,8 @@ def test_everything_is_there():
     found = make(report, ("a", "b", "c"), (X, Y), InputGuard((0, 2), outside="clip"))
     assert found["schema"] == "keras_robust.served_model"
     names = ["a", "b", "c"]
-    assert found["model"] == {"name": "small", "num_parameters": 12, "label_names": names}
+    expected = {"name": "small", "num_parameters": 12, "label_names": names, "smoothing": None}
+    assert found["model"] == expected
     guard = {
         "bounds": [0.0, 2.0],
         "outside": "clip",
@@ -46,6 +47,15 @@ def test_nothing_is_known():
     names = ("report", "threat_model", "data_fingerprint")
     assert [found[name] for name in names] == [None] * 3
     assert found["inputs"]["x"]["guard"] is None
+
+
+def test_the_noise_of_a_smoothed_model():
+    base = keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(3)])
+    smoothed = kr.layers.RandomizedSmoothing(base, "1/4", num_samples=7, seed=3)
+    found = manifest.make_manifest(
+        smoothed, Inputs(smoothed), [None], [], report=None, label_names=None, data=None
+    )
+    assert found["model"]["smoothing"] == {"noise_stddev": 0.25, "num_samples": 7, "seed": 3}
 
 
 def test_fingerprint():

@@ -293,7 +293,7 @@ def test_batch_statistics_stay_and_dropout_is_off():
     "arguments",
     [
         {"noise_stddev": 0.0},
-        {"noise_stddev": "0.1"},
+        {"noise_stddev": "much"},
         {"num_samples": 0},
         {"seed": -1},
         {"seed": 1.5},
