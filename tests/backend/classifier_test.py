@@ -393,6 +393,7 @@ def test_logits_have_as_many_rows_as_the_inputs_also_where_the_model_does_not_sa
         assert tuple(traced.structured_outputs.shape) == (size, 2)
 
 
+@backends.tensorflow_only("gradients at images are not shortened elsewhere")
 def test_under_attack_layers_are_lowered_and_gradients_at_images_shortened():
     layers = [keras.layers.Conv2D(3, 3), keras.layers.Flatten(), keras.layers.Dense(2)]
     model = keras.Sequential(layers)

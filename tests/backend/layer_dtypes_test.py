@@ -6,8 +6,10 @@ import pytest
 
 from keras_robust.backend.layer_dtypes import current_dtype
 from keras_robust.backend.layer_dtypes import layers_in
+from tests.support import backends
 
 X = np.random.default_rng(0).uniform(size=(6, 4)).astype("float32")
+FLOAT64 = backends.tensorflow_only("JAX has to be asked for float64")
 
 
 class Probe(keras.layers.Layer):
@@ -126,7 +128,7 @@ def test_a_map_of_policies_comes_back_untouched():
     "kept",
     [
         pytest.param(lambda: Probe(autocast=False), id="autocast=False"),
-        pytest.param(lambda: Probe(dtype="float64"), id="float64"),
+        pytest.param(lambda: Probe(dtype="float64"), id="float64", marks=FLOAT64),
         pytest.param(lambda: Quantised(dtype="int8_from_float32"), id="quantised"),
     ],
 )
