@@ -30,6 +30,9 @@ def _reason(error):
     if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
         lines = lines[1:]
     reason = lines[0] if lines else type(error).__name__
+    if reason.endswith("Error encountered:") and len(lines) > 1:
+        # What Keras met while it asked a layer for its shapes.
+        reason = lines[1]
     return reason if reason.endswith(".") else f"{reason}."
 
 

@@ -6,6 +6,7 @@ from keras_robust.attacks import unsearched
 from keras_robust.objectives.noise import with_noise
 from keras_robust.objectives.objective import Objective
 from keras_robust.objectives.objective import check_weight
+from keras_robust.threat_models.parsing import parse_fraction
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
@@ -44,6 +45,7 @@ class GaussianNoise(Objective):
     runs_attack = False
 
     def __init__(self, noise_stddev=0.25):
+        noise_stddev = parse_fraction("noise_stddev", noise_stddev)
         self.noise_stddev = check_weight("noise_stddev", noise_stddev)
 
     def perturb(self, attack, classifier, batch):

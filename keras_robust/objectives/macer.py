@@ -17,6 +17,7 @@ from keras_robust.objectives.noisy_copies import log_mean_probabilities
 from keras_robust.objectives.objective import Objective
 from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight
+from keras_robust.threat_models.parsing import parse_fraction
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
@@ -74,6 +75,7 @@ class MACER(Objective):
     def __init__(self, noise_stddev=0.25, num_samples=16, weight=12.0, gamma=8.0, beta=16.0):
         check_counts(num_samples=num_samples)
         check_numbers(gamma=gamma, beta=beta)
+        noise_stddev = parse_fraction("noise_stddev", noise_stddev)
         self.noise_stddev = check_weight("noise_stddev", noise_stddev)
         self.num_samples = num_samples
         self.weight = check_weight("weight", weight)

@@ -7,7 +7,6 @@ import keras
 
 from keras_robust.configurable import Configurable
 from keras_robust.registry import Registry
-from keras_robust.threat_models.parsing import parse_fraction
 
 _SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
 
@@ -100,10 +99,9 @@ get = registry.get
 
 
 def check_weight(name, value, maximum=float("inf")):
-    """Returns a number from 0 to `maximum`, also for `"1/4"`, or a schedule; refuses the rest."""
+    """Returns `value`, or says that it is not a number from 0 to `maximum`, or a schedule."""
     if isinstance(value, _SCHEDULE):
         return value
-    value = parse_fraction(name, value)
     is_number = isinstance(value, numbers.Real) and math.isfinite(value)
     if not is_number or not 0.0 <= value <= maximum:
         raise ValueError(

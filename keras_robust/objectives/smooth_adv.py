@@ -13,6 +13,7 @@ from keras_robust.objectives.noisy_copies import log_mean_probabilities
 from keras_robust.objectives.noisy_copies import repeat_rows
 from keras_robust.objectives.objective import Objective
 from keras_robust.objectives.objective import check_weight
+from keras_robust.threat_models.parsing import parse_fraction
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
@@ -67,6 +68,7 @@ class SmoothAdv(Objective):
 
     def __init__(self, noise_stddev=0.25, num_samples=2):
         check_counts(num_samples=num_samples)
+        noise_stddev = parse_fraction("noise_stddev", noise_stddev)
         self.noise_stddev = check_weight("noise_stddev", noise_stddev)
         self.num_samples = num_samples
 

@@ -41,3 +41,13 @@ def test_other_errors_and_our_own_pass(error):
         with explained("It fails", x=1):
             raise error
     assert caught.value is error
+
+
+def test_what_keras_met_when_it_asked_for_shapes():
+    class Broken(keras.layers.Layer):
+        def call(self, x):
+            raise TypeError("no such product")
+
+    with pytest.raises(ValueError, match="^It fails: no such product[.] Received: x \\(2,\\)$"):
+        with explained("It fails", x=np.zeros(2)):
+            Broken()(keras.Input((2,)))

@@ -124,7 +124,7 @@ def test_as_many_examples_as_asked_for():
         ({"data": (255 * X, Y)}, "lie in the bounds"),
         ({"model": lambda x: x * np.nan}, "NaN or infinite.*Received: 32 such examples"),
         ({"threat_model": "l3"}, "Unknown threat model"),
-        ({"num_examples": 0}, "Received: num_examples=0"),
+        ({"num_examples": 0}, "`num_examples` must be an int >= 1. Received: 0"),
         ({"surrogate": 3}, "`surrogate` must be a keras.Model"),
     ],
 )
