@@ -391,24 +391,3 @@ def test_logits_have_as_many_rows_as_the_inputs_also_where_the_model_does_not_sa
         spec = tf.TensorSpec((size, 4))
         traced = tf.function(backend.Classifier(model).logits).get_concrete_function(spec)
         assert tuple(traced.structured_outputs.shape) == (size, 2)
-
-
-@backends.tensorflow_only("gradients at images are not shortened elsewhere")
-def test_under_attack_layers_are_lowered_and_gradients_at_images_shortened():
-    layers = [keras.layers.Conv2D(3, 3), keras.layers.Flatten(), keras.layers.Dense(2)]
-    model = keras.Sequential(layers)
-    x = tf.constant(np.random.default_rng(0).uniform(size=(2, 5, 5, 1)).astype("float32"))
-    classifier = backend.Classifier(model)
-    classifier.attack_dtype = "float16"
-    seen = []
-
-    def attack():
-        seen.append(("convolution_op" in vars(layers[0]), classifier.computes_in_float16))
-        return classifier(x)
-
-    assert classifier.under_attack(attack, x).dtype.name == "float16"
-    classifier.attack_dtype = None
-    assert classifier.under_attack(attack, x).dtype.name == "float32"
-    assert seen == [(True, True), (True, False)]
-    assert "convolution_op" not in vars(layers[0])
-    assert layers[0].compute_dtype == "float32"

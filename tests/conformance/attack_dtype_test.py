@@ -3,10 +3,13 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
+from tests.support import backends
 from tests.support import devices
+from tests.support import linear_fit
 
 EPSILON = 0.1
 X = np.random.default_rng(5).uniform(size=(16, 6, 6, 1)).astype("float32")
@@ -263,3 +266,76 @@ def _tensor(value):
 
 def _policies(model):
     return [layer._dtype_policy for layer in model.layers]
+
+
+@pytest.mark.parametrize("wrong", ["float32", "int8", "half", 16, True, ["bfloat16"]])
+def test_names_of_attack_dtypes(wrong):
+    with pytest.raises(ValueError, match=r"`attack_dtype` must be one of .*'auto'.*Received: "):
+        kr.AdvTrain(attack_dtype=wrong)
+
+
+@pytest.mark.parametrize("attack", ["virtualadversarial", "lbfgs", "spsa"])
+def test_attacks_that_compare_near_points_are_refused_half_precision(attack):
+    with pytest.raises(ValueError, match=r"near points.*tolerates_rounding.*'float16'"):
+        kr.AdvTrain(attack=attack, attack_dtype="float16")
+    kr.AdvTrain(attack=attack, attack_dtype="auto")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", None])
+def test_auto_is_what_the_machine_gains_from_and_is_told_once(dtype, monkeypatch, capsys):
+    monkeypatch.setattr(kr.backend, "fast_dtype", lambda: dtype)
+    seen = []
+
+    class Watched(kr.attacks.FGSM):
+        def perturb(self, classifier, *arguments):
+            seen.append(classifier.attack_dtype)
+            return super().perturb(classifier, *arguments)
+
+    callback = linear_fit.adv_train(attack=Watched(), attack_dtype="auto")
+    linear_fit.fit(linear_fit.make_model(), callback)
+    assert "attack" not in capsys.readouterr().out
+    for told in (1, 0):
+        linear_fit.fit(linear_fit.make_model(), callback, verbose=2)
+        expected = f"AdvTrain: the attack runs in {dtype or 'the dtype of the model'}.\n"
+        assert capsys.readouterr().out.count(expected) == told
+    # Some backends trace a step more than once.
+    assert len(seen) >= 3 and set(seen) == {dtype}
+    assert callback.get_config()["attack_dtype"] == "auto"
+
+
+def test_auto_leaves_attacks_that_compare_near_points_alone(monkeypatch):
+    monkeypatch.setattr(kr.backend, "fast_dtype", lambda: "bfloat16")
+    callback = linear_fit.adv_train(
+        attack="virtualadversarial", objective="vat", attack_dtype="auto"
+    )
+    seen = []
+    monkeypatch.setattr(
+        type(callback.attack),
+        "perturb",
+        lambda attack, classifier, x, *_: (
+            seen.append(classifier.attack_dtype) or kr.attacks.unsearched(x)
+        ),
+    )
+    linear_fit.fit(linear_fit.make_model(), callback)
+    assert set(seen) == {None}
+
+
+@backends.tensorflow_only("gradients at images are not shortened elsewhere")
+def test_under_attack_layers_are_lowered_and_gradients_at_images_shortened():
+    layers = [keras.layers.Conv2D(3, 3), keras.layers.Flatten(), keras.layers.Dense(2)]
+    model = keras.Sequential(layers)
+    x = tf.constant(np.random.default_rng(0).uniform(size=(2, 5, 5, 1)).astype("float32"))
+    classifier = backend.Classifier(model)
+    classifier.attack_dtype = "float16"
+    seen = []
+
+    def attack():
+        seen.append(("convolution_op" in vars(layers[0]), classifier.computes_in_float16))
+        return classifier(x)
+
+    assert classifier.under_attack(attack, x).dtype.name == "float16"
+    classifier.attack_dtype = None
+    assert classifier.under_attack(attack, x).dtype.name == "float32"
+    assert seen == [(True, True), (True, False)]
+    assert "convolution_op" not in vars(layers[0])
+    assert layers[0].compute_dtype == "float32"

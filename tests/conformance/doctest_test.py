@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 
 import keras_robust
+from tests.support import backends
 
+OTHER_BACKEND = "tensorflow" if backends.IS_JAX else "jax"
 MODULES = sorted(
-    module.name for module in pkgutil.walk_packages(keras_robust.__path__, "keras_robust.")
+    module.name
+    for module in pkgutil.walk_packages(keras_robust.__path__, "keras_robust.")
+    if not module.name.startswith(f"keras_robust.backend.{OTHER_BACKEND}")
 )
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 

@@ -81,3 +81,9 @@ def make_with_images(shape=(6, 4, 5, 1), bounds=(0.0, 1.0), scale=1.0, **changes
         **changes,
     }
     return make(**arguments)
+
+
+def of_identity(num_classes):
+    """The report of the identity on the unit vectors, all of them right."""
+    x = np.eye(num_classes, dtype="float32")
+    return kr.evaluate(lambda x: x, (x, np.arange(num_classes)), kr.Linf(0.1), "fgsm")
