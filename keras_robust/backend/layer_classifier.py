@@ -6,6 +6,10 @@ import threading
 import keras
 from keras import ops
 
+# Keras has no public way to masks, which it keeps elsewhere for tensors that take no attributes.
+from keras.src.backend import get_keras_mask
+from keras.src.backend import set_keras_mask
+
 from keras_robust import backend
 from keras_robust.backend.classifier import Classifier
 
@@ -52,15 +56,16 @@ class LayerClassifier(Classifier):
         output = _the_only(outputs, layer)
         self.num_calls = 0
         self.origin = ops.cast(output, "float32")
-        self.mask = getattr(output, "_keras_mask", None)
+        self.mask = get_keras_mask(output)
 
     def __call__(self, x, training=False):
         def move(output):
             # `x` may be `origin` itself, of which the gradient must not be taken twice.
             delta = x - ops.stop_gradient(self.origin)
             moved = output + ops.cast(delta, output.dtype)
-            if hasattr(output, "_keras_mask"):
-                moved._keras_mask = output._keras_mask
+            mask = get_keras_mask(output)
+            if mask is not None:
+                set_keras_mask(moved, mask)
             return moved
 
         with changed_output(self._layer, move):

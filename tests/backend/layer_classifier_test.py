@@ -3,10 +3,10 @@ import threading
 import keras
 import numpy as np
 import pytest
+from keras.src.backend import set_keras_mask
 
 from keras_robust import backend
 from keras_robust.backend.layer_classifier import changed_output
-from tests.support import backends
 
 LayerClassifier = backend.LayerClassifier
 TOKENS = np.array([[1, 2, 0], [3, 3, 1]])
@@ -73,11 +73,10 @@ class MaskSetter(keras.layers.Layer):
 
     def call(self, x):
         x = keras.ops.cast(x, "float32")[..., None] + keras.ops.zeros((1, 1, 2))
-        x._keras_mask = keras.ops.convert_to_tensor(TOKENS == 3)
+        set_keras_mask(x, keras.ops.convert_to_tensor(TOKENS == 3))
         return x
 
 
-@backends.tensorflow_only("elsewhere tensors in traced code take no attributes")
 def test_masks_that_a_layer_sets_itself_survive():
     pool = keras.layers.GlobalAveragePooling1D()
     network = keras.Sequential([MaskSetter(name="setter"), pool])
