@@ -16,6 +16,8 @@ STEPS_PER_EPOCH = 100
 BATCH_SIZE = 32
 _SHAPE = (16, 16, 1)
 BALL = kr.Linf(0.05)
+# On JAX two for each size of a batch: one finds the variables, one is compiled.
+MOST_TRACES = 1 if keras.backend.backend() == "tensorflow" else 4
 
 
 class Counting(kr.objectives.Adversarial):
@@ -132,7 +134,8 @@ def growth(values):
 def problems(steps, evaluations):
     """Returns what is wrong with the notes of a training and of evaluations, a list of str."""
     found = []
-    if {row["traces"] for row in steps} != {1}:
+    traces = {row["traces"] for row in steps}
+    if len(traces) > 1 or max(traces) > MOST_TRACES:
         found.append(f"the step was traced {steps[-1]['traces']} times")
     for name, rows, pace in (
         ("training", steps, "milliseconds"),

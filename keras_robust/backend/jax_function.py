@@ -15,7 +15,7 @@ class Function:
     Args:
         function: the function; its arguments may be `None`.
         given: list of variables whose values are an argument of `call`, and a result of it. They
-            are donated: their memory is used for the new values.
+            are not donated: where a call fails or is interrupted, they are what there is.
         is_compiled: bool; `False` has it run operation by operation.
     """
 
@@ -43,7 +43,10 @@ class Function:
         if self._is_compiled:
             self._find_others(values, arguments)
         held = [variable.value for variable in self._others]
-        result, values, updates = self._run(_apart(values), held, arguments)
+        result, values, updates = self._run(values, held, arguments)
+        if updates:
+            # Errors on the host come now, and not with the value of a variable.
+            jax.block_until_ready(updates)
         for place, value in updates.items():
             self._others[place].assign(value)
         return result, values
@@ -53,7 +56,7 @@ class Function:
         if keras.distribution.distribution() is not None:
             # Otherwise XLA chooses where the new values are.
             shardings = (None, [value.sharding for value in values], None)
-        return jax.jit(self._pure, donate_argnums=0, out_shardings=shardings)
+        return jax.jit(self._pure, out_shardings=shardings)
 
     def _find_others(self, values, arguments):
         """Finds the variables beside `given` that are needed for arguments like these."""
@@ -116,15 +119,3 @@ def _pad(leaf, size, padded):
         return leaf
     last = jax.numpy.broadcast_to(leaf[-1:], (padded - size, *leaf.shape[1:]))
     return jax.numpy.concatenate([leaf, last])
-
-
-def _apart(values):
-    """Returns the values, with copies of those that come twice, which cannot be donated.
-
-    Keras assigns one variable to another, such as the averages of `use_ema=True` to the weights.
-    """
-    seen, apart = set(), []
-    for value in values:
-        apart.append(jax.numpy.array(value) if id(value) in seen else value)
-        seen.add(id(value))
-    return apart

@@ -67,11 +67,12 @@ class TrainStep(BaseTrainStep):
             self._function = Function(
                 self._checked_update, variables, is_compiled=self._is_compiled
             )
-        (logs, self._delta, required), values = self._function.call(
+        (logs, delta, required), values = self._function.call(
             values, inputs, y, sample_weight, self._delta
         )
-        self._state = state = jax.tree.unflatten(structure, values)
         self._raise_unless(*required)
+        self._delta = delta
+        self._state = state = jax.tree.unflatten(structure, values)
         return logs, state
 
     def _variables(self):

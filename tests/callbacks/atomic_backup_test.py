@@ -6,6 +6,7 @@ import pytest
 
 import keras_robust as kr
 from tests.support import devices
+from tests.support import backends
 from tests.support import linear_fit
 
 X, Y = linear_fit.data()
@@ -122,6 +123,7 @@ def test_two_devices(tmp_path):
     np.testing.assert_array_equal(*results)
 
 
+@backends.tensorflow_only("on JAX Keras builds a model before any callback")
 def test_a_model_that_is_not_built_is_refused(tmp_path):
     model = keras.Sequential([keras.layers.Dense(3)])
     model.compile("sgd", "mse")

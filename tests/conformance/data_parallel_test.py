@@ -51,6 +51,26 @@ def test_two_devices_reach_the_weights_of_one(objective, two_devices):
         assert found[key] == pytest.approx(values, rel=1e-4)
 
 
+def test_equal_examples_on_two_devices_get_noise_of_their_own(two_devices):
+    seen = []
+
+    class Spy(kr.objectives.Adversarial):
+        def perturb(self, attack, classifier, batch):
+            found = super().perturb(attack, classifier, batch)
+            backends.observe(lambda x: seen.append(np.array(x)), found.x_adv)
+            return found
+
+    keras.distribution.set_distribution(two_devices)
+    attack = kr.attacks.RandomNoise(num_samples=1)
+    callback = kr.AdvTrain(kr.Linf(0.1), attack=attack, objective=Spy(), warmup=0)
+    x = np.full((4, 4), 0.5, "float32")
+    linear_fit.fit(linear_fit.make_model(), callback, x, np.zeros(4, "int32"), batch_size=4)
+    noisy = seen[0]
+    assert noisy.shape == (4, 4)
+    assert all(np.abs(noisy[i] - noisy[j]).min() > 1e-5 for i in range(4) for j in range(i))
+    assert np.abs(noisy - 0.5).max() <= 0.1 + 1e-6
+
+
 def test_bad_inputs_leave_the_weights_of_all_devices(two_devices):
     keras.distribution.set_distribution(two_devices)
     model = linear_fit.make_model()
