@@ -2,11 +2,15 @@
 
 import contextlib
 
+import jax
 import keras
 
 from keras_robust.backend.keras_logits import set_keras_logits
 
 _ACTIVATIONS = (keras.activations.softmax, keras.activations.sigmoid)
+# On JAX they return their very input where its shape stays, and with it the logits behind it, of
+# which neither TensorFlow nor a certificate knows anything.
+_RESHAPING = (keras.layers.Flatten, keras.layers.Permute, keras.layers.Reshape)
 
 
 @contextlib.contextmanager
@@ -22,6 +26,9 @@ def noted_logits(model):
         attributes = vars(layer)
         if isinstance(layer, keras.layers.Softmax) and "call" not in attributes:
             attributes["call"] = _noting(layer.call)
+            changed.append((attributes, "call", None))
+        elif isinstance(layer, _RESHAPING) and "call" not in attributes:
+            attributes["call"] = _apart(layer.call)
             changed.append((attributes, "call", None))
         elif any(attributes.get("activation") is one for one in _ACTIVATIONS):
             changed.append((attributes, "activation", attributes["activation"]))
@@ -43,3 +50,11 @@ def _noting(function):
         return outputs
 
     return noting
+
+
+def _apart(function):
+    def apart(inputs, **options):
+        outputs = function(inputs, **options)
+        return jax.numpy.array(outputs) if outputs is inputs else outputs
+
+    return apart

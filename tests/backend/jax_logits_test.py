@@ -37,3 +37,17 @@ def test_layers_are_left_as_they_were_and_others_have_none():
     _behind(model, X)
     assert head.activation is keras.activations.sigmoid and "call" not in vars(soft)
     assert not _behind(keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]), X)[1]
+
+
+def test_a_layer_that_reshapes_hides_them_as_on_tensorflow():
+    for reshaping in (
+        keras.layers.Flatten(),
+        keras.layers.Reshape((2,)),
+        keras.layers.Permute((1,)),
+    ):
+        head = keras.layers.Dense(2, activation="softmax")
+        model = keras.Sequential([keras.Input((2,)), head, reshaping])
+        assert not _behind(model, X)[1]
+        with noted_logits(model):
+            assert keras_logits(model(X)) is None
+        assert "call" not in vars(reshaping)

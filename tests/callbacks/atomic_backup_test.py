@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from tests.support import devices
 from tests.support import backends
+from tests.support import devices
 from tests.support import linear_fit
 
 X, Y = linear_fit.data()

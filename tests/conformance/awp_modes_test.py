@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import devices
 from tests.support import linear_fit
 
@@ -26,10 +27,13 @@ def test_a_schedule_of_gamma_is_data_in_the_graph():
         x, y = linear_fit.data(8)
         model.fit(x, y, epochs=2, batch_size=8, verbose=0, callbacks=[callback, keep])
         results.append(after)
-    np.testing.assert_array_equal(results[0][0], results[1][0])
+    # XLA rounds otherwise where gamma is a constant.
+    atol = 1e-7 if backends.IS_JAX else 0.0
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=0.0, atol=atol)
     assert np.abs(results[0][1] - results[1][1]).max() > 1e-3
 
 
+@backends.tensorflow_only("a strategy; `data_parallel_test` is about JAX")
 def test_two_devices_equal_one():
     x, y = linear_fit.data(20)
     weights = np.linspace(0.0, 2.0, 20)

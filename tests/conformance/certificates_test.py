@@ -38,10 +38,11 @@ def decisions(model, x):
     """The classes as whoever looks at the outputs of the model sees them, and the logits."""
     outputs = np.asarray(model(x))
     classifier = backend.Classifier(model)
-    logits = np.asarray(classifier.logits(ops.convert_to_tensor(x)), "float64")
+    x = ops.convert_to_tensor(x)
+    logits = np.asarray(classifier.logits(x), "float64")
     if outputs.shape[-1] > 1:
         return np.argmax(outputs, axis=-1), logits
-    has_logits = backend.keras_logits(model(x)) is None and classifier.from_logits is not False
+    has_logits = backend.keras_logits(classifier(x)) is None and classifier.from_logits is not False
     is_sigmoid = "sigmoid" in str(getattr(model.layers[-1], "activation", None))
     return (outputs[:, 0] > (0.0 if has_logits and not is_sigmoid else 0.5)) * 1, logits
 
