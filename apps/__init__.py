@@ -1,9 +1,10 @@
 """Command line programs. `python -m apps.NAME --help` lists the flags of each.
 
 TensorFlow writes start-up lines to stderr while it is imported. They would bury the output of the
-programs, so this package, which Python imports before any program in it, imports Keras with those
-lines held back; `--verbosity=1` shows them. `TF_CPP_MIN_LOG_LEVEL` alone does not: some come from
-static initialisers that run before TensorFlow reads it.
+programs, so this package, which Python imports before any program in it, imports Keras and
+TensorFlow, which Keras needs not on JAX, with those lines held back; `--verbosity=1` shows them.
+`TF_CPP_MIN_LOG_LEVEL` alone does not: some come from static initialisers that run before TensorFlow
+reads it.
 """
 
 import contextlib
@@ -43,3 +44,4 @@ if not is_verbose(sys.argv):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with held_back_stderr():
         import keras  # noqa: F401
+        import tensorflow  # noqa: F401

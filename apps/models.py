@@ -93,10 +93,8 @@ def load_for_attack(path):
     logits = loaded.signatures["logits"]
     name = next(iter(logits.structured_input_signature[1]))
 
-    def served(x):
-        # `loaded` owns the variables: the closure keeps it alive.
-        return loaded.signatures["logits"](**{name: x})["logits"]
-
+    # `loaded` owns the variables: the closure keeps it alive.
+    served = backend.from_graph(lambda x: loaded.signatures["logits"](**{name: x})["logits"])
     served.input_shape = tuple(logits.structured_input_signature[1][name].shape)
     served.output_shape = tuple(logits.output_shapes["logits"])
     return served

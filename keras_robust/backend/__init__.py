@@ -29,6 +29,7 @@ if keras.backend.backend() == "tensorflow":
     from keras_robust.backend import tensorflow as framework
     from keras_robust.backend.tensorflow_archive import Archive
     from keras_robust.backend.tensorflow_archive import from_graph
+    from keras_robust.backend.tensorflow_archive import own_function
     from keras_robust.backend.tensorflow_first_layer import fast_first_layers
     from keras_robust.backend.tensorflow_hardware import fast_dtype
     from keras_robust.backend.tensorflow_train_step import TrainStep
@@ -37,6 +38,7 @@ else:
     from keras_robust.backend import jax as framework
     from keras_robust.backend.jax_archive import Archive
     from keras_robust.backend.jax_archive import from_graph
+    from keras_robust.backend.jax_archive import own_function
     from keras_robust.backend.jax_hardware import fast_dtype
     from keras_robust.backend.jax_hardware import fast_first_layers
     from keras_robust.backend.jax_train_step import TrainStep
@@ -84,6 +86,7 @@ __all__ = [
     "normal",
     "noted_logits",
     "only_input",
+    "own_function",
     "predict_logits",
     "refuse_distribution",
     "repeat",

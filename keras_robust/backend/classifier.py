@@ -46,7 +46,7 @@ class Classifier:
     """
 
     def __init__(self, model, pack=None):
-        self.model = model
+        self.model = backend.own_function(model)
         self.pack = pack or _pack_for(model)
         self.num_calls = 0
         self.attack_dtype = None

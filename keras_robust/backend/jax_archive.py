@@ -2,6 +2,7 @@
 
 import string
 
+import jax
 import keras
 import numpy as np
 import tensorflow as tf
@@ -78,8 +79,33 @@ class Archive:
 
 
 def from_graph(function):
-    """Returns `function`, of TensorFlow's tensors, as one of tensors of the backend."""
-    return jax2tf.call_tf(function)
+    """Returns `function`, of TensorFlow's tensors, as one of tensors of the backend.
+
+    All that it takes and gives must have one row per example: a function that was traced for any
+    number of rows does not say how many it returns, and JAX asks.
+    """
+
+    def run(*tensors):
+        size = len(jax.tree.leaves(tensors)[0])
+
+        def sized(*tensors):
+            results = function(*tensors)
+            for leaf in tf.nest.flatten(results):
+                leaf.set_shape([size, *leaf.shape[1:]])
+            return results
+
+        return jax2tf.call_tf(sized)(*tensors)
+
+    return run
+
+
+def own_function(function):
+    """Returns `function` as one of tensors of the backend, if it is a compiled one of TensorFlow.
+
+    Such as those of a loaded SavedModel, which cannot be traced. Others are returned as they are.
+    """
+    kinds = tf.types.experimental.PolymorphicFunction, tf.types.experimental.ConcreteFunction
+    return from_graph(function) if isinstance(function, kinds) else function
 
 
 def _symbolic_shape(shape):

@@ -12,8 +12,8 @@ class BlackBox:
     `evaluate` and `attack.run` take it wherever they take a model, for attacks that need no more
     than scores (`Square`, `SPSA`) or decisions: `kr.evaluate(model, data, attacks="black_box")`. It
     has no gradient, and gradient attacks say so with a `ValueError`. A batch is passed on as it is:
-    its size is the `batch_size` of the call, and the last one is filled up with copies; examples
-    that an attack has already broken are asked for along with the others of their batch.
+    its size is the `batch_size` of the call, and the last one may be filled up with copies;
+    examples that an attack has already broken are asked for along with the others of their batch.
 
     The function runs in Python, outside of the graph, so that XLA cannot compile it. It should not
     call TensorFlow: where TensorFlow has one thread for operations, the call would wait for itself.

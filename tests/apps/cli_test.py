@@ -59,9 +59,10 @@ def environment(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def quick_environment(environment, tmp_path_factory):
-    """The same with an empty module in the place of Keras, which takes seconds to import."""
+    """The same with empty modules for Keras and TensorFlow, which take seconds to import."""
     folder = tmp_path_factory.mktemp("fake")
     (folder / "keras.py").touch()
+    (folder / "tensorflow.py").touch()
     return {**environment, "PYTHONPATH": f"{folder}{os.pathsep}{environment['PYTHONPATH']}"}
 
 

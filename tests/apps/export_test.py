@@ -12,6 +12,7 @@ from apps import models
 from apps import shared_flags
 from keras_robust import datasets
 from keras_robust.export.manifest import fingerprint
+from tests.support import backends
 from tests.support import programs
 
 X = np.random.default_rng(0).uniform(size=(5, 4)).astype("float32")
@@ -91,6 +92,7 @@ def test_writes_a_saved_model(folder, results):
     )
 
 
+@backends.tensorflow_only("the other formats are made from its graphs")
 @pytest.mark.filterwarnings("ignore")
 def test_other_formats(folder, tmp_path, capsys):
     names = ["a", "b", "c"]

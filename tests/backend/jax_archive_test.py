@@ -6,6 +6,7 @@ import tensorflow as tf
 from keras_robust import backend
 from keras_robust.backend.jax_archive import Archive
 from keras_robust.backend.jax_archive import from_graph
+from keras_robust.backend.jax_archive import own_function
 
 
 def _served(tmp_path, model, function):
@@ -42,3 +43,14 @@ def test_what_is_required_is_checked_when_it_is_served(tmp_path):
 def test_a_function_of_tensorflow_takes_and_gives_tensors_of_the_backend():
     found = from_graph(lambda x: tf.square(x))(keras.ops.convert_to_tensor([3.0]))
     assert keras.ops.is_tensor(found) and float(found[0]) == 9.0
+
+
+def test_what_tensorflow_compiled_is_told_from_other_functions():
+    compiled = tf.function(lambda x: 2.0 * x, input_signature=[tf.TensorSpec((None,), tf.float32)])
+    assert own_function(keras.ops.square) is keras.ops.square
+    for one in (compiled, compiled.get_concrete_function()):
+        found, (gradient, *_) = backend.value_and_input_gradient(
+            lambda x, one=one: (own_function(one)(x), None), np.ones(3, "float32")
+        )
+        np.testing.assert_array_equal(found[0], [2.0] * 3)
+        np.testing.assert_array_equal(gradient, 2.0)

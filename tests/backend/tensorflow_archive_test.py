@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from keras_robust.backend.tensorflow_archive import Archive
 from keras_robust.backend.tensorflow_archive import from_graph
+from keras_robust.backend.tensorflow_archive import own_function
 
 
 def test_what_is_written_gives_what_the_function_gave(tmp_path):
@@ -18,3 +19,4 @@ def test_what_is_written_gives_what_the_function_gave(tmp_path):
     served = tf.saved_model.load(tmp_path / "out").signatures["twice"]
     np.testing.assert_allclose(served(x=tf.constant(x))["z"], 2.0 * model(x), rtol=1e-6)
     assert from_graph(run) is run
+    assert own_function(served) is served

@@ -6,6 +6,7 @@ from keras import ops
 import keras_robust as kr
 from keras_robust.evaluation import attack_checks
 from keras_robust.evaluation.trials import Trials
+from tests.support import backends
 from tests.support import told
 
 BALL = kr.Linf(0.1)
@@ -85,11 +86,24 @@ def test_stable_outputs():
     assert "jump under tiny noise" in check.advice
 
 
-def test_gradients():
-    trials = _trials(lambda x: keras.ops.softmax(1e6 * linear(x)), num_steps=1)
-    checks = attack_checks.gradient_checks(trials)
-    check = checks[0]
+# XLA leaves rounding errors in the gradient of a softmax that is saturated.
+@pytest.mark.parametrize(
+    "saturated",
+    [
+        lambda x: ops.clip(x, -1.0, 1.0),
+        pytest.param(
+            ops.softmax,
+            marks=backends.tensorflow_only("the gradient of a saturated softmax is not quite zero"),
+        ),
+    ],
+)
+def test_gradients(saturated):
+    trials = _trials(lambda x: saturated(1e6 * linear(x)), num_steps=1)
+    check = attack_checks.gradient_checks(trials)[0]
     _failed(check, "gradients", 1.0, 0.01, "zero or NaN on 100.0% of the examples")
+
+
+def test_no_gradients():
     only = attack_checks.gradient_checks(_trials(lambda x: ops.stop_gradient(linear(x))))
     assert [check.name for check in only] == ["gradients"]
     _failed(only[0], "gradients", 1.0, 0.01, "no gradient with respect to its input")

@@ -45,9 +45,9 @@ def test_batches_come_as_float32_arrays_of_the_size_given():
 
     x, y = linear_model.examples()
     kr.attacks.Square(num_queries=3).run(BlackBox(predict, 2), x, y, kr.Linf(1e-4), batch_size=4)
-    # Six examples in two batches.
+    # Six examples in two batches. JAX fills up the second, and leaves out calls without use.
     sizes = {shape[0] for _, _, shape in seen}
-    assert sizes == {4, 2} and len(seen) == 10
+    assert (sizes, len(seen)) == (({4}, 8) if backends.IS_JAX else ({4, 2}, 10))
     assert {place[:2] for place in seen} == {(np.ndarray, "float32")}
     assert {shape[1:] for _, _, shape in seen} == {linear_model.SHAPE}
 

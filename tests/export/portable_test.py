@@ -8,9 +8,11 @@ import pytest
 import keras_robust as kr
 from keras_robust.export import portable
 from tests.export.inputs_test import two_inputs
+from tests.support import backends
 
 X = np.random.default_rng(0).uniform(size=(5, 6, 6, 1)).astype("float32")
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
+made_from_graphs = backends.tensorflow_only("the formats are made from its graphs")
 # The converters' own.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -37,6 +39,7 @@ def network(*layers, activation=None):
     )
 
 
+@made_from_graphs
 @pytest.mark.parametrize("format", portable.FORMATS)
 @pytest.mark.parametrize("within", [False, True])
 def test_predictions_and_what_the_guard_rejects(tmp_path, format, within):
@@ -60,6 +63,7 @@ def test_predictions_and_what_the_guard_rejects(tmp_path, format, within):
     assert "Linf, epsilon 0.1" in (path / "MODEL_CARD.md").read_text()
 
 
+@made_from_graphs
 @pytest.mark.parametrize("format", portable.FORMATS)
 def test_a_softmax_and_clipping(tmp_path, format):
     available(format)
@@ -74,6 +78,7 @@ def test_a_softmax_and_clipping(tmp_path, format):
     np.testing.assert_allclose(found, model.predict(mended, verbose=0), atol=1e-5)
 
 
+@made_from_graphs
 def test_a_file_that_predicts_something_else_is_not_kept(tmp_path, monkeypatch):
     wrong = {"probabilities": np.full((1, 3), 1 / 3, "float32"), "label": np.zeros(1, "int64")}
     monkeypatch.setattr(portable, "_run_litert", lambda file, x: wrong)
@@ -82,6 +87,7 @@ def test_a_file_that_predicts_something_else_is_not_kept(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@made_from_graphs
 def test_logits_that_are_not_finite_have_no_class(tmp_path):
     scale = [keras.layers.Rescaling(1e30), keras.layers.Rescaling(1e30)]
     data = np.zeros_like(X), np.zeros(5)
@@ -90,6 +96,7 @@ def test_logits_that_are_not_finite_have_no_class(tmp_path):
     assert np.isnan(probabilities).all() and label.tolist() == [-1] * 5
 
 
+@made_from_graphs
 def test_what_a_guard_behind_other_layers_rejects_cannot_be_told(tmp_path):
     model = network(keras.layers.Rescaling(1 / 255), kr.layers.InputGuard())
     with pytest.raises(ValueError, match="put the InputGuard first.*Received: the layer"):
@@ -99,6 +106,7 @@ def test_what_a_guard_behind_other_layers_rejects_cannot_be_told(tmp_path):
         portable.export_portable(smoothed, tmp_path / "1", "litert")
 
 
+@made_from_graphs
 def test_a_missing_package_is_named(tmp_path, monkeypatch):
     def missing(name):
         raise ImportError(f"no {name}")
@@ -108,8 +116,18 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
         portable.export_portable(network(), tmp_path / "1", "onnx")
 
 
+@made_from_graphs
 def test_other_formats_and_models(tmp_path):
     with pytest.raises(ValueError, match="'openvino'].*Received: 'torch'"):
         portable.export_portable(network(), tmp_path / "1", "torch")
     with pytest.raises(ValueError, match="takes models with one input. Received: "):
         portable.export_portable(two_inputs(), tmp_path / "1", "litert")
+
+
+def test_another_backend_is_refused(tmp_path, monkeypatch):
+    message = "set KERAS_BACKEND=tensorflow, and load the model there. Received: KERAS_BACKEND=jax"
+    model = network()
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(ValueError, match=message):
+        portable.export_portable(model, tmp_path / "1", "litert")
+    assert list(tmp_path.iterdir()) == []

@@ -75,7 +75,7 @@ def test_compare_robustness(exported):
     names = [[attack.name for attack in report.attacks] for report in reports]
     assert names == [["PGD"]] * 2 + [["Square"]] * 2
     # The margin tells for a linear model which examples fall: the dual norm of the difference.
-    kernel = model.layers[0].kernel.numpy().astype("float64")
+    kernel = np.asarray(model.layers[0].kernel).astype("float64")
     logits = X[:15].astype("float64") @ kernel
     rows = np.arange(15)
     margins = [
