@@ -71,9 +71,10 @@ class CarliniWagner(PenaltyAttack):
     >>> import numpy as np
     >>> import keras_robust as kr
     >>> weights = np.array([[1.0, -1.0], [2.0, -2.0]], "float32")
+    >>> bias = np.array([-1.0, 1.0], "float32")
     >>> x, y = np.array([[0.5, 0.5]], "float32"), np.array([0])
     >>> attack = kr.attacks.CarliniWagner(num_steps=200)
-    >>> found = attack.run(lambda x: x @ weights - [1.0, -1.0], x, y, kr.L2(0.5))
+    >>> found = attack.run(lambda x: x @ weights + bias, x, y, kr.L2(0.5))
     >>> print(np.round(found.x_adv, 2), np.round(-found.loss, 2))
     [[0.4 0.3]] [0.22]
 

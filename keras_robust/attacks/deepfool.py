@@ -82,9 +82,10 @@ class DeepFool(MinimumNormAttack):
     >>> import numpy as np
     >>> import keras_robust as kr
     >>> weights = np.array([[1.0, -1.0], [2.0, -2.0]], "float32")
+    >>> bias = np.array([-1.0, 1.0], "float32")
     >>> x, y = np.array([[0.5, 0.5]], "float32"), np.array([0])
     >>> found = kr.attacks.DeepFool().run(
-    ...     lambda x: x @ weights - [1.0, -1.0], x, y, kr.L2(0.5, bounds=None))
+    ...     lambda x: x @ weights + bias, x, y, kr.L2(0.5, bounds=None))
     >>> print(np.round(found.x_adv, 3), np.round(-found.loss, 3))
     [[0.398 0.296]] [0.228]
 

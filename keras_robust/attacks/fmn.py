@@ -80,9 +80,10 @@ class FMN(MinimumNormAttack):
     >>> import numpy as np
     >>> import keras_robust as kr
     >>> weights = np.array([[1.0, -1.0], [2.0, -2.0]], "float32")
+    >>> bias = np.array([-1.0, 1.0], "float32")
     >>> x, y = np.array([[0.5, 0.5]], "float32"), np.array([0])
     >>> attack = kr.attacks.FMN(num_steps=300)
-    >>> x_adv = attack(lambda x: x @ weights - [1.0, -1.0], x, y, kr.threat_models.L2(0.5, None))
+    >>> x_adv = attack(lambda x: x @ weights + bias, x, y, kr.threat_models.L2(0.5, None))
     >>> print(np.round(x_adv, 2))
     [[0.4 0.3]]
 

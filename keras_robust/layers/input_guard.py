@@ -61,10 +61,11 @@ class InputGuard(keras.layers.Layer):
     >>> import numpy as np
     >>> import keras_robust as kr
     >>> guard = kr.layers.InputGuard((0, 1), outside="clip", non_finite="replace")
-    >>> print(guard(np.array([[0.25, 1e30, -np.inf, np.nan]])))
-    tf.Tensor([[0.25 1.   0.   0.5 ]], shape=(1, 4), dtype=float32)
-    >>> print(kr.layers.InputGuard((0, 1)).accepts(np.array([[0.25], [1e30], [np.nan]])))
-    tf.Tensor([ True False False], shape=(3,), dtype=bool)
+    >>> print(np.asarray(guard(np.array([[0.25, 1e30, -np.inf, np.nan]]))))
+    [[0.25 1.   0.   0.5 ]]
+    >>> guard = kr.layers.InputGuard((0, 1))
+    >>> print(np.asarray(guard.accepts(np.array([[0.25], [1e30], [np.nan]]))))
+    [ True False False]
 
     References:
         - [Carlini et al., 2019](https://arxiv.org/abs/1902.06705), on threat models that state the

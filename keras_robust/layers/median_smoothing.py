@@ -35,7 +35,7 @@ class MedianSmoothing(keras.layers.Layer):
     >>> import numpy as np
     >>> import keras_robust as kr
     >>> x = np.array([[0.1, 0.2, 0.3], [0.4, 0.9, 0.6], [0.7, 0.8, 0.5]], "float32")
-    >>> print(kr.layers.MedianSmoothing(3)(x.reshape(1, 3, 3, 1))[0, ..., 0].numpy())
+    >>> print(np.asarray(kr.layers.MedianSmoothing(3)(x.reshape(1, 3, 3, 1)))[0, ..., 0])
     [[0.2 0.3 0.3]
      [0.4 0.5 0.5]
      [0.7 0.7 0.6]]

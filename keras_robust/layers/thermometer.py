@@ -48,7 +48,7 @@ class Thermometer(InputTransformation):
 
     >>> import numpy as np
     >>> import keras_robust as kr
-    >>> print(kr.layers.Thermometer(levels=4)(np.array([[0.1], [0.5], [0.9]])).numpy())
+    >>> print(np.asarray(kr.layers.Thermometer(levels=4)(np.array([[0.1], [0.5], [0.9]]))))
     [[1. 0. 0. 0.]
      [1. 1. 1. 0.]
      [1. 1. 1. 1.]]
