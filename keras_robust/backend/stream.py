@@ -102,9 +102,17 @@ class Stream:
         outputs = own if outputs is None else outputs
         told = {"outputs": outputs, "labels": self.y, "sample weights": sample_weight}
         with explained("The compiled loss cannot be computed", **told):
+            _require_loss(self.classifier.model)
             return self.classifier.model.compute_loss(
                 self.classifier.pack(self.x), self.y, outputs, sample_weight
             )
+
+
+def _require_loss(model):
+    """Raises what Keras raises on TensorFlow, and on JAX takes for a loss of 0."""
+    is_keras = getattr(model.compute_loss, "__func__", None) is keras.Model.compute_loss
+    if is_keras and model.loss is None and not model.losses:
+        raise ValueError("No loss to compute. Provide a `loss` argument in `compile()`.")
 
 
 class _Mean(keras.losses.Loss):
