@@ -42,6 +42,9 @@ class Function:
             self._run = self._compiled(values) if self._is_compiled else self._pure
         if self._is_compiled:
             self._find_others(values, arguments)
+        else:
+            # Keras refuses to mix arrays and tensors in the inputs of a model.
+            arguments = jax.tree.map(jax.numpy.asarray, arguments)
         held = [variable.value for variable in self._others]
         result, values, updates = self._run(values, held, arguments)
         if updates:
