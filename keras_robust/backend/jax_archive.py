@@ -1,5 +1,6 @@
 """JAX: writes functions of tensors into a SavedModel, for TensorFlow to serve."""
 
+import logging
 import string
 
 import jax
@@ -11,6 +12,18 @@ from jax.experimental import jax2tf
 from keras_robust.backend.jax import collected_requirements
 from keras_robust.backend.jax_scope import Scope
 from keras_robust.backend.tensorflow import require_all
+
+# Warnings of what is as it should be: weights are variables, and nobody asks a served model for
+# second derivatives.
+_NO_CONCERN = "call_tf works best with", "(__inference_internal_grad_fn_"
+
+
+def _is_of_concern(record):
+    message = record.getMessage()
+    return not any(text in message for text in _NO_CONCERN)
+
+
+logging.getLogger("absl").addFilter(_is_of_concern)
 
 
 class Archive:

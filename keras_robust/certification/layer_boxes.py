@@ -72,7 +72,16 @@ def _activate(layer, function, box):
     if function is _activations.linear:
         return box
     logits = box if function is _activations.sigmoid else None
+    if function is _activations.tanh:
+        function = _tanh
     return Box(function(box.lower), function(box.upper), logits=logits)
+
+
+def _tanh(x):
+    """Returns it in the dtype of `x`: on JAX Keras computes it in float32."""
+    if keras.backend.standardize_dtype(x.dtype) == "float64":
+        return 2.0 * ops.sigmoid(2.0 * x) - 1.0
+    return ops.tanh(x)
 
 
 def _softmax(box):
