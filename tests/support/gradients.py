@@ -54,4 +54,6 @@ def _with_vjp(function, leaves, are_variables, weights):
     value, pull_back, updates = jax.vjp(run, values, has_aux=True)
     assign(assigned, updates)
     (gradients,) = pull_back(jax.numpy.ones_like(value) * weights)
+    if any(isinstance(gradient, jax.core.Tracer) for gradient in gradients):
+        return value, gradients
     return value, [np.asarray(gradient) for gradient in gradients]
