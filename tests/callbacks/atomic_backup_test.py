@@ -108,6 +108,7 @@ def test_reduced_precision_is_kept_exactly(tmp_path):
         np.testing.assert_array_equal(np.asarray(one, "float32"), np.asarray(other, "float32"))
 
 
+@backends.tensorflow_only("a strategy; `data_parallel_test` is about JAX")
 def test_two_devices(tmp_path):
     path, results = tmp_path / "backup.npz", []
     for stop in (None, 2):

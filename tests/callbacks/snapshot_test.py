@@ -106,6 +106,7 @@ def test_it_can_be_restored_twice():
 
 
 @backends.tensorflow_only("replicas are TensorFlow's")
+@backends.tensorflow_only("a strategy; `data_parallel_test` is about JAX")
 def test_every_device_gets_the_weights_back():
     with devices.mirrored(2).scope():
         model = _model(optimizers.Adam(0.1, use_ema=True))

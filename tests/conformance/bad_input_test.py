@@ -179,6 +179,7 @@ def test_two_callbacks():
 
 
 @backends.tensorflow_only("replicas are TensorFlow's")
+@backends.tensorflow_only("a strategy; `data_parallel_test` is about JAX")
 def test_xla_under_several_replicas():
     import tensorflow as tf
 

@@ -4,6 +4,8 @@ import pathlib
 import subprocess
 import sys
 
+import keras
+
 PROGRAM = """
 import sys
 import keras
@@ -18,6 +20,7 @@ HEAVY = {"tensorflow_datasets", "matplotlib", "sklearn", "PIL", "pandas", "kserv
 def _run(program, home):
     home.mkdir()
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment["KERAS_BACKEND"] = keras.backend.backend()
     root = str(pathlib.Path(__file__).parents[2])
     result = subprocess.run(
         [sys.executable, "-c", program],

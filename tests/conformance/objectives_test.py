@@ -10,6 +10,7 @@ import pytest
 
 import keras_robust as kr
 from keras_robust import backend
+from tests.support import backends
 from tests.support import cases
 from tests.support import devices
 from tests.support import numpy_reference
@@ -225,6 +226,7 @@ def test_sample_weights_scale_the_step_and_leave_examples_out(name):
 
 
 @pytest.mark.parametrize("name", ONE_EACH)
+@backends.tensorflow_only("a strategy; `data_parallel_test` is about JAX")
 def test_two_devices_reach_the_weights_of_one(name):
     kind = _class_of(name)
     if kind in RANDOM:

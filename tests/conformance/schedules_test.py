@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import devices
 from tests.support import linear_fit
 from tests.support import models
@@ -152,6 +153,7 @@ def test_a_second_fit_goes_on_with_the_clean_epochs_that_are_left(again):
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
+@backends.tensorflow_only("a strategy; `data_parallel_test` is about JAX")
 def test_clean_epochs_on_several_devices():
     with devices.mirrored(2).scope():
         model = linear_fit.make_model()
