@@ -210,9 +210,10 @@ def _pushed(hits, hit):
 def _factor(hits, low, high):
     """Returns what to multiply a step by: 1 until the window is full."""
     is_full = hits[:, -1] != _UNKNOWN
-    share = ops.mean(hits, axis=1)
-    factor = ops.where(share > high, _ADAPTATION, 1.0)
-    factor = ops.where(share < low, 1.0 / _ADAPTATION, factor)
+    # Counts are exact, shares are not where XLA multiplies by the reciprocal.
+    count, size = ops.sum(hits, axis=1), hits.shape[1]
+    factor = ops.where(count > high * size, _ADAPTATION, 1.0)
+    factor = ops.where(count < low * size, 1.0 / _ADAPTATION, factor)
     return ops.where(is_full, factor, 1.0)
 
 

@@ -5,6 +5,7 @@ import pytest
 import keras_robust as kr
 from keras_robust import backend
 from keras_robust.attacks import boundary as module
+from tests.support import backends
 from tests.support import black_box
 from tests.support import linear_model
 from tests.support import numpy_reference
@@ -182,7 +183,9 @@ def test_asks_as_often_as_it_says():
     x, y = linear_model.examples(3)
     model = black_box.BlackBox(black_box.linear)
     found = Boundary(num_steps=100).run(model, x, y, kr.L2(0.3), batch_size=1)
-    assert model.asked == found.queries.sum()
+    # XLA makes one call of two for the same points: those for the goal and for its score.
+    merged = 2 * len(x) if backends.IS_JAX else 0
+    assert model.asked == found.queries.sum() - merged
     # The model at `x`, the first draws, ten bisections, and what is judged at the end.
     assert np.all(found.queries >= 110 + 1 + 1 + 10 + 3) and np.all(found.queries < 180)
     together = Boundary(num_steps=100).run(linear_model.logits, x, y, kr.L2(0.3))
