@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.support import backends
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -32,7 +34,8 @@ def rows(name):
 def test_text():
     table = rows("text")
     (accuracy, loss, _, adv_loss), plain = table["adversarial"], table["plain"]
-    assert accuracy > plain[0] - 4.0
+    # Other random numbers on JAX.
+    assert accuracy > plain[0] - (6.0 if backends.IS_JAX else 4.0)
     assert loss < 0.8 * plain[1]
     assert adv_loss < 0.6 * plain[3]
 
