@@ -4,6 +4,7 @@ import pytest
 from keras import layers
 
 import keras_robust as kr
+from keras_robust import backend
 from keras_robust.certification.box import Box
 from keras_robust.certification.crown import crown_margins
 from keras_robust.certification.interval import box_margins
@@ -152,9 +153,11 @@ def _with_crown(model, kappa, beta):
     """The loss from bounds in float64, which have their own tests."""
     x, labels = streams.X.astype("float64"), keras.ops.convert_to_tensor(streams.Y)
     ends = np.clip([x - 0.1, x + 0.1], 0.0, 1.0)
-    box = Box(*(keras.ops.convert_to_tensor(end, "float64") for end in ends))
-    bounds = beta * np.asarray(crown_margins(model, box, labels))
-    bounds += (1.0 - beta) * np.asarray(box_margins(model, box, labels))
+    with backend.double_precision():
+        box = Box(*(keras.ops.convert_to_tensor(end, "float64") for end in ends))
+        bounds = beta * np.asarray(crown_margins(model, box, labels))
+        bounds += (1.0 - beta) * np.asarray(box_margins(model, box, labels))
+    assert bounds.dtype == "float64"
     (kernel, bias), (head, offset) = (layer.get_weights() for layer in model.layers)
     z = np.maximum(x @ kernel.astype("float64") + bias, 0.0) @ head + offset
     return np.mean(kappa * streams.cross_entropy(z) + (1.0 - kappa) * streams.cross_entropy(bounds))

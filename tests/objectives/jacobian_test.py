@@ -89,7 +89,7 @@ def test_the_slope_is_that_of_finite_differences():
     model = streams.model()
 
     def penalty():
-        return sum(Jacobian(num_projections=3).penalty(*streams.streams(model)))
+        return keras.ops.sum(Jacobian(num_projections=3).penalty(*streams.streams(model)))
 
     expected = double_backprop.expected_slope(lambda weights: np.sum(_half_squares(weights)))
     assert double_backprop.slope(penalty, model) == pytest.approx(expected, rel=1e-4)
@@ -101,7 +101,7 @@ def test_the_slope_of_a_random_projection_is_right_on_average():
     y = np.repeat(streams.Y, 400)
 
     def penalty():
-        return sum(Jacobian().penalty(*streams.streams(model, x=x, y=y)) / 400.0)
+        return keras.ops.sum(Jacobian().penalty(*streams.streams(model, x=x, y=y))) / 400.0
 
     expected = double_backprop.expected_slope(lambda weights: np.sum(_half_squares(weights)))
     assert double_backprop.slope(penalty, model) == pytest.approx(expected, rel=0.1)
