@@ -7,6 +7,7 @@ import keras_robust as kr
 from keras_robust.certification import Interval
 from keras_robust.certification import Linear
 from keras_robust.certification import Lipschitz
+from tests.support import backends
 
 X = np.array([[0.9, 0.1]], "float32")
 SPARSE = "sparse_categorical_crossentropy"
@@ -84,6 +85,7 @@ def test_inputs_that_are_rounded_are_refused(name):
         METHODS[name].certify(model, X)
 
 
+@backends.tensorflow_only("JAX makes no float64 layer unless its x64 mode is on")
 @every_bound
 def test_double_precision_is_fine(name):
     found = METHODS[name].certify(identity(dtype="float64"), X)

@@ -186,7 +186,8 @@ def test_selection_chooses_the_class():
 def test_what_is_no_number_counts_for_no_class():
     def broken(x):
         z = linear(x)
-        return keras.ops.where(keras.ops.expand_dims(x[:, 0] > 0.0, -1), z * np.nan, z * 0 + [1, 0])
+        one = z * 0.0 + np.array([1.0, 0.0], "float32")
+        return keras.ops.where(keras.ops.expand_dims(x[:, 0] > 0.0, -1), z * np.nan, one)
 
     x = np.zeros((1, 3), "float32")
     found = Smoothing(1.0, num_samples=1000).certify(broken, x)
