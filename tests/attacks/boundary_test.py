@@ -183,7 +183,7 @@ def test_asks_as_often_as_it_says():
     x, y = linear_model.examples(3)
     model = black_box.BlackBox(black_box.linear)
     found = Boundary(num_steps=100).run(model, x, y, kr.L2(0.3), batch_size=1)
-    # XLA makes one call of two for the same points: those for the goal and for its score.
+    # The model is asked three times at `x`, which XLA makes one call.
     merged = 2 * len(x) if backends.IS_JAX else 0
     assert model.asked == found.queries.sum() - merged
     # The model at `x`, the first draws, ten bisections, and what is judged at the end.
