@@ -46,10 +46,12 @@ class TrainStep(BaseTrainStep):
             self._state = state
             try:
                 return train_function(state, iterator)
-            except BaseException:
+            except BaseException as error:
                 # Keras took the values out of the variables, and puts back what it finds here.
                 self.model._jax_state = dict(zip(_STATE, self._state, strict=True))
                 self.model._jax_state_synced = False
+                if not isinstance(error, StopIteration):
+                    _keep_weights(self.model.optimizer)
                 raise
             finally:
                 self._state = None
@@ -124,6 +126,18 @@ class TrainStep(BaseTrainStep):
 
     def _trainer(self, classifier, batch):
         return Trainer(classifier, batch)
+
+
+def _keep_weights(optimizer):
+    """Has Keras leave the weights alone when the `fit` that fails now ends.
+
+    It would put their averages (`use_ema=True`) in their place, zeros in the first batch.
+    """
+
+    def skip(weights):
+        vars(optimizer).pop("finalize_variable_values")
+
+    vars(optimizer)["finalize_variable_values"] = skip
 
 
 def _grown(holds, new, old):
