@@ -199,11 +199,7 @@ def test_a_refused_first_batch_changes_nothing(mode, kind):
 )
 def test_a_refused_second_batch_leaves_what_the_first_has_learned(mode, kind):
     arguments, message = _spoiled(kind, BATCH_SIZE + 3)
-
-    def optimizer():
-        return _adam(use_ema=True)
-
-    model, after_one = _busy(optimizer, mode), _busy(optimizer, mode)
+    model, after_one = _busy(_adam, mode), _busy(_adam, mode)
     adv_train = {"attack": kr.attacks.PGD(num_steps=2), "objective": "mixed", "warmup": 0}
     with pytest.raises(ValueError, match=message):
         model.fit(**arguments, callbacks=[kr.AdvTrain(**adv_train)])
@@ -240,15 +236,22 @@ def test_labels_that_are_no_whole_numbers_are_refused():
 @every_mode
 def test_data_that_fail_leave_what_was_learned_before(mode):
     def batches():
-        yield X[:8], Y[:8]
+        for start in (0, 8, 16, 0, 8, 16):
+            yield X[start : start + 8], Y[start : start + 8]
         raise OSError("the disk is gone")
 
-    model, after_one = (linear_fit.make_model(**mode) for _ in range(2))
-    linear_fit.fit(after_one, linear_fit.adv_train(), X[:8], Y[:8])
+    model, same = (linear_fit.make_model(**mode) for _ in range(2))
     with pytest.raises(OSError, match="the disk is gone"):
-        model.fit(batches(), steps_per_epoch=3, verbose=0, callbacks=[linear_fit.adv_train()])
-    np.testing.assert_allclose(linear_fit.weights(model), linear_fit.weights(after_one), atol=1e-7)
-    assert int(model.optimizer.iterations) == 1
+        model.fit(batches(), steps_per_epoch=9, verbose=0, callbacks=[linear_fit.adv_train()])
+    # Keras reads ahead by one execution or more.
+    steps = int(model.optimizer.iterations)
+    assert 0 < steps <= 6
+    epochs, rest = divmod(steps, 3)
+    if epochs:
+        linear_fit.fit(same, linear_fit.adv_train(), epochs=epochs)
+    if rest:
+        linear_fit.fit(same, linear_fit.adv_train(), X[: 8 * rest], Y[: 8 * rest])
+    np.testing.assert_allclose(linear_fit.weights(model), linear_fit.weights(same), atol=1e-6)
 
 
 def test_a_model_without_trainable_weights_is_refused():
