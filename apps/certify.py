@@ -9,7 +9,6 @@ Lipschitz margins (L2) for orthogonal networks, and the exact distance for linea
 """
 
 import fractions
-import pathlib
 import sys
 
 from absl import flags
@@ -75,14 +74,11 @@ def run(model, dataset, method, *, output_dir, radii=None, **arguments):
     """
     for radius in radii or ():
         _number("radii", radius)
-    if output_dir is not None:
-        # Before what may take hours.
-        folder = pathlib.Path(output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = cli.make_folder(output_dir)
     given = {name: value for name, value in arguments.items() if value is not None}
     report = kr.certify(model, dataset.test, method, verbose=sys.stdout.isatty(), **given)
     Console().print(report.table(radii))
-    if output_dir is not None:
+    if folder is not None:
         report.save(folder / "certificate.json")
         try:
             report.plot(str(folder / "certificate.png"))

@@ -1,6 +1,7 @@
 """How every program starts and ends: absl flags, and one line instead of a traceback."""
 
 import os
+import pathlib
 import sys
 
 from absl import app
@@ -31,6 +32,22 @@ def run(main):
         if logging.get_verbosity() >= logging.DEBUG:
             logging.exception("The traceback of the error:")
         _fail(str(error) or type(error).__name__, code=1)
+
+
+def make_folder(path):
+    """Returns the folder for results, before the work of hours that is to go there, or `None`.
+
+    Raises:
+        OSError: if it cannot be made or written to.
+    """
+    if path is None:
+        return None
+    folder = pathlib.Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".writable"
+    probe.touch()
+    probe.unlink()
+    return folder
 
 
 def _parse_flags(argv, module):

@@ -8,7 +8,6 @@ Reads a .keras file or a SavedModel of apps.export. Runs AutoAttack, or other at
 writes the report as JSON and as a page.
 """
 
-import pathlib
 import sys
 
 from absl import flags
@@ -58,6 +57,7 @@ def run(model, dataset, threat_model, suite, *, output_dir, **arguments):
     Returns:
         `RobustnessReport`.
     """
+    folder = cli.make_folder(output_dir)
     report = kr.evaluate(
         model,
         dataset.test,
@@ -67,9 +67,7 @@ def run(model, dataset, threat_model, suite, *, output_dir, **arguments):
         **arguments,
     )
     Console().print(report)
-    if output_dir is not None:
-        folder = pathlib.Path(output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+    if folder is not None:
         report.save(folder / "report.json")
         try:
             report.save_html(folder / "report.html", class_names=dataset.label_names)

@@ -1,7 +1,6 @@
 """What the training programs share: the data order, resuming after a kill, the results."""
 
 import json
-import pathlib
 import sys
 
 import keras
@@ -10,6 +9,7 @@ from absl import flags
 from rich.console import Console
 
 import keras_robust as kr
+from apps import cli
 from apps import models
 from apps import shared_flags
 
@@ -150,11 +150,11 @@ def prepare_folders(output_dir, checkpoint_dir, settings):
         checkpoint_dir: str or `None`, the folder for checkpoints.
         settings: dict of the flags that decide the numbers.
     """
-    output_dir = _writable(output_dir)
+    output_dir = cli.make_folder(output_dir)
     if (output_dir / "model.keras").exists():
         print(f"Note: the results of an earlier run in {output_dir} will be replaced.", flush=True)
     if checkpoint_dir is not None:
-        _claim(_writable(checkpoint_dir), settings)
+        _claim(cli.make_folder(checkpoint_dir), settings)
     return output_dir
 
 
@@ -204,15 +204,6 @@ def write(name, model, reports, dataset, output_dir):
     except ImportError as error:
         print(error)
     print(f"Written to {output_dir}: {', '.join(written)}")
-
-
-def _writable(folder):
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    probe = folder / ".writable"
-    probe.touch()
-    probe.unlink()
-    return folder
 
 
 def _claim(folder, settings):

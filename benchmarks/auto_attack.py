@@ -24,6 +24,7 @@ from absl import app
 from absl import flags
 
 import keras_robust as kr
+from benchmarks import results
 from benchmarks import turns
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the prepared Fashion-MNIST.")
@@ -93,7 +94,7 @@ def main(_):
     name = "auto_attack_peer.json" if _TORCH.value else "auto_attack.json"
     output = _OUTPUT.value or pathlib.Path(__file__).parent / "results" / name
     settings = {"num_examples": len(x), "epochs": _EPOCHS.value, "threat_model": repr(_BALL)}
-    turns.save(output, {"settings": settings, **found})
+    results.save(output, {"settings": settings, **found})
 
 
 if __name__ == "__main__":

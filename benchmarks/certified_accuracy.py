@@ -27,7 +27,6 @@ on after a kill; models go to --work_dir. Takes about half an hour on two CPU co
 certified_accuracy.png beside the JSON, for the images of FMN and FAB.
 """
 
-import json
 import os
 import pathlib
 import time
@@ -44,7 +43,7 @@ from rich.table import Table
 import keras_robust as kr
 from benchmarks import certified_networks as networks
 from benchmarks import certified_picture
-from benchmarks import turns
+from benchmarks import results
 from keras_robust.certification.certificate_report import certified_curve
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the prepared Fashion-MNIST.")
@@ -207,19 +206,6 @@ def show(done):
     Console().print(table)
 
 
-def read(output, settings):
-    """Returns the rows that the output has already; refuses those of other settings."""
-    if not output.exists():
-        return {}
-    earlier = json.loads(output.read_text(encoding="utf-8"))
-    if earlier["settings"] != settings:
-        raise ValueError(
-            f"{output} has results of other settings: give another --output, or delete "
-            f"it. Received: {settings}, where the file has {earlier['settings']}"
-        )
-    return earlier["rows"]
-
-
 def main(_):
     settings = {
         "seed": _SEED.value,
@@ -235,7 +221,8 @@ def main(_):
     }
     output, folder = pathlib.Path(_OUTPUT.value), pathlib.Path(_WORK_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)
-    done = read(output, settings)
+    result = results.load(output, settings)
+    done = result["rows"]
     for kind, recipe in networks.recipes(_SAMPLES.value).items():
         for dataset_name, epochs in recipe.epochs.items():
             name = f"{dataset_name}_{kind}"
@@ -251,9 +238,7 @@ def main(_):
                 **judge(recipe, model, dataset),
             }
             command = "python -m benchmarks.certified_accuracy --data_dir=DIR"
-            partial = output.with_suffix(".partial")
-            turns.save(partial, {"command": command, "settings": settings, "rows": done})
-            partial.replace(output)
+            results.save(output, {**result, "command": command})
     show(done)
     certified_picture.draw(done, output.with_suffix(".png"))
 

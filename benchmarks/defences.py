@@ -8,7 +8,6 @@ benchmarks/results/defences.json has already, under the same settings, are kept,
 command goes on after a kill; models go to --work_dir. Takes about an hour on two CPU cores.
 """
 
-import json
 import os
 import pathlib
 import time
@@ -24,7 +23,7 @@ from rich.table import Table
 import keras_robust as kr
 from apps import defences
 from apps import models
-from benchmarks import turns
+from benchmarks import results
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the prepared Fashion-MNIST.")
 _EPOCHS = flags.DEFINE_integer("epochs", 5, "Epochs of every training.")
@@ -138,15 +137,8 @@ def main(_):
         "attacks": [repr(attack) for attack in _SUITE.values()],
     }
     output = pathlib.Path(_OUTPUT.value)
-    done = {}
-    if output.exists():
-        earlier = json.loads(output.read_text(encoding="utf-8"))
-        if earlier["settings"] != settings:
-            raise ValueError(
-                f"{output} has results of other settings: give another --output, or delete it. "
-                f"Received: {settings}, where the file has {earlier['settings']}"
-            )
-        done = earlier["rows"]
+    result = results.load(output, settings)
+    done = result["rows"]
     dataset = kr.datasets.load("fashion_mnist", data_dir=_DATA_DIR.value)
     folder = pathlib.Path(_WORK_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)
@@ -161,9 +153,7 @@ def main(_):
             "train_seconds": round(seconds, 1),
         }
         command = f"python -m benchmarks.defences --data_dir=DIR --epochs={_EPOCHS.value}"
-        partial = output.with_suffix(".partial")
-        turns.save(partial, {"command": command, "settings": settings, "rows": done})
-        partial.replace(output)
+        results.save(output, {**result, "command": command})
     show(done)
 
 

@@ -14,7 +14,7 @@ from absl import app
 from absl import flags
 
 from benchmarks import fuzz_cases
-from benchmarks import turns
+from benchmarks import results
 
 _MINUTES = flags.DEFINE_float("minutes", 10.0, "How long to look.")
 _SEED = flags.DEFINE_integer("seed", 0, "Another seed gives other cases.")
@@ -31,7 +31,7 @@ def main(_):
         "cases": dict(counts),
         "failures": failures,
     }
-    turns.save(_OUTPUT.value, result)
+    results.save(_OUTPUT.value, result)
     if failures:
         raise SystemExit(f"error: {len(failures)} kinds of failures")
 

@@ -15,7 +15,6 @@ settings that the output has already are kept, so that the same command goes on 
 go to --work_dir. With --quick everything is on the digits, to see that it works.
 """
 
-import json
 import os
 import pathlib
 import time
@@ -31,7 +30,7 @@ from rich.table import Table
 
 import keras_robust as kr
 from apps import models
-from benchmarks import turns
+from benchmarks import results
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the prepared Fashion-MNIST.")
 _QUICK = flags.DEFINE_bool("quick", False, "The digits, few examples, another output.")
@@ -200,19 +199,6 @@ def show(done, settings):
     Console().print(table)
 
 
-def read(output, settings):
-    """Returns the rows that the output has already; refuses those of other settings."""
-    if not output.exists():
-        return {}
-    earlier = json.loads(output.read_text(encoding="utf-8"))
-    if earlier["settings"] != settings:
-        raise ValueError(
-            f"{output} has results of other settings: give another --output, or delete "
-            f"it. Received: {settings}, where the file has {earlier['settings']}"
-        )
-    return earlier["rows"]
-
-
 def main(_):
     quick = _QUICK.value
     name = "digits" if quick else "fashion_mnist"
@@ -221,8 +207,8 @@ def main(_):
     # Models are read again, but never those of other settings.
     trained = f"{name}_{epochs}_epochs_batch_{_BATCH_SIZE.value}_seed_{_SEED.value}"
     folder = pathlib.Path(_WORK_DIR.value) / trained
-    results = pathlib.Path(__file__).parent / "results" / "negative_controls.json"
-    output = pathlib.Path(_OUTPUT.value or (folder / "quick.json" if quick else results))
+    usual = pathlib.Path(__file__).parent / "results" / "negative_controls.json"
+    output = pathlib.Path(_OUTPUT.value or (folder / "quick.json" if quick else usual))
     settings = {
         "dataset": name,
         "epochs": epochs,
@@ -234,7 +220,8 @@ def main(_):
         "large_threat_model": repr(threat_models[1]),
         "attack": repr(_PGD),
     }
-    done = read(output, settings)
+    result = results.load(output, settings)
+    done = result["rows"]
     dataset = kr.datasets.load(settings["dataset"], data_dir=_DATA_DIR.value)
     folder.mkdir(parents=True, exist_ok=True)
     study = Study(dataset, settings["epochs"], threat_models, folder)
@@ -249,9 +236,7 @@ def main(_):
         command = "python -m benchmarks.negative_controls " + (
             "--quick" if quick else "--data_dir=DIR"
         )
-        partial = output.with_suffix(".partial")
-        turns.save(partial, {"command": command, "settings": settings, "rows": done})
-        partial.replace(output)
+        results.save(output, {**result, "command": command})
     show(done, settings)
 
 

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 import keras_robust as kr
+from benchmarks import results
 from benchmarks import turns
 
 _ROUNDS = flags.DEFINE_integer("rounds", 7, "Epochs of each contestant; the first is dropped.")
@@ -171,7 +172,7 @@ def main(_):
         "seconds_per_epoch": {n: [round(t, 4) for t in ts] for n, ts in seconds.items()},
         "settings": {"steps": steps, "batch_size": batch_size, "num_steps": 7},
     }
-    turns.save(_OUTPUT.value, result)
+    results.save(_OUTPUT.value, result)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 import keras_robust as kr
+from benchmarks import results
 from benchmarks import turns
 
 _ROUNDS = flags.DEFINE_integer("rounds", 8, "Epochs of each contestant; the first is dropped.")
@@ -99,7 +100,7 @@ def main(_):
         "rows": rows,
         "settings": {"batch_size": _BATCH_SIZE},
     }
-    turns.save(_OUTPUT.value, result)
+    results.save(_OUTPUT.value, result)
 
 
 if __name__ == "__main__":

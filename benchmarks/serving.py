@@ -10,8 +10,6 @@ machine disturb least. No HTTP is in between: that would hide the difference. Sp
 on the weights, so that the training is short.
 """
 
-import json
-import pathlib
 import tempfile
 import time
 
@@ -22,6 +20,7 @@ from absl import flags
 from absl import logging
 
 import keras_robust as kr
+from benchmarks import results
 from benchmarks import turns
 
 _ROUNDS = flags.DEFINE_integer("rounds", 30, "Turns of each contestant and batch size.")
@@ -94,7 +93,7 @@ def main(_):
                     " {predictions_per_second:9.0f}/s {cost_percent:+6.1f}%".format(**rows[-1])
                 )
     if _OUTPUT.value is not None:
-        pathlib.Path(_OUTPUT.value).write_text(json.dumps({"rows": rows}, indent=2) + "\n")
+        results.save(_OUTPUT.value, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 import keras_robust as kr
+from benchmarks import results
 from benchmarks import soak_parts
-from benchmarks import turns
 
 _STEPS = flags.DEFINE_integer("steps", 2000, "Optimizer steps of the long training.")
 _REPEATS = flags.DEFINE_integer("repeats", 40, "Short trainings, and evaluations.")
@@ -64,7 +64,7 @@ def main(_):
         "steps": steps,
         **parts,
     }
-    turns.save(_OUTPUT.value, result)
+    results.save(_OUTPUT.value, result)
     if found:
         raise SystemExit(f"error: {'; '.join(found)}")
 

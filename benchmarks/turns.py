@@ -1,9 +1,5 @@
 """Contestants that take turns in one process, an epoch each, so that noise hits all of them."""
 
-import json
-import os
-import pathlib
-import platform
 import statistics
 import threading
 import time
@@ -12,22 +8,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.contestants import network
+
 
 def build():
     """Returns the compiled network that all contestants train."""
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [
-            keras.Input((28, 28, 1)),
-            keras.layers.Conv2D(32, 5, padding="same", activation="relu"),
-            keras.layers.MaxPooling2D(),
-            keras.layers.Conv2D(64, 5, padding="same", activation="relu"),
-            keras.layers.MaxPooling2D(),
-            keras.layers.Flatten(),
-            keras.layers.Dense(1024, activation="relu"),
-            keras.layers.Dense(10),
-        ]
-    )
+    model = network.build()
     model.compile(
         keras.optimizers.Adam(1e-3),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -110,15 +96,3 @@ def random_images(steps, batch_size):
     y = rng.integers(0, 10, size=len(x))
     data = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch_size, drop_remainder=True)
     return data.cache().prefetch(2)
-
-
-def save(path, result):
-    """Writes a result with what there is to know about the machine."""
-    result = {
-        **result,
-        "machine": {"cores": os.cpu_count(), "processor": platform.machine()},
-        "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
-    }
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 
-import keras
 import numpy as np
 import tensorflow as tf
 from cleverhans.tf2.attacks.projected_gradient_descent import projected_gradient_descent
@@ -18,9 +17,7 @@ def versions():
 def run(spec, data, turn):
     """Trains; with `compiled`, attack and step are one function, which its tutorial does not do."""
     model = network.build(spec["size"])
-    optimizer = keras.optimizers.Adam(1e-3)
-    optimizer.build(model.trainable_variables)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    train_step = network.train_step(model)
     epsilon, num_steps = spec["epsilon"], spec["num_steps"]
 
     def attack(x, y):
@@ -38,21 +35,9 @@ def run(spec, data, turn):
             sanity_checks=False,
         )
 
-    @tf.function
-    def train_step(x, y):
-        with tf.GradientTape() as tape:
-            value = loss(y, model(x, training=True))
-        gradients = tape.gradient(value, model.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-
     def step(x, y):
         train_step(attack(x, y), y)
 
     if spec.get("compiled"):
         step = tf.function(step)
-    batches = tf.data.Dataset.from_tensor_slices(data).batch(spec["batch_size"]).cache().prefetch(2)
-    for _ in range(spec["epochs"]):
-        turn.wait()
-        for x, y in batches:
-            step(x, y)
-        turn.done()
+    network.train(step, data, spec, turn)

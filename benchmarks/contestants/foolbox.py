@@ -3,7 +3,6 @@
 import importlib.metadata
 
 import foolbox
-import keras
 import tensorflow as tf
 
 from benchmarks.contestants import network
@@ -16,26 +15,14 @@ def versions():
 def run(spec, data, turn):
     """Trains; the model that Foolbox attacks is compiled, which is the fastest way to use it."""
     model = network.build(spec["size"])
-    optimizer = keras.optimizers.Adam(1e-3)
-    optimizer.build(model.trainable_variables)
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    train_step = network.train_step(model)
     compiled = tf.function(lambda x: model(x, training=False))
     attacked = foolbox.TensorFlowModel(compiled, bounds=(0.0, 1.0))
     epsilon, num_steps = spec["epsilon"], spec["num_steps"]
     attack = foolbox.attacks.LinfPGD(abs_stepsize=2.5 * epsilon / num_steps, steps=num_steps)
 
-    @tf.function
-    def train_step(x, y):
-        with tf.GradientTape() as tape:
-            value = loss(y, model(x, training=True))
-        gradients = tape.gradient(value, model.trainable_variables)
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+    def step(x, y):
+        train_step(attack.run(attacked, x, y, epsilon=epsilon), y)
 
     x, y = data
-    batches = tf.data.Dataset.from_tensor_slices((x, y.astype("int32")))
-    batches = batches.batch(spec["batch_size"]).cache().prefetch(2)
-    for _ in range(spec["epochs"]):
-        turn.wait()
-        for x, y in batches:
-            train_step(attack.run(attacked, x, y, epsilon=epsilon), y)
-        turn.done()
+    network.train(step, (x, y.astype("int32")), spec, turn)

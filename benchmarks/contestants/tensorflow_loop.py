@@ -14,12 +14,7 @@ def run(spec, data, turn):
     """Trains; with `only="input gradient"`, computes only the pass of which an attack is made."""
     model = network.build(spec["size"], spec.get("policy"))
     step = _input_gradient(model) if spec.get("only") else _step(model, spec)
-    batches = tf.data.Dataset.from_tensor_slices(data).batch(spec["batch_size"]).cache().prefetch(2)
-    for _ in range(spec["epochs"]):
-        turn.wait()
-        for x, y in batches:
-            step(x, y)
-        turn.done()
+    network.train(step, data, spec, turn)
 
 
 def _input_gradient(model):

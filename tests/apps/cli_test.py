@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import apps
+from apps import cli
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
@@ -173,3 +174,12 @@ def test_failing_imports_show_what_was_held_back(quick_environment, tmp_path):
 )
 def test_is_verbose(arguments, expected):
     assert apps.is_verbose(["program", *arguments.split()]) is expected
+
+
+def test_folders_for_results_are_made_and_tried_first(tmp_path):
+    folder = cli.make_folder(str(tmp_path / "runs" / "first"))
+    assert folder.is_dir() and not any(folder.iterdir())
+    assert cli.make_folder(folder) == folder and cli.make_folder(None) is None
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        cli.make_folder(tmp_path / "file" / "first")
