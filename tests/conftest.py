@@ -3,23 +3,22 @@
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Two devices, for the tests of distribution; must be asked for before JAX starts.
-# Compiling is most of the time of these tests.
+# Compiling is most of the time of these tests on JAX.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Two devices, for the tests of distribution; must be asked for before JAX starts.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 
 import keras
 import pytest
-import tensorflow as tf
+
+from tests.support import devices
 
 IS_JAX = keras.backend.backend() == "jax"
 # The files of the other backend cannot be imported on this one, or say nothing of it.
 collect_ignore_glob = ["backend/tensorflow_*" if IS_JAX else "backend/jax_*"]
 
 # Two devices, for the tests of distribution; must be asked for before TensorFlow starts.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
+devices.split(2)
 
 if not IS_JAX:
     from keras_robust.backend import tensorflow as seam

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import kills
 
 KILLED, CUT_OFF = -signal.SIGKILL, -signal.SIGXFSZ
@@ -40,6 +41,11 @@ def ends(tmp_path_factory):
             {"work": work, "folder": root / f"{work} {name}", **kill}
             for name, kill in group.items()
         ]
+    if not backends.IS_JAX:
+        tasks += [
+            {"work": "train_replicas", "folder": root / "two devices"},
+            {"work": "train_replicas", "folder": root / "two devices killed", "batch": 5},
+        ]
     tasks += [{"work": "save", "folder": root / "save", "bytes": 5000}]
     first = kills.run_all(tasks)
     left = {task["folder"].name: _listing(task["folder"]) for task in tasks}
@@ -68,7 +74,7 @@ def _weights(folder):
 
 def test_all_were_killed_where_they_should(ends):
     _, named, left, done = ends
-    assert named.pop("train") == named.pop("evaluate") == 0
+    assert named.pop("train") == named.pop("evaluate") == named.pop("two devices", 0) == 0
     for name, end in named.items():
         assert end == (CUT_OFF if name == "save" or "in a write" in name else KILLED), name
     assert list(done.values()) == [1, 0, 1, 4, 0]
@@ -86,6 +92,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(ends, name):
     for one, other in zip(_weights(root / f"train {name}"), expected, strict=True):
         np.testing.assert_array_equal(one, other)
     assert _listing(root / f"train {name}") == ["weights.npz"]
+
+
+@backends.tensorflow_only("JAX has no strategies")
+def test_a_killed_training_on_two_devices_goes_on_to_the_same_weights(ends):
+    root = ends[0]
+    pairs = zip(_weights(root / "two devices killed"), _weights(root / "two devices"), strict=True)
+    for one, other in pairs:
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("name", EVALUATIONS)

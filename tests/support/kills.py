@@ -28,6 +28,7 @@ import keras
 import numpy as np
 
 import keras_robust as kr
+from tests.support import devices
 from tests.support import linear_fit
 from tests.support import reports
 
@@ -56,7 +57,18 @@ class _Killer(keras.callbacks.Callback):
 
 def train(folder, batch=None):
     """Trains for four epochs of three batches with a backup, and writes the weights."""
-    model = _network()
+    _train(_network(), folder, batch)
+
+
+def train_replicas(folder, batch=None):
+    """The same on two devices."""
+    devices.split(2)
+    with devices.mirrored(2).scope():
+        model = _network()
+    _train(model, folder, batch)
+
+
+def _train(model, folder, batch):
     model.fit(
         *linear_fit.data(),
         batch_size=linear_fit.BATCH_SIZE,
