@@ -40,6 +40,14 @@ def traced(function, jit_compile=None, signature=None):
     )
 
 
+def was_traced_once(count, shapes=1):
+    """Whether `count` traces are those of one step that met batches of so many shapes.
+
+    JAX traces it anew for each, and twice: to find its variables, and to compile it.
+    """
+    return 1 <= count <= 2 * shapes if IS_JAX else count == 1
+
+
 def observe(function, *tensors):
     """Calls `function` with the values of tensors when traced code runs."""
     if IS_JAX:
