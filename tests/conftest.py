@@ -1,6 +1,7 @@
 """What every test starts from: quiet frameworks, no GPU surprises, the same random numbers."""
 
 import os
+import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Compiling is most of the time of these tests on JAX.
@@ -32,3 +33,14 @@ if not IS_JAX:
 @pytest.fixture(autouse=True)
 def _fixed_seed():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=IS_JAX)
+def _room_for_compiled_code():
+    yield
+    # Linux lets a process map 65,530 pieces of memory, and what XLA compiles takes some each time.
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and len(maps.read_bytes().splitlines()) > 30_000:
+        import jax
+
+        jax.clear_caches()

@@ -129,6 +129,8 @@ def _assert_same(found, expected, **tolerance):
 )
 def test_every_variable_is_what_keras_makes_of_the_adversarial_examples(mode, optimizer):
     ours, theirs = _busy(optimizer, mode), _busy(optimizer, mode)
+    for model in (ours, theirs):
+        model.optimizer.build(model.trainable_variables)
     before = _state(ours)
     arguments = {"batch_size": BATCH_SIZE, "epochs": 2, "shuffle": False, "verbose": 0}
     sample_weight = np.linspace(0.5, 1.5, len(X))
