@@ -130,7 +130,7 @@ class Boundary(MinimumNormAttack):
                 own = ops.take(noise, i, axis=1)
                 return _walk(decisions, x, state, own, active, is_looked_at)
 
-            state = ops.fori_loop(0, _BLOCK - 1, walk, state)
+            state = backend.fori_loop(0, _BLOCK - 1, walk, state)
             return number + 1, walk(_BLOCK - 1, state, is_looked_at=True)
 
         def unfinished(number, state):
@@ -147,7 +147,7 @@ class Boundary(MinimumNormAttack):
             source_hits=ops.repeat(unknown, _SOURCE_WINDOW, axis=1),
             queries=start.queries + 1,
         )
-        _, last = ops.while_loop(unfinished, block, (ops.convert_to_tensor(0), state))
+        _, last = backend.while_loop(unfinished, block, (ops.convert_to_tensor(0), state))
         distance = threat_model.distance(last.x_adv, x)
         loss = ops.where(start.found, -distance, -NEVER)
         return Found(last.x_adv, loss, start.found, ops.zeros_like(start.found), last.queries)

@@ -4,6 +4,7 @@ import typing
 
 from keras import ops
 
+from keras_robust import backend
 from keras_robust.attacks.found import select
 from keras_robust.threat_models.threat_model import per_example
 
@@ -57,7 +58,7 @@ def minimise(function, x, low, high, *, num_steps, done):
     calls = ops.where(done, 0, ops.ones_like(done, dtype="int32"))
     done = done | at_rest
     state = _State(x, value, gradient, nothing, nothing, direction, length, done, calls)
-    (last,) = ops.while_loop(
+    (last,) = backend.while_loop(
         lambda state: ops.logical_not(ops.all(state.done)),
         body,
         (state,),

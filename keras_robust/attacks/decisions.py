@@ -96,7 +96,7 @@ def first_mistake(decisions, x, seed, num_starts):
         )
 
     never = ops.zeros(ops.shape(x)[:1], dtype="bool")
-    _, start = ops.while_loop(
+    _, start = backend.while_loop(
         lambda number, start: ops.logical_and(
             number < num_starts, ops.logical_not(ops.all(start.found))
         ),
@@ -130,5 +130,5 @@ def bisect(decisions, path, x, num_steps):
         return ops.where(wrong, low, middle), ops.where(wrong, middle, high)
 
     low = ops.zeros(ops.shape(x)[:1])
-    _, high = ops.fori_loop(0, num_steps, halve, (low, low + 1.0))
+    _, high = backend.fori_loop(0, num_steps, halve, (low, low + 1.0))
     return decisions.clip(path(high))

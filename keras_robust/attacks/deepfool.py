@@ -5,6 +5,7 @@ import typing
 import keras
 from keras import ops
 
+from keras_robust import backend
 from keras_robust.attacks.fab import lead_and_gradient
 from keras_robust.attacks.found import Found
 from keras_robust.attacks.found import choose
@@ -121,7 +122,7 @@ class DeepFool(MinimumNormAttack):
         _, success = score(x)
         count = ops.zeros_like(success, dtype="int32")
         always = ops.ones_like(success)
-        (last,) = ops.while_loop(
+        (last,) = backend.while_loop(
             lambda state: ops.logical_not(ops.all(state.done)),
             body,
             (_State(x, ops.zeros_like(x), success, success, always, count),),
@@ -153,7 +154,7 @@ class DeepFool(MinimumNormAttack):
         never = ops.full(ops.shape(x_adv)[:1], float("inf"))
         always = ops.ones_like(never, dtype="bool")
         first = _Boundary(never, ops.zeros_like(never), ops.zeros_like(x_adv), always)
-        return ops.fori_loop(0, num_others, compare, first)
+        return backend.fori_loop(0, num_others, compare, first)
 
     def _step(self, state, boundary, x, threat_model):
         """Returns the state behind the boundary, as far as it is known."""

@@ -162,7 +162,7 @@ class FAB(MinimumNormAttack):
 
             shape = ops.shape(x)[:1]
             never = _Tangent(ops.full(shape, NEVER), ops.full(shape, np.nan), ops.zeros_like(x))
-            nearest = ops.fori_loop(0, num_classes - 1, compare, never)
+            nearest = backend.fori_loop(0, num_classes - 1, compare, never)
             return nearest.lead, nearest.gradient
 
         return linearise

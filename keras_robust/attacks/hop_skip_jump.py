@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_robust import backend
 from keras_robust.attacks.boundary_direction import boundary_direction
 from keras_robust.attacks.boundary_direction import random_directions
 from keras_robust.attacks.decisions import Decisions
@@ -173,7 +174,7 @@ class HopSkipJump(MinimumNormAttack):
             draws=ops.convert_to_tensor(self.num_starts),
         )
         num_steps = ops.where(ops.any(start.found), self.num_steps, 0)
-        last = ops.fori_loop(0, num_steps, body, state)
+        last = backend.fori_loop(0, num_steps, body, state)
         never = ops.zeros_like(start.found)
         loss = ops.where(start.found, -last.distance, -NEVER)
         return Found(last.best, loss, start.found, never, last.queries)
@@ -217,7 +218,7 @@ def _step(decisions, x_adv, update, length, active):
         return number + 1, select(hits, point, moved), ops.logical_and(todo, ~hits), queries
 
     state = (ops.convert_to_tensor(0), x_adv, active, ops.zeros_like(active, dtype="int32"))
-    _, moved, _, queries = ops.while_loop(unfinished, attempt, state)
+    _, moved, _, queries = backend.while_loop(unfinished, attempt, state)
     return moved, queries
 
 

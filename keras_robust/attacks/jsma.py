@@ -133,7 +133,7 @@ class JSMA(MinimumNormAttack):
             left = budget - ops.sum(ops.cast(state.used, "float32"), axis=-1)
             return (_advance(state, jacobian, ops.logical_and(success, finite), usable, left),)
 
-        (last,) = ops.while_loop(
+        (last,) = backend.while_loop(
             lambda state: ops.logical_not(ops.all(state.done)),
             body,
             (_start(room),),

@@ -146,7 +146,7 @@ class OnePixel(Attack):
         genes = pixels.random_genes(keys, self.population_size)
         queries = counted(shape, self.population_size)
         start = _State(ops.cast(0, "int32"), genes, *judge(genes), queries)
-        (last,) = ops.while_loop(goes_on, body, (start,), maximum_iterations=self.num_steps)
+        (last,) = backend.while_loop(goes_on, body, (start,), maximum_iterations=self.num_steps)
         found = better(clean, _best(last, pixels, never))
         return found._replace(x_adv=ops.stop_gradient(select(clean.success, x, found.x_adv)))
 

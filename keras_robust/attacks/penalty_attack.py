@@ -139,7 +139,7 @@ class PenaltyAttack(MinimumNormAttack):
         memory = self.start(problem.x, problem.threat_model)
         queries = ops.cast(ops.zeros_like(never), "int32")
         state = _State(memory, problem.x, never, never, never, search.done, queries)
-        _, last = ops.while_loop(goes_on, body, (0, state))
+        _, last = backend.while_loop(goes_on, body, (0, state))
         return Tried(last.x_adv, last.size, ops.isfinite(last.size), last.queries)
 
     def _advance(self, step, state, problem):

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_robust import backend
 from keras_robust import losses
 from keras_robust import threat_models
 from keras_robust.attacks import random_bits
@@ -95,7 +96,7 @@ class RandomNoise(Attack):
         if not keep_best:
             first = judged(0)
             first = first._replace(queries=first.queries + 1)  # The goal looked at the example.
-            return ops.fori_loop(
+            return backend.fori_loop(
                 1, self.num_samples, lambda number, worst: better(worst, judged(number)), first
             )
 
@@ -107,7 +108,7 @@ class RandomNoise(Attack):
             return number + 1, choose(best.success, best, better(best, judged(number)))
 
         clean = Found(x, *score(x), never, counted(shape, 2))
-        _, best = ops.while_loop(is_going_on, body, (ops.convert_to_tensor(0), clean))
+        _, best = backend.while_loop(is_going_on, body, (ops.convert_to_tensor(0), clean))
         return best
 
     def _drawing(self, x, threat_model, seed):

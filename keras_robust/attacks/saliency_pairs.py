@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from keras_robust import backend
+
 _TINY = 1e-30
 
 
@@ -44,7 +46,7 @@ def best_pair(first, second, usable, left):
     place = ops.cast(ops.argmax(alone, axis=-1), "int32")
     best = (ops.max(alone, axis=-1), place, place)
     # Two features of a ring are no further apart than half of it.
-    score, place, partner = ops.fori_loop(1, size // 2 + 1, compare, best)
+    score, place, partner = backend.fori_loop(1, size // 2 + 1, compare, best)
     both = ops.logical_or(*(ops.one_hot(one, size, dtype="bool") for one in (place, partner)))
     exists = score > 0.0
     return ops.logical_and(both, ops.expand_dims(exists, -1)), exists

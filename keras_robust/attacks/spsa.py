@@ -6,6 +6,7 @@ import typing
 import keras
 from keras import ops
 
+from keras_robust import backend
 from keras_robust import losses
 from keras_robust.attacks import random_bits
 from keras_robust.attacks.attack import Attack
@@ -139,7 +140,7 @@ class SPSA(Attack):
             return (_State(state.step + 1, ops.stop_gradient(x_adv), mean, square, best),)
 
         state = _State(0, start, nothing, nothing, best)
-        (last,) = ops.while_loop(is_going_on, body, (state,))
+        (last,) = backend.while_loop(is_going_on, body, (state,))
         return last.best
 
     def _gradient(self, score, x_adv, keys, step):
@@ -156,7 +157,7 @@ class SPSA(Attack):
             slope = ops.where(ops.abs(slope) < _NOT_A_SCORE, slope, 0.0)
             return total + ops.reshape(slope, (-1,) + (1,) * (len(x_adv.shape) - 1)) * direction
 
-        total = ops.fori_loop(0, pairs, add, ops.zeros_like(x_adv))
+        total = backend.fori_loop(0, pairs, add, ops.zeros_like(x_adv))
         return total / (self.num_samples * self.delta)
 
 

@@ -6,6 +6,7 @@ import typing
 import keras
 from keras import ops
 
+from keras_robust import backend
 from keras_robust import losses
 from keras_robust import threat_models
 from keras_robust.attacks import random_bits
@@ -180,5 +181,5 @@ class Square(Attack):
                 ),
             )
 
-        (last,) = ops.while_loop(is_going_on, body, (state,))
+        (last,) = backend.while_loop(is_going_on, body, (state,))
         return last

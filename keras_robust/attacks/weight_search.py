@@ -4,6 +4,7 @@ import typing
 
 from keras import ops
 
+from keras_robust import backend
 from keras_robust.attacks.found import select
 
 _GROWTH = 10.0
@@ -54,7 +55,9 @@ def smallest(attempt, x, initial_weight, *, done, ends):
     zero = ops.zeros(ops.shape(x)[:1])
     never, count = zero + float("inf"), ops.cast(zero, "int32")
     first = Search(zero + initial_weight, zero, never, count, count, x, never, done, count)
-    (last,) = ops.while_loop(lambda search: ops.logical_not(ops.all(search.done)), body, (first,))
+    (last,) = backend.while_loop(
+        lambda search: ops.logical_not(ops.all(search.done)), body, (first,)
+    )
     return last
 
 

@@ -48,11 +48,13 @@ END_OF_DATA = framework.END_OF_DATA
 compile_function = framework.compile_function
 double_precision = framework.double_precision
 fold_in = framework.fold_in
+fori_loop = framework.fori_loop
 host_function = framework.host_function
 is_symbolic = framework.is_symbolic
 normal = framework.normal
 noted_logits = framework.noted_logits
 refuse_distribution = framework.refuse_distribution
+refuse_guards = framework.refuse_guards
 repeat = framework.repeat
 require_all = framework.require_all
 required_message = framework.required_message
@@ -60,6 +62,7 @@ trace_output = framework.trace_output
 uniform = framework.uniform
 value_and_input_gradient = framework.value_and_input_gradient
 variable_scope = framework.variable_scope
+while_loop = framework.while_loop
 
 __all__ = [
     "Archive",
@@ -79,6 +82,7 @@ __all__ = [
     "fast_dtype",
     "fast_first_layers",
     "fold_in",
+    "fori_loop",
     "from_graph",
     "host_function",
     "is_symbolic",
@@ -89,6 +93,7 @@ __all__ = [
     "own_function",
     "predict_logits",
     "refuse_distribution",
+    "refuse_guards",
     "repeat",
     "require_all",
     "required_message",
@@ -100,4 +105,5 @@ __all__ = [
     "uniform",
     "value_and_input_gradient",
     "variable_scope",
+    "while_loop",
 ]

@@ -10,13 +10,13 @@ from jax.custom_derivatives import SymbolicZero
 from keras_robust.backend.errors import NoGradientError
 from keras_robust.backend.jax_function import Function
 from keras_robust.backend.jax_function import OpenFunction
+from keras_robust.backend.jax_guards import refuse_guards as refuse_guards
 from keras_robust.backend.jax_logits import noted_logits as noted_logits
 from keras_robust.backend.jax_scope import Scope
 from keras_robust.backend.jax_scope import assign
 
 END_OF_DATA = (StopIteration,)
 
-_UNROLL = 1
 # Lengths that no model has an axis of, put in place of one that is not known.
 _ODD_LENGTHS = (83, 89)
 _COLLECTED = []
@@ -70,31 +70,65 @@ def _probe(values, is_connected):
 
 def repeat(num_steps, body, state):
     """Returns `state` after `num_steps` calls of `state = body(step, state)`."""
-    if not any(map(is_symbolic, jax.tree.leaves(state))):
-        for step in range(num_steps):
-            state = body(step, state)
-        return state
-    last, _, assigned = _loop(num_steps, body, state, [])
+    if any(map(is_symbolic, jax.tree.leaves(state))):
+        return fori_loop(0, num_steps, body, state)
+    for step in range(num_steps):
+        state = body(step, state)
+    return state
+
+
+def fori_loop(lower, upper, body, state):
+    """`keras.ops.fori_loop` of a body that may assign variables."""
+
+    def loop(scoped, start):
+        def step(number, carried):
+            return scoped(lambda state: body(number, state), carried)
+
+        return jax.lax.fori_loop(lower, upper, step, start)
+
+    return _carrying(loop, state)
+
+
+def while_loop(goes_on, body, state, maximum_iterations=None):
+    """`keras.ops.while_loop` of a body that may assign variables."""
+    most = np.iinfo("int32").max if maximum_iterations is None else maximum_iterations
+
+    def loop(scoped, start):
+        def is_left(carried):
+            count, state = carried[0]
+            with Scope():
+                return jax.numpy.logical_and(count < most, goes_on(*state))
+
+        def step(carried):
+            return scoped(lambda own: (own[0] + 1, tuple(body(*own[1]))), carried)
+
+        return jax.lax.while_loop(is_left, step, start)
+
+    return _carrying(loop, (0, tuple(state)))[1]
+
+
+def _carrying(loop, state):
+    """Runs a loop, and hands what its body assigns from step to step."""
+    state = jax.tree.map(jax.numpy.asarray, state)
+    last, _, assigned = _run_loop(loop, state, [])
     if assigned:
-        # It must be handed from step to step.
-        last, values, _ = _loop(num_steps, body, state, assigned)
+        last, values, _ = _run_loop(loop, state, assigned)
         assign(assigned, values)
     return last
 
 
-def _loop(num_steps, body, state, variables):
-    """Returns the last state, the last values of `variables`, and what else was assigned."""
+def _run_loop(loop, state, variables):
+    """Returns the last state, the last values of `variables`, and what was assigned."""
     assigned = {}
 
-    def run(step, carried):
+    def scoped(function, carried):
         state, values = carried
         with Scope(zip(variables, values, strict=True)) as scope:
-            state = body(step, state)
+            state = function(state)
         assigned.update((id(variable), variable) for variable in scope.assigned)
         return state, scope.values_of(variables)
 
-    start = jax.tree.map(jax.numpy.asarray, state), [variable.value for variable in variables]
-    state, values = jax.lax.fori_loop(0, num_steps, run, start, unroll=min(_UNROLL, num_steps))
+    state, values = loop(scoped, (state, [variable.value for variable in variables]))
     return state, values, list(assigned.values())
 
 

@@ -13,6 +13,9 @@ from keras_robust.backend.jax import collected_requirements
 from keras_robust.backend.jax_scope import Scope
 from keras_robust.backend.tensorflow import require_all
 
+# Where it is served is not where it is trained.
+_PLATFORMS = ("cpu", "cuda")
+
 # Warnings of what is as it should be: weights are variables, and nobody asks a served model for
 # second derivatives.
 _NO_CONCERN = "call_tf works best with", "(__inference_internal_grad_fn_"
@@ -64,9 +67,11 @@ class Archive:
             return result, [holds for _, holds in required], new
 
         def run(*tensors):
-            shapes = [None, [_symbolic_shape(tensor.shape) for tensor in tensors]]
+            shapes = [None, _symbolic_shapes([tensor.shape for tensor in tensors])]
             held = [variable.read_value() for variable in self._module.variables_of_model]
-            translated = jax2tf.convert(pure, polymorphic_shapes=shapes)
+            translated = jax2tf.convert(
+                pure, polymorphic_shapes=shapes, native_serialization_platforms=_PLATFORMS
+            )
             result, holds, new = translated(held, list(tensors))
             for message, condition in zip(messages, holds, strict=True):
                 result = keras.tree.map_structure(
@@ -121,8 +126,13 @@ def own_function(function):
     return from_graph(function) if isinstance(function, kinds) else function
 
 
-def _symbolic_shape(shape):
-    """Returns the shape as JAX writes it, with names for lengths that are not known."""
-    # The first axis of all inputs is the batch.
-    names = iter(["batch", *string.ascii_lowercase])
-    return "(" + "".join(f"{next(names) if n is None else n}, " for n in shape) + ")"
+def _symbolic_shapes(shapes):
+    """Returns shapes as JAX writes them, with names for lengths that are not known."""
+    names = iter(string.ascii_lowercase)
+
+    def written(shape):
+        # The first axis of all inputs is the batch.
+        axes = ["batch" if n is None and not place else n for place, n in enumerate(shape)]
+        return "(" + "".join(f"{next(names) if n is None else n}, " for n in axes) + ")"
+
+    return [written(shape) for shape in shapes]

@@ -38,14 +38,16 @@ class TrainStep(BaseTrainStep):
         self._is_compiled = True
         self._function = None
 
-    def guarded(self, train_function):
+    def guarded(self, train_function, check):
         # The variables may be others than those of an earlier train function.
         self._function = None
 
         def guarded(state, iterator):
             self._state = state
             try:
-                return train_function(state, iterator)
+                result = train_function(state, iterator)
+                check()
+                return result
             except BaseException as error:
                 # Keras took the values out of the variables, and puts back what it finds here.
                 self.model._jax_state = dict(zip(_STATE, self._state, strict=True))

@@ -3,6 +3,7 @@
 import jax
 import keras
 
+from keras_robust.backend.jax_guards import finite_loss
 from keras_robust.backend.jax_scope import Scope
 from keras_robust.backend.jax_scope import assign
 from keras_robust.backend.keras_logits import keras_logits
@@ -40,6 +41,7 @@ class Trainer(BaseTrainer):
         gradients, (value, updates, clean, adversarial) = jax.grad(run, (0, 1), has_aux=True)(
             sources, x_adv
         )
+        self.requirements += finite_loss(self.classifier.model, value)
         self._keep(assigned, updates, weights, keeps_state)
         adversarial_batch = (batch or self.batch)._replace(x=x_adv)
         return Result(

@@ -13,6 +13,7 @@ from keras_robust.backend.errors import NoGradientError
 END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
 _UNROLL = 10
+fori_loop, while_loop = keras.ops.fori_loop, keras.ops.while_loop
 _MARK = "keras_robust: "
 _STRATEGIES = ("_DefaultDistributionStrategy", "MirroredStrategy", "OneDeviceStrategy")
 # Named, so that a TensorFlow that chooses otherwise draws the same numbers.
@@ -243,6 +244,10 @@ def refuse_distribution(model):
             "batches, or one device. Received: gradient_accumulation_steps="
             f"{optimizer.gradient_accumulation_steps} with {replicas} replicas"
         )
+
+
+def refuse_guards(model, threat_model):
+    """Does nothing: a layer that rejects inputs raises its error here."""
 
 
 def noted_logits(model):

@@ -53,9 +53,18 @@ class BaseTrainStep:
     def build(self, iterator):
         """Makes the variables that a step needs, told by the data to come, if Keras has not."""
 
-    def guarded(self, train_function):
-        """Returns the train function that Keras made around this step, fit for exceptions."""
-        return train_function
+    def guarded(self, train_function, check):
+        """Returns the train function that Keras made around this step, fit for exceptions.
+
+        `check` is called after it, and may raise.
+        """
+
+        def guarded(*arguments):
+            logs = train_function(*arguments)
+            check()
+            return logs
+
+        return guarded
 
     def reset_meters(self):
         """Starts the running means anew."""
@@ -99,6 +108,7 @@ class BaseTrainStep:
             raise ValueError("AdvTrain needs labels to train on. Received: y=None")
         x, classifier, threat_model = self.threat_model.expose(self.model, inputs)
         threat_model.check_fits(tuple(x.shape))
+        backend.refuse_guards(self.model, self.threat_model)
         unlabelled = self.objective.takes_unlabelled
         required = check_inputs(inputs, self.threat_model) + check_targets(y, sample_weight)
         return x, required + check_labels(classifier, x, y, unlabelled, sample_weight)

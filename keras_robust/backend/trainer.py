@@ -76,8 +76,9 @@ class BaseTrainer:
         self.outputs = clean.outputs if clean.was_used else self.classifier(clean.x)
         problem = self.classifier.misread(self.outputs, self.batch.y)
         self.misread = None if problem is None else problem[0]
-        self.requirements = check_outputs(problem, self.outputs)
-        return self.requirements
+        required = check_outputs(problem, self.outputs)
+        self.requirements += required
+        return required
 
 
 def refuse_assigned(weights):

@@ -257,7 +257,7 @@ class AdvTrain(keras.callbacks.Callback):
         """Puts a train function in place that is adversarial for this `fit` only."""
         model = self.model
         plain = _uninstall(model)
-        run = _make_train_function(model, self._step)
+        run = _make_train_function(model, self._step, self._check_first_batch)
 
         def train_function(*arguments):
             # JAX hands over the state of the variables, and then the data.
@@ -277,7 +277,6 @@ class AdvTrain(keras.callbacks.Callback):
                 if message is None:
                     raise
                 raise ValueError(message) from None
-            self._check_first_batch()
             return logs
 
         train_function.plain = plain
@@ -306,7 +305,7 @@ class AdvTrain(keras.callbacks.Callback):
             )
 
 
-def _make_train_function(model, step):
+def _make_train_function(model, step, check):
     """Returns Keras's own train function, made around our step; leaves no trace on the model."""
     jit_compile = model.jit_compile
     plain = model.train_function
@@ -316,7 +315,7 @@ def _make_train_function(model, step):
     try:
         model.train_step = step.__call__
         model.make_train_function(force=True)
-        return step.guarded(model.train_function)
+        return step.guarded(model.train_function, check)
     finally:
         del model.train_step
         model.jit_compile = jit_compile

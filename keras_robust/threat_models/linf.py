@@ -99,7 +99,12 @@ class Linf(ThreatModel):
     def radius_of_rows(self, rows, x):
         radius = ops.convert_to_numpy(self.radius)
         # `(channels,)` broadcasts against every row; only an axis for the examples is indexed.
-        return radius[rows] if radius.ndim == x.ndim and len(radius) == len(x) else radius
+        if radius.ndim == x.ndim and len(radius) == len(x):
+            return radius[rows]
+        # With as many axes as the examples it cannot be taken for one value for each of them.
+        return (
+            radius.reshape((1,) * (x.ndim - radius.ndim) + radius.shape) if radius.ndim else radius
+        )
 
     def _in_ball(self, x_adv, x, slack, rounding):
         allowed = self.radius + slack + rounding

@@ -1,0 +1,50 @@
+"""JAX: models with layers that reject inputs, which cannot raise an error in compiled code."""
+
+import keras
+import numpy as np
+
+from keras_robust.backend.checks import Requirement
+
+_MESSAGE = (
+    "A layer of the model rejects what it is given, which compiled code cannot do by an error: {}. "
+    "Train with inputs, and noise, within its bounds, or let it clip: "
+    "InputGuard(..., outside='clip')"
+)
+
+
+def refuse_guards(model, threat_model):
+    """Refuses what would look robust, since it is rejected: points out of the bounds of a guard.
+
+    Raises:
+        ValueError: if the threat model allows points that a layer of the model rejects.
+    """
+    bounds = getattr(threat_model, "bounds", None)
+    for guard in _guards(model):
+        if not getattr(threat_model, "changes_inputs", True) or _within(bounds, guard.bounds):
+            continue
+        raise ValueError(
+            f"The model rejects inputs outside of the bounds of its layer {guard.name!r}, and the "
+            "threat model allows them. Give it the same bounds, or let the layer clip: "
+            f"InputGuard(..., outside='clip'). Received: threat model bounds {bounds} and layer "
+            f"bounds {guard.get_config()['bounds']}"
+        )
+
+
+def finite_loss(model, loss):
+    """Returns a list of `Requirement`: no guard has made the loss NaN."""
+    return [
+        Requirement(keras.ops.isfinite(loss), _MESSAGE.replace("{}", f"{guard.name!r}"), ())
+        for guard in _guards(model)[:1]
+    ]
+
+
+def _guards(model):
+    layers = model._flatten_layers() if isinstance(model, keras.Layer) else ()
+    return [layer for layer in layers if getattr(layer, "rejects_outside", False)]
+
+
+def _within(inner, outer):
+    if inner is None or isinstance(inner, dict):
+        # Several inputs have bounds of their own, which need not be those of the guard.
+        return isinstance(inner, dict)
+    return bool(np.all(inner[0] >= outer[0]) and np.all(inner[1] <= outer[1]))
