@@ -29,7 +29,6 @@ class TrainStep(BaseTrainStep):
         )
         self._is_compiled = False
         self._function = None
-        self._templates = []
         self._state = None
         self._is_first = True
 
@@ -108,7 +107,6 @@ class TrainStep(BaseTrainStep):
             delta = None if kept is None else self._carried_delta(kept, x)
             logs, delta, more = self._update(inputs, y, sample_weight, delta)
         required = required + more
-        self._templates = [one.template for one in required]
         conditions = [one.condition for one in required]
         holds = jax.numpy.all(jax.numpy.asarray([True, *conditions]))
         for variable in attempt.assigned:
@@ -116,18 +114,26 @@ class TrainStep(BaseTrainStep):
             variable.assign(jax.numpy.where(holds, new, variable.value))
         if delta is not None:
             kept = _grown(holds, self._carried(delta, kept), kept)
-        return logs, kept, (holds, conditions, [one.values for one in required])
+        templates = _Texts(one.template for one in required)
+        return logs, kept, (holds, conditions, [one.values for one in required], templates)
 
-    def _raise_unless(self, holds, conditions, values):
+    def _raise_unless(self, holds, conditions, values, templates):
         """Raises `ValueError` for the first requirement that was not fulfilled."""
         if np.all(holds):
             return
-        for condition, template, found in zip(conditions, self._templates, values, strict=True):
+        for condition, template, found in zip(conditions, templates, values, strict=True):
             if not np.all(condition):
                 raise ValueError(template.format(*(f"{float(value):g}" for value in found)))
 
     def _trainer(self, classifier, batch):
         return Trainer(classifier, batch)
+
+
+class _Texts(tuple):
+    """Strings among the results of compiled code: those of the trace that ran."""
+
+
+jax.tree_util.register_pytree_node(_Texts, lambda texts: ((), texts), lambda texts, _: texts)
 
 
 def _keep_weights(optimizer):

@@ -152,16 +152,20 @@ def test_stops_when_all_are_broken_and_leaves_the_broken_alone():
     found = Square(num_queries=2000).run(model, x, y, kr.Linf(0.4))
     assert found.success.all() and not found.zero_gradient.any()
     assert found.queries[0] == 2 and len(np.unique(found.queries)) > 2
-    assert len(calls) == found.queries.max()
+    # XLA merges two calls at the same point.
+    assert len(calls) == found.queries.max() - backends.IS_JAX
     np.testing.assert_array_equal(found.x_adv[0], x[0])
     longer = Square(num_queries=4000).run(model, x, y, kr.Linf(0.4))
     np.testing.assert_array_equal(longer.x_adv, found.x_adv)
 
 
+CERTAIN = np.array([1.0, 0.0, 0.0], "float32")
+
+
 def test_a_model_that_never_errs_is_asked_to_the_end():
     x, y = images()
     ball = kr.Linf(0.1)
-    found = Square(num_queries=30).run(lambda x: network(x) * 0.0 + [1.0, 0.0, 0.0], x, 0 * y, ball)
+    found = Square(num_queries=30).run(lambda x: network(x) * 0.0 + CERTAIN, x, 0 * y, ball)
     assert not found.success.any() and found.queries.tolist() == [32] * 6
     np.testing.assert_array_equal(found.x_adv, x)
 

@@ -9,6 +9,7 @@ import keras_robust as kr
 from keras_robust import backend
 from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight
+from tests.support import backends
 from tests.support import linear_fit
 from tests.support import streams
 
@@ -144,7 +145,7 @@ def test_a_schedule_is_data_in_one_graph(name):
         model.fit(
             x, y, batch_size=16, epochs=3, shuffle=False, verbose=0, callbacks=[callback, keep]
         )
-        assert traces == [1]
+        assert backends.was_traced_once(len(traces))
         losses[key] = seen
     if name == "clean pairing":
         # Its noise is drawn anew at every step.
