@@ -109,9 +109,10 @@ def test_stops_when_all_are_broken_and_leaves_the_broken_alone():
     model = kr.evaluation.BlackBox(count, 3)
     x, y = numpy_reference.examples(8)
     y[0] = (y[0] + 1) % 3
-    found = SPSA(num_samples=8, learning_rate=0.05).run(model, x, y, kr.Linf(0.8))
+    found = SPSA(num_samples=8, learning_rate=0.05, num_steps=150).run(model, x, y, kr.Linf(0.8))
     assert found.success.all() and found.queries[0] == 2
-    assert len(calls) == found.queries.max() and len(np.unique(found.queries)) > 2
+    # XLA merges two calls at the same point.
+    assert len(calls) == found.queries.max() - backends.IS_JAX and len(np.unique(found.queries)) > 2
     np.testing.assert_array_equal(found.x_adv[0], x[0])
     longer = SPSA(num_samples=8, learning_rate=0.05, num_steps=200).run(model, x, y, kr.Linf(0.8))
     np.testing.assert_array_equal(longer.x_adv, found.x_adv)
@@ -120,7 +121,7 @@ def test_stops_when_all_are_broken_and_leaves_the_broken_alone():
 def test_a_model_that_never_errs_is_asked_to_the_end():
     x, y = numpy_reference.examples()
     found = SPSA(num_steps=3, num_samples=4).run(
-        lambda x: 0.0 * x[:, :3] + [1.0, 0.0, 0.0], x, 0 * y, kr.Linf(0.1)
+        lambda x: 0.0 * x[:, :3] + np.array([1.0, 0.0, 0.0], "float32"), x, 0 * y, kr.Linf(0.1)
     )
     assert not found.success.any() and found.queries.tolist() == [17] * 5
     np.testing.assert_array_equal(found.x_adv, x)
