@@ -4,6 +4,7 @@ import pytest
 
 import keras_robust as kr
 from keras_robust import backend
+from tests.support import backends
 from tests.support import linear_model
 from tests.support import numpy_reference
 
@@ -125,6 +126,7 @@ def test_the_nearest_boundary_is_chosen_on_both_sides(norm, scale):
     np.testing.assert_allclose(np.asarray(gradient)[is_usable] / scale, expected[1], rtol=1e-5)
 
 
+@backends.tensorflow_only("JAX draws other starts, of which fewer are where it says nothing")
 def test_from_where_the_model_says_nothing_it_goes_back_to_the_example():
     x = np.full((6, 4), 0.5, "float32")
     x[5, 0] = 0.1
@@ -139,7 +141,7 @@ def test_from_where_the_model_says_nothing_it_goes_back_to_the_example():
     seed = np.stack([np.arange(6), np.arange(6)], axis=1).astype("int32")
     ball = kr.Linf(0.4)
     start = np.asarray(ball.with_epsilon(0.2).sphere_start(x, seed))
-    assert np.sum(np.any(start < 0.4, axis=-1)) >= 3
+    assert np.sum(np.any(start < 0.4, axis=-1)) >= 4
     attack = kr.attacks.FAB(num_steps=10, num_restarts=2)
     found = attack.nearest(backend.Classifier(model), x, np.zeros(6, int), ball, seed, 1)
     np.testing.assert_array_equal(found.success, [True] * 5 + [False])

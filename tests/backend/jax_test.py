@@ -3,6 +3,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_robust as kr
 from keras_robust import backend
 
 
@@ -213,3 +214,50 @@ def test_is_symbolic():
     assert seen == [True]
     assert not backend.is_symbolic(keras.ops.zeros(2))
     assert not backend.is_symbolic(np.zeros(2))
+
+
+class Counted(keras.layers.Layer):
+    """Adds how often it ran."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, x):
+        self.count.assign_add(1.0)
+        return x + self.count
+
+
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_loops_hand_what_a_body_assigns_from_step_to_step(is_compiled):
+    layer = Counted()
+
+    def both(x):
+        total = backend.fori_loop(0, 3, lambda _, y: layer(y), x)
+        return backend.while_loop(lambda y: y[0] < 30.0, lambda y: (layer(y),), (total,))
+
+    run = backend.compile_function(both) if is_compiled else both
+    (found,) = run(keras.ops.zeros((2,)))
+    # 1 + 2 + 3, then 4, 5, 6, 7 and 8.
+    assert found.tolist() == [36.0, 36.0] and float(layer.count) == 8.0
+    limited = backend.while_loop(lambda y: y < 9, lambda y: (y + 1,), (0,), maximum_iterations=4)
+    assert [int(one) for one in limited] == [4]
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        kr.attacks.RandomNoise(num_samples=4),
+        kr.attacks.Square(num_queries=5),
+        kr.attacks.SPSA(num_steps=2, num_samples=4),
+        kr.attacks.HopSkipJump(num_steps=2),
+        kr.attacks.DeepFool(num_steps=3),
+    ],
+    ids=lambda attack: type(attack).__name__,
+)
+def test_attacks_on_models_that_draw_noise(attack):
+    base = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    smoothed = kr.layers.RandomizedSmoothing(base, 0.1, num_samples=5)
+    x = np.random.default_rng(0).uniform(size=(5, 4)).astype("float32")
+    found = attack.run(smoothed, x, np.array([0, 1, 0, 1, 0]), kr.L2(0.3))
+    assert np.all(np.isfinite(found.x_adv))

@@ -1,5 +1,7 @@
 """The train step of JAX, against float64 NumPy and against what Keras does by itself."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -262,3 +264,32 @@ def test_a_model_without_trainable_weights_is_refused():
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     with pytest.raises(ValueError, match="no trainable weights"):
         model.fit(X, Y, verbose=0, callbacks=[kr.AdvTrain(kr.Linf(0.1))])
+
+
+def test_a_warning_taken_as_an_error_leaves_the_weights():
+    layers = [keras.layers.Dense(4, activation="relu", bias_initializer=_far_below)]
+    model = linear_fit.make_model(layers)
+    before = model.get_weights()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        with pytest.raises(UserWarning, match="Every input gradient"):
+            linear_fit.fit(model, linear_fit.adv_train())
+    # Where all units are dead nothing is learned, but nothing is lost either.
+    for weight, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+
+
+def _far_below(shape, dtype=None):
+    return keras.ops.full(shape, -100.0, dtype)
+
+
+def test_the_reason_is_that_of_the_batch_at_hand():
+    def batches():
+        yield X[:8], Y[:8]
+        yield X[:8], Y[:8].astype("float32")
+        while True:
+            yield X[:8], np.full(8, CLASSES + 2)
+
+    model = linear_fit.make_model()
+    with pytest.raises(ValueError, match=f"Labels must be class indices.*to {CLASSES + 2}"):
+        model.fit(batches(), steps_per_epoch=3, verbose=0, callbacks=[linear_fit.adv_train()])

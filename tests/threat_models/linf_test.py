@@ -28,7 +28,8 @@ def test_epsilon_for_each_channel_and_for_each_example():
 def test_an_epsilon_for_each_channel_is_not_taken_for_one_per_example():
     x = np.zeros((3, 2, 2, 3), "float32")
     channels = Linf([0.1, 0.2, 0.3])
-    np.testing.assert_allclose(channels.radius_of_rows([2, 1], x), [0.1, 0.2, 0.3])
+    of_rows = channels.radius_of_rows([2, 1], x)
+    np.testing.assert_allclose(of_rows, [[[[0.1, 0.2, 0.3]]]])
     examples = Linf(np.array([0.1, 0.2, 0.3]).reshape(3, 1, 1, 1))
     np.testing.assert_allclose(examples.radius_of_rows([2, 1], x).ravel(), [0.3, 0.2])
 
