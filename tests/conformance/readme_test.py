@@ -54,11 +54,13 @@ def test_the_tables_of_speed_are_those_of_the_recorded_runs():
     folder = pathlib.Path(__file__).parents[2] / "benchmarks" / "results"
     rows = json.loads((folder / "training_step.json").read_text(encoding="utf-8"))["rows"]
     table = README[README.index("<!-- speed -->") : README.index("<!-- end speed -->")]
-    shown = re.findall(r"^\| (\w.*?) \| ([\d.]+) \| ([\d.]+) \| (\d+) \|$", table, re.MULTILINE)
+    numbers = r"([\d-]+) \| (\d+) \| ([\d.]+) \| (\d+)"
+    shown = re.findall(rf"^\| (\w.*?) \| {numbers} \|$", table, re.MULTILINE)
     assert {"plain fit", "AdvTrain", "AdvTrain, bfloat16 attack"} <= {name for name, *_ in shown}
     plain = rows["plain fit"]["cpu_milliseconds"]
-    for name, milliseconds, ratio, memory in shown:
+    for name, images, milliseconds, ratio, memory in shown:
         row = rows[name]
+        assert images in ("-", f"{row['images_per_second']:.0f}"), name
         assert milliseconds == f"{row['cpu_milliseconds']:.0f}", name
         assert ratio == f"{row['cpu_milliseconds'] / plain:.1f}", name
         assert memory == str(row["peak_mebibytes"]), name
