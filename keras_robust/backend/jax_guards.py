@@ -44,7 +44,7 @@ def _guards(model):
 
 
 def _within(inner, outer):
+    # Several inputs have bounds of their own, which need not be those of the guard.
     if inner is None or isinstance(inner, dict):
-        # Several inputs have bounds of their own, which need not be those of the guard.
-        return isinstance(inner, dict)
+        return inner is not None
     return bool(np.all(inner[0] >= outer[0]) and np.all(inner[1] <= outer[1]))

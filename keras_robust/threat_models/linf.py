@@ -102,9 +102,8 @@ class Linf(ThreatModel):
         if radius.ndim == x.ndim and len(radius) == len(x):
             return radius[rows]
         # With as many axes as the examples it cannot be taken for one value for each of them.
-        return (
-            radius.reshape((1,) * (x.ndim - radius.ndim) + radius.shape) if radius.ndim else radius
-        )
+        axes = range(x.ndim - radius.ndim) if radius.ndim else ()
+        return np.expand_dims(radius, tuple(axes))
 
     def _in_ball(self, x_adv, x, slack, rounding):
         allowed = self.radius + slack + rounding
