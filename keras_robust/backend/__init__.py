@@ -18,6 +18,8 @@ from keras_robust.backend.errors import NoGradientError
 from keras_robust.backend.keras_logits import keras_logits
 from keras_robust.backend.keras_logits import set_keras_logits
 from keras_robust.backend.layer_classifier import LayerClassifier
+from keras_robust.backend.model_layers import layers_of
+from keras_robust.backend.model_layers import rejecting_layers
 from keras_robust.backend.stream import Stream
 from keras_robust.backend.structures import batches_of
 from keras_robust.backend.structures import only_input
@@ -46,6 +48,7 @@ else:
 
 END_OF_DATA = framework.END_OF_DATA
 compile_function = framework.compile_function
+cond = framework.cond
 double_precision = framework.double_precision
 fold_in = framework.fold_in
 fori_loop = framework.fori_loop
@@ -77,6 +80,7 @@ __all__ = [
     "Trainer",
     "batches_of",
     "compile_function",
+    "cond",
     "double_precision",
     "expose_input",
     "fast_dtype",
@@ -87,6 +91,7 @@ __all__ = [
     "host_function",
     "is_symbolic",
     "keras_logits",
+    "layers_of",
     "normal",
     "noted_logits",
     "only_input",
@@ -94,6 +99,7 @@ __all__ = [
     "predict_logits",
     "refuse_distribution",
     "refuse_guards",
+    "rejecting_layers",
     "repeat",
     "require_all",
     "required_message",

@@ -77,6 +77,18 @@ def repeat(num_steps, body, state):
     return state
 
 
+def cond(holds, then, otherwise):
+    """`keras.ops.cond` of functions that may assign variables."""
+
+    def choose(scoped, start):
+        def branch(function):
+            return lambda carried: scoped(lambda _: function(), carried)
+
+        return jax.lax.cond(holds, branch(then), branch(otherwise), start)
+
+    return _carrying(choose, ())
+
+
 def fori_loop(lower, upper, body, state):
     """`keras.ops.fori_loop` of a body that may assign variables."""
 
@@ -108,7 +120,7 @@ def while_loop(goes_on, body, state, maximum_iterations=None):
 
 
 def _carrying(loop, state):
-    """Runs a loop, and hands what its body assigns from step to step."""
+    """Runs a loop, or a choice, and hands on what its body assigns."""
     state = jax.tree.map(jax.numpy.asarray, state)
     last, _, assigned = _run_loop(loop, state, [])
     if assigned:

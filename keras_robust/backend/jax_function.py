@@ -4,6 +4,7 @@ import jax
 import keras
 
 from keras_robust.backend.jax_scope import Scope
+from keras_robust.backend.jax_scope import assign
 
 
 class Function:
@@ -29,10 +30,14 @@ class Function:
 
     def __call__(self, *arguments):
         """Returns what the function returns."""
-        return self.call([], *arguments)[0]
+        result, _, updates = self.call([], *arguments)
+        assign(*updates)
+        return result
 
     def call(self, values, *arguments):
-        """Returns what the function returns, and the new values of `given`.
+        """Returns what the function returns, the new values of `given`, and what it assigns.
+
+        That is a pair, a list of variables and one of the values that are to be theirs.
 
         Args:
             values: list, the values of `given`.
@@ -50,9 +55,7 @@ class Function:
         if updates:
             # Errors on the host come now, and not with the value of a variable.
             jax.block_until_ready(updates)
-        for place, value in updates.items():
-            self._others[place].assign(value)
-        return result, values
+        return result, values, ([self._others[place] for place in updates], updates.values())
 
     def _compiled(self, values):
         shardings = None

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_robust.backend.checks import Requirement
+from keras_robust.backend.model_layers import rejecting_layers
 
 _MESSAGE = (
     "A layer of the model rejects what it is given, which compiled code cannot do by an error: {}. "
@@ -19,7 +20,7 @@ def refuse_guards(model, threat_model):
         ValueError: if the threat model allows points that a layer of the model rejects.
     """
     bounds = getattr(threat_model, "bounds", None)
-    for guard in _guards(model):
+    for guard in rejecting_layers(model):
         if not getattr(threat_model, "changes_inputs", True) or _within(bounds, guard.bounds):
             continue
         raise ValueError(
@@ -34,13 +35,8 @@ def finite_loss(model, loss):
     """Returns a list of `Requirement`: no guard has made the loss NaN."""
     return [
         Requirement(keras.ops.isfinite(loss), _MESSAGE.replace("{}", f"{guard.name!r}"), ())
-        for guard in _guards(model)[:1]
+        for guard in rejecting_layers(model)[:1]
     ]
-
-
-def _guards(model):
-    layers = model._flatten_layers() if isinstance(model, keras.Layer) else ()
-    return [layer for layer in layers if getattr(layer, "rejects_outside", False)]
 
 
 def _within(inner, outer):

@@ -1,16 +1,20 @@
 """JAX: finds the logits behind probabilities in traced code, where Keras cannot keep them."""
 
 import contextlib
+import threading
 
 import jax
 import keras
 
 from keras_robust.backend.keras_logits import set_keras_logits
+from keras_robust.backend.model_layers import layers_of
 
 _ACTIVATIONS = (keras.activations.softmax, keras.activations.sigmoid)
 # On JAX they return their very input where its shape stays, and with it the logits behind it, of
 # which neither TensorFlow nor a certificate knows anything.
 _RESHAPING = (keras.layers.Flatten, keras.layers.Permute, keras.layers.Reshape)
+# Layers are changed for as long as somebody is within.
+_LOCK = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -20,26 +24,30 @@ def noted_logits(model):
     Keras sets an attribute of what its activations return, and tracers take none. Those that a
     model calls by itself, outside of a layer such as `Dense` or `Softmax`, are not found.
     """
-    changed = []
-    layers = model._flatten_layers() if isinstance(model, keras.Layer) else ()
-    for layer in layers:
-        attributes = vars(layer)
-        if isinstance(layer, keras.layers.Softmax) and "call" not in attributes:
-            attributes["call"] = _noting(layer.call)
-            changed.append((attributes, "call", None))
-        elif isinstance(layer, _RESHAPING) and "call" not in attributes:
-            attributes["call"] = _apart(layer.call)
-            changed.append((attributes, "call", None))
-        elif any(attributes.get("activation") is one for one in _ACTIVATIONS):
-            changed.append((attributes, "activation", attributes["activation"]))
-            attributes["activation"] = _noting(attributes["activation"])
-    try:
+    with _LOCK, contextlib.ExitStack() as stack:
+        for layer in layers_of(model):
+            for name, function in _changes(layer):
+                stack.callback(_put_back, vars(layer), name, vars(layer).get(name))
+                vars(layer)[name] = function
         yield
-    finally:
-        for attributes, name, value in changed:
-            del attributes[name]
-            if value is not None:
-                attributes[name] = value
+
+
+def _changes(layer):
+    """Yields the attribute to change of a layer, and the function that belongs there."""
+    attributes = vars(layer)
+    if any(attributes.get("activation") is one for one in _ACTIVATIONS):
+        yield "activation", _noting(layer.activation)
+    if "call" not in attributes:
+        if isinstance(layer, keras.layers.Softmax):
+            yield "call", _noting(layer.call)
+        elif isinstance(layer, _RESHAPING):
+            yield "call", _apart(layer.call)
+
+
+def _put_back(attributes, name, value):
+    del attributes[name]
+    if value is not None:
+        attributes[name] = value
 
 
 def _noting(function):

@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_robust.backend.jax_function import Function
 from keras_robust.backend.jax_scope import Scope
+from keras_robust.backend.jax_scope import assign
 from keras_robust.backend.jax_trainer import Trainer
 from keras_robust.backend.train_step import BaseTrainStep
 
@@ -17,8 +18,8 @@ _STATE += ("metrics_variables",)
 class TrainStep(BaseTrainStep):
     """The train step as Keras calls it on this backend: `step(state, data) -> (logs, state)`.
 
-    It runs on the host. The update within is compiled; where a batch does not fulfil what is
-    required of it, the update returns everything as it was, and this step raises `ValueError`.
+    It runs on the host. The update within is compiled, and assigns nothing: where a batch does not
+    fulfil what is required of it, this step raises `ValueError`, and everything is as it was.
     """
 
     def __init__(
@@ -70,10 +71,11 @@ class TrainStep(BaseTrainStep):
             self._function = Function(
                 self._checked_update, variables, is_compiled=self._is_compiled
             )
-        (logs, delta, required), values = self._function.call(
+        (logs, delta, required), values, updates = self._function.call(
             values, inputs, y, sample_weight, self._delta
         )
         self._raise_unless(*required)
+        assign(*updates)
         self._delta = delta
         self._state = state = jax.tree.unflatten(structure, values)
         return logs, state
@@ -101,19 +103,15 @@ class TrainStep(BaseTrainStep):
             self._delta = ops.zeros(x.shape)
 
     def _checked_update(self, inputs, y, sample_weight, kept):
-        """Takes the step if the batch allows it; says with the logs whether it did."""
-        with Scope() as attempt:
-            x, required = self._requirements(inputs, y, sample_weight)
-            delta = None if kept is None else self._carried_delta(kept, x)
-            logs, delta, more = self._update(inputs, y, sample_weight, delta)
+        """Takes the step; says with the logs what the batch must fulfil for it to count."""
+        x, required = self._requirements(inputs, y, sample_weight)
+        delta = None if kept is None else self._carried_delta(kept, x)
+        logs, delta, more = self._update(inputs, y, sample_weight, delta)
+        if delta is not None:
+            kept = self._carried(delta, kept)
         required = required + more
         conditions = [one.condition for one in required]
         holds = jax.numpy.all(jax.numpy.asarray([True, *conditions]))
-        for variable in attempt.assigned:
-            (new,) = attempt.values_of([variable])
-            variable.assign(jax.numpy.where(holds, new, variable.value))
-        if delta is not None:
-            kept = _grown(holds, self._carried(delta, kept), kept)
         templates = _Texts(one.template for one in required)
         return logs, kept, (holds, conditions, [one.values for one in required], templates)
 
@@ -146,9 +144,3 @@ def _keep_weights(optimizer):
         vars(optimizer).pop("finalize_variable_values")
 
     vars(optimizer)["finalize_variable_values"] = skip
-
-
-def _grown(holds, new, old):
-    """Returns the new rows if `holds`, and else the old ones, of which there may be fewer."""
-    missing = [(0, len(new) - len(old))] + [(0, 0)] * (new.ndim - 1)
-    return jax.numpy.where(holds, new, jax.numpy.pad(old, missing))

@@ -5,6 +5,8 @@ import threading
 
 import keras
 
+from keras_robust.backend.model_layers import layers_of
+
 LOW = ("bfloat16", "float16")
 
 _LOCK = threading.Lock()
@@ -66,8 +68,7 @@ class _Wrapped(keras.DTypePolicy):
 
 def _float32_layers(model):
     """Returns the layers that may change their dtype, or none at all."""
-    # Keras has no public way to the layers within layers.
-    layers = model._flatten_layers() if isinstance(model, keras.Layer) else []
+    layers = layers_of(model)
     if any(_own_dtype(layer) in LOW for layer in layers):
         return []
     return [
@@ -99,7 +100,7 @@ def _leave(model, layers):
         for layer in layers:
             layer._dtype_policy.users -= 1
         # A layer made while another was running may have been given its policy.
-        for layer in model._flatten_layers() if layers else ():
+        for layer in layers_of(model) if layers else ():
             policy = layer._dtype_policy
             if isinstance(policy, _Wrapped) and not policy.users:
                 layer._dtype_policy = policy.policy

@@ -13,7 +13,7 @@ from keras_robust.backend.errors import NoGradientError
 END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
 _UNROLL = 10
-fori_loop, while_loop = keras.ops.fori_loop, keras.ops.while_loop
+cond, fori_loop, while_loop = keras.ops.cond, keras.ops.fori_loop, keras.ops.while_loop
 _MARK = "keras_robust: "
 _STRATEGIES = ("_DefaultDistributionStrategy", "MirroredStrategy", "OneDeviceStrategy")
 # Named, so that a TensorFlow that chooses otherwise draws the same numbers.

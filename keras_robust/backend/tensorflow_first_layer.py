@@ -13,6 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_robust.backend.model_layers import layers_of
+
 _LANES = 16  # Of float32 in the widest vectors of a CPU.
 # Below it, what is saved is lost again: a bias is no longer added within the convolution.
 _LEAST_SAVING = 2.5
@@ -30,9 +32,8 @@ def fast_first_layers(model):
     Args:
         model: a `keras.Model` or a callable, of which nothing changes.
     """
-    is_model = isinstance(model, keras.Layer) and not tf.config.get_visible_devices("GPU")
-    # Keras has no public way to the layers within layers.
-    layers = [layer for layer in model._flatten_layers() if _gains(layer)] if is_model else []
+    on_gpu = bool(tf.config.get_visible_devices("GPU"))
+    layers = [] if on_gpu else [layer for layer in layers_of(model) if _gains(layer)]
     _enter(layers)
     try:
         yield

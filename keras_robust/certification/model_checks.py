@@ -13,8 +13,7 @@ def check_precision(model):
     A certificate is about the exact function that the weights define. Rounding to half precision,
     or to whole numbers, moves logits by far more than the certificate allows for.
     """
-    layers = model._flatten_layers() if isinstance(model, keras.Model) else ()
-    for layer in layers:
+    for layer in backend.layers_of(model):
         is_input = isinstance(layer, keras.layers.InputLayer)
         dtype = layer.dtype if is_input else layer.compute_dtype
         if dtype not in _EXACT:
@@ -56,9 +55,3 @@ def check_logits(model, value):
             "sigmoid) and nothing behind it, or use from_logits=True. Received: a model "
             f"{model.name!r} with the loss {classifier.loss_name!r}, from_logits=False"
         )
-
-
-def guards_of(model):
-    """Returns the layers in a Keras model that fail for inputs beyond bounds."""
-    layers = model._flatten_layers() if isinstance(model, keras.Model) else ()
-    return [layer for layer in layers if getattr(layer, "rejects_outside", False)]

@@ -15,7 +15,6 @@ from keras_robust.certification.certificate import ABSTAINED
 from keras_robust.certification.certificate import Certificate
 from keras_robust.certification.certificate import Certified
 from keras_robust.certification.certificate import shown
-from keras_robust.certification.model_checks import guards_of
 from keras_robust.layers import RandomizedSmoothing
 from keras_robust.threat_models.parsing import parse_fraction
 
@@ -202,7 +201,7 @@ def _warn_of_units(x, stddev):
 
 
 def _check_guards(model):
-    guards = guards_of(model)
+    guards = backend.rejecting_layers(model)
     if guards:
         raise ValueError(
             "Noise leaves the bounds of a guard, which rejects the copy: put the guard in front of "

@@ -10,7 +10,6 @@ from keras import ops
 from scipy import stats
 
 from keras_robust import backend
-from keras_robust.layers.input_guard import InputGuard
 from keras_robust.layers.input_transformation import check_count
 from keras_robust.threat_models.parsing import parse_fraction
 
@@ -186,14 +185,14 @@ class RandomizedSmoothing(keras.Model):
 
 
 def _check_guards(model):
-    layers = model._flatten_layers(include_self=False)
-    for guard in (layer for layer in layers if isinstance(layer, InputGuard)):
-        if guard.rejects_outside:
-            raise ValueError(
-                "The copies with noise leave the bounds of the guard within the model: put the "
-                "guard in front of the smoothing, or use InputGuard(..., outside='clip') within. "
-                f"Received: the layer {guard.name!r} with bounds {guard.get_config()['bounds']}"
-            )
+    guards = backend.rejecting_layers(model)
+    if guards:
+        raise ValueError(
+            "The copies with noise leave the bounds of the guard within the model: put the "
+            "guard in front of the smoothing, or use InputGuard(..., outside='clip') within. "
+            f"Received: the layer {guards[0].name!r} with bounds "
+            f"{guards[0].get_config()['bounds']}"
+        )
 
 
 def _vote(logits):

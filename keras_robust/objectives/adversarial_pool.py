@@ -146,7 +146,7 @@ class AdversarialPool(Objective):
             return pool, ops.convert_to_tensor(count), never
 
         is_due = ops.logical_or(batch.iteration % self.refresh == 0, ops.equal(count, 0))
-        pool, total, blind = ops.cond(is_due, renew, keep)
+        pool, total, blind = backend.cond(is_due, renew, keep)
         for variable, value in zip([*kept, count], [*pool, total], strict=True):
             variable.assign(value)
         return blind

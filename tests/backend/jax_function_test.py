@@ -26,8 +26,8 @@ def test_variables_are_read_and_assigned_when_it_is_called():
 def test_given_values_are_arguments_and_results():
     variable = keras.Variable(1.0)
     run = Function(lambda x: variable.assign(variable.value + x), [variable])
-    _, (value,) = run.call([keras.ops.convert_to_tensor(5.0)], np.float32(2.0))
-    assert float(value) == 7.0
+    _, (value,), (others, _) = run.call([keras.ops.convert_to_tensor(5.0)], np.float32(2.0))
+    assert float(value) == 7.0 and others == []
     assert float(variable.value) == 1.0
 
 

@@ -1,3 +1,5 @@
+import threading
+
 import jax
 import keras
 import numpy as np
@@ -51,3 +53,23 @@ def test_a_layer_that_reshapes_hides_them_as_on_tensorflow():
         with noted_logits(model):
             assert keras_logits(model(X)) is None
         assert "call" not in vars(reshaping)
+
+
+def test_threads_wait_for_one_another():
+    head = keras.layers.Dense(2, activation="softmax")
+    model = keras.Sequential([keras.Input((2,)), head])
+    events = []
+
+    def other():
+        with noted_logits(model):
+            events.append("other")
+
+    thread = threading.Thread(target=other)
+    with noted_logits(model):
+        thread.start()
+        thread.join(0.2)
+        events.append("first")
+        assert head.activation is not keras.activations.softmax
+    thread.join()
+    assert events == ["first", "other"]
+    assert head.activation is keras.activations.softmax

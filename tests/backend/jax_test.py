@@ -244,6 +244,41 @@ def test_loops_hand_what_a_body_assigns_from_step_to_step(is_compiled):
     assert [int(one) for one in limited] == [4]
 
 
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_what_a_choice_assigns_leaves_it(is_compiled):
+    first, second = keras.Variable(1.0), keras.Variable(2.0)
+
+    def choose(x):
+        def then():
+            first.assign(first.value + x)
+            return 2.0 * x
+
+        def otherwise():
+            second.assign(x)
+            return x + second.value
+
+        return backend.cond(x > 0.0, then, otherwise)
+
+    run = backend.compile_function(choose) if is_compiled else choose
+    assert float(run(keras.ops.convert_to_tensor(4.0))) == 8.0
+    assert float(first) == 5.0 and float(second) == 2.0
+    assert float(run(keras.ops.convert_to_tensor(-1.0))) == -2.0
+    assert float(first) == 5.0 and float(second) == -1.0
+
+
+def test_a_pool_is_filled_from_a_model_that_draws_noise():
+    base = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    smoothed = kr.layers.RandomizedSmoothing(base, 0.1, num_samples=5)
+    smoothed.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=False))
+    x = np.random.default_rng(0).uniform(size=(8, 4)).astype("float32")
+    before = base.get_weights()[0]
+    pool = kr.objectives.AdversarialPool(pool_size=8, refresh=2)
+    robust = kr.AdvTrain(kr.Linf(0.1), attack=kr.attacks.FGSM(), objective=pool, warmup=0)
+    history = smoothed.fit(x, np.arange(8) % 2, batch_size=4, verbose=0, callbacks=[robust])
+    assert np.isfinite(history.history["loss"][0])
+    assert np.any(base.get_weights()[0] != before)
+
+
 @pytest.mark.parametrize(
     "attack",
     [
