@@ -6,7 +6,7 @@ The network, the batch and the data are those of `benchmarks.training_step`. The
 objective is a plain step, and for each further pass counted below the time of such a pass, measured
 in the same run: `train`, forward and backward to the weights; `attack`, forward and gradient to the
 input; `forward`; `double`, forward, gradient to the input, and the gradient of its squared norm to
-the weights. All take turns, an epoch each; the table shows medians over the epochs. Takes about
+the weights. All take turns, an epoch each; the table shows medians of processor time. Takes about
 15 minutes on two CPU cores and writes benchmarks/results/objective_cost.json.
 """
 
@@ -152,7 +152,7 @@ def main(_):
     seconds = turns.measure(contestants, turns.random_images(steps, batch_size), _ROUNDS.value)
     rows = turns.summarise(seconds, steps, "1 plain")
     table = Table(title=f"batch {batch_size}, medians of {_ROUNDS.value - 1} epochs")
-    for heading in ("", "ms a step", "of a plain step", "passes", "of the floor"):
+    for heading in ("", "CPU ms a step", "of a plain step", "passes", "of the floor"):
         table.add_column(heading, justify="right" if heading else "left")
     for name, row in rows.items():
         passes = chosen[name][1] if name in chosen else {}
@@ -163,7 +163,7 @@ def main(_):
             row["of_floor"] = round(statistics.median(shares), 3)
         counted = " + ".join(f"{count:g} {kind}" for kind, count in passes.items())
         shown = f"{row['of_floor']:.2f}" if "of_floor" in row else ""
-        table.add_row(name, f"{row['milliseconds']:.1f}", f"{row['ratio']:.2f}", counted, shown)
+        table.add_row(name, f"{row['cpu_milliseconds']:.1f}", f"{row['ratio']:.2f}", counted, shown)
     Console().print(table)
     command = f"--rounds={_ROUNDS.value} --steps={steps} --batch_size={batch_size}"
     result = {

@@ -4,10 +4,10 @@
 
 A network of three convolutions with strides, which takes images of any size, batch 64. Plain `fit`
 and `AdvTrain` with PGD of k steps take turns, an epoch each, at every image size; the table shows
-medians over the epochs, and the ratio to the plain step of the same turn. Beside it stands what the
-passes of a step say: a plain step is three forward passes (a backward pass to the weights is two),
-an attack step two, and the clean metrics one. Takes about two minutes on two CPU cores and writes
-benchmarks/results/scaling.json.
+medians over the epochs, of processor time, and the ratio to the plain step of the same turn. Beside
+it stands what the passes of a step say: a plain step is three forward passes (a backward pass to
+the weights is two), an attack step two, and the clean metrics one. Takes about two minutes on two
+CPU cores and writes benchmarks/results/scaling.json.
 """
 
 import os

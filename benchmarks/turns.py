@@ -1,4 +1,7 @@
-"""Contestants that take turns in one process, an epoch each, so that noise hits all of them."""
+"""Contestants that take turns in one process, an epoch each, so that noise hits all of them.
+
+What is measured is processor time, which other programs on the machine disturb least.
+"""
 
 import statistics
 import threading
@@ -41,10 +44,10 @@ class Turns(keras.callbacks.Callback):
         with self.condition:
             mine = self.names.index(self.name)
             self.condition.wait_for(lambda: self.state["turn"] % len(self.names) == mine)
-        self.start = time.perf_counter()
+        self.start = time.process_time()
 
     def done(self):
-        self.seconds.append(time.perf_counter() - self.start)
+        self.seconds.append(time.process_time() - self.start)
         with self.condition:
             self.state["turn"] += 1
             self.condition.notify_all()
@@ -60,7 +63,7 @@ def fit(callbacks):
 
 
 def measure(contestants, data, rounds):
-    """Runs the contestants in turn; returns the seconds of each epoch but the first, by name."""
+    """Runs the contestants in turn; returns the CPU seconds of each epoch but the first."""
     names = list(contestants)
     condition, state = threading.Condition(), {"turn": 0}
     turns = {name: Turns(name, names, condition, state) for name in names}
@@ -76,10 +79,10 @@ def measure(contestants, data, rounds):
 
 
 def summarise(seconds, steps, reference):
-    """Returns, by name, the median milliseconds a step and the median ratio to the reference."""
+    """Returns, by name, the median milliseconds of a step, and the median ratio to the reference."""
     return {
         name: {
-            "milliseconds": round(1e3 * statistics.median(times) / steps, 2),
+            "cpu_milliseconds": round(1e3 * statistics.median(times) / steps, 2),
             "ratio": round(
                 statistics.median(t / r for t, r in zip(times, seconds[reference], strict=True)),
                 3,
