@@ -29,8 +29,8 @@ _METHODS = {
 
 _SETTINGS = (
     "dataset model method teacher temperature epochs batch_size learning_rate seed "
-    "threat_model epsilon num_steps warmup evaluation_steps evaluation_restarts "
-    "evaluation_examples"
+    "threat_model epsilon num_steps warmup attack_dtype evaluation_steps "
+    "evaluation_restarts evaluation_examples"
 )
 
 

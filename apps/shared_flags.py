@@ -69,6 +69,12 @@ def define_training():
         "20%",
         "Part of the training over which epsilon grows from 0: a percentage, or optimizer steps.",
     )
+    flags.DEFINE_enum(
+        "attack_dtype",
+        None,
+        ["auto", "bfloat16", "float16"],
+        "What the training attack computes in; auto: what is fast here. Default: as the model.",
+    )
     flags.DEFINE_string(
         "checkpoint_dir", None, "Folder for checkpoints; the same command goes on after a kill."
     )

@@ -19,8 +19,8 @@ from apps import training
 
 _SETTINGS = (
     "dataset model epochs batch_size learning_rate seed threat_model epsilon attack num_steps "
-    "objective objective_arguments clean_epochs warmup evaluation_steps evaluation_restarts "
-    "evaluation_examples"
+    "objective objective_arguments clean_epochs warmup attack_dtype evaluation_steps "
+    "evaluation_restarts evaluation_examples"
 )
 
 

@@ -12,6 +12,7 @@ import keras_robust as kr
 from apps import cli
 from apps import models
 from apps import shared_flags
+from keras_robust.evaluation.atomic import write_text
 
 
 class ShuffledBatches(keras.utils.PyDataset):
@@ -52,10 +53,7 @@ def train(model, dataset, *, epochs, batch_size, seed, callbacks=(), checkpoint_
     callbacks = list(callbacks)
     if checkpoint_dir is not None:
         path = f"{checkpoint_dir}/backup.npz"
-        backup = kr.callbacks.AtomicBackup(path, delete_checkpoint=False)
-        callbacks.append(backup)
-        if backup.epochs_done():
-            print(f"Resuming after epoch {backup.epochs_done()}, from {path}", flush=True)
+        callbacks.append(kr.callbacks.AtomicBackup(path, delete_checkpoint=False))
     batches = ShuffledBatches(
         *dataset.train, batch_size=batch_size, seed=seed, optimizer=model.optimizer
     )
@@ -136,6 +134,7 @@ def make_defence(settings, dataset, threat_model, **arguments):
     adv_train = kr.AdvTrain(
         threat_model,
         warmup=parse_warmup(settings["warmup"]),
+        attack_dtype=settings["attack_dtype"],
         seed=settings["seed"],
         **arguments,
     )
@@ -210,7 +209,7 @@ def _claim(folder, settings):
     """Notes the settings in a checkpoint folder, or refuses one with other settings."""
     path = folder / "settings.json"
     if path.exists():
-        other = json.loads(path.read_text(encoding="utf-8"))
+        other = _read_settings(path)
         changed = sorted(key for key in settings if other.get(key) != settings[key])
         if changed:
             raise ValueError(
@@ -218,4 +217,17 @@ def _claim(folder, settings):
                 f"--checkpoint_dir, or delete it. Received: --checkpoint_dir={folder}, where "
                 + ", ".join(f"--{key} was {other.get(key)}" for key in changed)
             )
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(settings, indent=2) + "\n")
+
+
+def _read_settings(path):
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError(f"a {type(settings).__name__}")
+    except ValueError as error:
+        raise ValueError(
+            f"Expected the settings of a training in {path}: give another --checkpoint_dir, or "
+            f"delete it. Received: {error}"
+        ) from error
+    return settings

@@ -79,7 +79,7 @@ def measure(contestants, data, rounds):
 
 
 def summarise(seconds, steps, reference):
-    """Returns, by name, the median milliseconds of a step, and the median ratio to the reference."""
+    """Returns, by name, the median milliseconds a step, and the median ratio to the reference."""
     return {
         name: {
             "cpu_milliseconds": round(1e3 * statistics.median(times) / steps, 2),

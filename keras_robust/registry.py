@@ -1,5 +1,7 @@
 """Names for classes, so that `attack="pgd"` works wherever Keras users expect it."""
 
+import difflib
+
 import keras
 
 from keras_robust.configurable import required_arguments
@@ -43,12 +45,14 @@ class Registry:
         if key in self.classes:
             return self._make(self.classes[key], identifier)
         known = ", ".join(repr(name) for name in sorted(self.classes))
+        near = difflib.get_close_matches(key or "", self.classes, n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
         received = repr(identifier)
         if len(received) > 80:
             received = f"an object of type {type(identifier).__name__}"
         raise ValueError(
             f"Unknown {self.kind}. Expected one of {known}, or an object of {self.base.__name__}. "
-            f"Received: {received}"
+            f"Received: {received}{hint}"
         )
 
     def _make(self, cls, identifier):

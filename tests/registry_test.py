@@ -73,6 +73,13 @@ def test_anything_else_is_told_the_known_names(identifier):
         get(identifier)
 
 
+def test_a_misspelled_name_is_told_the_nearest():
+    with pytest.raises(
+        ValueError, match="Received: 'right_triangel'. Did you mean 'righttriangle'"
+    ):
+        get("right_triangel")
+
+
 @pytest.mark.parametrize("identifier", ["Polygon", "polygon", Polygon])
 def test_a_name_does_not_do_for_a_class_that_needs_arguments(identifier):
     message = re.escape(

@@ -275,5 +275,12 @@ def collected_requirements():
 
 
 def required_message(error):
-    """Returns `None`: what a train step requires is looked at, and said, outside of it."""
-    return None
+    """Returns what to say in place of an error of JAX in a train step, or `None`."""
+    if type(error).__name__ != "IndivisibleError":
+        return None
+    return (
+        "Under `keras.distribution` every batch must be one that the devices divide, the last one "
+        "too, and those of `validation_data`. Choose such a batch size, and leave out the rows "
+        "that remain: `x[: len(x) // batch_size * batch_size]`, or `drop_remainder=True` in "
+        f"`tf.data`. Received: {str(error).rpartition('implies that ')[2]}"
+    )

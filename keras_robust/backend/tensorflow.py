@@ -287,7 +287,7 @@ def _text(value):
 def required_message(error):
     """Returns the message of a failed `require` inside a TensorFlow error, or `None`.
 
-    Also for two mistakes that only ops behind a loss notice.
+    Also for mistakes that only ops notice.
     """
     found = re.search(re.escape(_MARK) + r"(.*?)(\\n|\n|$)", str(error))
     if found:
@@ -305,5 +305,15 @@ def required_message(error):
         return (
             "Outputs, labels and sample weights do not fit together under the compiled loss. "
             f"Received: arrays of shapes {found.group(1)}"
+        )
+    found = re.search(
+        r"same size and shape\. +Input 0: (\[0,[\d,]*\]) != input 1: (\S+)", str(error)
+    )
+    if found:
+        return (
+            "A batch leaves a replica without examples, at which TensorFlow fails. Choose a batch "
+            "size that the replicas divide, and leave out the rows that remain: "
+            "`x[: len(x) // batch_size * batch_size]`, or `drop_remainder=True` in `tf.data`. "
+            f"Received: arrays of shapes {found.group(1)} and {found.group(2)}"
         )
     return None

@@ -53,7 +53,7 @@ class TrainStep(BaseTrainStep):
         parts = [part for part in parts if part is not None and not part.built and y is not None]
         if x is not None and (parts or not model.built):
             with explained("The model cannot run on these inputs", inputs=x):
-                outputs = model(x)
+                outputs = model(_with_last_axis(model, x))
         self._refuse_frozen()
         # Built for a model without weights, it would refuse those that come later.
         if model.built and not model.optimizer.built:
@@ -108,6 +108,19 @@ class TrainStep(BaseTrainStep):
         with tf.init_scope():
             start = super()._new_delta(shape)
             return tf.Variable(start, shape=(None, *shape), trainable=False)
+
+
+def _with_last_axis(model, x):
+    """Returns a symbol with the last axis of 1 that Keras adds or drops for tensors only."""
+    wanted = getattr(model, "inputs", None)
+    if not wanted or len(wanted) > 1 or not hasattr(x, "shape"):
+        return x
+    shape, expected = tuple(x.shape), tuple(wanted[0].shape)
+    if len(shape) == len(expected) - 1 and expected[-1] == 1:
+        return keras.KerasTensor((*shape, 1), x.dtype)
+    if len(shape) == len(expected) + 1 and shape[-1] == 1:
+        return keras.KerasTensor(shape[:-1], x.dtype)
+    return x
 
 
 def _symbol(spec):

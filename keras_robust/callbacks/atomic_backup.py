@@ -1,5 +1,6 @@
 """The callback from which a killed training goes on, to the same weights."""
 
+import inspect
 import json
 import os
 import pathlib
@@ -7,8 +8,16 @@ import pathlib
 import keras
 import numpy as np
 
+from keras_robust.callbacks.neighbours import list_around
+
 _SCHEMA = "keras_robust.backup"
 _META = "meta"
+# What Keras's callbacks remember from epoch to epoch.
+_REMEMBERED = {
+    keras.callbacks.EarlyStopping: ("best", "best_epoch", "best_weights", "stopped_epoch", "wait"),
+    keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving"),
+    keras.callbacks.ReduceLROnPlateau: ("best", "cooldown_counter", "wait"),
+}
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
@@ -19,11 +28,13 @@ class AtomicBackup(keras.callbacks.Callback):
     one rename. A kill at any moment leaves the state before or the state after, never half of one,
     and the same `fit` call goes on to the weights that it would have reached, bit for bit, as long
     as the data come in the same order: `shuffle=False`, or an order that follows from the epoch.
+    So do `ModelCheckpoint`, `EarlyStopping` and `ReduceLROnPlateau` among the callbacks: the best
+    epoch is that of the whole training. It stands behind the other callbacks, wherever it was put.
 
     It does what `keras.callbacks.BackupAndRestore` is for. That writes two files in place: a kill
     while it writes leaves a file that cannot be read, and a kill between the two repeats an epoch;
-    and it leaves out the seeds of `Dropout` and augmentation. State of other callbacks, such as
-    the patience of `EarlyStopping`, is kept by neither. An objective that remembers, `Free` or
+    and it leaves out the seeds of `Dropout` and augmentation, and all that callbacks remember.
+    Kept by neither is what callbacks of your own remember; and an objective that does, `Free` or
     `AdversarialPool`, starts with an empty memory.
 
     Args:
@@ -56,6 +67,15 @@ class AtomicBackup(keras.callbacks.Callback):
         super().__init__()
         self.path = str(path)
         self.delete_checkpoint = delete_checkpoint
+        self._neighbours = []
+
+    def set_model(self, model):
+        super().set_model(model)
+        owner = list_around(self, inspect.currentframe().f_back)
+        if owner is not None:
+            # A new list: Keras is walking over the old one.
+            owner.callbacks = [one for one in owner.callbacks if one is not self] + [self]
+            self._neighbours = owner.callbacks
 
     def get_config(self):
         return {"path": self.path, "delete_checkpoint": self.delete_checkpoint}
@@ -78,9 +98,16 @@ class AtomicBackup(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         values = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
-        meta = {"schema": _SCHEMA, "schema_version": 1, "epoch": epoch + 1}
         arrays = {f"variable_{index}": _plain(value) for index, value in enumerate(values)}
-        _write(pathlib.Path(self.path), {_META: np.array(json.dumps(meta)), **arrays})
+        remembered = {}
+        for name, callback, attributes in _remembering(self._neighbours):
+            state = {attribute: getattr(callback, attribute, None) for attribute in attributes}
+            weights = state.pop("best_weights", None) or []
+            arrays.update((f"{name}_{index}", _plain(value)) for index, value in enumerate(weights))
+            remembered[name] = {"state": state, "num_weights": len(weights)}
+        meta = {"schema": _SCHEMA, "schema_version": 1, "epoch": epoch + 1, "callbacks": remembered}
+        text = json.dumps(meta, default=float)
+        _write(pathlib.Path(self.path), {_META: np.array(text), **arrays})
 
     def on_train_end(self, logs=None):
         if self.delete_checkpoint:
@@ -95,7 +122,7 @@ class AtomicBackup(keras.callbacks.Callback):
         return [*self.model.variables, *self.model.optimizer.variables]
 
     def _restore(self):
-        epoch, values = _read(self.path)
+        epoch, values, remembered = _read(self.path)
         variables = self._variables()
         wanted = [tuple(variable.shape) for variable in variables]
         if wanted != [value.shape for value in values]:
@@ -106,8 +133,23 @@ class AtomicBackup(keras.callbacks.Callback):
             )
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
+        for name, callback, attributes in _remembering(self._neighbours):
+            for attribute in attributes if name in remembered else ():
+                setattr(callback, attribute, remembered[name].get(attribute))
         # Where `fit` starts to count; Keras's own callback sets it too.
         self.model._initial_epoch = epoch
+        if self.params.get("verbose"):
+            print(f"Resuming after epoch {epoch}, from {self.path}")  # noqa: T201
+
+
+def _remembering(callbacks):
+    """Yields name, callback and the attributes to keep; the next `fit` has the same names."""
+    count = 0
+    for callback in callbacks:
+        for cls, attributes in _REMEMBERED.items():
+            if isinstance(callback, cls):
+                yield f"{cls.__name__}_{callback.monitor}_{count}", callback, attributes
+                count += 1
 
 
 def _plain(value):
@@ -130,12 +172,17 @@ def _write(path, arrays):
 
 
 def _read(path):
-    """Returns the number of epochs that were through, and the arrays."""
+    """Returns the epochs that were through, the variables, and what each callback remembered."""
     try:
         # NumPy leaves a broken file open that it opened itself.
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             meta = json.loads(str(file[_META]))
-            values = [file[f"variable_{index}"] for index in range(len(file.files) - 1)]
+            count = sum(name.startswith("variable_") for name in file.files)
+            values = [file[f"variable_{index}"] for index in range(count)]
+            remembered = {}
+            for name, one in meta.get("callbacks", {}).items():
+                weights = [file[f"{name}_{index}"] for index in range(one["num_weights"])]
+                remembered[name] = {**one["state"], "best_weights": weights or None}
         if (meta["schema"], meta["schema_version"]) != (_SCHEMA, 1):
             raise ValueError(f"schema {meta['schema']!r}, version {meta['schema_version']!r}")
         epoch = meta["epoch"]
@@ -146,4 +193,4 @@ def _read(path):
             f"Expected a backup of AtomicBackup at {path}: delete the file, or give another path. "
             f"Received: {type(error).__name__}: {error}"
         ) from error
-    return epoch, values
+    return epoch, values, remembered

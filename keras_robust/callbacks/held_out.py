@@ -12,6 +12,7 @@ from keras_robust.attacks.examples import check_examples
 from keras_robust.attacks.examples import to_arrays
 from keras_robust.attacks.goal import check_counts
 from keras_robust.attacks.goal import check_seed
+from keras_robust.callbacks.neighbours import list_around
 
 
 class HeldOut(keras.callbacks.Callback):
@@ -48,7 +49,8 @@ class HeldOut(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
-        self._neighbours = _move_to_front(self, inspect.currentframe().f_back)
+        owner = list_around(self, inspect.currentframe().f_back)
+        self._neighbours = [] if owner is None else _move_to_front(self, owner)
 
     def measure(self):
         """Returns accuracy and mean cross-entropy under the attack, as floats.
@@ -85,16 +87,13 @@ class HeldOut(keras.callbacks.Callback):
         return float(accuracy), float(np.mean(losses.cross_entropy(self.y, logits)))
 
 
-def _move_to_front(callback, frame):
+def _move_to_front(callback, owner):
     """Puts a callback first in the list that calls its `set_model`, and returns the list.
 
-    The logs of an epoch go from callback to callback in the order of the list, and Keras hands no
-    callback the list: it is found as the caller. Safe while the list is walked: what stood before
-    the callback has had its turn, and what comes after it stays where it is.
+    The logs of an epoch go from callback to callback in the order of the list. Safe while the list
+    is walked: what stood before the callback has had its turn, and what comes after it stays where
+    it is.
     """
-    owner = frame.f_locals.get("self") if frame else None
-    if not isinstance(owner, keras.callbacks.CallbackList) or callback not in owner.callbacks:
-        return []
     passed = owner.callbacks[: owner.callbacks.index(callback)]
     ahead = sum(isinstance(other, HeldOut) and other.rank < callback.rank for other in passed)
     owner.callbacks.remove(callback)

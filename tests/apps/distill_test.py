@@ -24,6 +24,7 @@ SETTINGS = {
     "epsilon": None,
     "num_steps": 1,
     "warmup": "20%",
+    "attack_dtype": None,
     "evaluation_steps": 1,
     "evaluation_restarts": 1,
     "evaluation_examples": 20,

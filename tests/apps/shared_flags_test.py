@@ -42,6 +42,7 @@ def test_defaults(parsed):
         "learning_rate": 2e-3,
         "num_steps": None,
         "warmup": "20%",
+        "attack_dtype": None,
         "checkpoint_dir": None,
         "output_dir": "runs/latest",
     }
@@ -54,6 +55,7 @@ def test_defaults(parsed):
         "--seed=-1",
         "--seed=2147483648",
         "--threat_model=l3",
+        "--attack_dtype=half",
         "--evaluation_steps=0",
         "--evaluation_restarts=0",
         "--evaluation_examples=0",

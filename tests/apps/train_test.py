@@ -27,6 +27,7 @@ SETTINGS = {
     "objective_arguments": [],
     "clean_epochs": 0,
     "warmup": "20%",
+    "attack_dtype": None,
     "evaluation_steps": 1,
     "evaluation_restarts": 1,
     "evaluation_examples": 20,
@@ -231,11 +232,12 @@ def test_a_file_of_the_user_is_hardened(dataset, tmp_path, monkeypatch):
 
 def test_settings_reach_the_defence(dataset):
     settings = {**SETTINGS, "attack": "bim", "num_steps": 4, "objective": "mixed", "warmup": "30"}
+    settings["attack_dtype"] = "bfloat16"
     callback, validation = train._defence({**settings, "seed": 9}, dataset, kr.Linf(0.1))
     assert isinstance(callback.attack, kr.attacks.BIM)
     assert callback.attack.num_steps == 4
     assert isinstance(callback.objective, kr.objectives.Mixed)
-    assert (callback.warmup, callback.seed) == (30, 9)
+    assert (callback.warmup, callback.seed, callback.attack_dtype) == (30, 9, "bfloat16")
     assert callback.threat_model.epsilon == validation.threat_model.epsilon == 0.1
     np.testing.assert_array_equal(validation.y, dataset.validation[1])
     percentage, _ = train._defence({**settings, "warmup": "30%"}, dataset, kr.Linf(0.1))

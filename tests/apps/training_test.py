@@ -136,6 +136,14 @@ def test_folders_are_made_and_kept_for_one_command(tmp_path, capsys):
         training.prepare_folders(folders[0], folders[1], {"seed": 2, "epochs": 2})
 
 
+@pytest.mark.parametrize("text", ['{"seed": 1', "[1]", ""])
+def test_settings_that_cannot_be_read_are_named(tmp_path, text):
+    (tmp_path / "settings.json").write_text(text)
+    with pytest.raises(ValueError, match="settings of a training in .*settings.json.*delete it"):
+        training.prepare_folders(tmp_path / "out", tmp_path, {"seed": 1})
+    assert (tmp_path / "settings.json").read_text() == text
+
+
 def test_the_written_model_is_the_named_one(dataset, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(kr.RobustnessReport, "plot", lambda self, path: open(path, "x").close())
     trained = {name: models.build("small_cnn", dataset, 2e-3) for name in ("weak", "strong")}

@@ -6,6 +6,7 @@ import pytest
 
 import keras_robust as kr
 from keras_robust import backend
+from tests.support import backends
 from tests.support import black_box
 from tests.support import linear_fit
 from tests.support import linear_model
@@ -92,7 +93,9 @@ def test_every_restart_is_tried_on_the_model():
     model, surrogate = numpy_reference.keras_model(), other_model(1.0)
     losses = []
     for count in (1, 2, 6):
-        attack = Transfer(surrogate, kr.attacks.PGD(num_steps=1, num_restarts=count))
+        attack = Transfer(
+            surrogate, kr.attacks.PGD(num_steps=1, step_size=0.01, num_restarts=count)
+        )
         assert attack.num_restarts == count
         losses.append(attack.run(model, x, y, kr.Linf(0.05)).loss)
     assert np.all(np.diff(losses, axis=0) >= 0) and np.all(losses[-1].sum() > losses[0].sum() + 0.1)
@@ -118,7 +121,9 @@ def test_breaks_a_model_without_gradients_and_counts_its_queries_alone():
     found = attack.run(model, x, y, kr.Linf(0.15), batch_size=3)
     best = linear_model.best(x, y, "Linf", 0.15, (0.0, 1.0))
     np.testing.assert_allclose(found.x_adv, best, rtol=0, atol=1e-6)
-    assert found.queries.tolist() == [4] * len(x) and model.asked == 4 * len(x)
+    assert found.queries.tolist() == [4] * len(x)
+    # XLA asks once for the three queries at the clean example.
+    assert model.asked == (2 if backends.IS_JAX else 4) * len(x)
 
 
 def test_a_blind_surrogate_is_reported():

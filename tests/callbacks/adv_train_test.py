@@ -366,3 +366,23 @@ def test_the_default_attack_may_be_a_name_and_must_need_no_targets():
     assert isinstance(kr.AdvTrain(objective=Named()).attack, kr.attacks.MomentumPGD)
     with pytest.raises(ValueError, match="have no target labels"):
         kr.AdvTrain(objective=Targeted())
+
+
+@pytest.mark.parametrize(("given", "wanted"), [((6, 6), (6, 6, 1)), ((6, 6, 1), (6, 6))])
+def test_a_last_axis_of_one_is_added_and_dropped_as_keras_does(given, wanted):
+    results = []
+    for shape in (given, wanted):
+        keras.utils.set_random_seed(0)
+        layers = [
+            keras.layers.Reshape((6, 6, 1)),
+            keras.layers.Conv2D(2, 3),
+            keras.layers.Flatten(),
+        ]
+        model = keras.Sequential([keras.Input(wanted), *layers, keras.layers.Dense(3)])
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        x = np.random.default_rng(0).uniform(size=(8, *shape)).astype("float32")
+        callback = kr.AdvTrain(kr.Linf(0.1), attack=kr.attacks.FGSM(), warmup=0)
+        model.fit(x, np.arange(8) % 3, shuffle=False, verbose=0, callbacks=[callback])
+        results.append(model.get_weights())
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -196,3 +196,81 @@ def test_a_full_disk_leaves_the_backup_before(tmp_path, monkeypatch):
         _fit(_model(), path, epochs=2)
     assert path.read_bytes() == before
     assert [item.name for item in tmp_path.iterdir()] == ["backup.npz"]
+
+
+def _keeping(folder):
+    """What Keras has for the best epoch, in front of which stands the backup."""
+    monitor = {"monitor": "score", "mode": "max"}
+    return [
+        kr.callbacks.AtomicBackup(folder / "backup.npz"),
+        _Score(),
+        keras.callbacks.ModelCheckpoint(
+            folder / "best.weights.h5", save_best_only=True, save_weights_only=True, **monitor
+        ),
+        keras.callbacks.EarlyStopping(patience=3, restore_best_weights=True, **monitor),
+        keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=2, **monitor),
+    ]
+
+
+class _Score(keras.callbacks.Callback):
+    """Says that the second epoch is the best."""
+
+    SCORES = (0.5, 0.9, 0.6, 0.7, 0.8, 0.4)
+
+    def __init__(self, stop=None):
+        super().__init__()
+        self.stop = stop
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.stop:
+            raise RuntimeError("stopped")
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["score"] = self.SCORES[epoch]
+
+
+def test_the_best_epoch_is_that_of_the_whole_training(tmp_path, capsys):
+    results = []
+    for stop in (None, 3):
+        folder = tmp_path / str(stop)
+        folder.mkdir()
+        arguments = {"batch_size": 8, "shuffle": False, "epochs": 6}
+        if stop:
+            callbacks = _keeping(folder)
+            callbacks[1].stop = stop
+            with pytest.raises(RuntimeError, match="stopped"):
+                _model(optimizer="adam").fit(X, Y, verbose=0, callbacks=callbacks, **arguments)
+        model, callbacks = _model(optimizer="adam"), _keeping(folder)
+        history = model.fit(X, Y, verbose=2, callbacks=callbacks, **arguments)
+        saved = _model(optimizer="adam")
+        saved.optimizer.build(saved.trainable_variables)
+        saved.load_weights(folder / "best.weights.h5")
+        _, _, checkpoint, stopping, plateau = callbacks
+        counters = checkpoint.best, stopping.best_epoch, stopping.stopped_epoch, plateau.wait
+        rate = float(model.optimizer.learning_rate)
+        weights = model.get_weights() + saved.get_weights()
+        results.append((weights, history.epoch[-1], counters, rate))
+    told = [line for line in capsys.readouterr().out.splitlines() if "Resuming" in line]
+    assert told == [f"Resuming after epoch 3, from {tmp_path / '3' / 'backup.npz'}"]
+    whole, again = results
+    assert whole[1:] == again[1:] and whole[2][:3] == (0.9, 1, 4)
+    for one, other in zip(whole[0], again[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_two_callbacks_of_one_kind_keep_their_own(tmp_path):
+    def callbacks():
+        return [
+            kr.callbacks.AtomicBackup(tmp_path / "backup.npz", delete_checkpoint=False),
+            keras.callbacks.ReduceLROnPlateau("loss", mode="max", patience=9),
+            keras.callbacks.ReduceLROnPlateau("loss", mode="min", patience=9),
+        ]
+
+    kept = callbacks()
+    model = _model()
+    model.fit(X, Y, epochs=3, verbose=0, callbacks=kept)
+    again = callbacks()
+    _model().fit(X, Y, epochs=3, verbose=0, callbacks=again)
+    assert kept[1].best > kept[2].best
+    for one, other in zip(kept[1:], again[1:], strict=True):
+        assert (one.best, one.wait) == (other.best, other.wait)

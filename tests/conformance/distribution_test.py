@@ -169,3 +169,21 @@ def test_keras_fails_on_an_uneven_first_batch_before_any_callback():
     with pytest.raises(tf.errors.InvalidArgumentError, match="same size and shape"):
         model.fit(X, Y, batch_size=7, verbose=0, callbacks=[Watch()])
     assert called == []
+
+
+def test_a_replica_without_examples_is_told():
+    model_layers = [
+        keras.Input((8, 8, 1)),
+        keras.layers.Conv2D(2, 3, activation="relu"),
+        keras.layers.Flatten(),
+        keras.layers.Dense(3),
+    ]
+    with devices.mirrored(2).scope():
+        model = keras.Sequential(model_layers)
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    x, y = np.full((9, 8, 8, 1), 0.5, "float32"), np.zeros(9, "int32")
+    message = (
+        "leaves a replica without examples.*replicas divide.*Received: arrays of shapes .0,6,6"
+    )
+    with pytest.raises(ValueError, match=message):
+        model.fit(x, y, batch_size=8, verbose=0, callbacks=[kr.AdvTrain(warmup=0)])
