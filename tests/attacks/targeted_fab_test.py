@@ -6,7 +6,8 @@ import keras_robust as kr
 
 def three_classes(x):
     """Class 1 is the runner-up, but class 2 is nearer, and the box hides class 1."""
-    return x @ np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 8.0]], "float32") + [[0.0, -1.0, -2.0]]
+    kernel = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 8.0]], "float32")
+    return x @ kernel + np.array([[0.0, -1.0, -2.0]], "float32")
 
 
 @pytest.mark.parametrize(("num_targets", "expected"), [(1, 0.9), (2, 0.15)])

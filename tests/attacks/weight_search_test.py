@@ -3,6 +3,14 @@ import pytest
 from keras import ops
 
 from keras_robust.attacks import weight_search
+from tests.support import backends
+
+
+@pytest.fixture(autouse=True)
+def _eager_loops():
+    with backends.eager_loops():
+        yield
+
 
 X = np.array([[1.0], [2.0], [3.0], [4.0]], "float32")
 

@@ -1,5 +1,7 @@
 """What differs between the backends on which the tests run."""
 
+import contextlib
+
 import keras
 import pytest
 
@@ -46,6 +48,11 @@ def was_traced_once(count, shapes=1):
     JAX traces it anew for each, and twice: to find its variables, and to compile it.
     """
     return 1 <= count <= 2 * shapes if IS_JAX else count == 1
+
+
+def eager_loops():
+    """Returns the context in which loops run step by step, so that their bodies see values."""
+    return jax.disable_jit() if IS_JAX else contextlib.nullcontext()
 
 
 def observe(function, *tensors):
