@@ -35,6 +35,20 @@ def _fixed_seed():
     keras.utils.set_random_seed(0)
 
 
+@pytest.fixture
+def optimized_code():
+    """Has XLA optimize, for tests that compute longer than they compile."""
+    if not IS_JAX:
+        yield
+        return
+    import jax
+
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(autouse=IS_JAX)
 def _room_for_compiled_code():
     yield

@@ -222,7 +222,7 @@ def test_where_no_start_is_found_the_example_stays():
     assert found.queries[:2].tolist() == [13, 13]
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@backends.with_and_without_xla
 def test_runs_inside_a_train_step(jit_compile):
     x, y = linear_model.examples(4)
     head = keras.layers.Dense(2)

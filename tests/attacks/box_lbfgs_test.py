@@ -174,7 +174,7 @@ def test_a_zero_gradient_stays():
     np.testing.assert_array_equal(found, x)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@backends.with_and_without_xla
 def test_the_graph_does_the_same(jit_compile):
     x = keras.ops.convert_to_tensor(_RNG.uniform(size=(5, 6)), "float32")
     expected = minimise(quadratic, x, 0.0, 1.0, num_steps=20, done=NOTHING_DONE)[0]

@@ -230,7 +230,7 @@ def test_bounds_per_channel():
     np.testing.assert_allclose(-found.loss, expected, rtol=0.04 if backends.IS_JAX else 0.02)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@backends.with_and_without_xla
 def test_runs_inside_a_train_step(jit_compile):
     x, y = linear_model.examples(4)
     head = keras.layers.Dense(2)

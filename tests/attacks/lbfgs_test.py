@@ -5,6 +5,7 @@ from scipy import optimize
 from scipy import special
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import linear_fit
 from tests.support import linear_model
 from tests.support import numpy_reference
@@ -149,7 +150,7 @@ def test_an_example_does_not_depend_on_its_neighbours():
         np.testing.assert_allclose(alone.x_adv[0], together.x_adv[i], rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@backends.with_and_without_xla
 def test_trains_as_the_inner_search_of_a_mixed_objective(jit_compile):
     x, y = linear_fit.data(8)
     model = linear_fit.make_model(jit_compile=jit_compile)

@@ -14,7 +14,7 @@ def draw(seed, counter, count, batch_size=4):
     return np.asarray(random_bits.draw(keys, counter, count))
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@backends.with_and_without_xla
 def test_is_the_hash_in_python_integers(jit_compile):
     function = backends.traced(draw_in_graph, jit_compile)
     for counter in (0, 1, 70000):

@@ -204,7 +204,7 @@ def test_is_known_by_name_and_takes_names():
     assert Transfer(other_model(), "pgd").stays_in_ball
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@backends.with_and_without_xla
 def test_makes_the_examples_of_ensemble_adversarial_training(jit_compile):
     x, y = linear_fit.data(8)
     surrogate = linear_fit.make_model()

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import linear_fit
 
 X, Y = linear_fit.data()
@@ -324,7 +325,7 @@ class Subclassed(keras.Model):
         return self.head(x)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@backends.with_and_without_xla
 @pytest.mark.parametrize("make", [Subclassed, lambda: keras.Sequential([Subclassed().head])])
 def test_a_model_that_is_not_built_is_built_from_the_data(make, jit_compile):
     model, (x, y) = make(), linear_fit.data()

@@ -17,7 +17,7 @@ def _spoiled(value):
     return x
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@backends.with_and_without_xla
 @pytest.mark.parametrize(
     ("x", "y", "message"),
     [

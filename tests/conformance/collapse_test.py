@@ -75,6 +75,7 @@ def _train_digits(callbacks):
     return model, history.history
 
 
+@pytest.mark.usefixtures("optimized_code")
 def test_a_real_collapse_is_taken_back():
     threat_model = kr.Linf(0.1)
     held_out = tuple(part[:100] for part in datasets.load("digits").validation)

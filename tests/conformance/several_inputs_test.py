@@ -38,7 +38,7 @@ def test_in_a_traced_function():
     np.testing.assert_array_equal(found["b"], x["b"])
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@backends.with_and_without_xla
 @pytest.mark.parametrize("weighted", [False, True])
 def test_training_takes_the_steps_of_the_float64_reference(weighted, jit_compile):
     x, y = linear_fit.data()

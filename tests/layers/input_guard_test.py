@@ -103,7 +103,7 @@ def test_gradient_of_accepted_values_is_the_identity():
     np.testing.assert_array_equal(slopes, [[2.0, 3.0], [4.0, 5.0]])
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@backends.with_and_without_xla
 def test_a_graph_refuses_and_xla_makes_nan(jit_compile):
     layer = guard()
     compiled = backends.traced(layer, jit_compile)

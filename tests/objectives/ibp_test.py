@@ -9,6 +9,7 @@ from keras_robust.certification.box import Box
 from keras_robust.certification.crown import crown_margins
 from keras_robust.certification.interval import box_margins
 from keras_robust.objectives import IBP
+from tests.support import backends
 from tests.support import gradients
 from tests.support import numpy_reference
 from tests.support import streams
@@ -201,7 +202,7 @@ def test_crown_refuses_what_is_no_relu_before_training():
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5])
-@pytest.mark.parametrize("jit_compile", [False, True])
+@backends.with_and_without_xla
 def test_a_fit_lowers_the_bound_and_moves_batch_statistics_once(jit_compile, beta):
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)

@@ -4,6 +4,7 @@ import pytest
 
 import keras_robust as kr
 from keras_robust import backend
+from tests.support import backends
 from tests.support import linear_fit
 from tests.support import linear_model
 from tests.support import numpy_reference
@@ -218,7 +219,7 @@ def test_a_large_radius_costs_less_than_with_a_fixed_one():
     assert margin[1] > plain[1] + 0.1
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@backends.with_and_without_xla
 def test_one_logit_under_fit(jit_compile):
     x, _ = linear_fit.data(16)
     y = (x[:, 1] > 0.5).astype("float32")

@@ -6,6 +6,7 @@ import keras_robust as kr
 from keras_robust import backend
 from keras_robust.objectives import SmoothAdv
 from keras_robust.objectives.noisy_copies import draw_noise
+from tests.support import backends
 from tests.support import numpy_reference
 from tests.support import streams
 
@@ -140,7 +141,7 @@ def test_the_attack_is_told_how_the_model_computes(dtype):
     assert attack.request[1:] == (batch.x, batch.y, batch.threat_model, batch.seed)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@backends.with_and_without_xla
 def test_a_fit_on_images_trains_what_smoothing_certifies(jit_compile):
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import gradients
 from tests.support import linear_fit
 from tests.support import numpy_reference
@@ -136,7 +137,7 @@ def test_learns_from_examples_without_labels():
     assert _accuracy_after_training(VAT(weight=0.0)) < 0.93
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@backends.with_and_without_xla
 @pytest.mark.parametrize("loss", [None, "sparse_categorical_crossentropy"])
 def test_labels_of_minus_one_need_a_loss_that_leaves_them_out(jit_compile, loss):
     x, y = linear_fit.data()
@@ -149,7 +150,7 @@ def test_labels_of_minus_one_need_a_loss_that_leaves_them_out(jit_compile, loss)
     np.testing.assert_array_equal(linear_fit.weights(model), linear_fit.initial_weights())
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@backends.with_and_without_xla
 def test_a_fit_without_labels_on_some_batches(jit_compile):
     x, y = linear_fit.data()
     y[8:] = -1

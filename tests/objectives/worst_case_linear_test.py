@@ -4,6 +4,7 @@ import pytest
 from scipy import optimize
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import gradients
 from tests.support import linear_model
 from tests.support import streams
@@ -245,7 +246,7 @@ def test_training_ends_at_the_robust_optimum(keras_loss, loss):
     np.testing.assert_allclose(certified.margin, margin, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@backends.with_and_without_xla
 @pytest.mark.parametrize("norm", EPSILON)
 def test_one_step_of_fit(norm, jit_compile):
     network = model(SPARSE(from_logits=True), 3)

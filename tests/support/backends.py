@@ -20,6 +20,10 @@ else:
     REFUSED = tf.errors.InvalidArgumentError
 
 
+# On JAX everything is compiled, unless it is to run operation by operation, which takes long.
+with_and_without_xla = pytest.mark.parametrize("jit_compile", [True] if IS_JAX else [False, True])
+
+
 def tensorflow_only(reason):
     """Returns a mark for tests that are about TensorFlow alone."""
     return pytest.mark.skipif(IS_JAX, reason=f"for TensorFlow only: {reason}")

@@ -11,6 +11,9 @@ from keras_robust import datasets
 
 ROOT = pathlib.Path(__file__).parents[2]
 
+# What `conftest` sets, for tests alone: quiet frameworks, and code that runs slowly.
+_OF_TESTS = ("TF_CPP_MIN_LOG_LEVEL", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+
 # The process of the programs: it starts TensorFlow once, which takes longer than all the rest.
 _RUNNER = """
 import contextlib, importlib, io, json, sys
@@ -76,7 +79,7 @@ def run_all(name, commands):
 
 
 def _run(command, **arguments):
-    variables = {name: os.environ[name] for name in os.environ if name != "TF_CPP_MIN_LOG_LEVEL"}
+    variables = {name: os.environ[name] for name in os.environ if name not in _OF_TESTS}
     done = subprocess.run(
         command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300, **arguments
     )

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
+from tests.support import backends
 
 AtLayer = kr.threat_models.AtLayer
 BALL = AtLayer("embedding", kr.L2(0.5, bounds=None))
@@ -101,7 +102,7 @@ def test_one_step_is_the_fast_gradient_method_on_embeddings(mask_zero):
         np.testing.assert_array_equal(x_adv[x == 0], np.float32(reference.h[x == 0]))
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@backends.with_and_without_xla
 @pytest.mark.parametrize("mask_zero", [False, True])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_training_also_moves_the_embeddings(mask_zero, weighted, jit_compile):

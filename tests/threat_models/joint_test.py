@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import linear_fit
 from tests.support import linear_model
 from tests.support import numpy_reference
@@ -112,7 +113,7 @@ def test_radii_of_single_features():
     np.testing.assert_allclose(linear_fit.weights(model), expected, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@backends.with_and_without_xla
 def test_training_is_that_of_a_model_with_one_input(jit_compile):
     x, y = linear_fit.data()
     trained = []
