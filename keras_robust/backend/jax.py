@@ -279,8 +279,8 @@ def required_message(error):
     if type(error).__name__ != "IndivisibleError":
         return None
     return (
-        "Under `keras.distribution` every batch must be one that the devices divide, the last one "
-        "too, and those of `validation_data`. Choose such a batch size, and leave out the rows "
+        "Under `keras.distribution` the devices must divide every batch, the last one too, and "
+        "those of `validation_data`. Choose such a batch size, and leave out the rows "
         "that remain: `x[: len(x) // batch_size * batch_size]`, or `drop_remainder=True` in "
         f"`tf.data`. Received: {str(error).rpartition('implies that ')[2]}"
     )

@@ -13,7 +13,7 @@ _ACTIVATIONS = (keras.activations.softmax, keras.activations.sigmoid)
 # On JAX they return their very input where its shape stays, and with it the logits behind it, of
 # which neither TensorFlow nor a certificate knows anything.
 _RESHAPING = (keras.layers.Flatten, keras.layers.Permute, keras.layers.Reshape)
-# Layers are changed for as long as somebody is within.
+# Layers are changed for as long as somebody is within: calls in other threads wait.
 _LOCK = threading.RLock()
 
 

@@ -306,10 +306,8 @@ def required_message(error):
             "Outputs, labels and sample weights do not fit together under the compiled loss. "
             f"Received: arrays of shapes {found.group(1)}"
         )
-    found = re.search(
-        r"same size and shape\. +Input 0: (\[0,[\d,]*\]) != input 1: (\S+)", str(error)
-    )
-    if found:
+    found = re.search(r"same size and shape\. +Input 0: (\S+) != input 1: (\S+)", str(error))
+    if found and any(re.match(r"\[0[],]", shape) for shape in found.groups()):
         return (
             "A batch leaves a replica without examples, at which TensorFlow fails. Choose a batch "
             "size that the replicas divide, and leave out the rows that remain: "

@@ -9,14 +9,17 @@ import keras
 import numpy as np
 
 from keras_robust.callbacks.neighbours import list_around
+from keras_robust.callbacks.robust_validation import RobustValidation
 
 _SCHEMA = "keras_robust.backup"
 _META = "meta"
-# What Keras's callbacks remember from epoch to epoch.
+# What callbacks remember from epoch to epoch.
 _REMEMBERED = {
     keras.callbacks.EarlyStopping: ("best", "best_epoch", "best_weights", "stopped_epoch", "wait"),
     keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving"),
     keras.callbacks.ReduceLROnPlateau: ("best", "cooldown_counter", "wait"),
+    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+    RobustValidation: ("_latest",),
 }
 
 
@@ -28,14 +31,15 @@ class AtomicBackup(keras.callbacks.Callback):
     one rename. A kill at any moment leaves the state before or the state after, never half of one,
     and the same `fit` call goes on to the weights that it would have reached, bit for bit, as long
     as the data come in the same order: `shuffle=False`, or an order that follows from the epoch.
-    So do `ModelCheckpoint`, `EarlyStopping` and `ReduceLROnPlateau` among the callbacks: the best
-    epoch is that of the whole training. It stands behind the other callbacks, wherever it was put.
+    So do `ModelCheckpoint`, `EarlyStopping`, `ReduceLROnPlateau`, `SwapEMAWeights` and
+    `RobustValidation` among the callbacks: the best epoch is that of the whole training. It stands
+    behind the other callbacks, wherever it was put.
 
     It does what `keras.callbacks.BackupAndRestore` is for. That writes two files in place: a kill
     while it writes leaves a file that cannot be read, and a kill between the two repeats an epoch;
     and it leaves out the seeds of `Dropout` and augmentation, and all that callbacks remember.
-    Kept by neither is what callbacks of your own remember; and an objective that does, `Free` or
-    `AdversarialPool`, starts with an empty memory.
+    Kept by neither is what `CollapseGuard` and callbacks of your own remember; and an objective
+    that does, `Free` or `AdversarialPool`, starts with an empty memory.
 
     Args:
         path: str, the file, such as `"backup.npz"`; folders above it are made.
@@ -136,10 +140,18 @@ class AtomicBackup(keras.callbacks.Callback):
         for name, callback, attributes in _remembering(self._neighbours):
             for attribute in attributes if name in remembered else ():
                 setattr(callback, attribute, remembered[name].get(attribute))
+        params = self.params or {}
         # Where `fit` starts to count; Keras's own callback sets it too.
-        self.model._initial_epoch = epoch
-        if self.params.get("verbose"):
+        is_over = any(map(_has_stopped, self._neighbours))
+        self.model._initial_epoch = params.get("epochs", epoch) if is_over else epoch
+        if params.get("verbose"):
             print(f"Resuming after epoch {epoch}, from {self.path}")  # noqa: T201
+
+
+def _has_stopped(callback):
+    """Whether a callback has stopped the training, and would again."""
+    is_stopping = isinstance(callback, keras.callbacks.EarlyStopping)
+    return is_stopping and callback.stopped_epoch > 0 and callback.wait >= callback.patience
 
 
 def _remembering(callbacks):
@@ -148,7 +160,8 @@ def _remembering(callbacks):
     for callback in callbacks:
         for cls, attributes in _REMEMBERED.items():
             if isinstance(callback, cls):
-                yield f"{cls.__name__}_{callback.monitor}_{count}", callback, attributes
+                name = f"{cls.__name__}_{getattr(callback, 'monitor', '')}_{count}"
+                yield name, callback, attributes
                 count += 1
 
 

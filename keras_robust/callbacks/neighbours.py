@@ -10,6 +10,10 @@ def list_around(callback, frame):
         callback: the callback.
         frame: the frame from which that method was called.
     """
-    owner = frame.f_locals.get("self") if frame else None
-    is_list = isinstance(owner, keras.callbacks.CallbackList)
-    return owner if is_list and callback in owner.callbacks else None
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, keras.callbacks.CallbackList) and callback in owner.callbacks:
+            return owner
+        # A subclass may have a method of its own in between.
+        frame = frame.f_back if owner is callback else None
+    return None

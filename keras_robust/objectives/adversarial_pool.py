@@ -42,7 +42,7 @@ class AdversarialPool(Objective):
     the drawn examples, which is too high for the same reason.
 
     The pool is filled by the first batch; with every `fit` it starts empty, also with one that
-    resumes a training: it is the one thing that `BackupAndRestore` does not bring back.
+    resumes a training: neither `BackupAndRestore` nor `AtomicBackup` brings it back.
 
     Deviations from the paper: one pool at the input, where theirs had one for each layer, and the
     oldest are replaced in place of a random part, so that all are equally old.

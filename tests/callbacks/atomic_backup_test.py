@@ -274,3 +274,66 @@ def test_two_callbacks_of_one_kind_keep_their_own(tmp_path):
     assert kept[1].best > kept[2].best
     for one, other in zip(kept[1:], again[1:], strict=True):
         assert (one.best, one.wait) == (other.best, other.wait)
+
+
+def test_a_training_that_stopped_early_is_over(tmp_path):
+    def fit(patience):
+        model = _model(optimizer="adam")
+        stopping = keras.callbacks.EarlyStopping(
+            "score", mode="max", patience=patience, restore_best_weights=True
+        )
+        backup = kr.callbacks.AtomicBackup(tmp_path / "backup.npz", delete_checkpoint=False)
+        callbacks = [backup, _Score(), stopping]
+        history = model.fit(
+            X, Y, batch_size=8, shuffle=False, epochs=6, verbose=0, callbacks=callbacks
+        )
+        return model.get_weights(), history.epoch
+
+    first, epochs = fit(patience=2)
+    again, none = fit(patience=2)
+    assert (epochs, none) == ([0, 1, 2, 3], [])
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    # More patience is a reason to go on.
+    assert fit(patience=9)[1] == [4, 5]
+
+
+def test_averaged_weights_are_swapped_as_in_the_whole_training(tmp_path):
+    path, results = tmp_path / "backup.npz", []
+    for stop in (None, 2):
+        average = {"use_ema": True, "ema_momentum": 0.5}
+        if stop:
+            swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
+            with pytest.raises(RuntimeError, match="stopped"):
+                model = _model(optimizer=keras.optimizers.SGD(0.5, **average))
+                _fit(model, path, stop=stop, callbacks=[swap])
+        model = _model(optimizer=keras.optimizers.SGD(0.5, **average))
+        _fit(model, path, callbacks=[keras.callbacks.SwapEMAWeights(swap_on_epoch=True)])
+        results.append(model.get_weights()[0])
+    np.testing.assert_array_equal(*results)
+
+
+def test_what_robust_validation_last_measured_is_repeated(tmp_path):
+    path, logs = tmp_path / "backup.npz", []
+    for stop in (None, 3):
+        for end in (stop, None) if stop else (None,):
+            validation = kr.RobustValidation(
+                (X, Y), kr.Linf(0.1), attack=kr.attacks.FGSM(), every=2
+            )
+            model = _model()
+            if end:
+                with pytest.raises(RuntimeError, match="stopped"):
+                    _fit(model, path, stop=end, callbacks=[validation])
+            else:
+                history = _fit(model, path, callbacks=[validation])
+        logs.append(history.history["val_adv_accuracy"][-1])
+    assert logs[0] == logs[1]
+
+
+def test_a_list_of_callbacks_of_your_own_needs_no_parameters(tmp_path):
+    path = tmp_path / "backup.npz"
+    _fit(_model(), path, epochs=2, delete_checkpoint=False)
+    model = _model()
+    callbacks = keras.callbacks.CallbackList([kr.callbacks.AtomicBackup(path)], model=model)
+    callbacks.on_train_begin()
+    assert model._initial_epoch == 2

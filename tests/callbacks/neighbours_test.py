@@ -26,3 +26,13 @@ def test_there_is_none_around_a_call_by_hand():
     curious.set_model(linear_fit.make_model())
     assert curious.found is None
     assert list_around(curious, None) is None
+
+
+def test_a_method_of_a_subclass_may_stand_in_between():
+    class Own(_Curious):
+        def set_model(self, model):
+            super().set_model(model)
+
+    own = Own()
+    callbacks = keras.callbacks.CallbackList([own], model=linear_fit.make_model())
+    assert own.found is callbacks
