@@ -12,7 +12,7 @@ from keras_robust.layers import RandomizedSmoothing
 
 def smoothings(model):
     """Returns the `RandomizedSmoothing` in a model, a list."""
-    return [layer for layer in model._flatten_layers() if isinstance(layer, RandomizedSmoothing)]
+    return [layer for layer in backend.layers_of(model) if isinstance(layer, RandomizedSmoothing)]
 
 
 def is_random(model):
