@@ -12,7 +12,7 @@ import keras_robust as kr
 from apps import cli
 from apps import models
 from apps import shared_flags
-from keras_robust.evaluation.atomic import write_text
+from keras_robust.atomic import write_text
 
 
 class ShuffledBatches(keras.utils.PyDataset):

@@ -47,6 +47,24 @@ def plain(value):
     return keras.saving.serialize_keras_object(value) if hasattr(value, "get_config") else value
 
 
+def described(value):
+    """Returns what tells a value from another in a later process, in what JSON can hold.
+
+    Of what is neither configurable nor plain, such as a model or a function, only the type.
+    """
+    if isinstance(value, Configurable):
+        return {"class": type(value).__name__, **described(value._arguments())}
+    if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
+        return {"class": type(value).__name__, **described(value.get_config())}
+    if isinstance(value, dict):
+        return {str(key): described(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [described(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return value if isinstance(value, (str, int, float, type(None))) else type(value).__name__
+
+
 def revived(value):
     """Turns what `plain` returned into an argument."""
     if isinstance(value, dict) and "class_name" in value:

@@ -6,6 +6,7 @@ import pytest
 
 import keras_robust as kr
 from keras_robust.configurable import Configurable
+from keras_robust.configurable import described
 from keras_robust.configurable import plain
 from keras_robust.configurable import required_arguments
 from keras_robust.configurable import revived
@@ -31,6 +32,21 @@ def test_required_arguments_have_no_default():
     assert required_arguments(Pair) == ["first"]
     assert required_arguments(kr.objectives.ARD) == ["teacher"]
     assert required_arguments(kr.attacks.PGD) == []
+
+
+def test_a_description_has_all_that_tells_one_from_another():
+    found = described({"pair": Pair(kr.Linf(SCHEDULE), second=[np.float32(0.5), np.arange(2)])})
+    assert json.loads(json.dumps(found)) == found
+    assert found["pair"]["class"] == "Pair"
+    assert found["pair"]["first"]["bounds"] == [0.0, 1.0]
+    assert found["pair"]["first"]["epsilon"]["class"] == "ExponentialDecay"
+    assert found["pair"]["first"]["epsilon"]["decay_rate"] == 0.5
+    assert found["pair"]["second"] == [0.5, [0, 1]]
+
+
+def test_a_description_of_models_and_functions_is_their_type():
+    found = described(Pair(keras.Sequential([keras.layers.Dense(2)]), second=lambda: None))
+    assert found == {"class": "Pair", "first": "Sequential", "second": "function"}
 
 
 def test_what_is_plain_comes_back():

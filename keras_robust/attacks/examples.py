@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_robust import backend
+from keras_robust import losses
 from keras_robust import threat_models
 from keras_robust.attacks.goal import check_counts
 
@@ -98,6 +99,17 @@ def check_examples(x, y, threat_model):
                 f"Received: {backend.size_of(x)} examples, labels of shape {y.shape}"
             )
     return x, y
+
+
+def check_classes(y, num_classes):
+    """Returns the labels as class indices, or says which are no class."""
+    labels = np.asarray(losses.to_indices(y, num_classes))
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(
+            f"Labels must be class indices from 0 to {num_classes - 1}, as the model has "
+            f"{num_classes} classes. Received: labels from {labels.min()} to {labels.max()}"
+        )
+    return labels
 
 
 def _names_inputs(threat_model):

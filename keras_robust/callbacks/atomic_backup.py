@@ -2,17 +2,21 @@
 
 import inspect
 import json
-import os
 import pathlib
+import typing
 
 import keras
 import numpy as np
 
-from keras_robust.callbacks.neighbours import list_around
+from keras_robust.atomic import write_arrays
+from keras_robust.callbacks.adv_train import AdvTrain
+from keras_robust.callbacks.neighbours import move
 from keras_robust.callbacks.robust_validation import RobustValidation
+from keras_robust.configurable import described
 
 _SCHEMA = "keras_robust.backup"
 _META = "meta"
+_SETTINGS = tuple(inspect.signature(AdvTrain).parameters)
 # What callbacks remember from epoch to epoch.
 _REMEMBERED = {
     keras.callbacks.EarlyStopping: ("best", "best_epoch", "best_weights", "stopped_epoch", "wait"),
@@ -21,6 +25,19 @@ _REMEMBERED = {
     keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
     RobustValidation: ("_latest",),
 }
+
+
+class _State(typing.NamedTuple):
+    """A training between two epochs.
+
+    Fields: `epoch`, how many are through; `values`, arrays; `training`, what it is for, or `None`;
+    `remembered`, by name of a callback what it remembers.
+    """
+
+    epoch: int
+    values: list
+    training: dict | None
+    remembered: dict
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
@@ -47,8 +64,8 @@ class AtomicBackup(keras.callbacks.Callback):
             makes the same call a training of no epochs. Defaults to `True`.
 
     Raises:
-        ValueError: in `fit`, for a model that is not built, and for a file that is none of its own
-            or of another model.
+        ValueError: in `fit`, for a model that is not built, and for a file that is none of its own,
+            of another model, or of a training with other arguments of `AdvTrain`.
 
     Example:
 
@@ -75,11 +92,7 @@ class AtomicBackup(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
-        owner = list_around(self, inspect.currentframe().f_back)
-        if owner is not None:
-            # A new list: Keras is walking over the old one.
-            owner.callbacks = [one for one in owner.callbacks if one is not self] + [self]
-            self._neighbours = owner.callbacks
+        self._neighbours = move(self, inspect.currentframe().f_back, len)
 
     def get_config(self):
         return {"path": self.path, "delete_checkpoint": self.delete_checkpoint}
@@ -109,9 +122,15 @@ class AtomicBackup(keras.callbacks.Callback):
             weights = state.pop("best_weights", None) or []
             arrays.update((f"{name}_{index}", _plain(value)) for index, value in enumerate(weights))
             remembered[name] = {"state": state, "num_weights": len(weights)}
-        meta = {"schema": _SCHEMA, "schema_version": 1, "epoch": epoch + 1, "callbacks": remembered}
+        meta = {
+            "schema": _SCHEMA,
+            "schema_version": 1,
+            "epoch": epoch + 1,
+            "training": self._training(),
+            "callbacks": remembered,
+        }
         text = json.dumps(meta, default=float)
-        _write(pathlib.Path(self.path), {_META: np.array(text), **arrays})
+        write_arrays(self.path, {_META: np.array(text), **arrays})
 
     def on_train_end(self, logs=None):
         if self.delete_checkpoint:
@@ -119,14 +138,36 @@ class AtomicBackup(keras.callbacks.Callback):
 
     def epochs_done(self):
         """Returns how many epochs the file has behind it; 0 if there is none."""
-        return _read(self.path)[0] if pathlib.Path(self.path).exists() else 0
+        return _read(self.path).epoch if pathlib.Path(self.path).exists() else 0
+
+    def _training(self):
+        """What is trained for: the arguments of `AdvTrain`, if it is among the callbacks."""
+        return next(
+            (
+                {name: described(getattr(one, name)) for name in _SETTINGS}
+                for one in self._neighbours
+                if isinstance(one, AdvTrain)
+            ),
+            None,
+        )
+
+    def _refuse_another(self, training):
+        """Says if the file is of a training that would have reached other weights."""
+        asked = json.loads(json.dumps(self._training()))
+        if training == asked:
+            return
+        raise ValueError(
+            "The backup is of another training: delete the file, or give another path. Received: "
+            f"{self.path}, of a training {_difference(training, asked)}"
+        )
 
     def _variables(self):
         """Everything that the next step depends on, in an order that the model decides."""
         return [*self.model.variables, *self.model.optimizer.variables]
 
     def _restore(self):
-        epoch, values, remembered = _read(self.path)
+        epoch, values, training, remembered = _read(self.path)
+        self._refuse_another(training)
         variables = self._variables()
         wanted = [tuple(variable.shape) for variable in variables]
         if wanted != [value.shape for value in values]:
@@ -154,6 +195,14 @@ def _has_stopped(callback):
     return is_stopping and callback.stopped_epoch > 0 and callback.wait >= callback.patience
 
 
+def _difference(training, asked):
+    """Returns what tells a training from the one that is asked for."""
+    if training is None or asked is None:
+        return "without AdvTrain" if training is None else "with AdvTrain, which is not among these"
+    names = [name for name in asked if training.get(name) != asked[name]]
+    return "with " + ", ".join(f"{name}={training.get(name)}, not {asked[name]}" for name in names)
+
+
 def _remembering(callbacks):
     """Yields name, callback and the attributes to keep; the next `fit` has the same names."""
     count = 0
@@ -170,22 +219,8 @@ def _plain(value):
     return value if value.dtype.kind in "biuf" else value.astype("float32")
 
 
-def _write(path, arrays):
-    """Replaces a file; a reader never sees half of it, not even after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _read(path):
-    """Returns the epochs that were through, the variables, and what each callback remembered."""
+    """Returns the `_State` in a file."""
     try:
         # NumPy leaves a broken file open that it opened itself.
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
@@ -193,17 +228,16 @@ def _read(path):
             count = sum(name.startswith("variable_") for name in file.files)
             values = [file[f"variable_{index}"] for index in range(count)]
             remembered = {}
-            for name, one in meta.get("callbacks", {}).items():
+            for name, one in meta["callbacks"].items():
                 weights = [file[f"{name}_{index}"] for index in range(one["num_weights"])]
                 remembered[name] = {**one["state"], "best_weights": weights or None}
         if (meta["schema"], meta["schema_version"]) != (_SCHEMA, 1):
             raise ValueError(f"schema {meta['schema']!r}, version {meta['schema_version']!r}")
-        epoch = meta["epoch"]
-        if not isinstance(epoch, int) or epoch < 1:
-            raise ValueError(f"epoch {epoch!r}")
+        if not isinstance(meta["epoch"], int) or meta["epoch"] < 1:
+            raise ValueError(f"epoch {meta['epoch']!r}")
+        return _State(meta["epoch"], values, meta["training"], remembered)
     except Exception as error:
         raise ValueError(
             f"Expected a backup of AtomicBackup at {path}: delete the file, or give another path. "
             f"Received: {type(error).__name__}: {error}"
         ) from error
-    return epoch, values, remembered

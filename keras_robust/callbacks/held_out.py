@@ -1,6 +1,7 @@
 """What the callbacks that attack held-out examples have in common."""
 
 import inspect
+import itertools
 
 import keras
 import numpy as np
@@ -8,11 +9,12 @@ import numpy as np
 from keras_robust import attacks
 from keras_robust import losses
 from keras_robust import threat_models
+from keras_robust.attacks.examples import check_classes
 from keras_robust.attacks.examples import check_examples
 from keras_robust.attacks.examples import to_arrays
 from keras_robust.attacks.goal import check_counts
 from keras_robust.attacks.goal import check_seed
-from keras_robust.callbacks.neighbours import list_around
+from keras_robust.callbacks.neighbours import move
 
 
 class HeldOut(keras.callbacks.Callback):
@@ -49,8 +51,7 @@ class HeldOut(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
-        owner = list_around(self, inspect.currentframe().f_back)
-        self._neighbours = [] if owner is None else _move_to_front(self, owner)
+        self._neighbours = move(self, inspect.currentframe().f_back, self._place)
 
     def measure(self):
         """Returns accuracy and mean cross-entropy under the attack, as floats.
@@ -66,6 +67,13 @@ class HeldOut(keras.callbacks.Callback):
             for swap in swaps:
                 swap.on_test_end()
 
+    def _place(self, others):
+        """In front, as the logs of an epoch go from callback to callback, but for lower ranks."""
+        return sum(1 for _ in itertools.takewhile(self._is_ahead, others))
+
+    def _is_ahead(self, other):
+        return isinstance(other, HeldOut) and other.rank < self.rank
+
     def _measure(self):
         found = self.attack.run(
             self.model,
@@ -76,26 +84,6 @@ class HeldOut(keras.callbacks.Callback):
             seed=self.seed,
         )
         logits = self.threat_model.predict_logits(self.model, self.x, found.x_adv, self.batch_size)
-        indices = np.asarray(losses.to_indices(self.y, logits.shape[-1]))
-        if indices.min() < 0 or indices.max() >= logits.shape[-1]:
-            raise ValueError(
-                f"Labels must be class indices from 0 to {logits.shape[-1] - 1}, as the model has "
-                f"{logits.shape[-1]} classes. Received: held-out examples with labels from "
-                f"{indices.min()} to {indices.max()}"
-            )
+        indices = check_classes(self.y, logits.shape[-1])
         accuracy = np.mean(np.argmax(logits, axis=-1) == indices)
         return float(accuracy), float(np.mean(losses.cross_entropy(self.y, logits)))
-
-
-def _move_to_front(callback, owner):
-    """Puts a callback first in the list that calls its `set_model`, and returns the list.
-
-    The logs of an epoch go from callback to callback in the order of the list. Safe while the list
-    is walked: what stood before the callback has had its turn, and what comes after it stays where
-    it is.
-    """
-    passed = owner.callbacks[: owner.callbacks.index(callback)]
-    ahead = sum(isinstance(other, HeldOut) and other.rank < callback.rank for other in passed)
-    owner.callbacks.remove(callback)
-    owner.callbacks.insert(ahead, callback)
-    return owner.callbacks

@@ -3,13 +3,29 @@
 import keras
 
 
-def list_around(callback, frame):
-    """Returns the `keras.callbacks.CallbackList` that calls a method of `callback`, or `None`.
+def move(callback, frame, place):
+    """Moves a callback within the list of its `fit`, while Keras calls its `set_model`.
 
     Args:
         callback: the callback.
-        frame: the frame from which that method was called.
+        frame: the frame from which `set_model` was called.
+        place: function of the other callbacks, a list, that returns the index to move to.
+
+    Returns:
+        The callbacks of this `fit` in their order; an empty list if there is no list around.
     """
+    owner = _list_around(callback, frame)
+    if owner is None:
+        return []
+    others = [one for one in owner.callbacks if one is not callback]
+    index = place(others)
+    # A new list: Keras is walking over the old one, each of which has its turn.
+    owner.callbacks = [*others[:index], callback, *others[index:]]
+    return owner.callbacks
+
+
+def _list_around(callback, frame):
+    """Returns the `keras.callbacks.CallbackList` that calls a method of `callback`, or `None`."""
     while frame is not None:
         owner = frame.f_locals.get("self")
         if isinstance(owner, keras.callbacks.CallbackList) and callback in owner.callbacks:

@@ -9,10 +9,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from keras_robust.atomic import write_text
 from keras_robust.certification.certificate_schema import SCHEMA
 from keras_robust.certification.certificate_schema import SCHEMA_VERSION
 from keras_robust.certification.certificate_schema import check_certificate
-from keras_robust.evaluation.atomic import write_text
 from keras_robust.evaluation.figures import make_figure
 from keras_robust.evaluation.kinds import read_json
 from keras_robust.evaluation.schema import to_plain

@@ -6,6 +6,8 @@ import time
 
 import numpy as np
 
+from keras_robust.atomic import write_arrays
+
 SECONDS = 30.0  # Between two savings inside an attack.
 _META = "meta"
 
@@ -69,17 +71,10 @@ class Checkpoint:
         """Replaces the file; a reader never sees half of it."""
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}.partial")
         seconds = self.seconds_before + time.monotonic() - self._start
         meta = {"identity": self._identity, "state": state, "seconds": seconds}
         meta = np.array(json.dumps(meta))
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(file, **{_META: meta}, **self._fixed, **arrays)
-            temporary.replace(self.path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_arrays(self.path, {_META: meta, **self._fixed, **arrays})
         self._saved = time.monotonic()
 
     def remove(self):

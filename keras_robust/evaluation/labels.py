@@ -3,8 +3,8 @@
 import numpy as np
 
 from keras_robust import backend
-from keras_robust import losses
 from keras_robust import threat_models
+from keras_robust.attacks.examples import check_classes
 
 
 def check_threat_model(identifier):
@@ -68,13 +68,7 @@ def check_labels(y, logits):
             "Labels must be class indices, whole numbers. "
             f"Received: labels such as {y[y != np.round(y)].ravel()[0]}"
         )
-    labels = np.asarray(losses.to_indices(y, num_classes))
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(
-            f"Labels must be class indices from 0 to {num_classes - 1}. "
-            f"Received: labels from {labels.min()} to {labels.max()}"
-        )
-    return labels
+    return check_classes(y, num_classes)
 
 
 def is_mistaken(logits, y):

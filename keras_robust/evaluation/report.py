@@ -6,7 +6,7 @@ import json
 import numpy as np
 from rich.console import Console
 
-from keras_robust.evaluation.atomic import write_text
+from keras_robust.atomic import write_text
 from keras_robust.evaluation.attack_report import AttackReport
 from keras_robust.evaluation.check import Check
 from keras_robust.evaluation.html_page import make_page

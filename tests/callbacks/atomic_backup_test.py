@@ -147,8 +147,66 @@ def test_the_backup_of_another_model_is_refused_and_left_alone(tmp_path):
         np.testing.assert_array_equal(one, kept)
 
 
+class _Double(kr.objectives.Adversarial):
+    """An objective with arguments that no file holds."""
+
+    def __init__(self, attack=None, function=None):
+        super().__init__()
+        self.attack = attack
+        self.function = function
+
+
+OTHER_TRAININGS = {
+    "'epsilon': 0.2": {"threat_model": kr.Linf(0.2)},
+    "'decay_steps'": {"threat_model": kr.Linf(keras.optimizers.schedules.CosineDecay(0.1, 4))},
+    "'class': 'L2'": {"threat_model": kr.L2(0.1)},
+    "'num_steps': 1": {"attack": kr.attacks.PGD(num_steps=2)},
+    "'class': 'PGD'": {"attack": kr.attacks.FGSM()},
+    "objective={'class': 'Adversarial'": {"objective": "trades"},
+    "warmup=0, not 20%": {"warmup": "20%"},
+    "seed=0, not 1": {"seed": 1},
+    "attack_dtype=None, not bfloat16": {"attack_dtype": "bfloat16"},
+}
+
+
+def _adv_train(**changes):
+    settings = {"threat_model": kr.Linf(0.1), "attack": kr.attacks.PGD(num_steps=1), "warmup": 0}
+    return kr.AdvTrain(**{**settings, **changes})
+
+
+@pytest.mark.parametrize("named", OTHER_TRAININGS)
+def test_the_backup_of_another_training_is_refused_and_left_alone(tmp_path, named):
+    path = tmp_path / "backup.npz"
+    _fit(_model(), path, epochs=1, callbacks=[_adv_train()], delete_checkpoint=False)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="of another training.*Received: .*with ") as caught:
+        _fit(_model(), path, callbacks=[_adv_train(**OTHER_TRAININGS[named])])
+    assert named in str(caught.value)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_plain_and_adversarial_training_are_told_apart(tmp_path, first):
+    path = tmp_path / "backup.npz"
+    callbacks = {True: [_adv_train()], False: []}
+    _fit(_model(), path, epochs=1, callbacks=callbacks[first], delete_checkpoint=False)
+    message = "with AdvTrain, which" if first else "without AdvTrain"
+    with pytest.raises(ValueError, match=f"of another training.*Received: .*{message}"):
+        _fit(_model(), path, callbacks=callbacks[not first])
+
+
+def test_objectives_with_functions_go_on(tmp_path):
+    path = tmp_path / "backup.npz"
+    for epochs in (1, 2):
+        objective = _Double(attack=kr.attacks.FGSM(), function=lambda: None)
+        callbacks = [_adv_train(objective=objective)]
+        history = _fit(_model(), path, epochs, callbacks=callbacks, delete_checkpoint=False)
+    assert history.epoch == [1]
+
+
 def _meta(**changes):
-    meta = {"schema": "keras_robust.backup", "schema_version": 1, "epoch": 1, **changes}
+    meta = {"schema": "keras_robust.backup", "schema_version": 1, "epoch": 1, "training": None}
+    meta = {**meta, "callbacks": {}, **changes}
     return {"meta": np.array(json.dumps(meta)), "variable_0": np.zeros(3)}
 
 
