@@ -83,8 +83,8 @@ class Attack(Configurable):
             verbose: bool, whether to show a progress bar.
 
         Raises:
-            ValueError: for empty, non-finite or out-of-bounds inputs, and for another number of
-                labels than of examples.
+            ValueError: for empty, non-finite or out-of-bounds inputs, for another number of
+                labels than of examples, and for labels that are no class of the model.
         """
         if isinstance(y, threat_models.ThreatModel):
             raise ValueError(
@@ -139,7 +139,7 @@ class Attack(Configurable):
         return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
     def compiled(self, model, threat_model, x, y):
-        """Returns `search` compiled for `model` and data like these, for `Run`.
+        """Returns `search` compiled for `model` and data like these, a `Compiled`, for `Run`.
 
         It is kept as long as the model lives.
         """
@@ -154,16 +154,32 @@ class Attack(Configurable):
         key = (type(threat_model), repr(rules), shapes, repr(loss))
         functions = kept.setdefault(model, {})
         if key not in functions:
-            functions[key] = self._compile(weakref.ref(model), threat_model)
+            functions[key] = Compiled(self, weakref.ref(model), threat_model)
         return functions[key]
 
-    def _compile(self, model, threat_model):
+
+class Compiled:
+    """`Attack.search` compiled for a model, of which it keeps a weak reference.
+
+    Attribute: `num_classes`, int, of a model that the search has asked for logits, else `None`.
+    """
+
+    def __init__(self, attack, model, threat_model):
+        self.num_classes = None
+
         def search(x, y, epsilon, seed, restart):
             ball = threat_model.with_epsilon(epsilon)
             x, classifier, ball = ball.expose(model(), x)
-            return self.search(classifier, x, y, ball, seed, True, restart)
+            found = attack.search(classifier, x, y, ball, seed, True, restart)
+            self.num_classes = classifier.num_classes
+            return found
 
-        return backend.compile_function(search, any_batch_size=True)
+        known = model()
+        variables = known.variables if isinstance(known, keras.Layer) else ()
+        self._function = backend.compile_function(search, any_batch_size=True, variables=variables)
+
+    def __call__(self, *arguments):
+        return self._function(*arguments)
 
 
 registry = Registry("attack", Attack)

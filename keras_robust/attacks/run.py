@@ -7,6 +7,7 @@ from keras import ops
 from keras_robust import backend
 from keras_robust import threat_models
 from keras_robust.attacks.examples import as_structure
+from keras_robust.attacks.examples import check_classes
 from keras_robust.attacks.examples import check_examples
 from keras_robust.attacks.found import Found
 from keras_robust.attacks.found import better
@@ -120,6 +121,8 @@ class Run:
     def _store(self, found, batch):
         """Writes the results of some examples over those of earlier restarts that they beat."""
         if self._best is None:
+            if self.y is not None and self._step.num_classes is not None:
+                check_classes(self.y, self._step.num_classes)
             fields = (np.zeros((len(self.rows), *field.shape[1:]), field.dtype) for field in found)
             self._best = Found(*fields)
         if self._restart:

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_robust import losses
+from keras_robust.backend.classifier import name_of_loss
 from keras_robust.backend.classifier import single
 
 _TOLERANCE = 1e-3
@@ -83,7 +84,7 @@ def check_labels(classifier, x, y, unlabelled=False, sample_weight=None):
     outputs = classifier(x)
     _refuse_one_column(classifier, outputs)
     if not classifier.is_classification(outputs, y):
-        return []
+        return _check_indices_of_each(classifier.model, outputs, y)
     num_classes = classifier.to_logits(outputs, y).shape[-1]
     labels = single(y)
     if not hasattr(labels, "shape"):
@@ -128,6 +129,49 @@ def check_labels(classifier, x, y, unlabelled=False, sample_weight=None):
             (ops.min(indices), ops.max(indices)),
         ),
     ]
+
+
+def _check_indices_of_each(model, outputs, y):
+    """Returns a list of `Requirement`: what the sparse losses of outputs say of their labels.
+
+    For models with several outputs, and for sequences of labels.
+    """
+    names = getattr(model, "output_names", None) or range(len(keras.tree.flatten(outputs)))
+    owner = "the output {!r}" if keras.tree.is_nested(outputs) else "the model"
+    outputs, targets, given = (_by_name(part, names) for part in (outputs, y, model.loss))
+    checks = []
+    for name, output in outputs.items():
+        labels, loss = targets.get(name), keras.losses.get(given.get(name))
+        shape = tuple(getattr(output, "shape", ()))
+        if not _is_sparse(loss) or not shape:
+            continue
+        if tuple(getattr(labels, "shape", ())) not in (shape[:-1], (*shape[:-1], 1)):
+            continue
+        ignored = getattr(loss, "ignore_class", None)
+        fits = ops.logical_and(labels >= 0, labels < shape[-1])
+        if ignored is not None:
+            fits = ops.logical_or(fits, ops.equal(labels, ignored))
+        message = (
+            f"Labels must be class indices from 0 to {shape[-1] - 1}, as {owner.format(name)} has "
+            f"{shape[-1]} classes. Received: a batch with labels from {{}} to {{}}"
+        )
+        checks.append(Requirement(ops.all(fits), message, (ops.min(labels), ops.max(labels))))
+    return checks
+
+
+def _is_sparse(loss):
+    """Whether this is a loss of Keras that takes class indices."""
+    is_known = loss is not None and loss.__module__.startswith("keras.")
+    return is_known and name_of_loss(loss).startswith("sparse")
+
+
+def _by_name(structure, names):
+    """Returns a dict with a part of a structure for each output."""
+    if isinstance(structure, dict):
+        return structure
+    if isinstance(structure, (list, tuple)):
+        return dict(zip(names, structure, strict=False))
+    return dict.fromkeys(names, structure)
 
 
 def check_targets(y, sample_weight):

@@ -39,6 +39,8 @@ class Classifier:
     becomes the two logits `[0, z]`, which have the same cross-entropy. The outputs of a model that
     is not compiled are logits unless a Keras softmax or sigmoid made them.
 
+    Attribute: `num_classes`, int, once it has given logits, else `None`.
+
     Args:
         model: a `keras.Model`, or a callable that maps a batch to outputs.
         pack: function that makes the inputs of the model, such as `{"image": x}`, from the tensor
@@ -49,6 +51,7 @@ class Classifier:
         self.model = backend.own_function(model)
         self.pack = pack or _pack_for(model)
         self.num_calls = 0
+        self.num_classes = None
         self.attack_dtype = None
         self.loss_name, self.from_logits, self.is_known_loss = _read_loss(model)
 
@@ -151,6 +154,7 @@ class Classifier:
         logits = ops.cast(logits, "float32")
         if logits.shape[-1] == 1:
             logits = ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
+        self.num_classes = logits.shape[-1]
         return logits
 
     def to_outputs(self, logits, outputs):
@@ -266,8 +270,7 @@ def _read_loss(model):
     if len(losses) > 1:
         return "several", None, False
     loss = keras.losses.get(losses[0])
-    name = getattr(loss, "__name__", type(loss).__name__)
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    name = name_of_loss(loss)
     module = getattr(loss, "__module__", type(loss).__module__)
     if not module.startswith("keras."):
         is_own = module.startswith("keras_robust.losses.") and name in _OWN_LOSSES
@@ -275,6 +278,12 @@ def _read_loss(model):
     config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
     takes_logits = "crossentropy" in name
     return name, bool(config.get("from_logits", False)) if takes_logits else None, True
+
+
+def name_of_loss(loss):
+    """Returns the snake-case name of the function or class of a loss."""
+    name = getattr(loss, "__name__", type(loss).__name__)
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def _can_be_class_indices(y):

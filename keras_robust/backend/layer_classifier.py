@@ -118,8 +118,7 @@ def _find(model, name):
             "Perturbing at a layer needs a keras.Model, in which to look for it. "
             f"Received: an object of type {type(model).__name__}"
         )
-    # Keras has no public way to the layers within layers.
-    layers = model._flatten_layers(include_self=False)
+    layers = [layer for layer in backend.layers_of(model) if layer is not model]
     found = [layer for layer in layers if layer.name == name]
     if len(found) == 1:
         return found[0]

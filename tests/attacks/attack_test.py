@@ -42,6 +42,8 @@ def twice_the_margin(y, logits):
         ({"x": np.full((7, 6), -0.5)}, r"must lie in the bounds.*values in \[-0.5, -0.5\]"),
         ({"y": np.zeros(6, "int32")}, r"one label per example. Received: 7 examples.*\(6,\)"),
         ({"y": np.int32(0)}, r"one label per example. Received: 7 examples.*shape \(\)"),
+        ({"y": np.arange(7)}, "indices from 0 to 2, as the model has 3.*labels from 0 to 6"),
+        ({"y": np.full(7, -1)}, "indices from 0 to 2, as the model has 3.*labels from -1 to -1"),
         ({"threat_model": "l3"}, "Unknown threat model. Expected one of .*'l1', 'l2', 'linf'"),
         (
             {"threat_model": kr.threat_models.L2([0.1, 0.2])},
@@ -70,6 +72,15 @@ def test_bad_calls_are_explained(change, message):
     arguments = {"model": linear, "x": x, "y": y, "threat_model": Linf(0.1), **change}
     with pytest.raises(ValueError, match=message):
         BIM()(**arguments)
+
+
+def test_what_is_no_class_is_seen_behind_the_first_batch_too():
+    x, y = examples()
+    attack = BIM()
+    for row in (6, 0):
+        wrong = np.where(np.arange(7) == row, 3, y)
+        with pytest.raises(ValueError, match="Labels must be class indices.*to 3"):
+            attack(linear, x, wrong, Linf(0.1), batch_size=2)
 
 
 def test_dlr_needs_three_classes():

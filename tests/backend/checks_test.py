@@ -94,6 +94,62 @@ def test_unlabelled_examples_may_need_a_loss_that_leaves_them_out():
     assert _check_labels([0, 1, 1, 2], unlabelled="if_ignored") is None
 
 
+SPARSE = {"from_logits": True}
+TWO = {"a": np.array([0, 1, 2, 2]), "b": np.array([4, 0, 3, 1])}
+
+
+def _check_each(y, outputs, loss):
+    """What is said of the labels of a model with two outputs of 3 and 5 classes, or a sequence."""
+    inputs = keras.Input((6,))
+    heads = {"a": keras.layers.Dense(3, name="a"), "b": keras.layers.Dense(5, name="b")}
+    heads = {name: head(inputs) for name, head in heads.items()}
+    sequence = keras.layers.Reshape((2, 4))(keras.layers.Dense(8)(inputs))
+    forms = {"dict": heads, "list": list(heads.values()), "reverse": [heads["b"], heads["a"]]}
+    model = keras.Model(inputs, {**forms, "sequence": sequence}[outputs])
+    model.compile("sgd", loss)
+    y = keras.tree.map_structure(keras.ops.convert_to_tensor, y)
+    classifier = backend.Classifier(model)
+    return _message(checks.check_labels, classifier, keras.ops.convert_to_tensor(X), y)
+
+
+@pytest.mark.parametrize(
+    "outputs,names",
+    [("dict", {"a", "b"}), ("list", {"a", "b"}), ("reverse", {"a", "b"}), ("list", {"b"})],
+)
+@pytest.mark.parametrize("column", [False, True])
+def test_labels_of_several_outputs(outputs, names, column):
+    loss = {name: keras.losses.SparseCategoricalCrossentropy(**SPARSE) for name in names}
+    y = {name: labels[:, None] if column else labels for name, labels in TWO.items()}
+    y = {name: y[name] for name in names}
+    assert _check_each(y, outputs, loss) is None
+    for name in names:
+        high = TWO[name].max() + 1
+        assert _check_each({**y, name: y[name] + 1}, outputs, loss) == (
+            f"Labels must be class indices from 0 to {high - 1}, as the output {name!r} has {high} "
+            f"classes. Received: a batch with labels from 1 to {high}"
+        )
+
+
+def test_labels_of_several_outputs_in_a_list_under_one_loss():
+    loss = "sparse_categorical_crossentropy"
+    a, b = TWO.values()
+    assert _check_each([a, b], "list", [loss, loss]) is None
+    assert "the output 'a' has" in _check_each([a + 1, b], "list", [loss, loss])
+    assert "the output 'b' has" in _check_each([a, b + 1], "list", loss)
+    # Other losses take other targets.
+    assert _check_each([a - 9.0, b + 9.0], "list", ["mse", "mae"]) is None
+
+
+def test_labels_of_a_sequence():
+    loss = keras.losses.SparseCategoricalCrossentropy(**SPARSE, ignore_class=-1)
+    y = np.array([[0, 1], [2, 3], [-1, -1], [3, 0]])
+    assert _check_each(y, "sequence", loss) is None
+    message = _check_each(y, "sequence", keras.losses.SparseCategoricalCrossentropy(**SPARSE))
+    assert message.endswith("labels from -1 to 3")
+    assert "as the model has 4 classes" in message
+    assert _check_each(np.where(y == 3, 4, y), "sequence", loss).endswith("labels from -1 to 4")
+
+
 def test_one_hot_rows_need_the_loss_for_them():
     rows = np.eye(3, dtype="float32")[streams.Y]
     with pytest.raises(ValueError, match=r"labels are one-hot rows.*Received: .* shape \(4, 3\)"):
