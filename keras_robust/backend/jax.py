@@ -70,11 +70,7 @@ def _probe(values, is_connected):
 
 def repeat(num_steps, body, state):
     """Returns `state` after `num_steps` calls of `state = body(step, state)`."""
-    if any(map(is_symbolic, jax.tree.leaves(state))):
-        return fori_loop(0, num_steps, body, state)
-    for step in range(num_steps):
-        state = body(step, state)
-    return state
+    return fori_loop(0, num_steps, body, state)
 
 
 def cond(holds, then, otherwise):
@@ -90,7 +86,15 @@ def cond(holds, then, otherwise):
 
 
 def fori_loop(lower, upper, body, state):
-    """`keras.ops.fori_loop` of a body that may assign variables."""
+    """`keras.ops.fori_loop` of a body that may assign variables; in Python where nothing is traced.
+
+    There JAX would compile the loop, and do so again for every call.
+    """
+    state = jax.tree.map(jax.numpy.asarray, state)
+    if not _is_traced(lower, upper, state):
+        for number in range(int(lower), int(upper)):
+            state = body(jax.numpy.asarray(number), state)
+        return state
 
     def loop(scoped, start):
         def step(number, carried):
@@ -102,8 +106,14 @@ def fori_loop(lower, upper, body, state):
 
 
 def while_loop(goes_on, body, state, maximum_iterations=None):
-    """`keras.ops.while_loop` of a body that may assign variables."""
+    """`keras.ops.while_loop` as `fori_loop` does its loop."""
     most = np.iinfo("int32").max if maximum_iterations is None else maximum_iterations
+    state = jax.tree.map(jax.numpy.asarray, tuple(state))
+    if not _is_traced(state) and not _is_traced(goes_on(*state)):
+        count = 0
+        while count < most and goes_on(*state):
+            state, count = tuple(body(*state)), count + 1
+        return state
 
     def loop(scoped, start):
         def is_left(carried):
@@ -116,12 +126,15 @@ def while_loop(goes_on, body, state, maximum_iterations=None):
 
         return jax.lax.while_loop(is_left, step, start)
 
-    return _carrying(loop, (0, tuple(state)))[1]
+    return _carrying(loop, (jax.numpy.asarray(0), state))[1]
+
+
+def _is_traced(*structures):
+    return any(map(is_symbolic, jax.tree.leaves(structures)))
 
 
 def _carrying(loop, state):
     """Runs a loop, or a choice, and hands on what its body assigns."""
-    state = jax.tree.map(jax.numpy.asarray, state)
     last, _, assigned = _run_loop(loop, state, [])
     if assigned:
         last, values, _ = _run_loop(loop, state, assigned)
@@ -176,7 +189,7 @@ def _key(seed):
     return jax.random.wrap_key_data(data, impl="threefry2x32")
 
 
-def compile_function(function, any_batch_size=False):
+def compile_function(function, any_batch_size=False, variables=()):
     """Returns `function` compiled, traced once for each signature of its tensor arguments.
 
     Args:
@@ -184,8 +197,9 @@ def compile_function(function, any_batch_size=False):
         any_batch_size: bool, whether all arguments have one row per example (or are the same for
             all), which the function treats apart, so that batches of other sizes may be filled up
             instead of tracing anew.
+        variables: those that it reads, as far as they are known, which saves a trace.
     """
-    return OpenFunction(function) if any_batch_size else Function(function)
+    return (OpenFunction if any_batch_size else Function)(function, others=variables)
 
 
 def trace_output(function, inputs):

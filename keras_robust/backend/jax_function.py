@@ -17,13 +17,15 @@ class Function:
         function: the function; its arguments may be `None`.
         given: list of variables whose values are an argument of `call`, and a result of it. They
             are not donated: where a call fails or is interrupted, they are what there is.
+        others: list of further variables that it may need; where some are missing, it is traced
+            once more.
         is_compiled: bool; `False` has it run operation by operation.
     """
 
-    def __init__(self, function, given=(), *, is_compiled=True):
+    def __init__(self, function, given=(), *, others=(), is_compiled=True):
         self._function = function
         self._given = list(given)
-        self._others = []
+        self._others = list(others)
         self._signatures = set()
         self._is_compiled = is_compiled
         self._run = None
@@ -70,9 +72,15 @@ class Function:
         signature = (structure, *((jax.numpy.shape(x), jax.numpy.result_type(x)) for x in leaves))
         if signature in self._signatures:
             return
-        with Scope() as scope:
-            jax.eval_shape(self._pure, values, scope.values_of(self._others), arguments)
-        self._add(scope.touched)
+        known = None
+        while known != len(self._others):
+            # A trace that meets a variable for the first time takes its value for a constant. The
+            # last of these is kept by JAX, for the call.
+            known = len(self._others)
+            held = [variable.value for variable in self._others]
+            # In a scope, at the end of which variables are filled that were made in the trace.
+            with Scope():
+                self._run.trace(values, held, arguments)
         self._signatures.add(signature)
 
     def _add(self, variables):
@@ -84,7 +92,7 @@ class Function:
         pairs = zip([*self._given, *self._others], [*values, *held], strict=True)
         with Scope(pairs) as scope:
             result = self._function(*arguments)
-        self._add({id(variable): variable for variable in scope.assigned})
+        self._add(scope.touched)
         new = dict(zip(map(id, scope.assigned), scope.values_of(scope.assigned), strict=True))
         given = [new.pop(id(v), value) for v, value in zip(self._given, values, strict=True)]
         places = {id(variable): place for place, variable in enumerate(self._others)}
@@ -99,8 +107,8 @@ class OpenFunction(Function):
     thrown away. The function must treat examples apart.
     """
 
-    def __init__(self, function):
-        super().__init__(function)
+    def __init__(self, function, *, others=()):
+        super().__init__(function, others=others)
         self._sizes = set()
 
     def __call__(self, *arguments):

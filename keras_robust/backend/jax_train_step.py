@@ -69,7 +69,10 @@ class TrainStep(BaseTrainStep):
             variables = self._variables()
             self._remember_shapes(zip(variables, values, strict=True), inputs, y, sample_weight)
             self._function = Function(
-                self._checked_update, variables, is_compiled=self._is_compiled
+                self._checked_update,
+                variables,
+                others=[variable for meter in self._meters for variable in meter.variables],
+                is_compiled=self._is_compiled,
             )
         (logs, delta, required), values, updates = self._function.call(
             values, inputs, y, sample_weight, self._delta

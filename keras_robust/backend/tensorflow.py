@@ -100,13 +100,14 @@ def fold_in(seed, number):
     return tf.random.experimental.stateless_fold_in(seed, number)
 
 
-def compile_function(function, any_batch_size=False):
+def compile_function(function, any_batch_size=False, variables=()):
     """Returns `function` compiled, traced once for each signature of its tensor arguments.
 
     Args:
         function: function of tensors, or of structures of them.
         any_batch_size: bool, whether the first axis of all arguments stays open, so that batches of
             other sizes are no reason to trace anew.
+        variables: of no use here, where a trace finds them by itself.
     """
     if any_batch_size:
         return _OpenFunction(function)

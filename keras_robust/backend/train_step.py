@@ -68,8 +68,12 @@ class BaseTrainStep:
 
     def reset_meters(self):
         """Starts the running means anew."""
-        for meter in (self.adv_accuracy, self.accuracy, self.zero_gradient, self.misread):
+        for meter in self._meters:
             meter.reset_state()
+
+    @property
+    def _meters(self):
+        return self.adv_accuracy, self.accuracy, self.zero_gradient, self.misread
 
     def over_replicas(self, logs):
         """Returns the logs of all replicas together; a step returns means over the replicas.

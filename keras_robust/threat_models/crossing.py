@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from keras_robust import backend
 from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
 
@@ -35,7 +36,7 @@ def crossing(x, gradient, change, room, rate):
         more = ops.maximum(wanted - reached, 0.0) / ops.maximum(slope, _TINY)
         return ops.where(slope > _TINY, ops.minimum(t + more, _FAR), _FAR)
 
-    t = ops.fori_loop(0, _NEWTON_STEPS, improve, ops.zeros_like(wanted))
+    t = backend.fori_loop(0, _NEWTON_STEPS, improve, ops.zeros_like(wanted))
     step = ops.reshape(ops.minimum(t * rate, room), ops.shape(x))
     return step * ops.sign(gradient) * per_example(ops.sign(change), x)
 

@@ -124,7 +124,7 @@ def _shrink(sizes, caps, budget):
 
     largest = ops.max(sizes, axis=-1, keepdims=True)
     bracket = (ops.zeros_like(largest), largest)
-    _, high = ops.fori_loop(0, _BISECTION_STEPS, bisect, bracket)
+    _, high = backend.fori_loop(0, _BISECTION_STEPS, bisect, bracket)
     return _threshold(sizes, caps, ops.where(total(0.0) <= budget, 0.0, high))
 
 

@@ -123,7 +123,7 @@ def _newton(scale, squares, caps, budget):
     def body(scale, last):
         return improve(scale), scale
 
-    scale, _ = ops.while_loop(
+    scale, _ = backend.while_loop(
         still_moving, body, (improve(scale), scale), maximum_iterations=_MAX_NEWTON_STEPS
     )
     return scale

@@ -49,9 +49,9 @@ def traced(function, jit_compile=None, signature=None):
 def was_traced_once(count, shapes=1):
     """Whether `count` traces are those of one step that met batches of so many shapes.
 
-    JAX traces it anew for each, and twice: to find its variables, and to compile it.
+    JAX traces it anew for each, and once more where it meets variables that were not known.
     """
-    return 1 <= count <= 2 * shapes if IS_JAX else count == 1
+    return shapes <= count <= shapes + 1 if IS_JAX else count == 1
 
 
 def eager_loops():
