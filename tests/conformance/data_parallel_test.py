@@ -93,17 +93,21 @@ def test_a_batch_that_the_devices_do_not_divide_is_told(two_devices):
         linear_fit.fit(linear_fit.make_model(), linear_fit.adv_train(), x, y, batch_size=8)
 
 
-def test_two_processes_reach_the_weights_of_one():
+def test_two_processes_reach_the_weights_of_one_also_after_a_kill(tmp_path):
     wrapper = next((one for one in _OWN_NETWORKS if _works(one)), None)
     if wrapper is None:
         pytest.skip("no network of its own can be made here, and what joins processes listens")
-    command = [*wrapper, sys.executable, "-m", "tests.support.processes"]
+    command = [*wrapper, sys.executable, "-m", "tests.support.processes", str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert run.returncode == 0, run.stderr[-2000:]
     found = [json.loads(line) for line in run.stdout.strip().splitlines()]
     expected = processes.train()
-    assert len(found) == processes.COUNT
-    for process in found:
+    whole, again = found[: processes.COUNT], found[processes.COUNT :]
+    assert len(whole) == len(again) == processes.COUNT
+    assert list(tmp_path.iterdir()) == []
+    for process, other in zip(whole, again, strict=True):
+        assert other["weights"] == process["weights"]
+        assert other["loss"] == process["loss"][1:]
         assert process["loss"] == pytest.approx(expected["loss"], rel=1e-4)
         for have, want in zip(process["weights"], expected["weights"], strict=True):
             np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-5)
