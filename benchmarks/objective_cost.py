@@ -7,7 +7,7 @@ objective is a plain step, and for each further pass counted below the time of s
 in the same run: `train`, forward and backward to the weights; `attack`, forward and gradient to the
 input; `forward`; `double`, forward, gradient to the input, and the gradient of its squared norm to
 the weights. All take turns, an epoch each; the table shows medians of processor time. Takes about
-15 minutes on two CPU cores and writes benchmarks/results/objective_cost.json.
+5 minutes on two CPU cores and writes benchmarks/results/objective_cost.json.
 """
 
 import os
