@@ -66,6 +66,16 @@ def test_the_tables_of_speed_are_those_of_the_recorded_runs():
         assert memory == str(row["peak_mebibytes"]), name
 
 
+def test_the_costs_of_the_objectives_are_those_of_the_recorded_run():
+    folder = pathlib.Path(__file__).parents[2] / "benchmarks" / "results"
+    rows = json.loads((folder / "objective_cost.json").read_text(encoding="utf-8"))["rows"]
+    shares = {name: row["of_floor"] for name, row in rows.items() if "of_floor" in row}
+    free = shares.pop("free")
+    low, high = min(shares.values()), max(shares.values())
+    assert f"takes {low:.2f} to {high:.2f} of the CPU time of its passes" in README
+    assert f"`Free` {free:.2f}" in README
+
+
 def test_the_table_of_low_precision_is_that_of_the_recorded_trainings():
     folder = pathlib.Path(__file__).parents[2] / "benchmarks" / "results"
     rows = json.loads((folder / "low_precision_attack.json").read_text(encoding="utf-8"))["rows"]
