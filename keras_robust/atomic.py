@@ -23,7 +23,8 @@ def write_arrays(path, arrays):
 def _replacing(path):
     """Yields an open file that takes the place of `path` once it is written.
 
-    A reader never sees half of it, not even after a power cut; a failure leaves the old file.
+    A reader never sees half of it, not even after a power cut; a failure leaves the old file. There
+    is to be one writer at a time.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

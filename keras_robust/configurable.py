@@ -52,10 +52,10 @@ def described(value):
 
     Of what is neither configurable nor plain, such as a model or a function, only the type.
     """
-    if isinstance(value, Configurable):
-        return {"class": type(value).__name__, **described(value._arguments())}
-    if isinstance(value, keras.optimizers.schedules.LearningRateSchedule):
-        return {"class": type(value).__name__, **described(value.get_config())}
+    if isinstance(value, (Configurable, keras.optimizers.schedules.LearningRateSchedule)):
+        return {"class": type(value).__name__, **described(_settings_of(value))}
+    if keras.ops.is_tensor(value):
+        return keras.ops.convert_to_numpy(value).tolist()
     if isinstance(value, dict):
         return {str(key): described(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -63,6 +63,14 @@ def described(value):
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     return value if isinstance(value, (str, int, float, type(None))) else type(value).__name__
+
+
+def _settings_of(value):
+    """Returns what an object was made with, as far as it tells."""
+    try:
+        return value._arguments() if isinstance(value, Configurable) else value.get_config()
+    except (AttributeError, NotImplementedError):
+        return {}
 
 
 def revived(value):

@@ -136,21 +136,25 @@ def _check_indices_of_each(model, outputs, y):
 
     For models with several outputs, and for sequences of labels.
     """
-    names = getattr(model, "output_names", None) or range(len(keras.tree.flatten(outputs)))
+    if isinstance(outputs, dict):
+        names = sorted(outputs)
+    else:
+        names = getattr(model, "output_names", None) or range(len(keras.tree.flatten(outputs)))
     owner = "the output {!r}" if keras.tree.is_nested(outputs) else "the model"
     outputs, targets, given = (_by_name(part, names) for part in (outputs, y, model.loss))
     checks = []
     for name, output in outputs.items():
-        labels, loss = targets.get(name), keras.losses.get(given.get(name))
+        labels, loss = targets.get(name), given.get(name)
         shape = tuple(getattr(output, "shape", ()))
-        if not _is_sparse(loss) or not shape:
+        if not shape or not _is_sparse(loss):
             continue
         if tuple(getattr(labels, "shape", ())) not in (shape[:-1], (*shape[:-1], 1)):
             continue
-        ignored = getattr(loss, "ignore_class", None)
-        fits = ops.logical_and(labels >= 0, labels < shape[-1])
+        labels = ops.cast(labels, "int32")
+        ignored = getattr(keras.losses.get(loss), "ignore_class", None)
         if ignored is not None:
-            fits = ops.logical_or(fits, ops.equal(labels, ignored))
+            labels = ops.where(ops.equal(labels, ignored), 0, labels)
+        fits = ops.logical_and(labels >= 0, labels < shape[-1])
         message = (
             f"Labels must be class indices from 0 to {shape[-1] - 1}, as {owner.format(name)} has "
             f"{shape[-1]} classes. Received: a batch with labels from {{}} to {{}}"
@@ -160,7 +164,8 @@ def _check_indices_of_each(model, outputs, y):
 
 
 def _is_sparse(loss):
-    """Whether this is a loss of Keras that takes class indices."""
+    """Whether this, as `compile` takes it, is one loss of Keras that takes class indices."""
+    loss = None if keras.tree.is_nested(loss) else keras.losses.get(loss)
     is_known = loss is not None and loss.__module__.startswith("keras.")
     return is_known and name_of_loss(loss).startswith("sparse")
 

@@ -6,6 +6,9 @@ import keras
 from keras_robust.backend.jax_scope import Scope
 from keras_robust.backend.jax_scope import assign
 
+# Of a function that makes variables whenever it is traced, every trace meets new ones.
+_MOST_TRACES = 3
+
 
 class Function:
     """A function of structures of tensors, compiled once for each signature of its arguments.
@@ -72,8 +75,7 @@ class Function:
         signature = (structure, *((jax.numpy.shape(x), jax.numpy.result_type(x)) for x in leaves))
         if signature in self._signatures:
             return
-        known = None
-        while known != len(self._others):
+        for _ in range(_MOST_TRACES):
             # A trace that meets a variable for the first time takes its value for a constant. The
             # last of these is kept by JAX, for the call.
             known = len(self._others)
@@ -81,6 +83,8 @@ class Function:
             # In a scope, at the end of which variables are filled that were made in the trace.
             with Scope():
                 self._run.trace(values, held, arguments)
+            if known == len(self._others):
+                break
         self._signatures.add(signature)
 
     def _add(self, variables):

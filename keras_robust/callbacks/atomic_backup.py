@@ -15,8 +15,8 @@ from keras_robust.callbacks.robust_validation import RobustValidation
 from keras_robust.configurable import described
 
 _SCHEMA = "keras_robust.backup"
+_VERSION = 2
 _META = "meta"
-_SETTINGS = tuple(inspect.signature(AdvTrain).parameters)
 # What callbacks remember from epoch to epoch.
 _REMEMBERED = {
     keras.callbacks.EarlyStopping: ("best", "best_epoch", "best_weights", "stopped_epoch", "wait"),
@@ -58,6 +58,10 @@ class AtomicBackup(keras.callbacks.Callback):
     Kept by neither is what `CollapseGuard` and callbacks of your own remember; and an objective
     that does, `Free` or `AdversarialPool`, starts with an empty memory.
 
+    The file knows the arguments of `AdvTrain`, and is refused with others; models and functions
+    among them, such as a teacher, are told apart by their type alone. Data, loss and learning rate
+    may change.
+
     Args:
         path: str, the file, such as `"backup.npz"`; folders above it are made.
         delete_checkpoint: bool, whether to delete the file when the training is through. Kept, it
@@ -88,7 +92,8 @@ class AtomicBackup(keras.callbacks.Callback):
         super().__init__()
         self.path = str(path)
         self.delete_checkpoint = delete_checkpoint
-        self._neighbours = []
+        self._neighbours = list
+        self._training = None
 
     def set_model(self, model):
         super().set_model(model)
@@ -110,6 +115,7 @@ class AtomicBackup(keras.callbacks.Callback):
             )
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
+        self._training = _training_of(self._neighbours())
         if pathlib.Path(self.path).exists():
             self._restore()
 
@@ -117,16 +123,16 @@ class AtomicBackup(keras.callbacks.Callback):
         values = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
         arrays = {f"variable_{index}": _plain(value) for index, value in enumerate(values)}
         remembered = {}
-        for name, callback, attributes in _remembering(self._neighbours):
+        for name, callback, attributes in _remembering(self._neighbours()):
             state = {attribute: getattr(callback, attribute, None) for attribute in attributes}
             weights = state.pop("best_weights", None) or []
             arrays.update((f"{name}_{index}", _plain(value)) for index, value in enumerate(weights))
             remembered[name] = {"state": state, "num_weights": len(weights)}
         meta = {
             "schema": _SCHEMA,
-            "schema_version": 1,
+            "schema_version": _VERSION,
             "epoch": epoch + 1,
-            "training": self._training(),
+            "training": self._training,
             "callbacks": remembered,
         }
         text = json.dumps(meta, default=float)
@@ -140,25 +146,13 @@ class AtomicBackup(keras.callbacks.Callback):
         """Returns how many epochs the file has behind it; 0 if there is none."""
         return _read(self.path).epoch if pathlib.Path(self.path).exists() else 0
 
-    def _training(self):
-        """What is trained for: the arguments of `AdvTrain`, if it is among the callbacks."""
-        return next(
-            (
-                {name: described(getattr(one, name)) for name in _SETTINGS}
-                for one in self._neighbours
-                if isinstance(one, AdvTrain)
-            ),
-            None,
-        )
-
     def _refuse_another(self, training):
-        """Says if the file is of a training that would have reached other weights."""
-        asked = json.loads(json.dumps(self._training()))
-        if training == asked:
+        """Says if the file is of a training with another `AdvTrain`."""
+        if training == self._training:
             return
         raise ValueError(
             "The backup is of another training: delete the file, or give another path. Received: "
-            f"{self.path}, of a training {_difference(training, asked)}"
+            f"{self.path}, of a training {_difference(training, self._training)}"
         )
 
     def _variables(self):
@@ -178,12 +172,12 @@ class AtomicBackup(keras.callbacks.Callback):
             )
         for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
-        for name, callback, attributes in _remembering(self._neighbours):
+        for name, callback, attributes in _remembering(self._neighbours()):
             for attribute in attributes if name in remembered else ():
                 setattr(callback, attribute, remembered[name].get(attribute))
         params = self.params or {}
         # Where `fit` starts to count; Keras's own callback sets it too.
-        is_over = any(map(_has_stopped, self._neighbours))
+        is_over = any(map(_has_stopped, self._neighbours()))
         self.model._initial_epoch = params.get("epochs", epoch) if is_over else epoch
         if params.get("verbose"):
             print(f"Resuming after epoch {epoch}, from {self.path}")  # noqa: T201
@@ -195,12 +189,24 @@ def _has_stopped(callback):
     return is_stopping and callback.stopped_epoch > 0 and callback.wait >= callback.patience
 
 
+def _training_of(callbacks):
+    """Returns what a training is for, the arguments of its `AdvTrain`, as JSON gives them back."""
+    for one in callbacks:
+        if isinstance(one, AdvTrain):
+            names = inspect.signature(type(one)).parameters
+            settings = {name: getattr(one, name, None) for name in names}
+            text = json.dumps(described({"class": type(one).__name__, **settings}), default=float)
+            return json.loads(text)
+    return None
+
+
 def _difference(training, asked):
     """Returns what tells a training from the one that is asked for."""
     if training is None or asked is None:
         return "without AdvTrain" if training is None else "with AdvTrain, which is not among these"
-    names = [name for name in asked if training.get(name) != asked[name]]
-    return "with " + ", ".join(f"{name}={training.get(name)}, not {asked[name]}" for name in names)
+    names = [name for name in {**training, **asked} if training.get(name) != asked.get(name)]
+    pairs = (f"{name}={training.get(name)}, not {asked.get(name)}" for name in names)
+    return "with " + ", ".join(pairs)
 
 
 def _remembering(callbacks):
@@ -225,14 +231,14 @@ def _read(path):
         # NumPy leaves a broken file open that it opened itself.
         with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             meta = json.loads(str(file[_META]))
+            if (meta["schema"], meta["schema_version"]) != (_SCHEMA, _VERSION):
+                raise ValueError(f"schema {meta['schema']!r}, version {meta['schema_version']!r}")
             count = sum(name.startswith("variable_") for name in file.files)
             values = [file[f"variable_{index}"] for index in range(count)]
             remembered = {}
             for name, one in meta["callbacks"].items():
                 weights = [file[f"{name}_{index}"] for index in range(one["num_weights"])]
                 remembered[name] = {**one["state"], "best_weights": weights or None}
-        if (meta["schema"], meta["schema_version"]) != (_SCHEMA, 1):
-            raise ValueError(f"schema {meta['schema']!r}, version {meta['schema_version']!r}")
         if not isinstance(meta["epoch"], int) or meta["epoch"] < 1:
             raise ValueError(f"epoch {meta['epoch']!r}")
         return _State(meta["epoch"], values, meta["training"], remembered)

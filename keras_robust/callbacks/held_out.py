@@ -47,7 +47,7 @@ class HeldOut(keras.callbacks.Callback):
         self.seed = seed
         x, y = to_arrays(data, num_examples)
         self.x, self.y = check_examples(x, y, self.threat_model)
-        self._neighbours = []
+        self._neighbours = list
 
     def set_model(self, model):
         super().set_model(model)
@@ -58,7 +58,7 @@ class HeldOut(keras.callbacks.Callback):
 
         The weights are those that Keras validates: the averages, if `SwapEMAWeights` is there.
         """
-        swaps = [c for c in self._neighbours if isinstance(c, keras.callbacks.SwapEMAWeights)]
+        swaps = [c for c in self._neighbours() if isinstance(c, keras.callbacks.SwapEMAWeights)]
         for swap in swaps:
             swap.on_test_begin()
         try:

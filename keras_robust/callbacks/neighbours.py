@@ -12,16 +12,17 @@ def move(callback, frame, place):
         place: function of the other callbacks, a list, that returns the index to move to.
 
     Returns:
-        The callbacks of this `fit` in their order; an empty list if there is no list around.
+        A function that returns the callbacks of this `fit` in the order in which they then stand,
+        none if there is no list around.
     """
     owner = _list_around(callback, frame)
     if owner is None:
-        return []
+        return list
     others = [one for one in owner.callbacks if one is not callback]
     index = place(others)
     # A new list: Keras is walking over the old one, each of which has its turn.
     owner.callbacks = [*others[:index], callback, *others[index:]]
-    return owner.callbacks
+    return lambda: owner.callbacks
 
 
 def _list_around(callback, frame):

@@ -98,20 +98,20 @@ class _AffineModel:
         self.slopes = affine.slopes(backend.Classifier(model), ops.convert_to_tensor(x[:1]))
         self._x, self._batch_size = x, batch_size
 
-        def worst(logits, x, labels, epsilon):
+        def worst(logits, slopes, x, labels, epsilon):
             ball = threat_model.with_epsilon(epsilon)
-            margins = affine.worst_margins(logits, self.slopes, x, labels, ball)
+            margins = affine.worst_margins(logits, slopes, x, labels, ball)
             own = ops.one_hot(labels, logits.shape[-1], dtype="bool")
             return ops.max(ops.where(own, -np.inf, margins), axis=-1)
 
-        self._worst = backend.compile_function(worst, any_batch_size=True)
+        self._worst = backend.compile_function(worst)
 
     def worst_margin(self, labels, threat_model):
         """Returns the largest of the worst margins of the wrong classes, `(n,)`, as an array."""
         margins = []
         for start in range(0, len(self._x), self._batch_size):
             rows = np.arange(start, min(start + self._batch_size, len(self._x)))
-            parts = self.logits[rows], self._x[rows], labels[rows]
+            parts = self.logits[rows], self.slopes, self._x[rows], labels[rows]
             epsilon = threat_model.radius_of_rows(rows, self._x)
             arguments = map(ops.convert_to_tensor, (*parts, epsilon))
             margins.append(ops.convert_to_numpy(self._worst(*arguments)))

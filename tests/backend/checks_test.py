@@ -103,8 +103,14 @@ def _check_each(y, outputs, loss):
     inputs = keras.Input((6,))
     heads = {"a": keras.layers.Dense(3, name="a"), "b": keras.layers.Dense(5, name="b")}
     heads = {name: head(inputs) for name, head in heads.items()}
+    large = {"y": keras.layers.Dense(256)(inputs), "x": keras.layers.Dense(2)(inputs)}
     sequence = keras.layers.Reshape((2, 4))(keras.layers.Dense(8)(inputs))
-    forms = {"dict": heads, "list": list(heads.values()), "reverse": [heads["b"], heads["a"]]}
+    forms = {
+        "dict": heads,
+        "other names": large,
+        "list": list(heads.values()),
+        "reverse": [heads["b"], heads["a"]],
+    }
     model = keras.Model(inputs, {**forms, "sequence": sequence}[outputs])
     model.compile("sgd", loss)
     y = keras.tree.map_structure(keras.ops.convert_to_tensor, y)
@@ -136,6 +142,11 @@ def test_labels_of_several_outputs_in_a_list_under_one_loss():
     assert _check_each([a, b], "list", [loss, loss]) is None
     assert "the output 'a' has" in _check_each([a + 1, b], "list", [loss, loss])
     assert "the output 'b' has" in _check_each([a, b + 1], "list", loss)
+    c, d = np.array([255, 0, 7, 8], "uint8"), np.array([True, False, True, True])
+    assert _check_each({"y": c, "x": d}, "other names", loss) is None
+    assert "the output 'x' has 2" in _check_each({"y": c, "x": c}, "other names", loss)
+    assert "the output 'x' has 2" in _check_each({"y": c, "x": c}, "other names", [loss, "mse"])
+    assert _check_each({"y": c, "x": c}, "other names", {"x": ["mse", loss], "y": loss}) is None
     # Other losses take other targets.
     assert _check_each([a - 9.0, b + 9.0], "list", ["mse", "mae"]) is None
 
@@ -147,7 +158,7 @@ def test_labels_of_a_sequence():
     message = _check_each(y, "sequence", keras.losses.SparseCategoricalCrossentropy(**SPARSE))
     assert message.endswith("labels from -1 to 3")
     assert "as the model has 4 classes" in message
-    assert _check_each(np.where(y == 3, 4, y), "sequence", loss).endswith("labels from -1 to 4")
+    assert _check_each(np.where(y == 3, 4, y), "sequence", loss).endswith("labels from 0 to 4")
 
 
 def test_one_hot_rows_need_the_loss_for_them():

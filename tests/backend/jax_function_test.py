@@ -47,3 +47,17 @@ def test_fewer_rows_are_filled_up():
     assert set(shapes) == {(4,)}
     run(x[:1])
     assert (1,) in shapes
+
+
+def test_a_function_that_makes_variables_in_every_trace_ends():
+    traces = []
+
+    def function(x):
+        traces.append(x)
+        return keras.layers.Dropout(0.5)(x, training=True)
+
+    run = Function(function)
+    for _ in range(2):
+        found = np.asarray(run(np.ones(100, "float32")))
+        assert set(found.tolist()) == {0.0, 2.0}
+    assert len(traces) <= 6

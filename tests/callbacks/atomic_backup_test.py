@@ -195,6 +195,71 @@ def test_plain_and_adversarial_training_are_told_apart(tmp_path, first):
         _fit(_model(), path, callbacks=callbacks[not first])
 
 
+class _Bare(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule with nothing but what a schedule needs."""
+
+    def __call__(self, step):
+        return 0.1
+
+
+class _Own(kr.AdvTrain):
+    """A callback with an argument of its own."""
+
+    def __init__(self, *arguments, power, **others):
+        super().__init__(*arguments, **others)
+        self.power = power
+
+
+SAME_TRAININGS = {
+    "defaults": lambda: kr.AdvTrain(),
+    "fraction": lambda: kr.AdvTrain("linf", warmup="20%"),
+    "radius and bounds of arrays": lambda: kr.AdvTrain(
+        kr.Linf(np.float32(0.1), bounds=(np.zeros(4), np.ones(4, "float32")))
+    ),
+    "tensor": lambda: kr.AdvTrain(kr.L2(0.5).scaled(keras.ops.convert_to_tensor(0.3))),
+    "schedule": lambda: kr.AdvTrain(kr.L1(keras.optimizers.schedules.CosineDecay(0.1, 4))),
+    "bare schedule": lambda: kr.AdvTrain(kr.Linf(_Bare())),
+    "wrapped": lambda: kr.AdvTrain(objective=kr.objectives.AWP(0.01, "trades")),
+    "teacher": lambda: kr.AdvTrain(objective=kr.objectives.ARD(_model())),
+    "own": lambda: _Own(kr.Linf(0.1), power=3),
+}
+
+
+@pytest.mark.parametrize("name", SAME_TRAININGS)
+def test_the_backup_of_the_same_training_is_taken_up(tmp_path, name):
+    path = tmp_path / "backup.npz"
+    for epochs in (1, 2):
+        callbacks = [SAME_TRAININGS[name]()]
+        history = _fit(_model(), path, epochs, callbacks=callbacks, delete_checkpoint=False)
+    assert history.epoch == [1]
+
+
+def test_arguments_of_a_subclass_and_radii_in_tensors_are_told_apart(tmp_path):
+    path = tmp_path / "backup.npz"
+    pairs = [
+        ([_Own(kr.Linf(0.1), power=3)], [_Own(kr.Linf(0.1), power=1)], "power=3, not 1"),
+        ([_Own(kr.Linf(0.1), power=3)], [kr.AdvTrain(kr.Linf(0.1))], "class=_Own, not AdvTrain"),
+        ([kr.AdvTrain(kr.Linf(0.1).scaled(1.0))], [kr.AdvTrain(kr.Linf(0.1).scaled(2.0))], "0.2"),
+    ]
+    for first, second, message in pairs:
+        _fit(_model(), path, epochs=1, callbacks=first, delete_checkpoint=False)
+        with pytest.raises(ValueError, match=f"of another training.*{message}"):
+            _fit(_model(), path, callbacks=second)
+        path.unlink()
+
+
+def test_it_may_stand_elsewhere_when_it_goes_on(tmp_path):
+    path, found = tmp_path / "backup.npz", []
+    for place in (0, 2):
+        stopping = keras.callbacks.EarlyStopping("loss", patience=9)
+        validation = kr.RobustValidation((X, Y), kr.Linf(0.1), attack="fgsm")
+        callbacks = [stopping, validation]
+        callbacks.insert(place, kr.callbacks.AtomicBackup(path, delete_checkpoint=False))
+        _model().fit(X, Y, epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
+        found.append((stopping.best, validation._latest))
+    assert found[0] == found[1] and found[0][1] is not None
+
+
 def test_objectives_with_functions_go_on(tmp_path):
     path = tmp_path / "backup.npz"
     for epochs in (1, 2):
@@ -205,7 +270,7 @@ def test_objectives_with_functions_go_on(tmp_path):
 
 
 def _meta(**changes):
-    meta = {"schema": "keras_robust.backup", "schema_version": 1, "epoch": 1, "training": None}
+    meta = {"schema": "keras_robust.backup", "schema_version": 2, "epoch": 1, "training": None}
     meta = {**meta, "callbacks": {}, **changes}
     return {"meta": np.array(json.dumps(meta)), "variable_0": np.zeros(3)}
 
@@ -216,7 +281,7 @@ def _meta(**changes):
         {"x": np.zeros(3)},
         {"meta": np.array("{}")},
         _meta(schema="another"),
-        _meta(schema_version=2),
+        _meta(schema_version=1),
         _meta(epoch="1"),
         _meta(epoch=0),
         {**_meta(), "variable_1": np.array([{}], dtype=object)},

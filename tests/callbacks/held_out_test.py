@@ -74,7 +74,7 @@ def test_they_stand_in_front_in_the_order_of_their_rank(order):
 def test_without_a_list_it_stays_alone():
     callback = _held_out()
     callback.set_model(linear_fit.make_model())
-    assert callback._neighbours == []
+    assert callback._neighbours() == []
 
 
 def test_an_attack_that_fails_leaves_the_weights_in_place():

@@ -51,7 +51,7 @@ def was_traced_once(count, shapes=1):
 
     JAX traces it anew for each, and once more where it meets variables that were not known.
     """
-    return shapes <= count <= shapes + 1 if IS_JAX else count == 1
+    return 1 <= count <= shapes + 1 if IS_JAX else count == 1
 
 
 def eager_loops():
