@@ -19,6 +19,25 @@ def write_arrays(path, arrays):
         np.savez(file, **arrays)
 
 
+def check_writable(path):
+    """Raises `ValueError` if a file cannot be written, before there is anything to lose."""
+    try:
+        with open(_temporary(path), "wb"):
+            pass
+        _temporary(path).unlink()
+    except OSError as error:
+        raise ValueError(
+            f"The file cannot be written: give another path. Received: {path} and the error {error}"
+        ) from error
+
+
+def _temporary(path):
+    """Returns where a file is until it is whole, and makes the folders above it."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_name(f".{path.name}.partial")
+
+
 @contextlib.contextmanager
 def _replacing(path):
     """Yields an open file that takes the place of `path` once it is written.
@@ -26,9 +45,7 @@ def _replacing(path):
     A reader never sees half of it, not even after a power cut; a failure leaves the old file. There
     is to be one writer at a time.
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = _temporary(path)
     try:
         with open(temporary, "wb") as file:
             yield file

@@ -92,7 +92,19 @@ def check_examples(x, y, threat_model):
             f"Expected inputs with as many examples each. Received: {sorted(sizes)} examples"
         )
     if y is not None:
-        y = ops.convert_to_numpy(y)
+        parts = [np.shape(part) for part in keras.tree.flatten(y) if hasattr(part, "shape")]
+        if keras.tree.is_nested(y) and len(parts) > 1 and parts[0]:
+            raise ValueError(
+                "Expected one label per example, of one classification. Of several outputs judge "
+                "one after the other: `keras.Model(model.input, model.outputs[0])`. "
+                f"Received: {len(parts)} arrays of labels, of shapes {parts}"
+            )
+        y = ops.convert_to_numpy(backend.single(y))
+        if y.dtype.kind not in "biufV":
+            raise ValueError(
+                "Labels must be class indices, or rows with one entry for each class. "
+                f"Received: labels of dtype {y.dtype}"
+            )
         if y.shape[:1] != (backend.size_of(x),):
             raise ValueError(
                 "Expected one label per example. "
@@ -103,6 +115,8 @@ def check_examples(x, y, threat_model):
 
 def check_classes(y, num_classes):
     """Returns the labels as class indices, or says which are no class."""
+    if y is None:
+        raise ValueError("Expected one label per example. Received: y=None")
     labels = np.asarray(losses.to_indices(y, num_classes))
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(

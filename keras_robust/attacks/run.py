@@ -33,6 +33,11 @@ class Run:
 
     def __init__(self, attack, model, x, y, threat_model, *, rows=None, batch_size=256, seed=0):
         check_seed(seed)
+        if not callable(model):
+            raise ValueError(
+                "Expected a keras.Model, or a function of tensors that returns logits. "
+                f"Received: an object of type {type(model).__name__}"
+            )
         threat_model = threat_models.get(threat_model)
         checked, y = check_examples(x, y, threat_model)
         backend.refuse_guards(model, threat_model)

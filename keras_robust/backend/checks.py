@@ -5,6 +5,7 @@ import typing
 import keras
 from keras import ops
 
+from keras_robust import backend
 from keras_robust import losses
 from keras_robust.backend.classifier import name_of_loss
 from keras_robust.backend.classifier import single
@@ -14,6 +15,12 @@ _HINGE = "Keras turns 0 and 1 into the -1 and 1 of the hinge. "
 _UNLABELLED = (
     "Examples without a label, which have the label -1, need a loss that leaves them out: "
     "SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1). "
+)
+
+
+_IGNORED = (
+    "What the loss ignores cannot be attacked: leave it out of the data, or learn from it with the "
+    "objective VAT. "
 )
 
 
@@ -84,7 +91,7 @@ def check_labels(classifier, x, y, unlabelled=False, sample_weight=None):
     outputs = classifier(x)
     _refuse_one_column(classifier, outputs)
     if not classifier.is_classification(outputs, y):
-        return _check_indices_of_each(classifier.model, outputs, y)
+        return _check_each(classifier.model, outputs, y)
     num_classes = classifier.to_logits(outputs, y).shape[-1]
     labels = single(y)
     if not hasattr(labels, "shape"):
@@ -113,6 +120,8 @@ def check_labels(classifier, x, y, unlabelled=False, sample_weight=None):
     lowest = -1 if unlabelled else 0
     if unlabelled == "if_ignored" and not classifier.ignores(-1):
         lowest, advice = 0, advice or _UNLABELLED
+    elif not unlabelled and classifier.is_known_loss and classifier.ignores(-1):
+        advice = _IGNORED
     whole = []
     if _is_floating(labels) and classifier.loss_name.startswith("sparse"):
         broken = ops.sum(ops.cast(ops.not_equal(labels, ops.round(labels)), "int32"))
@@ -131,10 +140,11 @@ def check_labels(classifier, x, y, unlabelled=False, sample_weight=None):
     ]
 
 
-def _check_indices_of_each(model, outputs, y):
-    """Returns a list of `Requirement`: what the sparse losses of outputs say of their labels.
+def _check_each(model, outputs, y):
+    """Returns a list of `Requirement` for each output of several, and for sequences of labels.
 
-    For models with several outputs, and for sequences of labels.
+    As far as they have a cross-entropy of Keras: that it gets probabilities if it asks for them,
+    and labels that are classes.
     """
     if isinstance(outputs, dict):
         names = sorted(outputs)
@@ -144,30 +154,59 @@ def _check_indices_of_each(model, outputs, y):
     outputs, targets, given = (_by_name(part, names) for part in (outputs, y, model.loss))
     checks = []
     for name, output in outputs.items():
-        labels, loss = targets.get(name), given.get(name)
-        shape = tuple(getattr(output, "shape", ()))
-        if not shape or not _is_sparse(loss):
+        loss, where = _cross_entropy(given.get(name)), owner.format(name)
+        if loss is None or not hasattr(output, "shape"):
             continue
-        if tuple(getattr(labels, "shape", ())) not in (shape[:-1], (*shape[:-1], 1)):
-            continue
-        labels = ops.cast(labels, "int32")
-        ignored = getattr(keras.losses.get(loss), "ignore_class", None)
-        if ignored is not None:
-            labels = ops.where(ops.equal(labels, ignored), 0, labels)
-        fits = ops.logical_and(labels >= 0, labels < shape[-1])
-        message = (
-            f"Labels must be class indices from 0 to {shape[-1] - 1}, as {owner.format(name)} has "
-            f"{shape[-1]} classes. Received: a batch with labels from {{}} to {{}}"
-        )
-        checks.append(Requirement(ops.all(fits), message, (ops.min(labels), ops.max(labels))))
+        checks.extend(_check_probabilities(loss, output, where))
+        if name_of_loss(loss).startswith("sparse"):
+            checks.extend(_check_indices(loss, output, targets.get(name), where))
     return checks
 
 
-def _is_sparse(loss):
-    """Whether this, as `compile` takes it, is one loss of Keras that takes class indices."""
+def _cross_entropy(loss):
+    """Returns what `compile` takes as a loss if it is one cross-entropy of Keras, else `None`."""
     loss = None if keras.tree.is_nested(loss) else keras.losses.get(loss)
     is_known = loss is not None and loss.__module__.startswith("keras.")
-    return is_known and name_of_loss(loss).startswith("sparse")
+    return loss if is_known and "categorical_crossentropy" in name_of_loss(loss) else None
+
+
+def _check_probabilities(loss, output, where):
+    ends_in_softmax = backend.keras_logits(output) is not None
+    if getattr(loss, "get_config", dict)().get("from_logits", False):
+        if ends_in_softmax:
+            raise ValueError(
+                f"{where.capitalize()} ends in a softmax, but its loss was built with "
+                "from_logits=True, so that training and attack see the wrong loss. Use "
+                "from_logits=False, or remove the last activation. "
+                f"Received: loss={name_of_loss(loss)!r} with from_logits=True"
+            )
+        return []
+    if ends_in_softmax:
+        return []
+    output = ops.cast(output, "float32")
+    sums = ops.sum(output, axis=-1)
+    are_rows = ops.logical_and(ops.all(output >= 0.0), ops.all(ops.abs(sums - 1.0) < _TOLERANCE))
+    message = (
+        f"The loss takes probabilities, and {where} gives something else. Use a loss with "
+        "from_logits=True, or end the model with a softmax. Received: outputs from {} to {}"
+    )
+    return [Requirement(are_rows, message, (ops.min(output), ops.max(output)))]
+
+
+def _check_indices(loss, output, labels, where):
+    shape = tuple(output.shape)
+    if tuple(getattr(labels, "shape", ())) not in (shape[:-1], (*shape[:-1], 1)):
+        return []
+    labels = ops.cast(labels, "int32")
+    ignored = getattr(loss, "ignore_class", None)
+    if ignored is not None:
+        labels = ops.where(ops.equal(labels, ignored), 0, labels)
+    fits = ops.logical_and(labels >= 0, labels < shape[-1])
+    message = (
+        f"Labels must be class indices from 0 to {shape[-1] - 1}, as {where} has {shape[-1]} "
+        "classes. Received: a batch with labels from {} to {}"
+    )
+    return [Requirement(ops.all(fits), message, (ops.min(labels), ops.max(labels)))]
 
 
 def _by_name(structure, names):

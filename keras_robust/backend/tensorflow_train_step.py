@@ -59,6 +59,9 @@ class TrainStep(BaseTrainStep):
         if model.built and not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         for part in parts:
+            if _is_other_form(y, outputs):
+                # Keras brings one into the form of the other where it calls them.
+                continue
             with explained("The labels do not fit the model", outputs=outputs, labels=y):
                 part.build(y, outputs)
         if x is not None and y is not None:
@@ -121,6 +124,12 @@ def _with_last_axis(model, x):
     if len(shape) == len(expected) + 1 and shape[-1] == 1:
         return keras.KerasTensor(shape[:-1], x.dtype)
     return x
+
+
+def _is_other_form(y, outputs):
+    """Whether one is a dict and the other a list of what there is for each output."""
+    kinds = {dict if isinstance(one, dict) else type(one) for one in (y, outputs)}
+    return dict in kinds and bool(kinds & {list, tuple})
 
 
 def _symbol(spec):

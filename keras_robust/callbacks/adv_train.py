@@ -213,6 +213,16 @@ class AdvTrain(keras.callbacks.Callback):
         self._function = None
         self._armed_for = None
 
+    @property
+    def _ramp(self):
+        """The optimizer steps of clean epochs, and those in which epsilon grows."""
+        return self._step.ramp
+
+    @_ramp.setter
+    def _ramp(self, ramp):
+        self._clean_steps = ramp[0]
+        self._step.ramp = tuple(ramp)
+
     def _known_attack_dtype(self):
         """Returns `attack_dtype`, with "auto" decided and, where `fit` shows anything, told."""
         if self.attack_dtype != "auto":

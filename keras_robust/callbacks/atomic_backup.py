@@ -1,13 +1,16 @@
 """The callback from which a killed training goes on, to the same weights."""
 
+import collections
 import inspect
 import json
+import os
 import pathlib
 import typing
 
 import keras
 import numpy as np
 
+from keras_robust.atomic import check_writable
 from keras_robust.atomic import write_arrays
 from keras_robust.callbacks.adv_train import AdvTrain
 from keras_robust.callbacks.neighbours import move
@@ -19,6 +22,7 @@ _VERSION = 2
 _META = "meta"
 # What callbacks remember from epoch to epoch.
 _REMEMBERED = {
+    AdvTrain: ("_ramp",),
     keras.callbacks.EarlyStopping: ("best", "best_epoch", "best_weights", "stopped_epoch", "wait"),
     keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving"),
     keras.callbacks.ReduceLROnPlateau: ("best", "cooldown_counter", "wait"),
@@ -59,8 +63,11 @@ class AtomicBackup(keras.callbacks.Callback):
     that does, `Free` or `AdversarialPool`, starts with an empty memory.
 
     The file knows the arguments of `AdvTrain`, and is refused with others; models and functions
-    among them, such as a teacher, are told apart by their type alone. Data, loss and learning rate
-    may change.
+    among them, such as a teacher, are told apart by their type alone. Data and loss may change. The
+    learning rate is that of the file, and so is the warm-up: with more epochs than at first,
+    epsilon goes on from where it was.
+
+    When `fit` is through, the file is deleted, unless `delete_checkpoint=False`.
 
     Args:
         path: str, the file, such as `"backup.npz"`; folders above it are made.
@@ -68,8 +75,9 @@ class AtomicBackup(keras.callbacks.Callback):
             makes the same call a training of no epochs. Defaults to `True`.
 
     Raises:
-        ValueError: in `fit`, for a model that is not built, and for a file that is none of its own,
-            of another model, or of a training with other arguments of `AdvTrain`.
+        ValueError: in `fit`, for a model that is not built; for a file that cannot be written; and
+            for one that is none of its own, of another model, of a training with other arguments
+            of `AdvTrain`, or of more epochs than `fit` is to do.
 
     Example:
 
@@ -90,6 +98,11 @@ class AtomicBackup(keras.callbacks.Callback):
 
     def __init__(self, path, *, delete_checkpoint=True):
         super().__init__()
+        if not isinstance(path, (str, os.PathLike)):
+            raise ValueError(
+                "Argument `path` must be the path of a file, such as 'backup.npz'. "
+                f"Received: path={path!r}"
+            )
         self.path = str(path)
         self.delete_checkpoint = delete_checkpoint
         self._neighbours = list
@@ -116,6 +129,7 @@ class AtomicBackup(keras.callbacks.Callback):
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         self._training = _training_of(self._neighbours())
+        check_writable(self.path)
         if pathlib.Path(self.path).exists():
             self._restore()
 
@@ -176,6 +190,12 @@ class AtomicBackup(keras.callbacks.Callback):
             for attribute in attributes if name in remembered else ():
                 setattr(callback, attribute, remembered[name].get(attribute))
         params = self.params or {}
+        if (params.get("epochs") or epoch) < epoch:
+            raise ValueError(
+                f"The backup has {epoch} epochs behind it, more than `fit` is to do, and would be "
+                "deleted at its end. Use more epochs, or delete it yourself. "
+                f"Received: {self.path} and epochs={params['epochs']}"
+            )
         # Where `fit` starts to count; Keras's own callback sets it too.
         is_over = any(map(_has_stopped, self._neighbours()))
         self.model._initial_epoch = params.get("epochs", epoch) if is_over else epoch
@@ -211,13 +231,13 @@ def _difference(training, asked):
 
 def _remembering(callbacks):
     """Yields name, callback and the attributes to keep; the next `fit` has the same names."""
-    count = 0
+    counts = collections.Counter()
     for callback in callbacks:
         for cls, attributes in _REMEMBERED.items():
             if isinstance(callback, cls):
-                name = f"{cls.__name__}_{getattr(callback, 'monitor', '')}_{count}"
-                yield name, callback, attributes
-                count += 1
+                name = f"{cls.__name__}_{getattr(callback, 'monitor', '')}"
+                counts[name] += 1
+                yield f"{name}_{counts[name]}", callback, attributes
 
 
 def _plain(value):

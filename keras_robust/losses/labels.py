@@ -11,10 +11,18 @@ def to_indices(y, num_classes):
         y: indices of shape `(batch_size,)` or `(batch_size, 1)`, or rows `(batch_size,
             num_classes)`, of which the largest entry counts.
         num_classes: int.
+
+    Raises:
+        ValueError: for labels of another shape.
     """
     y = ops.convert_to_tensor(y)
     if _are_rows(y, num_classes):
         return ops.cast(ops.argmax(y, axis=-1), "int32")
+    if len(y.shape) > 2 or (len(y.shape) == 2 and y.shape[-1] not in (1, None)):
+        raise ValueError(
+            f"Labels must be class indices, or rows with one entry for each of the {num_classes} "
+            f"classes. Received: labels of shape {tuple(y.shape)}"
+        )
     y = ops.reshape(y, (-1,))
     if keras.backend.is_float_dtype(y.dtype):
         y = ops.round(y)

@@ -44,6 +44,10 @@ def twice_the_margin(y, logits):
         ({"y": np.int32(0)}, r"one label per example. Received: 7 examples.*shape \(\)"),
         ({"y": np.arange(7)}, "indices from 0 to 2, as the model has 3.*labels from 0 to 6"),
         ({"y": np.full(7, -1)}, "indices from 0 to 2, as the model has 3.*labels from -1 to -1"),
+        ({"y": np.array(list("abcabca"))}, "Labels must be class indices.*labels of dtype <U1"),
+        ({"y": np.eye(5)[:, :4].repeat(2, 0)[:7]}, r"each of the 3 classes.*shape \((None|7), 4\)"),
+        ({"y": [np.zeros(7), np.zeros(7)]}, r"judge one after the other.*Received: 2 arrays"),
+        ({"model": None}, "Expected a keras.Model, or a function.*of type NoneType"),
         ({"threat_model": "l3"}, "Unknown threat model. Expected one of .*'l1', 'l2', 'linf'"),
         (
             {"threat_model": kr.threat_models.L2([0.1, 0.2])},

@@ -137,7 +137,7 @@ def test_labels_of_several_outputs(outputs, names, column):
 
 
 def test_labels_of_several_outputs_in_a_list_under_one_loss():
-    loss = "sparse_categorical_crossentropy"
+    loss = keras.losses.SparseCategoricalCrossentropy(**SPARSE)
     a, b = TWO.values()
     assert _check_each([a, b], "list", [loss, loss]) is None
     assert "the output 'a' has" in _check_each([a + 1, b], "list", [loss, loss])
@@ -149,6 +149,36 @@ def test_labels_of_several_outputs_in_a_list_under_one_loss():
     assert _check_each({"y": c, "x": c}, "other names", {"x": ["mse", loss], "y": loss}) is None
     # Other losses take other targets.
     assert _check_each([a - 9.0, b + 9.0], "list", ["mse", "mae"]) is None
+
+
+@pytest.mark.parametrize("name", ["sparse_categorical_crossentropy", "categorical_crossentropy"])
+def test_logits_and_probabilities_of_several_outputs_are_not_mixed_up(name):
+    a, b = TWO.values()
+    y = [a, b] if name.startswith("sparse") else [np.eye(3)[a], np.eye(5)[b]]
+    message = _check_each(y, "list", name)
+    assert message.startswith("The loss takes probabilities, and the output 'a' gives something el")
+    softmax = [keras.layers.Dense(3), keras.layers.Reshape((1, 3)), keras.layers.Softmax()]
+    model = keras.Sequential([keras.Input((6,)), *softmax])
+    for loss, is_refused in ((name, False), (_from_logits(name), True)):
+        model.compile("sgd", loss)
+        labels = keras.ops.convert_to_tensor(a[:, None] if name.startswith("s") else y[0][:, None])
+        arguments = backend.Classifier(model), keras.ops.convert_to_tensor(X), labels
+        if is_refused:
+            with pytest.raises(ValueError, match="The model ends in a softmax, but its loss was"):
+                checks.check_labels(*arguments)
+        else:
+            assert _message(checks.check_labels, *arguments) is None
+
+
+def _from_logits(name):
+    names = {"sparse_categorical_crossentropy": keras.losses.SparseCategoricalCrossentropy}
+    return names.get(name, keras.losses.CategoricalCrossentropy)(from_logits=True)
+
+
+def test_what_a_loss_ignores_is_left_out_of_a_plain_classification():
+    ignoring = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+    message = _check_labels([0, -1, 2, 1], loss=ignoring)
+    assert "What the loss ignores cannot be attacked: leave it out" in message
 
 
 def test_labels_of_a_sequence():

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
+from tests.support import linear_fit
 from tests.support import streams
 
 X = streams.X
@@ -360,3 +361,16 @@ def test_a_memory_cannot_be_shared_by_replicas():
     step = _step(model, objective=_Remembering())
     with pytest.raises(ValueError, match="_Remembering keeps a memory.*strategy of 2 replicas"):
         strategy.run(step, (_batch(),))
+
+
+@pytest.mark.parametrize("form", ["list", "dict"])
+def test_labels_come_in_any_form_that_keras_takes(form):
+    inputs = keras.Input((4,))
+    heads = {name: keras.layers.Dense(3, name=name)(inputs) for name in "ab"}
+    model = keras.Model(inputs, heads if form == "dict" else list(heads.values()))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", {"a": loss, "b": loss}, metrics={"a": ["accuracy"]})
+    x, y = linear_fit.data()
+    labels = [y, y] if form == "dict" else {"a": y, "b": y}
+    plain = model.fit(x, labels, verbose=0, shuffle=False).history
+    assert linear_fit.fit(model, linear_fit.adv_train(), x, labels).history.keys() == plain.keys()

@@ -260,6 +260,52 @@ def test_it_may_stand_elsewhere_when_it_goes_on(tmp_path):
     assert found[0] == found[1] and found[0][1] is not None
 
 
+def test_fewer_epochs_than_are_done_are_refused_and_lose_nothing(tmp_path):
+    path = tmp_path / "backup.npz"
+    _fit(_model(), path, epochs=3, delete_checkpoint=False)
+    with pytest.raises(ValueError, match="has 3 epochs behind it, more than .*and epochs=2"):
+        _fit(_model(), path, epochs=2)
+    assert kr.callbacks.AtomicBackup(path).epochs_done() == 3
+
+
+def test_more_epochs_go_on_with_the_warm_up_of_the_first_call(tmp_path):
+    path, found = tmp_path / "backup.npz", {}
+    for epochs in (2, 4):
+        adversarial = kr.AdvTrain(kr.Linf(0.1), attack="fgsm", warmup="50%", clean_epochs=1)
+        spy = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs, one=adversarial: found.update({epoch: one._ramp})
+        )
+        _fit(_model(), path, epochs, callbacks=[adversarial, spy], delete_checkpoint=False)
+    # Three batches an epoch.
+    assert found == {0: (3, 3), 1: (3, 3), 2: (3, 3), 3: (3, 3)}
+
+
+def test_callbacks_in_another_order_remember(tmp_path):
+    path, found = tmp_path / "backup.npz", []
+    for order in (1, -1):
+        stopping = keras.callbacks.EarlyStopping("loss", patience=9)
+        plateau = keras.callbacks.ReduceLROnPlateau("loss", patience=9)
+        callbacks = [stopping, plateau][::order]
+        _fit(_model(), path, epochs=2, callbacks=callbacks, delete_checkpoint=False)
+        found.append((stopping.best, plateau.best))
+    assert found[0] == found[1] and None not in found[0]
+
+
+@pytest.mark.parametrize("path", [None, 5, ["backup.npz"]])
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises(ValueError, match="`path` must be the path of a file.*Received: path="):
+        kr.callbacks.AtomicBackup(path)
+
+
+def test_a_file_that_cannot_be_written_is_told_before_the_first_epoch(tmp_path):
+    (tmp_path / "file").write_text("")
+    model = _model()
+    start = model.get_weights()[0]
+    with pytest.raises(ValueError, match="cannot be written: give another path. Received: .*file"):
+        _fit(model, tmp_path / "file" / "backup.npz")
+    np.testing.assert_array_equal(model.get_weights()[0], start)
+
+
 def test_objectives_with_functions_go_on(tmp_path):
     path = tmp_path / "backup.npz"
     for epochs in (1, 2):

@@ -113,6 +113,10 @@ def test_wrong_data():
     x, y = examples()
     with pytest.raises(ValueError, match=r"Labels must be class indices from 0 to 2.*from 0 to 3"):
         kr.certification.exact_linear(model, x, np.where(y == 2, 3, y), kr.Linf(0.1))
+    with pytest.raises(ValueError, match="one label per example. Received: y=None"):
+        kr.certification.exact_linear(model, x, None, kr.Linf(0.1))
+    with pytest.raises(ValueError, match=r"each of the 3 classes.*Received: labels of shape \("):
+        kr.certification.exact_linear(model, x, np.eye(4)[y], kr.Linf(0.1))
     with pytest.raises(ValueError, match="Inputs must lie in the bounds"):
         kr.certification.exact_linear(model, 2 * x, y, kr.Linf(0.1))
     with pytest.raises(ValueError, match="Unknown threat model"):
