@@ -253,7 +253,7 @@ def test_verbose_names_the_attacks(capsys):
         ({"data": []}, "at least one example. Received: empty data"),
         ({"data": [X]}, "batches .x, y., with labels. Received: a batch of type ndarray"),
         ({"data": (X, Y[:4])}, r"one label per example. Received: 5 examples, labels of shape .4"),
-        ({"data": (X, Y + 1)}, "class indices from 0 to 1. Received: labels from 1 to 2"),
+        ({"data": (X, Y + 1)}, "class indices from 0 to 1, as.*Received: labels from 1 to 2"),
         ({"data": (X, np.eye(3)[Y])}, r"2 classes that.*Received: labels of shape \(5, 3\)"),
         ({"data": (255 * X, Y)}, r"lie in the bounds.*Received: values in \[0, 229.5\]"),
         ({"data": (np.full((5, 2), np.nan), Y)}, "finite. Received: 10 NaN"),
