@@ -93,7 +93,8 @@ def check_examples(x, y, threat_model):
         )
     if y is not None:
         parts = [np.shape(part) for part in keras.tree.flatten(y) if hasattr(part, "shape")]
-        if keras.tree.is_nested(y) and len(parts) > 1 and parts[0]:
+        # A list of as many arrays as examples has a row of labels for each.
+        if len(parts) not in (0, 1, backend.size_of(x)) and all(parts):
             raise ValueError(
                 "Expected one label per example, of one classification. Of several outputs judge "
                 "one after the other: `keras.Model(model.input, model.outputs[0])`. "

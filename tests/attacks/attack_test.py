@@ -78,6 +78,14 @@ def test_bad_calls_are_explained(change, message):
         BIM()(**arguments)
 
 
+def test_a_list_of_rows_is_labels():
+    x, y = examples()
+    rows = list(np.eye(3, dtype="float32")[y])
+    np.testing.assert_array_equal(
+        BIM()(linear, x, rows, Linf(0.1)), BIM()(linear, x, np.stack(rows), Linf(0.1))
+    )
+
+
 def test_what_is_no_class_is_seen_behind_the_first_batch_too():
     x, y = examples()
     attack = BIM()
