@@ -22,9 +22,10 @@ def write_arrays(path, arrays):
 def check_writable(path):
     """Raises `ValueError` if a file cannot be written, before there is anything to lose."""
     try:
-        with open(_temporary(path), "wb"):
+        temporary = _temporary(path)
+        with open(temporary, "wb"):
             pass
-        _temporary(path).unlink()
+        temporary.unlink()
     except OSError as error:
         raise ValueError(
             f"The file cannot be written: give another path. Received: {path} and the error {error}"

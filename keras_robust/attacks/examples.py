@@ -100,7 +100,7 @@ def check_examples(x, y, threat_model):
                 "one after the other: `keras.Model(model.input, model.outputs[0])`. "
                 f"Received: {len(parts)} arrays of labels, of shapes {parts}"
             )
-        y = ops.convert_to_numpy(backend.single(y))
+        y = ops.convert_to_numpy(y if isinstance(y, (list, tuple)) else backend.single(y))
         if y.dtype.kind not in "biufV":
             raise ValueError(
                 "Labels must be class indices, or rows with one entry for each class. "

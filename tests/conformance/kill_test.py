@@ -14,12 +14,13 @@ from tests.support import kills
 
 KILLED, CUT_OFF = -signal.SIGKILL, -signal.SIGXFSZ
 
-# In each epoch a backup is four events: folder, open, rename, remove what is left.
+# A backup is three events before the first epoch: folder, open, remove; and in each epoch four:
+# folder, open, rename, remove what is left.
 TRAININGS = {
     "in the second epoch": {"batch": 5},
-    "before the first rename": {"event": 3},
-    "before the second file": {"event": 6},
-    "before the backup is deleted": {"event": 17},
+    "before the first rename": {"event": 6},
+    "before the second file": {"event": 9},
+    "before the backup is deleted": {"event": 20},
     "in a write": {"bytes": 1500},
 }
 EVALUATIONS = {"before a rename": {"event": 7}, "in a write": {"bytes": 1200}}
