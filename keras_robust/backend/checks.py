@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust import losses
+from keras_robust.backend.classifier import are_probabilities
 from keras_robust.backend.classifier import name_of_loss
 from keras_robust.backend.classifier import single
 
@@ -184,13 +185,11 @@ def _check_probabilities(loss, output, where):
     if ends_in_softmax:
         return []
     output = ops.cast(output, "float32")
-    sums = ops.sum(output, axis=-1)
-    are_rows = ops.logical_and(ops.all(output >= 0.0), ops.all(ops.abs(sums - 1.0) < _TOLERANCE))
     message = (
         f"The loss takes probabilities, and {where} gives something else. Use a loss with "
         "from_logits=True, or end the model with a softmax. Received: outputs from {} to {}"
     )
-    return [Requirement(are_rows, message, (ops.min(output), ops.max(output)))]
+    return [Requirement(are_probabilities(output), message, (ops.min(output), ops.max(output)))]
 
 
 def _check_indices(loss, output, labels, where):

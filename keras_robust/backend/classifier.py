@@ -187,8 +187,7 @@ class Classifier:
         if is_column:
             outside = ops.any(ops.logical_or(outputs < 0.0, outputs > 1.0))
             return outside, _NO_PROBABILITIES
-        sums = ops.sum(outputs, axis=-1)
-        are_rows = ops.logical_and(ops.all(outputs >= 0.0), ops.all(ops.abs(sums - 1.0) < 1e-3))
+        are_rows = are_probabilities(outputs)
         if self.from_logits is False:
             return ops.logical_not(are_rows), _NO_PROBABILITIES
         # A replica may have no example of the last batch.
@@ -278,6 +277,12 @@ def _read_loss(model):
     config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
     takes_logits = "crossentropy" in name
     return name, bool(config.get("from_logits", False)) if takes_logits else None, True
+
+
+def are_probabilities(outputs):
+    """Returns a scalar bool tensor, whether all rows of float32 `outputs` are probabilities."""
+    sums = ops.sum(outputs, axis=-1)
+    return ops.logical_and(ops.all(outputs >= 0.0), ops.all(ops.abs(sums - 1.0) < 1e-3))
 
 
 def name_of_loss(loss):

@@ -128,8 +128,8 @@ def _with_last_axis(model, x):
 
 def _is_other_form(y, outputs):
     """Whether one is a dict and the other a list of what there is for each output."""
-    kinds = {dict if isinstance(one, dict) else type(one) for one in (y, outputs)}
-    return dict in kinds and bool(kinds & {list, tuple})
+    are_nested = keras.tree.is_nested(y) and keras.tree.is_nested(outputs)
+    return are_nested and isinstance(y, dict) != isinstance(outputs, dict)
 
 
 def _symbol(spec):

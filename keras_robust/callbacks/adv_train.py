@@ -131,7 +131,6 @@ class AdvTrain(keras.callbacks.Callback):
         self._function = None
         self._armed_for = None
         self._is_clean = False
-        self._clean_steps = 0
         self._warned = set()
         self._told = set()
 
@@ -157,20 +156,20 @@ class AdvTrain(keras.callbacks.Callback):
         self.objective.check(self.model, self.threat_model)
         self._warned = set()
         self._armed_for = None
-        self._clean_steps = self._planned_steps(self.clean_epochs) if self.clean_epochs else 0
+        clean_steps = self._planned_steps(self.clean_epochs) if self.clean_epochs else 0
         self._step = TrainStep(
             self.model,
             self.attack,
             self.objective,
             self.threat_model,
-            ramp=(self._clean_steps, self._ramp_steps()),
+            ramp=(clean_steps, self._ramp_steps()),
             seed=self.seed,
             attack_dtype=self._known_attack_dtype(),
         )
         self._install()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._is_clean = _read(self.model.optimizer.iterations) < self._clean_steps
+        self._is_clean = _read(self.model.optimizer.iterations) < self._ramp[0]
         self._step.reset_meters()
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -220,7 +219,6 @@ class AdvTrain(keras.callbacks.Callback):
 
     @_ramp.setter
     def _ramp(self, ramp):
-        self._clean_steps = ramp[0]
         self._step.ramp = tuple(ramp)
 
     def _known_attack_dtype(self):
