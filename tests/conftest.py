@@ -3,6 +3,7 @@
 import itertools
 import os
 import pathlib
+import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Compiling is most of the time of these tests on JAX.
@@ -16,6 +17,10 @@ import pytest
 from tests.support import devices
 
 IS_JAX = keras.backend.backend() == "jax"
+# A shell without job control starts background jobs with SIGINT ignored, and every process that they
+# start inherits that. The tests of Ctrl-C need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # The files of the other backend cannot be imported on this one, or say nothing of it.
 collect_ignore_glob = ["backend/tensorflow_*" if IS_JAX else "backend/jax_*"]
 
@@ -23,7 +28,13 @@ collect_ignore_glob = ["backend/tensorflow_*" if IS_JAX else "backend/jax_*"]
 devices.split(2)
 
 if not IS_JAX:
+    import tensorflow as tf
+
     from keras_robust.backend import tensorflow as seam
+
+    # Grappler rewrites every graph before its first run. That takes longer than it saves here,
+    # where a graph runs only a few times, on small data.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
     # Tracing is most of the time of these tests. The numbers are the same, as the tests of
     # `repeat` say, which set it back to what users have.
