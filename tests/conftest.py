@@ -15,6 +15,7 @@ import keras
 import pytest
 
 from tests.support import devices
+from tests.support import groups
 
 IS_JAX = keras.backend.backend() == "jax"
 # A shell without job control starts background jobs with SIGINT ignored, and every process that they
@@ -40,6 +41,14 @@ if not IS_JAX:
     # `repeat` say, which set it back to what users have.
     UNROLL = seam._UNROLL
     seam._UNROLL = 2
+
+
+def pytest_collection_modifyitems(items):
+    groups.sort(items)
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return groups.Scheduler(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -11,14 +11,24 @@ from tests.support import backends
 from tests.support import cases
 from tests.support import models
 from tests.support import numpy_reference
+from tests.support import tiers
 
 PAIRS = [(attack, ball) for attack in cases.ATTACKS for ball in cases.balls_of(attack)]
 PAIRS += [("PGD", "Linf-channels")]
-every_pair = pytest.mark.parametrize(("attack", "ball"), PAIRS)
-every_attack = pytest.mark.parametrize("attack", cases.ATTACKS)
+
+
+def one_of_each(attack, ball=None):
+    """One case of every class is enough in the default tier."""
+    return cases.class_of(attack)
+
+
+every_pair = tiers.parametrize(("attack", "ball"), PAIRS, one_for=one_of_each)
+every_attack = tiers.parametrize("attack", cases.ATTACKS, one_for=one_of_each)
 # What maximises a loss inside the ball, by its gradient.
-ascents = pytest.mark.parametrize(
-    ("attack", "ball"), [pair for pair in PAIRS if cases.kind_of(pair[0]) == "ascent"]
+ascents = tiers.parametrize(
+    ("attack", "ball"),
+    [pair for pair in PAIRS if cases.kind_of(pair[0]) == "ascent"],
+    one_for=one_of_each,
 )
 
 
@@ -28,14 +38,23 @@ def setup():
     return (model, *models.images(model))
 
 
+# The tests of one attack follow each other on one worker. What was compiled for it goes with it.
+@functools.lru_cache(maxsize=1)
+def search_of(attack):
+    return cases.ATTACKS[attack].clone()
+
+
 def run(attack, ball, **arguments):
     model, x, y = setup()
-    return cases.ATTACKS[attack].run(model, x, y, cases.THREAT_MODELS[ball], **arguments)
+    return search_of(attack).run(model, x, y, cases.THREAT_MODELS[ball], **arguments)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=4)
 def found(attack, ball):
     return run(attack, ball, seed=1)
+
+
+L2 = kr.threat_models.L2(0.2)
 
 
 def a_ball(attack):
@@ -131,7 +150,7 @@ def test_epsilon_zero_returns_the_input(attack, ball):
     nothing = threat_model.with_epsilon(0.0 * np.asarray(threat_model.epsilon, "float32"))
     # On JAX, XLA does not round what it fuses, and the size of a change is off by a last bit.
     atol = 5e-7 if backends.IS_JAX else 0
-    np.testing.assert_allclose(cases.ATTACKS[attack](model, x, y, nothing), x, rtol=0, atol=atol)
+    np.testing.assert_allclose(search_of(attack)(model, x, y, nothing), x, rtol=0, atol=atol)
 
 
 @every_pair
@@ -160,7 +179,7 @@ def test_leaves_the_model_alone(attack):
 def test_calls_the_model_without_training_behaviour(attack):
     recorder = models.Recorder(np.random.default_rng(0).normal(size=(4, 3)))
     x = np.random.default_rng(1).uniform(size=(3, 4)).astype("float32")
-    cases.ATTACKS[attack](recorder, x, np.array([0, 1, 2]), a_ball(attack))
+    search_of(attack)(recorder, x, np.array([0, 1, 2]), a_ball(attack))
     assert set(recorder.seen) == {False}
 
 
@@ -168,7 +187,7 @@ def test_calls_the_model_without_training_behaviour(attack):
 def test_without_labels_the_predictions_count(attack):
     model, x, _ = setup()
     y = model.predict(x, verbose=0).argmax(-1)
-    ball, search = a_ball(attack), cases.ATTACKS[attack]
+    ball, search = a_ball(attack), search_of(attack)
     expected = search(model, x, y, ball)
     np.testing.assert_allclose(search(model, x, None, ball), expected, rtol=0, atol=1e-6)
     if cases.kind_of(attack) == "ascent":
@@ -178,8 +197,9 @@ def test_without_labels_the_predictions_count(attack):
 @every_attack
 def test_returns_an_array_for_an_array_and_a_tensor_for_a_tensor(attack):
     model, x, y = setup()
-    from_array = cases.ATTACKS[attack](model, x, y, a_ball(attack))
-    from_tensor = cases.ATTACKS[attack](model, keras.ops.convert_to_tensor(x), y, a_ball(attack))
+    search, ball = search_of(attack), a_ball(attack)
+    from_array = search(model, x, y, ball)
+    from_tensor = search(model, keras.ops.convert_to_tensor(x), y, ball)
     assert type(from_array) is np.ndarray and keras.ops.is_tensor(from_tensor)
     assert from_array.dtype == from_tensor.dtype == "float32"
     np.testing.assert_array_equal(from_tensor, from_array)
@@ -191,7 +211,7 @@ def test_runs_inside_a_traced_function_of_any_batch_size(attack):
     threat_model = a_ball(attack)
 
     def perturb(x, y, seed):
-        return cases.ATTACKS[attack](model, x, y, threat_model, seed=seed)
+        return search_of(attack)(model, x, y, threat_model, seed=seed)
 
     signature = [((None, *models.IMAGE), "float32"), ((None,), "int64"), ((2,), "int32")]
     traced = backends.traced(perturb, signature=signature)
@@ -237,12 +257,26 @@ def test_config_gives_the_same_attack(attack):
     search = cases.ATTACKS[attack]
     revived = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(search))
     assert type(revived) is type(search)
-    x, y = numpy_reference.examples()
-    model, ball = numpy_reference.keras_model(), a_ball(attack)
-    np.testing.assert_array_equal(revived(model, x, y, ball), search(model, x, y, ball))
+    model, x, y = setup()
+    ball = cases.balls_of(attack)[0]
+    again = revived.run(model, x, y, cases.THREAT_MODELS[ball], seed=1)
+    for one, expected in zip(again, found(attack, ball), strict=True):
+        np.testing.assert_array_equal(one, expected)
 
 
-@pytest.mark.parametrize(
+@functools.lru_cache(maxsize=1)
+def unchanged(search, ball):
+    """What an attack finds on the network of the references."""
+    x, y = numpy_reference.examples(12)
+    return search(small_network(), x, y, ball)
+
+
+@functools.cache
+def small_network():
+    return numpy_reference.keras_model()
+
+
+@tiers.parametrize(
     ("name", "argument"),
     [
         (name, key)
@@ -250,13 +284,14 @@ def test_config_gives_the_same_attack(attack):
         for key in changes
         if (name, key) not in cases.CHANGES_ELSEWHERE
     ],
+    one_for=lambda name, argument: name,
 )
 def test_every_argument_changes_the_result(name, argument):
     search = cases.ATTACKS[name]
     if argument == "num_restarts" and "random_start" in search.get_config():
         search = search.clone(random_start=True)
     changed = search.clone(**{argument: cases.ARGUMENT_CHANGES[name][argument]})
-    ball = kr.threat_models.L2(0.2) if "L2" in cases.balls_of(name) else a_ball(name)
+    ball = L2 if "L2" in cases.balls_of(name) else a_ball(name)
     if argument == "eot_samples":
         x, y = np.full((3, 2), 0.2, "float32"), np.zeros(3, "int32")
         one, other = (
@@ -265,8 +300,7 @@ def test_every_argument_changes_the_result(name, argument):
         )
     else:
         x, y = numpy_reference.examples(12)
-        model = numpy_reference.keras_model()
-        one, other = search(model, x, y, ball), changed(model, x, y, ball)
+        one, other = unchanged(search, ball), changed(small_network(), x, y, ball)
     assert np.abs(one - other).max() > 1e-3
 
 

@@ -14,6 +14,7 @@ from tests.support import backends
 from tests.support import cases
 from tests.support import devices
 from tests.support import numpy_reference
+from tests.support import tiers
 
 _RNG = np.random.default_rng(12)
 # Two batches of four, and a short one.
@@ -60,6 +61,17 @@ STEPS_ON_WEIGHTS = {
 
 def _class_of(name):
     return type(OBJECTIVES[name]).__name__
+
+
+def _kind_of_step(name):
+    """What decides how a step is built: classes with the same share all code but the loss."""
+    parts = ("step", "new_memory", "attacked", "carries_delta", "runs_attack")
+    return tuple(getattr(type(OBJECTIVES[name]), part) for part in parts)
+
+
+every_objective = tiers.parametrize("name", OBJECTIVES, one_for=_class_of)
+# In the default tier a mode of training is tried with every kind of step.
+in_this_mode = tiers.parametrize("name", ONE_EACH, one_for=_kind_of_step)
 
 
 def _hidden(name):
@@ -183,7 +195,7 @@ def _assert_trained(name, found, **tolerance):
         _assert_close(one, other, **tolerance)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@every_objective
 def test_one_trace_serves_short_batches_and_every_step_trains(name):
     weights, traces, _ = _trained(name)
     assert backends.was_traced_once(traces, shapes=2)
@@ -205,7 +217,7 @@ def test_after_it_the_model_is_plain(name):
     _assert_close(model.get_weights(), plain.get_weights(), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("name", ONE_EACH)
+@in_this_mode
 def test_xla_takes_the_same_steps_in_one_trace(name, monkeypatch):
     _trained(name)
     traces = _traces(name, monkeypatch)
@@ -213,7 +225,7 @@ def test_xla_takes_the_same_steps_in_one_trace(name, monkeypatch):
     assert backends.was_traced_once(len(traces), shapes=2)
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@every_objective
 def test_sample_weights_scale_the_step_and_leave_examples_out(name):
     # Twice the weights are half the learning rate, and what has no weight may be anything.
     x, y = X.copy(), Y.copy()
@@ -225,7 +237,7 @@ def test_sample_weights_scale_the_step_and_leave_examples_out(name):
     _assert_trained(name, found, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ONE_EACH)
+@in_this_mode
 @backends.tensorflow_only("a strategy; `data_parallel_test` is about JAX")
 def test_two_devices_reach_the_weights_of_one(name):
     kind = _class_of(name)
@@ -245,7 +257,7 @@ def test_two_devices_reach_the_weights_of_one(name):
     _assert_trained(name, _fit(name, model))
 
 
-@pytest.mark.parametrize("name", ONE_EACH)
+@in_this_mode
 def test_accumulation_in_mixed_precision_trains(name):
     inner = keras.optimizers.SGD(RATE, gradient_accumulation_steps=2)
     optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=64.0)
@@ -272,14 +284,14 @@ def test_accumulation_in_mixed_precision_trains(name):
         assert 0.35 < np.linalg.norm(moved) / np.linalg.norm(expected) < 0.65
 
 
-@pytest.mark.parametrize("name", ONE_EACH)
+@in_this_mode
 def test_a_softmax_at_the_end_equals_logits(name):
     loss = "sparse_categorical_crossentropy"
     model = _model(_hidden(name), head="softmax", loss=loss, run_eagerly=True)
     _assert_trained(name, _fit(name, model, FIRST))
 
 
-@pytest.mark.parametrize("name", ONE_EACH)
+@in_this_mode
 def test_a_sigmoid_at_the_end_equals_two_logits(name):
     model = _model(_hidden(name), 1, "sigmoid", loss="binary_crossentropy", run_eagerly=True)
     start = model.get_weights()

@@ -70,7 +70,7 @@ RANDOM_ATTACKS = (
     "VirtualAdversarial",
 )
 
-# The norms of attacks that are not for L1, L2 and Linf, or that do the same in all of them.
+# The norms of attacks that are not for all of L1, L2 and Linf, or that do the same in each.
 ONLY = {
     "APGD-shrinking": ("L1",),
     "CarliniWagner": ("L2", "Linf"),
@@ -85,9 +85,19 @@ ONLY = {
 }
 
 
+def class_of(case):
+    """The name of the class of a case."""
+    return case.split("-")[0]
+
+
 def balls_of(attack):
-    """Names of the threat models under which an attack of `ATTACKS` is tried."""
-    return ONLY.get(attack, ("L2", "L1", "Linf"))
+    """Names of the threat models under which an attack of `ATTACKS` is tried.
+
+    The default tier of the tests takes the first. Attacks take turns in which norm that is.
+    """
+    balls = ONLY.get(attack, ("L2", "L1", "Linf"))
+    turn = list(ATTACKS).index(attack) % len(balls)
+    return (*balls[turn:], *balls[:turn])
 
 
 def kind_of(attack):
