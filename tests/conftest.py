@@ -18,8 +18,8 @@ from tests.support import devices
 from tests.support import groups
 
 IS_JAX = keras.backend.backend() == "jax"
-# A shell without job control starts background jobs with SIGINT ignored, and every process that they
-# start inherits that. The tests of Ctrl-C need it.
+# A shell without job control starts background jobs with SIGINT ignored, and the processes that
+# they start inherit that. The tests of Ctrl-C need the signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The files of the other backend cannot be imported on this one, or say nothing of it.

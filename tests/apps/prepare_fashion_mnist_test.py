@@ -1,14 +1,10 @@
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
 import tensorflow_datasets as tfds
 
 from keras_robust.datasets import fashion_mnist
-
-_ROOT = pathlib.Path(__file__).parents[2]
+from tests.support import programs
 
 needs_real_files = pytest.mark.skipif(
     not pathlib.Path(fashion_mnist.SOURCE).is_dir(),
@@ -17,16 +13,12 @@ needs_real_files = pytest.mark.skipif(
 
 
 def _run(*arguments):
-    variables = {name: os.environ[name] for name in os.environ if name != "TF_CPP_MIN_LOG_LEVEL"}
-    command = [sys.executable, "-m", "apps.prepare_fashion_mnist", *arguments]
-    return subprocess.run(
-        command, cwd=_ROOT, env=variables, capture_output=True, text=True, timeout=180
-    )
+    return programs.run("prepare_fashion_mnist", *arguments)
 
 
 def _is_one_line_error(done, message):
     is_one_line = done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    return (done.returncode, done.stdout) == (1, "") and is_one_line and message in done.stderr
+    return (done.code, done.stdout) == (1, "") and is_one_line and message in done.stderr
 
 
 def test_a_missing_source_is_one_line(tmp_path):
@@ -52,7 +44,7 @@ def test_damaged_files_and_then_the_real_ones(tmp_path):
 
     labels.write_bytes(intact)
     done = _run(f"--source={source}", f"--data_dir={data_dir}")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.code, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         f"{data_dir}/fashion_mnist/3.0.1: 60000 train, 10000 test images",
         f'Load it with: tfds.load("fashion_mnist", data_dir="{data_dir}")',

@@ -1,8 +1,6 @@
 """An evaluation that was stopped anywhere goes on to the same report."""
 
 import signal
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 import keras_robust as kr
 from keras_robust.evaluation import checkpoint as checkpoint_module
 from tests.support import backends
+from tests.support import fork_server
 from tests.support import killable
 
 # Outside of a graph it is the error itself; JAX has another class for what fails at once.
@@ -86,12 +85,8 @@ def test_it_may_be_stopped_again_and_again_and_go_on_with_other_batches(whole, t
 def test_a_process_that_was_killed(whole, tmp_path):
     expected, passes = whole
     path = tmp_path / "state"
-    command = (
-        "from keras_robust.evaluation import checkpoint; checkpoint.SECONDS = 0.0; "
-        f"from tests.support import killable; killable.main({str(path)!r}, {passes // 2})"
-    )
-    done = subprocess.run([sys.executable, "-c", command], check=False, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    done = fork_server.call(killable.main, path, passes // 2)
+    assert done.code == -signal.SIGKILL, done.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["state"]
     model = killable.Killable()
     killable.assert_same(killable.evaluate(model, checkpoint=path), expected)

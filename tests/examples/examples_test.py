@@ -1,29 +1,24 @@
 """The examples run as a user runs them, and show what they say."""
 
-import os
-import pathlib
 import re
-import subprocess
-import sys
+import runpy
 
 import pytest
 
 from tests.support import backends
+from tests.support import fork_server
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = fork_server.ROOT
+
+
+def _main(path):
+    runpy.run_path(path, run_name="__main__")
 
 
 def rows(name):
     """Returns the numbers in each row of the table that an example prints."""
-    done = subprocess.run(
-        [sys.executable, f"examples/{name}.py"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
+    done = fork_server.call(_main, f"examples/{name}.py")
+    assert done.code == 0, done.stderr
     _, *table = done.stdout.splitlines()
     return {
         row.split("|")[0].strip(): [float(number) for number in re.findall(r"\d+\.\d+", row)]

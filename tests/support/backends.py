@@ -75,3 +75,9 @@ def jacobian(function, x):
         tape.watch(x)
         values = function(x)
     return tape.jacobian(values, x)
+
+
+def compile_fast():
+    """Has XLA compile for JAX as in all tests: fast, to code that runs slowly."""
+    if IS_JAX:
+        jax.config.update("jax_disable_most_optimizations", True)

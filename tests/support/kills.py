@@ -1,9 +1,6 @@
 """Processes that are killed at a chosen moment: in a batch, at a file operation, in a write.
 
-    python -c "from tests.support import kills; kills.main()"  # Tasks as JSON on standard input.
-
-One process starts TensorFlow's libraries, and forks a child for every task before it has run
-anything, so that a task costs no start. A task is a dict with `work`, the name of a function below;
+A task is a dict with `work`, the name of a function below;
 `folder`, all that it may write to; and what kills it, if anything does:
 
 - `batch`: int, the number of the training batch after which it is killed (SIGKILL);
@@ -13,26 +10,22 @@ anything, so that a task costs no start. A task is a dict with `work`, the name 
   code that is not Python.
 """
 
-import json
 import os
 import pathlib
 import resource
 import signal
-import subprocess
 import sys
-import traceback
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import devices
+from tests.support import fork_server
 from tests.support import linear_fit
 from tests.support import reports
 
-ROOT = pathlib.Path(__file__).parents[2]
 _EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir")
 _PIXELS = np.random.default_rng(2).uniform(size=(20, 4)).astype("float32")
 _LABELS = np.random.default_rng(3).integers(0, 3, size=20)
@@ -147,6 +140,7 @@ def _kill_in_write(size):
 
 def _run(task):
     """Does one task in this process."""
+    backends.compile_fast()
     folder = task["folder"]
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
     if task.get("event"):
@@ -156,38 +150,10 @@ def _run(task):
     globals()[task["work"]](folder, task.get("batch"))
 
 
-def main():
-    """Reads tasks, forks a child for each, and prints how each ended: 0, or the signal."""
-    ends = []
-    for task in json.load(sys.stdin):
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                _run(task)
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            os._exit(status)
-        _, status = os.waitpid(child, 0)
-        ends.append(-os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status))
-    print(json.dumps(ends))  # noqa: T201
-
-
 def run_all(tasks):
-    """Runs tasks, each in a process of its own, and returns how each ended."""
-    done = subprocess.run(
-        [sys.executable, "-c", "from tests.support import kills; kills.main()"],
-        input=json.dumps([{**task, "folder": str(task["folder"])} for task in tasks]),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=400,
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr)
-    ends = json.loads(done.stdout.splitlines()[-1])
-    if 1 in ends:
-        raise RuntimeError(done.stderr)
-    return ends
+    """Runs tasks, each in a process of its own, and returns how each ended: 0, or the signal."""
+    done = [fork_server.call(_run, {**task, "folder": str(task["folder"])}) for task in tasks]
+    for one in done:
+        if one.code > 0:
+            raise RuntimeError(one.stderr)
+    return [one.code for one in done]

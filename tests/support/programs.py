@@ -1,51 +1,10 @@
-"""The command line programs as a user starts them, once or many times in one process."""
+"""The command line programs as a user starts them."""
 
-import json
-import os
-import pathlib
-import subprocess
+import runpy
 import sys
-import typing
 
 from keras_robust import datasets
-
-ROOT = pathlib.Path(__file__).parents[2]
-
-# What `conftest` sets, for tests alone: quiet frameworks, and code that runs slowly.
-_OF_TESTS = ("TF_CPP_MIN_LOG_LEVEL", "JAX_DISABLE_MOST_OPTIMIZATIONS")
-
-# The process of the programs: it starts TensorFlow once, which takes longer than all the rest.
-_RUNNER = """
-import contextlib, importlib, io, json, sys
-
-from absl import app
-from absl import flags
-
-app.define_help_flags()
-program = importlib.import_module(f"apps.{sys.argv[1]}")
-results, others = [], set(flags.FLAGS)
-for arguments in json.load(sys.stdin):
-    sys.argv = [sys.argv[0], *arguments]
-    for name in set(flags.FLAGS) - others:
-        delattr(flags.FLAGS, name)
-    flags.FLAGS.unparse_flags()
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            program.run_main()
-        except SystemExit as exit:
-            code = exit.code or 0
-    results.append([code, out.getvalue(), err.getvalue()])
-print(json.dumps(results))
-"""
-
-
-class Done(typing.NamedTuple):
-    """How a program ended."""
-
-    code: int
-    stdout: str
-    stderr: str
+from tests.support import fork_server
 
 
 def assert_one_line(result, message):
@@ -66,21 +25,15 @@ def few_digits():
 
 
 def run(name, *arguments):
-    """Runs `python -m apps.NAME` as a user does, and returns `Done`."""
-    return _run([sys.executable, "-m", f"apps.{name}", *arguments])
+    """Runs `python -m apps.NAME` as a user does, and returns how it ended."""
+    return fork_server.call(_main, f"apps.{name}", arguments)
 
 
 def run_all(name, commands):
-    """Runs a program once for each list of arguments, all in one process; a list of `Done`."""
-    done = _run([sys.executable, "-c", _RUNNER, name], input=json.dumps(commands))
-    if done.code != 0 or done.stderr:
-        raise RuntimeError(f"The programs ended with {done.code}: {done.stderr}")
-    return [Done(*result) for result in json.loads(done.stdout)]
+    """Runs a program once for each list of arguments, and returns how each ended."""
+    return [run(name, *arguments) for arguments in commands]
 
 
-def _run(command, **arguments):
-    variables = {name: os.environ[name] for name in os.environ if name not in _OF_TESTS}
-    done = subprocess.run(
-        command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300, **arguments
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
+def _main(module, arguments):
+    sys.argv = [module, *arguments]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

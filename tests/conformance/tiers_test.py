@@ -1,0 +1,126 @@
+"""Every property of every class is in one of the two tiers of the tests."""
+
+import pathlib
+
+import pytest
+
+from tests.support import cases
+from tests.support import groups
+from tests.support import properties
+from tests.support import tiers
+
+FOUND = {(one.name, one.package): one for one in properties.properties()}
+
+# See the tests of their modules: attacks that need a second model, or run on data only, and
+# callbacks that hold data, and so have no config.
+ELSEWHERE = {
+    "attacks": {"AutoAttack", "Transfer"},
+    "callbacks": {"CollapseGuard", "RobustValidation"},
+}
+# Loops over some of the classes, and which.
+SOME = {
+    "attacks_test::test_never_lowers_the_loss_and_moves_every_example": "climb a loss in the ball",
+    "determinism_test::test_an_attack_again_gives_the_same_examples": "one of each kind of search",
+    "linear_oracle_test::test_iterative_attacks_reach_the_best_point": "have a closed form there",
+    "linear_oracle_test::test_fgsm_reaches_the_best_point_in_one_step": "the norms of one step",
+    **{
+        f"layers_test::{name}": "take images"
+        for name in (
+            "test_file_round_trip",
+            "test_export_has_plain_ops_and_takes_any_batch",
+            "test_examples_do_not_mix",
+            "test_xla_gives_the_same_values_and_gradients",
+            "test_mixed_precision_rounds_the_result_only",
+            "test_float64_stays_float64",
+            "test_keras_knows_the_output_shape",
+        )
+    },
+}
+# Modes of training. The default tier tries each with every kind of step, not with every class.
+MODES = {
+    f"objectives_test::{name}"
+    for name in (
+        "test_xla_takes_the_same_steps_in_one_trace",
+        "test_two_devices_reach_the_weights_of_one",
+        "test_accumulation_in_mixed_precision_trains",
+        "test_a_softmax_at_the_end_equals_logits",
+        "test_a_sigmoid_at_the_end_equals_two_logits",
+    )
+}
+# Where each class has properties of its own, beyond its config.
+LOOPED = ("attacks", "objectives")
+
+
+def _classes(package):
+    """The public classes of a package that its loops hold."""
+    return {type(case).__name__ for name, case in cases.CASES[package].items()}
+
+
+@pytest.mark.parametrize(("name", "package"), FOUND)
+def test_a_property_holds_for_every_class(name, package):
+    if name not in SOME:
+        assert FOUND[name, package].classes >= _classes(package) - ELSEWHERE.get(package, set())
+
+
+@pytest.mark.parametrize(("name", "package"), FOUND)
+def test_the_default_tier_holds_every_property_of_every_class(name, package):
+    one = FOUND[name, package]
+    assert one.default if name in MODES else one.default == one.classes
+
+
+@pytest.mark.parametrize("package", LOOPED)
+def test_every_class_has_all_properties(package):
+    held = [one for one in FOUND.values() if one.package == package and one.name not in SOME]
+    assert len(held) >= 10
+    for cls in _classes(package) - ELSEWHERE.get(package, set()):
+        assert all(cls in one.classes for one in held), cls
+
+
+def test_the_lists_above_are_not_stale():
+    names = {name for name, _ in FOUND}
+    assert names >= {*SOME, *MODES}
+    assert all(FOUND[name, "objectives"].exhaustive for name in MODES)
+
+
+def _tiers(mark):
+    """The ids of the cases of a mark in each tier."""
+    found = {False: [], True: []}
+    for param in mark.args[1]:
+        is_exhaustive = any(one.name == "exhaustive" for one in param.marks)
+        found[is_exhaustive].append(param.values)
+    return found[False], found[True]
+
+
+def test_one_case_for_each_key_is_in_the_default_tier():
+    cases_of = [("PGD", "L2"), ("PGD", "Linf"), ("FAB", "L1"), ("FAB", "L2")]
+    by_attack = tiers.parametrize("attack,ball", cases_of, one_for=lambda attack, ball: attack)
+    assert _tiers(by_attack.mark) == ([("PGD", "L2"), ("FAB", "L1")], cases_of[1::2])
+    first = tiers.parametrize("ball", ["L2", pytest.param("L1", id="other"), "Linf"])
+    assert _tiers(first.mark) == ([("L2",)], [("L1",), ("Linf",)])
+    assert [param.id for param in first.mark.args[1]] == [None, "other", None]
+
+
+def test_properties_are_read_from_the_cases():
+    @tiers.parametrize("name", ["PGD", "PGD-margin", "FAB"], one_for=cases.class_of)
+    def both():
+        pass
+
+    @pytest.mark.exhaustive
+    @pytest.mark.parametrize(("count", "name"), [(1, "Linf"), (2, "none")])
+    def never():
+        pass
+
+    (one,) = properties._properties_of("both", both)
+    assert one == ("both", "attacks", {"PGD", "FAB"}, set())
+    (one,) = properties._properties_of("never", never)
+    assert one == ("never", "threat_models", set(), {"Linf"})
+
+
+def test_tests_of_one_class_are_a_group():
+    file = "tests/conformance/attacks_test.py"
+    assert groups.group_of(f"{file}::test_a[PGD-margin-L2]") == f"{file}::PGD"
+    assert groups.group_of(f"{file}::test_b[PGD]") == f"{file}::PGD"
+    assert groups.group_of(f"{file}::test_c") == file
+    assert groups.group_of("tests/attacks/pgd_test.py::test_d[PGD]") == "tests/attacks/pgd_test.py"
+    root = pathlib.Path(__file__).parents[2]
+    assert all((root / path).is_file() for path in groups.BY_CLASS)
