@@ -6,18 +6,17 @@ import pathlib
 import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Compiling is most of the time of these tests on JAX.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Two devices, for the tests of distribution; must be asked for before JAX starts.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 
 import keras
 import pytest
 
+from tests.support import backends
 from tests.support import devices
 from tests.support import groups
 
-IS_JAX = keras.backend.backend() == "jax"
+IS_JAX = backends.IS_JAX
 # A shell without job control starts background jobs with SIGINT ignored, and the processes that
 # they start inherit that. The tests of Ctrl-C need the signal.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -28,14 +27,10 @@ collect_ignore_glob = ["backend/tensorflow_*" if IS_JAX else "backend/jax_*"]
 # Two devices, for the tests of distribution; must be asked for before TensorFlow starts.
 devices.split(2)
 
+backends.optimize_less()
+
 if not IS_JAX:
-    import tensorflow as tf
-
     from keras_robust.backend import tensorflow as seam
-
-    # Grappler rewrites every graph before its first run. That takes longer than it saves here,
-    # where a graph runs only a few times, on small data.
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
     # Tracing is most of the time of these tests. The numbers are the same, as the tests of
     # `repeat` say, which set it back to what users have.

@@ -77,6 +77,7 @@ def test_no_start_up_lines(environment):
     assert (done.returncode, done.stdout, done.stderr) == (0, "started\n9\n", "")
 
 
+@pytest.mark.exhaustive
 def test_verbosity_shows_start_up_lines(environment):
     done = _run(environment, "--what=compute", "--count=3", "--verbosity=1")
     assert (done.returncode, done.stdout) == (0, "started\n9\n")

@@ -186,6 +186,7 @@ def test_a_given_teacher_is_not_trained(dataset, callbacks, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.exhaustive
 def test_the_same_command_goes_on_and_gives_the_same_numbers(dataset, tmp_path):
     settings = {**SETTINGS, "method": "defensive", "num_steps": None, "epochs": 1}
     folders = {"output_dir": str(tmp_path / "out"), "checkpoint_dir": str(tmp_path / "old")}

@@ -51,14 +51,6 @@ def results(folder):
     commands = [
         [f"--model={folder}/model.keras", f"--output_dir={folder}/keras", *FLAGS],
         [f"--model={folder}/saved/1", f"--output_dir={folder}/served", *FLAGS],
-        [
-            f"--model={folder}/model.keras",
-            "--attacks=fgsm,square",
-            "--sanity_check",
-            "--epsilon=0.02",
-            "--threat_model=l2",
-            "--evaluation_examples=40",
-        ],
         ["--help"],
     ]
     commands += [[*FLAGS, *case.format(folder=folder).split()] for case, _ in ERROR_CASES]
@@ -105,8 +97,17 @@ def test_files_and_output(folder, results):
         assert matplotlib.image.imread(folder / name / "examples.png").ndim == 3
 
 
-def test_without_an_output_folder_nothing_is_written(folder, results):
-    result = results[2]
+@pytest.mark.exhaustive
+def test_without_an_output_folder_nothing_is_written(folder):
+    result = programs.run(
+        "evaluate",
+        f"--model={folder}/model.keras",
+        "--attacks=fgsm,square",
+        "--sanity_check",
+        "--epsilon=0.02",
+        "--threat_model=l2",
+        "--evaluation_examples=40",
+    )
     assert (result.code, result.stderr) == (0, "")
     assert "L2, epsilon 0.02, 40 examples" in result.stdout
     assert "checks failed" in result.stdout
@@ -115,17 +116,18 @@ def test_without_an_output_folder_nothing_is_written(folder, results):
 
 
 def test_help(results):
-    assert (results[3].code, results[3].stderr) == (0, "")
-    assert results[3].stdout.startswith("Attacks a trained classifier and prints what is left")
-    assert "--evaluation_restarts" in results[3].stdout
+    assert (results[2].code, results[2].stderr) == (0, "")
+    assert results[2].stdout.startswith("Attacks a trained classifier and prints what is left")
+    assert "--evaluation_restarts" in results[2].stdout
 
 
 @pytest.mark.parametrize("index", range(len(ERROR_CASES)), ids=[case[0] for case in ERROR_CASES])
 def test_failures_are_one_line(folder, results, index):
-    result, message = results[4 + index], ERROR_CASES[index][1].format(folder=folder)
+    result, message = results[3 + index], ERROR_CASES[index][1].format(folder=folder)
     programs.assert_one_line(result, message)
 
 
+@pytest.mark.exhaustive
 def test_run_returns_the_report_and_needs_no_matplotlib(folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     dataset = datasets.load("digits")

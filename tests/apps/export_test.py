@@ -169,6 +169,7 @@ def test_verify(tmp_path_factory, capsys):
     assert plain["data_fingerprint"] == fingerprint(x[:30], y[:30])
 
 
+@pytest.mark.exhaustive
 def test_another_model_does_not_pass(folder, tmp_path, capsys):
     """The SavedModel of one model, and in memory a worse one."""
     network, path = export.run(str(folder / "model.keras"), str(tmp_path / "1"))
@@ -193,6 +194,7 @@ def test_what_does_not_pass_is_not_published(folder, tmp_path, capsys):
     assert "Written" not in capsys.readouterr().out
 
 
+@pytest.mark.exhaustive
 def test_random_answers_cannot_be_verified(tmp_path, capsys):
     base = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     kr.layers.RandomizedSmoothing(base, num_samples=5).save(tmp_path / "model.keras")

@@ -5,6 +5,7 @@ import pytest
 import keras_robust as kr
 from apps import models
 from keras_robust import datasets
+from tests.support import tiers
 
 SHAPE = (8, 8, 1)
 DATASET = datasets.Dataset(
@@ -60,7 +61,7 @@ def test_build_compiles_the_small_network():
     assert network.output_shape == (None, 3)
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     "network,from_logits",
     [
         (_network(), True),
@@ -90,8 +91,8 @@ def test_build_keeps_the_loss_of_a_compiled_file(tmp_path, fitted):
     assert int(found.optimizer.iterations) == 0
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("tail", [[], [keras.layers.Softmax()]])
+@tiers.parametrize("compiled", [False, True])
+@tiers.parametrize("tail", [[], [keras.layers.Softmax()]])
 def test_a_file_with_a_softmax_is_hardened(tmp_path, compiled, tail):
     network = _network(*tail, activation=None if tail else "softmax")
     if compiled:
@@ -138,6 +139,7 @@ def test_load_keras_says_what_is_wrong(tmp_path):
         models.load_keras(str(corrupt))
 
 
+@pytest.mark.exhaustive
 def test_load_for_attack_reads_both_formats(tmp_path):
     network = _network(activation="softmax")
     network.compile("sgd", "sparse_categorical_crossentropy")

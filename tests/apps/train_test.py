@@ -196,6 +196,7 @@ def runs(dataset, tmp_path_factory):
     return reports, folder
 
 
+@pytest.mark.exhaustive
 def test_the_same_command_gives_the_same_numbers(runs):
     (first, again), _ = runs
     assert list(first) == ["undefended", "hardened"]
@@ -204,6 +205,7 @@ def test_the_same_command_gives_the_same_numbers(runs):
         np.testing.assert_array_equal(first[name].adv_logits, again[name].adv_logits)
 
 
+@pytest.mark.exhaustive
 def test_every_run_is_a_version_of_its_own(runs):
     _, folder = runs
     versions = sorted(item.name for item in (folder / "out" / "saved_model").iterdir())
@@ -217,6 +219,7 @@ def test_the_checkpoints_know_their_settings(runs):
     assert names == ["hardened", "settings.json", "undefended"]
 
 
+@pytest.mark.exhaustive
 def test_a_file_of_the_user_is_hardened(dataset, tmp_path, monkeypatch):
     model = models.small_cnn(dataset.input_shape, 10)
     model = keras.Sequential([model, keras.layers.Softmax()])

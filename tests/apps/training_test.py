@@ -6,6 +6,7 @@ import keras_robust as kr
 from apps import models
 from apps import training
 from keras_robust import datasets
+from tests.support import tiers
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +92,7 @@ def _fit(dataset, callbacks=(), checkpoint_dir=None, objective="adversarial"):
     return model
 
 
-@pytest.mark.parametrize("batch", [0, 2])
+@tiers.parametrize("batch", [0, 2])
 def test_a_killed_training_goes_on_to_the_same_weights(dataset, tmp_path, batch):
     expected = _fit(dataset)
     with pytest.raises(RuntimeError, match="killed"):
@@ -104,6 +105,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(dataset, tmp_path, batch)
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.exhaustive
 def test_a_finished_training_is_not_trained_again(dataset, tmp_path):
     first, again = (_fit(dataset, (), str(tmp_path)) for _ in range(2))
     assert int(again.optimizer.iterations) == 16
@@ -144,6 +146,7 @@ def test_settings_that_cannot_be_read_are_named(tmp_path, text):
     assert (tmp_path / "settings.json").read_text() == text
 
 
+@pytest.mark.exhaustive
 def test_the_written_model_is_the_named_one(dataset, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(kr.RobustnessReport, "plot", lambda self, path: open(path, "x").close())
     trained = {name: models.build("small_cnn", dataset, 2e-3) for name in ("weak", "strong")}

@@ -8,6 +8,7 @@ from keras_robust.attacks import affine
 from tests.support import backends
 from tests.support import gradients
 from tests.support import linear_model
+from tests.support import tiers
 
 _RNG = np.random.default_rng(21)
 SHAPE = (2, 3)
@@ -96,8 +97,8 @@ def test_worst_margins_are_the_closed_form(norm, bounds):
     np.testing.assert_array_equal(np.asarray(values)[np.arange(5), Y], 0.0)
 
 
-@pytest.mark.parametrize("bounds", BOUNDS.values(), ids=BOUNDS)
-@pytest.mark.parametrize("norm", NORMS)
+@tiers.parametrize("bounds", BOUNDS.values(), ids=BOUNDS)
+@tiers.parametrize("norm", NORMS)
 def test_the_gradient_of_worst_margins_is_that_of_the_maximum(norm, bounds):
     network, factor = model(), _RNG.normal(size=(5, 4)).astype("float32")
 
@@ -117,8 +118,8 @@ def test_the_gradient_of_worst_margins_is_that_of_the_maximum(norm, bounds):
         assert slope == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
 
-@pytest.mark.parametrize("bounds", BOUNDS.values(), ids=BOUNDS)
-@pytest.mark.parametrize("norm", NORMS)
+@tiers.parametrize("bounds", BOUNDS.values(), ids=BOUNDS)
+@tiers.parametrize("norm", NORMS)
 def test_worst_logits_stand_on_the_lowest_true_logit(norm, bounds):
     values = found(affine.worst_logits, model(), norm, bounds)
     expected = lowest(norm, bounds)[:, None] + margins(KERNEL, BIAS, norm, bounds)

@@ -6,6 +6,7 @@ import keras_robust as kr
 from keras_robust import backend
 from tests.support import linear_model
 from tests.support import numpy_reference
+from tests.support import tiers
 
 SEED = np.array([3, 5], "int32")
 
@@ -69,7 +70,7 @@ def by_hand(x, y, epsilon, num_steps, checkpoints, loss="cross_entropy"):
     return np.array(results)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
+@tiers.parametrize("loss", ["cross_entropy", "margin"])
 def test_follows_the_algorithm_of_the_paper(loss):
     x, y = numpy_reference.examples(8)
     # Inside of a small ball no class changes, so that the best point comes back.
@@ -80,8 +81,8 @@ def test_follows_the_algorithm_of_the_paper(loss):
     np.testing.assert_allclose(found.loss, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), None])
-@pytest.mark.parametrize("norm", ["L1", "L2", "Linf"])
+@tiers.parametrize("bounds", [(0.0, 1.0), None])
+@tiers.parametrize("norm", ["L1", "L2", "Linf"])
 def test_reaches_the_closed_form_on_a_linear_model(norm, bounds):
     x, y = linear_model.examples()
     epsilon = linear_model.EPSILON[norm]
@@ -97,6 +98,7 @@ def test_reaches_the_closed_form_on_a_linear_model(norm, bounds):
     np.testing.assert_array_less(0.995 if norm == "L1" else 0.9999, share)
 
 
+@pytest.mark.exhaustive
 def test_best_loss_never_falls_with_more_steps_of_one_schedule():
     x, y = numpy_reference.examples(12)
     ball = kr.L2(0.02)

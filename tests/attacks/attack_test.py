@@ -12,6 +12,7 @@ import tensorflow as tf
 import keras_robust as kr
 from tests.support import backends
 from tests.support import models
+from tests.support import tiers
 
 BIM, PGD, Linf = kr.attacks.BIM, kr.attacks.PGD, kr.threat_models.Linf
 WEIGHTS = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
@@ -31,6 +32,7 @@ def twice_the_margin(y, logits):
     return 2.0 * kr.losses.margin(y, logits)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -137,7 +139,8 @@ def test_label_forms_lead_to_the_same_example():
         np.testing.assert_array_equal(attack(linear, x, other, ball), expected)
 
 
-@pytest.mark.parametrize("cls", [kr.threat_models.L1, kr.threat_models.L2, Linf])
+@pytest.mark.exhaustive
+@tiers.parametrize("cls", [kr.threat_models.L1, kr.threat_models.L2, Linf])
 def test_a_radius_for_each_example_follows_it_into_its_batch(cls):
     x, y = examples()
     epsilon = np.linspace(0.0, 0.3, 7)
@@ -164,6 +167,7 @@ def test_bounds_for_each_channel():
     assert np.abs(x_adv - x).max() > 0.1
 
 
+@pytest.mark.exhaustive
 def test_other_bounds_are_not_taken_from_an_earlier_call():
     x, y = examples()
     attack = BIM()
@@ -207,6 +211,7 @@ def test_two_models_are_not_mixed_up():
     assert np.abs(found[0] - x).max() > 0.05
 
 
+@pytest.mark.exhaustive
 def test_a_model_is_not_kept_alive():
     x, y = examples()
     attack = BIM(num_steps=1)
@@ -218,6 +223,7 @@ def test_a_model_is_not_kept_alive():
     assert gone() is None
 
 
+@pytest.mark.exhaustive
 def test_random_numbers_belong_to_the_position():
     x, y = examples()
     attack = PGD(num_steps=1, step_size=1e-4)
@@ -295,6 +301,7 @@ def test_the_progress_bar_counts_examples(capsys):
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.exhaustive
 def test_a_seed_inside_a_traced_function_is_a_number_or_a_tensor():
     x, y = examples()
 
@@ -311,6 +318,7 @@ def test_a_seed_inside_a_traced_function_is_a_number_or_a_tensor():
     assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
+@pytest.mark.exhaustive
 def test_a_used_attack_can_be_copied_and_pickled():
     x = np.full((2, 3), 0.5, "float32")
     attack = kr.attacks.PGD(num_steps=2)
@@ -321,6 +329,7 @@ def test_a_used_attack_can_be_copied_and_pickled():
         )
 
 
+@pytest.mark.exhaustive
 def test_a_used_attack_sees_the_rules_of_another_threat_model():
     class Masked(kr.Linf):
         def __init__(self, epsilon, mask):

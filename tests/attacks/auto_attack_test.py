@@ -113,6 +113,7 @@ def test_members_get_what_those_before_left():
     np.testing.assert_array_equal(predicted != y, expected)
 
 
+@pytest.mark.exhaustive
 def test_batches_rows_and_missing_labels_change_nothing():
     model = numpy_reference.keras_model()
     x, y = numpy_reference.examples(7)
@@ -131,6 +132,7 @@ def test_batches_rows_and_missing_labels_change_nothing():
     np.testing.assert_allclose(SUITE(model, x, y, ball), found.x_adv, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_binary_models_with_a_single_logit():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     model.compile(loss=keras.losses.BinaryCrossentropy(from_logits=True))

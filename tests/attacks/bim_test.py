@@ -5,6 +5,7 @@ import pytest
 import keras_robust as kr
 from keras_robust import backend
 from tests.support import numpy_reference
+from tests.support import tiers
 
 BIM = kr.attacks.BIM
 EPSILON = {"Linf": 0.05, "L2": 0.2, "L1": 0.3}
@@ -31,7 +32,7 @@ def test_two_steps_are_the_float64_steps(norm, loss, bounds):
     np.testing.assert_allclose(last_point(BIM(**arguments), ball), expected, rtol=0, atol=5e-6)
 
 
-@pytest.mark.parametrize("num_steps", [10, 12, 20, 23])
+@tiers.parametrize("num_steps", [10, 12, 20, 23])
 def test_long_loops_take_every_step_once(num_steps):
     # Short steps that never leave the ball: each one shows.
     x, y = numpy_reference.examples()

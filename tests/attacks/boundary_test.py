@@ -145,6 +145,7 @@ def test_finds_the_distance_to_the_boundary_of_a_linear_model():
     assert found.success.all() and np.all(-found.loss > expected * (1 - 1e-5))
 
 
+@pytest.mark.exhaustive
 def test_more_steps_lead_nearer():
     x, y = linear_model.examples()
     distances = [
@@ -154,6 +155,7 @@ def test_more_steps_lead_nearer():
     assert np.all(np.diff(distances, axis=0) < 0.0)
 
 
+@pytest.mark.exhaustive
 def test_looks_at_the_class_alone_and_needs_no_gradient():
     x, y = linear_model.examples()
     rng = np.random.default_rng(0)
@@ -170,6 +172,7 @@ def test_looks_at_the_class_alone_and_needs_no_gradient():
     assert found.success.all() and not found.zero_gradient.any()
 
 
+@pytest.mark.exhaustive
 def test_an_example_does_not_depend_on_its_neighbours():
     x, y = numpy_reference.examples(4)
     model, attack = numpy_reference.keras_model(), Boundary(num_steps=60)
@@ -179,6 +182,7 @@ def test_an_example_does_not_depend_on_its_neighbours():
         np.testing.assert_allclose(alone.x_adv[0], together.x_adv[i], rtol=0, atol=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_asks_as_often_as_it_says():
     x, y = linear_model.examples(3)
     model = black_box.BlackBox(black_box.linear)
@@ -192,6 +196,7 @@ def test_asks_as_often_as_it_says():
     np.testing.assert_array_equal(together.queries, found.queries)
 
 
+@pytest.mark.exhaustive
 def test_steps_that_do_not_fill_a_block_are_not_taken():
     x, y = linear_model.examples(3)
     queries, losses = zip(
@@ -207,12 +212,14 @@ def test_steps_that_do_not_fill_a_block_are_not_taken():
     assert np.all(losses[1] >= losses[0]) and np.all(losses[2] >= losses[1])
 
 
+@pytest.mark.exhaustive
 def test_ends_when_the_step_has_shrunk():
     x, y = linear_model.examples(3)
     at_once = Boundary(source_step=0.9e-7).run(linear_model.logits, x, y, ANYWHERE)
     assert at_once.success.all() and np.all(at_once.queries < 60)
 
 
+@pytest.mark.exhaustive
 def test_where_no_start_is_found_the_example_stays():
     x, _ = linear_model.examples(3)
     model = black_box.BlackBox(lambda x: np.tile([[1.0, 0.0]], (len(x), 1)))
@@ -222,6 +229,7 @@ def test_where_no_start_is_found_the_example_stays():
     assert found.queries[:2].tolist() == [13, 13]
 
 
+@pytest.mark.exhaustive
 @backends.with_and_without_xla
 def test_runs_inside_a_train_step(jit_compile):
     x, y = linear_model.examples(4)

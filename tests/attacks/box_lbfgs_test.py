@@ -8,6 +8,7 @@ from keras_robust.attacks.box_lbfgs import minimise
 from tests.support import backends
 from tests.support import gradients
 from tests.support import numpy_reference
+from tests.support import tiers
 
 _RNG = np.random.default_rng(17)
 NOTHING_DONE = keras.ops.zeros(5, "bool")
@@ -36,7 +37,7 @@ def best_quadratic(index, low, high):
     return found.x
 
 
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), (-0.2, 0.7), (-np.inf, np.inf)])
+@tiers.parametrize("bounds", [(0.0, 1.0), (-0.2, 0.7), (-np.inf, np.inf)])
 def test_finds_the_minimum_of_quadratics_in_a_box(bounds):
     x = np.full((5, 6), 0.3, "float32")
     found = minimise(
@@ -102,6 +103,7 @@ def test_is_a_quasi_newton_method():
     np.testing.assert_allclose(found, [[0.0, 0.0]], rtol=0, atol=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_curved_valley():
     def rosenbrock(x):
 
@@ -174,6 +176,7 @@ def test_a_zero_gradient_stays():
     np.testing.assert_array_equal(found, x)
 
 
+@pytest.mark.exhaustive
 @backends.with_and_without_xla
 def test_the_graph_does_the_same(jit_compile):
     x = keras.ops.convert_to_tensor(_RNG.uniform(size=(5, 6)), "float32")

@@ -7,6 +7,7 @@ import keras_robust as kr
 from tests.support import linear_model
 from tests.support import numpy_reference
 from tests.support import penalty_reference
+from tests.support import tiers
 
 CarliniWagner = kr.attacks.CarliniWagner
 FAR = kr.L2(10.0)
@@ -36,7 +37,7 @@ def adam(learning_rate, num_steps, bounds):
     return descent
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     ("arguments", "bounds"),
     [
         ({}, (0.0, 1.0)),
@@ -72,8 +73,8 @@ def nearest(x, y, bounds, lead=0.0):
     return optimize.brentq(gap, 1e-4, 5.0)
 
 
-@pytest.mark.parametrize("confidence", [0.0, 0.5])
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), None])
+@tiers.parametrize("confidence", [0.0, 0.5])
+@tiers.parametrize("bounds", [(0.0, 1.0), None])
 def test_finds_the_distance_to_the_boundary_of_a_linear_model(bounds, confidence):
     x, y = linear_model.examples()
     attack = CarliniWagner(num_steps=600, confidence=confidence)

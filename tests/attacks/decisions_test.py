@@ -84,6 +84,7 @@ def test_a_start_lies_on_the_way_to_the_first_draw_that_is_wrong():
         assert start.found[i] and start.queries[i] == number + 1 + 10
 
 
+@pytest.mark.exhaustive
 def test_draws_fill_the_box():
     x = np.zeros((400, 2), "float32")
     seeds = np.stack([np.arange(400), np.arange(400)], axis=-1).astype("int32")

@@ -6,6 +6,7 @@ from scipy import optimize
 import keras_robust as kr
 from tests.support import linear_model
 from tests.support import numpy_reference
+from tests.support import tiers
 
 DeepFool = kr.attacks.DeepFool
 NORMS = {"L1": 1, "L2": 2, "Linf": np.inf}
@@ -25,8 +26,8 @@ def nearest(x, y, norm, bounds):
     return optimize.brentq(gap, 1e-4, 20.0)
 
 
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), None])
-@pytest.mark.parametrize("norm", NORMS)
+@tiers.parametrize("bounds", [(0.0, 1.0), None])
+@tiers.parametrize("norm", NORMS)
 def test_is_exact_on_a_linear_model(norm, bounds):
     x, y = linear_model.examples()
     found = DeepFool(overshoot=0.0).run(linear_model.logits, x, y, ball(norm, bounds))
@@ -39,7 +40,7 @@ def test_is_exact_on_a_linear_model(norm, bounds):
     np.testing.assert_array_equal(found.queries, 3 + 6)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@tiers.parametrize("norm", NORMS)
 def test_the_overshoot_is_a_share_of_the_perturbation(norm):
     x, y = linear_model.examples()
     exact, longer = (
@@ -73,7 +74,7 @@ def reference(x, y, norm, num_classes=10, overshoot=0.02, num_steps=50):
     return point, steps, np.argmax(numpy_reference.logits(point)) != y
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     ("norm", "arguments"),
     [
         ("L1", {}),
@@ -109,7 +110,7 @@ def test_looks_at_the_likely_classes_only():
     np.testing.assert_allclose(found.x_adv, [[1.0, 0.1]], atol=0.03)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@tiers.parametrize("norm", NORMS)
 def test_stays_in_the_box_and_is_judged_in_the_ball(norm):
     x, y = linear_model.examples()
     bounds = (np.array([-0.1, 0.0]), np.array([1.0, 1.2]))
@@ -148,6 +149,7 @@ def test_what_is_wrong_from_the_start_is_left_alone():
     assert np.all(found.queries[1::2] == 6) and np.all(found.queries[::2] > 6)
 
 
+@pytest.mark.exhaustive
 def test_an_example_does_not_depend_on_its_neighbours():
     x, y = numpy_reference.examples(4)
     model = numpy_reference.keras_model()

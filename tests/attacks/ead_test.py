@@ -7,6 +7,7 @@ import keras_robust as kr
 from tests.support import linear_model
 from tests.support import numpy_reference
 from tests.support import penalty_reference
+from tests.support import tiers
 
 EAD = kr.attacks.EAD
 FAR = kr.L1(20.0)
@@ -39,7 +40,7 @@ def fista(learning_rate, num_steps, beta, rule, bounds):
     return descent
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     ("arguments", "bounds"),
     [
         ({}, (0.0, 1.0)),
@@ -76,7 +77,7 @@ def nearest(x, y, norm, bounds):
     return optimize.brentq(gap, 1e-4, 20.0)
 
 
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), None])
+@tiers.parametrize("bounds", [(0.0, 1.0), None])
 def test_without_the_absolute_term_finds_the_euclidean_distance(bounds):
     x, y = linear_model.examples()
     found = EAD(beta=0.0).run(linear_model.logits, x, y, kr.L2(20.0, bounds))
@@ -100,6 +101,7 @@ def test_comes_close_to_the_distance_in_l1_with_few_changes():
     assert np.all(changes[0] < changes[1])
 
 
+@pytest.mark.exhaustive
 def test_the_decision_rule_compares_by_its_own_size():
     x, y = numpy_reference.examples(12)
     model = numpy_reference.keras_model()

@@ -7,6 +7,7 @@ from keras_robust import backend
 from tests.support import backends
 from tests.support import linear_model
 from tests.support import numpy_reference
+from tests.support import tiers
 
 
 def distance_to_boundary(x, y, norm, bounds):
@@ -23,9 +24,9 @@ def distance_to_boundary(x, y, norm, bounds):
     return np.where(high > 19.9, np.inf, high)
 
 
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), None])
-@pytest.mark.parametrize("norm", ["L1", "L2", "Linf"])
-@pytest.mark.parametrize("name", ["FAB", "TargetedFAB"])
+@tiers.parametrize("bounds", [(0.0, 1.0), None])
+@tiers.parametrize("norm", ["L1", "L2", "Linf"])
+@tiers.parametrize("name", ["FAB", "TargetedFAB"])
 def test_finds_the_distance_to_the_boundary_of_a_linear_model(name, norm, bounds):
     x, y = linear_model.examples()
     ball = getattr(kr.threat_models, norm)(0.5, bounds).with_epsilon(np.inf)
@@ -44,6 +45,7 @@ def test_finds_the_distance_to_the_boundary_of_a_linear_model(name, norm, bounds
     np.testing.assert_allclose(size[reachable], -found.loss[reachable], rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("norm", ["L1", "L2", "Linf"])
 def test_untargeted_and_all_targets_find_the_nearest_of_three_classes(norm):
     x, y = numpy_reference.examples(8)
@@ -150,6 +152,7 @@ def test_from_where_the_model_says_nothing_it_goes_back_to_the_example():
     assert np.all(np.isfinite(found.x_adv))
 
 
+@pytest.mark.exhaustive
 def test_gradients_are_counted():
     x, y = numpy_reference.examples(4)
     found = kr.attacks.FAB(num_steps=5).run(numpy_reference.keras_model(), x, y, kr.Linf(1e-3))
@@ -166,6 +169,7 @@ def test_points_outside_of_the_ball_are_no_success():
     np.testing.assert_allclose(-found.loss, distance, rtol=0.02)
 
 
+@pytest.mark.exhaustive
 def test_a_constant_model_has_no_mistakes_and_no_gradient():
     x, y = np.full((2, 3), 0.5, "float32"), np.array([0, 1])
 

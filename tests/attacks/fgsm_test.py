@@ -3,12 +3,13 @@ import pytest
 
 import keras_robust as kr
 from tests.support import numpy_reference
+from tests.support import tiers
 
 FGSM = kr.attacks.FGSM
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "margin"])
-@pytest.mark.parametrize(("norm", "epsilon"), [("Linf", 0.05), ("L2", 0.1), ("L1", 0.2)])
+@tiers.parametrize("loss", ["cross_entropy", "margin"])
+@tiers.parametrize(("norm", "epsilon"), [("Linf", 0.05), ("L2", 0.1), ("L1", 0.2)])
 def test_is_one_step_of_length_epsilon(norm, epsilon, loss):
     x, y = numpy_reference.examples()
     arguments = {"step_size": epsilon, "num_steps": 1, "loss": loss}

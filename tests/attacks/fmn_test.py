@@ -6,6 +6,7 @@ from scipy import optimize
 import keras_robust as kr
 from tests.support import linear_model
 from tests.support import numpy_reference
+from tests.support import tiers
 
 FMN = kr.attacks.FMN
 DUAL = {"Linf": 1, "L2": 2, "L1": np.inf}
@@ -33,8 +34,8 @@ def exact(x, y, norm, bounds):
     return np.array(distances)
 
 
-@pytest.mark.parametrize("bounds", BOXES.values(), ids=BOXES)
-@pytest.mark.parametrize("norm", ORDER)
+@tiers.parametrize("bounds", BOXES.values(), ids=BOXES)
+@tiers.parametrize("norm", ORDER)
 def test_comes_within_a_part_in_a_thousand_of_a_hyperplane(norm, bounds):
     x, y = linear_model.examples(20)
     found = FMN().run(linear_model.logits, x, y, unbounded(norm, bounds))
@@ -96,8 +97,8 @@ def reference(x, label, norm, num_steps, step_size=1.0, gamma=0.05):
     return (size, x + delta) if wrong and size < best else (best, nearest)
 
 
-@pytest.mark.parametrize("arguments", [{}, {"step_size": 0.3, "gamma": 0.2}])
-@pytest.mark.parametrize("norm", ORDER)
+@tiers.parametrize("arguments", [{}, {"step_size": 0.3, "gamma": 0.2}])
+@tiers.parametrize("norm", ORDER)
 def test_every_step_is_the_float64_step(norm, arguments):
     x, y = numpy_reference.examples(6)
     attack = FMN(num_steps=12, **arguments)
@@ -112,6 +113,7 @@ def test_every_step_is_the_float64_step(norm, arguments):
     np.testing.assert_allclose(found.x_adv, np.stack([point for _, point in expected]), atol=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_the_step_is_a_share_of_the_width_of_the_box():
     # Everything times 10, so that the result is, too.
     x, y = numpy_reference.examples(6)
@@ -151,7 +153,7 @@ def test_two_passes_a_step_are_counted():
     np.testing.assert_array_equal(found.queries, [2 * 7 + 2 + 3] * 3)
 
 
-@pytest.mark.parametrize("norm", ["L0", "L1", "L2", "Linf"])
+@tiers.parametrize("norm", ["L0", "L1", "L2", "Linf"])
 def test_a_model_that_cannot_be_changed_leaves_the_example(norm):
     def constant(x):
         return keras.ops.stack([0.0 * x[:, 0] + 1.0, 0.0 * x[:, 1]], axis=-1)
@@ -174,6 +176,7 @@ def test_a_gradient_that_is_not_finite_spreads_nowhere():
     assert np.isfinite(found.x_adv).all() and found.success.all()
 
 
+@pytest.mark.exhaustive
 def test_an_example_does_not_depend_on_its_neighbours():
     x, y = numpy_reference.examples(4)
     model = numpy_reference.keras_model()

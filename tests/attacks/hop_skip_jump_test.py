@@ -8,12 +8,13 @@ from tests.support import backends
 from tests.support import black_box
 from tests.support import linear_model
 from tests.support import numpy_reference
+from tests.support import tiers
 
 HopSkipJump = kr.attacks.HopSkipJump
 ANYWHERE = {
     norm: getattr(kr.threat_models, norm)(0.5).with_epsilon(np.inf) for norm in ("L2", "Linf")
 }
-every_norm = pytest.mark.parametrize("norm", ANYWHERE)
+every_norm = tiers.parametrize("norm", ANYWHERE)
 SEEDS = np.array([[3, 4], [3, 8], [7, 1]], "int32")
 
 
@@ -112,6 +113,7 @@ def test_finds_the_distance_to_the_boundary_of_a_linear_model(norm):
     assert ratio.max() < (1.03 if norm == "L2" else 1.005)
 
 
+@pytest.mark.exhaustive
 @every_norm
 def test_more_steps_lead_nearer(norm):
     x, y = linear_model.examples()
@@ -124,6 +126,7 @@ def test_more_steps_lead_nearer(norm):
     assert np.mean(distances[-1] < distances[0]) > 0.8
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("attack", [HopSkipJump(num_steps=3), kr.attacks.Boundary(num_steps=300)])
 def test_restarts_lead_to_the_nearest_of_several_mistakes(attack):
     # Near mistakes of one class, and far ones of another, to which most noise leads.
@@ -138,6 +141,7 @@ def test_restarts_lead_to_the_nearest_of_several_mistakes(attack):
     assert 0.1 < often.min() and often.max() < 0.2
 
 
+@pytest.mark.exhaustive
 @every_norm
 def test_looks_at_the_class_alone_and_needs_no_gradient(norm):
     x, y = linear_model.examples()
@@ -160,6 +164,7 @@ def test_looks_at_the_class_alone_and_needs_no_gradient(norm):
     assert found[0].success.all() and not found[0].zero_gradient.any()
 
 
+@pytest.mark.exhaustive
 @every_norm
 def test_an_example_does_not_depend_on_its_neighbours(norm):
     # One norm over the batch would shorten the steps of all.
@@ -172,6 +177,7 @@ def test_an_example_does_not_depend_on_its_neighbours(norm):
         assert alone.loss[0] == pytest.approx(together.loss[i], rel=0.02)
 
 
+@pytest.mark.exhaustive
 def test_asks_as_often_as_it_says():
     x, y = linear_model.examples(3)
     model = black_box.BlackBox(black_box.linear)
@@ -187,6 +193,7 @@ def test_asks_as_often_as_it_says():
     np.testing.assert_array_equal(together.queries, found.queries)
 
 
+@pytest.mark.exhaustive
 def test_the_radius_of_the_samples_is_gamma():
     x, y = linear_model.examples()
     found = [
@@ -198,6 +205,7 @@ def test_the_radius_of_the_samples_is_gamma():
     assert found[2].loss.mean() < found[1].loss.mean()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("norm", ["L2", "Linf"])
 def test_where_no_start_is_found_the_example_stays(norm):
     x, y = linear_model.examples(3)
@@ -209,6 +217,7 @@ def test_where_no_start_is_found_the_example_stays(norm):
     assert found.queries[:2].tolist() == [13, 13]
 
 
+@pytest.mark.exhaustive
 def test_the_nearest_mistake_is_moved_into_the_ball():
     x, y = linear_model.examples()
     distances = black_box.distances(x, y, "L2")
@@ -230,6 +239,7 @@ def test_bounds_per_channel():
     np.testing.assert_allclose(-found.loss, expected, rtol=0.04 if backends.IS_JAX else 0.02)
 
 
+@pytest.mark.exhaustive
 @backends.with_and_without_xla
 def test_runs_inside_a_train_step(jit_compile):
     x, y = linear_model.examples(4)

@@ -45,6 +45,7 @@ def test_restarts_keep_the_first_win_of_each_example():
     assert np.all(many.x_adv < 0.5 - 0.5 / 3)
 
 
+@pytest.mark.exhaustive
 def test_restarts_keep_the_larger_loss_where_nothing_wins():
     one = BASINS.run(hard, X, Y, Linf(0.3))
     many = BASINS.clone(num_restarts=12).run(hard, X, Y, Linf(0.3))

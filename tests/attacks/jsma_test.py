@@ -6,6 +6,7 @@ import pytest
 
 import keras_robust as kr
 from tests.support import numpy_reference
+from tests.support import tiers
 
 JSMA = kr.attacks.JSMA
 FEATURES, CLASSES = 9, 4
@@ -65,8 +66,8 @@ def runner_up(x, rank=0):
     return np.argsort(-logits(x), axis=-1)[:, 1 + rank]
 
 
-@pytest.mark.parametrize("budget", [2, 3, 6, 9])
-@pytest.mark.parametrize("theta", [1.0, -0.6])
+@tiers.parametrize("budget", [2, 3, 6, 9])
+@tiers.parametrize("theta", [1.0, -0.6])
 def test_changes_the_pairs_that_the_rule_says(theta, budget):
     x, y = examples()
     found = JSMA(theta=theta).run(linear, x, y, kr.L0(budget))
@@ -90,6 +91,7 @@ def test_pixels_change_in_all_channels():
     assert 0 < found.success.sum() < len(x)
 
 
+@pytest.mark.exhaustive
 def test_later_targets_are_for_those_that_the_first_did_not_break():
     x, y = examples(30)
     one = JSMA(num_targets=1).run(linear, x, y, kr.L0(2))
@@ -103,6 +105,7 @@ def test_later_targets_are_for_those_that_the_first_did_not_break():
         np.testing.assert_allclose(two.x_adv[i], second[i][0], atol=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_gamma_is_the_largest_share_of_the_features():
     x, y = examples(30)
     found = JSMA(gamma=0.5).run(linear, x, y, unbounded())

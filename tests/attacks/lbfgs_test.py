@@ -9,6 +9,7 @@ from tests.support import backends
 from tests.support import linear_fit
 from tests.support import linear_model
 from tests.support import numpy_reference
+from tests.support import tiers
 
 LBFGS = kr.attacks.LBFGS
 _RNG = np.random.default_rng(23)
@@ -64,7 +65,7 @@ def runner_up(x, y):
     return np.argmax(np.where(np.eye(4)[y] > 0, -np.inf, logits(x)), axis=-1)
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     "arguments", [{}, {"search_steps": 2}, {"initial_weight": 0.7}, {"targeted": "least_likely"}]
 )
 def test_is_the_search_of_the_paper(arguments):
@@ -88,7 +89,7 @@ def test_targeted_leads_to_the_label():
         LBFGS(targeted=True)(linear, x, None, FAR)
 
 
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), None])
+@tiers.parametrize("bounds", [(0.0, 1.0), None])
 def test_finds_the_distance_to_the_boundary_of_a_linear_model(bounds):
     x, y = linear_model.examples()
     found = LBFGS(search_steps=20).run(linear_model.logits, x, y, kr.L2(10.0, bounds))
@@ -104,6 +105,7 @@ def test_finds_the_distance_to_the_boundary_of_a_linear_model(bounds):
         assert reached[i] == pytest.approx(optimize.brentq(gap, 1e-4, 5.0), rel=2e-3)
 
 
+@pytest.mark.exhaustive
 def test_what_is_too_far_is_scaled_back_into_the_ball():
     x, y = linear_model.examples()
     far = LBFGS().run(linear_model.logits, x, y, kr.L2(10.0))
@@ -141,6 +143,7 @@ def test_a_blind_gradient_is_reported():
     assert found.zero_gradient.tolist() == [False, True]
 
 
+@pytest.mark.exhaustive
 def test_an_example_does_not_depend_on_its_neighbours():
     x, y = numpy_reference.examples(4)
     model = numpy_reference.keras_model()
@@ -150,6 +153,7 @@ def test_an_example_does_not_depend_on_its_neighbours():
         np.testing.assert_allclose(alone.x_adv[0], together.x_adv[i], rtol=0, atol=1e-3)
 
 
+@pytest.mark.exhaustive
 @backends.with_and_without_xla
 def test_trains_as_the_inner_search_of_a_mixed_objective(jit_compile):
     x, y = linear_fit.data(8)

@@ -5,6 +5,7 @@ import pytest
 import keras_robust as kr
 from keras_robust import backend
 from tests.support import numpy_reference
+from tests.support import tiers
 
 MomentumPGD = kr.attacks.MomentumPGD
 EPSILON = {"Linf": 0.05, "L2": 0.2, "L1": 0.3}
@@ -16,8 +17,8 @@ def last_point(attack, ball, model):
     return attack.search(backend.Classifier(model), x, y, ball, None, keep_best=False).x_adv
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("norm", EPSILON)
+@tiers.parametrize("decay", [0.0, 0.5, 1.0])
+@tiers.parametrize("norm", EPSILON)
 def test_two_steps_are_the_float64_steps(norm, decay):
     x, y = numpy_reference.examples()
     epsilon = EPSILON[norm]
@@ -38,6 +39,7 @@ def test_the_memory_lasts_for_more_than_two_steps():
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_the_gradient_is_normalised_per_example():
     # The second row of logits is flat by a factor of 1e-15; the steps must not differ for it.
     x = np.array([[0.5, 0.4], [0.5, 0.4]], "float32")

@@ -49,6 +49,7 @@ def pixels_changed(x_adv, x):
     return np.any(x_adv != x, axis=-1).sum(axis=(1, 2))
 
 
+@pytest.mark.exhaustive
 def test_finds_what_trying_all_pixels_finds():
     x, y = examples()
     best = best_pixel(x, y)
@@ -64,6 +65,7 @@ def test_finds_what_trying_all_pixels_finds():
     assert np.all((found.x_adv >= 0.0) & (found.x_adv <= 1.0))
 
 
+@pytest.mark.exhaustive
 def test_evolution_is_what_improves():
     x, y = examples(30)
     ball = kr.L0(1, per_pixel=True)
@@ -78,6 +80,7 @@ def test_evolution_is_what_improves():
         assert np.all(later.loss[hard] >= earlier.loss[hard])
 
 
+@pytest.mark.exhaustive
 def test_several_pixels_as_far_as_epsilon_allows():
     x, y = examples(30)
     attack = OnePixel(num_pixels=3, population_size=50, num_steps=10)
@@ -90,6 +93,7 @@ def test_several_pixels_as_far_as_epsilon_allows():
     assert pixels_changed(found.x_adv, x).max() == 2
 
 
+@pytest.mark.exhaustive
 def test_colours_lie_in_the_box_of_their_channel():
     x, y = examples(30)
     low, high = np.array([-2.0, 0.0]), np.array([1.0, 5.0])
@@ -99,6 +103,7 @@ def test_colours_lie_in_the_box_of_their_channel():
     assert found.x_adv[..., 0].min() == -2.0 and found.x_adv[..., 1].max() == 5.0
 
 
+@pytest.mark.exhaustive
 def test_features_are_pixels_of_their_own():
     x, y = examples()
     flat = x.reshape(-1, 24)
@@ -112,6 +117,7 @@ def test_features_are_pixels_of_their_own():
     np.testing.assert_array_equal(found.success, best > 0.0)
 
 
+@pytest.mark.exhaustive
 def test_queries_end_at_the_first_success():
     x, y = examples()
     found = OnePixel(population_size=10, num_steps=4).run(linear, x, y, kr.L0(1, per_pixel=True))
@@ -119,6 +125,7 @@ def test_queries_end_at_the_first_success():
     assert set((found.queries - 2) % 10) == {0} and found.queries[found.success].min() == 12
 
 
+@pytest.mark.exhaustive
 def test_needs_no_gradient():
     def rounded(x):
         return keras.ops.round(4.0 * linear(x))
@@ -129,6 +136,7 @@ def test_needs_no_gradient():
     assert found.success.any() and not found.zero_gradient.any()
 
 
+@pytest.mark.exhaustive
 def test_targeted_reaches_the_target():
     x, y = examples()
     target = (y + 1) % 3
@@ -139,6 +147,7 @@ def test_targeted_reaches_the_target():
     assert 0 < found.success.sum()
 
 
+@pytest.mark.exhaustive
 def test_an_example_depends_on_its_seed_and_not_on_its_neighbours():
     x, y = examples(6)
     attack = OnePixel(population_size=10, num_steps=3)
@@ -151,6 +160,7 @@ def test_an_example_depends_on_its_seed_and_not_on_its_neighbours():
     assert np.any(attack.run(linear, x, y, ball, seed=5).x_adv != together.x_adv)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("count", [1, np.array([2, 1, 3])])
 def test_a_ball_without_room_for_one_pixel_is_refused(count):
     x, y = examples(3)

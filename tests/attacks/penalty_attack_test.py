@@ -8,6 +8,7 @@ from keras_robust import backend
 from keras_robust.attacks import penalty_attack
 from tests.support import numpy_reference
 from tests.support import penalty_reference
+from tests.support import tiers
 
 FAR = kr.L2(100.0, bounds=None)
 
@@ -35,7 +36,7 @@ def line(threshold):
     return lambda x: ops.stack([threshold - x[:, 0], x[:, 0] - threshold], axis=-1)
 
 
-@pytest.mark.parametrize("num_steps", [1, 10, 11, 137])
+@tiers.parametrize("num_steps", [1, 10, 11, 137])
 def test_takes_as_many_steps_as_it_is_told(num_steps):
     # The loss falls with every step, because the weight is large.
     attack = Walk(num_steps=num_steps, search_steps=1, initial_weight=100.0, learning_rate=1.0)
@@ -134,7 +135,8 @@ def test_wrong_arguments(cls, arguments, message):
         cls(**arguments)
 
 
-@pytest.mark.parametrize("cls", [kr.attacks.CarliniWagner, kr.attacks.EAD])
+@pytest.mark.exhaustive
+@tiers.parametrize("cls", [kr.attacks.CarliniWagner, kr.attacks.EAD])
 def test_a_keras_model_that_ends_in_a_softmax_is_attacked_at_its_logits(cls):
     x, y = numpy_reference.examples(4)
     plain = numpy_reference.keras_model()

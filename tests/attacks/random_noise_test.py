@@ -10,6 +10,7 @@ from tests.support import black_box
 from tests.support import hashing
 from tests.support import linear_model
 from tests.support import numpy_reference
+from tests.support import tiers
 
 RandomNoise = kr.attacks.RandomNoise
 SEEDS = np.array([[5, 6], [5, 9], [7, 6], [1, 2], [0, 3]], "int32")
@@ -57,8 +58,8 @@ def first_mistake_or_worst(ball, count, sphere=False, loss="cross_entropy"):
     return best, queries
 
 
-@pytest.mark.parametrize("sphere", [False, True])
-@pytest.mark.parametrize("norm", EPSILON)
+@tiers.parametrize("sphere", [False, True])
+@tiers.parametrize("norm", EPSILON)
 def test_is_the_first_mistake_or_the_worst_of_the_draws(norm, sphere):
     ball = getattr(kr.threat_models, norm)(EPSILON[norm])
     found = search(RandomNoise(num_samples=25, sphere=sphere), ball)
@@ -82,6 +83,7 @@ def test_the_loss_says_what_is_worst():
     np.testing.assert_allclose(found.x_adv, other, rtol=0, atol=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_more_draws_are_never_better_for_the_model():
     found = [search(RandomNoise(num_samples=count), kr.L2(0.3)) for count in (1, 3, 12, 40)]
     losses, standing = [one.loss for one in found], ~np.asarray(found[0].success)

@@ -5,6 +5,7 @@ import pytest
 import keras_robust as kr
 from keras_robust import backend
 from tests.support import numpy_reference
+from tests.support import tiers
 
 RandomStartFGSM = kr.attacks.RandomStartFGSM
 SEED = np.array([5, 6], "int32")
@@ -23,8 +24,8 @@ def perturb(attack, ball, count=8):
 
 
 @every_norm
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), None], ids=["box", "free"])
-@pytest.mark.parametrize(("step", "size"), [(None, 1.25), (0.6, 0.6)])
+@tiers.parametrize("bounds", [(0.0, 1.0), None], ids=["box", "free"])
+@tiers.parametrize(("step", "size"), [(None, 1.25), (0.6, 0.6)])
 def test_is_one_step_from_a_random_point_of_the_ball(norm, bounds, step, size):
     epsilon = EPSILON[norm]
     attack = RandomStartFGSM(step_size=None if step is None else step * epsilon)
@@ -52,6 +53,7 @@ def test_the_start_is_no_argument():
         RandomStartFGSM(random_start=False)
 
 
+@pytest.mark.exhaustive
 def test_keeps_to_the_ball_so_that_evaluate_takes_it():
     x, y = numpy_reference.examples()
     model = numpy_reference.keras_model()

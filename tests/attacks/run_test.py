@@ -4,6 +4,7 @@ import pytest
 import keras_robust as kr
 from keras_robust.attacks.run import Run
 from tests.support import numpy_reference
+from tests.support import tiers
 
 ATTACK = kr.attacks.PGD(num_steps=2, num_restarts=3, loss="margin")
 
@@ -26,6 +27,7 @@ def assert_same(found, other):
         np.testing.assert_array_equal(field, expected)
 
 
+@pytest.mark.exhaustive
 def test_counts_the_examples_of_every_batch_and_visits_survivors_only():
     run = start()
     counts = list(run)
@@ -37,7 +39,7 @@ def test_counts_the_examples_of_every_batch_and_visits_survivors_only():
     assert found.queries.min() == 7 and found.queries.max() == 21
 
 
-@pytest.mark.parametrize("stop", [1, 2, 3, 4, 5])
+@tiers.parametrize("stop", [1, 2, 3, 4, 5])
 def test_goes_on_from_a_state_to_the_same_result(stop):
     whole = finished(start())
     run = start()
@@ -50,12 +52,14 @@ def test_goes_on_from_a_state_to_the_same_result(stop):
     assert_same(finished(other), whole)
 
 
+@pytest.mark.exhaustive
 def test_a_state_from_before_the_first_batch_is_a_start():
     run = start()
     run.restore(start().state())
     assert_same(finished(run), finished(start()))
 
 
+@pytest.mark.exhaustive
 def test_rows_are_attacked_as_among_all():
     rows = np.array([8, 3, 5])
     whole, some = finished(start()), finished(start(rows=rows))
@@ -63,7 +67,7 @@ def test_rows_are_attacked_as_among_all():
         np.testing.assert_allclose(field, expected[rows], atol=1e-6)
 
 
-@pytest.mark.parametrize("norm", ["L2", "Linf"])
+@tiers.parametrize("norm", ["L2", "Linf"])
 def test_rows_keep_their_own_radius(norm):
     radii = np.linspace(0.01, 0.3, 10, dtype="float32")
     ball = getattr(kr.threat_models, norm)(radii[:, None] if norm == "Linf" else radii)
@@ -74,6 +78,7 @@ def test_rows_keep_their_own_radius(norm):
     np.testing.assert_allclose(size, radii[rows], rtol=0.3)
 
 
+@pytest.mark.exhaustive
 def test_without_a_radius_every_restart_visits_every_example():
     attack = kr.attacks.TargetedFAB(num_targets=2, num_steps=5)
     ball = kr.L2(0.5).with_epsilon(np.inf)
@@ -84,6 +89,7 @@ def test_without_a_radius_every_restart_visits_every_example():
     assert np.all(found.loss >= first.loss) and np.any(found.loss > first.loss)
 
 
+@pytest.mark.exhaustive
 def test_the_bar_shows_the_accuracy_so_far(capsys):
     run = start()
     assert sum(run.shown(True, num_others=10, num_robust=4)) >= 10

@@ -9,6 +9,7 @@ from tests.support import hashing
 from tests.support import linear_model
 from tests.support import models
 from tests.support import numpy_reference
+from tests.support import tiers
 
 SPSA = kr.attacks.SPSA
 SEEDS = np.array([[1, 5], [1, 6], [2, -3], [9, 9], [0, 1]], "int32")
@@ -51,8 +52,8 @@ def search(attack, x, y, ball, seeds=SEEDS, model=None):
     return run(keras.ops.convert_to_tensor(x), seeds[: len(x)])
 
 
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), None])
-@pytest.mark.parametrize("norm,epsilon", [("Linf", 0.12), ("L2", 0.25), ("L1", 0.5)])
+@tiers.parametrize("bounds", [(0.0, 1.0), None])
+@tiers.parametrize("norm,epsilon", [("Linf", 0.12), ("L2", 0.25), ("L1", 0.5)])
 def test_is_adam_on_the_estimate_of_the_paper(norm, epsilon, bounds):
     x, y = numpy_reference.examples()
     settings = {"num_steps": 7, "num_samples": 6, "delta": 0.02}
@@ -68,8 +69,8 @@ def test_is_adam_on_the_estimate_of_the_paper(norm, epsilon, bounds):
     assert 0 < np.sum(found.success) < len(x) and not np.any(found.zero_gradient)
 
 
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), None])
-@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
+@tiers.parametrize("bounds", [(0.0, 1.0), None])
+@tiers.parametrize("norm", ["Linf", "L2", "L1"])
 def test_comes_close_to_the_best_point_of_a_linear_model(norm, bounds):
     x, y = linear_model.examples()
     epsilon = linear_model.EPSILON[norm]

@@ -63,6 +63,7 @@ def make(x, threat_model, order, seeds=None):
     return square_pyramids.PyramidMoves(x, threat_model, keys, shape, 0.8, order)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("order", [1, 2])
 def test_every_proposal_spends_the_budget_and_no_more(order):
     x = np.full((40, 10, 10, 2), 0.5, "float32")
@@ -77,6 +78,7 @@ def test_every_proposal_spends_the_budget_and_no_more(order):
         x_adv = moves.propose(x_adv, query, query // 8)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("order", [1, 2])
 def test_what_the_box_cuts_off_is_paid_back(order):
     x = np.random.default_rng(0).beta(0.3, 0.3, size=(40, 10, 10, 1)).astype("float32")

@@ -8,6 +8,7 @@ from tests.support import backends
 from tests.support import linear_model
 from tests.support import models
 from tests.support import square_reference
+from tests.support import tiers
 
 Square = kr.attacks.Square
 CERTAIN = np.array([1.0, 0.0, 0.0], "float32")
@@ -53,9 +54,9 @@ BALLS = {
 }
 
 
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), None])
-@pytest.mark.parametrize("norm", BALLS)
-@pytest.mark.parametrize(
+@tiers.parametrize("bounds", [(0.0, 1.0), None])
+@tiers.parametrize("norm", BALLS)
+@tiers.parametrize(
     "arguments", [{"p_init": 0.8}, {"p_init": 0.2, "rescale_schedule": True}], ids=str
 )
 def test_is_the_search_of_the_paper(norm, bounds, arguments):
@@ -83,7 +84,7 @@ def test_is_the_search_of_the_paper(norm, bounds, arguments):
     assert 0 < np.sum(found.success) < len(x)
 
 
-@pytest.mark.parametrize("norm", BALLS)
+@tiers.parametrize("norm", BALLS)
 def test_comes_close_to_the_best_point_of_a_linear_model(norm):
     x, y = linear_model.examples()
     epsilon = linear_model.EPSILON[norm]
@@ -101,6 +102,7 @@ def test_comes_close_to_the_best_point_of_a_linear_model(norm):
     assert reached.max() <= 1.0 + 1e-5
 
 
+@pytest.mark.exhaustive
 def test_vectors_and_other_shapes():
     x, y = linear_model.examples()
     for shape, norm in (((12,), "Linf"), ((12,), "L2"), ((3, 4), "L1"), ((1, 3, 2, 2), "Linf")):
@@ -128,6 +130,7 @@ def test_a_box_and_a_radius_per_channel():
     assert np.all(l2.contains(x_adv, x)) and np.abs(x_adv - x).max() > 0.05
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("norm", BALLS)
 def test_one_radius_per_example(norm):
     x, y = images()
@@ -180,6 +183,7 @@ def test_what_a_model_cannot_compute_is_no_success():
     assert np.all(x_adv[:, 0, 0, 0] <= 0.5)
 
 
+@pytest.mark.exhaustive
 def test_does_not_depend_on_the_batch():
     model = models.convolution()
     x, y = models.images(model)
@@ -224,6 +228,7 @@ def test_targets():
     assert np.all(np.array(losses)[~least.success] <= 0.0)
 
 
+@pytest.mark.exhaustive
 def test_inside_a_compiled_function():
     x, y = images()
     for ball in (kr.Linf(0.004), kr.L2(0.05)):

@@ -33,6 +33,7 @@ def test_every_restart_has_the_next_likely_class_as_its_target(restart, target):
     assert goal_at(kr.attacks.TargetedAPGD(), restart, point) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_only_the_right_target_reaches_a_class_behind_the_runner_up():
     # The third input alone helps class 1, and it is the only one that the box lets move.
     x, y = np.array([[0.5, 0.5, 0.0]], "float32"), np.array([0])
@@ -48,6 +49,7 @@ def test_only_the_right_target_reaches_a_class_behind_the_runner_up():
     assert three.queries[0] > one.queries[0]
 
 
+@pytest.mark.exhaustive
 def test_two_classes_need_the_margin():
     x, y = np.zeros((1, 2), "float32"), np.array([0])
     with pytest.raises(ValueError, match='at least 4 classes; use loss="margin".*shape'):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
+from tests.support import tiers
 
 
 def three_classes(x):
@@ -10,7 +11,8 @@ def three_classes(x):
     return x @ kernel + np.array([[0.0, -1.0, -2.0]], "float32")
 
 
-@pytest.mark.parametrize(("num_targets", "expected"), [(1, 0.9), (2, 0.15)])
+@pytest.mark.exhaustive
+@tiers.parametrize(("num_targets", "expected"), [(1, 0.9), (2, 0.15)])
 def test_targets_are_taken_in_the_order_of_the_clean_logits(num_targets, expected):
     x, y = np.array([[0.1, 0.1]], "float32"), np.array([0])
     ball = kr.Linf(1.0, bounds=(0.0, 2.0)).with_epsilon(np.inf)
@@ -20,6 +22,7 @@ def test_targets_are_taken_in_the_order_of_the_clean_logits(num_targets, expecte
     assert found.success[0] and -found.loss[0] == pytest.approx(expected, rel=0.06)
 
 
+@pytest.mark.exhaustive
 def test_searches_are_counted():
     x, y = np.array([[0.1, 0.1]], "float32"), np.array([0])
     attack = kr.attacks.TargetedFAB(num_targets=2, num_steps=5)

@@ -68,6 +68,7 @@ def test_in_training_the_points_of_the_surrogate_come_back():
     np.testing.assert_array_equal(found.x_adv, points)
 
 
+@pytest.mark.exhaustive
 def test_without_labels_the_attacked_model_says_them():
     x, _ = numpy_reference.examples(12)
     model, surrogate, ball = numpy_reference.keras_model(), other_model(3.0), kr.L2(0.4)
@@ -88,6 +89,7 @@ def test_leaves_what_the_model_gets_wrong_and_only_that():
     np.testing.assert_array_equal(np.abs(found.x_adv - x).max(-1) > 0, np.arange(5) != 2)
 
 
+@pytest.mark.exhaustive
 def test_every_restart_is_tried_on_the_model():
     x, y = numpy_reference.examples(16)
     model, surrogate = numpy_reference.keras_model(), other_model(1.0)
@@ -126,6 +128,7 @@ def test_breaks_a_model_without_gradients_and_counts_its_queries_alone():
     assert model.asked == (2 if backends.IS_JAX else 4) * len(x)
 
 
+@pytest.mark.exhaustive
 def test_a_blind_surrogate_is_reported():
     x, y = numpy_reference.examples()
     surrogate = other_model()
@@ -135,6 +138,7 @@ def test_a_blind_surrogate_is_reported():
     assert not Transfer(other_model(), "bim").run(model, x, y, ball).zero_gradient.any()
 
 
+@pytest.mark.exhaustive
 def test_leaves_the_surrogate_alone():
     surrogate = models.convolution()
     x, y = models.images(surrogate)
@@ -157,6 +161,7 @@ def test_reads_the_weights_that_the_surrogate_has_now():
     assert np.abs(attack(model, x, y, ball) - first).max() > 0.01
 
 
+@pytest.mark.exhaustive
 def test_several_inputs_go_to_both_models():
     def make(scale):
         left, right = keras.Input((3,), name="a"), keras.Input((2,), name="b")
@@ -179,6 +184,7 @@ def test_several_inputs_go_to_both_models():
         assert np.abs(moved[name] - x[name]).max() > 0.01
 
 
+@pytest.mark.exhaustive
 def test_the_config_holds_the_architecture_and_the_attack():
     surrogate = other_model()
     attack = Transfer(surrogate, kr.attacks.PGD(num_steps=3))

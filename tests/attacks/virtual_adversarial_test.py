@@ -7,6 +7,7 @@ from keras_robust import backend
 from tests.support import double_backprop
 from tests.support import numpy_reference
 from tests.support import streams
+from tests.support import tiers
 
 VirtualAdversarial = kr.attacks.VirtualAdversarial
 SEED = np.array([3, 4], "int32")
@@ -31,9 +32,9 @@ def _direction(x, num_steps, xi):
     return d
 
 
-@pytest.mark.parametrize("bounds", [None, (0.2, 0.8)])
-@pytest.mark.parametrize("norm", EPSILON)
-@pytest.mark.parametrize(("num_steps", "xi"), [(1, 1e-3), (1, 0.5), (3, 1e-3)])
+@tiers.parametrize("bounds", [None, (0.2, 0.8)])
+@tiers.parametrize("norm", EPSILON)
+@tiers.parametrize(("num_steps", "xi"), [(1, 1e-3), (1, 0.5), (3, 1e-3)])
 def test_is_the_search_of_the_paper(num_steps, xi, norm, bounds):
     x = np.clip(numpy_reference.examples()[0], *(bounds or (0.0, 1.0)))
     direction = _direction(x, num_steps, xi)

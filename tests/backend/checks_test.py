@@ -118,6 +118,7 @@ def _check_each(y, outputs, loss):
     return _message(checks.check_labels, classifier, keras.ops.convert_to_tensor(X), y)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "outputs,names",
     [("dict", {"a", "b"}), ("list", {"a", "b"}), ("reverse", {"a", "b"}), ("list", {"b"})],

@@ -2,6 +2,7 @@ import gc
 
 import keras
 import numpy as np
+import pytest
 
 from keras_robust.backend import keras_logits
 from keras_robust.backend import set_keras_logits
@@ -20,6 +21,7 @@ def test_finds_what_went_into_a_softmax():
     assert keras_logits(logits) is None
 
 
+@pytest.mark.exhaustive
 def test_keeps_logits_of_what_takes_no_attributes_as_long_as_it_lives():
     one, other = Slotted(), Slotted()
     set_keras_logits(one, "first")

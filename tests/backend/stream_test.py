@@ -9,6 +9,7 @@ from tests.support import devices
 from tests.support import models
 from tests.support import numpy_reference
 from tests.support import streams
+from tests.support import tiers
 
 
 def test_the_model_runs_once_and_in_training_mode():
@@ -186,6 +187,7 @@ def test_regularisation_is_that_of_its_own_pass():
     assert float(adversarial.regularisation) > 10.0 * alone[0]
 
 
+@pytest.mark.exhaustive
 def test_regularisation_of_a_model_without_any_is_zero():
     stream, _ = streams.streams(streams.model())
     assert float(stream.regularisation) == 0.0
@@ -193,7 +195,7 @@ def test_regularisation_of_a_model_without_any_is_zero():
 
 
 @backends.tensorflow_only("replicas are TensorFlow's")
-@pytest.mark.parametrize("count", [1, 2])
+@tiers.parametrize("count", [1, 2])
 def test_regularisation_of_all_replicas_together_counts_once(count):
     strategy = devices.mirrored(count)
     with strategy.scope():

@@ -6,6 +6,7 @@ import tensorflow as tf
 from keras_robust import backend
 from keras_robust.backend import tensorflow as seam
 from tests import conftest
+from tests.support import tiers
 
 RECURRENCE = np.array([1.0, 2.0], "float32")
 
@@ -65,7 +66,7 @@ def test_one_seed_for_a_batch(sampler):
     assert len(np.unique(found)) == found.size
 
 
-@pytest.mark.parametrize("seed", [SEEDS[0], np.arange(400, dtype="int32").reshape(200, 2)])
+@tiers.parametrize("seed", [SEEDS[0], np.arange(400, dtype="int32").reshape(200, 2)])
 def test_distributions(seed):
     numbers = np.asarray(backend.uniform((200, 100), seed, minval=-3.0, maxval=5.0)).ravel()
     assert numbers.dtype == np.float32

@@ -7,6 +7,7 @@ import keras_robust as kr
 from keras_robust import backend
 from tests.support import linear_fit
 from tests.support import streams
+from tests.support import tiers
 
 X = streams.X
 Y = streams.Y
@@ -65,8 +66,8 @@ def _softmax_regression(kernel, bias, x, weight):
     return kernel - 0.5 * x.T @ wrong, bias - 0.5 * wrong.sum(axis=0), z, loss
 
 
-@pytest.mark.parametrize("weight", [None, streams.SAMPLE_WEIGHT])
-@pytest.mark.parametrize("compiled", [False, True])
+@tiers.parametrize("weight", [None, streams.SAMPLE_WEIGHT])
+@tiers.parametrize("compiled", [False, True])
 def test_is_one_optimizer_step_on_the_adversarial_examples(weight, compiled):
     model, (kernel, bias) = _linear()
     expected = _softmax_regression(kernel, bias, X + 0.1, np.ones(4) if weight is None else weight)
@@ -166,9 +167,7 @@ def test_the_attack_is_the_one_of_the_field():
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "objective,clean_passes", [("adversarial", 0), ("mixed", 1), ("trades", 1)]
-)
+@tiers.parametrize("objective,clean_passes", [("adversarial", 0), ("mixed", 1), ("trades", 1)])
 def test_batch_norm_statistics_see_no_pass_of_the_attack(objective, clean_passes):
     norm = keras.layers.BatchNormalization(momentum=0.9)
     model = keras.Sequential([keras.Input((6,)), norm, keras.layers.Dense(3)])
@@ -184,6 +183,7 @@ def test_batch_norm_statistics_see_no_pass_of_the_attack(objective, clean_passes
     np.testing.assert_allclose(norm.moving_mean, expected, rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_xla_takes_the_same_step():
     models = [_linear()[0] for _ in range(2)]
     models[1].set_weights(models[0].get_weights())
@@ -242,7 +242,7 @@ def _refused(model, batch, message, **arguments):
         np.testing.assert_array_equal(weight, old)
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     "value,message",
     [
         (np.nan, ("Inputs must be finite.", "Received: a batch with 1 NaN or infinite values")),
@@ -269,7 +269,7 @@ def test_bounds_of_each_channel():
     tf.function(_step(model, Shift(), threat_model=ball))(_batch(x))
 
 
-@pytest.mark.parametrize("label", [3, -1])
+@tiers.parametrize("label", [3, -1])
 def test_labels_that_are_no_class(label):
     y = np.array([0, label, 1, 2])
     low, high = min(0, label), max(2, label)
@@ -304,14 +304,14 @@ class Normalise(keras.layers.Layer):
         return exponentials / keras.ops.sum(exponentials, axis=-1, keepdims=True)
 
 
-@pytest.mark.parametrize("objective", ["adversarial", "mixed"])
+@tiers.parametrize("objective", ["adversarial", "mixed"])
 def test_probabilities_under_a_loss_from_logits(objective):
     model, _ = _linear(tail=[Normalise()])
     message = ("The loss takes logits, but the outputs of the model are probabilities", "")
     _refused(model, _batch(), message, objective=objective)
 
 
-@pytest.mark.parametrize("objective", ["adversarial", "mixed"])
+@tiers.parametrize("objective", ["adversarial", "mixed"])
 def test_logits_under_a_loss_of_probabilities(objective):
     model, _ = _linear(loss="sparse_categorical_crossentropy")
     message = ("The loss takes probabilities, but the outputs of the model do not sum to 1", "")
@@ -337,7 +337,8 @@ class _Remembering(kr.objectives.Clean):
     runs_attack = True
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.exhaustive
+@tiers.parametrize("jit_compile", [False, True])
 def test_a_memory_lasts_for_a_fit_and_meters_use_the_labels_of_their_stream(jit_compile):
     model, (kernel, bias) = _linear()
     step = _step(model, objective=_Remembering())
@@ -363,7 +364,8 @@ def test_a_memory_cannot_be_shared_by_replicas():
         strategy.run(step, (_batch(),))
 
 
-@pytest.mark.parametrize("form", ["list", "dict"])
+@pytest.mark.exhaustive
+@tiers.parametrize("form", ["list", "dict"])
 def test_labels_come_in_any_form_that_keras_takes(form):
     inputs = keras.Input((4,))
     heads = {name: keras.layers.Dense(3, name=name)(inputs) for name in "ab"}

@@ -6,6 +6,7 @@ import tensorflow as tf
 from keras_robust import backend
 from tests.support import devices
 from tests.support import streams
+from tests.support import tiers
 from tests.support import trainers
 
 X, X_ADV, Y = streams.X, streams.X_ADV, streams.Y
@@ -206,7 +207,7 @@ def test_unused_weights_have_the_gradient_none():
     assert result.input_gradient is None
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@tiers.parametrize("compiled", [False, True])
 def test_apply_takes_the_step_of_the_optimizer(compiled):
     model, weights = trainers.linear()
     _, of_kernel, of_bias, _ = trainers.softmax_regression(weights, (0.3, 0.7))

@@ -5,6 +5,7 @@ import pytest
 import keras_robust as kr
 from tests.support import backends
 from tests.support import linear_fit
+from tests.support import tiers
 
 X, Y = linear_fit.data()
 
@@ -24,7 +25,7 @@ def _generator():
             yield X[start : start + 8], Y[start : start + 8]
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     "feed",
     [
         pytest.param(lambda m, c: linear_fit.fit(m, c, epochs=2), id="arrays"),
@@ -64,7 +65,7 @@ def test_two_epochs_equal_numpy_however_the_data_come(feed):
             assert history.history[name][epoch] == pytest.approx(value, abs=1e-5), name
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     "arguments",
     [{"steps_per_execution": 2}, {"jit_compile": True}, {"run_eagerly": True}],
     ids=str,
@@ -166,7 +167,7 @@ def test_a_custom_compute_loss_is_used():
 
 
 @pytest.mark.filterwarnings("ignore:Every input gradient")  # TRADES has none at the clean point.
-@pytest.mark.parametrize("objective", ["adversarial", "mixed", "logit_pairing", "trades"])
+@tiers.parametrize("objective", ["adversarial", "mixed", "logit_pairing", "trades"])
 def test_regularisers_count_once(objective):
     # The labels carry no weight, and without step or noise the two streams agree: what is left of
     # the loss is the regulariser, 0.1 * sum(w^2).
@@ -229,6 +230,7 @@ def test_epsilon_may_differ_between_features():
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_seed_decides_the_random_start():
     results = []
     for seed in (0, 0, 1):
@@ -240,6 +242,7 @@ def test_seed_decides_the_random_start():
     assert np.abs(results[0] - results[2]).max() > 1e-5
 
 
+@pytest.mark.exhaustive
 def test_random_starts_differ_from_step_to_step():
     seen = []
 
@@ -261,7 +264,8 @@ def test_random_starts_differ_from_step_to_step():
     assert np.abs(seen[0][0] - seen[0][1]).max() > 0.01
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.exhaustive
+@tiers.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_stays_close_to_numpy(policy):
     head = keras.layers.Dense(linear_fit.NUM_CLASSES, use_bias=False, dtype=policy)
     model = keras.Sequential([keras.Input((linear_fit.NUM_FEATURES,)), head])
@@ -326,7 +330,7 @@ class Subclassed(keras.Model):
 
 
 @backends.with_and_without_xla
-@pytest.mark.parametrize("make", [Subclassed, lambda: keras.Sequential([Subclassed().head])])
+@tiers.parametrize("make", [Subclassed, lambda: keras.Sequential([Subclassed().head])])
 def test_a_model_that_is_not_built_is_built_from_the_data(make, jit_compile):
     model, (x, y) = make(), linear_fit.data()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -369,7 +373,8 @@ def test_the_default_attack_may_be_a_name_and_must_need_no_targets():
         kr.AdvTrain(objective=Targeted())
 
 
-@pytest.mark.parametrize(("given", "wanted"), [((6, 6), (6, 6, 1)), ((6, 6, 1), (6, 6))])
+@pytest.mark.exhaustive
+@tiers.parametrize(("given", "wanted"), [((6, 6), (6, 6, 1)), ((6, 6, 1), (6, 6))])
 def test_a_last_axis_of_one_is_added_and_dropped_as_keras_does(given, wanted):
     results = []
     for shape in (given, wanted):

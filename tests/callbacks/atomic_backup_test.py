@@ -9,6 +9,7 @@ from tests.support import backends
 from tests.support import backups
 from tests.support import devices
 from tests.support import linear_fit
+from tests.support import tiers
 
 
 def _random_layers():
@@ -25,7 +26,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@tiers.parametrize("optimizer", OPTIMIZERS)
 def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, optimizer):
     path = tmp_path / "deep" / "backup.npz"
     make = OPTIMIZERS[optimizer]
@@ -82,6 +83,7 @@ def test_reduced_precision_is_kept_exactly(tmp_path):
         np.testing.assert_array_equal(np.asarray(one, "float32"), np.asarray(other, "float32"))
 
 
+@pytest.mark.exhaustive
 @backends.tensorflow_only("a strategy; `data_parallel_test` is about JAX")
 def test_two_devices(tmp_path):
     path, results = tmp_path / "backup.npz", []
@@ -143,6 +145,7 @@ def test_fewer_epochs_than_are_done_are_refused_and_lose_nothing(tmp_path):
     assert kr.callbacks.AtomicBackup(path).epochs_done() == 3
 
 
+@pytest.mark.exhaustive
 def test_more_epochs_go_on_with_the_warm_up_of_the_first_call(tmp_path):
     path, found = tmp_path / "backup.npz", {}
     for epochs in (2, 4):
@@ -216,7 +219,7 @@ def test_what_is_no_backup_is_refused(tmp_path, arrays):
     assert path.exists()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+@tiers.parametrize("share", [0.0, 0.5, 0.99])
 def test_a_part_of_a_backup_is_refused(tmp_path, share):
     path = tmp_path / "backup.npz"
     backups.fit(backups.make_model(), path, epochs=1, delete_checkpoint=False)
@@ -321,6 +324,7 @@ def test_two_callbacks_of_one_kind_keep_their_own(tmp_path):
         assert (one.best, one.wait) == (other.best, other.wait)
 
 
+@pytest.mark.exhaustive
 def test_a_training_that_stopped_early_is_over(tmp_path):
     def fit(patience):
         model = backups.make_model(optimizer="adam")
@@ -349,6 +353,7 @@ def test_a_training_that_stopped_early_is_over(tmp_path):
     assert fit(patience=9)[1] == [4, 5]
 
 
+@pytest.mark.exhaustive
 def test_averaged_weights_are_swapped_as_in_the_whole_training(tmp_path):
     path, results = tmp_path / "backup.npz", []
     for stop in (None, 2):
@@ -364,6 +369,7 @@ def test_averaged_weights_are_swapped_as_in_the_whole_training(tmp_path):
     np.testing.assert_array_equal(*results)
 
 
+@pytest.mark.exhaustive
 def test_what_robust_validation_last_measured_is_repeated(tmp_path):
     path, logs = tmp_path / "backup.npz", []
     for stop in (None, 3):
@@ -381,6 +387,7 @@ def test_what_robust_validation_last_measured_is_repeated(tmp_path):
     assert logs[0] == logs[1]
 
 
+@pytest.mark.exhaustive
 def test_a_list_of_callbacks_of_your_own_needs_no_parameters(tmp_path):
     path = tmp_path / "backup.npz"
     backups.fit(backups.make_model(), path, epochs=2, delete_checkpoint=False)

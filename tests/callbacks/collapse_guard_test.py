@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
+from tests.support import tiers
 
 COUNT = 20
 X, Y = np.eye(COUNT, dtype="float32"), np.zeros(COUNT, "int32")
@@ -82,7 +83,7 @@ def _collapse():
     return pytest.warns(UserWarning, match="collapsed from")
 
 
-@pytest.mark.parametrize("stop", [True, False])
+@tiers.parametrize("stop", [True, False])
 def test_without_a_fall_nothing_happens(stop):
     plan = [0.1, 0.5, 0.45, 0.9, 0.75]
     guard = Guard(stop=stop)
@@ -114,7 +115,7 @@ def test_of_equal_probes_the_last_is_kept():
     np.testing.assert_array_equal(_weights(model), _kernel(0.8, 3.0))
 
 
-@pytest.mark.parametrize(("drop", "stops"), [(0.3, True), (0.35, False), (0.4, False)])
+@tiers.parametrize(("drop", "stops"), [(0.3, True), (0.35, False), (0.4, False)])
 def test_only_more_than_the_drop_is_a_collapse(drop, stops):
     plan = [0.9, 0.55, 0.6]
     with warnings.catch_warnings():
@@ -123,6 +124,7 @@ def test_only_more_than_the_drop_is_a_collapse(drop, stops):
     assert len(history["val_probe_accuracy"]) == (2 if stops else 3)
 
 
+@pytest.mark.exhaustive
 def test_the_drop_is_20_points_by_default():
     _, history, _ = _fit(Guard(), [0.9, 0.7, 0.7])
     assert len(history["val_probe_accuracy"]) == 3
@@ -140,6 +142,7 @@ def test_the_training_can_go_on_from_the_weights_that_are_back():
     np.testing.assert_array_equal(_weights(model), _kernel(0.95, 7.0))
 
 
+@pytest.mark.exhaustive
 def test_the_warning_says_what_happened_and_what_to_do():
     with _collapse() as caught:
         _fit(Guard(drop=0.25), [0.5, 0.8, 0.7, 0.1])
@@ -192,7 +195,7 @@ def test_a_fit_after_an_exception_starts_anew():
     assert _accuracies(history) == [0.3, 0.25]
 
 
-@pytest.mark.parametrize(("every_batches", "probes"), [(None, 4), (1, 7), (2, 4), (3, 4)])
+@tiers.parametrize(("every_batches", "probes"), [(None, 4), (1, 7), (2, 4), (3, 4)])
 def test_probes_are_at_the_start_in_between_and_at_the_ends(every_batches, probes):
     guard = Guard(every_batches=every_batches)
     _fit(guard, [0.5, 0.6, 0.7])
@@ -240,6 +243,7 @@ def test_the_method_for_batches_is_there_only_if_needed():
     assert "on_train_batch_end" in vars(Guard(every_batches=1))
 
 
+@pytest.mark.exhaustive
 def test_averages_go_back_too_and_end_up_in_the_model():
     def optimizer():
         return keras.optimizers.SGD(0.0, use_ema=True, ema_momentum=0.5)
@@ -253,7 +257,7 @@ def test_averages_go_back_too_and_end_up_in_the_model():
     np.testing.assert_allclose(_weights(model), average, atol=1e-6)
 
 
-@pytest.mark.parametrize("swap", [False, True])
+@tiers.parametrize("swap", [False, True])
 def test_averages_that_never_began_are_the_weights_at_the_start(swap):
     model = _model(0.9, keras.optimizers.SGD(0.0, use_ema=True, ema_momentum=0.5))
     swaps = [keras.callbacks.SwapEMAWeights()] if swap else []
@@ -262,6 +266,7 @@ def test_averages_that_never_began_are_the_weights_at_the_start(swap):
     np.testing.assert_allclose(_weights(model), _kernel(0.9), atol=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_the_averages_are_probed_where_keras_validates_them():
     model = _model(0.0, keras.optimizers.SGD(0.0, use_ema=True, ema_momentum=0.5))
     history = model.fit(
@@ -281,7 +286,8 @@ def test_the_averages_are_probed_where_keras_validates_them():
     assert _accuracies(history) == [0.8, 0.7]
 
 
-@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.exhaustive
+@tiers.parametrize("order", [0, 1])
 def test_other_callbacks_see_the_weights_that_are_back(order, tmp_path):
     path = str(tmp_path / "{epoch}.weights.h5")
     save = keras.callbacks.ModelCheckpoint(path, save_weights_only=True)
@@ -306,6 +312,7 @@ def test_early_stopping_has_the_last_word():
     np.testing.assert_array_equal(_weights(model), _kernel(0.8, 2.0))
 
 
+@pytest.mark.exhaustive
 def test_a_collapse_right_after_a_resume_is_taken_back(tmp_path):
     def backup():
         return keras.callbacks.BackupAndRestore(str(tmp_path), delete_checkpoint=False)

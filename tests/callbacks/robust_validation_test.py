@@ -5,6 +5,7 @@ import tensorflow as tf
 
 import keras_robust as kr
 from tests.support import linear_fit
+from tests.support import tiers
 
 X, Y = linear_fit.data(40)
 EPSILON = 0.1
@@ -28,7 +29,7 @@ def _validation(data=(X, Y), **arguments):
     return kr.RobustValidation(data, kr.Linf(EPSILON), attack="fgsm", **arguments)
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     "data",
     [(X, Y), [X, Y], tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)],
     ids=["tuple", "list", "dataset"],
@@ -78,7 +79,7 @@ def test_the_seed_decides_the_start():
     assert losses[0]["val_adv_loss"] != losses[2]["val_adv_loss"]
 
 
-@pytest.mark.parametrize("place", [0, 1, 2])
+@tiers.parametrize("place", [0, 1, 2])
 def test_other_callbacks_see_the_values_whatever_the_order(place, tmp_path):
     stop = keras.callbacks.EarlyStopping("val_adv_accuracy", mode="max", patience=1)
     csv = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
@@ -158,7 +159,7 @@ def test_a_scheduled_radius_is_refused_at_once():
         kr.RobustValidation((X, Y), kr.Linf(schedule))
 
 
-@pytest.mark.parametrize("swap_on_epoch", [False, True])
+@tiers.parametrize("swap_on_epoch", [False, True])
 def test_averaged_weights_are_measured_as_by_keras(swap_on_epoch):
     optimizer = keras.optimizers.SGD(0.5, use_ema=True, ema_momentum=0.5)
     model = linear_fit.make_model(optimizer=optimizer)

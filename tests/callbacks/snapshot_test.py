@@ -7,6 +7,7 @@ from keras_robust.callbacks.snapshot import start_optimizer
 from tests.support import backends
 from tests.support import devices
 from tests.support import linear_fit
+from tests.support import tiers
 
 X, Y = linear_fit.data()
 CLOCKS = ("iteration", "learning_rate")
@@ -53,7 +54,8 @@ def _averages(model):
     return inner._model_variables_moving_average
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.exhaustive
+@tiers.parametrize("name", OPTIMIZERS)
 def test_everything_that_was_learned_comes_back_and_the_clocks_go_on(name):
     if backends.IS_JAX and name in AVERAGED:
         pytest.skip("after averages Keras cannot fit again on JAX: it donates one buffer twice")
@@ -95,6 +97,7 @@ def test_batch_statistics_are_part_of_it():
     np.testing.assert_array_equal(_values([statistics])[0], before)
 
 
+@pytest.mark.exhaustive
 def test_it_can_be_restored_twice():
     model = _model(optimizers.SGD(0.1))
     snapshot, before = Snapshot(model), model.get_weights()
@@ -105,6 +108,7 @@ def test_it_can_be_restored_twice():
             np.testing.assert_array_equal(weights, expected)
 
 
+@pytest.mark.exhaustive
 @backends.tensorflow_only("replicas are TensorFlow's")
 @backends.tensorflow_only("a strategy; `data_parallel_test` is about JAX")
 def test_every_device_gets_the_weights_back():
@@ -132,7 +136,8 @@ def test_averages_start_at_the_weights(name):
         np.testing.assert_array_equal(*_values([average, weight]))
 
 
-@pytest.mark.parametrize("name", AVERAGED)
+@pytest.mark.exhaustive
+@tiers.parametrize("name", AVERAGED)
 def test_averages_that_have_begun_are_left_alone(name):
     if backends.IS_JAX and name in AVERAGED:
         pytest.skip("after averages Keras cannot fit again on JAX: it donates one buffer twice")
@@ -146,7 +151,8 @@ def test_averages_that_have_begun_are_left_alone(name):
     assert not np.array_equal(before[-1], linear_fit.weights(model))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.exhaustive
+@tiers.parametrize("name", OPTIMIZERS)
 def test_starting_an_optimizer_early_changes_nothing(name):
     trained = []
     for early in (False, True):

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 import keras_robust as kr
 from tests.support import numpy_reference
+from tests.support import tiers
 
 X, Y = numpy_reference.examples(8)
 WRONG = np.where(np.arange(8) == 3, (Y + 1) % 3, Y)
@@ -28,6 +29,7 @@ def test_figures_follow_from_the_examples():
     assert report.seconds > 0.0 and "keras" in report.versions
 
 
+@pytest.mark.exhaustive
 def test_methods_by_name_with_options_and_as_objects():
     model = numpy_reference.keras_model()
     named = kr.certify(model, (X, Y), "smoothing", noise_stddev=0.1, num_samples=300, seed=2)
@@ -52,7 +54,7 @@ def test_data_sets_first_examples_and_rows():
     assert expected.clean_accuracy == 7 / 8
 
 
-@pytest.mark.parametrize("method", ["interval", "linear"])
+@tiers.parametrize("method", ["interval", "linear"])
 def test_certified_radii_are_below_the_distances_that_fmn_finds(method):
     model = numpy_reference.keras_model()
     if method == "linear":
@@ -65,6 +67,7 @@ def test_certified_radii_are_below_the_distances_that_fmn_finds(method):
     assert np.all(np.array(report.radii) <= attacked.distances + 1e-4)
 
 
+@pytest.mark.exhaustive
 def test_smoothed_radii_are_below_the_distances_of_the_smoothed_classifier():
     """For a linear model the smoothed classifier is the model, so that FMN sees its mistakes."""
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)])

@@ -10,6 +10,7 @@ from keras_robust.certification.box import Box
 from keras_robust.certification.box import worst_margins
 from keras_robust.certification.crown import crown_margins
 from keras_robust.certification.layer_boxes import propagate_box
+from tests.support import tiers
 from tests.support.bounded import IMAGE
 from tests.support.bounded import sequential
 
@@ -97,7 +98,7 @@ def _model(name):
     return sequential(*MODELS[name], *head)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@tiers.parametrize("name", MODELS)
 def test_no_point_has_larger_margins_and_intervals_are_wider(name):
     model, radius = _model(name), 0.05
     x, labels = RNG.uniform(size=(3, *IMAGE)), ops.convert_to_tensor(LABELS)

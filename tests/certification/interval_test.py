@@ -8,6 +8,7 @@ from keras_robust import backend
 from keras_robust.certification import Interval
 from keras_robust.certification import interval_margins
 from tests.support import numpy_reference
+from tests.support import tiers
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +48,7 @@ def test_a_linear_model_without_a_box_has_its_distance():
     assert 0.1 < np.mean(expected > 0.3) < 0.9
 
 
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), (0.0, [1.0, 0.9, 1.0, 1.0])])
+@tiers.parametrize("bounds", [(0.0, 1.0), (0.0, [1.0, 0.9, 1.0, 1.0])])
 def test_a_linear_model_in_a_box_is_what_the_closed_form_says(bounds):
     model, x = linear_model()
     high = np.broadcast_to(bounds[1], x.shape).astype("float32")
@@ -75,7 +76,7 @@ def test_one_hidden_layer_by_hand():
     np.testing.assert_allclose(found.radii, [0.3, 0.4, 0.0], atol=2e-6)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 100])
+@tiers.parametrize("batch_size", [1, 3, 100])
 def test_batch_size_plays_no_role(batch_size):
     model = numpy_reference.keras_model()
     x, _ = numpy_reference.examples(7)
@@ -93,6 +94,7 @@ def test_bisection_steps_are_the_precision(num_steps):
     np.testing.assert_allclose(found * 2**num_steps, np.rint(found * 2**num_steps))
 
 
+@pytest.mark.exhaustive
 def test_certified_radii_are_below_the_nearest_mistakes_that_fmn_finds():
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)

@@ -91,6 +91,7 @@ def test_a_dense_layer_is_bounded_exactly():
         np.testing.assert_allclose(end, 1.0 / (1.0 + np.exp(-z)), rtol=1e-6)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "merge", ["Add", "Average", "Concatenate", "Maximum", "Minimum", "Subtract"]
 )
@@ -101,6 +102,7 @@ def test_merges(merge):
     contained(model, RNG.normal(size=(1, *IMAGE)), 0.2)
 
 
+@pytest.mark.exhaustive
 def test_ten_thousand_points_and_the_extremes_that_pgd_finds():
     model, radius = network(layers.Dense(4)), 0.05
     x = RNG.uniform(size=(1, *IMAGE)).astype("float32")

@@ -4,11 +4,12 @@ import pytest
 
 import keras_robust as kr
 from tests.support import linear_model
+from tests.support import tiers
 
 EPSILON = {"Linf": 0.12, "L2": 0.2, "L1": 0.25}
 KERNEL = np.array([[1.0, -0.6, 0.3], [-0.4, 1.2, 0.1]], "float32")
 BIAS = np.array([0.1, -0.2, 0.25], "float32")
-every_norm = pytest.mark.parametrize("norm", EPSILON)
+every_norm = tiers.parametrize("norm", EPSILON)
 
 
 def model(x):
@@ -33,7 +34,7 @@ def feasible(x, norm, bounds, steps=201):
 
 
 @every_norm
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), (0.1, 0.9), None])
+@tiers.parametrize("bounds", [(0.0, 1.0), (0.1, 0.9), None])
 def test_is_what_a_grid_of_all_feasible_inputs_says(norm, bounds):
     x, y = examples()
     x = x if bounds is None else np.clip(x, *bounds).astype("float32")
@@ -78,6 +79,7 @@ def test_a_binary_model_has_the_distance_to_its_hyperplane():
     np.testing.assert_array_equal(found.robust, np.abs(z) / 5.0 > 0.1)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("batch_size", [1, 7, 100])
 def test_a_radius_for_each_example_and_any_batch_size(batch_size):
     x, y = examples(10)
@@ -124,7 +126,7 @@ def test_wrong_data():
 
 
 @every_norm
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), (0.1, [0.9, 0.8]), None])
+@tiers.parametrize("bounds", [(0.0, 1.0), (0.1, [0.9, 0.8]), None])
 def test_radii_are_where_the_exact_answer_changes(norm, bounds):
     x, _ = examples()
     low, high = bounds or (0.0, 1.0)

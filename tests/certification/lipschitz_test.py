@@ -59,6 +59,7 @@ def test_a_constant_model():
     assert np.all(found.radii == np.finfo("float32").max)
 
 
+@pytest.mark.exhaustive
 def test_certified_radii_are_below_the_nearest_mistakes_that_fmn_finds():
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)

@@ -8,6 +8,7 @@ from keras_robust.certification import Interval
 from keras_robust.certification import Linear
 from keras_robust.certification import Lipschitz
 from tests.support import backends
+from tests.support import tiers
 
 X = np.array([[0.9, 0.1]], "float32")
 SPARSE = "sparse_categorical_crossentropy"
@@ -25,8 +26,8 @@ def identity(*behind, shape=(2,), units=2, activation=None, loss=None, **argumen
 
 
 @every_bound
-@pytest.mark.parametrize("behind", [layers.Identity, lambda: layers.Dropout(0.5)])
-@pytest.mark.parametrize("loss", [None, SPARSE])
+@tiers.parametrize("behind", [layers.Identity, lambda: layers.Dropout(0.5)])
+@tiers.parametrize("loss", [None, SPARSE])
 def test_layers_that_return_their_input_change_no_radius(name, behind, loss):
     radii = METHODS[name].certify(identity(activation="softmax", loss=loss), X).radii
     found = METHODS[name].certify(identity(behind(), activation="softmax", loss=loss), X).radii

@@ -7,6 +7,7 @@ from scipy import stats
 import keras_robust as kr
 from keras_robust.certification import Smoothing
 from keras_robust.certification import smoothed_radius
+from tests.support import tiers
 
 RNG = np.random.default_rng(0)
 KERNEL = np.array([[1.0, -0.5], [-0.4, 1.2], [0.3, 0.2]], "float32")
@@ -48,6 +49,7 @@ def test_counts_that_prove_nothing():
     np.testing.assert_array_equal(smoothed_radius(np.array([0, 1, 50, 55]), 100, 1.0, 0.001), 0.0)
 
 
+@pytest.mark.exhaustive
 def test_a_constant_classifier_through_the_model():
     found = Smoothing(0.25, num_samples=100_000).certify(
         lambda x: keras.ops.stack([0.0 * x[:, 0], 0.0 * x[:, 0] + 1.0], -1),
@@ -107,6 +109,7 @@ def test_a_tie_abstains():
     assert (found.predictions[0], found.radii[0]) == (-1, 0.0)
 
 
+@pytest.mark.exhaustive
 def test_the_level_holds_on_many_draws():
     """At level 0.2 about one bound in five is above the truth; a bound that is off shows."""
     x = np.repeat(X[:1], 300, axis=0)
@@ -151,7 +154,7 @@ def test_batches_are_no_larger_than_needed_and_the_model_is_traced_once_for_each
     assert sizes == 2 * traces
 
 
-@pytest.mark.parametrize("batch_size", [1, 350, 10_000])
+@tiers.parametrize("batch_size", [1, 350, 10_000])
 def test_the_batch_size_plays_no_role_and_the_seed_does(batch_size):
     method = Smoothing(SIGMA, num_samples=1050, selection_samples=130)
     found = method.certify(linear, X[:4], batch_size=batch_size, seed=3)

@@ -6,6 +6,7 @@ import pytest
 
 import keras_robust as kr
 from tests.support import backups
+from tests.support import tiers
 
 
 class _Double(kr.objectives.Adversarial):
@@ -35,7 +36,7 @@ def _adv_train(**changes):
     return kr.AdvTrain(**{**settings, **changes})
 
 
-@pytest.mark.parametrize("named", OTHER_TRAININGS)
+@tiers.parametrize("named", OTHER_TRAININGS)
 def test_the_backup_of_another_training_is_refused_and_left_alone(tmp_path, named):
     path = tmp_path / "backup.npz"
     backups.fit(
@@ -48,7 +49,7 @@ def test_the_backup_of_another_training_is_refused_and_left_alone(tmp_path, name
     assert path.read_bytes() == before
 
 
-@pytest.mark.parametrize("first", [True, False])
+@tiers.parametrize("first", [True, False])
 def test_plain_and_adversarial_training_are_told_apart(tmp_path, first):
     path = tmp_path / "backup.npz"
     callbacks = {True: [_adv_train()], False: []}
@@ -90,7 +91,7 @@ SAME_TRAININGS = {
 }
 
 
-@pytest.mark.parametrize("name", SAME_TRAININGS)
+@tiers.parametrize("name", SAME_TRAININGS)
 def test_the_backup_of_the_same_training_is_taken_up(tmp_path, name):
     path = tmp_path / "backup.npz"
     for epochs in (1, 2):
@@ -101,6 +102,7 @@ def test_the_backup_of_the_same_training_is_taken_up(tmp_path, name):
     assert history.epoch == [1]
 
 
+@pytest.mark.exhaustive
 def test_arguments_of_a_subclass_and_radii_in_tensors_are_told_apart(tmp_path):
     path = tmp_path / "backup.npz"
     pairs = [

@@ -10,6 +10,7 @@ from keras_robust import backend
 from tests.support import backends
 from tests.support import devices
 from tests.support import linear_fit
+from tests.support import tiers
 
 EPSILON = 0.1
 X = np.random.default_rng(5).uniform(size=(16, 6, 6, 1)).astype("float32")
@@ -72,8 +73,9 @@ def _fit(model, callback, **arguments):
     return model.fit(X, Y, callbacks=[callback], **arguments)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize(
+@pytest.mark.exhaustive
+@tiers.parametrize("dtype", ["bfloat16", "float16"])
+@tiers.parametrize(
     "mode",
     [
         pytest.param({}, id="graph"),
@@ -94,6 +96,7 @@ def test_only_the_search_runs_in_it(mode, dtype):
     assert {weight.dtype for weight in model.trainable_weights} == {"float32"}
 
 
+@pytest.mark.exhaustive
 def test_without_it_everything_is_float32():
     probe = Probe()
     model = _model(probe)
@@ -102,6 +105,7 @@ def test_without_it_everything_is_float32():
     assert probe.passes == {(False, "float32"), (True, "float32")}
 
 
+@pytest.mark.exhaustive
 def test_on_two_devices_with_a_model_that_is_not_built():
     with devices.mirrored(2).scope():
         probe = Probe()
@@ -114,7 +118,7 @@ def test_on_two_devices_with_a_model_that_is_not_built():
     assert {type(policy) for policy in _policies(model)} == {keras.DTypePolicy}
 
 
-@pytest.mark.parametrize("objective", ["adversarial", "trades", "mixed"])
+@tiers.parametrize("objective", ["adversarial", "trades", "mixed"])
 def test_the_training_pass_is_bit_for_bit_the_one_without_it(objective):
     low = Recorded()
     model = _model(run_eagerly=True)
@@ -131,6 +135,7 @@ def test_the_training_pass_is_bit_for_bit_the_one_without_it(objective):
     assert logs == expected
 
 
+@pytest.mark.exhaustive
 def test_what_it_finds_is_in_the_ball_in_float32():
     low, own = Recorded(), Recorded()
     _fit(_model(run_eagerly=True), _callback(low))
@@ -147,7 +152,7 @@ def test_what_it_finds_is_in_the_ball_in_float32():
         assert (x_adv == other).mean() > 0.7
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@tiers.parametrize("dtype", ["bfloat16", "float16"])
 def test_it_finds_what_it_finds_in_a_model_with_mixed_policies(dtype):
     model, mixed = _model(), _model(policy=f"mixed_{dtype}")
     low, arguments = backend.Classifier(model), (X, Y, kr.L2(0.5), [1, 2])
@@ -161,7 +166,8 @@ def test_it_finds_what_it_finds_in_a_model_with_mixed_policies(dtype):
     np.testing.assert_allclose(x_adv, own, atol=0.02)
 
 
-@pytest.mark.parametrize("objective", ["kurakin", "mma", "grad_align", kr.objectives.AWP(), "mart"])
+@pytest.mark.exhaustive
+@tiers.parametrize("objective", ["kurakin", "mma", "grad_align", kr.objectives.AWP(), "mart"])
 def test_other_objectives_search_in_it(objective):
     probe, attack = Probe(), kr.objectives.get(objective).default_attack
     model = _model(probe)
@@ -174,6 +180,7 @@ def test_other_objectives_search_in_it(objective):
     assert np.abs(model.get_weights()[0] - before[0]).max() > 0.0
 
 
+@pytest.mark.exhaustive
 def test_at_a_layer_behind_integers():
     probe = Probe()
     layers = [keras.layers.Embedding(50, 4, name="embedding"), keras.layers.Flatten(), probe]
@@ -200,6 +207,7 @@ class Fixed(keras.layers.Layer):
         return x
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("eager", [True, False])
 def test_a_layer_that_fixes_its_dtype_is_named_with_the_way_out(eager):
     model = _model(Fixed(), run_eagerly=eager)
@@ -212,6 +220,7 @@ def test_a_layer_that_fixes_its_dtype_is_named_with_the_way_out(eager):
     _fit(model, _callback(attack_dtype=None))
 
 
+@pytest.mark.exhaustive
 def test_a_layer_that_fixes_its_dtype_and_says_so_works():
     class Kept(Fixed):
         def __init__(self):
@@ -235,6 +244,7 @@ def test_other_errors_stay_what_they_are():
         _fit(model, _callback())
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_a_model_in_mixed_precision_trains_as_without_it(policy):
     model, other = _model(policy=policy), _model(policy=policy)
@@ -244,6 +254,7 @@ def test_a_model_in_mixed_precision_trains_as_without_it(policy):
         np.testing.assert_array_equal(weight, same)
 
 
+@pytest.mark.exhaustive
 def test_nothing_stays_behind():
     model = _model()
     _fit(model, _callback())
@@ -281,6 +292,7 @@ def test_attacks_that_compare_near_points_are_refused_half_precision(attack):
     kr.AdvTrain(attack=attack, attack_dtype="auto")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", ["bfloat16", None])
 def test_auto_is_what_the_machine_gains_from_and_is_told_once(dtype, monkeypatch, capsys):
     monkeypatch.setattr(kr.backend, "fast_dtype", lambda: dtype)

@@ -252,6 +252,7 @@ def test_is_traced_once_for_every_radius_and_a_short_last_batch(attack):
     assert len(traces) == first or (backends.IS_JAX and len(traces) <= 2 * first)
 
 
+@pytest.mark.exhaustive
 @every_attack
 def test_config_gives_the_same_attack(attack):
     search = cases.ATTACKS[attack]
@@ -276,7 +277,8 @@ def small_network():
     return numpy_reference.keras_model()
 
 
-@tiers.parametrize(
+@pytest.mark.exhaustive
+@pytest.mark.parametrize(
     ("name", "argument"),
     [
         (name, key)
@@ -284,7 +286,6 @@ def small_network():
         for key in changes
         if (name, key) not in cases.CHANGES_ELSEWHERE
     ],
-    one_for=lambda name, argument: name,
 )
 def test_every_argument_changes_the_result(name, argument):
     search = cases.ATTACKS[name]

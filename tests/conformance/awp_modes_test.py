@@ -12,6 +12,7 @@ from tests.support import linear_fit
 GAMMA = 0.3
 
 
+@pytest.mark.exhaustive
 def test_a_schedule_of_gamma_is_data_in_the_graph():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0], [0.0, GAMMA])
     results = []
@@ -33,6 +34,7 @@ def test_a_schedule_of_gamma_is_data_in_the_graph():
     assert np.abs(results[0][1] - results[1][1]).max() > 1e-3
 
 
+@pytest.mark.exhaustive
 @backends.tensorflow_only("a strategy; `data_parallel_test` is about JAX")
 def test_two_devices_equal_one():
     x, y = linear_fit.data(20)
@@ -50,6 +52,7 @@ def test_two_devices_equal_one():
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("arguments", [{"jit_compile": True}, {"steps_per_execution": 2}], ids=str)
 def test_every_mode_takes_the_same_steps(arguments):
     x, y = linear_fit.data()

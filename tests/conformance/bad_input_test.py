@@ -7,6 +7,7 @@ import pytest
 import keras_robust as kr
 from tests.support import backends
 from tests.support import linear_fit
+from tests.support import tiers
 
 X, Y = linear_fit.data()
 
@@ -18,7 +19,7 @@ def _spoiled(value):
 
 
 @backends.with_and_without_xla
-@pytest.mark.parametrize(
+@tiers.parametrize(
     ("x", "y", "message"),
     [
         (X, Y + 1, "Labels must be class indices from 0 to 2.*labels from 1 to 3"),

@@ -11,6 +11,9 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import keras_robust as kr
+from tests.support import tiers
+
+pytestmark = pytest.mark.exhaustive
 
 SOURCE = pathlib.Path(__file__).parents[1] / "support" / "serve.c"
 X = np.random.default_rng(0).uniform(size=(5, 4, 4, 1)).astype("float32")
@@ -73,7 +76,7 @@ def test_predictions(program, exported, size):
         np.testing.assert_allclose(found, expected[signature], atol=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [np.nan, 1e30, -0.1])
+@tiers.parametrize("wrong", [np.nan, 1e30, -0.1])
 def test_the_guard_holds_there_too(program, exported, wrong):
     x = X.copy()
     x[2, 1, 1] = wrong

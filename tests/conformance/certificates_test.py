@@ -3,12 +3,12 @@
 import os
 
 import numpy as np
-import pytest
 from keras import ops
 
 import keras_robust as kr
 from keras_robust import backend
 from tests.support import random_networks
+from tests.support import tiers
 
 # More of them, for a search that takes minutes: CERTIFICATE_SEEDS=1000 CERTIFICATE_FIRST=8.
 _FIRST = int(os.environ.get("CERTIFICATE_FIRST", "0"))
@@ -115,8 +115,8 @@ def check(rng, head, depth, from_logits):
     return largest
 
 
-@pytest.mark.parametrize("from_logits", _LOSSES)
-@pytest.mark.parametrize("head", random_networks.HEADS)
+@tiers.parametrize("from_logits", _LOSSES)
+@tiers.parametrize("head", random_networks.HEADS)
 def test_heads(head, from_logits):
     """Behind one layer certificates are tight, and a factor too many shows."""
     rng = np.random.default_rng(0)
@@ -133,7 +133,7 @@ def test_heads(head, from_logits):
     assert (found > 0.0) == is_bounded[from_logits]
 
 
-@pytest.mark.parametrize("seed", _SEEDS)
+@tiers.parametrize("seed", _SEEDS)
 def test_networks(seed):
     rng = np.random.default_rng(seed)
     head = str(rng.choice(list(random_networks.HEADS)))

@@ -8,6 +8,7 @@ import keras_robust as kr
 from keras_robust import datasets
 from tests.support import devices
 from tests.support import linear_fit
+from tests.support import tiers
 
 
 class Spoil(keras.callbacks.Callback):
@@ -25,7 +26,8 @@ class Spoil(keras.callbacks.Callback):
             self.model.layers[-1].set_weights([-linear_fit.weights(self.model)])
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.exhaustive
+@tiers.parametrize("count", [1, 2])
 def test_adversarial_training_goes_on_as_if_the_lost_epoch_had_not_been(count):
     x, y = linear_fit.data(24)
     good, _ = linear_fit.expected(x, y, epochs=1)
@@ -75,6 +77,7 @@ def _train_digits(callbacks):
     return model, history.history
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("optimized_code")
 def test_a_real_collapse_is_taken_back():
     threat_model = kr.Linf(0.1)

@@ -12,6 +12,7 @@ import pytest
 
 import keras_robust as kr
 from tests.support import cases
+from tests.support import tiers
 
 ROOT = pathlib.Path(__file__).parents[2]
 _RNG = np.random.default_rng(8)
@@ -84,23 +85,26 @@ def test_training_again_gives_the_same_weights_and_logs(once):
     _assert_same(train()[0], once[0])
 
 
+@pytest.mark.exhaustive
 def test_another_seed_gives_others(once):
     # Flips, dropout, order and first weights are the same: it is the seed of the attack.
     other, _ = train(seed=1)
     assert any(np.any(one != two) for one, two in zip(other, once[0], strict=True))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("objective", ["vat", "kurakin", "jacobian"])
 def test_objectives_with_random_numbers_of_their_own(objective):
     _assert_same(train(objective)[0], train(objective)[0])
 
 
+@pytest.mark.exhaustive
 def test_evaluating_again_gives_the_same_arrays(once):
     _assert_same(evaluate(once[1]), evaluate(once[1]))
     assert np.any(evaluate(once[1], seed=1)[0] != evaluate(once[1])[0])
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@tiers.parametrize("name", ATTACKS)
 def test_an_attack_again_gives_the_same_examples(once, name):
     first, second = (
         np.asarray(ATTACKS[name](once[1], X, Y, BALL, seed=5, batch_size=20)) for _ in range(2)
@@ -109,6 +113,7 @@ def test_an_attack_again_gives_the_same_examples(once, name):
     assert np.any(first != X)
 
 
+@pytest.mark.exhaustive
 def test_another_process_finds_the_same_bits(once):
     # Here the process has two devices; there it is told to have them too.
     command = (
@@ -128,6 +133,7 @@ def test_another_process_finds_the_same_bits(once):
     assert evaluated == bits(evaluate(once[1]))
 
 
+@pytest.mark.exhaustive
 def test_nothing_in_it_is_an_op_that_tensorflow_knows_to_be_random():
     # TensorFlow then refuses each of them; on a GPU it is what makes two runs the same.
     command = (

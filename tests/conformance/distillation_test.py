@@ -7,6 +7,8 @@ import pytest
 import keras_robust as kr
 from keras_robust import datasets
 
+pytestmark = pytest.mark.exhaustive
+
 TEMPERATURE = 100.0
 BALL = kr.Linf(0.15)
 NUM_EXAMPLES = 100

@@ -9,6 +9,7 @@ import keras_robust as kr
 from tests.support import backends
 from tests.support import devices
 from tests.support import linear_fit
+from tests.support import tiers
 
 pytestmark = backends.tensorflow_only("strategies are those of TensorFlow")
 
@@ -34,8 +35,8 @@ def _fit(strategy, count=22, batch_size=8, callback=None, **arguments):
     return linear_fit.weights(model), history.history
 
 
-@pytest.mark.parametrize("steps", [1, 2])
-@pytest.mark.parametrize("count", [16, 18, 22])
+@tiers.parametrize("steps", [1, 2])
+@tiers.parametrize("count", [16, 18, 22])
 def test_short_last_batches_and_several_steps_at_once_equal_numpy(count, steps):
     # Last batches of 8, 2 and 6 for two replicas.
     weights, logs = _fit(devices.mirrored(2), count, steps_per_execution=steps)
@@ -50,6 +51,7 @@ def _assert_logs(logs, told):
         np.testing.assert_allclose(logs[name], found, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("count", [21, 19, 17])
 def test_replicas_count_alike_where_a_batch_cannot_be_split_evenly(count):
     # Keras's way: the mean of the means of 3 and 2, of 2 and 1, of 1 and no examples.
@@ -68,6 +70,7 @@ def test_replicas_count_alike_where_a_batch_cannot_be_split_evenly(count):
     assert logs["adv_accuracy"] == pytest.approx(logs["accuracy"])
 
 
+@pytest.mark.exhaustive
 def test_metrics_are_those_of_all_replicas_and_no_means_over_them():
     logs = []
     for count in (1, 2):
@@ -82,11 +85,13 @@ def test_metrics_are_those_of_all_replicas_and_no_means_over_them():
         np.testing.assert_allclose(logs[1][name], logs[0][name], atol=1e-5, err_msg=name)
 
 
+@pytest.mark.exhaustive
 def test_one_device_in_a_strategy_is_one_device():
     weights, _ = _fit(tf.distribute.OneDeviceStrategy("CPU:0"))
     np.testing.assert_allclose(weights, linear_fit.expected(X, Y, epochs=2)[0], atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_equal_examples_on_two_replicas_get_noise_of_their_own():
     seen = []
 
@@ -107,7 +112,7 @@ def test_equal_examples_on_two_replicas_get_noise_of_their_own():
     assert all(np.abs(noisy - 0.5).max() <= 0.1 + 1e-6 for noisy in seen)
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     ("make_strategy", "arguments", "message"),
     [
         (
@@ -171,6 +176,7 @@ def test_keras_fails_on_an_uneven_first_batch_before_any_callback():
     assert called == []
 
 
+@pytest.mark.exhaustive
 def test_a_replica_without_examples_is_told():
     model_layers = [
         keras.Input((8, 8, 1)),

@@ -10,11 +10,13 @@ import pytest
 
 import keras_robust as kr
 from benchmarks import fuzz_cases as fuzz
+from tests.support import tiers
 
 EXAMPLES = int(os.environ.get("KERAS_ROBUST_FUZZ_EXAMPLES", "14"))
 USUAL = {name: choices[0] for name, (choices, _) in fuzz._CHOICES.items()}
 
 
+@pytest.mark.exhaustive
 @hypothesis.settings(
     max_examples=EXAMPLES,
     derandomize=True,
@@ -37,13 +39,15 @@ def test_the_usual_case_trains_and_evaluates():
     assert fuzz.run(USUAL) == "trained, evaluated"
 
 
+@pytest.mark.exhaustive
 def test_refusals_of_ours_and_of_keras_are_told_apart():
     assert fuzz.run({**USUAL, "labels": "too high"}) == "refused by us"
     assert fuzz.run({**USUAL, "loss": "nothing"}) == "refused by us"
     assert fuzz.run({**USUAL, "ball": "wide"}).startswith(("refused by us", "trained"))
 
 
-@pytest.mark.parametrize("error", [RuntimeError("raw"), ValueError("raw"), KeyError("raw")])
+@pytest.mark.exhaustive
+@tiers.parametrize("error", [RuntimeError("raw"), ValueError("raw"), KeyError("raw")])
 def test_what_is_raised_in_other_words_is_found(monkeypatch, error):
     def fail(self, callback):
         raise error
@@ -54,6 +58,7 @@ def test_what_is_raised_in_other_words_is_found(monkeypatch, error):
         fuzz.run(USUAL)
 
 
+@pytest.mark.exhaustive
 def test_silent_damage_is_found(monkeypatch):
     monkeypatch.setitem(fuzz.LOSSES, "sparse", lambda: lambda y, outputs: outputs[:, 0] / 0.0)
     with pytest.raises(AssertionError, match="loss|weights"):

@@ -10,6 +10,7 @@ import tensorflow as tf
 import keras_robust as kr
 from tests.support import backends
 from tests.support import linear_fit
+from tests.support import tiers
 
 X, Y = linear_fit.data()
 HOOKS = (
@@ -67,11 +68,9 @@ def test_the_model_is_as_before_after_fit(plain_weights):
     _assert_plain(model, plain_weights)
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError("no"), KeyboardInterrupt()], ids=["error", "ctrl-c"]
-)
-@pytest.mark.parametrize("hook", HOOKS)
-@pytest.mark.parametrize("place", [0, 1], ids=["before", "after"])
+@tiers.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()], ids=["error", "ctrl-c"])
+@tiers.parametrize("hook", HOOKS)
+@tiers.parametrize("place", [0, 1], ids=["before", "after"])
 def test_the_model_is_plain_after_an_exception_in_any_hook(hook, place, error, plain_weights):
     if hook == "on_train_batch_begin" or hook == "on_train_batch_end":
         callback = keras.callbacks.Callback()
@@ -99,9 +98,7 @@ def test_train_on_batch_right_after_an_exception_is_plain(plain_weights):
     np.testing.assert_array_equal(model.layers[-1].get_weights()[0], plain_weights)
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError("no"), KeyboardInterrupt()], ids=["error", "ctrl-c"]
-)
+@tiers.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()], ids=["error", "ctrl-c"])
 def test_the_model_is_plain_after_an_exception_inside_the_step(error, plain_weights):
     class Broken(kr.objectives.Objective):
         def loss(self, clean, adversarial):
@@ -204,7 +201,7 @@ def _assert_traces(traces, tensorflow, jax):
         assert traces == tensorflow
 
 
-@pytest.mark.parametrize("epsilon", [0.1, "schedule"])
+@tiers.parametrize("epsilon", [0.1, "schedule"])
 def test_one_trace_serves_changing_epsilon_and_short_batches(epsilon):
     traces = []
 
@@ -236,8 +233,8 @@ def test_one_trace_for_each_signature():
     _assert_traces(traces, tensorflow=[(8, 4)], jax=[(8, 4)])
 
 
-@pytest.mark.parametrize("attack_dtype", [None, "bfloat16"])
-@pytest.mark.parametrize(
+@tiers.parametrize("attack_dtype", [None, "bfloat16"])
+@tiers.parametrize(
     "mode",
     [
         pytest.param(lambda: {"steps_per_execution": 3}, id="steps_per_execution"),
@@ -269,7 +266,7 @@ def _mirrored(count):
 
 
 @backends.tensorflow_only("a strategy; `data_parallel_test` is about JAX")
-@pytest.mark.parametrize("objective", ["adversarial", "mixed", "logit_pairing", "trades"])
+@tiers.parametrize("objective", ["adversarial", "mixed", "logit_pairing", "trades"])
 @pytest.mark.filterwarnings("ignore:Every input gradient", "ignore:`shuffle=True` was passed")
 def test_two_devices_reach_the_weights_of_one(objective):
     results = []

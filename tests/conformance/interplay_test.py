@@ -7,6 +7,7 @@ import tensorflow as tf
 
 import keras_robust as kr
 from tests.support import linear_fit
+from tests.support import tiers
 
 X, Y = linear_fit.data()
 
@@ -23,7 +24,8 @@ def test_a_targeted_attack_is_refused():
         kr.AdvTrain(attack=kr.attacks.PGD(targeted=True))
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float16", "uint8"])
+@pytest.mark.exhaustive
+@tiers.parametrize("dtype", ["float64", "float16", "uint8"])
 def test_inputs_of_any_number_type_are_trained_on_as_float32(dtype):
     x = (X * 4).round().astype(dtype)
     results = []
@@ -41,6 +43,7 @@ def test_inputs_of_any_number_type_are_trained_on_as_float32(dtype):
     np.testing.assert_array_equal(results[0], results[1])
 
 
+@pytest.mark.exhaustive
 def test_a_callback_that_trains_by_itself_does_not_end_the_defence():
     class Meddler(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -66,6 +69,7 @@ def test_a_callback_that_trains_by_itself_does_not_end_the_defence():
     assert len(history.history["adv_accuracy"]) == 3
 
 
+@pytest.mark.exhaustive
 def test_a_remade_train_function_is_replaced_and_left_in_place_afterwards():
     class Unfreeze(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -88,7 +92,7 @@ def test_a_remade_train_function_is_replaced_and_left_in_place_afterwards():
     assert model.train_function is unfreeze.remade
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
+@tiers.parametrize("wrapped", [False, True])
 def test_warmup_counts_optimizer_steps_under_accumulation(wrapped):
     optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
     if wrapped:
@@ -140,6 +144,7 @@ def test_no_accuracy_under_attack_without_an_attack():
     assert set(history.history) == {"accuracy", "loss"}
 
 
+@pytest.mark.exhaustive
 def test_xla_finds_a_hidden_softmax_after_the_first_batch():
     def hidden(x):
         powers = keras.ops.exp(x)

@@ -11,6 +11,7 @@ import keras_robust as kr
 from keras_robust import backend
 from tests.support import backends
 from tests.support import linear_fit
+from tests.support import tiers
 
 X, Y = linear_fit.data()
 TRAIN_HOOKS = [
@@ -117,7 +118,7 @@ class _Raiser(keras.callbacks.Callback):
 
 
 # `guarantees_test` has every hook of training with errors; here are Ctrl-C and validation.
-@pytest.mark.parametrize("hook", [*TRAIN_HOOKS, *TEST_HOOKS])
+@tiers.parametrize("hook", [*TRAIN_HOOKS, *TEST_HOOKS])
 def test_ctrl_c_in_any_hook(hook, plain):
     model = _model()
     callback = kr.AdvTrain(kr.Linf(0.1), attack="fgsm")
@@ -167,8 +168,9 @@ class _Failing(kr.objectives.Adversarial):
         return np.zeros((len(x), 1), "float32")
 
 
-@pytest.mark.parametrize("run_eagerly", [False, True])
-@pytest.mark.parametrize(
+@pytest.mark.exhaustive
+@tiers.parametrize("run_eagerly", [False, True])
+@tiers.parametrize(
     "how",
     [pytest.param("op", marks=backends.tensorflow_only("no op of JAX fails")), "python"],
 )
@@ -182,6 +184,7 @@ def test_a_step_that_fails_in_the_second_batch(how, run_eagerly, plain):
     _assert_plain(model, plain)
 
 
+@pytest.mark.exhaustive
 def test_data_that_fail_in_the_middle(plain):
     def batches():
         yield X[:8], Y[:8]
@@ -197,6 +200,7 @@ def test_data_that_fail_in_the_middle(plain):
     _assert_plain(model, plain)
 
 
+@pytest.mark.exhaustive
 def test_it_trains_adversarially_again_after_an_interrupt():
     model = linear_fit.make_model()
     callback = linear_fit.adv_train()

@@ -12,6 +12,8 @@ import keras_robust as kr
 from tests.support import backends
 from tests.support import kills
 
+pytestmark = pytest.mark.exhaustive
+
 KILLED, CUT_OFF = -signal.SIGKILL, -signal.SIGXFSZ
 
 # A backup is three events before the first epoch: folder, open, remove; and in each epoch four:

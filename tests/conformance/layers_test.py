@@ -8,6 +8,7 @@ import tensorflow as tf
 from tests.support import backends
 from tests.support import cases
 from tests.support import gradients
+from tests.support import tiers
 
 IMAGES = (
     "BitDepth",
@@ -20,7 +21,7 @@ IMAGES = (
     "Thermometer-raw",
 )
 X = np.random.default_rng(0).uniform(size=(5, 9, 10, 3)).astype("float32")
-every_layer = pytest.mark.parametrize("name", IMAGES)
+every_layer = tiers.parametrize("name", IMAGES, one_for=cases.class_of)
 
 
 def fresh(name, **changes):

@@ -5,6 +5,7 @@ import pytest
 
 import keras_robust as kr
 from tests.support import linear_model
+from tests.support import tiers
 
 NORMS = ("L1", "L2", "Linf")
 BOUNDS = {"box": (0.0, 1.0), "free": None}
@@ -62,9 +63,9 @@ def test_every_attack_is_here():
     assert names == {*ITERATIVE, "FGSM", "RandomStartFGSM", *OTHERS}
 
 
-@pytest.mark.parametrize("bounds", BOUNDS)
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ITERATIVE)
+@tiers.parametrize("bounds", BOUNDS)
+@tiers.parametrize("norm", NORMS)
+@tiers.parametrize("name", ITERATIVE)
 def test_iterative_attacks_reach_the_best_point(name, norm, bounds):
     attack = ITERATIVE[name](**STEPS[norm])
     gap, gain, x_adv, best = attack_gap(attack, norm, bounds)
@@ -82,7 +83,7 @@ def test_a_step_across_the_whole_ball_forgets_the_random_start(bounds):
     np.testing.assert_allclose(x_adv, best, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     ("norm", "bounds"),
     [("L1", "box"), ("L1", "free"), ("L2", "free"), ("Linf", "box"), ("Linf", "free")],
 )
@@ -103,19 +104,22 @@ def test_fgsm_in_l2_loses_what_the_box_cuts_off():
     assert gap.max() > 0.1
 
 
-@pytest.mark.parametrize("loss", ["margin", "cross_entropy"])
+@pytest.mark.exhaustive
+@tiers.parametrize("loss", ["margin", "cross_entropy"])
 def test_every_loss_leads_to_the_best_point(loss):
     attack = kr.attacks.PGD(**STEPS["Linf"], loss=loss)
     gap, *_ = attack_gap(attack, "Linf", "box")
     np.testing.assert_allclose(gap, 0.0, rtol=0, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_a_keras_model_is_attacked_like_a_callable():
     attack = kr.attacks.BIM(**STEPS["L2"])
     gap, *_ = attack_gap(attack, "L2", "box", linear_model.keras_model())
     np.testing.assert_allclose(gap, 0.0, rtol=0, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_more_steps_are_never_worse():
     gaps = [
         attack_gap(kr.attacks.BIM(num_steps=steps, step_size=0.1), "L2", "box")[0]

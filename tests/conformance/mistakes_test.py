@@ -12,6 +12,7 @@ import tensorflow as tf
 import keras_robust as kr
 from tests.support import backends
 from tests.support import linear_fit
+from tests.support import tiers
 
 ROOT = pathlib.Path(__file__).parents[2]
 X, Y = (array[:12] for array in linear_fit.data())
@@ -206,7 +207,7 @@ def test_on_jax_keras_says_some_of_it_before_any_callback(mistake):
     assert not any("/keras_robust/" in file for file in files)
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+@tiers.parametrize("mistake", MISTAKES)
 @pytest.mark.filterwarnings("ignore:Your input ran out of data", "ignore:In loss categorical")
 @pytest.mark.filterwarnings("ignore:Every input gradient")
 def test_the_error_is_the_one_that_is_written(mistake):

@@ -7,6 +7,7 @@ import pytest
 import keras_robust as kr
 from tests.support import models
 from tests.support import reports
+from tests.support import tiers
 
 
 class _Subclassed(keras.Model):
@@ -62,6 +63,7 @@ def test_logits_under_a_loss_of_probabilities_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.exhaustive
 def test_a_report_of_a_model_with_another_accuracy_is_refused(tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Rescaling(-1.0)])
     x, y = np.eye(3, dtype="float32"), np.arange(3)
@@ -83,7 +85,7 @@ def test_names_that_are_no_line_of_text(tmp_path, name):
         kr.export_saved_model(models.simple(), tmp_path / "1", label_names=["a", "b", name])
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     ("report", "message"),
     [
         (lambda: "report.json", "Expected a RobustnessReport.*Received: report='report.json'"),

@@ -11,6 +11,7 @@ from keras_robust.evaluation import checkpoint as checkpoint_module
 from tests.support import backends
 from tests.support import fork_server
 from tests.support import killable
+from tests.support import tiers
 
 # Outside of a graph it is the error itself; JAX has another class for what fails at once.
 _KILLED = (backends.HOST_ERROR, RuntimeError, ValueError)
@@ -40,6 +41,7 @@ def _running(path):
     return sum(name.startswith("robust_") for name in names), "run_start" in names
 
 
+@pytest.mark.exhaustive
 def test_the_evaluation_is_worth_resuming(whole):
     report, _ = whole
     assert 0.0 < report.robust_accuracy < report.clean_accuracy < 1.0
@@ -47,6 +49,7 @@ def test_the_evaluation_is_worth_resuming(whole):
     assert len({attack.accuracy for attack in report.attacks}) > 1
 
 
+@pytest.mark.exhaustive
 def test_a_stop_anywhere_changes_nothing(whole, tmp_path):
     expected, passes = whole
     path, seen = tmp_path / "state", set()
@@ -64,6 +67,7 @@ def test_a_stop_anywhere_changes_nothing(whole, tmp_path):
     assert seen >= middle | between
 
 
+@pytest.mark.exhaustive
 def test_it_may_be_stopped_again_and_again_and_go_on_with_other_batches(whole, tmp_path):
     expected, _ = whole
     path, stops = tmp_path / "state", 0
@@ -93,13 +97,14 @@ def test_a_process_that_was_killed(whole, tmp_path):
     assert model.count < passes and not path.exists()
 
 
+@pytest.mark.exhaustive
 def test_an_evaluation_that_is_not_stopped_leaves_no_file(whole, tmp_path):
     report = killable.evaluate(killable.Killable(), checkpoint=tmp_path / "state")
     killable.assert_same(report, whole[0])
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     "change,received",
     [
         ({"data": (1.0 - killable.X, killable.Y)}, "other data, outputs of the model$"),
@@ -142,6 +147,7 @@ def test_a_foreign_file_is_refused_and_not_deleted(tmp_path):
     assert path.read_text() == "three years of work"
 
 
+@pytest.mark.exhaustive
 @backends.tensorflow_only("JAX has no tensors of strings")
 def test_strings_among_the_inputs(tmp_path):
     cities = np.array([f"Köln {number}" for number in range(8)], dtype=object)

@@ -9,6 +9,7 @@ from tests.support import backends
 from tests.support import devices
 from tests.support import linear_fit
 from tests.support import models
+from tests.support import tiers
 
 X, Y = linear_fit.data()
 
@@ -37,6 +38,7 @@ def test_warmup_is_on_by_default_for_a_fifth_of_the_steps():
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_a_second_fit_goes_on_where_the_warmup_was():
     model = linear_fit.make_model()
     for _ in range(2):
@@ -89,6 +91,7 @@ def test_clean_epochs_are_plain_bit_for_bit():
     assert set(logs[2]) == {"accuracy", "adv_accuracy", "loss"}
 
 
+@pytest.mark.exhaustive
 def test_clean_epochs_may_be_all_there_are():
     plain_states, plain_logs = _state_after(2, [])
     states, logs = _state_after(2, [linear_fit.adv_train(clean_epochs=5)])
@@ -101,7 +104,7 @@ def _after_clean(count, warmup=1):
     return lambda step: linear_fit.EPSILON * min(1.0, max(0, step + 1 - count) / warmup)
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     "arguments",
     [{}, {"steps_per_execution": 3}, {"jit_compile": True}, {"run_eagerly": True}],
     ids=str,
@@ -125,6 +128,7 @@ def test_the_warmup_starts_after_the_clean_epochs():
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_a_warmup_in_percent_is_one_of_all_planned_steps():
     model = linear_fit.make_model()
     linear_fit.fit(model, linear_fit.adv_train(clean_epochs=1, warmup="50%"), epochs=4)
@@ -141,7 +145,8 @@ def test_a_schedule_of_epsilon_counts_the_clean_steps_too():
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
-@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.exhaustive
+@tiers.parametrize("again", [False, True])
 def test_a_second_fit_goes_on_with_the_clean_epochs_that_are_left(again):
     model, callback = linear_fit.make_model(), linear_fit.adv_train(clean_epochs=2)
     found = []
@@ -153,6 +158,7 @@ def test_a_second_fit_goes_on_with_the_clean_epochs_that_are_left(again):
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 @backends.tensorflow_only("a strategy; `data_parallel_test` is about JAX")
 def test_clean_epochs_on_several_devices():
     with devices.mirrored(2).scope():
@@ -163,7 +169,7 @@ def test_clean_epochs_on_several_devices():
     assert len(history.history["adv_accuracy"]) == 1
 
 
-@pytest.mark.parametrize("size,clean,attacked", [(32, 1, 8), (24, 1, 6), (24, 2, 3), (16, 2, 2)])
+@tiers.parametrize("size,clean,attacked", [(32, 1, 8), (24, 1, 6), (24, 2, 3), (16, 2, 2)])
 def test_clean_epochs_under_accumulation(size, clean, attacked):
     # Two batches make an optimizer step, so that an odd epoch ends in the middle of one.
     epochs = []

@@ -10,6 +10,7 @@ from keras_robust import backend
 from tests.support import backends
 from tests.support import linear_fit
 from tests.support import several_inputs
+from tests.support import tiers
 
 
 def test_the_inputs_may_be_a_list():
@@ -39,7 +40,7 @@ def test_in_a_traced_function():
 
 
 @backends.with_and_without_xla
-@pytest.mark.parametrize("weighted", [False, True])
+@tiers.parametrize("weighted", [False, True])
 def test_training_takes_the_steps_of_the_float64_reference(weighted, jit_compile):
     x, y = linear_fit.data()
     epsilon = np.array([0.2, 0.05, 0.05, 0.05])
@@ -67,6 +68,7 @@ def test_the_ramp_and_radii_for_single_features():
     np.testing.assert_allclose(linear_fit.weights(model), expected, rtol=0, atol=2e-5)
 
 
+@pytest.mark.exhaustive
 def test_validation_and_evaluation():
     x, _ = linear_fit.data()
     y = np.argmax(x @ linear_fit.initial_weights(), axis=-1)

@@ -1,8 +1,11 @@
 """A shorter form of `benchmarks.soak`: memory, traces and pace of a long training."""
 
+import pytest
+
 from benchmarks import soak_parts as soak
 
 
+@pytest.mark.exhaustive
 def test_two_hundred_steps_keep_one_trace_their_memory_and_their_pace():
     model = soak.build()
     soak.train(model, 20, 10)  # Whatever grows once has grown by then.

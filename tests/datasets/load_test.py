@@ -1,10 +1,10 @@
-import subprocess
 import sys
 
 import numpy as np
 
 from keras_robust import datasets
 from keras_robust.datasets import digits
+from tests.support import fork_server
 
 
 def test_the_default_is_the_digits():
@@ -14,13 +14,15 @@ def test_the_default_is_the_digits():
     np.testing.assert_array_equal(loaded.test[0], expected.test[0])
 
 
+def _load_without_tensorflow_datasets():
+    sys.modules["tensorflow_datasets"] = None  # Importing it fails.
+    sys.stdout.write(f"{len(datasets.load('digits').train[1])}\n")
+    try:
+        datasets.load("mnist")
+    except ImportError:
+        sys.stdout.write("not imported\n")
+
+
 def test_the_digits_do_without_tensorflow_datasets():
-    code = (
-        "import sys; sys.modules['tensorflow_datasets'] = None\n"  # Importing it fails.
-        "from keras_robust import datasets\n"
-        "print(len(datasets.load('digits').train[1]))\n"
-        "try: datasets.load('mnist')\n"
-        "except ImportError: print('not imported')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[:2] == ["1297", "not imported"]
+    done = fork_server.call(_load_without_tensorflow_datasets)
+    assert (done.code, done.stdout) == (0, "1297\nnot imported\n"), done.stderr

@@ -87,6 +87,7 @@ def test_stable_outputs():
 
 
 # XLA leaves rounding errors in the gradient of a softmax that is saturated.
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "saturated",
     [
@@ -136,6 +137,7 @@ def test_all_checks_on_a_linear_model(honest):
     _passed(checks["unbounded attack"], "unbounded attack", 0.0, 0.0)
 
 
+@pytest.mark.exhaustive
 def test_random_models():
     trials = _trials(told.random_model)
     check = attack_checks.check_epsilon_zero(trials)
@@ -146,6 +148,7 @@ def test_random_models():
     assert "disagrees with the attack" in check.advice
 
 
+@pytest.mark.exhaustive
 def test_one_step_that_breaks_more_than_many():
     # The way up ends on a small hill; the mistake lies behind a valley, at the end of the ball.
     network = landscape(lambda way: -1.0 + 0.5 * ops.sin(6.0 * way) + 30.0 * ops.relu(way - 0.9))
@@ -157,6 +160,7 @@ def test_one_step_that_breaks_more_than_many():
     _passed(attack_checks.check_overfitting(trials), "one step is not enough", -many, 0.25)
 
 
+@pytest.mark.exhaustive
 def test_many_steps_that_break_far_more_than_one():
     # The mistake lies in the middle of the way, and one step leads past it.
     trials = _at_half(bump(0.5, 0.4), num_steps=20)
@@ -171,6 +175,7 @@ def _fgsm():
     return kr.attacks.FGSM(loss="cross_entropy")
 
 
+@pytest.mark.exhaustive
 def test_a_cross_entropy_that_saturates():
     trials = _trials(lambda x: 1e5 * linear(x))
     blind = trials.accuracy(trials.pgd("cross_entropy"))
@@ -180,6 +185,7 @@ def test_a_cross_entropy_that_saturates():
     _failed(check, "loss choice", value, 0.03, "Believe no number that the cross-entropy alone")
 
 
+@pytest.mark.exhaustive
 def test_more_steps_that_break_more():
     # Two steps of 1.25 radii leap over the mistake from most starts, four of half of that do not.
     trials = _at_half(bump(0.4, 0.15), num_steps=2)
@@ -189,6 +195,7 @@ def test_more_steps_that_break_more():
     _failed(check, "convergence", few - more, 0.01, "4 steps break more than 2")
 
 
+@pytest.mark.exhaustive
 def test_larger_balls_that_leave_more():
     # The larger the ball, the farther the steps, and the seldomer a point of the path is near.
     trials = _at_half(bump(0.2, 0.15), num_steps=2)
@@ -219,6 +226,7 @@ def test_a_number_of_features_has_no_small_noise():
     assert (check.name, check.verdict) == ("stable outputs", "skipped")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "name,attack,label",
     [
@@ -243,6 +251,7 @@ def test_without_gradients_all_that_is_right_is_left():
     _failed(check, "black box", np.mean(WITHIN), 0.01, "masked gradients")
 
 
+@pytest.mark.exhaustive
 def test_an_attack_that_does_not_fit_is_skipped():
     trials = _trials(linear, ball=kr.threat_models.L0(1))
     check = attack_checks.check_beaten(trials, "black box", kr.attacks.Square(), 0.01)
@@ -250,6 +259,7 @@ def test_an_attack_that_does_not_fit_is_skipped():
     assert "L0" in check.advice
 
 
+@pytest.mark.exhaustive
 def test_transfer(honest, masked):
     surrogate = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     surrogate.set_weights([np.array([[-10.0, 10.0], [0.0, 0.0]]), np.array([5.0, -5.0])])

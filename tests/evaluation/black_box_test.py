@@ -6,6 +6,7 @@ import tensorflow as tf
 import keras_robust as kr
 from tests.support import backends
 from tests.support import linear_model
+from tests.support import tiers
 
 BlackBox = kr.evaluation.BlackBox
 
@@ -14,7 +15,7 @@ def linear(x):
     return x.reshape(len(x), 12) @ linear_model.WEIGHTS + linear_model.BIAS
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     "attack", [kr.attacks.Square(num_queries=40), kr.attacks.SPSA(num_steps=4, num_samples=4)]
 )
 def test_is_attacked_like_the_model_itself(attack):
@@ -91,7 +92,7 @@ def test_scores_that_are_not_finite_are_no_success():
     np.testing.assert_array_equal(linear(found.x_adv).argmax(-1) != y, found.success)
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     "predict,received",
     [
         (lambda x: linear(x)[:, :1], r"shape \(6, 1\)"),

@@ -194,6 +194,7 @@ def test_masked_gradients_are_told_in_a_report():
     assert checks["unbounded attack"].verdict == "failed"
 
 
+@pytest.mark.exhaustive
 def test_gradients_that_turn_nan_keep_the_attack_feasible_and_are_told():
     rng = np.random.default_rng(0)
     x = rng.uniform(0.3, 0.7, size=(100, 4)).astype("float32")

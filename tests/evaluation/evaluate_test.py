@@ -8,6 +8,7 @@ import keras_robust as kr
 from tests.support import linear_model
 from tests.support import models
 from tests.support import several_inputs
+from tests.support import tiers
 from tests.support.told import BALL
 from tests.support.told import FALLS
 from tests.support.told import Fixed
@@ -23,8 +24,8 @@ def _evaluate(attacks, **arguments):
     return kr.evaluate(model, (X, Y), BALL, attacks, **{"minimum_norm": None, **arguments})
 
 
-@pytest.mark.parametrize("norm", ["Linf", "L2", "L1"])
-@pytest.mark.parametrize("bounds", [None, (0.0, 1.0)])
+@tiers.parametrize("norm", ["Linf", "L2", "L1"])
+@tiers.parametrize("bounds", [None, (0.0, 1.0)])
 def test_linear_model_has_its_exact_robust_accuracy(norm, bounds):
     x, y = linear_model.examples(80)
     y = y.copy()
@@ -279,6 +280,7 @@ def test_logits_under_a_loss_of_probabilities_are_refused():
         kr.evaluate(network, (x, np.zeros(5, "int64")), kr.Linf(0.1), "fgsm")
 
 
+@pytest.mark.exhaustive
 def test_a_model_without_gradients_is_no_robust_one():
     def rounded(x):
         return keras.ops.round(10.0 * model(x) + 0.1)
@@ -333,6 +335,7 @@ def test_classes_and_what_they_become():
     ]
 
 
+@pytest.mark.exhaustive
 def test_several_inputs_each_with_a_ball_of_its_own():
     def network(x):
         scores = keras.ops.sum(x["a"], axis=-1) + keras.ops.sum(x["b"], axis=(1, 2))
@@ -354,6 +357,7 @@ def test_several_inputs_each_with_a_ball_of_its_own():
     assert report.threat_model["class_name"] == "PerInput"
 
 
+@pytest.mark.exhaustive
 def test_a_number_of_features_as_radius():
     x = np.array([[0.9, 0.9, 0.9], [0.6, 0.6, 0.5], [0.6, 0.9, 0.9]], "float32")
 

@@ -8,6 +8,7 @@ import pytest
 
 import keras_robust as kr
 from keras_robust.evaluation import picture
+from tests.support import tiers
 from tests.support.reports import ADV_LOGITS
 from tests.support.reports import Y
 from tests.support.reports import make_with_images
@@ -69,7 +70,7 @@ def test_no_perturbation_is_grey():
     np.testing.assert_array_equal(image.get_array(), np.full((4, 5), 0.5))
 
 
-@pytest.mark.parametrize("num_examples,expected", [(1, 1), (3, 3), (100, 6)])
+@tiers.parametrize("num_examples,expected", [(1, 1), (3, 3), (100, 6)])
 def test_writes_a_png_with_so_many_rows(tmp_path, num_examples, expected):
     path = tmp_path / "examples.png"
     figure = make_with_images().plot(str(path), num_examples=num_examples)

@@ -56,6 +56,7 @@ def test_an_honest_model_passes_all():
     assert [row.split("|")[1].strip() for row in documented.strip().splitlines()] == NAMES
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("_few_steps")
 def test_masked_gradients_are_seen_from_many_sides():
     report = kr.sanity_check(told.reversed_model, (X, Y), BALL)
@@ -66,6 +67,7 @@ def test_masked_gradients_are_seen_from_many_sides():
     assert report["transfer"].verdict == "skipped"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("_few_steps")
 def test_a_random_model():
     report = kr.sanity_check(told.random_model, (X, Y), BALL)
@@ -73,6 +75,7 @@ def test_a_random_model():
     assert names >= {"deterministic outputs", "stable outputs", "epsilon 0", "reported success"}
 
 
+@pytest.mark.exhaustive
 def test_a_model_without_gradients_and_inputs_in_other_units():
     def answers(x):
         return keras.ops.one_hot(keras.ops.argmax(linear(x), axis=-1), 2)
@@ -88,6 +91,7 @@ def test_a_model_without_gradients_and_inputs_in_other_units():
     assert "no gradient" in report["gradients"].advice
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("_few_steps")
 def test_a_threat_model_of_several_inputs_skips_what_needs_one_norm():
     def network(x):

@@ -11,6 +11,7 @@ def _trials(network=told.model, x=told.X, y=told.Y, **arguments):
     return Trials(network, x, y, told.BALL, np.asarray(told.model(x)), **arguments)
 
 
+@pytest.mark.exhaustive
 def test_every_attack_runs_once_in_every_ball():
     trials, runs = _trials(), []
 
@@ -62,6 +63,7 @@ def test_the_white_box_is_three_attacks(num_classes, targets, loss, monkeypatch)
     assert seen[2].num_targets == targets and {attack.num_steps for attack in seen} == {40}
 
 
+@pytest.mark.exhaustive
 def test_the_seed_decides():
     found = [
         _trials(seed=seed).found(kr.attacks.PGD(num_steps=1, step_size=1e-6)) for seed in (0, 0, 1)

@@ -26,6 +26,7 @@ def rows(name):
     }
 
 
+@pytest.mark.exhaustive
 def test_text():
     table = rows("text")
     (accuracy, loss, _, adv_loss), plain = table["adversarial"], table["plain"]
@@ -35,6 +36,7 @@ def test_text():
     assert adv_loss < 0.6 * plain[3]
 
 
+@pytest.mark.exhaustive
 def test_tabular():
     table = rows("tabular")
     (clean, robust), (plain_clean, plain_robust) = table["adversarial"], table["plain"]

@@ -73,6 +73,7 @@ def _differ(weights, others):
     return max(np.abs(a - b).max() for a, b in zip(weights, others, strict=True)) > 0.01
 
 
+@pytest.mark.exhaustive
 @backends.tensorflow_only("not done: with the random numbers of JAX another epoch is the best")
 def test_the_checkpoint_holds_the_averages_of_the_best_epoch(done):
     _, folder, history, follow = done
@@ -86,6 +87,7 @@ def test_the_checkpoint_holds_the_averages_of_the_best_epoch(done):
     _assert_equal(saved.get_weights(), follow.averages[best])
 
 
+@pytest.mark.exhaustive
 def test_the_accuracy_that_chose_is_that_of_the_checkpoint(done):
     _, folder, history, _ = done
     x, y = (part[-100:] for part in datasets.load("digits").train)

@@ -43,6 +43,7 @@ def ask(served, **body):
     return rest.answer(served[1].signatures, body)
 
 
+@pytest.mark.exhaustive
 def test_rows_and_columns(served):
     model, _ = served
     logits = model.predict(X, verbose=0)

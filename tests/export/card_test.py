@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 
 import keras_robust as kr
 from keras_robust.export.card import write_card
@@ -14,6 +15,7 @@ def card(**arguments):
     return write_card({**make(**arguments), "signatures": ["certify", "logits", "serving_default"]})
 
 
+@pytest.mark.exhaustive
 def test_numbers_attacks_and_doubts():
     report = kr.evaluate(lambda x: x, (X, Y), kr.L2(0.1), ["fgsm", "pgd"], minimum_norm=None)
     report = dataclasses.replace(report, warnings=["Look here."])

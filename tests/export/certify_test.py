@@ -7,6 +7,7 @@ from scipy import stats
 import keras_robust as kr
 from keras_robust.export import warmup_log
 from keras_robust.export.certify import lower_bound
+from tests.support import tiers
 
 STDDEV = 0.5
 POINTS = np.array([[0.5, 0.5], [0.1, 0.5], [0.9, 0.2]], "float32")
@@ -71,7 +72,7 @@ def test_arguments_matter(served):
     assert np.all(surer["radius"][1:] < found["radius"][1:])
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     "wrong",
     [
         {"num_samples": 0},
@@ -87,6 +88,7 @@ def test_wrong_arguments(served, wrong):
         ask(served[1], **wrong)
 
 
+@pytest.mark.exhaustive
 def test_the_number_of_copies_is_limited_where_it_is_exported(tmp_path):
     model = keras.Sequential([keras.Input((2,), name="x"), keras.layers.Rescaling(9.0)])
     smoothed = kr.layers.RandomizedSmoothing(model, STDDEV, seed=0)
@@ -126,6 +128,7 @@ def test_every_process_draws_its_own_noise(served):
     assert np.any(first != second)
 
 
+@pytest.mark.exhaustive
 def test_probabilities_are_the_shares_of_votes(tmp_path):
     model = keras.Sequential([keras.Input((2,), name="x"), keras.layers.Rescaling(9.0)])
     smoothed = kr.layers.RandomizedSmoothing(model, STDDEV, num_samples=20, seed=0)

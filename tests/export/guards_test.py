@@ -25,6 +25,7 @@ def choose(network, guard="auto", report=None):
     return choose_guards(network, Inputs(network), guard, report)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("bounds", [(-1.0, 2.0), None, ([0.0, -1.0, -2.0], 3.0)])
 def test_the_bounds_of_the_report(bounds):
     report = report_for(kr.Linf(0.1, bounds=bounds))

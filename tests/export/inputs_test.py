@@ -36,6 +36,7 @@ def test_pack_is_the_inverse_of_unpack(as_dict):
     np.testing.assert_allclose(model(inputs.pack(map(tf.constant, leaves))), expected)
 
 
+@pytest.mark.exhaustive
 def test_one_input_in_a_sequence_a_dict_and_behind_noise():
     sequence = keras.Sequential([keras.Input((2,), name="x"), keras.layers.Dense(3)])
     assert Inputs(sequence).pack(["tensor"]) == "tensor"

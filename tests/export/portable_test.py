@@ -39,6 +39,7 @@ def network(*layers, activation=None):
     )
 
 
+@pytest.mark.exhaustive
 @made_from_graphs
 @pytest.mark.parametrize("format", portable.FORMATS)
 @pytest.mark.parametrize("within", [False, True])
@@ -63,6 +64,7 @@ def test_predictions_and_what_the_guard_rejects(tmp_path, format, within):
     assert "Linf, epsilon 0.1" in (path / "MODEL_CARD.md").read_text()
 
 
+@pytest.mark.exhaustive
 @made_from_graphs
 @pytest.mark.parametrize("format", portable.FORMATS)
 def test_a_softmax_and_clipping(tmp_path, format):
@@ -78,6 +80,7 @@ def test_a_softmax_and_clipping(tmp_path, format):
     np.testing.assert_allclose(found, model.predict(mended, verbose=0), atol=1e-5)
 
 
+@pytest.mark.exhaustive
 @made_from_graphs
 def test_a_file_that_predicts_something_else_is_not_kept(tmp_path, monkeypatch):
     wrong = {"probabilities": np.full((1, 3), 1 / 3, "float32"), "label": np.zeros(1, "int64")}
@@ -87,6 +90,7 @@ def test_a_file_that_predicts_something_else_is_not_kept(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.exhaustive
 @made_from_graphs
 def test_logits_that_are_not_finite_have_no_class(tmp_path):
     scale = [keras.layers.Rescaling(1e30), keras.layers.Rescaling(1e30)]

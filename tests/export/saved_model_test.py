@@ -212,6 +212,7 @@ def test_a_servable_folder_has_no_custom_op_and_says_how_to_serve_it(named):
     assert [replayed["requests"] for replayed in [warmup_log.replay(path)]] == [4]
 
 
+@pytest.mark.exhaustive
 def test_several_inputs(tmp_path):
     model = several_inputs.parted_model()
     x = several_inputs.parted(np.random.default_rng(0).uniform(size=(8, 4)).astype("float32"))
@@ -230,6 +231,7 @@ def test_several_inputs(tmp_path):
             serve(**{**inputs, **wrong})
 
 
+@pytest.mark.exhaustive
 def test_examples_that_the_guard_rejects_are_told_at_once(tmp_path):
     x, y = np.full((4, 4), 200.0, "float32"), np.zeros(4, "int64")
     with pytest.raises(ValueError, match="rejects the examples: give the `guard`.*within"):
@@ -306,6 +308,7 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path, monkeypatch, er
     assert seen[0].startswith(".1.")
 
 
+@pytest.mark.exhaustive
 def test_a_report_that_cannot_be_written_leaves_nothing_behind(tmp_path):
     report = dataclasses.replace(reports.of_identity(3), seed=object())
     model = keras.Sequential([keras.Input((3,)), keras.layers.Rescaling(1.0)])
@@ -348,6 +351,7 @@ def test_a_path_without_a_folder(tmp_path, monkeypatch):
     assert 'name: "digits"' in (path / "assets.extra" / "models.config").read_text()
 
 
+@pytest.mark.exhaustive
 def test_noise_in_front_of_the_guard_is_told(tmp_path):
     within = keras.Sequential([keras.Input((4,)), kr.layers.InputGuard(), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match="put the guard in front of the smoothing"):

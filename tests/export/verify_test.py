@@ -22,6 +22,7 @@ def test_replay(exported):
     assert verify.replay_in_fresh_process(exported[1]) == warmup_log.replay(exported[1])
 
 
+@pytest.mark.exhaustive
 def test_replay_refuses_another_model(exported, tmp_path):
     model, path = exported
     other = tmp_path / "1"
@@ -40,11 +41,13 @@ def test_replay_refuses_another_model(exported, tmp_path):
         verify.replay_in_fresh_process(other)
 
 
+@pytest.mark.exhaustive
 def test_replay_refuses_a_folder_that_cannot_be_loaded(tmp_path):
     with pytest.raises(ValueError, match="cannot be used without Keras. Received: path=.*fails"):
         verify.replay_in_fresh_process(tmp_path)
 
 
+@pytest.mark.exhaustive
 def test_scores_of_votes_are_compared(tmp_path):
     base = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Rescaling(9.0)])
     model = kr.layers.RandomizedSmoothing(base, 0.2, num_samples=10, seed=0)
@@ -58,6 +61,7 @@ def test_scores_of_votes_are_compared(tmp_path):
         assert in_memory.robust_accuracy == served.robust_accuracy
 
 
+@pytest.mark.exhaustive
 def test_compare_robustness(exported):
     model, path = exported
     y = model.predict(X, verbose=0).argmax(axis=-1)

@@ -126,6 +126,7 @@ def test_nan_is_a_difference(exported, tmp_path):
     assert np.isnan(warmup_log.replay(folder)["largest_difference"])
 
 
+@pytest.mark.exhaustive
 def test_the_file_runs_where_keras_cannot_be_imported(exported):
     program = (
         "import runpy, sys; sys.modules['keras'] = sys.modules['keras_robust'] = None; "

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_robust.layers import OrthogonalConv2D
 from tests.support import backends
+from tests.support import tiers
 
 RNG = np.random.default_rng(0)
 
@@ -25,8 +26,8 @@ def spectrum(layer, frequencies=8):
     return np.linalg.svd(np.fft.fft2(kernel, shape, axes=(0, 1)), compute_uv=False)
 
 
-@pytest.mark.parametrize(("channels", "filters"), [(4, 4), (3, 6), (6, 3), (1, 4), (5, 1)])
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@tiers.parametrize(("channels", "filters"), [(4, 4), (3, 6), (6, 3), (1, 4), (5, 1)])
+@tiers.parametrize("size", [1, 2, 3, 5])
 def test_every_frequency_is_orthogonal(channels, filters, size):
     layer = built(channels, filters, size, num_steps=60)
     assert layer.effective_kernel().shape == (size, size, channels, filters)
@@ -46,8 +47,8 @@ def test_nothing_is_stretched_however_few_the_steps(num_steps):
     assert spectrum(built(4, 6, 4, num_steps=num_steps)).max() <= 1.0 + 1e-5
 
 
-@pytest.mark.parametrize("padding", ["same", "valid"])
-@pytest.mark.parametrize("strides", [1, 2])
+@tiers.parametrize("padding", ["same", "valid"])
+@tiers.parametrize("strides", [1, 2])
 def test_the_layer_as_a_matrix_has_no_singular_value_above_one(padding, strides):
     layer = built(2, 4, 3, padding=padding, strides=strides, use_bias=False, num_steps=40)
     inputs = np.eye(60, dtype="float32").reshape(60, 6, 5, 2)
@@ -68,6 +69,7 @@ def test_is_the_convolution_with_the_kernel(padding):
     assert tuple(symbolic.shape)[1:] == tuple(plain(x).shape)[1:]
 
 
+@pytest.mark.exhaustive
 def test_trains_and_survives_files_and_xla(tmp_path):
     keras.utils.set_random_seed(0)
     model = keras.Sequential(

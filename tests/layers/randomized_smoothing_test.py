@@ -10,6 +10,7 @@ from keras_robust import layers
 from tests.support import backends
 from tests.support import gradients
 from tests.support import numpy_reference
+from tests.support import tiers
 
 X, Y = numpy_reference.examples()
 KERNEL = np.array([[2.0, -1.0], [-1.0, 1.5]], "float32")
@@ -28,6 +29,7 @@ def smoothed(**arguments):
     )
 
 
+@pytest.mark.exhaustive
 def test_shares_are_those_of_the_normal_distribution():
     x = np.array([[0.2, 0.3], [0.5, 0.4], [0.1, 0.9]], "float32")
     gap = x @ (KERNEL[:, 0] - KERNEL[:, 1]) / np.linalg.norm(KERNEL[:, 0] - KERNEL[:, 1])
@@ -63,6 +65,7 @@ def test_noise_is_fresh_at_every_call_and_for_every_row():
     assert np.any(np.asarray(predict(same)) != np.asarray(predict(same)))
 
 
+@pytest.mark.exhaustive
 def test_with_a_seed_answers_are_the_same_in_any_batch():
     layer, twin = (smoothed(noise_stddev=2.0, seed=5) for _ in range(2))
     found = np.asarray(layer(X))
@@ -106,6 +109,7 @@ def test_decisions_count_in_integers():
     np.testing.assert_array_equal(layer.decide(np.zeros((3, 2), "float32")), [-1, -1, 0])
 
 
+@pytest.mark.exhaustive
 def test_copies_that_are_no_numbers_do_not_vote():
     tensor = keras.Input((2,))
     broken = keras.layers.Lambda(lambda x: keras.ops.where(x[:, :1] < 0.3, np.nan, 1.0) * x)(tensor)
@@ -130,6 +134,7 @@ def test_smoothing_of_a_built_model_is_built():
     assert not layers.RandomizedSmoothing(keras.Sequential([keras.layers.Dense(2)])).built
 
 
+@pytest.mark.exhaustive
 def test_seeds_from_elsewhere():
     layer, seed = smoothed(noise_stddev=2.0), keras.ops.convert_to_tensor([5, 0])
     with layer.seeds_from(lambda: seed):
@@ -166,6 +171,7 @@ def test_the_gradient_is_that_of_the_mean_probabilities():
     assert np.sum(np.asarray(slope) * -np.asarray(gradients.of(log_mean, x)[1])) > 0
 
 
+@pytest.mark.exhaustive
 def test_attacks_see_through_it():
     layer = smoothed(num_samples=10, noise_stddev=0.05)
     attack, ball = kr.attacks.PGD(num_steps=6, random_start=False), kr.Linf(0.4)
@@ -186,6 +192,7 @@ def test_training_mode_is_the_model_on_one_noisy_copy():
     assert np.any(np.asarray(again) != np.asarray(found))
 
 
+@pytest.mark.exhaustive
 def test_fit_trains_the_model_within():
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
@@ -200,7 +207,7 @@ def test_fit_trains_the_model_within():
     assert layer.evaluate(x, y, verbose=0)[1] > 0.9
 
 
-@pytest.mark.parametrize("seed", [None, 4])
+@tiers.parametrize("seed", [None, 4])
 def test_file_round_trip(tmp_path, seed):
     layer = smoothed(seed=seed)
     layer(X)
@@ -213,7 +220,8 @@ def test_file_round_trip(tmp_path, seed):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("seed", [None, 4])
+@pytest.mark.exhaustive
+@tiers.parametrize("seed", [None, 4])
 def test_saved_model_takes_any_batch(tmp_path, seed):
     layer = smoothed(seed=seed, noise_stddev=2.0)
     layer(X)
@@ -230,6 +238,7 @@ def test_saved_model_takes_any_batch(tmp_path, seed):
     assert not {kind for kind in kinds if "PyFunc" in kind}
 
 
+@pytest.mark.exhaustive
 def test_inside_a_functional_model():
     inputs = keras.Input((6,))
     model = keras.Model(inputs, smoothed(seed=1)(inputs))
@@ -237,6 +246,7 @@ def test_inside_a_functional_model():
     np.testing.assert_allclose(model.predict(X, verbose=0), smoothed(seed=1)(X), atol=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_xla():
     layer = smoothed(num_samples=200, seed=1)
     found = backends.traced(layer, True)(keras.ops.convert_to_tensor(X))
@@ -244,6 +254,7 @@ def test_xla():
     np.testing.assert_allclose(found, layer(X), atol=0.16)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_keeps_noise_and_votes_in_float32(policy):
     keras.config.set_dtype_policy(policy)

@@ -41,6 +41,7 @@ def test_scale_of_the_kernel_plays_no_role_and_steps_do():
     assert singular(built(num_steps=1))[0] <= 1.0 + 1e-6
 
 
+@pytest.mark.exhaustive
 def test_stays_so_in_a_training(tmp_path):
     keras.utils.set_random_seed(0)
     model = keras.Sequential(

@@ -78,6 +78,7 @@ def _model(loss):
     return model
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("form", ["indices", "one_hot"])
 def test_a_model_is_trained_attacked_evaluated_and_exported_with_it(data, form, tmp_path):
     x, y = data
@@ -102,6 +103,7 @@ def test_a_model_is_trained_attacked_evaluated_and_exported_with_it(data, form, 
     np.testing.assert_allclose(served["probabilities"], expected, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_logits_grow_with_the_temperature(data):
     gaps = {}
     for temperature in (1.0, 20.0):

@@ -8,6 +8,7 @@ from keras_robust import backend
 from tests.support import backends
 from tests.support import linear_fit
 from tests.support import streams
+from tests.support import tiers
 
 AdversarialPool = kr.objectives.AdversarialPool
 EPSILON = linear_fit.EPSILON
@@ -58,7 +59,7 @@ def fit(model, x, y, *, seed=0, attack="fgsm", epochs=1, sample_weight=None, **a
     return {name: values[-1] for name, values in history.history.items()}
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     "arguments",
     [
         {"alpha": 0.5, "pool_size": 64, "refresh": 1},
@@ -68,7 +69,7 @@ def fit(model, x, y, *, seed=0, attack="fgsm", epochs=1, sample_weight=None, **a
         {"alpha": 0.5, "pool_size": 3, "refresh": 2},
     ],
 )
-@pytest.mark.parametrize("weighted", [False, True])
+@tiers.parametrize("weighted", [False, True])
 def test_is_the_training_of_the_paper(arguments, weighted):
     # 22 examples in batches of 8: the last batch of an epoch has 6, and draws as many.
     x, y = linear_fit.data()
@@ -84,6 +85,7 @@ def test_is_the_training_of_the_paper(arguments, weighted):
         assert logs["accuracy"] == pytest.approx(expected["accuracy"], abs=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_defaults():
     x, y = linear_fit.data()
     model = linear_fit.make_model()
@@ -95,6 +97,7 @@ def test_defaults():
     assert type(kr.AdvTrain(objective="adversarial_pool").attack) is kr.attacks.LBFGS
 
 
+@pytest.mark.exhaustive
 def test_the_seed_decides_what_is_drawn():
     x, y = linear_fit.data()
     arguments, found = {"alpha": 0.2, "pool_size": 16, "refresh": 2}, []
@@ -108,6 +111,7 @@ def test_the_seed_decides_what_is_drawn():
     assert np.abs(found[2] - found[0]).max() > 1e-4
 
 
+@pytest.mark.exhaustive
 def test_every_fit_starts_with_an_empty_pool():
     x, y = linear_fit.data()
     model = linear_fit.make_model()
@@ -143,6 +147,7 @@ def test_the_loss_is_the_mix_with_regularisers_once():
     assert loss - float(plain) == pytest.approx(0.1 * np.sum(kernel**2), rel=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_labels_of_any_form_keep_to_their_examples():
     x, y = linear_fit.data()
     arguments = {"alpha": 0.0, "pool_size": 12, "refresh": 2, "epochs": 2}
@@ -165,6 +170,7 @@ def test_batch_norm_sees_the_clean_and_the_drawn_examples():
     np.testing.assert_allclose(norm.moving_mean, expected, rtol=1e-4)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("attack", ["lbfgs", "fgsm"])
 def test_xla_fills_and_draws_too(attack):
     x, y = linear_fit.data(16)
@@ -193,6 +199,7 @@ def test_the_attack_runs_only_when_it_is_time():
     assert runs == [8, 8, 8]  # At steps 0, 3 and 6.
 
 
+@pytest.mark.exhaustive
 def test_zero_gradients_are_warned_of():
     x, y = linear_fit.data(8)
     model = linear_fit.make_model()
@@ -201,6 +208,7 @@ def test_zero_gradients_are_warned_of():
         fit(model, x, y)
 
 
+@pytest.mark.exhaustive
 @backends.tensorflow_only("replicas are TensorFlow's")
 def test_several_replicas_are_refused():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

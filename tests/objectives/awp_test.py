@@ -11,6 +11,7 @@ from tests.support import gradients
 from tests.support import models
 from tests.support import numpy_reference
 from tests.support import streams
+from tests.support import tiers
 
 X, X_ADV, Y = streams.X, streams.X_ADV, streams.Y
 RATE = 0.5
@@ -70,8 +71,8 @@ def _state(model):
     return [np.array(variable) for variable in model.variables]
 
 
-@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
-@pytest.mark.parametrize("gamma", [0.05, GAMMA])
+@tiers.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@tiers.parametrize("gamma", [0.05, GAMMA])
 def test_steps_along_the_gradient_at_the_worst_weights(gamma, sample_weight):
     weights, model = _reference(), _network()
     worst = _worst(weights, _gradients(weights, sample_weight=sample_weight), gamma)
@@ -141,7 +142,7 @@ def test_kernels_of_convolutions_are_kernels():
     _assert_weights(model, expected)
 
 
-@pytest.mark.parametrize("objective", ["mixed", kr.objectives.TRADES(beta=3.0)])
+@tiers.parametrize("objective", ["mixed", kr.objectives.TRADES(beta=3.0)])
 def test_takes_the_ascent_and_the_descent_of_the_objective_within(objective):
     objective = kr.objectives.get(objective)
 
@@ -179,6 +180,7 @@ def _fit(objective, model, x, y, **arguments):
     ).history
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("within", ["adversarial", "trades"])
 def test_gamma_zero_is_the_objective_within_bit_for_bit(within):
     results = []
@@ -240,8 +242,8 @@ def test_batch_norm_statistics_see_the_pass_at_the_worst_weights_only():
     assert np.abs((X_ADV @ kernel + bias).mean(axis=0) - seen.mean(axis=0)).max() > 0.01
 
 
-@pytest.mark.parametrize("at_call", [1, 2])
-@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()], ids=["error", "stop"])
+@tiers.parametrize("at_call", [1, 2])
+@tiers.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()], ids=["error", "stop"])
 def test_nothing_is_left_after_an_exception_inside_the_step(at_call, error):
     class Broken(kr.objectives.Adversarial):
         calls = 0
@@ -316,7 +318,7 @@ class Twins(keras.Model):
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist for variables")
-@pytest.mark.parametrize("count", [1, 2])
+@tiers.parametrize("count", [1, 2])
 def test_a_weight_without_use_is_left_alone(count):
     with devices.mirrored(count).scope():
         model = Twins()
@@ -329,6 +331,7 @@ def test_a_weight_without_use_is_left_alone(count):
     assert np.all(model.used.get_weights()[0] != 1.0)
 
 
+@pytest.mark.exhaustive
 def test_losses_of_several_outputs_are_logged_at_the_weights_of_the_model():
     logs = []
     for objective in ("adversarial", kr.objectives.AWP(GAMMA)):

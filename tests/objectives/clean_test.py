@@ -8,6 +8,7 @@ from tests.support import linear_fit
 from tests.support import models
 from tests.support import numpy_reference
 from tests.support import streams
+from tests.support import tiers
 
 
 class Refusing(kr.attacks.Attack):
@@ -46,7 +47,7 @@ def test_no_attack_runs():
     assert kr.objectives.Clean().runs_attack is False
 
 
-@pytest.mark.parametrize("arguments", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str)
+@tiers.parametrize("arguments", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str)
 def test_fit_is_what_it_is_without_the_callback(arguments):
     x, y = models.images(models.convolution(), 10)
     weights = np.linspace(0.0, 2.0, 10)

@@ -65,6 +65,7 @@ def test_is_the_loss_of_keras(temperature):
     assert _loss(temperature) == pytest.approx(float(expected), rel=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_trains_as_the_distiller_of_keras_does():
     ours, theirs = streams.model(), streams.model()
     teacher = teachers.model()

@@ -9,6 +9,7 @@ from tests.support import backends
 from tests.support import gradients
 from tests.support import numpy_reference
 from tests.support import streams
+from tests.support import tiers
 
 FEATURES = numpy_reference.FEATURES
 CLASSES = (kr.objectives.ARD, kr.objectives.DefensiveDistillation, kr.objectives.RSLAD)
@@ -66,6 +67,7 @@ def _two_outputs():
     return keras.Model(x, [keras.layers.Dense(3)(x), keras.layers.Dense(3)(x)])
 
 
+@pytest.mark.exhaustive
 @every_class
 @pytest.mark.parametrize(
     ("teacher", "said"),
@@ -105,6 +107,7 @@ class Subclassed(keras.Model):
         return self.dense(x)
 
 
+@pytest.mark.exhaustive
 @every_class
 def test_a_subclassed_model_is_compared_in_the_first_step(cls):
     model = _compiled(Subclassed(), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -117,7 +120,7 @@ def test_a_subclassed_model_is_compared_in_the_first_step(cls):
 
 
 @every_class
-@pytest.mark.parametrize("compiled", [True, False])
+@tiers.parametrize("compiled", [True, False])
 def test_a_teacher_may_end_in_a_softmax(cls, compiled):
     plain, ending = _network(), _network(keras.layers.Softmax())
     if compiled:
@@ -161,8 +164,9 @@ def _busy_teacher():
     return model
 
 
+@pytest.mark.exhaustive
 @every_class
-@pytest.mark.parametrize("xla", [False, True])
+@tiers.parametrize("xla", [False, True])
 def test_the_teacher_never_changes(cls, xla):
     teacher, model = _busy_teacher(), streams.model()
     model.compile("sgd", model.loss, jit_compile=xla)
@@ -176,6 +180,7 @@ def test_the_teacher_never_changes(cls, xla):
     assert np.any(model.get_weights()[0] != started[0])
 
 
+@pytest.mark.exhaustive
 @every_class
 def test_the_teacher_runs_in_inference_mode_without_gradients_or_regularisers(cls):
     teacher = _busy_teacher()
@@ -244,6 +249,7 @@ def test_the_config_holds_the_architecture_and_not_the_weights(cls):
     revived.check(streams.model(), streams.BALL)
 
 
+@pytest.mark.exhaustive
 @every_class
 def test_weight_perturbation_goes_around_it(cls):
     model = streams.model()

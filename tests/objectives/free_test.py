@@ -8,6 +8,7 @@ from keras_robust import backend
 from tests.support import backends
 from tests.support import linear_fit
 from tests.support import numpy_reference
+from tests.support import tiers
 
 X, Y = linear_fit.data()  # 22 examples: batches of 8, 8 and 6.
 SAMPLE_WEIGHT = np.random.default_rng(2).uniform(0.2, 2.0, size=len(X)).astype("float32")
@@ -78,8 +79,8 @@ class Paper:
         return np.array([loss, accuracy, hits])
 
 
-@pytest.mark.parametrize("norm", EPSILON)
-@pytest.mark.parametrize("m", [1, 2, 3])
+@tiers.parametrize("norm", EPSILON)
+@tiers.parametrize("m", [1, 2, 3])
 def test_is_the_algorithm_of_the_paper(norm, m):
     weights, history, model = fit(free(norm, m), epochs=2)
     paper = Paper(norm, m)
@@ -99,6 +100,7 @@ def test_delta_goes_from_batch_to_batch():
     assert np.abs(paper.weights - forgetful.weights).max() > 1e-3
 
 
+@pytest.mark.exhaustive
 def test_xla_gives_the_same():
     weights, *_ = fit(free("L2"), linear_fit.make_model(jit_compile=True), epochs=2)
     paper = Paper("L2")
@@ -106,6 +108,7 @@ def test_xla_gives_the_same():
     np.testing.assert_allclose(weights, paper.weights, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_sample_weights():
     weights, history, _ = fit(free("L2"), sample_weight=SAMPLE_WEIGHT)
     paper = Paper("L2", sample_weight=SAMPLE_WEIGHT)
@@ -133,7 +136,7 @@ def test_learning_rate_schedules_count_replays():
     np.testing.assert_allclose(fit(free(), model)[0], paper.weights, atol=1e-5)
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     ("arguments", "start", "steps"),
     [
         # Two epochs of three batches, each two steps.
@@ -166,6 +169,7 @@ def test_the_radius_is_that_of_the_first_replay():
     np.testing.assert_allclose(fit(free(warmup=9), epochs=2)[0], paper.weights, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_delta_starts_at_zero_with_every_fit():
     callback, paper = free(), Paper()
     _, _, model = fit(callback)

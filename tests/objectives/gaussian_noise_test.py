@@ -60,6 +60,7 @@ def test_wrong_noise():
         GaussianNoise(-0.1)
 
 
+@pytest.mark.exhaustive
 def test_a_fit_trains_what_smoothing_certifies():
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)

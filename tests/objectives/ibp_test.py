@@ -201,6 +201,7 @@ def test_crown_refuses_what_is_no_relu_before_training():
         IBP(beta=2)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("beta", [0.0, 0.5])
 @backends.with_and_without_xla
 def test_a_fit_lowers_the_bound_and_moves_batch_statistics_once(jit_compile, beta):

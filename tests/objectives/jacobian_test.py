@@ -23,6 +23,7 @@ def _half_squares(weights=double_backprop.WEIGHTS):
     return 0.5 * np.sum(double_backprop.forward(weights, X)[1] ** 2, axis=(1, 2))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("num_projections", [3, 4])
 @pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
 @pytest.mark.parametrize(("objective", "x"), [("clean", streams.X), ("adversarial", streams.X_ADV)])
@@ -41,6 +42,7 @@ def test_defaults():
     assert _loss(Jacobian()) != _loss(Jacobian(0.02, "clean", 1))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("num_projections", [1, 2])
 def test_random_projections_are_right_on_average(num_projections):
     model = streams.model()
@@ -56,6 +58,7 @@ def test_random_projections_are_right_on_average(num_projections):
     assert np.all(np.abs(draws.mean(axis=0) - expected) < 3.5 * error)
 
 
+@pytest.mark.exhaustive
 def test_more_projections_scatter_less():
     model = streams.model()
     scatter = [

@@ -261,6 +261,7 @@ def _trained(jit_compile, **arguments):
     return linear_fit.weights(model)
 
 
+@pytest.mark.exhaustive
 def test_xla_gives_the_same():
     plain, compiled = (_trained(jit, random_epsilon=False) for jit in (False, True))
     np.testing.assert_allclose(compiled, plain, atol=1e-5)

@@ -8,6 +8,7 @@ from tests.support import gradients
 from tests.support import linear_fit
 from tests.support import numpy_reference
 from tests.support import streams
+from tests.support import tiers
 
 LabelSmoothing = kr.objectives.LabelSmoothing
 ROWS = np.eye(3, dtype="float32")[streams.Y]
@@ -24,6 +25,7 @@ def _smoothed(x, smoothing, labels=ROWS):
     return -np.sum(labels * streams.log_softmax(z), axis=-1)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6, 1.0])
 @pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
 @pytest.mark.parametrize(("objective", "x"), [("clean", streams.X), ("adversarial", streams.X_ADV)])
@@ -68,9 +70,9 @@ def _compiled(loss, head=()):
     return model
 
 
-@pytest.mark.parametrize("from_logits", [True, False])
-@pytest.mark.parametrize("sparse", [True, False])
-@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@tiers.parametrize("from_logits", [True, False])
+@tiers.parametrize("sparse", [True, False])
+@tiers.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
 def test_equals_keras(from_logits, sparse, sample_weight):
     cross_entropy = keras.losses.CategoricalCrossentropy
     head = () if from_logits else (keras.layers.Softmax(),)

@@ -172,6 +172,7 @@ def test_no_attack_runs_and_examples_stay():
     np.testing.assert_array_equal(found.x_adv, streams.X)
 
 
+@pytest.mark.exhaustive
 @backends.with_and_without_xla
 def test_a_fit_trains_what_smoothing_certifies(jit_compile):
     keras.utils.set_random_seed(0)

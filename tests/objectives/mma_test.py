@@ -172,6 +172,7 @@ class Asked(kr.attacks.PGD):
         return super().perturb(classifier, x, y, threat_model, seed)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("given", "taken"), [(None, "soft_margin"), ("cross_entropy", "cross_entropy"), ("dlr", "dlr")]
 )
@@ -184,6 +185,7 @@ def test_an_open_loss_becomes_the_soft_margin(given, taken):
     assert request == (classifier, batch.x, batch.y, batch.threat_model, batch.seed)
 
 
+@pytest.mark.exhaustive
 def test_rows_and_dicts_of_labels():
     x, y = numpy_reference.examples(6)
     classifier = backend.Classifier(numpy_reference.keras_model())
@@ -211,6 +213,7 @@ def _accuracies(objective):
     ]
 
 
+@pytest.mark.exhaustive
 def test_a_large_radius_costs_less_than_with_a_fixed_one():
     # The claim of the paper: no example is pushed further than it can go.
     plain, fixed, margin = (_accuracies(name) for name in ("clean", "adversarial", "mma"))
@@ -219,6 +222,7 @@ def test_a_large_radius_costs_less_than_with_a_fixed_one():
     assert margin[1] > plain[1] + 0.1
 
 
+@pytest.mark.exhaustive
 @backends.with_and_without_xla
 def test_one_logit_under_fit(jit_compile):
     x, _ = linear_fit.data(16)
@@ -261,6 +265,7 @@ def test_wrong_bisection_steps(steps):
         MMA(bisection_steps=steps)
 
 
+@pytest.mark.exhaustive
 def test_no_accuracy_under_attack_is_logged():
     model = streams.model()
     adv_train = kr.AdvTrain(kr.Linf(0.1), attack=kr.attacks.PGD(num_steps=1), objective="mma")

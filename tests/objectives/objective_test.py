@@ -12,6 +12,7 @@ from keras_robust.objectives.objective import check_weight
 from tests.support import backends
 from tests.support import linear_fit
 from tests.support import streams
+from tests.support import tiers
 
 # 0.25 for optimizer steps 0 and 1, then 1.
 SCHEDULE = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.25, 1.0])
@@ -116,7 +117,7 @@ WEIGHTED = {
 }
 
 
-@pytest.mark.parametrize("name", WEIGHTED)
+@tiers.parametrize("name", WEIGHTED)
 def test_a_schedule_is_its_value_at_every_step(name):
     for iteration, value in ((0, 0.25), (1, 0.25), (2, 1.0)):
         losses = [
@@ -126,7 +127,7 @@ def test_a_schedule_is_its_value_at_every_step(name):
         assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
-@pytest.mark.parametrize("name", WEIGHTED)
+@tiers.parametrize("name", WEIGHTED)
 @pytest.mark.filterwarnings("ignore:Every input gradient")
 def test_a_schedule_is_data_in_one_graph(name):
     x, y = linear_fit.data(16)

@@ -7,6 +7,7 @@ from tests.support import gradients
 from tests.support import numpy_reference
 from tests.support import streams
 from tests.support import teachers
+from tests.support import tiers
 
 
 class Asked(kr.attacks.PGD):
@@ -50,6 +51,7 @@ def test_gradients_flow_through_both_streams():
     assert found == pytest.approx(streams.slope(_paper), rel=1e-4)
 
 
+@pytest.mark.exhaustive
 def test_labels_do_not_count():
     assert _loss(y=np.array([-1, -1, 0, 1])) == _loss()
     assert kr.objectives.RSLAD.takes_unlabelled
@@ -103,7 +105,7 @@ def test_an_attack_without_a_loss_argument_is_used_as_it_is():
     assert _perturb(Fixed()) == "found"
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     "attack",
     [
         kr.attacks.PGD(),

@@ -141,6 +141,7 @@ def test_the_attack_is_told_how_the_model_computes(dtype):
     assert attack.request[1:] == (batch.x, batch.y, batch.threat_model, batch.seed)
 
 
+@pytest.mark.exhaustive
 @backends.with_and_without_xla
 def test_a_fit_on_images_trains_what_smoothing_certifies(jit_compile):
     keras.utils.set_random_seed(0)

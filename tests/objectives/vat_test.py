@@ -8,6 +8,7 @@ from tests.support import gradients
 from tests.support import linear_fit
 from tests.support import numpy_reference
 from tests.support import streams
+from tests.support import tiers
 
 VAT = kr.objectives.VAT
 IGNORING = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
@@ -131,6 +132,7 @@ def _accuracy_after_training(objective, num_steps=100):
     return np.mean(model.predict(x, batch_size=len(x), verbose=0).argmax(-1) == y)
 
 
+@pytest.mark.exhaustive
 def test_learns_from_examples_without_labels():
     # Warnings are errors: four labels do not tell whether the model is better than chance.
     assert _accuracy_after_training("vat") > 0.99
@@ -138,7 +140,7 @@ def test_learns_from_examples_without_labels():
 
 
 @backends.with_and_without_xla
-@pytest.mark.parametrize("loss", [None, "sparse_categorical_crossentropy"])
+@tiers.parametrize("loss", [None, "sparse_categorical_crossentropy"])
 def test_labels_of_minus_one_need_a_loss_that_leaves_them_out(jit_compile, loss):
     x, y = linear_fit.data()
     y[[3, 5]] = -1

@@ -8,6 +8,7 @@ from tests.support import backends
 from tests.support import gradients
 from tests.support import linear_model
 from tests.support import streams
+from tests.support import tiers
 
 _RNG = np.random.default_rng(31)
 KERNEL = _RNG.normal(size=(4, 3)).astype("float32")
@@ -19,8 +20,8 @@ EPSILON = {"Linf": 0.15, "L2": 0.6, "L1": 0.9}
 SPARSE = keras.losses.SparseCategoricalCrossentropy
 LOGISTIC = keras.losses.BinaryCrossentropy
 
-every_norm = pytest.mark.parametrize("norm", EPSILON)
-every_box = pytest.mark.parametrize("bounds", [(0.0, 1.0), None], ids=["box", "free"])
+every_norm = tiers.parametrize("norm", EPSILON)
+every_box = tiers.parametrize("bounds", [(0.0, 1.0), None], ids=["box", "free"])
 
 
 def model(loss, classes=1, activation=None, penalty=0.0, layers=()):
@@ -72,7 +73,7 @@ def margins(norm, bounds):
 
 @every_box
 @every_norm
-@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@tiers.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
 def test_logistic_loss_of_the_worst_margin(norm, bounds, sample_weight):
     found = loss_of(model(LOGISTIC(from_logits=True)), norm, bounds, BINARY[:, None], sample_weight)
     terms = np.log1p(np.exp(-signed_margins(norm, bounds)))
@@ -80,7 +81,7 @@ def test_logistic_loss_of_the_worst_margin(norm, bounds, sample_weight):
 
 
 @every_norm
-@pytest.mark.parametrize("loss", ["hinge", keras.losses.Hinge()])
+@tiers.parametrize("loss", ["hinge", keras.losses.Hinge()])
 def test_hinge_loss_of_the_worst_margin(norm, loss):
     found = loss_of(model(loss), norm, None, BINARY[:, None])
     terms = np.maximum(1.0 - signed_margins(norm, None), 0.0)
@@ -109,7 +110,7 @@ def test_a_sigmoid_and_two_classes_have_the_same_loss():
 
 @every_box
 @every_norm
-@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@tiers.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
 def test_cross_entropy_of_all_worst_margins(norm, bounds, sample_weight):
     found = loss_of(model(SPARSE(from_logits=True), 3), norm, bounds, Y, sample_weight)
     terms = np.log(np.exp(margins(norm, bounds)).sum(axis=-1))
@@ -211,7 +212,7 @@ def best_weights(x, y, epsilon, loss, penalty):
     return min(results, key=lambda result: result.fun), objective
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     "keras_loss,loss",
     [
         (LOGISTIC(from_logits=True), lambda m: np.log1p(np.exp(-m))),
@@ -247,7 +248,7 @@ def test_training_ends_at_the_robust_optimum(keras_loss, loss):
 
 
 @backends.with_and_without_xla
-@pytest.mark.parametrize("norm", EPSILON)
+@tiers.parametrize("norm", EPSILON)
 def test_one_step_of_fit(norm, jit_compile):
     network = model(SPARSE(from_logits=True), 3)
     arguments = {"metrics": ["accuracy"], "jit_compile": jit_compile}

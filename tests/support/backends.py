@@ -5,6 +5,8 @@ import contextlib
 import keras
 import pytest
 
+from tests.support import tiers
+
 IS_JAX = keras.backend.backend() == "jax"
 
 if IS_JAX:
@@ -21,7 +23,8 @@ else:
 
 
 # On JAX everything is compiled, unless it is to run operation by operation, which takes long.
-with_and_without_xla = pytest.mark.parametrize("jit_compile", [True] if IS_JAX else [False, True])
+# By default, without.
+with_and_without_xla = tiers.parametrize("jit_compile", [True] if IS_JAX else [False, True])
 
 
 def tensorflow_only(reason):
@@ -77,7 +80,12 @@ def jacobian(function, x):
     return tape.jacobian(values, x)
 
 
-def compile_fast():
-    """Has XLA compile for JAX as in all tests: fast, to code that runs slowly."""
+def optimize_less():
+    """Spends less time on the optimization of graphs than it would save in a test.
+
+    Most tests run what they trace or compile a few times, on small data.
+    """
     if IS_JAX:
         jax.config.update("jax_disable_most_optimizations", True)
+    else:
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})

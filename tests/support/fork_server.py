@@ -1,7 +1,7 @@
 """Processes that start at once: forks of one that has imported Keras and the frameworks.
 
 Each test process has one such server. It has run nothing yet, so that a fork is like a new process.
-It has the variables of the user's shell, without those that the tests set for themselves.
+It has the variables of the user's shell, without the one that keeps TensorFlow quiet in tests.
 """
 
 import functools
@@ -17,8 +17,6 @@ from unittest import mock
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-# What `conftest` sets: quiet frameworks, and code that runs slowly.
-_OF_TESTS = ("TF_CPP_MIN_LOG_LEVEL", "JAX_DISABLE_MOST_OPTIMIZATIONS")
 _IMPORTED = ["apps", "keras_robust", "sklearn.datasets", "tensorflow_datasets"]
 
 
@@ -56,7 +54,8 @@ def _context():
     """Starts the server."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
-    variables = {name: os.environ[name] for name in os.environ if name not in _OF_TESTS}
+    variables = dict(os.environ)
+    variables.pop("TF_CPP_MIN_LOG_LEVEL", None)
     # Python does not tell the server where to look for what it is to import.
     variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
     with mock.patch.dict(os.environ, variables, clear=True):

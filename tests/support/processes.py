@@ -95,6 +95,7 @@ def _start_all(*arguments, ends=True):
     """Returns the last line of every process; each must end well, or else by a signal."""
     command = [sys.executable, "-m", "tests.support.processes"]
     environment = {**os.environ, "KERAS_BACKEND": "jax", "XLA_FLAGS": ""}
+    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # As in the process of the tests.
     workers = [
         subprocess.Popen(
             [*command, str(index), *arguments], env=environment, stdout=subprocess.PIPE, text=True

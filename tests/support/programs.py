@@ -4,6 +4,7 @@ import runpy
 import sys
 
 from keras_robust import datasets
+from tests.support import backends
 from tests.support import fork_server
 
 
@@ -35,5 +36,7 @@ def run_all(name, commands):
 
 
 def _main(module, arguments):
+    if not backends.IS_JAX:  # There, programs run for longer than they compile.
+        backends.optimize_less()
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -49,7 +49,7 @@ def _properties_of(name, function):
     for mark in marks:
         held = {}
         for value in mark.args[1] if mark.name == "parametrize" else ():
-            param = tiers.as_param(value)
+            param = tiers.as_param(mark.args[0], value)
             named = [one for one in param.values if isinstance(one, str) and one in packages]
             if named:
                 is_exhaustive = any(one.name == "exhaustive" for one in (*marks, *param.marks))

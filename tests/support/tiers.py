@@ -19,7 +19,7 @@ def parametrize(names, values, one_for=None, **arguments):
     """
     seen, params = set(), []
     for value in values:
-        param = as_param(value)
+        param = as_param(names, value)
         key = None if one_for is None else one_for(*param.values)
         marks = [*param.marks, pytest.mark.exhaustive] if key in seen else param.marks
         params.append(pytest.param(*param.values, marks=marks, id=param.id))
@@ -27,8 +27,9 @@ def parametrize(names, values, one_for=None, **arguments):
     return pytest.mark.parametrize(names, params, **arguments)
 
 
-def as_param(value):
-    """Returns what `pytest.param` makes of a case: a tuple has the values of several names."""
+def as_param(names, value):
+    """Returns what `pytest.param` makes of a case."""
     if hasattr(value, "marks"):
         return value
-    return pytest.param(*value) if isinstance(value, tuple) else pytest.param(value)
+    has_several = not isinstance(names, str) or "," in names
+    return pytest.param(*value) if has_several else pytest.param(value)

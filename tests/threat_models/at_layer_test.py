@@ -4,6 +4,7 @@ import pytest
 
 import keras_robust as kr
 from tests.support import backends
+from tests.support import tiers
 
 AtLayer = kr.threat_models.AtLayer
 BALL = AtLayer("embedding", kr.L2(0.5, bounds=None))
@@ -88,6 +89,7 @@ class Reference:
         return table, self.kernel - RATE * pooled.T @ error
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("mask_zero", [False, True])
 def test_one_step_is_the_fast_gradient_method_on_embeddings(mask_zero):
     x, y = tokens()
@@ -103,8 +105,8 @@ def test_one_step_is_the_fast_gradient_method_on_embeddings(mask_zero):
 
 
 @backends.with_and_without_xla
-@pytest.mark.parametrize("mask_zero", [False, True])
-@pytest.mark.parametrize("weighted", [False, True])
+@tiers.parametrize("mask_zero", [False, True])
+@tiers.parametrize("weighted", [False, True])
 def test_training_also_moves_the_embeddings(mask_zero, weighted, jit_compile):
     x, y = tokens()
     network = model(mask_zero, jit_compile=jit_compile)
@@ -118,6 +120,7 @@ def test_training_also_moves_the_embeddings(mask_zero, weighted, jit_compile):
     assert "call" not in vars(network.layers[0])
 
 
+@pytest.mark.exhaustive
 def test_clean_training_is_training_without_it_and_regularisers_count_once():
     x, y = tokens()
     histories, weights = [], []
@@ -131,6 +134,7 @@ def test_clean_training_is_training_without_it_and_regularisers_count_once():
         np.testing.assert_allclose(ours, plain, rtol=0, atol=1e-6)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("norm", ["L1", "L2", "Linf"])
 def test_padding_is_not_perturbed_and_costs_no_budget(norm):
     x, _ = tokens()
@@ -175,6 +179,7 @@ def test_every_part_of_the_geometry_leaves_padding_alone():
     assert np.all(np.asarray(ball.random_start(h, np.array([1, 2]))) != h)
 
 
+@pytest.mark.exhaustive
 def test_radii_of_features_scales_and_schedules():
     x, y = tokens()
     network = model()
@@ -201,6 +206,7 @@ OBJECTIVES = {
 }
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_other_objectives(objective):
     x, y = tokens()
@@ -234,6 +240,7 @@ def sentences(count, rng):
     return x, (polarity.sum(axis=1) + 0.5 * rng.normal(size=count) > 0.0).astype("int32")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("mask_zero", [False, True])
 def test_training_lowers_the_loss_under_attack(mask_zero):
     rng = np.random.default_rng(0)
@@ -283,6 +290,7 @@ def test_an_unknown_layer_is_told_the_known_ones():
         kr.attacks.FGSM()(model(), x, y, ball)
 
 
+@pytest.mark.exhaustive
 def test_inputs_are_checked_where_they_are_floats():
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="embedding")])
     network.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))

@@ -129,6 +129,7 @@ def test_training_is_that_of_a_model_with_one_input(jit_compile):
     assert np.abs(trained[0] - linear_fit.initial_weights()).max() > 0.01
 
 
+@pytest.mark.exhaustive
 def test_evaluation_is_that_of_a_model_with_one_input():
     x, _ = linear_fit.data()
     y = np.argmax(x @ linear_fit.initial_weights(), axis=-1)

@@ -158,6 +158,7 @@ def test_a_schedule_is_rounded_down():
         assert np.count_nonzero(L0(schedule).at(step).project(x_adv, x)) == count
 
 
+@pytest.mark.exhaustive
 def test_an_attack_stays_within_the_count():
     x, _ = images(6)
     weights = np.random.default_rng(8).normal(size=(12, 3)).astype("float32")

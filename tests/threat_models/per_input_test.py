@@ -9,6 +9,7 @@ from tests.support import linear_fit
 from tests.support import linear_model
 from tests.support import numpy_reference
 from tests.support import several_inputs
+from tests.support import tiers
 from tests.support.several_inputs import SIZE
 
 L1, L2, Linf, PerInput = kr.L1, kr.L2, kr.Linf, kr.threat_models.PerInput
@@ -130,6 +131,7 @@ def test_linear_maximiser_is_the_best_of_every_part(factor):
     np.testing.assert_allclose(gain, best_gain(directions, x, factor), rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_attacks_reach_the_best_of_every_part_and_leave_the_rest_alone():
     weights = {name: row[0].astype("float32") for name, row in several_inputs.directions().items()}
     x = several_inputs.inputs(0.0, 0.9)
@@ -310,8 +312,9 @@ def test_steps_need_data():
         PerInput(PARTS).project(np.zeros((1, 12)), np.zeros((1, 12)))
 
 
-@pytest.mark.parametrize("where", ["fit", "run"])
-@pytest.mark.parametrize(
+@pytest.mark.exhaustive
+@tiers.parametrize("where", ["fit", "run"])
+@tiers.parametrize(
     ("name", "value", "message"),
     [
         ("a", np.nan, "values of input `a` must be finite"),
@@ -331,6 +334,7 @@ def test_bad_values_are_told_by_the_name_of_the_input(name, value, message, wher
             kr.attacks.FGSM().run(model, x, y, PerInput({"a": "linf"}))
 
 
+@pytest.mark.exhaustive
 def test_untouched_inputs_have_no_bounds():
     x, y = linear_fit.data()
     x = several_inputs.parted(x)

@@ -7,6 +7,7 @@ import pytest
 import keras_robust as kr
 from tests.support import balls
 from tests.support import numpy_reference
+from tests.support import tiers
 
 L1, L2, Linf = kr.threat_models.L1, kr.threat_models.L2, kr.threat_models.Linf
 NORMS = (L1, L2, Linf)
@@ -259,8 +260,8 @@ def test_with_epsilon_is_a_copy(cls):
     assert second.get_config() == {"epsilon": 0.4, "bounds": [0.0, 2.0]}
 
 
-@pytest.mark.parametrize("factor", [0.25, keras.ops.convert_to_tensor(0.25)])
-@pytest.mark.parametrize("cls", NORMS)
+@tiers.parametrize("factor", [0.25, keras.ops.convert_to_tensor(0.25)])
+@tiers.parametrize("cls", NORMS)
 def test_scaled_multiplies_the_radius_and_keeps_the_rest(cls, factor):
     threat_model = cls(0.4, (-1.0, 1.0))
     other = threat_model.scaled(factor)
