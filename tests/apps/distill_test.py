@@ -74,11 +74,13 @@ def failures(tmp_path_factory):
     return folder, programs.run_all("distill", [*commands, ["--help"]])
 
 
+@pytest.mark.exhaustive
 def test_a_training_ends_well_and_in_silence(done):
     result, _ = done
     assert (result.code, result.stderr) == (0, "")
 
 
+@pytest.mark.exhaustive
 def test_a_training_prints_what_it_does(done):
     result, folder = done
     lines = result.stdout.splitlines()
@@ -94,6 +96,7 @@ def test_a_training_prints_what_it_does(done):
     assert lines[-1] == f"Written to {folder}: {written}examples_teacher.png"
 
 
+@pytest.mark.exhaustive
 def test_the_report_is_about_the_student_that_was_saved(done):
     _, folder = done
     model = keras.models.load_model(folder / "model.keras")

@@ -131,6 +131,7 @@ def test_run_needs_neither_report_nor_names(folder, tmp_path, capsys):
     assert capsys.readouterr().out == f"Written to {path}: signatures logits, serving_default\n"
 
 
+@pytest.mark.exhaustive
 def test_verify(tmp_path_factory, capsys):
     """Both programs in one: trains, exports, and attacks what is served."""
     folder = tmp_path_factory.mktemp("verify")

@@ -91,6 +91,7 @@ def test_build_keeps_the_loss_of_a_compiled_file(tmp_path, fitted):
     assert int(found.optimizer.iterations) == 0
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("compiled", [False, True])
 @tiers.parametrize("tail", [[], [keras.layers.Softmax()]])
 def test_a_file_with_a_softmax_is_hardened(tmp_path, compiled, tail):

@@ -212,6 +212,7 @@ def test_every_run_is_a_version_of_its_own(runs):
     assert versions == ["1", "2"]
 
 
+@pytest.mark.exhaustive
 def test_the_checkpoints_know_their_settings(runs):
     _, folder = runs
     assert json.loads((folder / "old" / "settings.json").read_text()) == SETTINGS

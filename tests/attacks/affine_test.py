@@ -140,6 +140,7 @@ def test_the_gradient_passes_no_maximiser():
     assert not np.any(slopes) if backends.IS_JAX else slopes is None
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "layers",
     [

@@ -80,6 +80,7 @@ def test_bad_calls_are_explained(change, message):
         BIM()(**arguments)
 
 
+@pytest.mark.exhaustive
 def test_a_list_of_rows_is_labels():
     x, y = examples()
     rows = list(np.eye(3, dtype="float32")[y])

@@ -37,6 +37,7 @@ def best_quadratic(index, low, high):
     return found.x
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("bounds", [(0.0, 1.0), (-0.2, 0.7), (-np.inf, np.inf)])
 def test_finds_the_minimum_of_quadratics_in_a_box(bounds):
     x = np.full((5, 6), 0.3, "float32")
@@ -63,6 +64,7 @@ def test_bounds_for_each_coordinate():
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_agrees_with_scipy_on_the_problem_of_the_attack():
     x, y = numpy_reference.examples(8)
     targets = (y + 1) % 3
@@ -122,6 +124,7 @@ def test_curved_valley():
     np.testing.assert_allclose(found, [[0.5, 0.25]] * 2, rtol=0, atol=1e-2)
 
 
+@pytest.mark.exhaustive
 def test_examples_do_not_mix_and_those_that_are_done_stay():
     x = keras.ops.convert_to_tensor(_RNG.uniform(size=(5, 6)), "float32")
     together = minimise(quadratic, x, 0.0, 1.0, num_steps=30, done=NOTHING_DONE)[0]
@@ -145,6 +148,7 @@ def test_num_steps_bounds_the_calls(num_steps):
     assert len(calls) == num_steps + 1
 
 
+@pytest.mark.exhaustive
 def test_stops_by_itself():
     calls = []
 
@@ -157,6 +161,7 @@ def test_stops_by_itself():
     assert len(calls) < 150
 
 
+@pytest.mark.exhaustive
 def test_a_value_that_is_not_a_number_makes_the_step_shorter():
     def walled(x):
         value = keras.ops.where(x > 0.5, np.nan, -x)[:, 0]

@@ -87,6 +87,7 @@ def test_finds_the_distance_to_the_boundary_of_a_linear_model(bounds, confidence
     assert linear_model.margin(found.x_adv, y).min() >= confidence - 1e-5
 
 
+@pytest.mark.exhaustive
 def test_starts_on_the_bounds_too():
     x = np.array([[0.0, 1.0, 0.0], [1.0, 1.0, 0.0]], "float32")
 
@@ -103,6 +104,7 @@ def test_starts_on_the_bounds_too():
     assert found.x_adv.min() >= 0.0 and found.x_adv.max() <= 1.0
 
 
+@pytest.mark.exhaustive
 def test_examples_that_no_weight_changes_stay():
     def stubborn(x):
         # A black image would be a mistake, but lies outside of the box.
@@ -116,6 +118,7 @@ def test_examples_that_no_weight_changes_stay():
     assert np.all(found.loss < -1e38)
 
 
+@pytest.mark.exhaustive
 def test_a_blind_gradient_is_reported():
     def blind(x):
         flat = keras.ops.stack([x[:, 0] + 1.0, x[:, 1]], axis=-1)
@@ -126,6 +129,7 @@ def test_a_blind_gradient_is_reported():
     assert found.zero_gradient.tolist() == [False, True]
 
 
+@pytest.mark.exhaustive
 def test_an_example_does_not_depend_on_its_neighbours():
     x, y = numpy_reference.examples(4)
     model = numpy_reference.keras_model()

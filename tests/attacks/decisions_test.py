@@ -71,6 +71,7 @@ def test_bisection_ends_just_behind_the_first_mistake():
     assert np.all(end > limits) and np.all(end <= limits + 2.0**-12)
 
 
+@pytest.mark.exhaustive
 def test_a_start_lies_on_the_way_to_the_first_draw_that_is_wrong():
     x = np.array([[0.1, 0.2], [0.4, 0.5], [0.45, 0.9]], "float32")
     decisions, model = make(by_first, x, np.zeros(3, int))

@@ -40,6 +40,7 @@ def test_is_exact_on_a_linear_model(norm, bounds):
     np.testing.assert_array_equal(found.queries, 3 + 6)
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("norm", NORMS)
 def test_the_overshoot_is_a_share_of_the_perturbation(norm):
     x, y = linear_model.examples()
@@ -98,6 +99,7 @@ def test_is_the_loop_of_the_authors(norm, arguments):
     assert len(set(steps)) > 1 or arguments.get("num_steps") == 1
 
 
+@pytest.mark.exhaustive
 def test_looks_at_the_likely_classes_only():
     def model(x):
         # The third class is the least likely and the nearest.
@@ -110,6 +112,7 @@ def test_looks_at_the_likely_classes_only():
     np.testing.assert_allclose(found.x_adv, [[1.0, 0.1]], atol=0.03)
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("norm", NORMS)
 def test_stays_in_the_box_and_is_judged_in_the_ball(norm):
     x, y = linear_model.examples()
@@ -125,6 +128,7 @@ def test_stays_in_the_box_and_is_judged_in_the_ball(norm):
     assert size.max() <= radius + 1e-6
 
 
+@pytest.mark.exhaustive
 def test_examples_without_a_mistake_stay():
     def model(x):
         # The first example can reach no other class in the box, and the second has no gradient.
@@ -140,6 +144,7 @@ def test_examples_without_a_mistake_stay():
     assert found.queries.tolist() == [6 + 7 * 3, 6 + 3]
 
 
+@pytest.mark.exhaustive
 def test_what_is_wrong_from_the_start_is_left_alone():
     x, y = numpy_reference.examples(4)
     wrong = np.where(np.arange(4) % 2, (y + 1) % 3, y)

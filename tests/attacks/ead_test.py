@@ -77,6 +77,7 @@ def nearest(x, y, norm, bounds):
     return optimize.brentq(gap, 1e-4, 20.0)
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("bounds", [(0.0, 1.0), None])
 def test_without_the_absolute_term_finds_the_euclidean_distance(bounds):
     x, y = linear_model.examples()
@@ -86,6 +87,7 @@ def test_without_the_absolute_term_finds_the_euclidean_distance(bounds):
     np.testing.assert_allclose(-found.loss, expected, rtol=0.02)
 
 
+@pytest.mark.exhaustive
 def test_comes_close_to_the_distance_in_l1_with_few_changes():
     x, y = linear_model.examples()
     sparse, dense = (
@@ -117,6 +119,7 @@ def test_the_decision_rule_compares_by_its_own_size():
     assert np.all(both[0] <= both[1] + 1e-6) and np.any(both[0] < both[1] - 1e-5)
 
 
+@pytest.mark.exhaustive
 def test_examples_that_no_weight_changes_stay():
     def stubborn(x):
         # A black image would be a mistake, but lies outside of the box.
@@ -129,6 +132,7 @@ def test_examples_that_no_weight_changes_stay():
     assert not found.success.any() and not found.zero_gradient.any()
 
 
+@pytest.mark.exhaustive
 def test_an_example_does_not_depend_on_its_neighbours():
     x, y = numpy_reference.examples(4)
     model = numpy_reference.keras_model()

@@ -128,6 +128,7 @@ def test_the_nearest_boundary_is_chosen_on_both_sides(norm, scale):
     np.testing.assert_allclose(np.asarray(gradient)[is_usable] / scale, expected[1], rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 @backends.tensorflow_only("JAX draws other starts, of which fewer are where it says nothing")
 def test_from_where_the_model_says_nothing_it_goes_back_to_the_example():
     x = np.full((6, 4), 0.5, "float32")
@@ -160,6 +161,7 @@ def test_gradients_are_counted():
     np.testing.assert_array_equal(found.queries, [1 + 5 * (2 * 2 + 1) + 3] * 4)
 
 
+@pytest.mark.exhaustive
 def test_points_outside_of_the_ball_are_no_success():
     x, y = linear_model.examples()
     distance = distance_to_boundary(x, y, "L2", None)

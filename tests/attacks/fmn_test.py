@@ -34,6 +34,7 @@ def exact(x, y, norm, bounds):
     return np.array(distances)
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("bounds", BOXES.values(), ids=BOXES)
 @tiers.parametrize("norm", ORDER)
 def test_comes_within_a_part_in_a_thousand_of_a_hyperplane(norm, bounds):
@@ -45,6 +46,7 @@ def test_comes_within_a_part_in_a_thousand_of_a_hyperplane(norm, bounds):
     np.testing.assert_allclose(size, exact(x, y, norm, bounds), rtol=2e-3)
 
 
+@pytest.mark.exhaustive
 def test_l0_needs_as_many_features_as_a_sorted_list_says():
     x, y = linear_model.examples(20)
     found = FMN().run(linear_model.logits, x, y, counting())
@@ -125,6 +127,7 @@ def test_the_step_is_a_share_of_the_width_of_the_box():
     np.testing.assert_allclose(large.x_adv, 10.0 * small.x_adv, rtol=0, atol=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_outside_of_the_ball_is_no_success():
     x, y = linear_model.examples(20)
     attack = FMN()
@@ -136,6 +139,7 @@ def test_outside_of_the_ball_is_no_success():
     assert np.all(np.linalg.norm((near.x_adv - x).reshape(20, -1), axis=-1) <= ball.epsilon + 1e-6)
 
 
+@pytest.mark.exhaustive
 def test_targeted_reaches_the_target():
     x, y = numpy_reference.examples(6)
     model = numpy_reference.keras_model()
@@ -146,6 +150,7 @@ def test_targeted_reaches_the_target():
     np.testing.assert_array_equal(found.success, reached == target)
 
 
+@pytest.mark.exhaustive
 def test_two_passes_a_step_are_counted():
     x, y = linear_model.examples(3)
     found = FMN(num_steps=7).run(linear_model.logits, x, y, unbounded("Linf"))
@@ -153,6 +158,7 @@ def test_two_passes_a_step_are_counted():
     np.testing.assert_array_equal(found.queries, [2 * 7 + 2 + 3] * 3)
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("norm", ["L0", "L1", "L2", "Linf"])
 def test_a_model_that_cannot_be_changed_leaves_the_example(norm):
     def constant(x):
@@ -166,6 +172,7 @@ def test_a_model_that_cannot_be_changed_leaves_the_example(norm):
     assert np.all(found.loss < -1e38)
 
 
+@pytest.mark.exhaustive
 def test_a_gradient_that_is_not_finite_spreads_nowhere():
     def broken(x):
         # The root has an infinite slope at 0, and a NaN beyond.

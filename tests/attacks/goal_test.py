@@ -96,6 +96,7 @@ def test_a_model_compiled_for_regression_uses_its_own_loss():
     assert not np.asarray(success).any()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(("loss", "expected"), [(None, "cross_entropy"), ("compiled", "mean")])
 def test_a_compiled_classifier_uses_the_cross_entropy_unless_told(loss, expected):
     model = compiled(3, keras.losses.SparseCategoricalCrossentropy(from_logits=True))

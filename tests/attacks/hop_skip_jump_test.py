@@ -229,6 +229,7 @@ def test_the_nearest_mistake_is_moved_into_the_ball():
     assert 0 < found.success.sum() < len(x)
 
 
+@pytest.mark.exhaustive
 def test_bounds_per_channel():
     x, y = linear_model.examples()
     bounds = (np.array([-0.5, 0.0], "float32"), np.array([1.0, 1.5], "float32"))

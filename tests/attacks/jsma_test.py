@@ -66,6 +66,7 @@ def runner_up(x, rank=0):
     return np.argsort(-logits(x), axis=-1)[:, 1 + rank]
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("budget", [2, 3, 6, 9])
 @tiers.parametrize("theta", [1.0, -0.6])
 def test_changes_the_pairs_that_the_rule_says(theta, budget):
@@ -80,6 +81,7 @@ def test_changes_the_pairs_that_the_rule_says(theta, budget):
     assert 0 < found.success.sum() and (budget == 9 or not found.success.all())
 
 
+@pytest.mark.exhaustive
 def test_pixels_change_in_all_channels():
     x, y = examples()
     images = x.reshape(-1, 1, 3, 3)
@@ -114,6 +116,7 @@ def test_gamma_is_the_largest_share_of_the_features():
     assert same.success.sum() < JSMA().run(linear, x, y, unbounded()).success.sum()
 
 
+@pytest.mark.exhaustive
 def test_targeted_ends_at_the_target():
     x, y = examples(30)
     target = np.argsort(-logits(x), axis=-1)[:, 2]
@@ -123,6 +126,7 @@ def test_targeted_ends_at_the_target():
     np.testing.assert_array_equal(found.success, reached)
 
 
+@pytest.mark.exhaustive
 def test_follows_the_slopes_of_a_network_step_by_step():
     # The second pair is chosen where the first one led: never worse than what one pair reaches.
     x, y = numpy_reference.examples(12)
@@ -135,6 +139,7 @@ def test_follows_the_slopes_of_a_network_step_by_step():
     np.testing.assert_array_equal(four.success, wrong)
 
 
+@pytest.mark.exhaustive
 def test_queries_end_with_the_search():
     x, y = examples()
     found = JSMA().run(linear, x, y, unbounded())
@@ -143,6 +148,7 @@ def test_queries_end_with_the_search():
     np.testing.assert_array_equal(found.queries[found.success], 4 * (pairs + 1) + 1 + 3)
 
 
+@pytest.mark.exhaustive
 def test_a_constant_model_is_blind_and_stays():
     def constant(x):
         return keras.ops.stack([0.0 * x[:, 0] + 1.0, 0.0 * x[:, 1]], axis=-1)
@@ -153,6 +159,7 @@ def test_a_constant_model_is_blind_and_stays():
     assert not found.success.any() and found.zero_gradient.all()
 
 
+@pytest.mark.exhaustive
 def test_an_example_does_not_depend_on_its_neighbours():
     x, y = examples(5)
     attack = JSMA()

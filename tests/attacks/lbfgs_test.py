@@ -79,6 +79,7 @@ def test_is_the_search_of_the_paper(arguments):
     np.testing.assert_array_equal(np.argmax(logits(found.x_adv), axis=-1) != y, True)
 
 
+@pytest.mark.exhaustive
 def test_targeted_leads_to_the_label():
     x, y = examples()
     targets = (y + 1) % 4
@@ -122,6 +123,7 @@ def test_what_is_too_far_is_scaled_back_into_the_ball():
     np.testing.assert_allclose((largest.x_adv - x).reshape(len(x), -1), expected, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_examples_that_no_weight_changes_stay():
     def stubborn(x):
         # The second class cannot win inside of the unit box.
@@ -133,6 +135,7 @@ def test_examples_that_no_weight_changes_stay():
     assert not found.success.any() and not found.zero_gradient.any()
 
 
+@pytest.mark.exhaustive
 def test_a_blind_gradient_is_reported():
     def blind(x):
         flat = keras.ops.stack([x[:, 0] + 1.0, x[:, 1]], axis=-1)

@@ -54,6 +54,7 @@ def test_leaves_the_ball_and_not_the_larger_one(norm):
     assert x_adv.min() >= 0.0 and x_adv.max() <= 1.0
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("norm", EPSILON)
 def test_without_noise_it_is_fgsm(norm):
     ball = getattr(kr.threat_models, norm)(EPSILON[norm])

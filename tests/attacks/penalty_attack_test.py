@@ -36,6 +36,7 @@ def line(threshold):
     return lambda x: ops.stack([threshold - x[:, 0], x[:, 0] - threshold], axis=-1)
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("num_steps", [1, 10, 11, 137])
 def test_takes_as_many_steps_as_it_is_told(num_steps):
     # The loss falls with every step, because the weight is large.
@@ -70,6 +71,7 @@ def test_an_example_whose_loss_has_stopped_falling_stops_alone():
     assert found.queries.tolist() == [8 + 8 + 32, 8 + 8 + 20]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("targeted", [False, True, "least_likely"])
 @pytest.mark.parametrize("confidence", [0.0, 0.6])
 def test_the_hinge_and_its_gradient(targeted, confidence):
@@ -101,6 +103,7 @@ def test_what_is_not_finite_is_no_hit_and_no_gradient():
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.exhaustive
 def test_what_is_wrong_from_the_start_is_left_alone():
     x, y = np.array([[0.0], [2.0]], "float32"), np.array([0, 0])
     found = Walk(learning_rate=1.0, num_steps=30, confidence=5.0).run(line(1.0), x, y, FAR)

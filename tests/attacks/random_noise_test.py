@@ -58,6 +58,7 @@ def first_mistake_or_worst(ball, count, sphere=False, loss="cross_entropy"):
     return best, queries
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("sphere", [False, True])
 @tiers.parametrize("norm", EPSILON)
 def test_is_the_first_mistake_or_the_worst_of_the_draws(norm, sphere):
@@ -69,6 +70,7 @@ def test_is_the_first_mistake_or_the_worst_of_the_draws(norm, sphere):
     assert len(set(queries)) > 1 and max(queries) == 27
 
 
+@pytest.mark.exhaustive
 def test_the_loss_says_what_is_worst():
     ball = kr.Linf(0.02)
 
@@ -98,6 +100,7 @@ def test_breaks_as_many_examples_as_noise_does():
     assert found.success.mean() == pytest.approx(1 / 18, abs=0.01)
 
 
+@pytest.mark.exhaustive
 def test_targets():
     x, y = numpy_reference.examples()
     model, ball = numpy_reference.keras_model(), kr.Linf(0.4)
@@ -144,6 +147,7 @@ def test_asks_a_model_without_gradients_as_often_as_it_says():
     assert model.asked == (39 - backends.IS_JAX) * len(x)
 
 
+@pytest.mark.exhaustive
 def test_ends_when_all_are_broken_and_leaves_the_broken_alone():
     x, y = numpy_reference.examples(8)
     y[0] = (y[0] + 1) % 3
@@ -156,6 +160,7 @@ def test_ends_when_all_are_broken_and_leaves_the_broken_alone():
     np.testing.assert_array_equal(fewer.x_adv, found.x_adv)
 
 
+@pytest.mark.exhaustive
 def test_does_not_depend_on_the_batch():
     x, y = numpy_reference.examples(7)
     model, ball = numpy_reference.keras_model(), kr.Linf(0.1)

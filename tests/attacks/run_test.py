@@ -67,6 +67,7 @@ def test_rows_are_attacked_as_among_all():
         np.testing.assert_allclose(field, expected[rows], atol=1e-6)
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("norm", ["L2", "Linf"])
 def test_rows_keep_their_own_radius(norm):
     radii = np.linspace(0.01, 0.3, 10, dtype="float32")

@@ -90,6 +90,7 @@ def test_comes_close_to_the_best_point_of_a_linear_model(norm, bounds):
     assert reached.max() <= 1.0 + 1e-4
 
 
+@pytest.mark.exhaustive
 def test_does_not_depend_on_the_batch():
     model = models.convolution()
     x, y = models.images(model)
@@ -100,6 +101,7 @@ def test_does_not_depend_on_the_batch():
     np.testing.assert_array_equal(parts.queries, together.queries)
 
 
+@pytest.mark.exhaustive
 @backends.tensorflow_only("in the directions that JAX draws one example is never broken")
 def test_stops_when_all_are_broken_and_leaves_the_broken_alone():
     calls = []
@@ -141,6 +143,7 @@ def test_neighbours_that_a_model_cannot_compute_tell_nothing():
     assert np.isfinite(found.x_adv).all() and np.all(found.loss > -100.0)
 
 
+@pytest.mark.exhaustive
 def test_breaks_what_hides_its_gradient():
     def steps(x):
         # Steps of 1 / 64: flat almost everywhere.

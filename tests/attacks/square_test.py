@@ -113,6 +113,7 @@ def test_vectors_and_other_shapes():
         assert np.all(ball.contains(x_adv, flat))
 
 
+@pytest.mark.exhaustive
 def test_a_box_and_a_radius_per_channel():
     x, y = images()
     x = x * np.array([1.5, 1.0], "float32") - np.array([0.5, 0.0], "float32")
@@ -143,6 +144,7 @@ def test_one_radius_per_example(norm):
         np.testing.assert_allclose(alone.x_adv[0], together.x_adv[i], rtol=0, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_stops_when_all_are_broken_and_leaves_the_broken_alone():
     calls = []
 
@@ -164,6 +166,7 @@ def test_stops_when_all_are_broken_and_leaves_the_broken_alone():
     np.testing.assert_array_equal(longer.x_adv, found.x_adv)
 
 
+@pytest.mark.exhaustive
 def test_a_model_that_never_errs_is_asked_to_the_end():
     x, y = images()
     ball = kr.Linf(0.1)
@@ -194,6 +197,7 @@ def test_does_not_depend_on_the_batch():
         np.testing.assert_array_equal(parts.queries, together.queries)
 
 
+@pytest.mark.exhaustive
 def test_windows_and_signs_differ_between_examples():
     x = np.full((64, *SHAPE), 0.5, "float32")
     found = Square(num_queries=1).run(network, x, np.argmax(network(x), -1), kr.Linf(1e-4))
@@ -205,6 +209,7 @@ def test_windows_and_signs_differ_between_examples():
     assert np.abs(again.x_adv - found.x_adv).max() > 0
 
 
+@pytest.mark.exhaustive
 def test_restarts_break_more():
     x, y = images()
     x, y = np.repeat(x, 8, axis=0), np.repeat(y, 8)
@@ -214,6 +219,7 @@ def test_restarts_break_more():
     assert often.queries.max() == 25
 
 
+@pytest.mark.exhaustive
 def test_targets():
     x, y = images()
     targets = (y + 1) % 3

@@ -43,6 +43,7 @@ def margins(x, y):
     return np.where(np.eye(3)[y] > 0, -np.inf, z).max(-1) - z[np.arange(len(y)), y]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("bias", [0.0, 3.0])
 def test_tries_the_points_of_the_surrogate_on_the_model(bias):
     x, y = numpy_reference.examples(20)
@@ -79,6 +80,7 @@ def test_without_labels_the_attacked_model_says_them():
     np.testing.assert_allclose(attack(model, x, None, ball), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_leaves_what_the_model_gets_wrong_and_only_that():
     x, y = numpy_reference.examples()
     y = np.where(np.arange(5) == 2, (y + 1) % 3, y)
@@ -103,6 +105,7 @@ def test_every_restart_is_tried_on_the_model():
     assert np.all(np.diff(losses, axis=0) >= 0) and np.all(losses[-1].sum() > losses[0].sum() + 0.1)
 
 
+@pytest.mark.exhaustive
 def test_a_targeted_attack_is_judged_by_its_target():
     x, y = numpy_reference.examples(12)
     target = np.argsort(numpy_reference.logits(x), axis=-1)[:, 1]
@@ -116,6 +119,7 @@ def test_a_targeted_attack_is_judged_by_its_target():
         attack(numpy_reference.keras_model(), x, None, kr.Linf(0.3))
 
 
+@pytest.mark.exhaustive
 def test_breaks_a_model_without_gradients_and_counts_its_queries_alone():
     x, y = linear_model.examples()
     model = black_box.BlackBox(black_box.linear)
@@ -152,6 +156,7 @@ def test_leaves_the_surrogate_alone():
         np.testing.assert_array_equal(weight, value)
 
 
+@pytest.mark.exhaustive
 def test_reads_the_weights_that_the_surrogate_has_now():
     x, y = numpy_reference.examples()
     model, surrogate, ball = numpy_reference.keras_model(), other_model(), kr.L2(0.3)
@@ -210,6 +215,7 @@ def test_is_known_by_name_and_takes_names():
     assert Transfer(other_model(), "pgd").stays_in_ball
 
 
+@pytest.mark.exhaustive
 @backends.with_and_without_xla
 def test_makes_the_examples_of_ensemble_adversarial_training(jit_compile):
     x, y = linear_fit.data(8)

@@ -384,6 +384,7 @@ def test_what_the_loss_ignores(loss, expected):
     assert backend.Classifier(_model(loss=loss)).ignores(-1) is expected
 
 
+@pytest.mark.exhaustive
 @backends.tensorflow_only("shapes are always known elsewhere")
 def test_logits_have_as_many_rows_as_the_inputs_also_where_the_model_does_not_say():
     model = black_box.BlackBox(lambda x: x[:, :2])

@@ -32,6 +32,7 @@ def embedded(network):
     return network.layers[0].get_weights()[0][TOKENS]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("mask_zero", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 def test_at_the_origin_it_is_the_model_bit_for_bit(training, mask_zero):

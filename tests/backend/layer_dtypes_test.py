@@ -71,6 +71,7 @@ def assert_same(before, after):
         assert layer is other and policy is now
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_it_computes_what_a_model_with_mixed_policies_computes(dtype):
     model, mixed = network(), network(f"mixed_{dtype}")
@@ -102,6 +103,7 @@ def test_layers_on_every_level():
     assert current_dtype() is None
 
 
+@pytest.mark.exhaustive
 def test_policies_come_back_after_an_exception():
     model = network()
     before = policies(model)

@@ -257,6 +257,7 @@ def test_bad_inputs(value, message):
     _refused(_linear()[0], _batch(x), message)
 
 
+@pytest.mark.exhaustive
 def test_bounds_of_each_channel():
     ball = kr.threat_models.Linf(0.1, bounds=([0.0] * 6, [1.0] * 5 + [0.5]))
     x = X.copy()
@@ -269,6 +270,7 @@ def test_bounds_of_each_channel():
     tf.function(_step(model, Shift(), threat_model=ball))(_batch(x))
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("label", [3, -1])
 def test_labels_that_are_no_class(label):
     y = np.array([0, label, 1, 2])
@@ -304,6 +306,7 @@ class Normalise(keras.layers.Layer):
         return exponentials / keras.ops.sum(exponentials, axis=-1, keepdims=True)
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("objective", ["adversarial", "mixed"])
 def test_probabilities_under_a_loss_from_logits(objective):
     model, _ = _linear(tail=[Normalise()])
@@ -311,6 +314,7 @@ def test_probabilities_under_a_loss_from_logits(objective):
     _refused(model, _batch(), message, objective=objective)
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("objective", ["adversarial", "mixed"])
 def test_logits_under_a_loss_of_probabilities(objective):
     model, _ = _linear(loss="sparse_categorical_crossentropy")

@@ -46,6 +46,7 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, optimizer):
     assert list(path.parent.iterdir()) == []
 
 
+@pytest.mark.exhaustive
 def test_the_seeds_of_random_layers_are_in_it(tmp_path):
     path = tmp_path / "backup.npz"
     model = backups.make_model(_random_layers)
@@ -123,6 +124,7 @@ def test_the_backup_of_another_model_is_refused_and_left_alone(tmp_path):
         np.testing.assert_array_equal(one, kept)
 
 
+@pytest.mark.exhaustive
 def test_it_may_stand_elsewhere_when_it_goes_on(tmp_path):
     path, found = tmp_path / "backup.npz", []
     for place in (0, 2):
@@ -198,6 +200,7 @@ def _meta(**changes):
     return {"meta": np.array(json.dumps(meta)), "variable_0": np.zeros(3)}
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "arrays",
     [
@@ -228,6 +231,7 @@ def test_a_part_of_a_backup_is_refused(tmp_path, share):
         backups.fit(backups.make_model(), path)
 
 
+@pytest.mark.exhaustive
 def test_a_full_disk_leaves_the_backup_before(tmp_path, monkeypatch):
     path = tmp_path / "backup.npz"
     backups.fit(backups.make_model(), path, epochs=1, delete_checkpoint=False)

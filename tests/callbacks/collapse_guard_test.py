@@ -83,6 +83,7 @@ def _collapse():
     return pytest.warns(UserWarning, match="collapsed from")
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("stop", [True, False])
 def test_without_a_fall_nothing_happens(stop):
     plan = [0.1, 0.5, 0.45, 0.9, 0.75]
@@ -93,6 +94,7 @@ def test_without_a_fall_nothing_happens(stop):
     np.testing.assert_array_equal(_weights(model), _kernel(0.75, 5.0))
 
 
+@pytest.mark.exhaustive
 def test_a_fall_puts_the_best_weights_back_and_stops():
     guard = Guard()
     with _collapse():
@@ -102,6 +104,7 @@ def test_a_fall_puts_the_best_weights_back_and_stops():
     np.testing.assert_array_equal(_weights(model), _kernel(0.8, 2.0))
 
 
+@pytest.mark.exhaustive
 def test_a_slow_fall_counts_from_the_best():
     with _collapse():
         model, history, _ = _fit(Guard(), [0.8, 0.7, 0.65, 0.55, 0.5])
@@ -109,12 +112,14 @@ def test_a_slow_fall_counts_from_the_best():
     np.testing.assert_array_equal(_weights(model), _kernel(0.8, 1.0))
 
 
+@pytest.mark.exhaustive
 def test_of_equal_probes_the_last_is_kept():
     with _collapse():
         model, _, _ = _fit(Guard(), [0.8, 0.7, 0.8, 0.1])
     np.testing.assert_array_equal(_weights(model), _kernel(0.8, 3.0))
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize(("drop", "stops"), [(0.3, True), (0.35, False), (0.4, False)])
 def test_only_more_than_the_drop_is_a_collapse(drop, stops):
     plan = [0.9, 0.55, 0.6]
@@ -133,6 +138,7 @@ def test_the_drop_is_20_points_by_default():
     assert len(history["val_probe_accuracy"]) == 2
 
 
+@pytest.mark.exhaustive
 def test_the_training_can_go_on_from_the_weights_that_are_back():
     guard = Guard(stop=False)
     with _collapse():
@@ -157,6 +163,7 @@ def test_the_warning_says_what_happened_and_what_to_do():
         _fit(Guard(stop=False), [0.1], _model(0.9))
 
 
+@pytest.mark.exhaustive
 def test_a_collapse_in_the_first_epoch_goes_back_to_the_start():
     guard = Guard()
     with _collapse():
@@ -165,12 +172,14 @@ def test_a_collapse_in_the_first_epoch_goes_back_to_the_start():
     np.testing.assert_array_equal(_weights(model), _kernel(0.9))
 
 
+@pytest.mark.exhaustive
 def test_a_model_that_was_never_good_is_left_alone():
     plan = [0.2, 0.0, 0.15]
     _, history, _ = _fit(Guard(), plan)
     assert _accuracies(history) == plan
 
 
+@pytest.mark.exhaustive
 def test_every_fit_starts_anew():
     guard = Guard()
     with _collapse():
@@ -181,6 +190,7 @@ def test_every_fit_starts_anew():
     assert guard.collapsed_epochs == []
 
 
+@pytest.mark.exhaustive
 def test_a_fit_after_an_exception_starts_anew():
     guard = Guard()
 
@@ -195,6 +205,7 @@ def test_a_fit_after_an_exception_starts_anew():
     assert _accuracies(history) == [0.3, 0.25]
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize(("every_batches", "probes"), [(None, 4), (1, 7), (2, 4), (3, 4)])
 def test_probes_are_at_the_start_in_between_and_at_the_ends(every_batches, probes):
     guard = Guard(every_batches=every_batches)
@@ -230,6 +241,7 @@ def test_without_it_a_collapse_within_an_epoch_may_be_missed():
     assert _accuracies(history) == [0.1, 0.8]
 
 
+@pytest.mark.exhaustive
 def test_batches_are_counted_under_steps_per_execution():
     guard = Guard(every_batches=3)
     model = _model(steps_per_execution=2)
@@ -257,6 +269,7 @@ def test_averages_go_back_too_and_end_up_in_the_model():
     np.testing.assert_allclose(_weights(model), average, atol=1e-6)
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("swap", [False, True])
 def test_averages_that_never_began_are_the_weights_at_the_start(swap):
     model = _model(0.9, keras.optimizers.SGD(0.0, use_ema=True, ema_momentum=0.5))
@@ -303,6 +316,7 @@ def test_other_callbacks_see_the_weights_that_are_back(order, tmp_path):
     np.testing.assert_array_equal(_weights(saved), _kernel(0.8, 1.0))
 
 
+@pytest.mark.exhaustive
 def test_early_stopping_has_the_last_word():
     stop = keras.callbacks.EarlyStopping(
         "val_probe_accuracy", mode="max", patience=5, restore_best_weights=True

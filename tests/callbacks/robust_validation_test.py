@@ -29,6 +29,7 @@ def _validation(data=(X, Y), **arguments):
     return kr.RobustValidation(data, kr.Linf(EPSILON), attack="fgsm", **arguments)
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize(
     "data",
     [(X, Y), [X, Y], tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)],
@@ -41,12 +42,14 @@ def test_accuracy_and_loss_equal_numpy(data):
     assert history["val_adv_loss"][0] == pytest.approx(loss, rel=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_only_the_first_examples_are_attacked():
     history = _fit([_validation(num_examples=7)])
     everything = _fit([_validation((X[:7], Y[:7]))])
     assert history["val_adv_loss"] == everything["val_adv_loss"]
 
 
+@pytest.mark.exhaustive
 def test_batch_size_does_not_matter():
     pgd = kr.attacks.PGD(num_steps=2)
     losses = [
@@ -56,6 +59,7 @@ def test_batch_size_does_not_matter():
     assert losses[0]["val_adv_loss"] == pytest.approx(losses[1]["val_adv_loss"], rel=1e-6)
 
 
+@pytest.mark.exhaustive
 def test_every_repeats_the_last_value_in_between():
     values = _fit([_validation(every=2)], epochs=6, learning_rate=0.5)["val_adv_loss"]
     first, second, third, fourth, fifth, sixth = values
@@ -63,6 +67,7 @@ def test_every_repeats_the_last_value_in_between():
     assert len({first, second, fourth, sixth}) == 4
 
 
+@pytest.mark.exhaustive
 def test_the_last_epoch_is_always_evaluated():
     often = _fit([_validation()], epochs=3, learning_rate=0.5)["val_adv_loss"]
     seldom = _fit([_validation(every=10)], epochs=3, learning_rate=0.5)["val_adv_loss"]
@@ -79,6 +84,7 @@ def test_the_seed_decides_the_start():
     assert losses[0]["val_adv_loss"] != losses[2]["val_adv_loss"]
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("place", [0, 1, 2])
 def test_other_callbacks_see_the_values_whatever_the_order(place, tmp_path):
     stop = keras.callbacks.EarlyStopping("val_adv_accuracy", mode="max", patience=1)
@@ -93,6 +99,7 @@ def test_other_callbacks_see_the_values_whatever_the_order(place, tmp_path):
     assert float(row["val_adv_accuracy"]) == history["val_adv_accuracy"][0]
 
 
+@pytest.mark.exhaustive
 def test_checkpoint_and_learning_rate_follow_the_values(tmp_path):
     path = str(tmp_path / "best.keras")
     best = keras.callbacks.ModelCheckpoint(
@@ -106,6 +113,7 @@ def test_checkpoint_and_learning_rate_follow_the_values(tmp_path):
     assert "learning_rate" in history
 
 
+@pytest.mark.exhaustive
 def test_it_moves_to_the_front_and_every_callback_is_called_once():
     calls = []
 
@@ -121,6 +129,7 @@ def test_it_moves_to_the_front_and_every_callback_is_called_once():
     assert calls == ["set_model"] * 3 + [True] * 3
 
 
+@pytest.mark.exhaustive
 def test_it_works_beside_validation_data_and_leaves_evaluate_alone():
     model = linear_fit.make_model()
     history = model.fit(X, Y, verbose=0, validation_data=(X, Y), callbacks=[_validation()])
@@ -159,6 +168,7 @@ def test_a_scheduled_radius_is_refused_at_once():
         kr.RobustValidation((X, Y), kr.Linf(schedule))
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("swap_on_epoch", [False, True])
 def test_averaged_weights_are_measured_as_by_keras(swap_on_epoch):
     optimizer = keras.optimizers.SGD(0.5, use_ema=True, ema_momentum=0.5)

@@ -44,6 +44,7 @@ def test_methods_by_name_with_options_and_as_objects():
     assert kr.certify(model, (X, Y), "interval").norm == "Linf"
 
 
+@pytest.mark.exhaustive
 def test_data_sets_first_examples_and_rows():
     model = numpy_reference.keras_model()
     expected = kr.certify(model, (X, WRONG), "interval")

@@ -53,6 +53,7 @@ def test_is_what_a_grid_of_all_feasible_inputs_says(norm, bounds):
     assert found.margin.dtype == np.float32
 
 
+@pytest.mark.exhaustive
 @every_norm
 def test_no_attack_does_better_and_the_best_one_does_as_well(norm):
     x, y = linear_model.examples(20)

@@ -50,6 +50,7 @@ def matrix_of(model):
     return outputs.reshape(size, -1).astype("float64")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", LINEAR)
 def test_the_constant_bounds_the_norm_of_the_matrix(name):
     parts, is_exact = LINEAR[name]

@@ -69,6 +69,7 @@ def test_float64_inputs_are_taken():
     )
 
 
+@pytest.mark.exhaustive
 def test_a_guard_behind_the_noise_is_refused():
     head = keras.layers.Dense(2)
     for outside, bounds, refused in (
@@ -139,6 +140,7 @@ def test_selection_and_estimation_draw_different_noise():
             assert np.all(noise[one] != noise[other])
 
 
+@pytest.mark.exhaustive
 def test_batches_are_no_larger_than_needed_and_the_model_is_traced_once_for_each_count():
     sizes = []
 
@@ -154,6 +156,7 @@ def test_batches_are_no_larger_than_needed_and_the_model_is_traced_once_for_each
     assert sizes == 2 * traces
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("batch_size", [1, 350, 10_000])
 def test_the_batch_size_plays_no_role_and_the_seed_does(batch_size):
     method = Smoothing(SIGMA, num_samples=1050, selection_samples=130)
@@ -163,6 +166,7 @@ def test_the_batch_size_plays_no_role_and_the_seed_does(batch_size):
     assert np.any(method.certify(linear, X[:4], seed=4).radii != expected.radii)
 
 
+@pytest.mark.exhaustive
 def test_every_sample_counts_once():
     """With a constant classifier the radius tells how many there were."""
     for n in (1, 99, 100, 101, 1050):
@@ -173,6 +177,7 @@ def test_every_sample_counts_once():
         assert found.radii[0] == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.exhaustive
 def test_selection_chooses_the_class():
     # One copy often chooses the less frequent class, which then has no certificate.
     def shifted(x):

@@ -152,6 +152,7 @@ def test_what_it_finds_is_in_the_ball_in_float32():
         assert (x_adv == other).mean() > 0.7
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("dtype", ["bfloat16", "float16"])
 def test_it_finds_what_it_finds_in_a_model_with_mixed_policies(dtype):
     model, mixed = _model(), _model(policy=f"mixed_{dtype}")
@@ -315,6 +316,7 @@ def test_auto_is_what_the_machine_gains_from_and_is_told_once(dtype, monkeypatch
     assert callback.get_config()["attack_dtype"] == "auto"
 
 
+@pytest.mark.exhaustive
 def test_auto_leaves_attacks_that_compare_near_points_alone(monkeypatch):
     monkeypatch.setattr(kr.backend, "fast_dtype", lambda: "bfloat16")
     callback = linear_fit.adv_train(

@@ -175,11 +175,24 @@ def test_leaves_the_model_alone(attack):
         np.testing.assert_array_equal(weight, value)
 
 
+@functools.lru_cache(maxsize=1)
+def recorded(attack):
+    """A call of an attack with batches of four on a model that notes every trace, and the model."""
+    recorder = models.Recorder(np.random.default_rng(0).normal(size=(4, 3)))
+    x = np.random.default_rng(1).uniform(size=(7, 4)).astype("float32")
+    search, y = search_of(attack), np.array([0, 1, 2, 0, 1, 2, 0])
+
+    def call(ball, **arguments):
+        search(recorder, x, y, ball, batch_size=4, **arguments)
+        return len(recorder.seen)
+
+    call(a_ball(attack))
+    return call, recorder
+
+
 @every_attack
 def test_calls_the_model_without_training_behaviour(attack):
-    recorder = models.Recorder(np.random.default_rng(0).normal(size=(4, 3)))
-    x = np.random.default_rng(1).uniform(size=(3, 4)).astype("float32")
-    search_of(attack)(recorder, x, np.array([0, 1, 2]), a_ball(attack))
+    _, recorder = recorded(attack)
     assert set(recorder.seen) == {False}
 
 
@@ -232,24 +245,13 @@ def test_runs_inside_a_traced_function_of_any_batch_size(attack):
 
 @every_attack
 def test_is_traced_once_for_every_radius_and_a_short_last_batch(attack):
-    traces = []
-    x, y = numpy_reference.examples(7)
-    network = numpy_reference.keras_model()
-
-    def model(x):
-        traces.append(x.shape)
-        return network(x)
-
-    search = cases.ATTACKS[attack].clone()
-    ball = a_ball(attack).with_bounds((0.0, 1.0))
-    search(model, x, y, ball, batch_size=4)
-    first = len(traces)
+    call, recorder = recorded(attack)
+    ball, first = a_ball(attack), len(recorder.seen)
     assert first > 0
     for factor, seed in ((2.0, 0), (3.0, 5)):
-        other = ball.with_epsilon(factor * ball.epsilon)
-        search(model, x, y, other, batch_size=4, seed=seed)
+        traces = call(ball.with_epsilon(factor * np.asarray(ball.epsilon)), seed=seed)
     # JAX fills batches up to one size, or to another where fewer than half would be left.
-    assert len(traces) == first or (backends.IS_JAX and len(traces) <= 2 * first)
+    assert traces == first or (backends.IS_JAX and traces <= 2 * first)
 
 
 @pytest.mark.exhaustive

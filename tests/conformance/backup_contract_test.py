@@ -35,6 +35,7 @@ def test_backup_and_restore_cannot_read_a_file_that_was_cut_off(tmp_path, monkey
         linear_fit.fit(linear_fit.make_model(), keras.callbacks.BackupAndRestore(tmp_path))
 
 
+@pytest.mark.exhaustive
 def test_backup_and_restore_repeats_an_epoch_after_a_kill_between_its_two_files(
     tmp_path, monkeypatch
 ):
@@ -46,6 +47,7 @@ def test_backup_and_restore_repeats_an_epoch_after_a_kill_between_its_two_files(
     assert int(np.array(model.optimizer.iterations)) == 4 * 3
 
 
+@pytest.mark.exhaustive
 def test_backup_and_restore_leaves_out_the_seeds_of_random_layers(tmp_path):
     states = []
     for _ in range(2):

@@ -92,6 +92,7 @@ def test_a_remade_train_function_is_replaced_and_left_in_place_afterwards():
     assert model.train_function is unfreeze.remade
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("wrapped", [False, True])
 def test_warmup_counts_optimizer_steps_under_accumulation(wrapped):
     optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
@@ -125,6 +126,7 @@ def test_the_batches_of_an_accumulation_have_starts_of_their_own():
     assert seeds == [(9, 0), (9, 1), (9, 2), (9, 3)]
 
 
+@pytest.mark.exhaustive
 def test_the_logs_of_several_outputs_are_not_fed_by_the_attack():
     inputs = keras.Input((linear_fit.NUM_FEATURES,))
     outputs = [keras.layers.Dense(1, name=name)(inputs) for name in "ab"]

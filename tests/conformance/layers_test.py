@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 
 from tests.support import backends
@@ -84,7 +83,7 @@ def test_xla_gives_the_same_values_and_gradients(name):
 
 
 @every_layer
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@tiers.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision_rounds_the_result_only(name, policy):
     expected = fresh(name)(X)
     found = in_model(fresh(name, dtype=policy))(X)

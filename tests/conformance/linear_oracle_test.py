@@ -65,7 +65,7 @@ def test_every_attack_is_here():
 
 @tiers.parametrize("bounds", BOUNDS)
 @tiers.parametrize("norm", NORMS)
-@tiers.parametrize("name", ITERATIVE)
+@pytest.mark.parametrize("name", ITERATIVE)
 def test_iterative_attacks_reach_the_best_point(name, norm, bounds):
     attack = ITERATIVE[name](**STEPS[norm])
     gap, gain, x_adv, best = attack_gap(attack, norm, bounds)
@@ -75,7 +75,7 @@ def test_iterative_attacks_reach_the_best_point(name, norm, bounds):
     np.testing.assert_allclose(x_adv, best, rtol=0, atol=2e-4 if norm == "L2" else 1e-6)
 
 
-@pytest.mark.parametrize("bounds", BOUNDS)
+@tiers.parametrize("bounds", BOUNDS)
 def test_a_step_across_the_whole_ball_forgets_the_random_start(bounds):
     attack = kr.attacks.RandomStartFGSM(step_size=2 * linear_model.EPSILON["Linf"])
     gap, _, x_adv, best = attack_gap(attack, "Linf", bounds)

@@ -104,6 +104,7 @@ def test_an_evaluation_that_is_not_stopped_leaves_no_file(whole, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize(
     "change,received",
     [

@@ -14,6 +14,7 @@ from tests.support import tiers
 X, Y = linear_fit.data()
 
 
+@pytest.mark.exhaustive
 def test_warmup_grows_epsilon_with_the_optimizer_steps():
     model = linear_fit.make_model()
     linear_fit.fit(model, linear_fit.adv_train(warmup=4), epochs=2)
@@ -22,6 +23,7 @@ def test_warmup_grows_epsilon_with_the_optimizer_steps():
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_warmup_as_a_percentage_of_the_planned_steps():
     model = linear_fit.make_model()
     linear_fit.fit(model, linear_fit.adv_train(warmup="50%"), epochs=4)
@@ -30,6 +32,7 @@ def test_warmup_as_a_percentage_of_the_planned_steps():
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_warmup_is_on_by_default_for_a_fifth_of_the_steps():
     model = linear_fit.make_model()
     linear_fit.fit(model, kr.AdvTrain(kr.Linf(linear_fit.EPSILON), attack="fgsm"), epochs=5)
@@ -48,6 +51,7 @@ def test_a_second_fit_goes_on_where_the_warmup_was():
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_a_scheduled_epsilon_is_read_at_every_step_without_warmup():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1, 3], [0.02, 0.1, 0.05])
     model = linear_fit.make_model()
@@ -104,6 +108,7 @@ def _after_clean(count, warmup=1):
     return lambda step: linear_fit.EPSILON * min(1.0, max(0, step + 1 - count) / warmup)
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize(
     "arguments",
     [{}, {"steps_per_execution": 3}, {"jit_compile": True}, {"run_eagerly": True}],
@@ -121,6 +126,7 @@ def test_adversarial_epochs_follow_the_clean_ones(arguments):
     np.testing.assert_allclose(history["adv_accuracy"], expected, rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_the_warmup_starts_after_the_clean_epochs():
     model = linear_fit.make_model()
     linear_fit.fit(model, linear_fit.adv_train(clean_epochs=1, warmup=4), epochs=3)
@@ -136,6 +142,7 @@ def test_a_warmup_in_percent_is_one_of_all_planned_steps():
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_a_schedule_of_epsilon_counts_the_clean_steps_too():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([3], [0.2, 0.05])
     model = linear_fit.make_model()
@@ -169,6 +176,7 @@ def test_clean_epochs_on_several_devices():
     assert len(history.history["adv_accuracy"]) == 1
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("size,clean,attacked", [(32, 1, 8), (24, 1, 6), (24, 2, 3), (16, 2, 2)])
 def test_clean_epochs_under_accumulation(size, clean, attacked):
     # Two batches make an optimizer step, so that an odd epoch ends in the middle of one.
@@ -186,6 +194,7 @@ def test_clean_epochs_under_accumulation(size, clean, attacked):
     assert len(epochs) == attacked
 
 
+@pytest.mark.exhaustive
 def test_clean_epochs_need_the_length_of_the_data():
     unknown = linear_fit.dataset().filter(lambda x, y: True)
     model = linear_fit.make_model()
@@ -200,6 +209,7 @@ def test_clean_epochs_need_the_length_of_the_data():
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_the_model_is_plain_after_an_exception_in_a_clean_epoch():
     def fail(epoch, logs):
         raise RuntimeError("no")

@@ -57,6 +57,7 @@ def test_training_takes_the_steps_of_the_float64_reference(weighted, jit_compile
         assert history.history[name] == pytest.approx([log[name] for log in logs], abs=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_the_ramp_and_radii_for_single_features():
     x, y = linear_fit.data()
     model = several_inputs.parted_model()

@@ -1,5 +1,6 @@
 """Every property of every class is in one of the two tiers of the tests."""
 
+import ast
 import pathlib
 
 import pytest
@@ -9,6 +10,7 @@ from tests.support import groups
 from tests.support import properties
 from tests.support import tiers
 
+TESTS = pathlib.Path(__file__).parents[1]
 FOUND = {(one.name, one.package): one for one in properties.properties()}
 
 # See the tests of their modules: attacks that need a second model, or run on data only, and
@@ -53,6 +55,16 @@ LATER = {
     "attacks_test::test_every_argument_changes_the_result",
     "attacks_test::test_config_gives_the_same_attack",
 }
+# Files that are in the exhaustive tier as a whole: processes that are killed, a program in C, and
+# effects of whole trainings.
+WHOLE_FILES = {
+    "conformance/awp_modes_test.py",
+    "conformance/c_loader_test.py",
+    "conformance/collapse_test.py",
+    "conformance/distillation_test.py",
+    "conformance/kill_test.py",
+    "examples/robust_overfitting_test.py",
+}
 # Where each class has properties of its own, beyond its config.
 LOOPED = ("attacks", "objectives")
 
@@ -83,6 +95,21 @@ def test_every_class_has_all_properties(package):
     assert len(held) >= 10
     for cls in _classes(package) - ELSEWHERE.get(package, set()):
         assert all(cls in one.classes for one in held), cls
+
+
+def _has_default_tests(path):
+    """Whether a test in a file has no marker of its own, nor has the whole file."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    if any(isinstance(node, ast.Assign) and "exhaustive" in ast.unparse(node) for node in body):
+        return False
+    tests = [node for node in body if getattr(node, "name", "").startswith("test_")]
+    marks = [" ".join(map(ast.unparse, test.decorator_list)) for test in tests]
+    return not all("exhaustive" in mark for mark in marks)
+
+
+def test_the_default_tier_holds_something_of_every_file():
+    files = {path for path in TESTS.rglob("*_test.py") if not _has_default_tests(path)}
+    assert {str(path.relative_to(TESTS)) for path in files} == WHOLE_FILES
 
 
 def test_the_lists_above_are_not_stale():
@@ -132,5 +159,4 @@ def test_tests_of_one_class_are_a_group():
     assert groups.group_of(f"{file}::test_b[PGD]") == f"{file}::PGD"
     assert groups.group_of(f"{file}::test_c") == file
     assert groups.group_of("tests/attacks/pgd_test.py::test_d[PGD]") == "tests/attacks/pgd_test.py"
-    root = pathlib.Path(__file__).parents[2]
-    assert all((root / path).is_file() for path in groups.BY_CLASS)
+    assert all((TESTS.parent / path).is_file() for path in groups.BY_CLASS)

@@ -83,6 +83,7 @@ def data_dir(tmp_path_factory):
     return str(tmp_path_factory.mktemp("tfds"))
 
 
+@pytest.mark.exhaustive
 def test_description(data_dir):
     dataset = datasets.load("tiny_images", data_dir=data_dir)
     assert dataset.name == "tiny_images"
@@ -91,6 +92,7 @@ def test_description(data_dir):
     assert dataset.label_names == ("ant", "bee", "cat")
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("part,size", [("train", 22), ("validation", 3), ("test", 7)])
 def test_values_and_labels(data_dir, part, size):
     x, y = getattr(datasets.load("tiny_images", data_dir=data_dir), part)
@@ -103,6 +105,7 @@ def test_values_and_labels(data_dir, part, size):
     np.testing.assert_array_equal(y, ids % 3)
 
 
+@pytest.mark.exhaustive
 def test_validation_is_the_end_of_the_training_split(data_dir):
     dataset = datasets.load("tiny_images", data_dir=data_dir)
     split = tfds.load("tiny_images", data_dir=data_dir, split="train", as_supervised=True)

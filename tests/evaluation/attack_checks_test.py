@@ -209,6 +209,7 @@ def test_larger_balls_that_leave_more():
     _failed(check, "monotone in epsilon", rise, 0.01, "A larger ball leaves more")
 
 
+@pytest.mark.exhaustive
 def test_an_attack_that_finds_nothing_in_the_whole_box(masked):
     check = attack_checks.check_unbounded(masked)
     assert check.name == "unbounded attack" and check.verdict == "failed" and check.threshold == 0
@@ -244,6 +245,7 @@ def test_attacks_without_gradients_that_beat_those_with(honest, masked, name, at
     _passed(attack_checks.check_beaten(honest, name, attack, 0.01), name, 0.0, 0.01)
 
 
+@pytest.mark.exhaustive
 def test_without_gradients_all_that_is_right_is_left():
     attack = kr.attacks.Square(num_queries=100)
     trials = _trials(lambda x: ops.stop_gradient(linear(x)))

@@ -15,6 +15,7 @@ def linear(x):
     return x.reshape(len(x), 12) @ linear_model.WEIGHTS + linear_model.BIAS
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize(
     "attack", [kr.attacks.Square(num_queries=40), kr.attacks.SPSA(num_steps=4, num_samples=4)]
 )
@@ -28,6 +29,7 @@ def test_is_attacked_like_the_model_itself(attack):
     np.testing.assert_array_equal(found.queries, expected.queries)
 
 
+@pytest.mark.exhaustive
 def test_is_evaluated():
     x, y = linear_model.examples()
     attack = kr.attacks.Square(num_queries=100)

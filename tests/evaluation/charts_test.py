@@ -62,6 +62,7 @@ def test_the_histogram_has_the_examples_that_have_a_distance():
     )
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("epsilon", [None, 0.1, 0.0])
 def test_elements(epsilon):
     for svg in (

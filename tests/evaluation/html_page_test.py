@@ -137,6 +137,7 @@ def test_the_page_can_be_read_by_those_who_do_not_see_it():
     assert len(set(document.ids)) == len(document.ids)
 
 
+@pytest.mark.exhaustive
 def test_text_of_others_is_shown_and_not_run():
     attack = evaluation.AttackReport(ATTACK, {"loss": ATTACK, ATTACK: ATTACK}, 0.5, 0.5, 0, 1.0)
     epsilon = {"epsilon": ATTACK, "bounds": None, ATTACK: ["</style>", ATTACK]}

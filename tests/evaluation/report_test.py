@@ -53,6 +53,7 @@ def test_json_has_a_schema_and_every_number_but_no_arrays(tmp_path):
     assert found.keys() == fields - arrays | {"schema", "schema_version"}
 
 
+@pytest.mark.exhaustive
 def test_a_real_report_survives(tmp_path):
     x, y = np.array([[0.2, 0.8], [0.9, 0.1]], "float32"), np.array([1, 0])
     custom = kr.attacks.PGD(num_steps=1, loss=lambda y, logits: kr.losses.margin(y, logits))

@@ -44,6 +44,7 @@ def _few_steps(monkeypatch):
     monkeypatch.setattr(module, "_RANDOM_QUERIES", 60)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.usefixtures("_few_steps")
 def test_an_honest_model_passes_all():
     surrogate = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])

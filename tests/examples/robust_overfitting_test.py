@@ -97,6 +97,7 @@ def test_the_accuracy_that_chose_is_that_of_the_checkpoint(done):
     assert np.mean(~found.success) == pytest.approx(max(history["val_adv_accuracy"]), abs=0.011)
 
 
+@pytest.mark.exhaustive
 def test_the_model_ends_with_the_averages_and_the_other_file_without(done):
     model, folder, _, follow = done
     assert _differ(follow.averages[-1], follow.plain[-1])

@@ -58,6 +58,7 @@ def test_rows_and_columns(served):
     assert rows[2]["probabilities"] == columns["probabilities"][2]
 
 
+@pytest.mark.exhaustive
 def test_one_output_is_bare(served):
     logits = served[0].predict(X, verbose=0)
     for form, answer in (("instances", "predictions"), ("inputs", "outputs")):

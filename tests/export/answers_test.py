@@ -23,6 +23,7 @@ def test_logits_and_their_softmax(activation):
     np.testing.assert_allclose(probabilities, tf.nn.softmax(network()(X)), rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("nested", [False, True])
 def test_votes_are_probabilities(nested):
     model = kr.layers.RandomizedSmoothing(network(), 1.0, num_samples=10, seed=3)

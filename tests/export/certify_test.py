@@ -107,6 +107,7 @@ def test_the_guard_stands_in_front(served):
         ask(served[1], POINTS + 1.0)
 
 
+@pytest.mark.exhaustive
 def test_random_answers_are_not_compared(served):
     path, _ = served
     exchanges = warmup_log.read(path / warmup_log.PLACE)
@@ -117,6 +118,7 @@ def test_random_answers_are_not_compared(served):
     assert (replayed["compared"], replayed["requests"]) == (2, 6)
 
 
+@pytest.mark.exhaustive
 def test_every_process_draws_its_own_noise(served):
     path, loaded = served
     noisy = tf.constant(np.repeat(POINTS[:1], 200, axis=0))

@@ -19,6 +19,7 @@ def _png_of_size(width, height):
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + check
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_png(channels):
     pictures = np.random.default_rng(1).integers(0, 256, (3, 9, 12, channels), dtype="uint8")

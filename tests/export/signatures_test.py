@@ -42,6 +42,7 @@ def test_predict_bytes_answers_as_serving_default_does():
     assert np.ptp(answer["probabilities"], axis=0).max() > 0.01
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("guard", "within", "dtype", "scale"),
     [

@@ -126,6 +126,7 @@ def test_half_precision_checks_before_it_rounds():
     assert layer(x[:1]).dtype == "bfloat16"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
 def test_files_and_saved_models_guard_as_well(tmp_path, policy):
     model = keras.Sequential(

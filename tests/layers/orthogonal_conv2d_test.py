@@ -37,11 +37,13 @@ def test_every_frequency_is_orthogonal(channels, filters, size):
     np.testing.assert_allclose(values, 1.0, atol=1e-3)
 
 
+@pytest.mark.exhaustive
 def test_the_kernel_uses_all_of_its_taps():
     kernel = np.abs(built(4, 4, 3, num_steps=40).effective_kernel()).sum(axis=(2, 3))
     assert np.all(kernel > 0.01)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("num_steps", [1, 2, 5])
 def test_nothing_is_stretched_however_few_the_steps(num_steps):
     assert spectrum(built(4, 6, 4, num_steps=num_steps)).max() <= 1.0 + 1e-5
@@ -57,6 +59,7 @@ def test_the_layer_as_a_matrix_has_no_singular_value_above_one(padding, strides)
     assert 0.9 < values[0] <= 1.0 + 1e-5
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_is_the_convolution_with_the_kernel(padding):
     layer = built(3, 4, 3, padding=padding, strides=2)

@@ -42,12 +42,14 @@ def test_shares_are_those_of_the_normal_distribution():
     assert found.dtype == "float32"
 
 
+@pytest.mark.exhaustive
 def test_votes_are_counts():
     found = smoothed(num_samples=12, noise_stddev=1.0).predict(X, verbose=0)
     np.testing.assert_allclose(12 * found, np.rint(12 * found), atol=1e-5)
     assert len(np.unique(np.rint(12 * found))) > 2
 
 
+@pytest.mark.exhaustive
 def test_one_copy_and_many():
     for count in (1, 2, 25):
         found = np.asarray(smoothed(num_samples=count)(X))
@@ -55,6 +57,7 @@ def test_one_copy_and_many():
     assert set(np.unique(smoothed(num_samples=1)(X))) == {0.0, 1.0}
 
 
+@pytest.mark.exhaustive
 def test_noise_is_fresh_at_every_call_and_for_every_row():
     layer = smoothed(noise_stddev=2.0)
     same = np.repeat(X[:1], 8, axis=0)
@@ -76,6 +79,7 @@ def test_with_a_seed_answers_are_the_same_in_any_batch():
     assert np.any(np.asarray(smoothed(noise_stddev=2.0, seed=6)(X)) != found)
 
 
+@pytest.mark.exhaustive
 def test_more_noise_gives_flatter_votes():
     little, much = (np.asarray(smoothed(noise_stddev=size, seed=0)(X)) for size in (0.01, 5.0))
     np.testing.assert_array_equal(np.argmax(little, -1), Y)
@@ -145,6 +149,7 @@ def test_seeds_from_elsewhere():
     assert np.any(np.asarray(layer(many)) != np.asarray(layer(many)))
 
 
+@pytest.mark.exhaustive
 def test_the_gradient_is_that_of_the_mean_probabilities():
     layer = smoothed(num_samples=15, seed=2)
     classifier = layer.model
@@ -268,6 +273,7 @@ def test_mixed_precision_keeps_noise_and_votes_in_float32(policy):
     np.testing.assert_allclose(found, smoothed(num_samples=300, seed=1)(X), atol=0.03)
 
 
+@pytest.mark.exhaustive
 def test_a_sigmoid_counts_as_two_classes_and_a_softmax_as_logits():
     head = keras.layers.Dense(1, activation="sigmoid", use_bias=False)
     binary = keras.Sequential([keras.Input((2,)), head])

@@ -25,6 +25,7 @@ def slopes(x, layer):
     return np.ravel(backends.jacobian(layer, x))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("x", [0.01, 0.3, 0.52, 0.99])
 def test_gradient_is_that_of_the_ramps(x):
     """`clip((x - k / l) l / 2 + 1/2, 0, 1)`: slope `l / 2` within a level of the threshold."""

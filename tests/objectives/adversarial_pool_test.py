@@ -126,6 +126,7 @@ def test_every_fit_starts_with_an_empty_pool():
     np.testing.assert_allclose(linear_fit.weights(model), weights, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_the_weight_may_be_a_schedule():
     x, y = linear_fit.data(8)
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([0], [1.0, 0.25])
@@ -158,6 +159,7 @@ def test_labels_of_any_form_keep_to_their_examples():
     np.testing.assert_allclose(linear_fit.weights(model), weights, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_batch_norm_sees_the_clean_and_the_drawn_examples():
     norm = keras.layers.BatchNormalization(momentum=0.9)
     model = linear_fit.make_model([norm], optimizer=keras.optimizers.SGD(0.0))
@@ -184,6 +186,7 @@ def test_xla_fills_and_draws_too(attack):
     np.testing.assert_allclose(linear_fit.weights(model), weights, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_the_attack_runs_only_when_it_is_time():
     runs = []
 

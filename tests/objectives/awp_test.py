@@ -317,6 +317,7 @@ class Twins(keras.Model):
         return self.used(x)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.filterwarnings("ignore:Gradients do not exist for variables")
 @tiers.parametrize("count", [1, 2])
 def test_a_weight_without_use_is_left_alone(count):

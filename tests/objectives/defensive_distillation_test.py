@@ -24,6 +24,7 @@ def _paper(temperature=5.0, scale=1.0, sample_weight=None):
     return streams.mean(terms, sample_weight)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("temperature", TEMPERATURES)
 @pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
 def test_is_the_scaled_divergence_from_the_teacher(temperature, sample_weight):

@@ -117,6 +117,7 @@ def test_sample_weights():
     assert history["loss"][0] == pytest.approx(logs[0]["loss"], rel=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_regularisers_count_once_a_replay():
     model = linear_fit.make_model()
     model.layers[-1].kernel_regularizer = keras.regularizers.L2(0.1)
@@ -128,6 +129,7 @@ def test_regularisers_count_once_a_replay():
     assert history["loss"][0] == pytest.approx(logs[0]["loss"], rel=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_learning_rate_schedules_count_replays():
     schedule = keras.optimizers.schedules.ExponentialDecay(0.5, 4, 0.3)
     model = linear_fit.make_model(optimizer=keras.optimizers.SGD(schedule))
@@ -136,6 +138,7 @@ def test_learning_rate_schedules_count_replays():
     np.testing.assert_allclose(fit(free(), model)[0], paper.weights, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize(
     ("arguments", "start", "steps"),
     [
@@ -163,6 +166,7 @@ def _without(arguments, name):
     return {key: value for key, value in arguments.items() if key != name}
 
 
+@pytest.mark.exhaustive
 def test_the_radius_is_that_of_the_first_replay():
     paper = Paper(radius=lambda step: EPSILON["Linf"] * min((step + 1) / 9, 1.0))
     paper.fit(epochs=2)
@@ -202,6 +206,7 @@ def test_batch_norm_sees_the_adversarial_pass_of_every_replay():
     np.testing.assert_allclose(norm.moving_mean, expected, rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_an_epsilon_per_feature():
     epsilon = np.array([0.02, 0.05, 0.1, 0.2], "float32")
     ball = kr.Linf(epsilon)
@@ -290,6 +295,7 @@ def test_examples_of_several_shapes_are_refused():
         model.fit(data, verbose=0, callbacks=[free()])
 
 
+@pytest.mark.exhaustive
 def test_a_regression_can_be_trained():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")

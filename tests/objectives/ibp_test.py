@@ -75,6 +75,7 @@ def test_a_scheduled_kappa_is_read_at_the_step():
     assert _loss(IBP(schedule), iteration=4) == pytest.approx(_paper(0.8), rel=1e-5)
 
 
+@pytest.mark.exhaustive
 def test_epsilon_and_kappa_move_together_in_a_fit():
     model = streams.model()
     model.optimizer.learning_rate = 0.0

@@ -57,6 +57,7 @@ def test_defaults():
     assert expected != pytest.approx(_loss(SQUARED), rel=1e-2)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("norm", ORDERS)
 @pytest.mark.parametrize("epsilon", [0.1, 0.3])
 def test_dual_is_epsilon_times_the_dual_norm(norm, epsilon):

@@ -201,6 +201,7 @@ def test_an_epsilon_per_channel_is_scaled_as_a_whole():
     np.testing.assert_allclose(radius / radius[:, :1], np.tile([[1, 2, 4]], (2000, 1)), rtol=1e-5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("ball", [kr.Linf(0.08, None), kr.L2(0.2, None), kr.L1(0.3, None)])
 @pytest.mark.parametrize("is_random", [True, False])
 def test_the_examples_are_those_of_fgsm(ball, is_random):
@@ -232,6 +233,7 @@ def test_the_attack_is_the_one_of_the_paper_unless_another_is_given():
     assert type(kr.AdvTrain(objective="kurakin", attack="pgd").attack) is kr.attacks.PGD
 
 
+@pytest.mark.exhaustive
 def test_meters_look_at_what_was_attacked():
     x, y = linear_fit.data()
     model = linear_fit.make_model(optimizer=keras.optimizers.SGD(0.0))

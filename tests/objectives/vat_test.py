@@ -139,6 +139,7 @@ def test_learns_from_examples_without_labels():
     assert _accuracy_after_training(VAT(weight=0.0)) < 0.93
 
 
+@pytest.mark.exhaustive
 @backends.with_and_without_xla
 @tiers.parametrize("loss", [None, "sparse_categorical_crossentropy"])
 def test_labels_of_minus_one_need_a_loss_that_leaves_them_out(jit_compile, loss):
@@ -152,6 +153,7 @@ def test_labels_of_minus_one_need_a_loss_that_leaves_them_out(jit_compile, loss)
     np.testing.assert_array_equal(linear_fit.weights(model), linear_fit.initial_weights())
 
 
+@pytest.mark.exhaustive
 @backends.with_and_without_xla
 def test_a_fit_without_labels_on_some_batches(jit_compile):
     x, y = linear_fit.data()
@@ -168,6 +170,7 @@ def test_a_fit_without_labels_on_some_batches(jit_compile):
     assert history["accuracy"][0] <= 9 / 22 + 1e-6
 
 
+@pytest.mark.exhaustive
 def test_other_objectives_take_no_labels_of_minus_one():
     x, y = linear_fit.data()
     y[3] = -1

@@ -119,6 +119,7 @@ def test_cross_entropy_of_all_worst_margins(norm, bounds, sample_weight):
     assert loss_of(softmax, norm, bounds, Y, sample_weight) == pytest.approx(found, rel=1e-5)
 
 
+@pytest.mark.exhaustive
 @every_norm
 def test_cross_entropy_is_an_upper_bound_of_that_of_every_feasible_input(norm):
     network = model(SPARSE(from_logits=True), 3)
@@ -212,6 +213,7 @@ def best_weights(x, y, epsilon, loss, penalty):
     return min(results, key=lambda result: result.fun), objective
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize(
     "keras_loss,loss",
     [
@@ -247,6 +249,7 @@ def test_training_ends_at_the_robust_optimum(keras_loss, loss):
     np.testing.assert_allclose(certified.margin, margin, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.exhaustive
 @backends.with_and_without_xla
 @tiers.parametrize("norm", EPSILON)
 def test_one_step_of_fit(norm, jit_compile):
@@ -296,6 +299,7 @@ def test_a_model_whose_input_is_not_known_is_refused():
         check(network)
 
 
+@pytest.mark.exhaustive
 def test_labels_of_minus_one_are_refused_under_a_hinge():
     message = "Keras turns 0 and 1 into the -1 and 1 of the hinge.*labels from -1 to 1"
     robust = kr.AdvTrain(objective="worst_case_linear")

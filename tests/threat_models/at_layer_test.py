@@ -104,6 +104,7 @@ def test_one_step_is_the_fast_gradient_method_on_embeddings(mask_zero):
         np.testing.assert_array_equal(x_adv[x == 0], np.float32(reference.h[x == 0]))
 
 
+@pytest.mark.exhaustive
 @backends.with_and_without_xla
 @tiers.parametrize("mask_zero", [False, True])
 @tiers.parametrize("weighted", [False, True])

@@ -28,6 +28,7 @@ def smallest_radius(norm, bounds):
     return np.where(above > 29.0, np.inf, above)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("box", BOX)
 @pytest.mark.parametrize("norm", ["L1", "L2", "Linf"])
 def test_is_the_shortest_step_that_makes_the_change(norm, box):

@@ -103,6 +103,7 @@ def test_without_bounds_every_input_is_free():
     assert ball.get_config()["bounds"] is None
 
 
+@pytest.mark.exhaustive
 def test_radii_of_single_features():
     x, y = linear_fit.data()
     features = np.array([0.1, 0.05, 0.0, 0.2])
