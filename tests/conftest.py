@@ -10,6 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
 
 import keras
+import numpy as np
 import pytest
 
 from tests.support import backends
@@ -47,8 +48,12 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 @pytest.fixture(autouse=True)
-def _fixed_seed():
+def _fixed_seed(request):
     keras.utils.set_random_seed(0)
+    # Otherwise the numbers that a test draws would depend on which tests ran before it.
+    for value in vars(request.module).values():
+        if isinstance(value, np.random.Generator):
+            value.bit_generator.state = np.random.default_rng(1).bit_generator.state
 
 
 @pytest.fixture

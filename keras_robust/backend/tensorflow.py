@@ -307,12 +307,18 @@ def required_message(error):
             "Outputs, labels and sample weights do not fit together under the compiled loss. "
             f"Received: arrays of shapes {found.group(1)}"
         )
-    found = re.search(r"same size and shape\. +Input 0: (\S+) != input 1: (\S+)", str(error))
-    if found and any(re.match(r"\[0[],]", shape) for shape in found.groups()):
+    # Said of the gradient of a convolution, or of the convolution if no graph was optimized.
+    found = re.search(
+        r"same size and shape\. +Input 0: (\S+) != input 1: (\S+)"
+        r"|as many biases as the last dimension of the input tensor: (\S+) vs\. (\S+)",
+        str(error),
+    )
+    shapes = [shape for shape in found.groups() if shape] if found else []
+    if any(re.match(r"\[0[],]", shape) for shape in shapes):
         return (
             "A batch leaves a replica without examples, at which TensorFlow fails. Choose a batch "
             "size that the replicas divide, and leave out the rows that remain: "
             "`x[: len(x) // batch_size * batch_size]`, or `drop_remainder=True` in `tf.data`. "
-            f"Received: arrays of shapes {found.group(1)} and {found.group(2)}"
+            f"Received: arrays of shapes {' and '.join(shapes)}"
         )
     return None

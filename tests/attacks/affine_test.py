@@ -140,8 +140,7 @@ def test_the_gradient_passes_no_maximiser():
     assert not np.any(slopes) if backends.IS_JAX else slopes is None
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize(
+@tiers.parametrize(
     "layers",
     [
         [],
@@ -151,7 +150,7 @@ def test_the_gradient_passes_no_maximiser():
         [keras.layers.Reshape((2, 3)), keras.layers.AveragePooling1D(1), keras.layers.Flatten()],
     ],
 )
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), (0.0, 255.0), ([-1.0, 0.0, 2.0], 3.0), None])
+@tiers.parametrize("bounds", [(0.0, 1.0), (0.0, 255.0), ([-1.0, 0.0, 2.0], 3.0), None])
 def test_affine_models_pass(layers, bounds):
     affine.check_affine(model(*layers), SHAPE, kr.Linf(0.1, bounds))
 

@@ -32,8 +32,7 @@ def twice_the_margin(y, logits):
     return 2.0 * kr.losses.margin(y, logits)
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize(
+@tiers.parametrize(
     ("change", "message"),
     [
         ({"x": np.zeros((0, 6), "float32")}, r"at least one example.*x of shape \(0, 6\)"),
@@ -140,7 +139,6 @@ def test_label_forms_lead_to_the_same_example():
         np.testing.assert_array_equal(attack(linear, x, other, ball), expected)
 
 
-@pytest.mark.exhaustive
 @tiers.parametrize("cls", [kr.threat_models.L1, kr.threat_models.L2, Linf])
 def test_a_radius_for_each_example_follows_it_into_its_batch(cls):
     x, y = examples()
@@ -224,7 +222,6 @@ def test_a_model_is_not_kept_alive():
     assert gone() is None
 
 
-@pytest.mark.exhaustive
 def test_random_numbers_belong_to_the_position():
     x, y = examples()
     attack = PGD(num_steps=1, step_size=1e-4)

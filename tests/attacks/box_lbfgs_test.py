@@ -37,7 +37,6 @@ def best_quadratic(index, low, high):
     return found.x
 
 
-@pytest.mark.exhaustive
 @tiers.parametrize("bounds", [(0.0, 1.0), (-0.2, 0.7), (-np.inf, np.inf)])
 def test_finds_the_minimum_of_quadratics_in_a_box(bounds):
     x = np.full((5, 6), 0.3, "float32")

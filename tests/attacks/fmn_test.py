@@ -34,7 +34,6 @@ def exact(x, y, norm, bounds):
     return np.array(distances)
 
 
-@pytest.mark.exhaustive
 @tiers.parametrize("bounds", BOXES.values(), ids=BOXES)
 @tiers.parametrize("norm", ORDER)
 def test_comes_within_a_part_in_a_thousand_of_a_hyperplane(norm, bounds):

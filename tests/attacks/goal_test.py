@@ -8,6 +8,7 @@ from keras_robust.attacks.goal import check_numbers
 from keras_robust.attacks.goal import label_indices
 from keras_robust.attacks.goal import make_goal
 from keras_robust.attacks.goal import zero_gradient
+from tests.support import tiers
 
 # Logits are the input itself.
 X = np.array([[3.0, 1.0, 0.0], [0.0, 2.0, 1.0], [1.0, 0.0, 4.0]], "float32")
@@ -96,8 +97,7 @@ def test_a_model_compiled_for_regression_uses_its_own_loss():
     assert not np.asarray(success).any()
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize(("loss", "expected"), [(None, "cross_entropy"), ("compiled", "mean")])
+@tiers.parametrize(("loss", "expected"), [(None, "cross_entropy"), ("compiled", "mean")])
 def test_a_compiled_classifier_uses_the_cross_entropy_unless_told(loss, expected):
     model = compiled(3, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     values, _ = goal(loss, model=model)(X_ADV)

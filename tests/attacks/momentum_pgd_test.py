@@ -39,7 +39,6 @@ def test_the_memory_lasts_for_more_than_two_steps():
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.exhaustive
 def test_the_gradient_is_normalised_per_example():
     # The second row of logits is flat by a factor of 1e-15; the steps must not differ for it.
     x = np.array([[0.5, 0.4], [0.5, 0.4]], "float32")

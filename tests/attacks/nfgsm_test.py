@@ -5,6 +5,7 @@ import pytest
 import keras_robust as kr
 from keras_robust import backend
 from tests.support import numpy_reference
+from tests.support import tiers
 
 NFGSM = kr.attacks.NFGSM
 SEED = np.array([5, 6], "int32")
@@ -54,8 +55,7 @@ def test_leaves_the_ball_and_not_the_larger_one(norm):
     assert x_adv.min() >= 0.0 and x_adv.max() <= 1.0
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("norm", EPSILON)
+@tiers.parametrize("norm", EPSILON)
 def test_without_noise_it_is_fgsm(norm):
     ball = getattr(kr.threat_models, norm)(EPSILON[norm])
     expected, *_ = perturb(kr.attacks.FGSM(), ball)

@@ -71,9 +71,8 @@ def test_an_example_whose_loss_has_stopped_falling_stops_alone():
     assert found.queries.tolist() == [8 + 8 + 32, 8 + 8 + 20]
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("targeted", [False, True, "least_likely"])
-@pytest.mark.parametrize("confidence", [0.0, 0.6])
+@tiers.parametrize("targeted", [False, True, "least_likely"])
+@tiers.parametrize("confidence", [0.0, 0.6])
 def test_the_hinge_and_its_gradient(targeted, confidence):
     x, y = numpy_reference.examples(8)
     y = np.where(np.arange(8) % 2, y, (y + 1) % 3)

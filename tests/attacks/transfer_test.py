@@ -12,6 +12,7 @@ from tests.support import linear_fit
 from tests.support import linear_model
 from tests.support import models
 from tests.support import numpy_reference
+from tests.support import tiers
 
 Transfer = kr.attacks.Transfer
 SEED = np.array([3, 4], "int32")
@@ -43,8 +44,7 @@ def margins(x, y):
     return np.where(np.eye(3)[y] > 0, -np.inf, z).max(-1) - z[np.arange(len(y)), y]
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("bias", [0.0, 3.0])
+@tiers.parametrize("bias", [0.0, 3.0])
 def test_tries_the_points_of_the_surrogate_on_the_model(bias):
     x, y = numpy_reference.examples(20)
     surrogate, ball, attack = other_model(bias), kr.Linf(0.1), kr.attacks.PGD(num_steps=4)

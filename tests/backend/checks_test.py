@@ -6,6 +6,7 @@ import keras_robust as kr
 from keras_robust import backend
 from keras_robust.backend import checks
 from tests.support import streams
+from tests.support import tiers
 
 X = streams.X
 BALL = kr.threat_models.Linf(0.1)
@@ -118,12 +119,11 @@ def _check_each(y, outputs, loss):
     return _message(checks.check_labels, classifier, keras.ops.convert_to_tensor(X), y)
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize(
+@tiers.parametrize(
     "outputs,names",
     [("dict", {"a", "b"}), ("list", {"a", "b"}), ("reverse", {"a", "b"}), ("list", {"b"})],
 )
-@pytest.mark.parametrize("column", [False, True])
+@tiers.parametrize("column", [False, True])
 def test_labels_of_several_outputs(outputs, names, column):
     loss = {name: keras.losses.SparseCategoricalCrossentropy(**SPARSE) for name in names}
     y = {name: labels[:, None] if column else labels for name, labels in TWO.items()}

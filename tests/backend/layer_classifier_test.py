@@ -7,6 +7,7 @@ from keras.src.backend import set_keras_mask
 
 from keras_robust import backend
 from keras_robust.backend.layer_classifier import changed_output
+from tests.support import tiers
 
 LayerClassifier = backend.LayerClassifier
 TOKENS = np.array([[1, 2, 0], [3, 3, 1]])
@@ -32,9 +33,8 @@ def embedded(network):
     return network.layers[0].get_weights()[0][TOKENS]
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("mask_zero", [False, True])
-@pytest.mark.parametrize("training", [False, True])
+@tiers.parametrize("mask_zero", [False, True])
+@tiers.parametrize("training", [False, True])
 def test_at_the_origin_it_is_the_model_bit_for_bit(training, mask_zero):
     expected = model(mask_zero, dropout=0.5)(TOKENS, training=training)
     network = model(mask_zero, dropout=0.5)

@@ -7,6 +7,7 @@ import pytest
 from keras_robust.backend.layer_dtypes import current_dtype
 from keras_robust.backend.layer_dtypes import layers_in
 from tests.support import backends
+from tests.support import tiers
 
 X = np.random.default_rng(0).uniform(size=(6, 4)).astype("float32")
 FLOAT64 = backends.tensorflow_only("JAX has to be asked for float64")
@@ -71,8 +72,7 @@ def assert_same(before, after):
         assert layer is other and policy is now
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@tiers.parametrize("dtype", ["bfloat16", "float16"])
 def test_it_computes_what_a_model_with_mixed_policies_computes(dtype):
     model, mixed = network(), network(f"mixed_{dtype}")
     expected, own = mixed(X), model(X)

@@ -34,8 +34,7 @@ def test_repeat_is_a_python_loop(num_steps, compiled, unroll, monkeypatch):
     assert int(count) == num_steps
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("num_steps,expected", [(9, 9), (19, 19), (25, 15), (50, 10)])
+@tiers.parametrize("num_steps,expected", [(9, 9), (19, 19), (25, 15), (50, 10)])
 def test_repeat_unrolls_blocks_of_ten(num_steps, expected, monkeypatch):
     monkeypatch.setattr(seam, "_UNROLL", conftest.UNROLL)
     traced = []

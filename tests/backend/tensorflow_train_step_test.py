@@ -270,7 +270,6 @@ def test_bounds_of_each_channel():
     tf.function(_step(model, Shift(), threat_model=ball))(_batch(x))
 
 
-@pytest.mark.exhaustive
 @tiers.parametrize("label", [3, -1])
 def test_labels_that_are_no_class(label):
     y = np.array([0, label, 1, 2])
@@ -306,7 +305,6 @@ class Normalise(keras.layers.Layer):
         return exponentials / keras.ops.sum(exponentials, axis=-1, keepdims=True)
 
 
-@pytest.mark.exhaustive
 @tiers.parametrize("objective", ["adversarial", "mixed"])
 def test_probabilities_under_a_loss_from_logits(objective):
     model, _ = _linear(tail=[Normalise()])
@@ -314,7 +312,6 @@ def test_probabilities_under_a_loss_from_logits(objective):
     _refused(model, _batch(), message, objective=objective)
 
 
-@pytest.mark.exhaustive
 @tiers.parametrize("objective", ["adversarial", "mixed"])
 def test_logits_under_a_loss_of_probabilities(objective):
     model, _ = _linear(loss="sparse_categorical_crossentropy")

@@ -46,7 +46,6 @@ def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path, optimizer):
     assert list(path.parent.iterdir()) == []
 
 
-@pytest.mark.exhaustive
 def test_the_seeds_of_random_layers_are_in_it(tmp_path):
     path = tmp_path / "backup.npz"
     model = backups.make_model(_random_layers)
@@ -200,8 +199,7 @@ def _meta(**changes):
     return {"meta": np.array(json.dumps(meta)), "variable_0": np.zeros(3)}
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize(
+@tiers.parametrize(
     "arrays",
     [
         {"x": np.zeros(3)},
@@ -231,7 +229,6 @@ def test_a_part_of_a_backup_is_refused(tmp_path, share):
         backups.fit(backups.make_model(), path)
 
 
-@pytest.mark.exhaustive
 def test_a_full_disk_leaves_the_backup_before(tmp_path, monkeypatch):
     path = tmp_path / "backup.npz"
     backups.fit(backups.make_model(), path, epochs=1, delete_checkpoint=False)

@@ -83,7 +83,6 @@ def _collapse():
     return pytest.warns(UserWarning, match="collapsed from")
 
 
-@pytest.mark.exhaustive
 @tiers.parametrize("stop", [True, False])
 def test_without_a_fall_nothing_happens(stop):
     plan = [0.1, 0.5, 0.45, 0.9, 0.75]
@@ -94,7 +93,6 @@ def test_without_a_fall_nothing_happens(stop):
     np.testing.assert_array_equal(_weights(model), _kernel(0.75, 5.0))
 
 
-@pytest.mark.exhaustive
 def test_a_fall_puts_the_best_weights_back_and_stops():
     guard = Guard()
     with _collapse():
@@ -119,7 +117,6 @@ def test_of_equal_probes_the_last_is_kept():
     np.testing.assert_array_equal(_weights(model), _kernel(0.8, 3.0))
 
 
-@pytest.mark.exhaustive
 @tiers.parametrize(("drop", "stops"), [(0.3, True), (0.35, False), (0.4, False)])
 def test_only_more_than_the_drop_is_a_collapse(drop, stops):
     plan = [0.9, 0.55, 0.6]
@@ -179,7 +176,6 @@ def test_a_model_that_was_never_good_is_left_alone():
     assert _accuracies(history) == plan
 
 
-@pytest.mark.exhaustive
 def test_every_fit_starts_anew():
     guard = Guard()
     with _collapse():
@@ -205,7 +201,6 @@ def test_a_fit_after_an_exception_starts_anew():
     assert _accuracies(history) == [0.3, 0.25]
 
 
-@pytest.mark.exhaustive
 @tiers.parametrize(("every_batches", "probes"), [(None, 4), (1, 7), (2, 4), (3, 4)])
 def test_probes_are_at_the_start_in_between_and_at_the_ends(every_batches, probes):
     guard = Guard(every_batches=every_batches)

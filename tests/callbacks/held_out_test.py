@@ -7,6 +7,7 @@ import pytest
 import keras_robust as kr
 from keras_robust.callbacks.held_out import HeldOut
 from tests.support import linear_fit
+from tests.support import tiers
 
 X, Y = linear_fit.data(40)
 EPSILON = 0.1
@@ -59,8 +60,7 @@ class Other(keras.callbacks.Callback):
         logs["order"].append("other")
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+@tiers.parametrize("order", list(itertools.permutations(range(4))))
 def test_they_stand_in_front_in_the_order_of_their_rank(order):
     made = [_held_out(First), _held_out(Second), Other(), Other()]
     callbacks = keras.callbacks.CallbackList(

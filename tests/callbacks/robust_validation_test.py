@@ -29,7 +29,6 @@ def _validation(data=(X, Y), **arguments):
     return kr.RobustValidation(data, kr.Linf(EPSILON), attack="fgsm", **arguments)
 
 
-@pytest.mark.exhaustive
 @tiers.parametrize(
     "data",
     [(X, Y), [X, Y], tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)],
@@ -84,7 +83,6 @@ def test_the_seed_decides_the_start():
     assert losses[0]["val_adv_loss"] != losses[2]["val_adv_loss"]
 
 
-@pytest.mark.exhaustive
 @tiers.parametrize("place", [0, 1, 2])
 def test_other_callbacks_see_the_values_whatever_the_order(place, tmp_path):
     stop = keras.callbacks.EarlyStopping("val_adv_accuracy", mode="max", patience=1)
@@ -99,7 +97,6 @@ def test_other_callbacks_see_the_values_whatever_the_order(place, tmp_path):
     assert float(row["val_adv_accuracy"]) == history["val_adv_accuracy"][0]
 
 
-@pytest.mark.exhaustive
 def test_checkpoint_and_learning_rate_follow_the_values(tmp_path):
     path = str(tmp_path / "best.keras")
     best = keras.callbacks.ModelCheckpoint(

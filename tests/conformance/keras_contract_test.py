@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tests.support import backends
 from tests.support import linear_fit
+from tests.support import tiers
 
 X, Y = linear_fit.data()
 
@@ -312,8 +313,7 @@ def test_swap_ema_weights_leaves_the_averages_in_the_model_after_predict():
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-6)
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("swap_on_epoch", [False, True])
+@tiers.parametrize("swap_on_epoch", [False, True])
 def test_swap_ema_weights_on_epochs_loses_the_averages_of_a_fit_that_is_stopped(swap_on_epoch):
     model, _ = _averaging()
     seen = {}

@@ -14,7 +14,6 @@ from tests.support import tiers
 X, Y = linear_fit.data()
 
 
-@pytest.mark.exhaustive
 def test_warmup_grows_epsilon_with_the_optimizer_steps():
     model = linear_fit.make_model()
     linear_fit.fit(model, linear_fit.adv_train(warmup=4), epochs=2)
@@ -51,7 +50,6 @@ def test_a_second_fit_goes_on_where_the_warmup_was():
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
-@pytest.mark.exhaustive
 def test_a_scheduled_epsilon_is_read_at_every_step_without_warmup():
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1, 3], [0.02, 0.1, 0.05])
     model = linear_fit.make_model()
@@ -126,7 +124,6 @@ def test_adversarial_epochs_follow_the_clean_ones(arguments):
     np.testing.assert_allclose(history["adv_accuracy"], expected, rtol=1e-5)
 
 
-@pytest.mark.exhaustive
 def test_the_warmup_starts_after_the_clean_epochs():
     model = linear_fit.make_model()
     linear_fit.fit(model, linear_fit.adv_train(clean_epochs=1, warmup=4), epochs=3)
@@ -209,7 +206,6 @@ def test_clean_epochs_need_the_length_of_the_data():
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
-@pytest.mark.exhaustive
 def test_the_model_is_plain_after_an_exception_in_a_clean_epoch():
     def fail(epoch, logs):
         raise RuntimeError("no")

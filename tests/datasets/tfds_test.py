@@ -7,6 +7,7 @@ import tensorflow_datasets as tfds
 
 from keras_robust import datasets
 from keras_robust.datasets import tfds as tfds_module
+from tests.support import tiers
 
 _NUM_TRAIN = 25
 _NUM_TEST = 7
@@ -92,8 +93,7 @@ def test_description(data_dir):
     assert dataset.label_names == ("ant", "bee", "cat")
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("part,size", [("train", 22), ("validation", 3), ("test", 7)])
+@tiers.parametrize("part,size", [("train", 22), ("validation", 3), ("test", 7)])
 def test_values_and_labels(data_dir, part, size):
     x, y = getattr(datasets.load("tiny_images", data_dir=data_dir), part)
     assert x.dtype == "float32"

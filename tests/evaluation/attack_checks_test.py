@@ -245,7 +245,6 @@ def test_attacks_without_gradients_that_beat_those_with(honest, masked, name, at
     _passed(attack_checks.check_beaten(honest, name, attack, 0.01), name, 0.0, 0.01)
 
 
-@pytest.mark.exhaustive
 def test_without_gradients_all_that_is_right_is_left():
     attack = kr.attacks.Square(num_queries=100)
     trials = _trials(lambda x: ops.stop_gradient(linear(x)))

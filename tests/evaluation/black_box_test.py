@@ -15,7 +15,6 @@ def linear(x):
     return x.reshape(len(x), 12) @ linear_model.WEIGHTS + linear_model.BIAS
 
 
-@pytest.mark.exhaustive
 @tiers.parametrize(
     "attack", [kr.attacks.Square(num_queries=40), kr.attacks.SPSA(num_steps=4, num_samples=4)]
 )

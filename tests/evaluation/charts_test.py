@@ -5,6 +5,7 @@ import pytest
 
 from keras_robust.evaluation import charts
 from keras_robust.evaluation import robustness_curve
+from tests.support import tiers
 
 CURVE = {"epsilons": [0.0, 0.1, 0.4], "robust_accuracy": [0.9, 0.5, 0.25]}
 
@@ -62,8 +63,7 @@ def test_the_histogram_has_the_examples_that_have_a_distance():
     )
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("epsilon", [None, 0.1, 0.0])
+@tiers.parametrize("epsilon", [None, 0.1, 0.0])
 def test_elements(epsilon):
     for svg in (
         charts.draw_curve(CURVE, epsilon, None),

@@ -112,7 +112,6 @@ def test_every_turn_has_random_numbers_of_its_own():
     assert np.any(starts[0] != starts[1]) and np.any(starts[0] != starts[2])
 
 
-@pytest.mark.exhaustive
 def test_accuracy_so_far_is_the_worst_case_up_to_each_attack():
     x = np.random.default_rng(0).uniform(size=(50, 3)).astype("float32")
     worst = WorstCase(x, np.argmax(x, axis=-1), x, measures=False)

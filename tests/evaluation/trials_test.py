@@ -28,7 +28,6 @@ def test_every_attack_runs_once_in_every_ball():
     assert len(runs) == 3
 
 
-@pytest.mark.exhaustive
 def test_accuracy_is_that_of_what_was_right():
     trials = _trials()
     np.testing.assert_array_equal(trials.correct, [1, 1, 1, 1, 0])

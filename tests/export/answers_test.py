@@ -7,6 +7,7 @@ import keras_robust as kr
 from keras_robust.export.answers import Answers
 from keras_robust.export.answers import is_random
 from keras_robust.export.answers import smoothings
+from tests.support import tiers
 
 X = np.random.default_rng(0).uniform(size=(4, 3)).astype("float32")
 
@@ -23,8 +24,7 @@ def test_logits_and_their_softmax(activation):
     np.testing.assert_allclose(probabilities, tf.nn.softmax(network()(X)), rtol=1e-5)
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("nested", [False, True])
+@tiers.parametrize("nested", [False, True])
 def test_votes_are_probabilities(nested):
     model = kr.layers.RandomizedSmoothing(network(), 1.0, num_samples=10, seed=3)
     if nested:

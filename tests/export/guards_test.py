@@ -9,6 +9,7 @@ from keras_robust.export.guards import choose_guards
 from keras_robust.export.guards import guards_within
 from keras_robust.export.inputs import Inputs
 from keras_robust.layers import InputGuard
+from tests.support import tiers
 
 X = np.eye(3, dtype="float32")
 
@@ -25,8 +26,7 @@ def choose(network, guard="auto", report=None):
     return choose_guards(network, Inputs(network), guard, report)
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("bounds", [(-1.0, 2.0), None, ([0.0, -1.0, -2.0], 3.0)])
+@tiers.parametrize("bounds", [(-1.0, 2.0), None, ([0.0, -1.0, -2.0], 3.0)])
 def test_the_bounds_of_the_report(bounds):
     report = report_for(kr.Linf(0.1, bounds=bounds))
     reports = [report, kr.RobustnessReport.from_dict(report.to_dict())]

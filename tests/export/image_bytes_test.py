@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_robust.export.image_bytes import decode_images
+from tests.support import tiers
 
 SHAPE = (9, 12, 3)
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, *SHAPE), dtype="uint8")
@@ -19,8 +20,7 @@ def _png_of_size(width, height):
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + check
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@tiers.parametrize("channels", [1, 3, 4])
 def test_png(channels):
     pictures = np.random.default_rng(1).integers(0, 256, (3, 9, 12, channels), dtype="uint8")
     files = tf.constant([tf.io.encode_png(picture).numpy() for picture in pictures])

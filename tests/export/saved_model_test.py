@@ -188,7 +188,6 @@ def test_the_guard_stands_in_front(named):
                 loaded.signatures[name](features=tf.constant(bad))
 
 
-@pytest.mark.exhaustive
 def test_the_guard_is_the_one_that_was_asked_for(tmp_path):
     model = models.simple(name="x")
     guard = kr.layers.InputGuard((-2.0, 2.0), outside="clip", non_finite="replace")

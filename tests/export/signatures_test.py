@@ -8,6 +8,7 @@ from keras_robust.export.inputs import Inputs
 from keras_robust.export.signatures import make_signatures
 from keras_robust.export.signatures import takes_pictures
 from keras_robust.layers import InputGuard
+from tests.support import tiers
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (4, 5, 6, 3), dtype="uint8")
 FILES = tf.constant([tf.io.encode_png(picture).numpy() for picture in PICTURES])
@@ -42,8 +43,7 @@ def test_predict_bytes_answers_as_serving_default_does():
     assert np.ptp(answer["probabilities"], axis=0).max() > 0.01
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize(
+@tiers.parametrize(
     ("guard", "within", "dtype", "scale"),
     [
         (InputGuard((-1, 1)), (), None, lambda x: x / 127.5 - 1.0),

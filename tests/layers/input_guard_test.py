@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_robust import layers
 from tests.support import backends
 from tests.support import gradients
+from tests.support import tiers
 
 NAN, INF = float("nan"), float("inf")
 ROWS = np.array([[0.5, 1.5], [-1.0, 1.0], [NAN, 0.0], [INF, 0.0], [0.0, -INF], [1e30, 0.0]])
@@ -126,8 +127,7 @@ def test_half_precision_checks_before_it_rounds():
     assert layer(x[:1]).dtype == "bfloat16"
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+@tiers.parametrize("policy", ["float32", "mixed_float16"])
 def test_files_and_saved_models_guard_as_well(tmp_path, policy):
     model = keras.Sequential(
         [keras.Input((2,)), guard("reject", "replace", dtype=policy), keras.layers.Dense(3)]

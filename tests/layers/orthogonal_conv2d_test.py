@@ -14,8 +14,9 @@ def built(channels, filters, size=3, image=(6, 5), **arguments):
     keras.utils.set_random_seed(1)
     layer = OrthogonalConv2D(filters, size, **arguments)
     layer.build((None, *image, channels))
+    rng = np.random.default_rng(0)
     for weight in layer.weights:
-        weight.assign(RNG.normal(size=weight.shape))
+        weight.assign(rng.normal(size=weight.shape))
     return layer
 
 
@@ -43,8 +44,7 @@ def test_the_kernel_uses_all_of_its_taps():
     assert np.all(kernel > 0.01)
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("num_steps", [1, 2, 5])
+@tiers.parametrize("num_steps", [1, 2, 5])
 def test_nothing_is_stretched_however_few_the_steps(num_steps):
     assert spectrum(built(4, 6, 4, num_steps=num_steps)).max() <= 1.0 + 1e-5
 
@@ -59,8 +59,7 @@ def test_the_layer_as_a_matrix_has_no_singular_value_above_one(padding, strides)
     assert 0.9 < values[0] <= 1.0 + 1e-5
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("padding", ["same", "valid"])
+@tiers.parametrize("padding", ["same", "valid"])
 def test_is_the_convolution_with_the_kernel(padding):
     layer = built(3, 4, 3, padding=padding, strides=2)
     x = RNG.normal(size=(2, 6, 5, 3)).astype("float32")

@@ -42,7 +42,6 @@ def test_shares_are_those_of_the_normal_distribution():
     assert found.dtype == "float32"
 
 
-@pytest.mark.exhaustive
 def test_votes_are_counts():
     found = smoothed(num_samples=12, noise_stddev=1.0).predict(X, verbose=0)
     np.testing.assert_allclose(12 * found, np.rint(12 * found), atol=1e-5)
@@ -57,7 +56,6 @@ def test_one_copy_and_many():
     assert set(np.unique(smoothed(num_samples=1)(X))) == {0.0, 1.0}
 
 
-@pytest.mark.exhaustive
 def test_noise_is_fresh_at_every_call_and_for_every_row():
     layer = smoothed(noise_stddev=2.0)
     same = np.repeat(X[:1], 8, axis=0)
@@ -149,7 +147,6 @@ def test_seeds_from_elsewhere():
     assert np.any(np.asarray(layer(many)) != np.asarray(layer(many)))
 
 
-@pytest.mark.exhaustive
 def test_the_gradient_is_that_of_the_mean_probabilities():
     layer = smoothed(num_samples=15, seed=2)
     classifier = layer.model

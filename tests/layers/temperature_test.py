@@ -7,6 +7,7 @@ from scipy import special
 from keras_robust import layers
 from keras_robust import losses
 from tests.support import gradients
+from tests.support import tiers
 
 RNG = np.random.default_rng(0)
 LOGITS = 3.0 * RNG.normal(size=(400, 4))
@@ -23,8 +24,7 @@ def test_divides():
     np.testing.assert_allclose(layers.Temperature(4.0)(np.float32([[2.0, 6.0]])), [[0.5, 1.5]])
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("labels", [LABELS, np.eye(4)[LABELS], 0.8 * np.eye(4)[LABELS] + 0.05])
+@tiers.parametrize("labels", [LABELS, np.eye(4)[LABELS], 0.8 * np.eye(4)[LABELS] + 0.05])
 def test_calibrates_to_the_smallest_cross_entropy(labels):
     layer = layers.Temperature()
     found = layer.calibrate(LOGITS, labels)

@@ -4,6 +4,7 @@ import pytest
 
 from keras_robust import layers
 from tests.support import backends
+from tests.support import tiers
 
 
 def test_codes_by_hand():
@@ -25,8 +26,7 @@ def slopes(x, layer):
     return np.ravel(backends.jacobian(layer, x))
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("x", [0.01, 0.3, 0.52, 0.99])
+@tiers.parametrize("x", [0.01, 0.3, 0.52, 0.99])
 def test_gradient_is_that_of_the_ramps(x):
     """`clip((x - k / l) l / 2 + 1/2, 0, 1)`: slope `l / 2` within a level of the threshold."""
     thresholds = np.arange(8) / 8

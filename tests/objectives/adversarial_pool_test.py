@@ -186,7 +186,6 @@ def test_xla_fills_and_draws_too(attack):
     np.testing.assert_allclose(linear_fit.weights(model), weights, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.exhaustive
 def test_the_attack_runs_only_when_it_is_time():
     runs = []
 

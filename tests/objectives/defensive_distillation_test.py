@@ -7,6 +7,7 @@ from tests.support import gradients
 from tests.support import numpy_reference
 from tests.support import streams
 from tests.support import teachers
+from tests.support import tiers
 
 TEMPERATURES = (1.0, 5.0, 20.0)
 
@@ -24,9 +25,8 @@ def _paper(temperature=5.0, scale=1.0, sample_weight=None):
     return streams.mean(terms, sample_weight)
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("temperature", TEMPERATURES)
-@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@tiers.parametrize("temperature", TEMPERATURES)
+@tiers.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
 def test_is_the_scaled_divergence_from_the_teacher(temperature, sample_weight):
     expected = _paper(temperature, sample_weight=sample_weight)
     assert _loss(temperature, sample_weight=sample_weight) == pytest.approx(expected, rel=1e-4)

@@ -67,9 +67,8 @@ def _two_outputs():
     return keras.Model(x, [keras.layers.Dense(3)(x), keras.layers.Dense(3)(x)])
 
 
-@pytest.mark.exhaustive
 @every_class
-@pytest.mark.parametrize(
+@tiers.parametrize(
     ("teacher", "said"),
     [
         (lambda: _network(classes=4), "a teacher with outputs of shape (None, 4) for"),

@@ -108,7 +108,6 @@ def test_xla_gives_the_same():
     np.testing.assert_allclose(weights, paper.weights, atol=1e-5)
 
 
-@pytest.mark.exhaustive
 def test_sample_weights():
     weights, history, _ = fit(free("L2"), sample_weight=SAMPLE_WEIGHT)
     paper = Paper("L2", sample_weight=SAMPLE_WEIGHT)
@@ -138,7 +137,6 @@ def test_learning_rate_schedules_count_replays():
     np.testing.assert_allclose(fit(free(), model)[0], paper.weights, atol=1e-5)
 
 
-@pytest.mark.exhaustive
 @tiers.parametrize(
     ("arguments", "start", "steps"),
     [

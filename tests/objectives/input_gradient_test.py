@@ -8,6 +8,7 @@ from keras_robust.objectives.input_gradient import cross_entropy_gradient
 from tests.support import double_backprop
 from tests.support import numpy_reference
 from tests.support import streams
+from tests.support import tiers
 
 InputGradient = kr.objectives.InputGradient
 ORDERS = {"Linf": 1, "L2": 2, "L1": np.inf}  # Of the dual norms.
@@ -57,9 +58,8 @@ def test_defaults():
     assert expected != pytest.approx(_loss(SQUARED), rel=1e-2)
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("norm", ORDERS)
-@pytest.mark.parametrize("epsilon", [0.1, 0.3])
+@tiers.parametrize("norm", ORDERS)
+@tiers.parametrize("epsilon", [0.1, 0.3])
 def test_dual_is_epsilon_times_the_dual_norm(norm, epsilon):
     # Some examples are closer than epsilon to their bounds, which must not matter.
     ball = getattr(kr.threat_models, norm)(epsilon)

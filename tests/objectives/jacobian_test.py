@@ -6,6 +6,7 @@ import keras_robust as kr
 from tests.support import double_backprop
 from tests.support import numpy_reference
 from tests.support import streams
+from tests.support import tiers
 
 Jacobian = kr.objectives.Jacobian
 X = streams.X.astype("float64")
@@ -23,10 +24,9 @@ def _half_squares(weights=double_backprop.WEIGHTS):
     return 0.5 * np.sum(double_backprop.forward(weights, X)[1] ** 2, axis=(1, 2))
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("num_projections", [3, 4])
-@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
-@pytest.mark.parametrize(("objective", "x"), [("clean", streams.X), ("adversarial", streams.X_ADV)])
+@tiers.parametrize("num_projections", [3, 4])
+@tiers.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@tiers.parametrize(("objective", "x"), [("clean", streams.X), ("adversarial", streams.X_ADV)])
 def test_is_the_equation_with_a_projection_for_every_class(
     num_projections, sample_weight, objective, x
 ):

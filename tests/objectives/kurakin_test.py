@@ -10,6 +10,7 @@ from tests.support import backends
 from tests.support import linear_fit
 from tests.support import numpy_reference
 from tests.support import streams
+from tests.support import tiers
 
 Kurakin = kr.objectives.Kurakin
 SCHEDULE = keras.optimizers.schedules.PiecewiseConstantDecay([3], [0.0, 1.5])
@@ -201,9 +202,8 @@ def test_an_epsilon_per_channel_is_scaled_as_a_whole():
     np.testing.assert_allclose(radius / radius[:, :1], np.tile([[1, 2, 4]], (2000, 1)), rtol=1e-5)
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("ball", [kr.Linf(0.08, None), kr.L2(0.2, None), kr.L1(0.3, None)])
-@pytest.mark.parametrize("is_random", [True, False])
+@tiers.parametrize("ball", [kr.Linf(0.08, None), kr.L2(0.2, None), kr.L1(0.3, None)])
+@tiers.parametrize("is_random", [True, False])
 def test_the_examples_are_those_of_fgsm(ball, is_random):
     x, y = numpy_reference.examples(7)
     classifier = backend.Classifier(numpy_reference.keras_model())

@@ -25,10 +25,9 @@ def _smoothed(x, smoothing, labels=ROWS):
     return -np.sum(labels * streams.log_softmax(z), axis=-1)
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6, 1.0])
-@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
-@pytest.mark.parametrize(("objective", "x"), [("clean", streams.X), ("adversarial", streams.X_ADV)])
+@tiers.parametrize("smoothing", [0.0, 0.1, 0.6, 1.0])
+@tiers.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@tiers.parametrize(("objective", "x"), [("clean", streams.X), ("adversarial", streams.X_ADV)])
 def test_is_the_cross_entropy_of_smoothed_labels(smoothing, sample_weight, objective, x):
     found = _loss(LabelSmoothing(smoothing, objective), sample_weight=sample_weight)
     assert found == pytest.approx(streams.mean(_smoothed(x, smoothing), sample_weight), rel=1e-5)

@@ -9,6 +9,7 @@ from tests.support import linear_fit
 from tests.support import linear_model
 from tests.support import numpy_reference
 from tests.support import streams
+from tests.support import tiers
 
 MMA = kr.objectives.MMA
 COUNTED = np.array([True, False, True, True])
@@ -172,8 +173,7 @@ class Asked(kr.attacks.PGD):
         return super().perturb(classifier, x, y, threat_model, seed)
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize(
+@tiers.parametrize(
     ("given", "taken"), [(None, "soft_margin"), ("cross_entropy", "cross_entropy"), ("dlr", "dlr")]
 )
 def test_an_open_loss_becomes_the_soft_margin(given, taken):

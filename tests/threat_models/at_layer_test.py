@@ -89,8 +89,7 @@ class Reference:
         return table, self.kernel - RATE * pooled.T @ error
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("mask_zero", [False, True])
+@tiers.parametrize("mask_zero", [False, True])
 def test_one_step_is_the_fast_gradient_method_on_embeddings(mask_zero):
     x, y = tokens()
     network = model(mask_zero)

@@ -3,6 +3,7 @@ import pytest
 
 import keras_robust as kr
 from tests.support import linear_model
+from tests.support import tiers
 
 X = np.random.default_rng(0).beta(0.5, 0.5, size=(8, 5)).astype("float32")
 GRADIENT = np.random.default_rng(1).normal(size=(8, 5)).astype("float32")
@@ -28,9 +29,8 @@ def smallest_radius(norm, bounds):
     return np.where(above > 29.0, np.inf, above)
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("box", BOX)
-@pytest.mark.parametrize("norm", ["L1", "L2", "Linf"])
+@tiers.parametrize("box", BOX)
+@tiers.parametrize("norm", ["L1", "L2", "Linf"])
 def test_is_the_shortest_step_that_makes_the_change(norm, box):
     ball = getattr(kr.threat_models, norm)(0.5, BOX[box])
     step = np.asarray(ball.cross(X, GRADIENT, CHANGE))

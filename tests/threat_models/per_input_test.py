@@ -312,7 +312,6 @@ def test_steps_need_data():
         PerInput(PARTS).project(np.zeros((1, 12)), np.zeros((1, 12)))
 
 
-@pytest.mark.exhaustive
 @tiers.parametrize("where", ["fit", "run"])
 @tiers.parametrize(
     ("name", "value", "message"),

@@ -197,8 +197,7 @@ def test_random_start_scales_with_the_radius_of_each_example(cls):
     np.testing.assert_allclose(found, unit * epsilon, rtol=0, atol=1e-6)
 
 
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("cls", NORMS)
+@tiers.parametrize("cls", NORMS)
 def test_random_start_with_seeds_per_example_does_not_depend_on_the_batch(cls):
     threat_model = cls(balls.EPSILON[cls.__name__])
     x, _ = balls.points((0.0, 1.0))
