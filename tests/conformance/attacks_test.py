@@ -24,6 +24,8 @@ def one_of_each(attack, ball=None):
 
 every_pair = tiers.parametrize(("attack", "ball"), PAIRS, one_for=one_of_each)
 every_attack = tiers.parametrize("attack", cases.ATTACKS, one_for=one_of_each)
+# In the default tier a way to call an attack is tried with every kind of search.
+called_so = tiers.parametrize("attack", cases.ATTACKS, one_for=cases.kind_of)
 # What maximises a loss inside the ball, by its gradient.
 ascents = tiers.parametrize(
     ("attack", "ball"),
@@ -196,7 +198,7 @@ def test_calls_the_model_without_training_behaviour(attack):
     assert set(recorder.seen) == {False}
 
 
-@every_attack
+@called_so
 def test_without_labels_the_predictions_count(attack):
     model, x, _ = setup()
     y = model.predict(x, verbose=0).argmax(-1)
@@ -218,7 +220,7 @@ def test_returns_an_array_for_an_array_and_a_tensor_for_a_tensor(attack):
     np.testing.assert_array_equal(from_tensor, from_array)
 
 
-@every_attack
+@called_so
 def test_runs_inside_a_traced_function_of_any_batch_size(attack):
     model, x, y = setup()
     threat_model = a_ball(attack)

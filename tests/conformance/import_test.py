@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import keras
+import pytest
 
 PROGRAM = """
 import sys
@@ -32,6 +33,7 @@ def _run(program, home):
     return result.stdout, {str(path.relative_to(home)) for path in home.rglob("*")}
 
 
+@pytest.mark.exhaustive
 def test_no_heavy_library_and_no_file_in_the_home_folder(tmp_path):
     modules, files = _run(PROGRAM, tmp_path / "ours")
     _, files_of_keras = _run("import keras", tmp_path / "keras")

@@ -12,6 +12,7 @@ README = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="u
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
+@pytest.mark.exhaustive
 def test_the_first_example_hardens_evaluates_and_exports(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
