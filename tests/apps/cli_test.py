@@ -11,6 +11,10 @@ from apps import cli
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
+PROGRAMS = sorted(
+    path for path in (_ROOT / "apps").glob("*.py") if "def run_main" in path.read_text("utf-8")
+)
+
 _PROGRAM = '''"""Does what --what says."""
 
 import time
@@ -72,6 +76,7 @@ def _run(environment, *arguments, start=("-m", "program")):
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
 
 
+@pytest.mark.exhaustive
 def test_no_start_up_lines(environment):
     done = _run(environment, "--what=compute", "--count=3")
     assert (done.returncode, done.stdout, done.stderr) == (0, "started\n9\n", "")
@@ -128,6 +133,15 @@ def test_help_describes_the_program_however_it_was_started(quick_environment, st
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Does what --what says.")
     assert "--count: How many." in done.stdout
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", [path.stem for path in PROGRAMS])
+def test_a_real_program_starts_in_silence(environment, name):
+    # Other tests fork programs from a process that has imported what they need.
+    done = _run(environment, "--help", start=("-m", f"apps.{name}"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") > 10
 
 
 def test_interruption(quick_environment):

@@ -47,18 +47,24 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(folder):
-    """What the program says to every command line."""
+    """What the program says of both formats."""
     commands = [
         [f"--model={folder}/model.keras", f"--output_dir={folder}/keras", *FLAGS],
         [f"--model={folder}/saved/1", f"--output_dir={folder}/served", *FLAGS],
-        ["--help"],
     ]
-    commands += [[*FLAGS, *case.format(folder=folder).split()] for case, _ in ERROR_CASES]
     return programs.run_all("evaluate", commands)
 
 
+@pytest.fixture(scope="module")
+def failures(folder):
+    """What the program says to every wrong command line."""
+    commands = [[*FLAGS, *case.format(folder=folder).split()] for case, _ in ERROR_CASES]
+    return programs.run_all("evaluate", commands)
+
+
+@pytest.mark.exhaustive
 def test_both_formats_have_the_same_accuracies(folder, results):
-    for result in results[:2]:
+    for result in results:
         assert (result.code, result.stderr) == (0, "")
     reports = [
         kr.RobustnessReport.load(folder / name / "report.json") for name in ("keras", "served")
@@ -69,12 +75,12 @@ def test_both_formats_have_the_same_accuracies(folder, results):
     assert accuracies[0] == accuracies[1]
     # But for the seconds, which make their column wider, and the folder in the last line.
     tables = [
-        re.sub(r"[\d.,]+ *│$|[ ─━]+", "", result.stdout, flags=re.MULTILINE)
-        for result in results[:2]
+        re.sub(r"[\d.,]+ *│$|[ ─━]+", "", result.stdout, flags=re.MULTILINE) for result in results
     ]
     assert tables[0].splitlines()[:-1] == tables[1].splitlines()[:-1]
 
 
+@pytest.mark.exhaustive
 def test_the_report_is_what_the_library_says(folder, results):
     x, y = (part[:40] for part in datasets.load("digits").test)
     network = keras.models.load_model(folder / "model.keras")
@@ -88,8 +94,9 @@ def test_the_report_is_what_the_library_says(folder, results):
     assert found.robust_accuracy < found.clean_accuracy
 
 
+@pytest.mark.exhaustive
 def test_files_and_output(folder, results):
-    for result, name in zip(results[:2], ("keras", "served"), strict=True):
+    for result, name in zip(results, ("keras", "served"), strict=True):
         assert "Linf, epsilon 0.15, 40 examples" in result.stdout
         assert result.stdout.splitlines()[-1] == f"Written to {folder / name}"
         found = {item.name for item in (folder / name).iterdir()}
@@ -115,15 +122,16 @@ def test_without_an_output_folder_nothing_is_written(folder):
     assert "Written" not in result.stdout
 
 
-def test_help(results):
-    assert (results[2].code, results[2].stderr) == (0, "")
-    assert results[2].stdout.startswith("Attacks a trained classifier and prints what is left")
-    assert "--evaluation_restarts" in results[2].stdout
+def test_help():
+    result = programs.run("evaluate", "--help")
+    assert (result.code, result.stderr) == (0, "")
+    assert result.stdout.startswith("Attacks a trained classifier and prints what is left")
+    assert "--evaluation_restarts" in result.stdout
 
 
 @pytest.mark.parametrize("index", range(len(ERROR_CASES)), ids=[case[0] for case in ERROR_CASES])
-def test_failures_are_one_line(folder, results, index):
-    result, message = results[3 + index], ERROR_CASES[index][1].format(folder=folder)
+def test_failures_are_one_line(folder, failures, index):
+    result, message = failures[index], ERROR_CASES[index][1].format(folder=folder)
     programs.assert_one_line(result, message)
 
 

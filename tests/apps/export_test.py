@@ -182,6 +182,7 @@ def test_another_model_does_not_pass(folder, tmp_path, capsys):
     assert "100.00% served" in capsys.readouterr().out
 
 
+@pytest.mark.exhaustive
 def test_what_does_not_pass_is_not_published(folder, tmp_path, capsys):
     def verify(path, model):
         assert path.parent == tmp_path / "models"

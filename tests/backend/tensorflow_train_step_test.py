@@ -66,7 +66,7 @@ def _softmax_regression(kernel, bias, x, weight):
     return kernel - 0.5 * x.T @ wrong, bias - 0.5 * wrong.sum(axis=0), z, loss
 
 
-@tiers.parametrize("weight", [None, streams.SAMPLE_WEIGHT])
+@tiers.parametrize("weight", [streams.SAMPLE_WEIGHT, None])
 @tiers.parametrize("compiled", [False, True])
 def test_is_one_optimizer_step_on_the_adversarial_examples(weight, compiled):
     model, (kernel, bias) = _linear()

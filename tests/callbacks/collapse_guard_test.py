@@ -117,7 +117,11 @@ def test_of_equal_probes_the_last_is_kept():
     np.testing.assert_array_equal(_weights(model), _kernel(0.8, 3.0))
 
 
-@tiers.parametrize(("drop", "stops"), [(0.3, True), (0.35, False), (0.4, False)])
+@tiers.parametrize(
+    ("drop", "stops"),
+    [(0.3, True), (0.35, False), (0.4, False)],
+    one_for=lambda drop, stops: stops,
+)
 def test_only_more_than_the_drop_is_a_collapse(drop, stops):
     plan = [0.9, 0.55, 0.6]
     with warnings.catch_warnings():
@@ -201,7 +205,7 @@ def test_a_fit_after_an_exception_starts_anew():
     assert _accuracies(history) == [0.3, 0.25]
 
 
-@tiers.parametrize(("every_batches", "probes"), [(None, 4), (1, 7), (2, 4), (3, 4)])
+@tiers.parametrize(("every_batches", "probes"), [(2, 4), (None, 4), (1, 7), (3, 4)])
 def test_probes_are_at_the_start_in_between_and_at_the_ends(every_batches, probes):
     guard = Guard(every_batches=every_batches)
     _fit(guard, [0.5, 0.6, 0.7])

@@ -60,7 +60,7 @@ class Other(keras.callbacks.Callback):
         logs["order"].append("other")
 
 
-@tiers.parametrize("order", list(itertools.permutations(range(4))))
+@tiers.parametrize("order", list(itertools.permutations(range(4)))[::-1])
 def test_they_stand_in_front_in_the_order_of_their_rank(order):
     made = [_held_out(First), _held_out(Second), Other(), Other()]
     callbacks = keras.callbacks.CallbackList(

@@ -9,7 +9,6 @@ from keras_robust import backend
 from keras_robust.certification.box import Box
 from keras_robust.certification.box import worst_margins
 from keras_robust.certification.layer_boxes import propagate_box
-from tests.support import tiers
 from tests.support.bounded import IMAGE
 from tests.support.bounded import network
 from tests.support.bounded import randomise
@@ -92,7 +91,9 @@ def test_a_dense_layer_is_bounded_exactly():
         np.testing.assert_allclose(end, 1.0 / (1.0 + np.exp(-z)), rtol=1e-6)
 
 
-@tiers.parametrize("merge", ["Add", "Average", "Concatenate", "Maximum", "Minimum", "Subtract"])
+@pytest.mark.parametrize(
+    "merge", ["Add", "Average", "Concatenate", "Maximum", "Minimum", "Subtract"]
+)
 def test_merges(merge):
     inputs = keras.Input(IMAGE)
     parts = [layers.Conv2D(2, 3, padding="same")(inputs), layers.Rescaling(-2.0)(inputs)]

@@ -9,7 +9,6 @@ from keras_robust.certification.lipschitz_constants import Reach
 from keras_robust.certification.lipschitz_constants import constant_of
 from keras_robust.certification.lipschitz_constants import convolution_norm
 from keras_robust.certification.lipschitz_constants import singular_values
-from tests.support import tiers
 from tests.support.bounded import IMAGE
 from tests.support.bounded import sequential
 
@@ -51,7 +50,7 @@ def matrix_of(model):
     return outputs.reshape(size, -1).astype("float64")
 
 
-@tiers.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", LINEAR)
 def test_the_constant_bounds_the_norm_of_the_matrix(name):
     parts, is_exact = LINEAR[name]
     model = sequential(*parts)

@@ -40,8 +40,8 @@ def setup():
     return (model, *models.images(model))
 
 
-# The tests of one attack follow each other on one worker. What was compiled for it goes with it.
-@functools.lru_cache(maxsize=1)
+# The tests of one class follow each other on one worker. What was compiled for it goes with it.
+@functools.lru_cache(maxsize=2)
 def search_of(attack):
     return cases.ATTACKS[attack].clone()
 
@@ -51,7 +51,7 @@ def run(attack, ball, **arguments):
     return search_of(attack).run(model, x, y, cases.THREAT_MODELS[ball], **arguments)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def found(attack, ball):
     return run(attack, ball, seed=1)
 

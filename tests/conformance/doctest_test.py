@@ -5,10 +5,10 @@ import importlib
 import pkgutil
 
 import numpy as np
-import pytest
 
 import keras_robust
 from tests.support import backends
+from tests.support import tiers
 
 OTHER_BACKEND = "tensorflow" if backends.IS_JAX else "jax"
 MODULES = sorted(
@@ -19,7 +19,12 @@ MODULES = sorted(
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 
 
-@pytest.mark.parametrize("name", MODULES)
+def _is_slow(name):
+    """Examples of attacks compile a search each."""
+    return name.startswith("keras_robust.attacks.") or name.endswith("worst_case_linear")
+
+
+@tiers.parametrize("name", MODULES, one_for=lambda name: "slow" if _is_slow(name) else name)
 def test_examples(name, tmp_path, monkeypatch):
     # An example may write files.
     monkeypatch.chdir(tmp_path)

@@ -66,13 +66,13 @@ WHOLE_FILES = {
     "conformance/kill_test.py",
     "examples/robust_overfitting_test.py",
 }
-# Where each class has properties of its own, beyond its config.
-LOOPED = ("attacks", "objectives")
+# How many properties the files hold that loop over all classes of a package.
+COUNTS = {"attacks_test": 17, "objectives_test": 9}
 
 
 def _classes(package):
     """The public classes of a package that its loops hold."""
-    return {type(case).__name__ for name, case in cases.CASES[package].items()}
+    return {type(case).__name__ for case in cases.CASES[package].values()}
 
 
 @pytest.mark.parametrize(("name", "package"), FOUND)
@@ -90,12 +90,9 @@ def test_the_default_tier_holds_every_property_of_every_class(name, package):
         assert one.default == one.classes
 
 
-@pytest.mark.parametrize("package", LOOPED)
-def test_every_class_has_all_properties(package):
-    held = [one for one in FOUND.values() if one.package == package and one.name not in SOME]
-    assert len(held) >= 10
-    for cls in _classes(package) - ELSEWHERE.get(package, set()):
-        assert all(cls in one.classes for one in held), cls
+@pytest.mark.parametrize(("file", "count"), COUNTS.items())
+def test_no_property_is_lost(file, count):
+    assert sum(name.startswith(f"{file}::") for name, _ in FOUND) == count
 
 
 def _has_default_tests(path):
@@ -148,9 +145,9 @@ def test_properties_are_read_from_the_cases():
     def never():
         pass
 
-    (one,) = properties._properties_of("both", both)
+    (one,) = properties._properties_of("both", both.pytestmark)
     assert one == ("both", "attacks", {"PGD", "FAB"}, set())
-    (one,) = properties._properties_of("never", never)
+    (one,) = properties._properties_of("never", never.pytestmark)
     assert one == ("never", "threat_models", set(), {"Linf"})
 
 

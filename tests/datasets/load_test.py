@@ -1,3 +1,4 @@
+import importlib
 import sys
 
 import numpy as np
@@ -16,6 +17,9 @@ def test_the_default_is_the_digits():
 
 def _load_without_tensorflow_datasets():
     sys.modules["tensorflow_datasets"] = None  # Importing it fails.
+    for name in [name for name in sys.modules if name.startswith("keras_robust.datasets")]:
+        del sys.modules[name]
+    datasets = importlib.import_module("keras_robust.datasets")
     sys.stdout.write(f"{len(datasets.load('digits').train[1])}\n")
     try:
         datasets.load("mnist")

@@ -110,6 +110,7 @@ def test_no_gradients():
     _failed(only[0], "gradients", 1.0, 0.01, "no gradient with respect to its input")
 
 
+@pytest.mark.exhaustive
 def test_all_checks_on_a_linear_model(honest):
     checks = {check.name: check for check in attack_checks.gradient_checks(honest)}
     assert list(checks) == [

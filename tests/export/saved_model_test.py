@@ -105,6 +105,7 @@ def _probabilities(name, network):
     return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["logits", "softmax", "sigmoid", "plain"])
 @pytest.mark.parametrize("size", BATCH_SIZES)
 def test_another_process_gets_the_probabilities_of_keras(networks, served, name, size):
@@ -117,6 +118,7 @@ def test_another_process_gets_the_probabilities_of_keras(networks, served, name,
     np.testing.assert_array_equal(label, expected.argmax(axis=-1))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", ["logits", "softmax", "sigmoid", "plain"])
 def test_another_process_gets_logits_and_their_gradient(networks, served, name):
     logits = served[f"{name}/8/logits/logits"]

@@ -62,14 +62,14 @@ def fit(model, x, y, *, seed=0, attack="fgsm", epochs=1, sample_weight=None, **a
 @tiers.parametrize(
     "arguments",
     [
+        {"alpha": 0.3, "pool_size": 11, "refresh": 3},
         {"alpha": 0.5, "pool_size": 64, "refresh": 1},
         {"alpha": 0.3, "pool_size": 64, "refresh": 2},
-        {"alpha": 0.5, "pool_size": 11, "refresh": 3},
         # Smaller than a batch.
         {"alpha": 0.5, "pool_size": 3, "refresh": 2},
     ],
 )
-@tiers.parametrize("weighted", [False, True])
+@tiers.parametrize("weighted", [True, False])
 def test_is_the_training_of_the_paper(arguments, weighted):
     # 22 examples in batches of 8: the last batch of an epoch has 6, and draws as many.
     x, y = linear_fit.data()

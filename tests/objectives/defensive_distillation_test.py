@@ -9,7 +9,7 @@ from tests.support import streams
 from tests.support import teachers
 from tests.support import tiers
 
-TEMPERATURES = (1.0, 5.0, 20.0)
+TEMPERATURES = (5.0, 1.0, 20.0)
 
 
 def _loss(temperature=5.0, penalty=0.0, **arguments):
@@ -26,7 +26,7 @@ def _paper(temperature=5.0, scale=1.0, sample_weight=None):
 
 
 @tiers.parametrize("temperature", TEMPERATURES)
-@tiers.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@tiers.parametrize("sample_weight", [streams.SAMPLE_WEIGHT, None])
 def test_is_the_scaled_divergence_from_the_teacher(temperature, sample_weight):
     expected = _paper(temperature, sample_weight=sample_weight)
     assert _loss(temperature, sample_weight=sample_weight) == pytest.approx(expected, rel=1e-4)

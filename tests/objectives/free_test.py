@@ -80,7 +80,7 @@ class Paper:
 
 
 @tiers.parametrize("norm", EPSILON)
-@tiers.parametrize("m", [1, 2, 3])
+@tiers.parametrize("m", [2, 1, 3])
 def test_is_the_algorithm_of_the_paper(norm, m):
     weights, history, model = fit(free(norm, m), epochs=2)
     paper = Paper(norm, m)

@@ -25,8 +25,8 @@ def _half_squares(weights=double_backprop.WEIGHTS):
 
 
 @tiers.parametrize("num_projections", [3, 4])
-@tiers.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
-@tiers.parametrize(("objective", "x"), [("clean", streams.X), ("adversarial", streams.X_ADV)])
+@tiers.parametrize("sample_weight", [streams.SAMPLE_WEIGHT, None])
+@tiers.parametrize(("objective", "x"), [("adversarial", streams.X_ADV), ("clean", streams.X)])
 def test_is_the_equation_with_a_projection_for_every_class(
     num_projections, sample_weight, objective, x
 ):

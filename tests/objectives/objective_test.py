@@ -117,7 +117,7 @@ WEIGHTED = {
 }
 
 
-@tiers.parametrize("name", WEIGHTED)
+@pytest.mark.parametrize("name", WEIGHTED)
 def test_a_schedule_is_its_value_at_every_step(name):
     for iteration, value in ((0, 0.25), (1, 0.25), (2, 1.0)):
         losses = [

@@ -73,7 +73,7 @@ def margins(norm, bounds):
 
 @every_box
 @every_norm
-@tiers.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@tiers.parametrize("sample_weight", [streams.SAMPLE_WEIGHT, None])
 def test_logistic_loss_of_the_worst_margin(norm, bounds, sample_weight):
     found = loss_of(model(LOGISTIC(from_logits=True)), norm, bounds, BINARY[:, None], sample_weight)
     terms = np.log1p(np.exp(-signed_margins(norm, bounds)))
@@ -110,7 +110,7 @@ def test_a_sigmoid_and_two_classes_have_the_same_loss():
 
 @every_box
 @every_norm
-@tiers.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@tiers.parametrize("sample_weight", [streams.SAMPLE_WEIGHT, None])
 def test_cross_entropy_of_all_worst_margins(norm, bounds, sample_weight):
     found = loss_of(model(SPARSE(from_logits=True), 3), norm, bounds, Y, sample_weight)
     terms = np.log(np.exp(margins(norm, bounds)).sum(axis=-1))

@@ -1,6 +1,7 @@
 """What differs between the backends on which the tests run."""
 
 import contextlib
+import os
 
 import keras
 import pytest
@@ -83,9 +84,15 @@ def jacobian(function, x):
 def optimize_less():
     """Spends less time on the optimization of graphs than it would save in a test.
 
-    Most tests run what they trace or compile a few times, on small data.
+    Most tests run what they trace or compile a few times, on small data. `.ci/exhaustive` has
+    TensorFlow optimize as it does for users.
     """
     if IS_JAX:
         jax.config.update("jax_disable_most_optimizations", True)
     else:
-        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+        optimize("KERAS_ROBUST_TEST_OPTIMIZED" in os.environ)
+
+
+def optimize(is_on):
+    """Has TensorFlow optimize graphs before they run, or not."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not is_on})

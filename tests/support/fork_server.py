@@ -1,7 +1,8 @@
 """Processes that start at once: forks of one that has imported Keras and the frameworks.
 
-Each test process has one such server. It has run nothing yet, so that a fork is like a new process.
-It has the variables of the user's shell, without the one that keeps TensorFlow quiet in tests.
+Each test process has one such server, with the variables that the process had at its first call. It
+has run nothing yet, so that a fork is like a new process. What it imports is said in `_IMPORTED`;
+`apps`, the first, keeps TensorFlow as quiet as it is in programs.
 """
 
 import functools
@@ -38,6 +39,9 @@ def call(function, *arguments, timeout=300):
         TimeoutError: if it takes longer than `timeout` seconds. It is killed then.
     """
     with tempfile.TemporaryDirectory() as folder:
+        written = [pathlib.Path(folder, name) for name in ("1", "2")]
+        for path in written:
+            path.touch()
         process = _context().Process(target=_run, args=(folder, function, arguments))
         process.start()
         process.join(timeout)
@@ -45,8 +49,7 @@ def call(function, *arguments, timeout=300):
             process.kill()
             process.join()
             raise TimeoutError(f"{function} {arguments} took longer than {timeout} seconds.")
-        written = (pathlib.Path(folder, name).read_text() for name in ("1", "2"))
-        return Done(process.exitcode, *written)
+        return Done(process.exitcode, *(path.read_text() for path in written))
 
 
 @functools.cache
@@ -55,7 +58,7 @@ def _context():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
     variables = dict(os.environ)
-    variables.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    variables.pop("TF_CPP_MIN_LOG_LEVEL", None)  # Set for tests, and otherwise by `apps`.
     # Python does not tell the server where to look for what it is to import.
     variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path])
     with mock.patch.dict(os.environ, variables, clear=True):
@@ -65,8 +68,7 @@ def _context():
 
 def _run(folder, function, arguments):
     for number in (1, 2):
-        file = os.open(f"{folder}/{number}", os.O_WRONLY | os.O_CREAT)
-        os.dup2(file, number)
+        os.dup2(os.open(f"{folder}/{number}", os.O_WRONLY), number)
     # The server ignores it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(ROOT)

@@ -1,7 +1,7 @@
 """Processes that are killed at a chosen moment: in a batch, at a file operation, in a write.
 
-A task is a dict with `work`, the name of a function below;
-`folder`, all that it may write to; and what kills it, if anything does:
+A task is a dict with `work`, the name of a function below; `folder`, all that it may write to; and
+what kills it, if anything does:
 
 - `batch`: int, the number of the training batch after which it is killed (SIGKILL);
 - `event`: int, the number of the file operation (open, rename, remove, mkdir) on something in the

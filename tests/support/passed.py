@@ -5,6 +5,7 @@
 Every test that passes, or is skipped, is added to the file at once.
 """
 
+import os
 import pathlib
 
 import pytest
@@ -15,19 +16,29 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    # The workers of pytest-xdist report to one process, which alone writes.
-    if config.getoption("passed") and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(_Recorder(pathlib.Path(config.getoption("passed"))))
+    # The workers of pytest-xdist report to one process, which alone reads and writes the file.
+    if hasattr(config, "workerinput"):
+        config.passed = set(config.workerinput["passed"])
+        return
+    path = config.getoption("passed")
+    lines = pathlib.Path(path).read_text(encoding="utf-8") if path and os.path.exists(path) else ""
+    config.passed = set(lines.splitlines())
+    if path:
+        config.pluginmanager.register(_Recorder(pathlib.Path(path)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node):
+    # Also of a worker that starts later, in place of one that has crashed.
+    node.workerinput["passed"] = sorted(node.config.passed)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
-    path = config.getoption("passed")
-    if not path or not pathlib.Path(path).exists():
-        return
-    passed = set(pathlib.Path(path).read_text(encoding="utf-8").splitlines())
-    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in passed])
-    items[:] = [item for item in items if item.nodeid not in passed]
+    done = [item for item in items if item.nodeid in config.passed]
+    if done:
+        config.hook.pytest_deselected(items=done)
+    items[:] = [item for item in items if item.nodeid not in config.passed]
 
 
 class _Recorder:

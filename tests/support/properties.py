@@ -39,12 +39,17 @@ def properties():
             continue
         for name, function in vars(module).items():
             if name.startswith("test_"):
-                found += _properties_of(f"{path.stem}::{name}", function)
+                marks = [*_marks(module), *_marks(function)]
+                found += _properties_of(f"{path.stem}::{name}", marks)
     return found
 
 
-def _properties_of(name, function):
-    marks = getattr(function, "pytestmark", [])
+def _marks(place):
+    marks = getattr(place, "pytestmark", [])
+    return [getattr(mark, "mark", mark) for mark in (marks if isinstance(marks, list) else [marks])]
+
+
+def _properties_of(name, marks):
     packages = {case: package for package, case, _ in cases.all_cases()}
     for mark in marks:
         held = {}

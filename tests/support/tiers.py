@@ -14,7 +14,8 @@ def parametrize(names, values, one_for=None, **arguments):
         names: as `pytest.mark.parametrize` takes them.
         values: iterable of cases, a tuple for several names, or of `pytest.param`.
         one_for: function of the values of a case that returns its key. The first case with a key is
-            in the default tier, the others are exhaustive. `None`: the first case of all.
+            in the default tier, the others are exhaustive. `None`: the first case of all. So
+            the case that would show most mistakes comes first.
         **arguments: others of `pytest.mark.parametrize`.
     """
     seen, params = set(), []
