@@ -50,18 +50,24 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(folder):
-    """What the program says to every command line."""
+    """What the program says of good command lines."""
     model = f"--model={folder}/model.keras"
     commands = [
         [model, f"--output_dir={folder}/smoothing", *SMOOTHING, "--seed=3", "--alpha=0.01"],
         [model, "--method=Interval", "--num_examples=5", "--radii=0,1/255"],
-        ["--help"],
         [f"--model={folder}/smoothed.keras", "--num_samples=100", "--num_examples=2"],
     ]
-    commands += [case.format(folder=folder).split() for case, _ in ERROR_CASES]
     return programs.run_all("certify", commands)
 
 
+@pytest.fixture(scope="module")
+def failures(folder):
+    """What the program says to every wrong command line."""
+    commands = [case.format(folder=folder).split() for case, _ in ERROR_CASES]
+    return programs.run_all("certify", commands)
+
+
+@pytest.mark.exhaustive
 def test_the_report_is_what_the_library_says(folder, results):
     assert (results[0].code, results[0].stderr) == (0, "")
     found = kr.CertificateReport.load(folder / "smoothing" / "certificate.json")
@@ -78,6 +84,7 @@ def test_the_report_is_what_the_library_says(folder, results):
     assert found.average_radius > 0.0
 
 
+@pytest.mark.exhaustive
 def test_the_radii_that_are_asked_for(folder, results):
     report = kr.certify(
         keras.models.load_model(folder / "model.keras"),
@@ -90,11 +97,13 @@ def test_the_radii_that_are_asked_for(folder, results):
     assert rows[1] == ["1/255", f"{report.certified_accuracy(1 / 255):.1%}"]
 
 
+@pytest.mark.exhaustive
 def test_a_smoothed_classifier_knows_its_noise(results):
-    assert (results[3].code, results[3].stderr) == (0, "")
-    assert "Smoothing, radii in L2, 2 examples" in results[3].stdout
+    assert (results[2].code, results[2].stderr) == (0, "")
+    assert "Smoothing, radii in L2, 2 examples" in results[2].stdout
 
 
+@pytest.mark.exhaustive
 def test_files_and_output(folder, results):
     assert results[0].stdout.splitlines()[-1] == f"Written to {folder / 'smoothing'}"
     assert "noise_stddev=0.1, num_samples=200" in results[0].stdout
@@ -104,13 +113,18 @@ def test_files_and_output(folder, results):
     assert (results[1].code, results[1].stderr) == (0, "")
     assert "radii in Linf, 5 examples" in results[1].stdout
     assert "Written" not in results[1].stdout
-    assert "--noise_stddev" in results[2].stdout
 
 
 @pytest.mark.parametrize("index", range(len(ERROR_CASES)), ids=[case[0] for case in ERROR_CASES])
-def test_failures_are_one_line(folder, results, index):
-    result, message = results[4 + index], ERROR_CASES[index][1].format(folder=folder)
+def test_failures_are_one_line(folder, failures, index):
+    result, message = failures[index], ERROR_CASES[index][1].format(folder=folder)
     programs.assert_one_line(result, message)
+
+
+def test_help():
+    result = programs.run("certify", "--help")
+    assert (result.code, result.stderr) == (0, "")
+    assert "--noise_stddev" in result.stdout
 
 
 def test_run_needs_no_matplotlib(folder, tmp_path, monkeypatch, capsys):

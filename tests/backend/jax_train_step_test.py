@@ -8,6 +8,7 @@ import pytest
 
 import keras_robust as kr
 from tests.support import linear_fit
+from tests.support import tiers
 
 X, Y = linear_fit.data()
 BATCH_SIZE = linear_fit.BATCH_SIZE
@@ -18,7 +19,7 @@ MODES = (
     {"jit_compile": False, "steps_per_execution": 2},
     {"run_eagerly": True},
 )
-every_mode = pytest.mark.parametrize("mode", MODES, ids=str)
+every_mode = tiers.parametrize("mode", MODES, ids=str)
 
 
 def _sgd(**arguments):
@@ -121,7 +122,7 @@ def _assert_same(found, expected, **tolerance):
 
 
 @every_mode
-@pytest.mark.parametrize(
+@tiers.parametrize(
     "optimizer",
     [
         lambda: _adam(gradient_accumulation_steps=2, use_ema=True, ema_overwrite_frequency=2),
@@ -145,7 +146,7 @@ def test_every_variable_is_what_keras_makes_of_the_adversarial_examples(mode, op
     assert moved >= {"kernel", "seed_generator_state", *statistics}
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     ("mode", "initial_scale"), [(MODES[1], 64.0), *((mode, 2.0**20) for mode in MODES)], ids=str
 )
 def test_mixed_precision_equals_that_of_keras(mode, initial_scale):
@@ -179,7 +180,7 @@ def _spoiled(kind, place):
     return {**arrays, "batch_size": BATCH_SIZE, "shuffle": False, "verbose": 0}, message
 
 
-@pytest.mark.parametrize(
+@tiers.parametrize(
     ("mode", "kind"), [*zip(MODES, _BAD, strict=True), *((MODES[0], kind) for kind in [*_BAD][1:])]
 )
 def test_a_refused_first_batch_changes_nothing(mode, kind):
@@ -198,9 +199,7 @@ def test_a_refused_first_batch_changes_nothing(mode, kind):
     assert "finalize_variable_values" not in vars(model.optimizer)
 
 
-@pytest.mark.parametrize(
-    ("mode", "kind"), [*zip(MODES, ["NaN", "label too high"] * 2, strict=True)]
-)
+@tiers.parametrize(("mode", "kind"), [*zip(MODES, ["NaN", "label too high"] * 2, strict=True)])
 def test_a_refused_second_batch_leaves_what_the_first_has_learned(mode, kind):
     arguments, message = _spoiled(kind, BATCH_SIZE + 3)
     model, after_one = _busy(_adam, mode), _busy(_adam, mode)
@@ -219,7 +218,7 @@ def test_a_refused_second_batch_leaves_what_the_first_has_learned(mode, kind):
     _assert_same(_state(model), _state(after_one), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("run_eagerly", [False, True])
+@tiers.parametrize("run_eagerly", [False, True])
 def test_inputs_out_of_bounds_are_refused(run_eagerly):
     bad = X.copy()
     bad[12, 1] = 1.5

@@ -93,6 +93,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_told(two_devices):
         linear_fit.fit(linear_fit.make_model(), linear_fit.adv_train(), x, y, batch_size=8)
 
 
+@pytest.mark.exhaustive
 def test_two_processes_reach_the_weights_of_one_also_after_a_kill(tmp_path):
     wrapper = next((one for one in _OWN_NETWORKS if _works(one)), None)
     if wrapper is None:
