@@ -92,6 +92,7 @@ def _fit(dataset, callbacks=(), checkpoint_dir=None, objective="adversarial"):
     return model
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize("batch", [2, 0])
 def test_a_killed_training_goes_on_to_the_same_weights(dataset, tmp_path, batch):
     expected = _fit(dataset)

@@ -199,6 +199,7 @@ def test_a_refused_first_batch_changes_nothing(mode, kind):
     assert "finalize_variable_values" not in vars(model.optimizer)
 
 
+@pytest.mark.exhaustive
 @tiers.parametrize(("mode", "kind"), [*zip(MODES, ["NaN", "label too high"] * 2, strict=True)])
 def test_a_refused_second_batch_leaves_what_the_first_has_learned(mode, kind):
     arguments, message = _spoiled(kind, BATCH_SIZE + 3)
