@@ -29,4 +29,4 @@ def test_every_public_class_has_a_docstring_with_an_example(package):
 
 @pytest.mark.parametrize(("package", "name", "instance"), cases.all_cases())
 def test_cases_are_named_after_their_class(package, name, instance):
-    assert name.split("-")[0] == type(instance).__name__
+    assert cases.class_of(name) == type(instance).__name__

@@ -59,17 +59,13 @@ STEPS_ON_WEIGHTS = {
 }
 
 
-def _class_of(name):
-    return type(OBJECTIVES[name]).__name__
-
-
 def _kind_of_step(name):
     """What decides how a step is built: classes with the same share all code but the loss."""
     parts = ("step", "new_memory", "attacked", "carries_delta", "runs_attack")
     return tuple(getattr(type(OBJECTIVES[name]), part) for part in parts)
 
 
-every_objective = tiers.parametrize("name", OBJECTIVES, one_for=_class_of)
+every_objective = tiers.parametrize("name", OBJECTIVES, one_for=cases.class_of)
 
 
 def in_this_mode(but=()):
@@ -79,13 +75,13 @@ def in_this_mode(but=()):
         but: classes for which the test says something else, so that they stand for no other.
     """
     return tiers.parametrize(
-        "name", ONE_EACH, one_for=lambda name: (_kind_of_step(name), _class_of(name) in but)
+        "name", ONE_EACH, one_for=lambda name: (_kind_of_step(name), cases.class_of(name) in but)
     )
 
 
 def _hidden(name):
     """The activation of the hidden layer: the exact worst case is known for affine models only."""
-    return "linear" if _class_of(name) == "WorstCaseLinear" else "tanh"
+    return "linear" if cases.class_of(name) == "WorstCaseLinear" else "tanh"
 
 
 def _model(hidden, units=3, head=None, optimizer=None, loss=None, **arguments):
@@ -238,7 +234,7 @@ def test_xla_takes_the_same_steps_in_one_trace(name, monkeypatch):
 def test_sample_weights_scale_the_step_and_leave_examples_out(name):
     # Twice the weights are half the learning rate, and what has no weight may be anything.
     x, y = X.copy(), Y.copy()
-    if _class_of(name) not in COUPLED:
+    if cases.class_of(name) not in COUPLED:
         for row in np.flatnonzero(WEIGHT == 0.0):
             x[row], y[row] = 1.0 - x[row], (y[row] + 1) % 3
     model = _model(_hidden(name), optimizer=keras.optimizers.SGD(RATE / 2), run_eagerly=True)
@@ -249,7 +245,7 @@ def test_sample_weights_scale_the_step_and_leave_examples_out(name):
 @in_this_mode(but={*RANDOM, *ONE_REPLICA})
 @backends.tensorflow_only("a strategy; `data_parallel_test` is about JAX")
 def test_two_devices_reach_the_weights_of_one(name):
-    kind = _class_of(name)
+    kind = cases.class_of(name)
     if kind in RANDOM:
         ends = [
             _fit(name, _model(_hidden(name), run_eagerly=True), FIRST, seed=seed)[0]
@@ -304,8 +300,8 @@ def test_a_softmax_at_the_end_equals_logits(name):
 def test_a_sigmoid_at_the_end_equals_two_logits(name):
     model = _model(_hidden(name), 1, "sigmoid", loss="binary_crossentropy", run_eagerly=True)
     start = model.get_weights()
-    if _class_of(name) in NO_SIGMOID:
-        with pytest.raises(ValueError, match=NO_SIGMOID[_class_of(name)]):
+    if cases.class_of(name) in NO_SIGMOID:
+        with pytest.raises(ValueError, match=NO_SIGMOID[cases.class_of(name)]):
             _fit(name, model, FIRST, y=Y % 2)
         return
     (found,) = _fit(name, model, FIRST, y=Y % 2)
@@ -314,7 +310,7 @@ def test_a_sigmoid_at_the_end_equals_two_logits(name):
     twin.layers[1].set_weights([np.hstack([0.0 * weight, weight]) for weight in start[2:]])
     (expected,) = _fit(name, twin, FIRST, y=Y % 2)
     assert all(np.any(one != other) for one, other in zip(found, start, strict=True))
-    if _class_of(name) not in STEPS_ON_WEIGHTS:
+    if cases.class_of(name) not in STEPS_ON_WEIGHTS:
         _assert_close(found[:2], expected[:2])
 
 
@@ -328,5 +324,5 @@ def test_a_callback_with_it_survives_its_config(name):
 
 
 def test_exceptions_are_not_stale():
-    kinds = {_class_of(name) for name in OBJECTIVES}
+    kinds = {cases.class_of(name) for name in OBJECTIVES}
     assert kinds >= {*RANDOM, *ONE_REPLICA, *COUPLED, *NO_SIGMOID, *STEPS_ON_WEIGHTS}
