@@ -1,8 +1,6 @@
 """What every test starts from: quiet frameworks, no GPU surprises, the same random numbers."""
 
-import itertools
 import os
-import pathlib
 import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -70,18 +68,7 @@ def optimized_code():
     jax.config.update("jax_disable_most_optimizations", before)
 
 
-_TESTS = itertools.count(1)
-
-
-@pytest.fixture(autouse=IS_JAX)
-def _room_for_compiled_code():
+@pytest.fixture(autouse=True)
+def _let_go_of_graphs():
     yield
-    # Linux lets a process map 65,530 pieces of memory, and what XLA compiles takes some each time.
-    maps = pathlib.Path("/proc/self/maps")
-    # To count them takes as long as a short test.
-    if next(_TESTS) % 10 or not maps.exists():
-        return
-    if maps.read_bytes().count(b"\n") > 30_000:
-        import jax
-
-        jax.clear_caches()
+    backends.let_go_of_graphs()

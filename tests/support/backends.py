@@ -1,7 +1,12 @@
 """What differs between the backends on which the tests run."""
 
 import contextlib
+import ctypes
+import gc
+import itertools
 import os
+import pathlib
+import platform
 
 import keras
 import pytest
@@ -9,6 +14,10 @@ import pytest
 from tests.support import tiers
 
 IS_JAX = keras.backend.backend() == "jax"
+
+_MOST_MEMORY = 2 << 30  # Bytes. Above it a worker lets go of what was compiled for earlier tests.
+_MOST_MAPS = 30_000  # Linux lets a process map 65,530 pieces of memory; compiled code takes some.
+_TESTS = itertools.count(1)
 
 if IS_JAX:
     import jax
@@ -18,6 +27,7 @@ if IS_JAX:
     REFUSED = ValueError
 else:
     import tensorflow as tf
+    from tensorflow.python.framework import ops
 
     HOST_ERROR = tf.errors.OpError
     REFUSED = tf.errors.InvalidArgumentError
@@ -96,3 +106,30 @@ def optimize_less():
 def optimize(is_on):
     """Has TensorFlow optimize graphs before they run, or not."""
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": not is_on})
+
+
+def let_go_of_graphs():
+    """Frees what the framework keeps of the functions that earlier tests traced or compiled.
+
+    TensorFlow keeps the gradient of every `tf.custom_gradient` in a traced function for ever, and
+    with it the graph: 8 MB for each `fit`. JAX keeps compiled code, which uses up memory and maps.
+    """
+    if not IS_JAX:
+        registered = ops.gradient_registry._registry
+        for name in [name for name in registered if name.startswith("CustomGradient-")]:
+            del registered[name]
+    elif _is_large():
+        jax.clear_caches()
+        gc.collect()
+        if platform.libc_ver()[0] == "glibc":
+            ctypes.CDLL(None).malloc_trim(0)  # Else the freed memory stays with the process.
+
+
+def _is_large():
+    """Whether this process is near a limit of the machine. Always false where there is no /proc."""
+    process = pathlib.Path("/proc/self")
+    # To look takes as long as a short test.
+    if next(_TESTS) % 10 or not process.exists():
+        return False
+    resident = int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return resident > _MOST_MEMORY or (process / "maps").read_bytes().count(b"\n") > _MOST_MAPS
