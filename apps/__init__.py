@@ -1,4 +1,9 @@
-"""Command line programs. `python -m apps.NAME --help` lists the flags of each.
+"""Command line programs. `keras-robust-NAME --help` lists the flags of each.
+
+From a checkout, `python -m apps.NAME` runs the same. The wheel installs this package under the name
+`keras_robust_apps`, since many a project has a folder `apps`, which Python would import in its
+place: so the imports in here are relative. It is no part of the package `keras_robust`, which
+Python would import before what follows.
 
 TensorFlow writes start-up lines to stderr while it is imported. They would bury the output of the
 programs, so this package, which Python imports before any program in it, imports Keras and

@@ -1,7 +1,7 @@
 """Proves how far each example of a test set may be moved without changing the prediction.
 
-    python -m apps.certify --model=runs/latest/model.keras --noise_stddev=0.25 --num_samples=10000
-    python -m apps.certify --model=runs/latest/model.keras --method=interval --radii=0.05,8/255
+    keras-robust-certify --model=runs/latest/model.keras --noise_stddev=0.25 --num_samples=10000
+    keras-robust-certify --model=runs/latest/model.keras --method=interval --radii=0.05,8/255
 
 Randomised smoothing (L2) for every model, interval bounds (Linf) for those trained for them,
 Lipschitz margins (L2) for orthogonal networks, and the exact distance for linear ones. With
@@ -15,9 +15,10 @@ from absl import flags
 from rich.console import Console
 
 import keras_robust as kr
-from apps import cli
-from apps import models
-from apps import shared_flags
+
+from . import cli
+from . import models
+from . import shared_flags
 
 
 def define_flags():

@@ -3,8 +3,9 @@
 import json
 
 import keras_robust as kr
-from apps import training
 from keras_robust.configurable import required_arguments
+
+from . import training
 
 # Where a paper is more than the class of an objective with its usual attack.
 _RECIPES = {

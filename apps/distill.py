@@ -1,25 +1,26 @@
 """Trains a student with the help of a teacher, and compares the two under attack.
 
-    python -m apps.distill --method=rslad
-    python -m apps.distill --method=ard --teacher=robust.keras --model=small.keras
-    python -m apps.distill --method=defensive --temperature=100
+    keras-robust-distill --method=rslad
+    keras-robust-distill --method=ard --teacher=robust.keras --model=small.keras
+    keras-robust-distill --method=defensive --temperature=100
 
 Without --teacher, the teacher is trained first: by adversarial training for `ard` and `rslad`, at
 the temperature and without any attack for `defensive`, which is here to be broken: it shows how a
 saturated softmax fools an attack on the cross-entropy, and not one on the margin. The first command
-takes about two minutes on two CPU cores. Writes to --output_dir what apps.train writes: model.keras
-and the SavedModel are the student.
+takes about two minutes on two CPU cores. Writes to --output_dir what keras-robust-train writes:
+model.keras and the SavedModel are the student.
 """
 
 import keras
 from absl import flags
 
 import keras_robust as kr
-from apps import cli
-from apps import models
-from apps import shared_flags
-from apps import training
 from keras_robust import backend
+
+from . import cli
+from . import models
+from . import shared_flags
+from . import training
 
 _METHODS = {
     "ard": kr.objectives.ARD,

@@ -1,11 +1,11 @@
 """Attacks a trained classifier and prints what is left of its accuracy.
 
-    python -m apps.evaluate --model=runs/latest/model.keras
-    python -m apps.evaluate --model=runs/latest/saved_model/1 --attacks=pgd
-    python -m apps.evaluate --model=runs/latest/model.keras --sanity_check --checkpoint=state.npz
+    keras-robust-evaluate --model=runs/latest/model.keras
+    keras-robust-evaluate --model=runs/latest/saved_model/1 --attacks=pgd
+    keras-robust-evaluate --model=runs/latest/model.keras --sanity_check --checkpoint=state.npz
 
-Reads a .keras file or a SavedModel of apps.export. Runs AutoAttack, or other attacks by name, and
-writes the report as JSON and as a page.
+Reads a .keras file or a SavedModel of keras-robust-export. Runs AutoAttack, or other attacks by
+name, and writes the report as JSON and as a page.
 """
 
 import sys
@@ -14,9 +14,10 @@ from absl import flags
 from rich.console import Console
 
 import keras_robust as kr
-from apps import cli
-from apps import models
-from apps import shared_flags
+
+from . import cli
+from . import models
+from . import shared_flags
 
 
 def define_flags():

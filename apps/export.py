@@ -1,7 +1,7 @@
 """Writes a trained classifier as a SavedModel for production servers.
 
-    python -m apps.export --model=runs/latest/model.keras --output_dir=models/digits/1
-    python -m apps.export --model=runs/latest/model.keras --output_dir=models/digits/2 --verify
+    keras-robust-export --model=runs/latest/model.keras --output_dir=models/digits/1
+    keras-robust-export --model=runs/latest/model.keras --output_dir=models/digits/2 --verify
 
 The last part of --output_dir is the version number that a server looks for. An existing version is
 never changed. Takes about ten seconds. The names of the signatures are printed: there is no
@@ -22,12 +22,13 @@ import json
 from absl import flags
 
 import keras_robust as kr
-from apps import cli
-from apps import models
-from apps import shared_flags
 from keras_robust.export import guards
 from keras_robust.export import portable
 from keras_robust.export import verify as verification
+
+from . import cli
+from . import models
+from . import shared_flags
 
 _VERIFY_EXAMPLES = 200
 

@@ -87,7 +87,7 @@ def load_for_attack(path):
         raise ValueError(f"The folder {path} is not a readable SavedModel") from error
     if "logits" not in loaded.signatures:
         raise ValueError(
-            "Expected a SavedModel with the signature 'logits', as apps.export writes it. "
+            "Expected a SavedModel with the signature 'logits', as keras-robust-export writes it. "
             f"Received: signatures {sorted(loaded.signatures)}"
         )
     logits = loaded.signatures["logits"]

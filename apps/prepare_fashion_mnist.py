@@ -1,7 +1,7 @@
 """Prepares Fashion-MNIST for TensorFlow Datasets from local files, without a download.
 
     apt-get install dataset-fashion-mnist
-    python -m apps.prepare_fashion_mnist
+    keras-robust-prepare-fashion-mnist
 
 Takes about 15 seconds on two CPU cores and makes 60,000 training and 10,000 test images, 37 MB.
 """
@@ -12,8 +12,9 @@ import io
 import tensorflow_datasets as tfds
 from absl import flags
 
-from apps import cli
 from keras_robust.datasets import fashion_mnist
+
+from . import cli
 
 
 def define_flags():

@@ -1,7 +1,7 @@
 """Trains a classifier to resist adversarial examples, next to an undefended twin.
 
-    python -m apps.train
-    python -m apps.train --dataset=fashion_mnist --data_dir=DIR --epochs=10 --batch_size=128
+    keras-robust-train
+    keras-robust-train --dataset=fashion_mnist --data_dir=DIR --epochs=10 --batch_size=128
 
 The first takes about a minute on two CPU cores. Writes to --output_dir: model.keras, a SavedModel
 for production servers, report.json, the report of the twin, and, with matplotlib, examples of both.
@@ -11,11 +11,12 @@ Replaces what an earlier run wrote there, but never a SavedModel: that gets the 
 from absl import flags
 
 import keras_robust as kr
-from apps import cli
-from apps import defences
-from apps import models
-from apps import shared_flags
-from apps import training
+
+from . import cli
+from . import defences
+from . import models
+from . import shared_flags
+from . import training
 
 _SETTINGS = (
     "dataset model epochs batch_size learning_rate seed threat_model epsilon attack num_steps "
@@ -46,7 +47,7 @@ def define_flags():
         "adversarial",
         defences.names(),
         "What training minimises: an objective, or the defence of a paper by its usual name. Those "
-        "with a teacher are in apps.distill.",
+        "with a teacher are in keras-robust-distill.",
         case_sensitive=False,
     )
     flags.DEFINE_list(

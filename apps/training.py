@@ -9,10 +9,11 @@ from absl import flags
 from rich.console import Console
 
 import keras_robust as kr
-from apps import cli
-from apps import models
-from apps import shared_flags
 from keras_robust.atomic import write_text
+
+from . import cli
+from . import models
+from . import shared_flags
 
 
 class ShuffledBatches(keras.utils.PyDataset):

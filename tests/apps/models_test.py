@@ -157,6 +157,7 @@ def test_load_for_attack_refuses_other_folders(tmp_path):
         models.load_for_attack(str(tmp_path))
     network = _network()
     network.export(tmp_path / "other", verbose=False)
-    message = r"the signature 'logits', as apps.export writes it. Received: signatures \['serv"
+    message = "the signature 'logits', as keras-robust-export writes it. "
+    message += r"Received: signatures \['serv"
     with pytest.raises(ValueError, match=message):
         models.load_for_attack(str(tmp_path / "other"))
