@@ -7,6 +7,7 @@ from keras import ops
 from keras_robust import backend
 from keras_robust import losses
 from keras_robust import threat_models
+from keras_robust.attacks.batches import read_batches
 from keras_robust.attacks.goal import check_counts
 
 
@@ -25,33 +26,32 @@ def to_arrays(data, num_examples=None):
             "Expected data as `(x, y)` arrays or as an iterable of batches `(x, y)`. "
             f"Received: {data!r}"
         )
-    batches, count = [], 0
-    for batch in data:
-        if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-            raise ValueError(
-                "Expected batches (x, y), with labels. "
-                f"Received: a batch of type {type(batch).__name__}"
-            )
-        x, y = as_structure(batch[0]), _arrays(batch[1])
-        if keras.tree.is_nested(y):
-            raise ValueError(
-                "Expected one label per example. "
-                f"Received: batches with labels of type {type(y).__name__} with several entries"
-            )
-        if y.ndim == 0:
-            shape = keras.tree.map_structure(np.shape, x)
-            raise ValueError(
-                "Expected batches of examples: use `dataset.batch(256)`. "
-                f"Received: single examples, x of shape {shape} and y of shape ()"
-            )
-        batches.append((x, y))
-        count += len(y)
-        if num_examples is not None and count >= num_examples:
-            break
+    batches = list(read_batches(data, _parse_batch, num_examples))
     if not batches:
         raise ValueError("Expected at least one example. Received: empty data")
     parts = (keras.tree.map_structure(_joined, *parts) for parts in zip(*batches, strict=True))
     x, y = (backend.take(part, slice(num_examples)) for part in parts)
+    return x, y
+
+
+def _parse_batch(batch):
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        raise ValueError(
+            "Expected batches (x, y), with labels. "
+            f"Received: a batch of type {type(batch).__name__}"
+        )
+    x, y = as_structure(batch[0]), _arrays(batch[1])
+    if keras.tree.is_nested(y):
+        raise ValueError(
+            "Expected one label per example. "
+            f"Received: batches with labels of type {type(y).__name__} with several entries"
+        )
+    if y.ndim == 0:
+        shape = keras.tree.map_structure(np.shape, x)
+        raise ValueError(
+            "Expected batches of examples: use `dataset.batch(256)`. "
+            f"Received: single examples, x of shape {shape} and y of shape ()"
+        )
     return x, y
 
 

@@ -58,7 +58,8 @@ class CollapseGuard(HeldOut):
         batch_size: int, of the probe. Defaults to `256`.
 
     Raises:
-        ValueError: for unknown names, empty data, attacks of one step, and numbers out of range.
+        ValueError: for unknown names, empty or endless data, attacks of one step, and numbers
+            out of range.
 
     Example:
 

@@ -29,7 +29,7 @@ class RobustValidation(HeldOut):
         seed: int, of the random starts: every epoch has the same ones. Defaults to `0`.
 
     Raises:
-        ValueError: for unknown names, empty data, or `every < 1`.
+        ValueError: for unknown names, empty or endless data, or `every < 1`.
 
     Example:
 

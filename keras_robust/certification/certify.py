@@ -57,8 +57,8 @@ def certify(
         A `CertificateReport`.
 
     Raises:
-        ValueError: for unknown names, empty or invalid data, labels that are no class, and models
-            for which the method knows no proof.
+        ValueError: for unknown names, empty, endless or invalid data, labels that are no class,
+            and models for which the method knows no proof.
 
     Example:
 

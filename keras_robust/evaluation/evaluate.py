@@ -81,9 +81,10 @@ def evaluate(  # noqa: PLR0913
         A `RobustnessReport`.
 
     Raises:
-        ValueError: for unknown names, empty or invalid data, labels that are no class, targeted
-            attacks, perturbations at a layer, which are no inputs that somebody could send, models
-            without a gradient where an attack needs one, and a checkpoint of another evaluation.
+        ValueError: for unknown names, empty, endless or invalid data, labels that are no class,
+            targeted attacks, perturbations at a layer, which are no inputs that somebody could
+            send, models without a gradient where an attack needs one, and a checkpoint of
+            another evaluation.
 
     Example:
 

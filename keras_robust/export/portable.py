@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_robust.attacks.examples import to_arrays
 from keras_robust.export.answers import Answers
 from keras_robust.export.answers import is_random
 from keras_robust.export.card import write_card
@@ -67,6 +68,7 @@ def export_portable(model, path, format, *, report=None, label_names=None, guard
     path = pathlib.Path(path).absolute()
     with new_folder(path) as partial:
         inputs = Inputs(model)
+        data = None if data is None else to_arrays(data)
         if len(inputs.specs) != 1:
             names = [spec.name for spec in inputs.specs]
             raise ValueError(

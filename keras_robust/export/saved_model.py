@@ -6,6 +6,7 @@ import unicodedata
 
 import numpy as np
 
+from keras_robust.attacks.examples import to_arrays
 from keras_robust.backend import Archive
 from keras_robust.backend import predict_logits
 from keras_robust.evaluation import RobustnessReport
@@ -74,9 +75,9 @@ def export_saved_model(
             `"auto"` for the bounds in the threat model of the report, `(0, 1)` without a report,
             and no second one if the model has its own. Inputs that are no floats get none. Defaults
             to `"auto"`.
-        data: pair `(x, y)`, the examples of the report, for its fingerprint and for the warmup
-            requests. Defaults to `None`: those that a report from `evaluate` holds; else there is
-            no fingerprint, and the requests are random.
+        data: `(x, y)` arrays, or an iterable of batches `(x, y)`, the examples of the report, for
+            its fingerprint and for the warmup requests. Defaults to `None`: those that a report
+            from `evaluate` holds; else there is no fingerprint, and the requests are random.
         max_samples: int from 1000 to 10,000,000, the most noisy copies that a request to `certify`
             may ask for, of all its inputs together. Defaults to `100_000`.
         check: function of the folder, complete but under another name, that raises an error if it
@@ -106,6 +107,7 @@ def export_saved_model(
         _check_arguments(report, label_names)
         max_samples = check_count("max_samples", max_samples, 1000, 10**7)
         inputs = Inputs(model)
+        data = None if data is None else to_arrays(data)
         guards = choose_guards(model, inputs, guard, report)
         _check_classes(_num_classes(model, inputs, guards), report, label_names)
         if report is not None and report.x is not None and data is None:

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import keras_robust as kr
+from keras_robust.export import manifest
 from keras_robust.export import warmup_log
 from tests.support import gradients
 from tests.support import models
@@ -239,6 +240,15 @@ def test_examples_that_the_guard_rejects_are_told_at_once(tmp_path):
     with pytest.raises(ValueError, match="rejects the examples: give the `guard`.*within"):
         kr.export_saved_model(models.simple(), tmp_path / "1", data=(x, y))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.exhaustive
+def test_examples_may_come_in_batches(tmp_path):
+    x, y = np.random.default_rng(0).uniform(size=(5, 4)).astype("float32"), np.arange(5) % 3
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(2)
+    path = kr.export_saved_model(models.simple(), tmp_path / "1", data=batches)
+    found = json.loads((path / "assets.extra" / "robustness.json").read_text())
+    assert found["data_fingerprint"] == manifest.fingerprint(x, y)
 
 
 def test_the_folder_is_complete_readable_and_alone(named):

@@ -1,0 +1,154 @@
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_robust as kr
+from keras_robust.attacks import batches
+from keras_robust.attacks.batches import read_batches
+from tests.support import models
+from tests.support import tiers
+
+X = np.random.default_rng(0).uniform(size=(6, 3)).astype("float32")
+Y = np.arange(6) % 2
+PAIR = (X, Y)
+
+
+class Numbered(keras.utils.PyDataset):
+    """Batches of two examples; gives batches after the last too, as many a data set does."""
+
+    def __init__(self, num_batches):
+        super().__init__()
+        self._num_batches = num_batches
+
+    @property
+    def num_batches(self):
+        return self._num_batches
+
+    def __getitem__(self, index):
+        rows = [2 * index % 6, (2 * index + 1) % 6]
+        return X[rows], Y[rows]
+
+
+class Loader:
+    """A length, and an iterator, as the loaders of other libraries have them."""
+
+    def __init__(self, pairs, length):
+        self.pairs, self.length = pairs, length
+
+    def __len__(self):
+        return self.length
+
+    def __iter__(self):
+        return iter(self.pairs)
+
+
+class Unread:
+    """Fails the test when anything is read."""
+
+    def __iter__(self):
+        raise AssertionError("Nothing may be read.")
+
+
+class Endless(Unread):
+    """Says, as a `tf.data.Dataset` does, that it has no end."""
+
+    def cardinality(self):
+        return tf.data.INFINITE_CARDINALITY
+
+
+def dataset():
+    return tf.data.Dataset.from_tensor_slices(PAIR).batch(2)
+
+
+def of_unknown_length():
+    return dataset().filter(lambda x, y: True)
+
+
+def read(data, num_examples=None):
+    """The labels that were read."""
+    found = read_batches(data, lambda batch: tuple(map(np.asarray, batch)), num_examples)
+    return np.concatenate([y for _, y in found]).tolist()
+
+
+ENDLESS = {
+    "dataset": lambda: dataset().repeat(),
+    "dataset that nobody reads": Endless,
+    "dataset of single examples": lambda: dataset().unbatch().repeat(),
+    "PyDataset": lambda: Numbered(None),
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_data_without_an_end_are_refused_before_they_are_read(kind):
+    message = r"have no end.*`num_examples`.*take\(100\).*Received: an endless .* num_examples=None"
+    with pytest.raises(ValueError, match=message):
+        read(ENDLESS[kind]())
+
+
+def test_so_many_examples_of_data_without_an_end_are_read():
+    assert read(dataset().repeat(), 9) == [0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
+    assert read(Numbered(None), 3) == [0, 1, 0, 1]
+    assert read(itertools.repeat(PAIR), 7) == [*Y, *Y]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [dataset, of_unknown_length, lambda: Numbered(3), lambda: Loader([PAIR], 1), lambda: [PAIR]],
+)
+def test_data_with_an_end_are_read_to_it(make):
+    assert read(make()) == Y.tolist()
+    assert read(make(), 100) == Y.tolist()
+
+
+def test_a_limit_for_unknown_lengths(monkeypatch):
+    monkeypatch.setattr(batches, "_MAX_EXAMPLES", 12)
+    message = "length of the data is not known.*more than 12 examples.*Received: 18 examples so far"
+    for endless in (itertools.repeat(PAIR), Loader(itertools.repeat(PAIR), 1)):
+        with pytest.raises(ValueError, match=message):
+            read(endless)
+    assert len(read(iter([PAIR] * 2))) == 12
+    # Of a known length is as much as there is, and so is what was asked for.
+    assert len(read([PAIR] * 3)) == len(read(Loader([PAIR] * 3, 3))) == 18
+    assert len(read(itertools.repeat(PAIR), 18)) == 18
+    assert len(read(iter([PAIR] * 3), 100)) == 18
+
+
+def test_a_limit_for_batches_without_examples(monkeypatch):
+    monkeypatch.setattr(batches, "_MAX_EXAMPLES", 12)
+    with pytest.raises(ValueError, match="Received: 0 examples so far from an object of type repe"):
+        read(itertools.repeat((X[:0], Y[:0])))
+
+
+def test_a_limit_in_bytes(monkeypatch):
+    monkeypatch.setattr(batches, "_MAX_BYTES", 3 * (X.nbytes + Y.nbytes) - 1)
+    with pytest.raises(ValueError, match="Received: 18 examples so far"):
+        read(itertools.repeat(PAIR))
+
+
+READERS = {
+    "evaluate": lambda model, data: kr.evaluate(model, data, attacks="fgsm", minimum_norm=None),
+    "sanity_check": lambda model, data: kr.sanity_check(model, data, num_examples=None),
+    "certify": kr.certify,
+    "certify interval": lambda model, data: kr.certify(model, data, "interval"),
+    "RobustValidation": lambda model, data: kr.RobustValidation(data),
+    "CollapseGuard": lambda model, data: kr.CollapseGuard(data),
+}
+
+
+@tiers.parametrize("reader", READERS, one_for=lambda reader: reader)
+def test_every_reader_refuses_endless_data(reader):
+    for data in (Endless(), ENDLESS["PyDataset"]()):
+        with pytest.raises(ValueError, match="The data have no end"):
+            READERS[reader](models.simple(), data)
+
+
+def test_the_exports_refuse_endless_data(tmp_path):
+    with pytest.raises(ValueError, match="The data have no end"):
+        kr.export_saved_model(models.simple(), tmp_path / "1", data=Endless())
+    if keras.backend.backend() == "tensorflow":
+        with pytest.raises(ValueError, match="The data have no end"):
+            kr.export.export_portable(models.simple(), tmp_path / "1", "litert", data=Endless())
+    assert not list(tmp_path.iterdir())
