@@ -16,9 +16,11 @@ from keras_robust.callbacks.adv_train import AdvTrain
 from keras_robust.callbacks.neighbours import move
 from keras_robust.callbacks.robust_validation import RobustValidation
 from keras_robust.configurable import described
+from keras_robust.sealed import read_sealed
+from keras_robust.sealed import sealed
 
 _SCHEMA = "keras_robust.backup"
-_VERSION = 2
+_VERSION = 3
 _META = "meta"
 # What callbacks remember from epoch to epoch.
 _REMEMBERED = {
@@ -67,6 +69,11 @@ class AtomicBackup(keras.callbacks.Callback):
     learning rate is that of the file, and so is the warm-up: with more epochs than at first,
     epsilon goes on from where it was.
 
+    A file that has changed since it was written, is of another training or has weights that are NaN
+    is refused before anything of the model changes. Two trainings need two paths: with one path the
+    last to write wins, and the file stays whole. A kill while it writes leaves a hidden file with
+    the ending `.partial` behind, which a later training deletes after a day.
+
     When `fit` is through, the file is deleted, unless `delete_checkpoint=False`.
 
     Args:
@@ -76,8 +83,9 @@ class AtomicBackup(keras.callbacks.Callback):
 
     Raises:
         ValueError: in `fit`, for a model that is not built; for a file that cannot be written; and
-            for one that is none of its own, of another model, of a training with other arguments
-            of `AdvTrain`, or of more epochs than `fit` is to do.
+            for one that is none of its own or was changed, of another model, of a training with
+            other arguments of `AdvTrain`, of more epochs than `fit` is to do, or with NaN among
+            the weights.
 
     Example:
 
@@ -150,7 +158,7 @@ class AtomicBackup(keras.callbacks.Callback):
             "callbacks": remembered,
         }
         text = json.dumps(meta, default=float)
-        write_arrays(self.path, {_META: np.array(text), **arrays})
+        write_arrays(self.path, sealed({_META: np.array(text), **arrays}))
 
     def on_train_end(self, logs=None):
         if self.delete_checkpoint:
@@ -174,7 +182,24 @@ class AtomicBackup(keras.callbacks.Callback):
         return [*self.model.variables, *self.model.optimizer.variables]
 
     def _restore(self):
-        epoch, values, training, remembered = _read(self.path)
+        state = _read(self.path)
+        self._check(state)
+        epoch, values, _, remembered = state
+        for variable, value in zip(self._variables(), values, strict=True):
+            variable.assign(value)
+        for name, callback, attributes in _remembering(self._neighbours()):
+            for attribute in attributes if name in remembered else ():
+                setattr(callback, attribute, remembered[name].get(attribute))
+        # Where `fit` starts to count; Keras's own callback sets it too.
+        is_over = any(map(_has_stopped, self._neighbours()))
+        params = self.params or {}
+        self.model._initial_epoch = params.get("epochs", epoch) if is_over else epoch
+        if params.get("verbose"):
+            print(f"Resuming after epoch {epoch}, from {self.path}")  # noqa: T201
+
+    def _check(self, state):
+        """Refuses a state that this training cannot go on from; changes nothing."""
+        epoch, values, training, _ = state
         self._refuse_another(training)
         variables = self._variables()
         wanted = [tuple(variable.shape) for variable in variables]
@@ -184,23 +209,21 @@ class AtomicBackup(keras.callbacks.Callback):
                 f"path. Received: {self.path} with {len(values)} arrays for {len(variables)} "
                 "variables, or of other shapes"
             )
-        for variable, value in zip(variables, values, strict=True):
-            variable.assign(value)
-        for name, callback, attributes in _remembering(self._neighbours()):
-            for attribute in attributes if name in remembered else ():
-                setattr(callback, attribute, remembered[name].get(attribute))
-        params = self.params or {}
-        if (params.get("epochs") or epoch) < epoch:
+        epochs = (self.params or {}).get("epochs") or epoch
+        if epochs < epoch:
             raise ValueError(
                 f"The backup has {epoch} epochs behind it, more than `fit` is to do, and would be "
                 "deleted at its end. Use more epochs, or delete it yourself. "
-                f"Received: {self.path} and epochs={params['epochs']}"
+                f"Received: {self.path} and epochs={epochs}"
             )
-        # Where `fit` starts to count; Keras's own callback sets it too.
-        is_over = any(map(_has_stopped, self._neighbours()))
-        self.model._initial_epoch = params.get("epochs", epoch) if is_over else epoch
-        if params.get("verbose"):
-            print(f"Resuming after epoch {epoch}, from {self.path}")  # noqa: T201
+        weights = {id(weight) for weight in self.model.weights}
+        for variable, value in zip(variables, values, strict=True):
+            if id(variable) in weights and np.isnan(value).any():
+                raise ValueError(
+                    "The backup has weights that are NaN, from which no training goes on: delete "
+                    "the file, and train with a smaller learning rate. "
+                    f"Received: {self.path} with NaN in {variable.path}"
+                )
 
 
 def _has_stopped(callback):
@@ -248,17 +271,16 @@ def _plain(value):
 def _read(path):
     """Returns the `_State` in a file."""
     try:
-        # NumPy leaves a broken file open that it opened itself.
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            meta = json.loads(str(file[_META]))
-            if (meta["schema"], meta["schema_version"]) != (_SCHEMA, _VERSION):
-                raise ValueError(f"schema {meta['schema']!r}, version {meta['schema_version']!r}")
-            count = sum(name.startswith("variable_") for name in file.files)
-            values = [file[f"variable_{index}"] for index in range(count)]
-            remembered = {}
-            for name, one in meta["callbacks"].items():
-                weights = [file[f"{name}_{index}"] for index in range(one["num_weights"])]
-                remembered[name] = {**one["state"], "best_weights": weights or None}
+        arrays = read_sealed(path)
+        meta = json.loads(str(arrays[_META]))
+        if (meta["schema"], meta["schema_version"]) != (_SCHEMA, _VERSION):
+            raise ValueError(f"schema {meta['schema']!r}, version {meta['schema_version']!r}")
+        count = sum(name.startswith("variable_") for name in arrays)
+        values = [arrays[f"variable_{index}"] for index in range(count)]
+        remembered = {}
+        for name, one in meta["callbacks"].items():
+            weights = [arrays[f"{name}_{index}"] for index in range(one["num_weights"])]
+            remembered[name] = {**one["state"], "best_weights": weights or None}
         if not isinstance(meta["epoch"], int) or meta["epoch"] < 1:
             raise ValueError(f"epoch {meta['epoch']!r}")
         return _State(meta["epoch"], values, meta["training"], remembered)

@@ -7,6 +7,8 @@ import time
 import numpy as np
 
 from keras_robust.atomic import write_arrays
+from keras_robust.sealed import read_sealed
+from keras_robust.sealed import sealed
 
 SECONDS = 30.0  # Between two savings inside an attack.
 _META = "meta"
@@ -34,21 +36,17 @@ class Checkpoint:
         """Returns what was saved, a dict for JSON and a dict of arrays, or `None`.
 
         Raises:
-            ValueError: if the file is of another evaluation, or none of ours.
+            ValueError: if the file is of another evaluation, was changed, or is none of ours.
         """
         if self.path is None or not self.path.exists():
             return None
         try:
-            # NumPy leaves a broken file open that it opened itself.
-            with open(self.path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            arrays = read_sealed(self.path)
             meta = json.loads(str(arrays.pop(_META)))
-            identity, state = meta["identity"], meta["state"]
+            identity, state = dict(meta["identity"]), meta["state"]
+            seconds = float(meta["seconds"])
         except Exception as error:
-            raise ValueError(
-                f"Expected a checkpoint of `evaluate` at {self.path}: delete the file, or give "
-                f"another path. Received: {type(error).__name__}: {error}"
-            ) from error
+            raise self.refusal(error) from error
         differing = [name for name, value in self._identity.items() if identity.get(name) != value]
         for name, array in self._fixed.items():
             saved = arrays.pop(name, np.zeros(0))
@@ -59,8 +57,15 @@ class Checkpoint:
                 f"The checkpoint {self.path} is of another evaluation: delete the file, or give "
                 f"another path. Received: other {', '.join(differing)}"
             )
-        self.seconds_before = meta["seconds"]
+        self.seconds_before = seconds
         return state, arrays
+
+    def refusal(self, error):
+        """Returns the `ValueError` to raise if the file has not what an evaluation needs."""
+        return ValueError(
+            f"Expected a checkpoint of `evaluate` at {self.path}: delete the file, or give "
+            f"another path. Received: {type(error).__name__}: {error}"
+        )
 
     @property
     def is_due(self):
@@ -74,7 +79,7 @@ class Checkpoint:
         seconds = self.seconds_before + time.monotonic() - self._start
         meta = {"identity": self._identity, "state": state, "seconds": seconds}
         meta = np.array(json.dumps(meta))
-        write_arrays(self.path, {_META: meta, **self._fixed, **arrays})
+        write_arrays(self.path, sealed({_META: meta, **self._fixed, **arrays}))
         self._saved = time.monotonic()
 
     def remove(self):

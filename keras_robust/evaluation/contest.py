@@ -9,6 +9,9 @@ from keras_robust.attacks.auto_attack import member_seed
 from keras_robust.attacks.run import Run
 from keras_robust.evaluation.attack_report import AttackReport
 
+# What a state raises that lacks something, or has something else there.
+_MISSING = (AttributeError, KeyError, TypeError, ValueError)
+
 
 class Contest:
     """Runs attacks against a model, and keeps count.
@@ -31,7 +34,7 @@ class Contest:
 
     def run(self, turns, checkpoint, verbose):
         """Runs all turns, from where the checkpoint says on."""
-        run_state, seconds = self._resume(checkpoint.load())
+        run_state, seconds = self._resume(checkpoint, len(turns))
         for index in range(len(self.reports), len(turns)):
             turn, start = turns[index], time.perf_counter() - seconds
             rows = np.flatnonzero(self.worst.robust if turn.suite else self.worst.correct)
@@ -41,7 +44,7 @@ class Contest:
                     print(f"{turn.attack}")  # noqa: T201
                 run = self._start(turn, rows, index)
                 if run_state is not None:
-                    run.restore(run_state)
+                    self._restore(run, run_state, checkpoint)
                 for _ in run.shown(verbose, *self._others(rows)):
                     if checkpoint.is_due:
                         self._save(checkpoint, run.state(), time.perf_counter() - start)
@@ -108,18 +111,31 @@ class Contest:
         state = {"reports": reports, "warnings": self.warnings, "seconds": seconds}
         checkpoint.save(state, arrays)
 
-    def _resume(self, saved):
+    def _resume(self, checkpoint, num_turns):
         """Returns the state of the attack that was running, or `None`, and its seconds so far."""
+        saved = checkpoint.load()
         if saved is None:
             return None, 0.0
         state, arrays = saved
-        self.warnings = state["warnings"]
-        self.reports = [
-            AttackReport(**report, robust=arrays[f"robust_{index}"])
-            for index, report in enumerate(state["reports"])
-        ]
-        self.worst.restore(_under("worst_", arrays))
-        return _under("run_", arrays) or None, state["seconds"]
+        try:
+            warnings, seconds = [str(warning) for warning in state["warnings"]], state["seconds"]
+            reports = [
+                AttackReport(**report, robust=arrays[f"robust_{index}"])
+                for index, report in enumerate(state["reports"])
+            ]
+            if len(reports) > num_turns:
+                raise ValueError(f"{len(reports)} attacks of {num_turns}")
+            self.worst.restore(_under("worst_", arrays))
+        except _MISSING as error:
+            raise checkpoint.refusal(error) from error
+        self.warnings, self.reports = warnings, reports
+        return _under("run_", arrays) or None, float(seconds)
+
+    def _restore(self, run, run_state, checkpoint):
+        try:
+            run.restore(run_state)
+        except _MISSING as error:
+            raise checkpoint.refusal(error) from error
 
 
 def _under(prefix, arrays):

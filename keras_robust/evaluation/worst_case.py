@@ -79,7 +79,13 @@ class WorstCase:
         return state if self.distances is None else {**state, "distances": self.distances}
 
     def restore(self, state):
-        """Goes back to a state."""
+        """Goes back to a state, which must have the arrays of this one."""
+        own = {name: (array.shape, array.dtype) for name, array in self.state().items()}
+        found = {name: (array.shape, array.dtype) for name, array in state.items()}
+        if found != own:
+            raise ValueError(f"arrays {found}, expected {own}")
+        if np.any(state["robust"] & ~self.correct):
+            raise ValueError("examples that are robust, and wrong without an attack")
         self.robust, self.adv_logits = state["robust"], state["adv_logits"]
         self.distances = state.get("distances")
         kept = enumerate(keras.tree.flatten(self.x_adv))

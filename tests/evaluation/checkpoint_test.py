@@ -1,3 +1,4 @@
+import json
 import pathlib
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 
 from keras_robust.evaluation import checkpoint as module
 from keras_robust.evaluation.checkpoint import Checkpoint
+from keras_robust.sealed import sealed
 
 IDENTITY = {"data": "abc", "attacks": ["pgd", "fgsm"], "seed": 3}
 LOGITS = {"logits": np.arange(6.0).reshape(3, 2)}
@@ -205,10 +207,53 @@ def test_a_saving_that_fails_leaves_the_old_state(path, monkeypatch):
     assert [file.name for file in path.parent.iterdir()] == ["state.npz"]
 
 
-def test_what_a_kill_left_half_written_is_written_over(path):
+def test_what_a_kill_left_half_written_is_not_read(path):
     checkpoint = Checkpoint(path, IDENTITY, LOGITS)
     path.parent.mkdir(parents=True)
-    path.with_name(".state.npz.partial").write_bytes(b"PK half of it")
+    path.with_name(".state.npz.0123456789abcdef.partial").write_bytes(b"PK half of it")
     assert checkpoint.load() is None
     checkpoint.save(STATE, {})
-    assert [file.name for file in path.parent.iterdir()] == ["state.npz"]
+    assert checkpoint.load() == (STATE, {})
+
+
+def _content(path):
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+@pytest.mark.parametrize("name", ["meta", "fixed_logits", "robust", "x", "far", "digest"])
+@pytest.mark.parametrize("change", ["missing", "other"])
+def test_a_changed_field_is_no_checkpoint(path, name, change):
+    Checkpoint(path, IDENTITY, LOGITS).save(STATE, _arrays())
+    content = _content(path)
+    if change == "missing":
+        del content[name]
+    elif name == "meta":
+        content[name] = np.array(str(content[name]).replace("0.1", "0.2"))
+    elif name == "digest":
+        content[name] = np.array("0" * 64)
+    else:
+        content[name] = np.ones_like(content[name])
+    np.savez(path, **content)
+    with pytest.raises(
+        ValueError, match="Expected a checkpoint of `evaluate` at .*delete the file"
+    ):
+        Checkpoint(path, IDENTITY, LOGITS).load()
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"identity": IDENTITY, "state": STATE},
+        {"identity": 3, "state": STATE, "seconds": 0.0},
+        {"identity": IDENTITY, "state": STATE, "seconds": "long"},
+        [IDENTITY, STATE, 0.0],
+    ],
+)
+def test_a_digest_makes_nothing_right(path, meta):
+    path.parent.mkdir(parents=True)
+    np.savez(path, **sealed({"meta": np.array(json.dumps(meta)), "fixed_logits": LOGITS["logits"]}))
+    with pytest.raises(
+        ValueError, match="Expected a checkpoint of `evaluate` at .*delete the file"
+    ):
+        Checkpoint(path, IDENTITY, LOGITS).load()

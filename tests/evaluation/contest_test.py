@@ -132,3 +132,46 @@ def test_the_bar_shows_the_accuracy_so_far(capsys):
     assert shown.startswith("Fixed(") and "4/4" in shown
     # The attack claims nothing: the four that are right, of five.
     assert "robust: 0.8" in shown
+
+
+def _worst(**changes):
+    state = WorstCase(X, Y, LOGITS, measures=True).state()
+    return {f"worst_{name}": array for name, array in {**state, **changes}.items()}
+
+
+def _report(**changes):
+    return {**kr.evaluation.AttackReport.of(kr.attacks.FGSM()).to_dict(), **changes}
+
+
+WRONG = {
+    "no state": (5, _worst()),
+    "no reports": ({"warnings": [], "seconds": 0.0}, _worst()),
+    "a report of something else": ({"reports": [{"a": 1}]}, {**_worst(), "robust_0": Y > 0}),
+    "a report without its array": ({"reports": [_report()]}, _worst()),
+    "more reports than attacks": (
+        {"reports": [_report(), _report()]},
+        {**_worst(), "robust_0": Y > 0, "robust_1": Y > 0},
+    ),
+    "no array": ({}, {}),
+    "robust, and wrong": ({}, _worst(robust=np.ones(len(Y), bool))),
+    "other examples": ({}, _worst(robust=np.zeros(len(Y) - 1, bool))),
+    "another dtype": ({}, _worst(distances=np.zeros(len(Y), "complex64"))),
+    "half a run": ({}, {**_worst(), "run_todo": np.arange(5)}),
+    "another run": ({}, {**_worst(), "run_restart": Y, "run_start": Y, "run_todo": Y}),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_state_that_lacks_something_is_refused_as_a_whole(tmp_path, name):
+    state, arrays = WRONG[name]
+    if isinstance(state, dict) and name != "no reports":
+        state = {"reports": [], "warnings": [], "seconds": 0.0, **state}
+    Checkpoint(tmp_path / "state.npz", {}, {}).save(state, arrays)
+    worst = WorstCase(X, Y, LOGITS, measures=True)
+    contest = Contest(model, worst, BALL, batch_size=2, seed=0)
+    with pytest.raises(
+        ValueError, match="Expected a checkpoint of `evaluate` at .*delete the file"
+    ):
+        contest.run([Turn(Fixed([0.0] * 5))], Checkpoint(tmp_path / "state.npz", {}, {}), False)
+    np.testing.assert_array_equal(worst.robust, worst.correct)
+    assert contest.reports == []

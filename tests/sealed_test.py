@@ -1,0 +1,74 @@
+import io
+import zipfile
+
+import numpy as np
+import pytest
+
+from keras_robust import sealed as module
+from keras_robust.sealed import read_sealed
+from keras_robust.sealed import sealed
+
+
+def arrays():
+    return {
+        "numbers": np.arange(6.0).reshape(2, 3).T,
+        "none": np.zeros((0, 2), "float32"),
+        "truths": np.array([True, False]),
+        "text": np.array("zwölf ε"),
+        "scalar": np.array(np.nan),
+    }
+
+
+def test_what_was_sealed_comes_back(tmp_path):
+    np.savez(tmp_path / "file.npz", **sealed(arrays()))
+    found = read_sealed(tmp_path / "file.npz")
+    assert found.keys() == arrays().keys()
+    for name, array in arrays().items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
+
+
+CHANGES = {
+    "a number": lambda found: {**found, "numbers": found["numbers"] + 1e-9},
+    "its place": lambda found: {**found, "numbers": found["numbers"][::-1]},
+    "shape": lambda found: {**found, "numbers": found["numbers"].reshape(2, 3)},
+    "dtype": lambda found: {**found, "truths": found["truths"].astype("int8")},
+    "text": lambda found: {**found, "text": np.array("zwölf e")},
+    "nan": lambda found: {**found, "scalar": np.array(0.0)},
+    "another": lambda found: {**found, "new": np.zeros(1)},
+    "missing": lambda found: {name: found[name] for name in found if name != "none"},
+    "names": lambda found: {**found, "text": found["scalar"], "scalar": found["text"]},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_is_found(tmp_path, change):
+    np.savez(tmp_path / "file.npz", **CHANGES[change](sealed(arrays())))
+    with pytest.raises(ValueError, match="not that of its digest: it was changed"):
+        read_sealed(tmp_path / "file.npz")
+
+
+def test_a_file_without_a_digest(tmp_path):
+    np.savez(tmp_path / "file.npz", **arrays())
+    with pytest.raises(ValueError, match="a file without a digest"):
+        read_sealed(tmp_path / "file.npz")
+
+
+def test_a_small_file_does_not_become_a_large_one(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "file.npz", **sealed({"zeros": np.zeros(10**6)}))
+    read = []
+    monkeypatch.setattr(module, "_digest", read.append)
+    with pytest.raises(ValueError, match="arrays that are larger than it, 8000"):
+        read_sealed(tmp_path / "file.npz")
+    assert not read
+
+
+def test_a_header_may_not_promise_what_is_not_there(tmp_path):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": "<f8", "fortran_order": False, "shape": (10**13,)}
+    )
+    with zipfile.ZipFile(tmp_path / "file.npz", "w") as archive:
+        archive.writestr("zeros.npy", file.getvalue())
+    with pytest.raises((MemoryError, ValueError)):
+        read_sealed(tmp_path / "file.npz")
