@@ -84,7 +84,8 @@ class Attack(Configurable):
 
         Raises:
             ValueError: for empty, non-finite or out-of-bounds inputs, for another number of
-                labels than of examples, and for labels that are no class of the model.
+                labels than of examples, for labels that are no class of the model, and for one
+                column of outputs within [0, 1] of which nothing says if it is a logit.
         """
         if isinstance(y, threat_models.ThreatModel):
             raise ValueError(
@@ -161,17 +162,19 @@ class Attack(Configurable):
 class Compiled:
     """`Attack.search` compiled for a model, of which it keeps a weak reference.
 
-    Attribute: `num_classes`, int, of a model that the search has asked for logits, else `None`.
+    Attributes: `num_classes`, int, of a model that the search has asked for logits, else `None`;
+    `has_unknown_column`, whether nothing says how its one column of outputs is to be read.
     """
 
     def __init__(self, attack, model, threat_model):
-        self.num_classes = None
+        self.num_classes, self.has_unknown_column = None, False
 
         def search(x, y, epsilon, seed, restart):
             ball = threat_model.with_epsilon(epsilon)
             x, classifier, ball = ball.expose(model(), x)
             found = attack.search(classifier, x, y, ball, seed, True, restart)
             self.num_classes = classifier.num_classes
+            self.has_unknown_column = classifier.has_unknown_column
             return found
 
         known = model()

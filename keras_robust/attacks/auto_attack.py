@@ -128,7 +128,7 @@ class AutoAttack(Attack):
         threat_model = threat_models.get(threat_model)
         checked, y = check_examples(x, y, threat_model)
         size = backend.size_of(checked)
-        logits = backend.predict_logits(model, checked, batch_size)
+        logits = backend.predict_clean_logits(model, checked, batch_size)
         labels = logits.argmax(-1) if y is None else losses.to_indices(y, logits.shape[-1])
         labels = ops.convert_to_numpy(labels)
         chosen = np.isin(np.arange(size), np.arange(size) if rows is None else rows)

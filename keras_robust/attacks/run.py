@@ -50,6 +50,8 @@ class Run:
         self.attack, self.model, self.seed = attack, model, seed
         arrays = as_structure(x)
         some = slice(None) if rows is None else self.rows
+        # Who names rows has looked at all examples; the logits of a few may well be within [0, 1].
+        self._is_of_all = rows is None
         self.inputs = backend.take(arrays, some)
         self.x, self.y = backend.take(checked, some), None if y is None else y[some]
         self.batch_size = min(batch_size, len(self.rows))
@@ -128,6 +130,8 @@ class Run:
         if self._best is None:
             if self.y is not None and self._step.num_classes is not None:
                 check_classes(self.y, self._step.num_classes)
+            if self._step.has_unknown_column and self._is_of_all:
+                backend.predict_clean_logits(self.model, self.x, self.batch_size)
             fields = (np.zeros((len(self.rows), *field.shape[1:]), field.dtype) for field in found)
             self._best = Found(*fields)
         if self._restart:

@@ -12,7 +12,9 @@ if keras.backend.backend() not in ("tensorflow", "jax"):
 from keras_robust.backend.batch import Batch
 from keras_robust.backend.classifier import Classifier
 from keras_robust.backend.classifier import expose_input
+from keras_robust.backend.classifier import predict_clean_logits
 from keras_robust.backend.classifier import predict_logits
+from keras_robust.backend.classifier import rows_of_probabilities
 from keras_robust.backend.classifier import single
 from keras_robust.backend.errors import NoGradientError
 from keras_robust.backend.keras_logits import keras_logits
@@ -96,6 +98,7 @@ __all__ = [
     "noted_logits",
     "only_input",
     "own_function",
+    "predict_clean_logits",
     "predict_logits",
     "refuse_distribution",
     "refuse_guards",
@@ -103,6 +106,7 @@ __all__ = [
     "repeat",
     "require_all",
     "required_message",
+    "rows_of_probabilities",
     "set_keras_logits",
     "single",
     "size_of",

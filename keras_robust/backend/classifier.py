@@ -16,6 +16,9 @@ from keras_robust.backend.structures import batches_of
 from keras_robust.backend.structures import only_input
 
 _TINY = 1e-7
+_SLACK = 1e-3
+# What bfloat16 leaves of the sum of probabilities, of which each has an error of up to 2**-9.
+_SUM_SLACK = 4e-3
 _NO_PROBABILITIES = (
     "The loss takes probabilities, but the outputs of the model do not sum to 1, or leave [0, 1]. "
     "Use a loss with from_logits=True, or end the model with a softmax (one output: a sigmoid). "
@@ -24,6 +27,12 @@ _NO_PROBABILITIES = (
 _NO_LOGITS = (
     "The loss takes logits, but the outputs of the model are probabilities: every row sums to 1. "
     "Use from_logits=False, or remove the softmax. Received: outputs from {} to {}"
+)
+_UNKNOWN_COLUMN = (
+    "The model returns one column within [0, 1], and nothing says whether that is a logit or the "
+    "probability of class 1, which would often be another class. Return the logit, "
+    "`log(p / (1 - p))` for a probability p, or two columns, such as [1 - p, p]; a keras.Model may "
+    "be compiled with a loss instead. Received: outputs of shape {} from {:.3g} to {:.3g}"
 )
 _REDUCTIONS = ("sum", "mean", "mean_with_sample_weight", "sum_over_batch_size")
 _BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "hinge", "squared_hinge")
@@ -39,7 +48,8 @@ class Classifier:
     becomes the two logits `[0, z]`, which have the same cross-entropy. The outputs of a model that
     is not compiled are logits unless a Keras softmax or sigmoid made them.
 
-    Attribute: `num_classes`, int, once it has given logits, else `None`.
+    Attributes: `num_classes`, int, once it has given logits, else `None`; `has_unknown_column`,
+    whether it has then read one column as a logit of which nothing says that it is one.
 
     Args:
         model: a `keras.Model`, or a callable that maps a batch to outputs.
@@ -52,6 +62,7 @@ class Classifier:
         self.pack = pack or _pack_for(model)
         self.num_calls = 0
         self.num_classes = None
+        self.has_unknown_column = False
         self.attack_dtype = None
         self.loss_name, self.from_logits, self.is_known_loss = _read_loss(model)
 
@@ -150,6 +161,7 @@ class Classifier:
                 f"Received: loss={self.loss_name!r} with from_logits=True"
             )
         if logits is None:
+            self.has_unknown_column = outputs.shape[-1] == 1 and not self.loss_name
             logits = outputs if self.from_logits is not False else _inverse_activation(outputs)
         logits = ops.cast(logits, "float32")
         if logits.shape[-1] == 1:
@@ -281,8 +293,13 @@ def _read_loss(model):
 
 def are_probabilities(outputs):
     """Returns a scalar bool tensor, whether all rows of float32 `outputs` are probabilities."""
+    return ops.all(rows_of_probabilities(outputs))
+
+
+def rows_of_probabilities(outputs):
+    """Returns which rows of float32 `outputs` are probabilities, of half precision too."""
     sums = ops.sum(outputs, axis=-1)
-    return ops.logical_and(ops.all(outputs >= 0.0), ops.all(ops.abs(sums - 1.0) < 1e-3))
+    return ops.logical_and(ops.all(outputs >= 0.0, axis=-1), ops.abs(sums - 1.0) < _SUM_SLACK)
 
 
 def name_of_loss(loss):
@@ -314,9 +331,27 @@ def _describe(outputs):
 
 def predict_logits(model, x, batch_size=256):
     """Returns NumPy logits `(n, num_classes)` for an array, or for a structure of arrays."""
+    return np.concatenate([logits for logits, _ in _predict(model, x, batch_size)])
+
+
+def predict_clean_logits(model, x, batch_size=256):
+    """Returns what `predict_logits` does for clean examples, which tell how to read the model.
+
+    Raises:
+        ValueError: for one column within [0, 1] of which nothing else is known.
+    """
+    logits, columns = zip(*_predict(model, x, batch_size), strict=True)
+    if columns[0] is not None:
+        column = np.concatenate(columns)
+        if np.all((column >= -_SLACK) & (column <= 1.0 + _SLACK)):
+            raise ValueError(_UNKNOWN_COLUMN.format(column.shape, column.min(), column.max()))
+    return np.concatenate(logits)
+
+
+def _predict(model, x, batch_size):
+    """Yields for each batch its logits, and the outputs if they are a column that is unknown."""
     # A structure is in the form of the inputs already.
     classifier = Classifier(model, (lambda rows: rows) if keras.tree.is_nested(x) else None)
-    batches = []
     for rows in batches_of(x, batch_size):
         outputs = classifier(rows)
         if outputs is None:
@@ -327,5 +362,5 @@ def predict_logits(model, x, batch_size=256):
         if problem is not None and bool(problem[0]):
             values = ops.convert_to_numpy(single(outputs))
             raise ValueError(problem[1].format(f"{values.min():g}", f"{values.max():g}"))
-        batches.append(ops.convert_to_numpy(classifier.to_logits(outputs)))
-    return np.concatenate(batches)
+        logits = ops.convert_to_numpy(classifier.to_logits(outputs))
+        yield logits, logits[:, 1:] if classifier.has_unknown_column else None

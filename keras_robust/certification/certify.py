@@ -57,8 +57,9 @@ def certify(
         A `CertificateReport`.
 
     Raises:
-        ValueError: for unknown names, empty, endless or invalid data, labels that are no class,
-            and models for which the method knows no proof.
+        ValueError: for unknown names, empty, endless or invalid data, labels that are no class, one
+            column of outputs within [0, 1] of which nothing says if it is a logit, and models for
+            which the method knows no proof.
 
     Example:
 

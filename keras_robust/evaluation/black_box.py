@@ -5,6 +5,11 @@ import numpy as np
 
 from keras_robust import backend
 
+_SINGLE = (
+    "Of one probability p return two columns, `np.stack([1 - p, p], axis=-1)`; of one logit z, "
+    "`np.stack([0 * z, z], axis=-1)`. "
+)
+
 
 class BlackBox:
     """A function on NumPy arrays in the place of a model, such as the client of a served model.
@@ -54,9 +59,7 @@ class BlackBox:
             )
         if not isinstance(num_classes, int) or num_classes < 2:
             raise ValueError(
-                "Argument `num_classes` must be an int >= 2. A model with one score per example, "
-                "for two classes, becomes `np.stack([0 * score, score], axis=-1)`. "
-                f"Received: {num_classes!r}"
+                f"Argument `num_classes` must be an int >= 2. {_SINGLE}Received: {num_classes!r}"
             )
         self.predict = predict
         self.num_classes = num_classes
@@ -68,8 +71,10 @@ class BlackBox:
         scores = np.asarray(self.predict(x))
         expected = (len(keras.tree.flatten(x)[0]), self.num_classes)
         if scores.shape != expected or scores.dtype.kind not in "fiub":
+            is_single = self.num_classes == 2 and scores.shape in (expected[:1], (expected[0], 1))
             raise ValueError(
                 f"The black box must return one number for each example and class, {expected}. "
+                f"{_SINGLE if is_single else ''}"
                 f"Received: an array of shape {scores.shape} and dtype {scores.dtype}"
             )
         return scores.astype("float32")

@@ -54,7 +54,8 @@ def evaluate(  # noqa: PLR0913
 
     Args:
         model: `keras.Model`, or a callable that maps a batch to logits, such as a loaded
-            SavedModel; for one that TensorFlow cannot trace, `BlackBox`.
+            SavedModel; for one that TensorFlow cannot trace, `BlackBox`. One column of a callable
+            is the logit of class 1, never its probability.
         data: `(x, y)` arrays, or a `tf.data.Dataset` of batches `(x, y)`; inputs within the bounds
             of the threat model; `x` may be a dict or list of several inputs. Use test data that
             training and model choice never saw.
@@ -83,8 +84,8 @@ def evaluate(  # noqa: PLR0913
     Raises:
         ValueError: for unknown names, empty, endless or invalid data, labels that are no class,
             targeted attacks, perturbations at a layer, which are no inputs that somebody could
-            send, models without a gradient where an attack needs one, and a checkpoint of
-            another evaluation.
+            send, models without a gradient where an attack needs one, one column of outputs within
+            [0, 1] of which nothing says if it is a logit, and a checkpoint of another evaluation.
 
     Example:
 

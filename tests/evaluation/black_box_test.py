@@ -104,11 +104,26 @@ def test_scores_that_are_not_finite_are_no_success():
 )
 def test_wrong_outputs_are_named(predict, received):
     x, y = linear_model.examples()
-    message = r"one number for each example and class, \(6, 2\). Received: .*" + received
+    message = r"one number for each example and class, \(6, 2\)\. .*Received: .*" + received
     with pytest.raises(ValueError, match=message):
         kr.evaluate(BlackBox(predict, 2), (x, y), kr.Linf(0.1), kr.attacks.Square())
     with pytest.raises(Exception, match=message):
         kr.attacks.Square()(BlackBox(predict, 2), x, y, kr.Linf(0.1))
+
+
+@tiers.parametrize(
+    "predict,num_classes,is_told",
+    [
+        (lambda x: linear(x)[:, :1], 2, True),
+        (lambda x: linear(x)[:, 0], 2, True),
+        (lambda x: linear(x)[:, 0], 3, False),
+    ],
+)
+def test_what_to_return_in_place_of_one_probability_is_told(predict, num_classes, is_told):
+    box = BlackBox(predict, num_classes)
+    with pytest.raises(ValueError) as raised:
+        box(linear_model.examples()[0])
+    assert ("`np.stack([1 - p, p], axis=-1)`" in str(raised.value)) is is_told
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,16 @@ def test_probabilities_of_a_callable_are_told():
     assert (half.value, half.verdict, half.advice) == (0.5, "passed", "")
 
 
+@pytest.mark.parametrize("digits", [8, 11, 53])
+def test_probabilities_are_told_that_half_precision_has_rounded(digits):
+    logits = np.random.default_rng(0).normal(scale=3.0, size=(200, 10))
+    rows = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    mantissa, exponent = np.frexp(rows)
+    rows = np.ldexp(np.round(mantissa * 2.0**digits), exponent - digits)
+    assert check_logits(model, rows).value == 1.0
+    assert check_logits(model, logits).value == 0.0
+
+
 def test_a_compiled_loss_says_what_the_outputs_are():
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     rows = np.array([[0.9, 0.1]])
