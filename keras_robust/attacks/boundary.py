@@ -17,6 +17,7 @@ from keras_robust.attacks.goal import check_numbers
 from keras_robust.attacks.minimum_norm_attack import NEVER
 from keras_robust.attacks.minimum_norm_attack import MinimumNormAttack
 from keras_robust.threat_models.l2 import L2
+from keras_robust.threat_models.lengths import normalised
 from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
 
@@ -218,4 +219,4 @@ def _factor(hits, low, high):
 
 
 def _norm(delta):
-    return ops.sqrt(ops.sum(flatten(ops.square(delta)), axis=-1))
+    return normalised(delta)[1]

@@ -40,8 +40,11 @@ class PyramidMoves:
         self.windows = Windows(*shape[:2], p_init, smallest=smallest, odd=True)
         canvases = [canvas(size, shape[:2], order) for size in self.windows.sizes]
         self.canvases = np.stack(canvases).astype("float32")
+        radius = ops.reshape(threat_model.radius, (-1, 1, 1, 1))
+        # In L2 changes are in units of the radius: the square of a large one would leave float32.
+        self.unit = ops.where(radius > 0.0, radius, 1.0) if order == 2 else 1.0
         # In the power of the norm, so that what pixels cost adds up; rounding needs some slack.
-        self.budget = (_INSIDE * ops.reshape(threat_model.radius, (-1, 1, 1, 1))) ** order
+        self.budget = (_INSIDE * radius / self.unit) ** order
         self.ball = threat_model.scaled(_INSIDE)
 
     def start(self):
@@ -61,7 +64,7 @@ class PyramidMoves:
 
     def propose(self, x_adv, query, stage):
         """Returns images with one pyramid more each."""
-        change = x_adv - self._image(self.x)
+        change = (x_adv - self._image(self.x)) / self.unit
         bits = random_bits.draw(self.keys, query, 5 + self.shape[2])
         edges = self.windows.place(bits[:, :2], stage)
         window = self._pixels(self.windows.mask(edges, stage))
@@ -92,7 +95,7 @@ class PyramidMoves:
 
     def _moved(self, change):
         """Returns the images after a change; what the box cuts off is left over."""
-        x_adv = self.x + ops.reshape(change, ops.shape(self.x))
+        x_adv = self.x + ops.reshape(self.unit * change, ops.shape(self.x))
         if self.order == 1 and self.shape[2] > 1:
             return self._image(self.ball.project(x_adv, self.x))
         return self._image(self.threat_model.clip(x_adv))

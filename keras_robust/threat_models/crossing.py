@@ -7,7 +7,7 @@ from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
 
 _NEWTON_STEPS = 12
-_FAR = 1e12
+FAR = 1e30
 _TINY = 1e-30
 
 
@@ -25,23 +25,23 @@ def crossing(x, gradient, change, room, rate):
         rate: float tensor like `x`, >= 0, how fast it moves.
     """
     # In units of the largest entries: products of two tiny or huge ones would leave float32.
-    largest = _largest(ops.abs(gradient))
+    largest = largest_of(ops.abs(gradient))
     size = flatten(ops.abs(gradient)) / largest
-    rate, room = flatten(rate) / _largest(rate), flatten(room)
+    rate, room = flatten(rate) / largest_of(rate), flatten(room)
     wanted = ops.expand_dims(ops.abs(change), -1) / largest
 
     def improve(_, t):
         reached = ops.sum(size * ops.minimum(t * rate, room), axis=-1, keepdims=True)
         slope = ops.sum(ops.where(t * rate < room, size * rate, 0.0), axis=-1, keepdims=True)
         more = ops.maximum(wanted - reached, 0.0) / ops.maximum(slope, _TINY)
-        return ops.where(slope > _TINY, ops.minimum(t + more, _FAR), _FAR)
+        return ops.where(slope > _TINY, ops.minimum(t + more, FAR), FAR)
 
     t = backend.fori_loop(0, _NEWTON_STEPS, improve, ops.zeros_like(wanted))
     step = ops.reshape(ops.minimum(t * rate, room), ops.shape(x))
     return step * ops.sign(gradient) * per_example(ops.sign(change), x)
 
 
-def _largest(values):
+def largest_of(values):
     """Returns the largest of each example, `(batch_size, 1)`, and 1 where all are 0."""
     largest = ops.max(flatten(values), axis=-1, keepdims=True)
     return ops.where(largest > 0.0, largest, 1.0)

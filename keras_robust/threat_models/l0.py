@@ -7,10 +7,13 @@ import numpy as np
 from keras import ops
 
 from keras_robust import backend
+from keras_robust.threat_models.crossing import largest_of
 from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import flatten
+from keras_robust.threat_models.threat_model import per_example
 
 _FAR = 1e12
+_LARGEST = 1e30
 _STEP_WIDTHS = 10.0
 _ROUNDING = 1e-3
 _TINY = 1e-30
@@ -81,10 +84,14 @@ class L0(ThreatModel):
         self._given["per_pixel"] = per_pixel
 
     def project(self, x_adv, x):
-        delta = x_adv - x
         inside = self.clip(x_adv)
         change = inside - x
-        keep = self._largest(change * (2.0 * delta - change))
+        # In units of the largest change, and cut off: their products would leave float32.
+        unit = per_example(largest_of(ops.abs(change)), x)
+        share = change / unit
+        keep = self._largest(
+            share * ops.clip(2.0 * (x_adv - x) / unit - share, -_LARGEST, _LARGEST)
+        )
         return ops.where(keep, inside, x)
 
     def steepest_direction(self, gradient):
@@ -103,8 +110,9 @@ class L0(ThreatModel):
         return x_adv + ops.where(ops.abs(gradient) * scale > _FAR, limit, gradient * scale) * width
 
     def linear_maximiser(self, direction, x):
-        room = ops.minimum(self._headroom(x, direction), _FAR)
-        keep = self._largest(ops.abs(direction) * room)
+        room = ops.minimum(self._headroom(x, direction), _LARGEST)
+        size = ops.abs(direction)
+        keep = self._largest(size / per_example(largest_of(size), x) * room)
         moved = self.clip(x + ops.sign(direction) * room)
         return ops.where(ops.logical_and(keep, direction != 0.0), moved, x)
 

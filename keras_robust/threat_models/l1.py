@@ -4,12 +4,14 @@ import keras
 from keras import ops
 
 from keras_robust import backend
+from keras_robust.threat_models.crossing import FAR
+from keras_robust.threat_models.crossing import largest_of
 from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
 
 _BISECTION_STEPS = 40
-_FAR = 1e12
+_LONGEST = 1e3
 _TINY = 1e-30
 
 
@@ -91,17 +93,24 @@ class L1(ThreatModel):
         return self.project(x + per_example(self._radius_per_example(), x) * noise, x)
 
     def sphere_start(self, x, seed):
-        return self.project(x + backend.normal(ops.shape(x), seed), x)
+        noise = backend.normal(ops.shape(x), seed)
+        # Long enough to reach the sphere, and no longer than a projection can tell in float32.
+        radius = self._radius_per_example()
+        least = radius / ops.sum(flatten(ops.abs(noise)), axis=-1)
+        length = ops.maximum(least, ops.minimum(_LONGEST * radius, 1.0))
+        return self.project(x + per_example(length, x) * noise, x)
 
     def cross(self, x, gradient, change):
         direction = gradient * per_example(ops.sign(change), x)
-        size, room = flatten(ops.abs(gradient)), flatten(self._headroom(x, direction))
-        room = ops.minimum(room, _FAR)
+        # In units of the largest entry: products with huge ones would leave float32.
+        largest = largest_of(ops.abs(gradient))
+        size, change = flatten(ops.abs(gradient)) / largest, ops.abs(change) / largest[:, 0]
+        room = ops.minimum(flatten(self._headroom(x, direction)), FAR)
         # The largest entries of the gradient first, each up to its bound.
         order = ops.argsort(-size, axis=-1)
         ordered, room = (ops.take_along_axis(part, order, axis=-1) for part in (size, room))
         before = ops.cumsum(ordered * room, axis=-1) - ordered * room
-        left = ops.maximum(ops.expand_dims(ops.abs(change), -1) - before, 0.0)
+        left = ops.maximum(ops.expand_dims(change, -1) - before, 0.0)
         step = ops.minimum(room, left / ops.maximum(ordered, _TINY))
         step = ops.take_along_axis(step, ops.argsort(order, axis=-1), axis=-1)
         return ops.reshape(step, ops.shape(x)) * ops.sign(direction)
@@ -118,7 +127,7 @@ def _shrink(sizes, caps, budget):
 
     def bisect(_, bracket):
         low, high = bracket
-        middle = 0.5 * (low + high)
+        middle = low + 0.5 * (high - low)
         fits = total(middle) <= budget
         return ops.where(fits, low, middle), ops.where(fits, middle, high)
 

@@ -5,12 +5,14 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust.threat_models.crossing import crossing
+from keras_robust.threat_models.lengths import LARGEST
+from keras_robust.threat_models.lengths import normalised
 from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
 
 _FAR = 1e12
-_TINY = 1e-12
+_TINY = 1e-30
 _MAX_NEWTON_STEPS = 30
 
 
@@ -20,12 +22,12 @@ class L2(ThreatModel):
 
     `sqrt(sum_i (x_adv_i - x_i)^2) <= epsilon`; steepest ascent is `gradient / ||gradient||_2`.
 
-    The projection is exact on ball and box together: with `cap_i` the room that coordinate `i` has
-    in the direction of `delta_i`, it is `sign(delta_i) * min(sqrt(t) |delta_i|, cap_i)`, and
-    `t <= 1` solves `sum_i min(t delta_i^2, cap_i^2) = epsilon^2`. The left side is concave and
-    piecewise linear in `t`, so Newton's method from the left ends at the root, and every step on
-    the way is feasible. Deviations from the usual code (AutoAttack, foolbox): they scale, then
-    clip, which is feasible but not the nearest point.
+    The projection is exact on ball and box together: with `u` the direction of `delta`, and `cap_i`
+    the room that coordinate `i` has in it, both in units of `epsilon`, it is
+    `sign(u_i) * min(sqrt(t) |u_i|, cap_i)`, and `t` solves `sum_i min(t u_i^2, cap_i^2) = 1`. The
+    left side is concave and piecewise linear in `t`, so Newton's method from the left ends at the
+    root, and every step on the way is feasible. Deviations from the usual code (AutoAttack,
+    foolbox): they scale, then clip, which is feasible but not the nearest point.
 
     Args:
         epsilon: radius, in the units of the input. A number, a string, a `LearningRateSchedule`,
@@ -51,26 +53,35 @@ class L2(ThreatModel):
         super().__init__(epsilon, bounds)
 
     def project(self, x_adv, x):
-        return self._shortened(x_adv - x, x)
+        delta = x_adv - x
+        return self._shortened(x, delta, *normalised(delta))
 
-    def _shortened(self, delta, x):
-        """Returns the projection of `x + delta`, without rounding that sum."""
-        squares = flatten(ops.square(delta))
-        budget = ops.expand_dims(ops.square(self._radius_per_example()), -1)
-        scale = _ratio(budget, ops.sum(squares, axis=-1, keepdims=True))
+    def _shortened(self, x, delta, direction, length):
+        """Returns the projection of `x + delta`, without rounding that sum.
+
+        Computed in units of the radius, whose square would leave float32 where it is large.
+        """
+        radius = self._radius_per_example()
+        is_long = per_example(length > radius, x)
         if self.bounds is None:
-            return x + per_example(ops.sqrt(scale), x) * delta
+            return x + ops.where(is_long, per_example(radius, x) * direction, delta)
         caps = self._headroom(x, delta)
-        scale = _newton(scale, squares, ops.square(flatten(caps)), budget)
-        size = ops.minimum(per_example(ops.sqrt(scale), x) * ops.abs(delta), caps)
-        return self.clip(x + ops.sign(delta) * size)
+        usable = ops.logical_and(radius > 0.0, ops.isfinite(radius))
+        unit = per_example(ops.where(usable, radius, 1.0), x)
+        # No coordinate can use up more than the radius.
+        room = ops.minimum(caps / unit, 2.0)
+        reach = ops.clip(length / ops.reshape(unit, (-1,)), 1.0, _FAR)
+        scale = _newton(
+            flatten(ops.square(direction)),
+            flatten(ops.square(room)),
+            ops.expand_dims(ops.square(reach), -1),
+        )
+        shares = ops.minimum(per_example(ops.sqrt(scale), x) * ops.abs(direction), room)
+        size = ops.where(is_long, per_example(radius, x) * shares, ops.abs(delta))
+        return self.clip(x + ops.sign(delta) * ops.minimum(size, caps))
 
     def steepest_direction(self, gradient):
-        # Divided by the largest entry first: the squares of a tiny gradient would underflow.
-        largest = per_example(ops.max(flatten(ops.abs(gradient)), axis=-1), gradient)
-        gradient = gradient / ops.where(largest > 0.0, largest, 1.0)
-        norm = ops.sqrt(ops.sum(flatten(ops.square(gradient)), axis=-1))
-        return gradient / ops.maximum(per_example(norm, gradient), 1.0)
+        return normalised(gradient)[0]
 
     def step(self, x_adv, gradient, step_size):
         step_size = per_example(ops.convert_to_tensor(step_size, dtype="float32"), x_adv)
@@ -79,8 +90,9 @@ class L2(ThreatModel):
     def linear_maximiser(self, direction, x):
         # It is `clip(x + direction / lambda)`, and so is the projection of any point that lies far
         # enough in the direction.
-        largest = per_example(ops.max(flatten(ops.abs(direction)), axis=-1), direction)
-        return self._shortened(_FAR * (direction / ops.where(largest > 0.0, largest, 1.0)), x)
+        direction, _ = normalised(direction)
+        length = ops.minimum(_FAR * self._radius_per_example(), LARGEST)
+        return self._shortened(x, per_example(length, x) * direction, direction, length)
 
     def random_start(self, x, seed):
         # The first d of d + 2 coordinates of a uniform point on a sphere fill the ball uniformly.
@@ -100,22 +112,24 @@ class L2(ThreatModel):
         return crossing(x, gradient, change, room, ops.abs(gradient))
 
     def distance(self, x_adv, x):
-        return ops.sqrt(ops.sum(flatten(ops.square(x_adv - x)), axis=-1))
+        return normalised(x_adv - x)[1]
 
 
-def _ratio(budget, used):
-    """`budget / used`, at most 1, and 1 where nothing is used."""
-    return ops.where(used > budget, budget / ops.maximum(used, _TINY), ops.ones_like(used))
+def _newton(squares, caps, limit):
+    """The root `t >= 1` of `sum min(t * squares, caps) = 1`, and at most `limit`.
 
-
-def _newton(scale, squares, caps, budget):
-    """The root `t` of `sum min(t * squares, caps) = budget`, or 1; shapes `(n, 1)`, `(n, d)`."""
+    Args:
+        squares: float tensor `(batch_size, features)`, with a sum of 1 for each example.
+        caps: float tensor like it.
+        limit: float tensor `(batch_size, 1)`.
+    """
 
     def improve(scale):
         capped = scale * squares > caps
         fixed = ops.sum(ops.where(capped, caps, 0.0), axis=-1, keepdims=True)
         free = ops.sum(ops.where(capped, 0.0, squares), axis=-1, keepdims=True)
-        return ops.maximum(scale, _ratio(ops.maximum(budget - fixed, 0.0), free))
+        root = ops.maximum(1.0 - fixed, 0.0) / ops.maximum(free, _TINY)
+        return ops.maximum(scale, ops.where(free > _TINY, ops.minimum(root, limit), limit))
 
     def still_moving(scale, last):
         return ops.any(scale > last * (1.0 + 1e-6))
@@ -123,7 +137,8 @@ def _newton(scale, squares, caps, budget):
     def body(scale, last):
         return improve(scale), scale
 
+    first = ops.ones_like(limit)
     scale, _ = backend.while_loop(
-        still_moving, body, (improve(scale), scale), maximum_iterations=_MAX_NEWTON_STEPS
+        still_moving, body, (improve(first), first), maximum_iterations=_MAX_NEWTON_STEPS
     )
     return scale

@@ -1,0 +1,24 @@
+"""Euclidean lengths of perturbations of any size that float32 has."""
+
+from keras import ops
+
+from keras_robust.threat_models.threat_model import flatten
+from keras_robust.threat_models.threat_model import per_example
+
+LARGEST = 3e38
+
+
+def normalised(delta):
+    """Returns the direction of length 1 and the length of each example, `(batch_size,)`.
+
+    Squares of what is below 1e-19 or above 1e19 would leave float32: all is divided by the largest
+    entry first. The direction of zeros is zero.
+
+    Args:
+        delta: float tensor `(batch_size, ...)`; infinite entries count as the largest number.
+    """
+    delta = ops.clip(delta, -LARGEST, LARGEST)
+    largest = ops.max(flatten(ops.abs(delta)), axis=-1)
+    shares = delta / per_example(ops.where(largest > 0.0, largest, 1.0), delta)
+    length = ops.sqrt(ops.sum(flatten(ops.square(shares)), axis=-1))
+    return shares / per_example(ops.maximum(length, 1.0), delta), largest * length
