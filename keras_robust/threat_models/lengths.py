@@ -6,6 +6,7 @@ from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
 
 LARGEST = 3e38
+_PART = 0.125
 
 
 def normalised(delta):
@@ -19,6 +20,8 @@ def normalised(delta):
     """
     delta = ops.clip(delta, -LARGEST, LARGEST)
     largest = ops.max(flatten(ops.abs(delta)), axis=-1)
-    shares = delta / per_example(ops.where(largest > 0.0, largest, 1.0), delta)
+    # XLA may multiply by the reciprocal, which must not underflow either.
+    unit = _PART * largest
+    shares = _PART * delta / per_example(ops.where(unit > 0.0, unit, 1.0), delta)
     length = ops.sqrt(ops.sum(flatten(ops.square(shares)), axis=-1))
     return shares / per_example(ops.maximum(length, 1.0), delta), largest * length

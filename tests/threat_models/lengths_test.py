@@ -35,7 +35,7 @@ def boxes(name):
 CASES = [(name, bounds) for name in RADII for bounds in boxes(name)]
 
 
-@pytest.mark.parametrize("scale", [1e-37, 1e-25, 1.0, 1e19, 1e25, 3e38])
+@pytest.mark.parametrize("scale", [1e-36, 1e-25, 1.0, 1e19, 1e25, 3e38])
 def test_lengths_of_all_sizes(scale):
     values = np.array([[0.6, -0.8], [0.0, 0.0], [0.0, 1.0]], "float32")
     direction, length = normalised(np.float32(scale) * values)
