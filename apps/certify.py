@@ -9,6 +9,7 @@ Lipschitz margins (L2) for orthogonal networks, and the exact distance for linea
 """
 
 import fractions
+import inspect
 import sys
 
 from absl import flags
@@ -35,13 +36,14 @@ def define_flags():
     flags.DEFINE_string(
         "noise_stddev",
         None,
-        "smoothing: size of the noise for inputs in [0, 1], as in the training of the model; a "
+        "smoothing: size of the noise in the units of --bounds, as in the training of the model; a "
         "number or a fraction such as 32/255.",
     )
     flags.DEFINE_list(
         "radii",
         None,
-        "Radii to show in the table, numbers or fractions such as 8/255. Default: round numbers.",
+        "Radii to show in the table, in the units of --bounds: numbers or fractions such as 8/255. "
+        "Default: round numbers.",
     )
     flags.DEFINE_integer(
         "num_samples", None, "smoothing: noisy copies of each example. Default: 100000."
@@ -89,6 +91,11 @@ def run(model, dataset, method, *, output_dir, radii=None, **arguments):
     return report
 
 
+def _has_bounds(method):
+    """Whether the certificate of this name is about a box of inputs."""
+    return "bounds" in inspect.signature(kr.certification.registry.classes[method]).parameters
+
+
 def _number(name, text):
     """Returns the value of a flag that is a number or a fraction, or `None`."""
     try:
@@ -102,8 +109,9 @@ def _number(name, text):
 def main(_):
     values = flags.FLAGS
     stddev = _number("noise_stddev", values.noise_stddev)
+    bounds = shared_flags.parse_bounds(values.bounds)
     model = models.load_keras(values.model)
-    dataset = shared_flags.load_dataset(values.dataset, values.data_dir)
+    dataset = shared_flags.load_dataset(values.dataset, values.data_dir, bounds)
     is_smoothed = isinstance(model, kr.layers.RandomizedSmoothing)
     models.check_fit(model.model if is_smoothed else model, dataset)
     run(
@@ -119,6 +127,7 @@ def main(_):
         num_samples=values.num_samples,
         alpha=values.alpha,
         norm=values.norm,
+        bounds=bounds if _has_bounds(values.method) else None,
     )
 
 

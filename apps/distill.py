@@ -29,7 +29,7 @@ _METHODS = {
 }
 
 _SETTINGS = (
-    "dataset model method teacher temperature epochs batch_size learning_rate seed "
+    "dataset bounds model method teacher temperature epochs batch_size learning_rate seed "
     "threat_model epsilon num_steps warmup attack_dtype evaluation_steps "
     "evaluation_restarts evaluation_examples"
 )
@@ -74,10 +74,7 @@ def run(settings, *, output_dir, checkpoint_dir=None, data_dir=None):
     Returns:
         dict from `"teacher"` and `"student"` to `RobustnessReport`.
     """
-    dataset = shared_flags.load_dataset(settings["dataset"], data_dir)
-    threat_model = shared_flags.make_threat_model(
-        settings["threat_model"], settings["epsilon"], settings["dataset"]
-    )
+    dataset, threat_model = training.load(settings, data_dir)
     teacher = _teacher(settings, dataset)
     objective = _objective(settings, teacher)
     callbacks = _defence(objective, settings, dataset, threat_model)

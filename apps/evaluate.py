@@ -81,12 +81,13 @@ def run(model, dataset, threat_model, suite, *, output_dir, **arguments):
 
 def main(_):
     values = flags.FLAGS
+    bounds = shared_flags.parse_bounds(values.bounds)
     model = models.load_for_attack(values.model)
-    dataset = shared_flags.load_dataset(values.dataset, values.data_dir)
+    dataset = shared_flags.load_dataset(values.dataset, values.data_dir, bounds)
     if hasattr(model, "input_shape"):
         models.check_fit(model, dataset)
     threat_model = shared_flags.make_threat_model(
-        values.threat_model, values.epsilon, values.dataset
+        values.threat_model, values.epsilon, values.dataset, bounds
     )
     if values.sanity_check:
         count = min(values.evaluation_examples or 128, 128)

@@ -12,6 +12,9 @@ does, and attacks on the served model, through its signatures, find what they fi
 then does the folder get its name. That needs the data set and the threat model, which is that of
 --report unless --epsilon is given.
 
+For a model that takes other values than 0 to 1 say which, such as --bounds=0,255: the guard of the
+served model lets these pass. A report knows them.
+
 With --format it writes a file for ONNX, LiteRT or OpenVINO, and checks its predictions. Each needs
 the extra of its name.
 """
@@ -19,6 +22,7 @@ the extra of its name.
 import functools
 import json
 
+import numpy as np
 from absl import flags
 
 import keras_robust as kr
@@ -47,7 +51,15 @@ def define_flags():
     flags.mark_flags_as_required(["model", "output_dir"])
 
 
-def run(model_path, output_dir, report=None, label_names=None, data=None, verify=None):
+def run(
+    model_path,
+    output_dir,
+    report=None,
+    label_names=None,
+    guard="auto",
+    data=None,
+    verify=None,
+):
     """Exports a `.keras` file and says where it is.
 
     Args:
@@ -55,6 +67,7 @@ def run(model_path, output_dir, report=None, label_names=None, data=None, verify
         output_dir: str, the folder to make.
         report: `RobustnessReport` or `None`.
         label_names: list of str or `None`.
+        guard: as `export_saved_model` takes it.
         data: pair of arrays, the examples of the report, or `None`.
         verify: function of a folder and the model that raises an error for a SavedModel that must
             not be published, or `None`.
@@ -68,6 +81,7 @@ def run(model_path, output_dir, report=None, label_names=None, data=None, verify
         output_dir,
         report=report,
         label_names=label_names,
+        guard=guard,
         data=data,
         check=None if verify is None else lambda folder: verify(folder, model),
     )
@@ -78,12 +92,12 @@ def run(model_path, output_dir, report=None, label_names=None, data=None, verify
     return model, path
 
 
-def run_portable(format, model_path, output_dir, report, label_names):
+def run_portable(format, model_path, output_dir, report, label_names, guard="auto"):
     """Exports a `.keras` file to another format than SavedModel."""
     model = models.load_keras(model_path)
     try:
         path = portable.export_portable(
-            model, output_dir, format, report=report, label_names=label_names
+            model, output_dir, format, report=report, label_names=label_names, guard=guard
         )
     except ImportError as error:
         raise ValueError(str(error)) from error
@@ -134,24 +148,26 @@ def check(path, model, data, threat_model, **arguments):
 def main(_):
     values = flags.FLAGS
     report = None if values.report is None else kr.RobustnessReport.load(values.report)
+    bounds, guard = _bounds(values.bounds, report)
+    told = (values.model, values.output_dir, report, values.label_names, guard)
     if values.format != "saved_model":
         if values.verify:
             raise ValueError(
                 "Other formats are checked when they are written; --verify is for a SavedModel. "
                 f"Received: --verify with --format={values.format}"
             )
-        run_portable(values.format, values.model, values.output_dir, report, values.label_names)
+        run_portable(values.format, *told)
         return
     if not values.verify:
-        run(values.model, values.output_dir, report, values.label_names)
+        run(*told)
         return
-    x, y = shared_flags.load_dataset(values.dataset, values.data_dir).test
+    x, y = shared_flags.load_dataset(values.dataset, values.data_dir, bounds).test
     measured = None if report is None else (x[: report.num_examples], y[: report.num_examples])
     if report is not None and values.epsilon is None:
         threat_model = guards.threat_model_of(report)
     else:
         threat_model = shared_flags.make_threat_model(
-            values.threat_model, values.epsilon, values.dataset
+            values.threat_model, values.epsilon, values.dataset, bounds
         )
     verify = functools.partial(
         check,
@@ -162,7 +178,26 @@ def main(_):
         batch_size=values.batch_size,
         seed=values.seed,
     )
-    run(values.model, values.output_dir, report, values.label_names, measured, verify)
+    run(*told, measured, verify)
+
+
+def _bounds(given, report):
+    """Returns the bounds of the images, and the `guard` of `export_saved_model`.
+
+    Args:
+        given: the value of --bounds, a list of str or `None`.
+        report: `RobustnessReport` or `None`.
+    """
+    reported = None if report is None else report.threat_model["config"].get("bounds")
+    bounds = shared_flags.parse_bounds(given)
+    if given is None:
+        return reported or bounds, "auto"
+    if reported is not None and not all(map(np.array_equal, reported, bounds)):
+        raise ValueError(
+            "The report is about other bounds: leave --bounds out, or give the report of this "
+            f"model. Received: --bounds={','.join(given)} and a report with bounds {reported}"
+        )
+    return bounds, kr.layers.InputGuard(bounds)
 
 
 def run_main():

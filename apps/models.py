@@ -10,7 +10,7 @@ from keras_robust import backend
 SMALL_CNN = "small_cnn"
 
 
-def small_cnn(input_shape, num_classes):
+def small_cnn(input_shape, num_classes, bounds=(0.0, 1.0)):
     """Returns the small network of the robust training literature, uncompiled.
 
     Two convolutions, 16 and 32 filters of 4 x 4 with stride 2, then a dense layer of 100 (Croce,
@@ -19,11 +19,17 @@ def small_cnn(input_shape, num_classes):
     Args:
         input_shape: tuple `(height, width, channels)`.
         num_classes: int.
+        bounds: pair of floats, least and greatest value of a pixel, which the network scales to
+            [0, 1] first.
     """
+    low, high = bounds
+    is_unit = (low, high) == (0.0, 1.0)
+    scale = keras.layers.Rescaling(1.0 / (high - low), offset=-low / (high - low))
     first_stride = 2 if min(input_shape[:2]) >= 16 else 1
     return keras.Sequential(
         [
             keras.Input(input_shape, name="images"),
+            *([] if is_unit else [scale]),
             keras.layers.Conv2D(16, 4, strides=first_stride, padding="same", activation="relu"),
             keras.layers.Conv2D(32, 4, strides=2, padding="same", activation="relu"),
             keras.layers.Flatten(),
@@ -34,7 +40,7 @@ def small_cnn(input_shape, num_classes):
     )
 
 
-def build(name, dataset, learning_rate):
+def build(name, dataset, learning_rate, bounds=(0.0, 1.0)):
     """Returns a compiled classifier for a data set.
 
     Args:
@@ -42,12 +48,13 @@ def build(name, dataset, learning_rate):
             and gets a fresh Adam.
         dataset: `keras_robust.datasets.Dataset`.
         learning_rate: float, of Adam.
+        bounds: pair of floats, least and greatest value of a pixel.
 
     Raises:
         ValueError: for a file that cannot be read, or a model that does not fit the data.
     """
     if name == SMALL_CNN:
-        model = small_cnn(dataset.input_shape, dataset.num_classes)
+        model = small_cnn(dataset.input_shape, dataset.num_classes, bounds)
     else:
         model = load_keras(name, expected=f"{SMALL_CNN!r} or the path of a .keras file")
     check_fit(model, dataset)

@@ -1,5 +1,8 @@
 """The flags that several programs share, and the objects they stand for."""
 
+import fractions
+
+import numpy as np
 from absl import flags
 
 import keras_robust as kr
@@ -11,16 +14,23 @@ flags.disclaim_key_flags()
 # Radii that the literature uses on these data sets, for inputs in [0, 1].
 _USUAL_LINF = {"digits": "0.15", "mnist": "0.3", "fashion_mnist": "0.1"}
 _MAX_SEED = 2**31 - 1
+_UNIT = (0.0, 1.0)
 
 
 def define_data():
-    """Defines --dataset, --data_dir, --batch_size and --seed."""
+    """Defines --dataset, --data_dir, --bounds, --batch_size and --seed."""
     flags.DEFINE_string(
         "dataset",
         "digits",
         "Data set: 'digits' (embedded), or the name of any image data set of TensorFlow Datasets.",
     )
     flags.DEFINE_string("data_dir", None, "Folder of the prepared TensorFlow data sets.")
+    flags.DEFINE_list(
+        "bounds",
+        None,
+        "Least and greatest value of a pixel as the model takes it, such as --bounds=0,255: the "
+        "images are scaled to it, and all radii are in its units. Default: 0,1.",
+    )
     flags.DEFINE_integer("batch_size", 32, "Examples in a batch.", lower_bound=1)
     flags.DEFINE_integer(
         "seed",
@@ -38,8 +48,9 @@ def define_threat_model():
     flags.DEFINE_string(
         "epsilon",
         None,
-        "Radius for inputs in [0, 1]: a number or a fraction such as 8/255. Default: what is usual "
-        "for the data set (linf: digits 0.15, mnist 0.3, fashion_mnist 0.1, others 8/255).",
+        "Radius in the units of --bounds: a number or a fraction such as 8/255. Default: what is "
+        "usual for the data set (linf: digits 0.15, mnist 0.3, fashion_mnist 0.1, others 8/255), "
+        "times the width of the bounds.",
     )
 
 
@@ -81,12 +92,36 @@ def define_training():
     flags.DEFINE_string("output_dir", "runs/latest", "Folder for the results.")
 
 
-def make_threat_model(name, epsilon, dataset_name):
-    """Returns the threat model that --threat_model and --epsilon ask for."""
-    if epsilon is None and name == "linf":
-        epsilon = _USUAL_LINF.get(dataset_name)
+def parse_bounds(values):
+    """Returns the pair of floats for --bounds, a list of two str, or `None` for (0, 1)."""
+    if values is None:
+        return _UNIT
+    try:
+        low, high = (float(fractions.Fraction(value.strip())) for value in values)
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise ValueError(
+            "Expected the least and the greatest value of a pixel, such as --bounds=0,255. "
+            f"Received: --bounds={','.join(values)}"
+        ) from error
+    if not low < high:
+        raise ValueError(
+            "Expected the least value of a pixel in front of the greatest, such as --bounds=0,255. "
+            f"Received: --bounds={','.join(values)}"
+        )
+    return low, high
+
+
+def make_threat_model(name, epsilon, dataset_name, bounds=_UNIT):
+    """Returns the threat model that --threat_model, --epsilon and --bounds ask for."""
     cls = type(kr.threat_models.get(name))
-    return cls() if epsilon is None else cls(epsilon)
+    if epsilon is not None:
+        return cls(epsilon, bounds)
+    usual = _USUAL_LINF.get(dataset_name) if name == "linf" else None
+    usual = cls().get_config()["epsilon"] if usual is None else usual
+    if bounds == _UNIT:
+        return cls(usual)
+    low, high = map(fractions.Fraction, bounds)
+    return cls(float(fractions.Fraction(usual) * (high - low)), bounds)
 
 
 def make_suite(steps, restarts):
@@ -97,6 +132,15 @@ def make_suite(steps, restarts):
     ]
 
 
-def load_dataset(name, data_dir):
-    """Returns the data set; see `keras_robust.datasets.load`."""
-    return datasets.load(name, data_dir=data_dir)
+def load_dataset(name, data_dir, bounds=_UNIT):
+    """Returns the data set of `keras_robust.datasets.load`, with images scaled to the bounds."""
+    dataset = datasets.load(name, data_dir=data_dir)
+    if bounds == _UNIT:
+        return dataset
+    parts = {part: getattr(dataset, part) for part in ("train", "validation", "test")}
+    return dataset._replace(**{part: (_scaled(x, *bounds), y) for part, (x, y) in parts.items()})
+
+
+def _scaled(x, low, high):
+    # Rounding must not leave the bounds.
+    return np.clip(low + x * (high - low), low, high).astype("float32")

@@ -19,8 +19,8 @@ from . import shared_flags
 from . import training
 
 _SETTINGS = (
-    "dataset model epochs batch_size learning_rate seed threat_model epsilon attack num_steps "
-    "objective objective_arguments clean_epochs warmup attack_dtype evaluation_steps "
+    "dataset bounds model epochs batch_size learning_rate seed threat_model epsilon attack "
+    "num_steps objective objective_arguments clean_epochs warmup attack_dtype evaluation_steps "
     "evaluation_restarts evaluation_examples"
 )
 
@@ -72,10 +72,7 @@ def run(settings, *, output_dir, checkpoint_dir=None, data_dir=None):
     Returns:
         dict from `"undefended"` and `"hardened"` to `RobustnessReport`.
     """
-    dataset = shared_flags.load_dataset(settings["dataset"], data_dir)
-    threat_model = shared_flags.make_threat_model(
-        settings["threat_model"], settings["epsilon"], settings["dataset"]
-    )
+    dataset, threat_model = training.load(settings, data_dir)
     callbacks = {"undefended": [], "hardened": _defence(settings, dataset, threat_model)}
     output_dir = training.prepare_folders(output_dir, checkpoint_dir, settings)
     trained = {}

@@ -83,10 +83,25 @@ def run_with_flags(run, names):
     )
 
 
+def load(settings, data_dir):
+    """Returns the data set and the threat model that the settings ask for.
+
+    Args:
+        settings: dict of the flags that decide the numbers.
+        data_dir: str or `None`, the folder of prepared data sets.
+    """
+    name, bounds = settings["dataset"], shared_flags.parse_bounds(settings["bounds"])
+    threat_model = shared_flags.make_threat_model(
+        settings["threat_model"], settings["epsilon"], name, bounds
+    )
+    return shared_flags.load_dataset(name, data_dir, bounds), threat_model
+
+
 def build(settings, dataset):
     """Returns the compiled model that the settings ask for, the same at every call."""
     keras.utils.set_random_seed(settings["seed"])
-    return models.build(settings["model"], dataset, settings["learning_rate"])
+    bounds = shared_flags.parse_bounds(settings["bounds"])
+    return models.build(settings["model"], dataset, settings["learning_rate"], bounds)
 
 
 def fit(name, model, dataset, settings, callbacks, checkpoint_dir):

@@ -12,6 +12,7 @@ from tests.support import programs
 
 SETTINGS = {
     "dataset": "digits",
+    "bounds": None,
     "model": "small_cnn",
     "method": "rslad",
     "teacher": None,

@@ -41,6 +41,15 @@ ERROR_CASES = [
     ),
     ("--model={folder}/model.keras --output_dir={folder}/new --format=torch", "should be one of"),
     (
+        "--model={folder}/model.keras --output_dir={folder}/new --bounds=255",
+        "Received: --bounds=255",
+    ),
+    (
+        "--model={folder}/model.keras --output_dir={folder}/new --report={folder}/report.json "
+        "--bounds=0,255",
+        "Received: --bounds=0,255 and a report with bounds [0.0, 1.0]",
+    ),
+    (
         "--model={folder}/regression.keras --output_dir={folder}/new",
         "error: Expected one classification output",
     ),
@@ -121,6 +130,20 @@ def test_failures_leave_nothing_behind(folder, results):
     names = {"model.keras", "regression.keras", "report.json", "other.json", "bad", "models"}
     assert {item.name for item in folder.iterdir()} == names
     assert [item.name for item in (folder / "models").iterdir()] == ["7"]
+
+
+def test_bounds_are_those_of_the_guard(folder, tmp_path):
+    """A model that takes 0 to 255, of which no report tells."""
+    model = f"--model={folder}/model.keras"
+    done = programs.run("export", model, f"--output_dir={tmp_path}/1", "--bounds=0,255")
+    assert (done.code, done.stderr) == (0, "")
+    serve = tf.saved_model.load(str(tmp_path / "1")).signatures["serving_default"]
+    network = keras.models.load_model(folder / "model.keras")
+    expected = keras.ops.softmax(network.predict(255.0 * X, verbose=0))
+    found = serve(features=tf.constant(255.0 * X))["probabilities"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="255"):
+        serve(features=tf.constant(256.0 + X))
 
 
 def test_run_needs_neither_report_nor_names(folder, tmp_path, capsys):

@@ -53,6 +53,15 @@ def test_small_cnn(shape, outputs):
     assert network.loss is None
 
 
+def test_small_cnn_scales_other_bounds_to_those_of_the_default():
+    keras.utils.set_random_seed(0)
+    plain = models.small_cnn(SHAPE, 3)
+    keras.utils.set_random_seed(0)
+    scaled = models.build("small_cnn", DATASET, 0.1, bounds=(-10.0, 40.0))
+    expected = plain.predict(X, verbose=0)
+    np.testing.assert_allclose(scaled.predict(50.0 * X - 10.0, verbose=0), expected, atol=1e-5)
+
+
 def test_build_compiles_the_small_network():
     network = models.build("small_cnn", DATASET, 0.25)
     assert isinstance(network.optimizer, keras.optimizers.Adam)

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from absl import flags
 
@@ -31,6 +32,7 @@ def test_defaults(parsed):
     assert parsed().flag_values_dict() == {
         "dataset": "digits",
         "data_dir": None,
+        "bounds": None,
         "batch_size": 32,
         "seed": 0,
         "threat_model": "linf",
@@ -101,6 +103,48 @@ def test_radii(name, epsilon, dataset, expected):
     threat_model = shared_flags.make_threat_model(name, epsilon, dataset)
     assert threat_model.epsilon == pytest.approx(expected)
     assert threat_model.bounds == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "name,epsilon,dataset,bounds,expected",
+    [
+        ("linf", "8", "digits", (0.0, 255.0), 8.0),
+        ("linf", None, "cifar10", (0.0, 255.0), 8.0),
+        ("linf", None, "mnist", (-1.0, 1.0), 0.6),
+        ("l2", None, "digits", (0.0, 255.0), 255 * kr.L2().epsilon),
+        ("l1", None, "digits", (-1.0, 1.0), 2 * kr.L1().epsilon),
+    ],
+)
+def test_radii_are_in_the_units_of_the_bounds(name, epsilon, dataset, bounds, expected):
+    threat_model = shared_flags.make_threat_model(name, epsilon, dataset, bounds)
+    assert threat_model.epsilon == pytest.approx(expected)
+    assert threat_model.bounds == bounds
+
+
+@pytest.mark.parametrize(
+    "argument,expected",
+    [(None, (0.0, 1.0)), ("0,255", (0.0, 255.0)), ("-1, 1/2", (-1.0, 0.5))],
+)
+def test_bounds(parsed, argument, expected):
+    values = parsed(*([] if argument is None else [f"--bounds={argument}"]))
+    assert shared_flags.parse_bounds(values.bounds) == expected
+
+
+@pytest.mark.parametrize("argument", ["255", "0,1,2", "0,many", "1/0,1", "255,0", "1,1", ""])
+def test_wrong_bounds_are_refused(parsed, argument):
+    with pytest.raises(ValueError, match=f"such as --bounds=0,255. Received: --bounds={argument}$"):
+        shared_flags.parse_bounds(parsed(f"--bounds={argument}").bounds)
+
+
+def test_the_images_are_scaled_to_the_bounds():
+    plain = shared_flags.load_dataset("digits", None)
+    found = shared_flags.load_dataset("digits", None, (-2.0, 14.0))
+    for part in ("train", "validation", "test"):
+        (x, y), (scaled, labels) = getattr(plain, part), getattr(found, part)
+        assert scaled.dtype == "float32"
+        np.testing.assert_allclose(scaled, 16.0 * x - 2.0, atol=1e-5)
+        np.testing.assert_array_equal(labels, y)
+    assert (found.test[0].min(), found.test[0].max()) == (-2.0, 14.0)
 
 
 @pytest.mark.parametrize("epsilon", ["-1", "2", "8/0", "eight"])

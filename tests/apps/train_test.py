@@ -14,6 +14,7 @@ from tests.support import programs
 
 SETTINGS = {
     "dataset": "digits",
+    "bounds": None,
     "model": "small_cnn",
     "epochs": 2,
     "batch_size": 32,
