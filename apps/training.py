@@ -45,7 +45,9 @@ class ShuffledBatches(keras.utils.PyDataset):
         return self.x[rows], self.y[rows]
 
     def on_epoch_begin(self):
-        epoch = int(keras.ops.convert_to_numpy(self.optimizer.iterations)) // len(self)
+        # An int32 on JAX, that may have run over.
+        steps = int(keras.ops.convert_to_numpy(self.optimizer.iterations)) % 2**32
+        epoch = steps // len(self)
         self.order = np.random.default_rng((self.seed, epoch)).permutation(len(self.x))
 
 

@@ -22,6 +22,7 @@ from keras_robust.backend.keras_logits import set_keras_logits
 from keras_robust.backend.layer_classifier import LayerClassifier
 from keras_robust.backend.model_layers import layers_of
 from keras_robust.backend.model_layers import rejecting_layers
+from keras_robust.backend.steps_taken import read_steps
 from keras_robust.backend.stream import Stream
 from keras_robust.backend.structures import batches_of
 from keras_robust.backend.structures import only_input
@@ -100,6 +101,7 @@ __all__ = [
     "own_function",
     "predict_clean_logits",
     "predict_logits",
+    "read_steps",
     "refuse_distribution",
     "refuse_guards",
     "rejecting_layers",

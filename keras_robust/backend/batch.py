@@ -8,10 +8,11 @@ class Batch(typing.NamedTuple):
 
     Fields: `x`, float `(batch_size, ...)`, what the attacker changes; `y`, the labels;
     `sample_weight`, `(batch_size,)` or `None`, class weights included; `threat_model`, whose radius
-    is known; `iteration`, int32 `()`, the optimizer steps so far, at which schedules are read;
-    `seed`, int32 `(2,)`, another one for every batch and replica; `delta`, shape of `x`, what an
-    objective with `carries_delta` left behind at the last batch, or `None`; `memory`, the variables
-    that `new_memory` of the objective made for this `fit`, or `None`.
+    is known; `iteration`, an integer `()` in the dtype of `optimizer.iterations`, the optimizer
+    steps so far, at which schedules are read; `seed`, int32 `(2,)`, another one for every batch and
+    replica; `delta`, shape of `x`, what an objective with `carries_delta` left behind at the last
+    batch, or `None`; `memory`, the variables that `new_memory` of the objective made for this
+    `fit`, or `None`.
     """
 
     x: object

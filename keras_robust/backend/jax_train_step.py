@@ -71,7 +71,7 @@ class TrainStep(BaseTrainStep):
             self._function = Function(
                 self._checked_update,
                 variables,
-                others=[variable for meter in self._meters for variable in meter.variables],
+                others=self._own_variables,
                 is_compiled=self._is_compiled,
             )
         (logs, delta, required), values, updates = self._function.call(

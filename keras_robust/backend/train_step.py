@@ -1,6 +1,7 @@
 """The adversarial train step, in place of the one of `keras.Model`, as far as frameworks agree."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_robust import backend
@@ -10,6 +11,8 @@ from keras_robust.backend.checks import check_inputs
 from keras_robust.backend.checks import check_labels
 from keras_robust.backend.checks import check_targets
 from keras_robust.backend.classifier import single
+from keras_robust.backend.steps_taken import batches_seen
+from keras_robust.backend.steps_taken import steps_taken
 
 
 class BaseTrainStep:
@@ -38,17 +41,40 @@ class BaseTrainStep:
         self.attack = attack
         self.objective = objective
         self.threat_model = threat_model
-        self.ramp = ramp
-        self.seed = seed
         self.attack_dtype = attack_dtype
         self.num_classes = 0
         with backend.variable_scope(model):
+            # Data of the compiled step, which another `fit` may change.
+            self._ramp_variable = keras.Variable((0, 0), trainable=False, dtype="int")
+            self._seed_variable = keras.Variable(0, trainable=False, dtype="int32")
             self.adv_accuracy = keras.metrics.Mean()
             self.accuracy = keras.metrics.Mean()
             self.zero_gradient = keras.metrics.Mean()
             self.misread = keras.metrics.Mean()
+        self.ramp, self.seed = ramp, seed
         self._delta = None
         self._memory = None
+
+    @property
+    def ramp(self):
+        """The pair of ints."""
+        return self._ramp
+
+    @ramp.setter
+    def ramp(self, ramp):
+        self._ramp = tuple(ramp)
+        last = np.iinfo(self._ramp_variable.dtype).max
+        self._ramp_variable.assign([min(steps, last) for steps in self._ramp])
+
+    @property
+    def seed(self):
+        """The int."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, seed):
+        self._seed = seed
+        self._seed_variable.assign(seed)
 
     def build(self, iterator):
         """Makes the variables that a step needs, told by the data to come, if Keras has not."""
@@ -74,6 +100,12 @@ class BaseTrainStep:
     @property
     def _meters(self):
         return self.adv_accuracy, self.accuracy, self.zero_gradient, self.misread
+
+    @property
+    def _own_variables(self):
+        """The variables beside those of the model that the step reads or assigns."""
+        meters = [variable for meter in self._meters for variable in meter.variables]
+        return [self._ramp_variable, self._seed_variable, *meters]
 
     def over_replicas(self, logs):
         """Returns the logs of all replicas together; a step returns means over the replicas.
@@ -133,18 +165,16 @@ class BaseTrainStep:
         return {**logs, **measured}, result.delta, trainer.requirements
 
     def _circumstances(self):
-        """Returns the threat model of this step, `optimizer.iterations`, and the seed."""
+        """Returns the threat model of this step, the optimizer steps so far, and the seed."""
         optimizer = self.model.optimizer
-        iteration = ops.cast(optimizer.iterations, "int32")
-        # Gradient accumulation divides `iterations`; the seed counts every batch.
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        batches = ops.cast(getattr(inner, "_iterations", iteration), "int32")
-        threat_model = self.threat_model.at(iteration)
-        start, num_steps = self.ramp
-        if num_steps:
-            done = ops.cast(iteration + 1 - start, "float32") / num_steps
-            threat_model = threat_model.scaled(ops.clip(done, 0.0, 1.0))
-        seed = ops.stack([ops.convert_to_tensor(self.seed, "int32"), batches])
+        iteration = steps_taken(optimizer)
+        start, num_steps = ops.unstack(self._ramp_variable + 0)
+        # Counted in integers: float32 knows no steps above 2**24.
+        done = ops.cast(iteration - start, "float32") + 1.0
+        share = ops.clip(done / ops.cast(ops.maximum(num_steps, 1), "float32"), 0.0, 1.0)
+        share = ops.where(num_steps > 0, share, 1.0)
+        threat_model = self.threat_model.at(iteration).scaled(share)
+        seed = ops.stack([self._seed_variable + 0, batches_seen(self.model.optimizer)])
         return threat_model, iteration, self._of_replica(seed)
 
     def _carried_delta(self, kept, x):

@@ -169,7 +169,7 @@ class AdvTrain(keras.callbacks.Callback):
         self._install()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._is_clean = _read(self.model.optimizer.iterations) < self._ramp[0]
+        self._is_clean = backend.read_steps(self.model.optimizer) < self._ramp[0]
         self._step.reset_meters()
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -189,7 +189,7 @@ class AdvTrain(keras.callbacks.Callback):
         if self._is_clean:
             return
         accuracy, seen = _read(step.accuracy.result()), _read(step.accuracy.count)
-        steps = _read(self.model.optimizer.iterations)
+        steps = backend.read_steps(self.model.optimizer)
         if "chance" in self._warned or not seen or steps < _FIRST_STEPS:
             return
         chance = 1.0 / step.num_classes

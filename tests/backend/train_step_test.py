@@ -4,6 +4,7 @@ import pytest
 
 import keras_robust as kr
 from keras_robust.backend.train_step import BaseTrainStep
+from tests.support import backends
 from tests.support import linear_fit
 
 
@@ -21,6 +22,31 @@ def test_epsilon_grows_along_the_ramp(iteration, share):
     assert float(np.max(threat_model.epsilon)) == pytest.approx(0.5 * share)
     assert int(found) == iteration
     assert np.asarray(seed).tolist() == [7, iteration]
+
+
+@pytest.mark.parametrize("past", [-100, -1, 0, 5])
+@pytest.mark.parametrize("ramp", [(2, 4), (0, 2**40)])
+def test_epsilon_stays_behind_2_31_steps(past, ramp):
+    step = _step(ramp)
+    step.model.optimizer.iterations.assign(2**31 - 101)
+    step.model.optimizer.iterations.assign_add(past + 101)
+    # JAX counts no further than 2**31 - 1, neither steps nor ramps.
+    share = 1.0 if ramp[1] == 4 or backends.IS_JAX else 2.0 ** (31 - 40)
+    threat_model, found, seed = step._circumstances()
+    assert float(np.max(threat_model.epsilon)) == pytest.approx(0.5 * share, rel=1e-6)
+    assert int(found) == (2**31 + (min(past, -1) if backends.IS_JAX else past))
+    # Another one for every batch.
+    assert np.asarray(seed).tolist() == [7, past + 2**31 if past < 0 else past - 2**31]
+
+
+def test_ramp_and_seed_are_data_of_the_step():
+    step = _step((2, 4))
+    step.model.optimizer.iterations.assign(5)
+    step.ramp, step.seed = (3, 6), 8
+    assert (step.ramp, step.seed) == ((3, 6), 8)
+    threat_model, _, seed = step._circumstances()
+    assert float(np.max(threat_model.epsilon)) == pytest.approx(0.5 * 0.5)
+    assert np.asarray(seed).tolist() == [8, 5]
 
 
 def test_a_short_batch_leaves_the_rows_of_the_perturbation_that_it_did_not_have():
