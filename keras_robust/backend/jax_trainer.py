@@ -65,6 +65,9 @@ class Trainer(BaseTrainer):
         assign([*trained, *optimizer.variables], [*weights, *state])
         return result
 
+    def _forgetting_scope(self):
+        return Scope()
+
     def _keep(self, assigned, updates, weights, keeps_state):
         """Assigns what a pass has changed, as far as it is to outlive it."""
         model = self.classifier.model

@@ -61,6 +61,9 @@ class Trainer(BaseTrainer):
             model.optimizer.apply_gradients(pairs)
         return result
 
+    def _forgetting_scope(self):
+        return keras.StatelessScope(collect_losses=True)
+
     def sum_over_replicas(self, tensors):
         replica = tf.distribute.get_replica_context()
         if replica is None or replica.num_replicas_in_sync == 1:

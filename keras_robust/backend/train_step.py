@@ -161,7 +161,7 @@ class BaseTrainStep:
             self.misread.update_state(ops.cast(trainer.misread, "float32"))
         self._track_loss(result.loss, x)
         logs = self.model.compute_metrics(inputs, y, trainer.outputs, sample_weight=sample_weight)
-        measured = self._measure(classifier, trainer.outputs, y, result.adversarial)
+        measured = self._measure(trainer, y, result.adversarial)
         return {**logs, **measured}, result.delta, trainer.requirements
 
     def _circumstances(self):
@@ -221,8 +221,9 @@ class BaseTrainStep:
             if metric.name == "loss":
                 metric.update_state(loss * self._num_replicas, sample_weight=ops.shape(x)[0])
 
-    def _measure(self, classifier, outputs, y, adversarial):
+    def _measure(self, trainer, y, adversarial):
         """Feeds the meters; returns what of them belongs into the logs."""
+        classifier, outputs = trainer.classifier, trainer.outputs
         attacked = self.objective.attacked(adversarial.batch)
         blind = ops.cast(adversarial.found.zero_gradient, "float32")
         self.zero_gradient.update_state(blind, attacked)
@@ -231,8 +232,7 @@ class BaseTrainStep:
         self.accuracy.update_state(*self._hits(classifier, outputs, y))
         if not self.objective.runs_attack:
             return {}
-        adv_outputs = adversarial.outputs if adversarial.was_used else classifier(adversarial.x)
-        hits, labelled = self._hits(classifier, adv_outputs, adversarial.y)
+        hits, labelled = self._hits(classifier, trainer.outputs_of(adversarial), adversarial.y)
         if attacked is not None:
             labelled = labelled * ops.cast(attacked, "float32")
         self.adv_accuracy.update_state(hits, labelled)

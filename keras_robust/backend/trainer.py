@@ -68,12 +68,25 @@ class BaseTrainer:
         """
         return tensors
 
+    def outputs_of(self, stream):
+        """Returns the outputs of the model for a stream, in training mode, as plain `fit` has them.
+
+        Where the stream was not used, the model runs, and what it assigns is forgotten.
+        """
+        if stream.was_used:
+            return stream.outputs
+        with self._forgetting_scope():
+            return self.classifier(stream.x, training=True)
+
+    def _forgetting_scope(self):
+        """Returns a context of which no assigned value outlives the end."""
+        raise NotImplementedError
+
     def _note_outputs(self, result):
         """Keeps the outputs for the clean examples; returns what must hold for the first update."""
         if self.outputs is not None:
             return []
-        clean = result.clean
-        self.outputs = clean.outputs if clean.was_used else self.classifier(clean.x)
+        self.outputs = self.outputs_of(result.clean)
         problem = self.classifier.misread(self.outputs, self.batch.y)
         self.misread = None if problem is None else problem[0]
         required = check_outputs(problem, self.outputs)

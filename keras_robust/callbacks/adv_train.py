@@ -34,10 +34,12 @@ class AdvTrain(keras.callbacks.Callback):
 
     Logs: `loss` is the objective; `accuracy` and every other compiled metric is on clean examples;
     `adv_accuracy` is the accuracy under the training attack, with the current epsilon. It is not
-    robust accuracy: that is what `keras_robust.evaluate` says.
+    robust accuracy: that is what `keras_robust.evaluate` says. All are read in training mode, as
+    plain `fit` reads them: BatchNorm takes the statistics of the batch, and Dropout is at work.
 
     The attack sees the model in inference mode, and costs `num_steps` forward and backward passes
-    per batch. With the objective `"adversarial"` the clean metrics cost one more forward pass.
+    per batch. With the objective `"adversarial"` the clean metrics cost one more forward pass, of
+    which nothing is kept: no statistics, no seeds.
 
     Args:
         threat_model: a `ThreatModel`, or `"linf"`, `"l2"`, `"l1"`. Its `epsilon` may be a schedule

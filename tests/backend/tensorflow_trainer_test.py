@@ -246,18 +246,21 @@ def test_two_steps_on_one_batch():
     np.testing.assert_allclose(trainer.outputs, X @ first[0] + first[1], rtol=1e-5)
 
 
-def test_outputs_are_those_of_the_training_pass_or_else_of_inference():
+def test_outputs_are_those_of_the_pass_of_the_objective_or_else_of_one_for_them():
     model, _ = trainers.noisy()
     model.optimizer.learning_rate = 0.0
     trainer = trainers.trainer(model)
     result = trainer.apply(trainer.backward(trainers.mixed, trainers.found()))
     assert trainer.outputs is result.clean.outputs
     trainer = trainers.trainer(model)
-    before = model.predict(X, verbose=0)
+    before = trainers.state(model)
     with_statistics = trainer.backward(trainers.adversarial, trainers.found(), keeps_state=False)
     trainer.apply(with_statistics)
-    np.testing.assert_allclose(trainer.outputs, before, rtol=1e-5, atol=1e-6)
+    trainers.assert_same(trainers.state(model), before)
     assert not with_statistics.clean.was_used
+    # In training mode, of the same batch and seed.
+    expected = model(keras.ops.convert_to_tensor(X), training=True)
+    np.testing.assert_allclose(trainer.outputs, expected, rtol=1e-5, atol=1e-6)
 
 
 class Normalise(keras.layers.Layer):

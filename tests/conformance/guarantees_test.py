@@ -168,7 +168,8 @@ def test_the_attack_sees_inference_mode_and_the_outer_step_one_training_pass():
     modes.clear()
     attack = kr.attacks.PGD(num_steps=3)
     _plain_fit(model, callbacks=[linear_fit.adv_train(attack=attack)])
-    assert modes.count(True) == 3  # One for each of the three batches.
+    # For each of three batches, of the adversarial examples, and of the clean ones for the logs.
+    assert modes.count(True) == 2 * 3
     assert modes.count(False) >= 3 * 3
 
 
@@ -187,6 +188,50 @@ def test_batch_statistics_see_the_adversarial_batch_once():
     normalization = model.layers[0]
     np.testing.assert_allclose(normalization.moving_mean, 0.1 * x_adv.mean(0), atol=1e-6)
     np.testing.assert_allclose(normalization.moving_variance, 0.9 + 0.1 * x_adv.var(0), atol=1e-6)
+
+
+def test_accuracies_of_a_model_with_cold_statistics_are_those_of_training_mode():
+    # The averages say that nothing need be shifted, at which every example would be of one class.
+    shift = keras.layers.Rescaling(1.0, offset=[9.0, 0.0, 0.0, 0.0])
+    norm = keras.layers.BatchNormalization(center=False, scale=False, epsilon=1e-6)
+    model = linear_fit.make_model([shift, norm])
+    model.optimizer.learning_rate = 0.0
+    history = model.fit(X, Y, verbose=0, batch_size=len(X), callbacks=[linear_fit.adv_train()])
+    weights = linear_fit.initial_weights().astype("float64")
+    # The attack runs in inference mode, where all are of one class.
+    gradient = (linear_fit.softmax((X + [9, 0, 0, 0]) @ weights) - np.eye(3)[Y]) @ weights.T
+    x_adv = np.clip(X + linear_fit.EPSILON * np.sign(gradient), 0.0, 1.0)
+    for name, x in (("accuracy", X), ("adv_accuracy", x_adv)):
+        logits = (x - x.mean(0)) / x.std(0) @ weights
+        expected = np.mean(np.argmax(logits, axis=-1) == Y)
+        assert history.history[name] == [pytest.approx(expected)], name
+    assert history.history["accuracy"] != [np.mean(np.argmax((X + [9, 0, 0, 0]) @ weights, 1) == Y)]
+
+
+@pytest.mark.exhaustive
+def test_a_deep_model_with_batch_norm_from_scratch_is_not_said_to_learn_nothing():
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 10, 3520)
+    x = 0.6 * rng.uniform(size=(10, 36))[y] + 0.4 * rng.uniform(size=(3520, 36))
+    histories = []
+    for callbacks in ([], [linear_fit.adv_train(epsilon=0.0)]):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((36,)), keras.layers.Rescaling(1.0, offset=5.0)])
+        for _ in range(6):
+            model.add(keras.layers.Dense(24, use_bias=False))
+            model.add(keras.layers.BatchNormalization(momentum=0.999))
+            model.add(keras.layers.ReLU())
+        model.add(keras.layers.Dense(10))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("adam", loss, metrics=["accuracy"])
+        # Warnings are errors here.
+        history = model.fit(x, y, epochs=2, shuffle=False, verbose=0, callbacks=callbacks).history
+        histories.append(history)
+        assert model.evaluate(x, y, verbose=0)[1] < 0.2
+    plain, robust = histories
+    assert plain["accuracy"][1] > 0.7
+    np.testing.assert_allclose(robust["accuracy"], plain["accuracy"], atol=0.005)
+    assert robust["adv_accuracy"] == robust["accuracy"]
 
 
 def _assert_traces(traces, tensorflow, jax):
