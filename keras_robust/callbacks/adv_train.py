@@ -1,6 +1,5 @@
 """The callback that turns `fit` into adversarial training."""
 
-import re
 import warnings
 
 import keras
@@ -11,8 +10,9 @@ from keras_robust import objectives
 from keras_robust import threat_models
 from keras_robust.attacks.goal import check_seed
 from keras_robust.backend import TrainStep
+from keras_robust.callbacks.warm_up import WarmUp
+from keras_robust.callbacks.warm_up import parse_warmup
 
-_DEFAULT_WARMUP = "20%"
 _ATTACK_DTYPES = (None, "auto", "bfloat16", "float16")
 _FIRST_STEPS = 100  # Before them no accuracy is expected.
 
@@ -55,8 +55,9 @@ class AdvTrain(keras.callbacks.Callback):
         warmup: how long epsilon grows linearly from 0: a percentage of the steps that `fit` plans,
             such as `"20%"`, or an int, a number of optimizer steps. It counts
             `optimizer.iterations`, so that a resumed training goes on where it was, and a model
-            that has trained for longer has no warm-up. `None` stands for `"20%"`, or for `0` if
-            `epsilon` is a schedule. Defaults to `None`.
+            that has trained for longer has no warm-up. `None` stands for `"20%"`; for 500 steps
+            where `fit` cannot know the length of the data, as of most generators, which is told,
+            and a percentage refused; and for `0` if `epsilon` is a schedule. Defaults to `None`.
         seed: int, of the random starts. Defaults to `0`.
         attack_dtype: dtype in which the float32 layers of the model compute while the attack
             searches: `"bfloat16"`, for CPUs with AVX512-BF16 or AMX and for GPUs, or `"float16"`,
@@ -128,8 +129,9 @@ class AdvTrain(keras.callbacks.Callback):
         check_seed(seed)
         self.seed = seed
         self.attack_dtype = attack_dtype
-        _parse_warmup(warmup)
+        parse_warmup(warmup)
         self._step = None
+        self._warm_up = None
         self._function = None
         self._armed_for = None
         self._is_clean = False
@@ -158,13 +160,14 @@ class AdvTrain(keras.callbacks.Callback):
         self.objective.check(self.model, self.threat_model)
         self._warned = set()
         self._armed_for = None
-        clean_steps = self._planned_steps(self.clean_epochs) if self.clean_epochs else 0
+        self._warm_up = WarmUp(self)
+        self._tell("warm-up", self._warm_up.note())
         self._step = TrainStep(
             self.model,
             self.attack,
             self.objective,
             self.threat_model,
-            ramp=(clean_steps, self._ramp_steps()),
+            ramp=self._warm_up.ramp,
             seed=self.seed,
             attack_dtype=self._known_attack_dtype(),
         )
@@ -210,6 +213,9 @@ class AdvTrain(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         _uninstall(self.model)
+        shortfall = self._warm_up.shortfall(_read(self.model.optimizer.iterations))
+        if shortfall is not None:
+            warnings.warn(shortfall, stacklevel=2)
         self._step = None
         self._function = None
         self._armed_for = None
@@ -228,40 +234,18 @@ class AdvTrain(keras.callbacks.Callback):
         if self.attack_dtype != "auto":
             return self.attack_dtype
         dtype = backend.fast_dtype() if self.attack.tolerates_rounding else None
-        if "auto" not in self._told and self.params.get("verbose"):
-            self._told.add("auto")
-            print(f"AdvTrain: the attack runs in {dtype or 'the dtype of the model'}.")  # noqa: T201
+        self._tell("auto", f"the attack runs in {dtype or 'the dtype of the model'}.")
         return dtype
+
+    def _tell(self, topic, text):
+        """Prints a sentence once, where `fit` shows anything."""
+        if text is not None and topic not in self._told and self.params.get("verbose"):
+            self._told.add(topic)
+            print(f"AdvTrain: {text}")  # noqa: T201
 
     def _refuse_empty_data(self):
         _uninstall(self.model)
         raise ValueError("AdvTrain needs data to train on. Received: an empty data set")
-
-    def _ramp_steps(self):
-        warmup = self.warmup
-        if warmup is None:
-            warmup = 0 if self.threat_model.is_scheduled else _DEFAULT_WARMUP
-        share, steps = _parse_warmup(warmup)
-        if share is None:
-            return steps
-        epochs = self.params["epochs"]
-        clean = min(self.clean_epochs, epochs)
-        counted = clean + (epochs - clean) * self.objective.steps_per_batch
-        return int(share * self._planned_steps(counted))
-
-    def _planned_steps(self, epochs):
-        """Returns the optimizer steps in some epochs of this `fit`, one for each batch."""
-        if self.params.get("steps") is None:
-            raise ValueError(
-                "The warm-up is a share of the training, or follows clean epochs, but the length "
-                "of the data is not known. Pass `steps_per_epoch` to `fit`, or `warmup` as a "
-                "number of optimizer steps (0 for none) and clean_epochs=0. Received: "
-                f"warmup={self.warmup!r}, clean_epochs={self.clean_epochs} and data of unknown "
-                "length"
-            )
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
-        return int(epochs * self.params["steps"] / accumulated)
 
     def _install(self):
         """Puts a train function in place that is adversarial for this `fit` only."""
@@ -385,18 +369,3 @@ def _refuse_other_steps(model):
                 "seed=self.optimizer.iterations)`. "
                 f"Received: a model with a custom `{name}`"
             )
-
-
-def _parse_warmup(warmup):
-    """Returns `(share, None)` for a percentage and `(None, steps)` for a number of steps."""
-    if warmup is None:
-        return None, 0
-    if isinstance(warmup, int) and not isinstance(warmup, bool) and warmup >= 0:
-        return None, warmup
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", warmup) if isinstance(warmup, str) else None
-    if match and float(match.group(1)) <= 100.0:
-        return float(match.group(1)) / 100.0, None
-    raise ValueError(
-        "Argument `warmup` must be a percentage of the training such as '20%', a number of "
-        f"optimizer steps >= 0, or None. Received: warmup={warmup!r}"
-    )

@@ -147,14 +147,14 @@ def test_an_empty_data_set():
         _fit(linear_fit.make_model(), X[:0], Y[:0])
 
 
-def test_data_of_unknown_length_need_a_warmup_in_steps():
+def test_data_of_unknown_length_have_no_percentage():
     def generator():
         while True:
             yield X[:8], Y[:8]
 
     model = linear_fit.make_model()
     with pytest.raises(ValueError, match="length of the data is not known. Pass `steps_per_epoch`"):
-        model.fit(generator(), verbose=0, callbacks=[kr.AdvTrain(kr.Linf(0.1))])
+        model.fit(generator(), verbose=0, callbacks=[kr.AdvTrain(kr.Linf(0.1), warmup="20%")])
 
 
 @backends.tensorflow_only("on JAX Keras itself looks at a batch first, and stops")

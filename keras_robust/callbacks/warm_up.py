@@ -1,0 +1,89 @@
+"""How long epsilon grows at the start of a training, in optimizer steps."""
+
+import re
+
+_DEFAULT = "20%"
+# Of a training whose length nobody knows.
+DEFAULT_STEPS = 500
+
+
+def parse_warmup(warmup):
+    """Returns `(share, None)` for a percentage and `(None, steps)` for a number of steps."""
+    if warmup is None:
+        return None, 0
+    if isinstance(warmup, int) and not isinstance(warmup, bool) and warmup >= 0:
+        return None, warmup
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*%\s*", warmup) if isinstance(warmup, str) else None
+    if match and float(match.group(1)) <= 100.0:
+        return float(match.group(1)) / 100.0, None
+    raise ValueError(
+        "Argument `warmup` must be a percentage of the training such as '20%', a number of "
+        f"optimizer steps >= 0, or None. Received: warmup={warmup!r}"
+    )
+
+
+class WarmUp:
+    """The ramp of one `fit`: a function of `optimizer.iterations`, so that it resumes where it was.
+
+    Args:
+        callback: the `AdvTrain`, with its model and the parameters of the `fit`.
+
+    Attributes: `ramp`, the optimizer step at which epsilon starts to grow, and the number of steps
+    until it is there; `is_guessed`, whether that number is the default for data of unknown length.
+    """
+
+    def __init__(self, callback):
+        self._callback = callback
+        warmup, epochs = callback.warmup, callback.params["epochs"]
+        if warmup is None:
+            warmup = 0 if callback.threat_model.is_scheduled else _DEFAULT
+        self.is_guessed = self._is_of_unknown_length and callback.warmup is None and bool(warmup)
+        share, steps = parse_warmup(DEFAULT_STEPS if self.is_guessed else warmup)
+        start = self._planned(callback.clean_epochs) if callback.clean_epochs else 0
+        if share is not None:
+            clean = min(callback.clean_epochs, epochs)
+            counted = clean + (epochs - clean) * callback.objective.steps_per_batch
+            steps = int(share * self._planned(counted))
+        self.ramp = (start, steps)
+
+    @property
+    def _is_of_unknown_length(self):
+        return self._callback.params.get("steps") is None
+
+    def _planned(self, epochs):
+        """Returns the optimizer steps in some epochs of this `fit`, one for each batch."""
+        callback = self._callback
+        if self._is_of_unknown_length:
+            raise ValueError(
+                "The warm-up is a share of the training, or follows clean epochs, but the length "
+                "of the data is not known. Pass `steps_per_epoch` to `fit`, or `warmup` as a "
+                "number of optimizer steps (0 for none, None for "
+                f"{DEFAULT_STEPS}) and clean_epochs=0. Received: "
+                f"warmup={callback.warmup!r}, clean_epochs={callback.clean_epochs} and data of "
+                "unknown length"
+            )
+        optimizer = getattr(callback.model.optimizer, "inner_optimizer", callback.model.optimizer)
+        accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
+        return int(epochs * callback.params["steps"] / accumulated)
+
+    def note(self):
+        """Returns what to tell about a default that was guessed, or `None`."""
+        if not self.is_guessed:
+            return None
+        return (
+            "the length of the data is not known, so that epsilon grows over the first "
+            f"{self.ramp[1]} optimizer steps. Pass `warmup` for another number."
+        )
+
+    def shortfall(self, iterations):
+        """Returns what to say of a training that ended before a guessed ramp did, or `None`."""
+        steps = self.ramp[1]
+        if not self.is_guessed or iterations >= steps:
+            return None
+        return (
+            f"Epsilon grows over the first {steps} optimizer steps where the length of the data is "
+            "not known, and the training ended before: it never met the full epsilon. Pass "
+            "`warmup` as a smaller number of steps, or `steps_per_epoch` to `fit`. Received: "
+            f"{iterations:g} optimizer steps, at the last of which epsilon was "
+            f"{iterations / steps:.0%} of its full size"
+        )
