@@ -4,15 +4,18 @@ import dataclasses
 import json
 import math
 import numbers
+import reprlib
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from keras_robust.atomic import write_text
 from keras_robust.certification.certificate_schema import SCHEMA
 from keras_robust.certification.certificate_schema import SCHEMA_VERSION
 from keras_robust.certification.certificate_schema import check_certificate
+from keras_robust.evaluation.characters import one_line
 from keras_robust.evaluation.figures import make_figure
 from keras_robust.evaluation.kinds import read_json
 from keras_robust.evaluation.schema import to_plain
@@ -116,11 +119,12 @@ class CertificateReport:
         figure = make_figure(figsize=(5.0, 3.2), layout="constrained")
         axes = figure.subplots()
         radii, shares = self.curve["radii"], self.curve["certified_accuracy"]
-        name = self.method["class_name"]
+        name = one_line(self.method["class_name"])
         axes.step([*radii, radii[-1]], [*shares, 0.0], where="pre", label=f"certified: {name}")
         if robustness is not None:
             self._draw_robust(axes, robustness)
-        axes.legend()
+        for text in axes.legend().get_texts():
+            text.set_parse_math(False)
         axes.set_title(f"{self.num_examples} examples", fontsize="medium")
         axes.set_xlabel(f"radius, {self.norm}")
         axes.set_ylabel("accuracy")
@@ -139,7 +143,7 @@ class CertificateReport:
                 f"{found[0]}{'' if found[1] else ' without a curve'}"
             )
         curve = robustness.curve
-        label = f"under attack: {curve['attack']}"
+        label = f"under attack: {one_line(curve['attack'])}"
         axes.step(curve["epsilons"], curve["robust_accuracy"], where="post", label=label)
 
     def table(self, radii=None):
@@ -152,16 +156,16 @@ class CertificateReport:
         arguments = {
             key: value for key, value in self.method["config"].items() if value is not None
         }
-        text = ", ".join(f"{key}={value}" for key, value in arguments.items())
+        text = ", ".join(f"{key}={_short(value)}" for key, value in arguments.items())
         title = f"{self.method['class_name']}, radii in {self.norm}, {self.num_examples} examples"
         figures = f"average radius {self.average_radius:.4g}, abstained {self.abstained:.1%}"
         width = max(len(title), len(figures))
-        caption = f"{figures}\n{text}" if text else figures
-        table = Table(title=title, caption=caption, min_width=width + 2)
+        caption = f"{figures}\n{one_line(text)}" if text else figures
+        table = Table(title=Text(one_line(title)), caption=Text(caption), min_width=width + 2)
         table.add_column("radius", justify="right")
         table.add_column("certified accuracy", justify="right")
         for radius in round_radii(self.curve["radii"][-1]) if radii is None else radii:
-            text = radius if isinstance(radius, str) else f"{radius:.4g}"
+            text = Text(one_line(radius if isinstance(radius, str) else f"{radius:.4g}"))
             table.add_row(text, f"{self.certified_accuracy(radius):.1%}")
         return table
 
@@ -175,11 +179,18 @@ class CertificateReport:
         return capture.get().rstrip()
 
 
+def _short(value):
+    """An argument as text, of a list its beginning."""
+    return value if isinstance(value, str) and len(value) <= 50 else reprlib.repr(value)
+
+
 def round_radii(largest):
     """Returns the multiples of a round number from 0 to `largest`, `_MOST_ROWS` at most."""
     if largest == 0.0:
         return [0.0]
     unit = 10.0 ** (math.floor(math.log10(largest)) - 1)
+    if unit == 0.0:  # Of the smallest numbers there are no tenths.
+        return [0.0, largest]
     for step in (1, 2, 5, 10, 20):
         count = math.floor(largest / (step * unit) + 1e-9) + 1
         if count <= _MOST_ROWS:

@@ -1,5 +1,9 @@
 """What the JSON of a certificate looks like, and the check that a file does."""
 
+import reprlib
+
+import numpy as np
+
 from keras_robust.evaluation.kinds import dict_of
 from keras_robust.evaluation.kinds import integer
 from keras_robust.evaluation.kinds import json_value
@@ -8,6 +12,7 @@ from keras_robust.evaluation.kinds import number
 from keras_robust.evaluation.kinds import record
 from keras_robust.evaluation.kinds import refuse
 from keras_robust.evaluation.kinds import text
+from keras_robust.evaluation.schema import SIZE
 
 SCHEMA = "keras_robust.certificate_report"
 SCHEMA_VERSION = 1
@@ -28,11 +33,11 @@ _REPORT = record(
     num_classes=integer(2),
     clean_accuracy=_SHARE,
     abstained=_SHARE,
-    average_radius=number(0),
-    curve=record(radii=list_of(number(0)), certified_accuracy=list_of(_SHARE)),
+    average_radius=SIZE,
+    curve=record(radii=list_of(SIZE), certified_accuracy=list_of(_SHARE)),
     labels=list_of(integer(0)),
     predictions=list_of(integer(-1)),
-    radii=list_of(number(0)),
+    radii=list_of(SIZE),
     seed=integer(),
     versions=dict_of(text),
     seconds=number(0),
@@ -46,7 +51,7 @@ def check_certificate(plain):
     if found != (SCHEMA, SCHEMA_VERSION):
         raise ValueError(
             f"Expected a certificate with schema {SCHEMA!r} and schema_version {SCHEMA_VERSION}. "
-            f"Received: schema={found[0]!r}, schema_version={found[1]!r}"
+            f"Received: schema={reprlib.repr(found[0])}, schema_version={reprlib.repr(found[1])}"
         )
     _REPORT(plain, "certificate")
     size, classes = plain["num_examples"], plain["num_classes"]
@@ -74,12 +79,16 @@ def _check_figures(plain):
     for name, value in own.items():
         if abs(plain[name] - value) > 1e-9 * (1.0 + value):
             refuse(f"certificate.{name}", f"that of the examples, {value}", plain[name])
-    curve = plain["curve"]
-    shares = [
-        sum(label == given and radius >= least for label, given, radius in rows) / size
-        for least in curve["radii"]
-    ]
-    pairs = zip(shares, curve["certified_accuracy"], strict=False)
-    is_same = len(shares) == len(curve["certified_accuracy"]) >= 1
-    if not is_same or any(abs(one - other) > 1e-9 for one, other in pairs):
+    _check_curve(
+        plain["curve"], np.sort([radius for label, given, radius in rows if label == given]), size
+    )
+
+
+def _check_curve(curve, ranked, size):
+    """Checks that the curve counts the radii of the correct predictions, in ascending order."""
+    radii, shares = np.asarray(curve["radii"], float), curve["certified_accuracy"]
+    if not len(radii) == len(shares) >= 1 or radii[0] != 0.0 or np.any(np.diff(radii) <= 0.0):
+        refuse("certificate.curve", "a share for each of the radii, ascending from 0", curve)
+    own = (len(ranked) - np.searchsorted(ranked, radii, side="left")) / size
+    if np.any(np.abs(own - shares) > 1e-9):
         refuse("certificate.curve", "that of the examples", curve)

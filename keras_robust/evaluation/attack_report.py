@@ -60,14 +60,24 @@ class AttackReport:
 
 def label(name, settings):
     """Name and the settings that tell strength: `PGD-50x10 margin`."""
-    if settings.get("num_steps", 1) > 1:
-        name += f"-{settings['num_steps']}"
-    num_searches = settings.get("num_targets", settings.get("num_restarts", 1))
+    num_steps = _count(settings.get("num_steps"))
+    if num_steps > 1:
+        name += f"-{num_steps}"
+    num_searches = _count(settings.get("num_targets", settings.get("num_restarts")))
     if num_searches > 1:
         name += f"x{num_searches}"
-    for part in (settings.get("loss"), settings.get(ANY_RADIUS) and "(any radius)"):
+    loss = settings.get("loss")
+    for part in (
+        loss if isinstance(loss, str) else None,
+        settings.get(ANY_RADIUS) is True and "(any radius)",
+    ):
         name += f" {part}" if part else ""
     return name
+
+
+def _count(value):
+    """An int as it is, and 1 for what is none: an attack of one's own may call anything so."""
+    return value if isinstance(value, int) else 1
 
 
 def _plain(value):

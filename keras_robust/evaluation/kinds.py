@@ -4,16 +4,34 @@ import json
 import math
 import pathlib
 import reprlib
+import sys
+
+from keras_robust.evaluation.characters import HIDDEN
+from keras_robust.evaluation.characters import one_line
+
+# Of what a table, a page and a server can hold as a number of their own.
+_LARGEST_INTEGER = 2**63 - 1
+_LARGEST_NUMBER = sys.float_info.max
+# Lists and objects within each other; those that are written have a handful.
+_DEPTH = 20
 
 
 def read_json(path):
-    """Returns what a JSON file holds, or says that it is none."""
+    """Returns what a JSON file holds, or says that it is none; a name may not come twice."""
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+        return json.loads(text, object_pairs_hook=_unique)
+    except (RecursionError, ValueError) as error:
         raise ValueError(
             f"Expected a report, a JSON file: {error}. Received: path={str(path)!r}"
         ) from error
+
+
+def _unique(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"a name comes twice among {reprlib.repr([name for name, _ in pairs])}")
+    return found
 
 
 def refuse(path, expected, value):
@@ -22,27 +40,36 @@ def refuse(path, expected, value):
 
 
 def number(low=-math.inf, high=math.inf, kinds=(int, float), words="a number"):
-    """Returns the check that a value is a finite number in a range."""
+    """Returns the check that a value is a finite number in a range, at most that of a float."""
     limits = [f"at least {low}"] * (low > -math.inf) + [f"at most {high}"] * (high < math.inf)
     expected = ", ".join([words, *limits])
 
     def check(value, path):
         right = isinstance(value, kinds) and not isinstance(value, bool)
-        if not (right and low <= value <= high and abs(value) < math.inf):
+        if not (right and low <= value <= high and abs(value) <= _LARGEST_NUMBER):
             refuse(path, expected, value)
 
     return check
 
 
-def integer(low=-math.inf):
-    """Returns the check that a value is an integer in a range."""
-    return number(low, kinds=(int,), words="an integer")
+def integer(low=-_LARGEST_INTEGER, high=_LARGEST_INTEGER):
+    """Returns the check that a value is an integer in a range, at most that of 64 bits."""
+    expected = "an integer" + (f", at least {low}" if low > -_LARGEST_INTEGER else "")
+    expected += f", at most {high}" if high < _LARGEST_INTEGER else ""
+
+    def check(value, path):
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            refuse(path, expected, value)
+
+    return check
 
 
 def text(value, path):
-    """Checks that a value is text."""
+    """Checks that a value is text without hidden characters."""
     if not isinstance(value, str):
         refuse(path, "text", value)
+    if HIDDEN.search(value):
+        refuse(path, "text without control characters", value)
 
 
 def optional(kind):
@@ -75,7 +102,8 @@ def dict_of(kind):
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             refuse(path, "an object with text as keys", value)
         for key, item in value.items():
-            kind(item, f"{path}.{key}")
+            text(key, f"a name in {path}")
+            kind(item, f"{path}.{one_line(key)[:50]}")
 
     return check
 
@@ -91,7 +119,7 @@ def record(**kinds):
         if missing or unknown:
             raise ValueError(
                 f"Expected the fields of {path} to be {list(kinds)}. "
-                f"Received: missing {missing}, unknown {unknown}"
+                f"Received: missing {missing}, unknown {reprlib.repr(unknown)}"
             )
         for name, kind in kinds.items():
             kind(value[name], f"{path}.{name}")
@@ -99,13 +127,47 @@ def record(**kinds):
     return check
 
 
-def json_value(value, path):
-    """Checks that a value is what JSON can hold."""
+def json_value(value, path, depth=0):
+    """Checks that a value is what JSON can hold, without hidden characters and not nested deep."""
+    if depth > _DEPTH:
+        refuse(path, f"nested at most {_DEPTH} deep", value)
+
+    def inner(item, where):
+        json_value(item, where, depth + 1)
+
     if isinstance(value, dict):
-        dict_of(json_value)(value, path)
+        dict_of(inner)(value, path)
     elif isinstance(value, list):
-        list_of(json_value)(value, path)
+        list_of(inner)(value, path)
     elif isinstance(value, float):
         number()(value, path)
-    elif value is not None and not isinstance(value, (bool, int, str)):
+    elif isinstance(value, int) and not isinstance(value, bool):
+        integer()(value, path)
+    elif isinstance(value, str):
+        text(value, path)
+    elif value is not None and not isinstance(value, bool):
         refuse(path, "what JSON can hold", value)
+
+
+def array_of(kind, depth=_DEPTH):
+    """Returns the check that a value is of a kind, or a list of at least one of such."""
+
+    def check(value, path):
+        if not isinstance(value, list):
+            return kind(value, path)
+        if not value or not depth:
+            refuse(path, f"a list of at least one number, nested at most {_DEPTH} deep", value)
+        list_of(array_of(kind, depth - 1))(value, path)
+        if len({_shape(item) for item in value}) > 1:
+            refuse(path, "a list of equal shapes", value)
+
+    return check
+
+
+def _shape(value):
+    """The shape of a list, each of whose items is known to have the shape of the first."""
+    shape = []
+    while isinstance(value, list):
+        shape.append(len(value))
+        value = value[0]
+    return tuple(shape)

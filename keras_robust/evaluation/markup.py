@@ -2,6 +2,8 @@
 
 import html
 
+from keras_robust.evaluation.characters import visible
+
 
 class Markup(str):
     """HTML that needs no escaping."""
@@ -11,7 +13,7 @@ class Markup(str):
     @classmethod
     def escape(cls, value):
         """Returns `value` as it is if it is `Markup`, else as text that shows its characters."""
-        return value if isinstance(value, cls) else cls(html.escape(str(value)))
+        return value if isinstance(value, cls) else cls(html.escape(visible(value)))
 
 
 def element(name, /, *children, **attributes):
@@ -23,7 +25,7 @@ def element(name, /, *children, **attributes):
         **attributes: values; `class_` is `class`, and an underscore within a name is a hyphen.
     """
     given = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
+        f' {key.rstrip("_").replace("_", "-")}="{html.escape(visible(value))}"'
         for key, value in attributes.items()
         if value is not None
     )

@@ -56,6 +56,7 @@ def draw_examples(report, path=None, num_examples=5, class_names=None):
         f"clean, perturbation, adversarial: {report.robust_accuracy:.1%} of "
         f"{report.num_examples} hold under {name} {epsilon:g}",
         fontsize=10,
+        parse_math=False,
     )
     axes = figure.subplots(len(examples), 3, squeeze=False)
     for example, (left, middle, right) in zip(examples, axes, strict=True):

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from keras_robust.evaluation.characters import one_line
 from keras_robust.evaluation.check import Check
 
 _COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow"}
@@ -50,7 +51,8 @@ class SanityReport:
         for check in self.checks:
             numbers = [_number(check.value), _number(check.threshold)]
             verdict = Text(check.verdict, style=_COLOURS[check.verdict])
-            table.add_row(check.name, *numbers, verdict, Text(check.advice))
+            name, advice = Text(one_line(check.name)), Text(one_line(check.advice))
+            table.add_row(name, *numbers, verdict, advice)
         return table
 
     def __str__(self):

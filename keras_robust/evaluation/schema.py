@@ -2,10 +2,13 @@
 
 import dataclasses
 import math
+import reprlib
 
 import numpy as np
 
+from keras_robust import threat_models
 from keras_robust.evaluation.check import VERDICTS
+from keras_robust.evaluation.kinds import array_of
 from keras_robust.evaluation.kinds import dict_of
 from keras_robust.evaluation.kinds import integer
 from keras_robust.evaluation.kinds import json_value
@@ -15,9 +18,12 @@ from keras_robust.evaluation.kinds import optional
 from keras_robust.evaluation.kinds import record
 from keras_robust.evaluation.kinds import refuse
 from keras_robust.evaluation.kinds import text
+from keras_robust.evaluation.labels import decimal_radius
 
 SCHEMA = "keras_robust.robustness_report"
 SCHEMA_VERSION = 2
+# What no list of the classes proves.
+_MOST_CLASSES = 100_000
 
 
 def to_plain(value):
@@ -47,7 +53,7 @@ def check_report(plain):
         old = " Version 1 lacks most of what is shown now: evaluate again." if found[1] == 1 else ""
         raise ValueError(
             f"Expected a report with schema {SCHEMA!r} and schema_version {SCHEMA_VERSION}.{old} "
-            f"Received: schema={found[0]!r}, schema_version={found[1]!r}"
+            f"Received: schema={reprlib.repr(found[0])}, schema_version={reprlib.repr(found[1])}"
         )
     _REPORT(plain, "report")
     _check_together(plain)
@@ -58,13 +64,10 @@ def _verdict(value, path):
         refuse(path, f"one of {', '.join(VERDICTS)}", value)
 
 
-def _radius(value, path):
-    kind = list_of(_radius) if isinstance(value, list) else number(0)
-    kind(value, path)
-
-
 _SHARE = number(0, 1)
 _COUNT = integer(0)
+# Inputs are float32, and so are distances.
+SIZE = number(0, float(np.finfo("float32").max))
 
 _ATTACK = record(
     name=text,
@@ -92,7 +95,7 @@ _CLASS = record(
     }
 )
 _REPORT = record(
-    threat_model=record(class_name=text, config=dict_of(json_value), epsilon=_radius),
+    threat_model=record(class_name=text, config=dict_of(json_value), epsilon=array_of(SIZE)),
     num_examples=integer(1),
     num_classes=integer(1),
     clean_accuracy=_SHARE,
@@ -107,10 +110,8 @@ _REPORT = record(
     batch_size=optional(integer(1)),
     queries=optional(_COUNT),
     checks=list_of(_CHECK),
-    curve=optional(
-        record(attack=text, epsilons=list_of(number(0)), robust_accuracy=list_of(_SHARE))
-    ),
-    median_distance=optional(number(0)),
+    curve=optional(record(attack=text, epsilons=list_of(SIZE), robust_accuracy=list_of(_SHARE))),
+    median_distance=optional(SIZE),
     per_class=optional(list_of(_CLASS)),
     confusion=optional(list_of(list_of(_COUNT))),
 )
@@ -118,21 +119,22 @@ _REPORT = record(
 
 def _check_together(plain):
     """Checks what one field says about another."""
-    size, classes, curve = plain["num_examples"], plain["num_classes"], plain["curve"]
+    curve = plain["curve"]
     low, high = plain["confidence"]
-    if low > high:
-        refuse("report.confidence", "the lower and then the upper end", plain["confidence"])
     if plain["robust_accuracy"] > plain["clean_accuracy"]:
         expected = f"at most the clean accuracy {plain['clean_accuracy']}"
         refuse("report.robust_accuracy", expected, plain["robust_accuracy"])
-    for index, attack in enumerate(plain["attacks"]):
-        if (attack["num_attacked"] or 0) > size:
-            path = f"report.attacks[{index}].num_attacked"
-            refuse(path, f"at most num_examples {size}", attack["num_attacked"])
+    if low > high:
+        refuse("report.confidence", "the lower and then the upper end", plain["confidence"])
+    if not low <= plain["robust_accuracy"] <= high:
+        expected = f"around the robust accuracy {plain['robust_accuracy']}"
+        refuse("report.confidence", expected, plain["confidence"])
     if curve is not None and not _is_curve(curve["epsilons"], curve["robust_accuracy"]):
         expected = "ascending epsilons, with a robust accuracy for each that never rises"
         refuse("report.curve", expected, curve)
-    _check_classes(plain["per_class"], plain["confusion"], classes)
+    _check_threat_model(plain["threat_model"])
+    _check_attacks(plain)
+    _check_classes(plain)
 
 
 def _is_curve(epsilons, accuracies):
@@ -140,8 +142,71 @@ def _is_curve(epsilons, accuracies):
     return len(epsilons) == len(accuracies) >= 1 and rises.all() and falls.all()
 
 
-def _check_classes(per_class, confusion, num_classes):
-    if per_class is not None and [row["class"] for row in per_class] != list(range(num_classes)):
-        refuse("report.per_class", f"a row for each of {num_classes} classes in order", per_class)
-    if confusion is not None and {len(confusion), *map(len, confusion)} != {num_classes}:
+def _check_threat_model(threat_model):
+    """Checks that the radius follows from the arguments, where the class is known."""
+    try:
+        found = threat_models.from_plain(threat_model["class_name"], threat_model["config"])
+        radius = None if found is None else decimal_radius(found)
+    except ValueError as error:
+        raise ValueError(f"{error}, in report.threat_model.config") from error
+    epsilon = np.asarray(threat_model["epsilon"], "float64")
+    is_same = radius is None or (
+        radius.shape == epsilon.shape and np.allclose(radius, epsilon, rtol=1e-5, atol=0.0)
+    )
+    if not is_same:
+        expected = f"that of the arguments, {reprlib.repr(radius.tolist())}"
+        refuse("report.threat_model.epsilon", expected, threat_model["epsilon"])
+
+
+def _check_attacks(plain):
+    """Checks that the attacks, one after the other, lead to the robust accuracy."""
+    left, size = plain["clean_accuracy"], plain["num_examples"]
+    for index, attack in enumerate(plain["attacks"]):
+        path, so_far = f"report.attacks[{index}]", attack["accuracy_so_far"]
+        if (attack["num_attacked"] or 0) > size:
+            refuse(f"{path}.num_attacked", f"at most num_examples {size}", attack["num_attacked"])
+        if so_far > left:
+            refuse(f"{path}.accuracy_so_far", f"at most {left}, that before it", so_far)
+        if attack["accuracy"] is not None and attack["accuracy"] < so_far:
+            refuse(f"{path}.accuracy", f"at least accuracy_so_far {so_far}", attack["accuracy"])
+        left = so_far
+    if plain["attacks"] and not _is_near(plain["robust_accuracy"], left):
+        expected = f"that after the last attack, {left}"
+        refuse("report.robust_accuracy", expected, plain["robust_accuracy"])
+
+
+def _check_classes(plain):
+    """Checks that the classes, all together, are the whole."""
+    rows, confusion, num_classes = plain["per_class"], plain["confusion"], plain["num_classes"]
+    if rows is None and confusion is None and num_classes > _MOST_CLASSES:
+        expected = f"at most {_MOST_CLASSES} without per_class and confusion"
+        refuse("report.num_classes", expected, num_classes)
+    if rows is not None:
+        _check_rows(rows, plain)
+    if confusion is None:
+        return
+    if {len(confusion), *map(len, confusion)} != {num_classes}:
         refuse("report.confusion", f"{num_classes} rows of {num_classes} counts", confusion)
+    totals = [sum(row) for row in confusion]
+    if sum(totals) != plain["num_examples"]:
+        refuse("report.confusion", f"num_examples {plain['num_examples']} in all", confusion)
+    if rows is not None and totals != [row["num_examples"] for row in rows]:
+        refuse("report.confusion", "the examples of each class in per_class", confusion)
+
+
+def _check_rows(rows, plain):
+    num_classes, size = plain["num_classes"], plain["num_examples"]
+    if len(rows) != num_classes or any(row["class"] != place for place, row in enumerate(rows)):
+        refuse("report.per_class", f"a row for each of {num_classes} classes in order", rows)
+    if sum(row["num_examples"] for row in rows) != size:
+        refuse("report.per_class", f"num_examples {size} in all", rows)
+    for name in ("clean_accuracy", "robust_accuracy"):
+        if any((row[name] is None) != (row["num_examples"] == 0) for row in rows):
+            refuse("report.per_class", f"a {name} for each class with examples", rows)
+        mean = sum((row[name] or 0.0) * row["num_examples"] for row in rows) / size
+        if not _is_near(mean, plain[name]):
+            refuse(f"report.{name}", f"that of the classes, {mean}", plain[name])
+
+
+def _is_near(one, other):
+    return abs(one - other) <= 1e-6

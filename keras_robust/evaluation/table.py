@@ -4,6 +4,7 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from keras_robust.evaluation.characters import one_line
 from keras_robust.evaluation.check import summarise_verdicts
 
 
@@ -17,10 +18,10 @@ def compare(reports):
     notes = [f"{heading}: {doubt}" for heading, r in reports.items() for doubt in doubts(r)]
     table = _table(next(iter(reports.values())), notes)
     for heading in reports:
-        table.add_column(Text(heading), justify="right")
+        table.add_column(Text(one_line(heading)), justify="right")
     table.add_row("clean", *(percent(report.clean_accuracy) for report in reports.values()))
     for row in zip(*(report.attacks for report in reports.values()), strict=True):
-        table.add_row(Text(row[0].label), *map(share_left, row))
+        table.add_row(Text(one_line(row[0].label)), *map(share_left, row))
     _add_results(table, list(reports.values()))
     return table
 
@@ -33,7 +34,7 @@ def summarise(report):
     table.add_row("clean", percent(report.clean_accuracy), amount(report.num_examples))
     for attack in report.attacks:
         amounts = map(amount, (attack.num_attacked, attack.queries, attack.seconds))
-        table.add_row(Text(attack.label), share_left(attack), *amounts)
+        table.add_row(Text(one_line(attack.label)), share_left(attack), *amounts)
     _add_results(table, [report], "", amount(report.queries), amount(report.seconds))
     return table
 
@@ -82,8 +83,8 @@ def amount(number):
 def _table(report, notes):
     parts = [describe_threat(report), f"{report.num_examples} examples"]
     title = ", ".join([*parts, report.suite] if report.suite else parts)
-    caption = Text("\n".join(notes)) if notes else None
-    table = Table(title=Text(title), caption=caption, caption_justify="left")
+    caption = Text("\n".join(map(one_line, notes))) if notes else None
+    table = Table(title=Text(one_line(title)), caption=caption, caption_justify="left")
     table.add_column("")
     return table
 

@@ -100,12 +100,17 @@ def _guards_for(report, inputs):
 
 
 def threat_model_of(report):
-    """Returns the threat model of a `RobustnessReport`, as an object."""
-    name = report.threat_model["class_name"]
-    found = keras.saving.get_registered_object(f"keras_robust>{name}")
+    """Returns the threat model of a `RobustnessReport`, as an object.
+
+    Raises:
+        ValueError: for a class that is no threat model of this package, and for arguments that the
+            class does not take.
+    """
+    name, config = report.threat_model["class_name"], report.threat_model["config"]
+    found = threat_models.from_plain(name, config)
     if found is None:
         raise ValueError(
             f"The report's threat model {name} is not known here, and so are its bounds: give "
             "`guard`. Received: guard='auto'"
         )
-    return found.from_config(report.threat_model["config"])
+    return found

@@ -9,6 +9,7 @@ from keras_robust.threat_models.l1 import L1
 from keras_robust.threat_models.l2 import L2
 from keras_robust.threat_models.linf import Linf
 from keras_robust.threat_models.per_input import PerInput
+from keras_robust.threat_models.plain import from_plain
 from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import registry
 
@@ -36,4 +37,16 @@ def _is_radius(identifier):
     return isinstance(identifier, str) and identifier[:1].isdigit()
 
 
-__all__ = ["ALL", "AtLayer", "Joint", "L0", "L1", "L2", "Linf", "PerInput", "ThreatModel", "get"]
+__all__ = [
+    "ALL",
+    "AtLayer",
+    "Joint",
+    "L0",
+    "L1",
+    "L2",
+    "Linf",
+    "PerInput",
+    "ThreatModel",
+    "from_plain",
+    "get",
+]

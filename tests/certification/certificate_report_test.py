@@ -102,7 +102,22 @@ def test_the_table_has_the_numbers():
 
 def test_the_table_at_radii_that_are_asked_for():
     table = make().table(["1/5", 0.6])
-    assert [list(column.cells) for column in table.columns] == [["1/5", "0.6"], ["60.0%", "0.0%"]]
+    cells = [[str(cell) for cell in column.cells] for column in table.columns]
+    assert cells == [["1/5", "0.6"], ["60.0%", "0.0%"]]
+
+
+def test_text_is_no_markup_and_no_formula(tmp_path):
+    method = {"class_name": "$\\frac$[/x]\x1b[2J", "config": {"a": "[red]b", "c": list(range(999))}}
+    report = make(method=method)
+    text = str(report)
+    assert "$\\frac$[/x]\\x1b[2J, radii in L2" in text and "\x1b" not in text
+    assert "a=[red]b, c=[0, 1, 2, 3, 4, 5, ...]" in text
+    curve = {**reports.make().curve, "attack": "$\\frac$"}
+    figure = make(method=method, norm="Linf").plot(
+        str(tmp_path / "a.png"), robustness=reports.make(curve=curve)
+    )
+    words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert words == ["certified: $\\frac$[/x]\\x1b[2J", "under attack: $\\frac$"]
 
 
 @pytest.mark.parametrize(
@@ -115,6 +130,9 @@ def test_the_table_at_radii_that_are_asked_for():
         (0.95, [0.0, 0.2, 0.4, 0.6, 0.8]),
         (0.0042, [0.0, 0.001, 0.002, 0.003, 0.004]),
         (3.2, [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]),
+        (5e-324, [0.0, 5e-324]),
+        (1e-310, [0.0, 2e-311, 4e-311, 6e-311, 8e-311, 1e-310]),
+        (1.7e308, [0.0, 5e307, 1e308, 1.5e308]),
         (3.4e38, [0.0, 5e37, 1e38, 1.5e38, 2e38, 2.5e38, 3e38]),
     ],
 )

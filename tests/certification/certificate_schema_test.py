@@ -37,9 +37,23 @@ def test_what_is_written_is_accepted():
         ),
         (
             {"curve": {"radii": [0.0], "certified_accuracy": [0.6, 0.2]}},
-            "curve to be that of the examples",
+            "curve to be a share for each of the radii, ascending from 0",
         ),
-        ({"curve": {"radii": [], "certified_accuracy": []}}, "curve to be that of the examples"),
+        ({"curve": {"radii": [], "certified_accuracy": []}}, "curve to be a share for each"),
+        (
+            {"curve": {"radii": [0.2, 0.0], "certified_accuracy": [0.6, 0.6]}},
+            "curve to be a share for each of the radii, ascending from 0",
+        ),
+        (
+            {"curve": {"radii": [0.0, 0.2, 0.2], "certified_accuracy": [0.6, 0.6, 0.6]}},
+            "curve to be a share for each of the radii, ascending from 0",
+        ),
+        ({"radii": [10**400] * 5}, r"radii\[0\] to be a number, at least 0, at most 3.40"),
+        ({"radii": [1e300] * 5}, r"radii\[0\] to be a number, at least 0, at most 3.40"),
+        ({"num_classes": 2**63}, "certificate.num_classes to be an integer, at least 2"),
+        ({"method": {"class_name": "\x1b[2J", "config": {}}}, "text without control characters"),
+        ({"method": {"class_name": "A", "config": {"\x1b": 1}}}, "text without control characters"),
+        ({"schema": "x" * 10**6}, "Received: schema='x{5,30}.{0,30}x*', schema_version=1$"),
     ],
 )
 def test_the_first_wrong_field_is_named(changes, message):

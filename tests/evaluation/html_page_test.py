@@ -59,8 +59,8 @@ def test_the_verdict_of_the_checks(verdicts, word, note):
 def test_attacks_checks_and_settings():
     document = Document(make_page(reports.make()))
     cells = document.texts["td"]
-    assert cells[:6] == ["54.3%", "54.2%", "6", "2,345", "25.0%", "1.5"]
-    assert cells[6:12] == ["-", "43.2%", "4", "67", "0.0%", "0.5"]
+    assert cells[:6] == ["66.7%", "50.0%", "6", "2,345", "25.0%", "1.5"]
+    assert cells[6:12] == ["-", "33.3%", "4", "67", "0.0%", "0.5"]
     assert cells[12:21] == [
         *("passed", "-0.25", "0.125"),
         *("failed", "0.375", "0.0625"),

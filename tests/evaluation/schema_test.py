@@ -89,7 +89,7 @@ def test_missing_and_unknown_fields_are_named(path):
         ("clean_accuracy", "1", "Received: report.clean_accuracy='1'"),
         ("confidence", [0.1], "confidence to be a list of 2"),
         ("confidence", [0.9, 0.1], "the lower and then the upper end"),
-        ("robust_accuracy", 0.99, "at most the clean accuracy 0.987. Received"),
+        ("robust_accuracy", 0.9, "at most the clean accuracy 0.83333"),
         ("num_examples", 0, "num_examples to be an integer, at least 1"),
         ("num_examples", 6.0, "num_examples to be an integer"),
         ("num_examples", 5, r"attacks\[0\].num_attacked to be at most num_examples 5. Received"),
@@ -112,13 +112,42 @@ def test_missing_and_unknown_fields_are_named(path):
         ("attacks.0.queries", -1, r"attacks\[0\].queries to be an integer, at least 0"),
         ("attacks.0.settings.a", {"b": [{1, 2}]}, r"settings.a.b\[0\] to be what JSON can hold"),
         ("threat_model.epsilon", [[0.1], ["a"]], r"epsilon\[1\]\[0\] to be a number, at least 0"),
-        ("seconds", 10**400, None),
+        ("seconds", 10**400, "seconds to be a number, at least 0. Received"),
+        ("seed", 2**63, "seed to be an integer. Received"),
+        ("queries", 10**400, "queries to be an integer, at least 0. Received"),
+        ("threat_model.epsilon", 10**400, "epsilon to be a number, at least 0, at most 3.40"),
+        ("threat_model.epsilon", [], "epsilon to be a list of at least one number"),
+        ("threat_model.epsilon", [[0.1], []], r"epsilon\[1\] to be a list of at least one"),
+        ("threat_model.epsilon", [[0.1, 0.2], [0.3]], "epsilon to be a list of equal shapes"),
+        ("threat_model.epsilon", [0.1, [0.3]], "epsilon to be a list of equal shapes"),
+        ("threat_model.epsilon", 0.9, "epsilon to be that of the arguments, 0.03137"),
+        ("threat_model.epsilon", [0.0313725], "epsilon to be that of the arguments"),
+        ("threat_model.config.epsilon", "0.9", "epsilon to be that of the arguments, 0.9. Recei"),
+        ("threat_model.config.epsilon", "many", "Expected the arguments of Linf. .*'many'"),
+        ("threat_model.config.bounds", [1, 0], "Expected the arguments of Linf. .*low < high"),
+        ("threat_model.config.other", 3, "Expected the arguments of Linf. .*'other'"),
+        ("threat_model.config.epsilon", {"class_name": "Popen"}, "'Popen', no threat model"),
+        ("threat_model.class_name", "\x1b[2J", "class_name to be text without control"),
+        ("threat_model.config.other", [["\u202e"]], "other.0..0. to be text without control"),
+        ("suite", "\ud800", "suite to be text without control characters. Received"),
+        ("versions", {"\x07": "3"}, "a name in report.versions to be text without control"),
+        ("warnings", ["a\rb"], "to be text without control characters"),
+        ("confidence", [0.9, 1.0], "confidence to be around the robust accuracy 0.333"),
+        ("robust_accuracy", 0.5, "that after the last attack, 0.333"),
+        ("clean_accuracy", 0.9, "clean_accuracy to be that of the classes, 0.8333"),
+        ("attacks.0.accuracy_so_far", 0.9, "at most 0.8333.*, that before it. Received"),
+        ("attacks.1.accuracy_so_far", 0.6, "at most 0.5, that before it. Received"),
+        ("attacks.0.accuracy", 0.4, "accuracy to be at least accuracy_so_far 0.5"),
+        ("per_class.0.num_examples", 3, "per_class to be num_examples 6 in all"),
+        ("per_class.0.clean_accuracy", None, "a clean_accuracy for each class with examples"),
+        ("per_class.2.robust_accuracy", 0.5, "a robust_accuracy for each class with examples"),
+        ("per_class.0.robust_accuracy", 0.0, "robust_accuracy to be that of the classes, 0.166"),
+        ("confusion.0", [1, 1, 1], "confusion to be num_examples 6 in all"),
+        ("confusion", [[1, 0, 0], [4, 1, 0], [0, 0, 0]], "the examples of each class in per_cl"),
     ],
 )
 def test_ranges(path, value, message):
     path = [int(key) if key.isdigit() else key for key in path.split(".")]
-    if message is None:
-        return schema.check_report(changed(path, value))
     with pytest.raises(ValueError, match=message):
         schema.check_report(changed(path, value))
 
@@ -130,7 +159,12 @@ def test_long_values_are_shortened_in_messages():
 
 
 def test_epsilon_may_be_one_number_per_feature():
-    schema.check_report(changed(["threat_model", "epsilon"], [[0.1, 0.2], [0.3, 0]]))
+    found = changed(["threat_model", "epsilon"], [[0.1, 0.2], [0.3, 0]])
+    found["threat_model"]["config"]["epsilon"] = [[0.1, 0.2], [0.3, 0]]
+    schema.check_report(found)
+    found["threat_model"]["epsilon"][1][1] = 0.4
+    with pytest.raises(ValueError, match="epsilon to be that of the arguments"):
+        schema.check_report(found)
 
 
 @pytest.mark.parametrize(
@@ -169,3 +203,38 @@ def test_plain_values():
     }
     assert found == expected
     assert json.loads(json.dumps(found, allow_nan=False)) == expected
+
+
+def _nested(depth):
+    value = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("depth", [25, 5000])
+@pytest.mark.parametrize("path", [("attacks", 0, "settings", "a"), ("threat_model", "epsilon")])
+def test_what_is_nested_deep_is_refused(path, depth):
+    with pytest.raises(ValueError, match="nested at most 20 deep"):
+        schema.check_report(changed(path, _nested(depth)))
+
+
+def test_no_count_is_larger_than_the_data(monkeypatch):
+    def count(*limits):
+        raise AssertionError(f"counts to {limits}")
+
+    found = changed(["num_classes"], 10**12)
+    monkeypatch.setattr(schema, "range", count, raising=False)
+    with pytest.raises(ValueError, match="a row for each of 1000000000000 classes"):
+        schema.check_report(found)
+    with pytest.raises(ValueError, match="1000000000000 rows of 1000000000000 counts"):
+        schema.check_report({**found, "per_class": None})
+    with pytest.raises(ValueError, match="num_classes to be at most 100000 without per_class and"):
+        schema.check_report({**found, "per_class": None, "confusion": None})
+    few = {**plain(), "num_classes": 100_000, "per_class": None, "confusion": None}
+    schema.check_report(few)
+
+
+def test_a_threat_model_of_ones_own_may_have_any_arguments():
+    own = {"class_name": "Wasserstein", "config": {"epsilon": "much"}, "epsilon": 0.3}
+    schema.check_report({**plain(), "threat_model": own})

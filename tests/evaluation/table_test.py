@@ -32,10 +32,10 @@ def test_summary_has_the_numbers_in_their_rows():
         "seconds",
     ]
     rows = _rows(text)
-    assert rows["clean"][:2] == ["98.7%", "6"]
-    assert rows["PGD-50x10 margin"] == ["54.3%", "6", "2,345", "1.5"]
-    assert rows["FGSM"] == ["43.2% so far", "4", "67", "0.5"]
-    assert rows["robust (worst case)"] == ["45.6%", "", "2,412", "12.5"]
+    assert rows["clean"][:2] == ["83.3%", "6"]
+    assert rows["PGD-50x10 margin"] == ["66.7%", "6", "2,345", "1.5"]
+    assert rows["FGSM"] == ["33.3% so far", "4", "67", "0.5"]
+    assert rows["robust (worst case)"] == ["33.3%", "", "2,412", "12.5"]
     assert rows["95% interval"][0] == "12.3% - 78.9%"
     assert rows["median distance"][0] == "0.0234"
     assert rows["checks"][0] == "1 of 2 failed"
@@ -80,9 +80,9 @@ def test_compare_puts_reports_side_by_side():
     heading = next(line for line in text.splitlines() if "undefended" in line)
     assert heading.index("undefended") < heading.index("hardened")
     rows = _rows(text)
-    assert rows["clean"] == ["98.7%", "90.0%"]
-    assert rows["robust (worst case)"] == ["45.6%", "80.0%"]
-    assert rows["FGSM"] == ["43.2% so far", "43.2% so far"]
+    assert rows["clean"] == ["83.3%", "90.0%"]
+    assert rows["robust (worst case)"] == ["33.3%", "80.0%"]
+    assert rows["FGSM"] == ["33.3% so far", "33.3% so far"]
     assert rows["checks"][0] == "1 of 2 failed"
     assert "undefended: something is odd" in text
     assert "undefended: Check convergence: failed" in text

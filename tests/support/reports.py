@@ -24,14 +24,14 @@ def make(**changes):
         },
         "num_examples": 6,
         "num_classes": 3,
-        "clean_accuracy": 0.987,
-        "robust_accuracy": 0.456,
+        "clean_accuracy": 5 / 6,
+        "robust_accuracy": 2 / 6,
         "confidence": (0.123, 0.789),
         "attacks": [
             evaluation.AttackReport(
-                "PGD", SETTINGS, 0.543, 0.542, 0.25, 1.5, 6, 2345, robust=np.ones(6, bool)
+                "PGD", SETTINGS, 4 / 6, 3 / 6, 0.25, 1.5, 6, 2345, robust=np.ones(6, bool)
             ),
-            evaluation.AttackReport("FGSM", {"loss": None}, None, 0.432, 0.0, 0.5, 4, 67),
+            evaluation.AttackReport("FGSM", {"loss": None}, None, 2 / 6, 0.0, 0.5, 4, 67),
         ],
         "warnings": ["something is odd"],
         "seed": 7,

@@ -1,0 +1,48 @@
+"""Threat models from what a file says, which may come from anybody."""
+
+from keras_robust.threat_models.threat_model import registry
+
+
+def from_plain(class_name, config):
+    """Returns the threat model of a class of this package, made from its config.
+
+    Nothing but threat models of this package is made, whatever other classes the config names.
+
+    Args:
+        class_name: str, such as `"Linf"`.
+        config: dict, what `get_config` returned.
+
+    Returns:
+        A `ThreatModel`, or `None` for a class that this package does not have.
+
+    Raises:
+        ValueError: for a config that the class does not take.
+    """
+    cls = _known(class_name)
+    return None if cls is None else _make(cls, config)
+
+
+def _known(name):
+    cls = registry.classes.get(name.lower()) if isinstance(name, str) else None
+    return cls if cls is not None and cls.__name__ == name else None
+
+
+def _make(cls, config):
+    try:
+        return cls(**{name: _revived(value) for name, value in config.items()})
+    except Exception as error:
+        raise ValueError(
+            f"Expected the arguments of {cls.__name__}. "
+            f"Received: {type(error).__name__}: {str(error)[:200]}"
+        ) from error
+
+
+def _revived(value):
+    if isinstance(value, dict) and "class_name" in value:
+        cls = _known(value["class_name"])
+        if cls is None:
+            raise ValueError(f"the class {str(value['class_name'])[:50]!r}, no threat model")
+        return _make(cls, value.get("config"))
+    if isinstance(value, dict):
+        return {key: _revived(item) for key, item in value.items()}
+    return [_revived(item) for item in value] if isinstance(value, list) else value
