@@ -2,11 +2,18 @@
 
 import re
 
-from keras_robust.evaluation.attack_report import label
+from keras_robust.evaluation import RobustnessReport
+from keras_robust.evaluation.characters import one_line
+from keras_robust.evaluation.table import describe_threat
 
 
 def write_card(manifest):
-    """Returns the model card, Markdown, for what `make_manifest` returned."""
+    """Returns the model card, Markdown, for what `make_manifest` returned.
+
+    Raises:
+        ValueError: for a report that `RobustnessReport.from_dict` refuses: no number of a card is
+            unchecked.
+    """
     parts = [
         f"# {_escaped(manifest['model']['name'])}",
         f"A classifier with {manifest['model']['num_parameters']:,} parameters, exported by "
@@ -22,7 +29,9 @@ def write_card(manifest):
         "## What this does not say",
         _limits(manifest),
         "## Made with",
-        "\n".join(f"- {name} {value}" for name, value in manifest["versions"].items()),
+        "\n".join(
+            _escaped(f"{name} {value}", "- ") for name, value in manifest["versions"].items()
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -59,20 +68,19 @@ def _limits(manifest):
 
 
 def _robustness(manifest):
-    report = manifest["report"]
-    if report is None:
+    if manifest["report"] is None:
         return "Not measured: no report was given. Nothing is known about attacks on this model."
-    threat_model = report["threat_model"]
-    low, high = report["confidence"]
-    attacks = [label(attack["name"], attack["settings"]) for attack in report["attacks"]]
+    report = RobustnessReport.from_dict(manifest["report"])
+    low, high = report.confidence
+    attacks = ", ".join(attack.label for attack in report.attacks)
     lines = [
-        f"- Threat model: {threat_model['class_name']}, epsilon {threat_model['epsilon']}",
-        f"- Accuracy without attack: {report['clean_accuracy']:.2%}",
-        f"- Robust accuracy: {report['robust_accuracy']:.2%} (95% interval {low:.2%} to "
-        f"{high:.2%}, {report['num_examples']} examples)",
-        f"- Attacks: {', '.join(attacks)}",
+        _escaped(describe_threat(report), "- Threat model: "),
+        f"- Accuracy without attack: {report.clean_accuracy:.2%}",
+        f"- Robust accuracy: {report.robust_accuracy:.2%} (95% interval {low:.2%} to "
+        f"{high:.2%}, {report.num_examples} examples)",
+        _escaped(attacks, "- Attacks: "),
     ]
-    lines += [f"- Warning: {warning}" for warning in report["warnings"]]
+    lines += [_escaped(warning, "- Warning: ") for warning in report.warnings]
     if manifest["data_fingerprint"] is not None:
         lines.append(f"- SHA-256 of the examples: {manifest['data_fingerprint']['sha256']}")
     return "\n".join(lines)
@@ -97,9 +105,13 @@ def _inputs(inputs):
 def _classes(names):
     if names is None:
         return "Indices only; no names were given."
-    return "\n".join(f"- {index}: {_escaped(name)}" for index, name in enumerate(names))
+    return "\n".join(_escaped(name, f"- {index}: ") for index, name in enumerate(names))
 
 
-def _escaped(text):
-    """Returns a text in one line, of which Markdown makes nothing else."""
-    return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", " ".join(text.split()))
+def _escaped(text, start=""):
+    """Returns a text in one line after its start, of which Markdown makes nothing else.
+
+    That is no markup, no entity, no formula, no mention, and no address that becomes a link.
+    """
+    text = re.sub(r"([\\`*_\[\]<>#|!&~$@:])", r"\\\1", one_line(text))
+    return start + re.sub(r"(?i)(www)\.", r"\1\\.", text)

@@ -7,6 +7,7 @@ import keras_robust as kr
 from keras_robust.export.card import write_card
 from keras_robust.layers import InputGuard
 from tests.export.manifest_test import make
+from tests.support import reports
 
 X, Y = np.eye(3, dtype="float32"), np.array([0, 0, 2])
 
@@ -45,6 +46,46 @@ def test_names_are_no_markdown_and_seeds_no_choice():
     assert "- 0: a\\_b\n- 1: \\<b\\>\n- 2: \\[c\\](d)\n" in text
     assert "who tries seeds" in text
     assert "seed" not in write_card({**make(), "signatures": ["logits"]})
+
+
+FORGERY = "none\n\n## Robustness\n\n- Robust accuracy: 99.00%"
+MARKUP = "<img src=x> [a](javascript:b) `c` &lt; $x$ @d ![e](f) http://g www.h.de ~~i~~ |j|"
+ESCAPED = (
+    "\\<img src=x\\> \\[a\\](javascript\\:b) \\`c\\` \\&lt; \\$x\\$ \\@d \\!\\[e\\](f) http\\://g "
+    "www\\.h.de \\~\\~i\\~\\~ \\|j\\|"
+)
+
+
+def test_text_of_a_report_adds_nothing_to_the_card():
+    attack = kr.evaluation.AttackReport(MARKUP, {"loss": MARKUP}, None, 2 / 6, 0.0, 1.0)
+    own = {"class_name": MARKUP, "config": {"epsilon": FORGERY}, "epsilon": 0.1}
+    report = reports.make(warnings=[FORGERY, MARKUP], attacks=[attack], threat_model=own)
+    lines = card(report=report).splitlines()
+    assert len(lines) == len(card(report=reports.make(warnings=["a", "b"])).splitlines())
+    assert [line for line in lines if line.startswith("#")] == [
+        line for line in card().splitlines() if line.startswith("#")
+    ]
+    assert f"- Warning: {ESCAPED}" in lines and f"- Attacks: {ESCAPED} {ESCAPED}" in lines
+    assert "- Warning: none \\#\\# Robustness - Robust accuracy\\: 99.00%" in lines
+    (threat,) = [line for line in lines if line.startswith("- Threat model: ")]
+    assert threat.startswith(f"- Threat model: {ESCAPED}, epsilon ")
+    (accuracy,) = [line for line in lines if line.startswith("- Robust accuracy: ")]
+    assert accuracy == "- Robust accuracy: 33.33% (95% interval 12.30% to 78.90%, 6 examples)"
+
+
+def test_the_names_of_a_card_are_one_line():
+    plain = {**make(), "signatures": []}
+    plain["model"]["name"] = "a\n# b\x1b"
+    plain["versions"] = {"keras\n# c": "<3>"}
+    text = write_card(plain)
+    assert text.startswith("# a \\# b\\\\x1b\n")
+    assert "\n- keras \\# c \\<3\\>\n" in text
+
+
+def test_numbers_that_do_not_fit_together_are_on_no_card():
+    for changes in ({"robust_accuracy": 0.99}, {"clean_accuracy": "99%"}, {"num_examples": 10**9}):
+        with pytest.raises(ValueError, match="Received: report."):
+            card(report=reports.make(**changes))
 
 
 def test_what_probabilities_are():
