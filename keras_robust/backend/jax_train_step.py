@@ -38,10 +38,10 @@ class TrainStep(BaseTrainStep):
         self._is_compiled = True
         self._function = None
 
-    def guarded(self, train_function, check):
-        # The variables may be others than those of an earlier train function.
+    def forget(self):
         self._function = None
 
+    def guarded(self, train_function, check):
         def guarded(state, iterator):
             self._state = state
             try:

@@ -79,6 +79,14 @@ class BaseTrainStep:
     def build(self, iterator):
         """Makes the variables that a step needs, told by the data to come, if Keras has not."""
 
+    def forget(self):
+        """Has what was compiled made anew, since what it was made for has changed."""
+
+    @property
+    def carries_on(self):
+        """Whether a batch leaves something behind for the next, which no other `fit` must see."""
+        return self._delta is not None or self._memory is not None
+
     def guarded(self, train_function, check):
         """Returns the train function that Keras made around this step, fit for exceptions.
 

@@ -1,6 +1,8 @@
 """The callback that turns `fit` into adversarial training."""
 
+import inspect
 import warnings
+import weakref
 
 import keras
 
@@ -10,6 +12,16 @@ from keras_robust import objectives
 from keras_robust import threat_models
 from keras_robust.attacks.goal import check_seed
 from keras_robust.backend import TrainStep
+from keras_robust.callbacks.compiled_step import CompiledStep
+from keras_robust.callbacks.compiled_step import forget_step
+from keras_robust.callbacks.compiled_step import kept_step
+from keras_robust.callbacks.neighbours import put_last
+from keras_robust.callbacks.train_function import LastCallback
+from keras_robust.callbacks.train_function import current_fit
+from keras_robust.callbacks.train_function import install
+from keras_robust.callbacks.train_function import is_of_one_batch
+from keras_robust.callbacks.train_function import refuse_other_steps
+from keras_robust.callbacks.train_function import uninstall
 from keras_robust.callbacks.warm_up import WarmUp
 from keras_robust.callbacks.warm_up import parse_warmup
 
@@ -39,7 +51,9 @@ class AdvTrain(keras.callbacks.Callback):
 
     The attack sees the model in inference mode, and costs `num_steps` forward and backward passes
     per batch. With the objective `"adversarial"` the clean metrics cost one more forward pass, of
-    which nothing is kept: no statistics, no seeds.
+    which nothing is kept: no statistics, no seeds. The first batch costs a trace, seconds or more;
+    a later `fit` with the same callback object costs none if nothing changed but data, epochs,
+    warm-up and seed: see the README.
 
     Args:
         threat_model: a `ThreatModel`, or `"linf"`, `"l2"`, `"l1"`. Its `epsilon` may be a schedule
@@ -130,8 +144,9 @@ class AdvTrain(keras.callbacks.Callback):
         self.seed = seed
         self.attack_dtype = attack_dtype
         parse_warmup(warmup)
-        self._step = None
         self._warm_up = None
+        self._compiled = None
+        self._run = None
         self._function = None
         self._armed_for = None
         self._is_clean = False
@@ -154,23 +169,20 @@ class AdvTrain(keras.callbacks.Callback):
     def from_config(cls, config):
         return cls(**config)
 
+    def set_model(self, model):
+        super().set_model(model)
+        put_last(LastCallback(self, self._arm), self, inspect.currentframe().f_back)
+
     def on_train_begin(self, logs=None):
-        _refuse_other_steps(self.model)
+        refuse_other_steps(self.model)
         backend.refuse_distribution(self.model)
         self.objective.check(self.model, self.threat_model)
         self._warned = set()
         self._armed_for = None
         self._warm_up = WarmUp(self)
         self._tell("warm-up", self._warm_up.note())
-        self._step = TrainStep(
-            self.model,
-            self.attack,
-            self.objective,
-            self.threat_model,
-            ramp=self._warm_up.ramp,
-            seed=self.seed,
-            attack_dtype=self._known_attack_dtype(),
-        )
+        self._compiled = self._compiled_step()
+        self._step.ramp, self._step.seed = self._warm_up.ramp, self.seed
         self._install()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -178,14 +190,7 @@ class AdvTrain(keras.callbacks.Callback):
         self._step.reset_meters()
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self._is_clean:
-            return
-        # `self.model` would write the weights back into the variables, batch by batch, on JAX.
-        model = self._step.model
-        if model.train_function is not self._function:
-            # Another callback trained, compiled or unfroze something; our step goes on after it.
-            self._install()
-        self._armed_for = _current_fit(model)
+        self._arm()
 
     def on_epoch_end(self, epoch, logs=None):
         step = self._step
@@ -212,13 +217,17 @@ class AdvTrain(keras.callbacks.Callback):
             )
 
     def on_train_end(self, logs=None):
-        _uninstall(self.model)
+        uninstall(self.model)
         shortfall = self._warm_up.shortfall(_read(self.model.optimizer.iterations))
         if shortfall is not None:
             warnings.warn(shortfall, stacklevel=2)
-        self._step = None
+        self._compiled = self._run = None
         self._function = None
         self._armed_for = None
+
+    @property
+    def _step(self):
+        return self._compiled and self._compiled.step
 
     @property
     def _ramp(self):
@@ -244,38 +253,74 @@ class AdvTrain(keras.callbacks.Callback):
             print(f"AdvTrain: {text}")  # noqa: T201
 
     def _refuse_empty_data(self):
-        _uninstall(self.model)
+        uninstall(self.model)
         raise ValueError("AdvTrain needs data to train on. Received: an empty data set")
 
+    def _compiled_step(self):
+        """Returns the step of an earlier `fit`, if it holds for this one, or else a new one."""
+        model, dtype = self.model, self._known_attack_dtype()
+        uninstall(model)
+        arguments = (model, self.attack, self.objective, self.threat_model)
+        return kept_step(self, model, dtype) or CompiledStep(
+            TrainStep(*arguments, seed=self.seed, attack_dtype=dtype)
+        )
+
+    def _arm(self):
+        """Has the next batch of this `fit` run through our step."""
+        if self._is_clean:
+            return
+        # `self.model` would write the weights back into the variables, batch by batch, on JAX.
+        model = self._step.model
+        if model.train_function is not self._function:
+            # Another callback trained, compiled or unfroze something; our step goes on after it.
+            self._install()
+        self._armed_for = current_fit(model)
+
     def _install(self):
-        """Puts a train function in place that is adversarial for this `fit` only."""
-        model = self.model
-        plain = _uninstall(model)
-        run = _make_train_function(model, self._step, self._check_first_batch)
+        """Puts a train function in place that is adversarial for this `fit` only.
+
+        It keeps nothing of ours alive, for where another callback raises, nobody takes it away.
+        """
+        model, self_reference = self._step.model, weakref.ref(self)
+        model_reference, check = weakref.ref(model), weakref.WeakMethod(self._check_first_batch)
+        uninstall(model)
+        self._compiled.prepare()
+        self._run = self._step.guarded(self._compiled.run, lambda: check()())
 
         def train_function(*arguments):
             # JAX hands over the state of the variables, and then the data.
-            iterator = arguments[-1]
-            # What is armed for another `fit` was left by an exception in a callback.
-            armed, self._armed_for = self._armed_for is _current_fit(model), None
-            if not armed or _is_of_one_batch(iterator):
-                return _uninstall(model)(*arguments)
-            try:
-                self._step.build(iterator)
-                logs = self._step.over_replicas(run(*arguments))
-            except backend.END_OF_DATA:
-                raise
-            except BaseException as error:
-                _uninstall(model)
-                message = backend.required_message(error)
-                if message is None:
-                    raise
-                raise ValueError(message) from None
-            return logs
+            own = self_reference()
+            if own is None or not own._disarm(arguments[-1]):
+                return uninstall(model_reference())(*arguments)
+            return own._train(*arguments)
 
-        train_function.plain = plain
-        train_function.fit = _current_fit(model)
-        model.train_function = self._function = train_function
+        install(model, train_function)
+        self._function = train_function
+
+    def _disarm(self, iterator):
+        """Returns whether the batch to come is to run through our step, which then is done."""
+        # What is armed for another `fit` was left by an exception in a callback.
+        armed, self._armed_for = self._armed_for, None
+        is_ours = armed is not None and armed is current_fit(self._step.model)
+        return is_ours and not is_of_one_batch(iterator)
+
+    def _train(self, *arguments):
+        """Runs our step on a batch."""
+        step, plain = self._step, self._function.plain
+        try:
+            step.build(arguments[-1])
+            logs = step.over_replicas(self._run(*arguments))
+        except backend.END_OF_DATA:
+            raise
+        except BaseException as error:
+            uninstall(step.model)
+            forget_step(self, plain)
+            message = backend.required_message(error)
+            if message is None:
+                raise
+            raise ValueError(message) from None
+        self._compiled.keep(self, plain)
+        return logs
 
     def _check_first_batch(self):
         """Says after the first batch if the model was misread, or the attack had no gradient."""
@@ -283,7 +328,7 @@ class AdvTrain(keras.callbacks.Callback):
             return
         self._warned.add("gradients")
         if _read(self._step.misread.result()) > 0.0:
-            _uninstall(self.model)
+            uninstall(self.model)
             raise ValueError(
                 "The loss takes logits and the outputs of the model are probabilities, or the "
                 "reverse. Make `from_logits` of the loss fit the last layer of the model. "
@@ -297,34 +342,6 @@ class AdvTrain(keras.callbacks.Callback):
                 "Received: a zero gradient for 100% of the examples",
                 stacklevel=3,
             )
-
-
-def _make_train_function(model, step, check):
-    """Returns Keras's own train function, made around our step; leaves no trace on the model."""
-    jit_compile = model.jit_compile
-    plain = model.train_function
-    if jit_compile and not model.run_eagerly:
-        step.use_xla()
-        model.jit_compile = False
-    try:
-        model.train_step = step.__call__
-        model.make_train_function(force=True)
-        return step.guarded(model.train_function, check)
-    finally:
-        del model.train_step
-        model.jit_compile = jit_compile
-        model.train_function = plain
-
-
-def _is_of_one_batch(iterator):
-    """Whether this is the generator that `train_on_batch` makes of its arguments."""
-    return "train_on_batch" in getattr(iterator, "__qualname__", "")
-
-
-def _uninstall(model):
-    """Puts the plain train function back, if ours is in place, and returns it."""
-    model.train_function = getattr(model.train_function, "plain", model.train_function)
-    return model.train_function
 
 
 def _check_attack_dtype(dtype, attack):
@@ -345,27 +362,3 @@ def _check_attack_dtype(dtype, attack):
 def _read(value):
     """Returns a Python float from a scalar variable or tensor."""
     return float(keras.ops.convert_to_tensor(value) + 0)
-
-
-def _current_fit(model):
-    """Returns the object that Keras makes anew for every `fit`."""
-    return getattr(model, "history", model)
-
-
-def _refuse_other_steps(model):
-    if getattr(model.train_function, "fit", None) is _current_fit(model):
-        raise ValueError(
-            "One `fit` takes one AdvTrain callback. Received: two of them. To mix objectives use "
-            "keras_robust.objectives.Mixed, or write an Objective"
-        )
-    for name in ("train_step", "make_train_function"):
-        own = name in vars(model)
-        if own or getattr(type(model), name) is not getattr(keras.Model, name):
-            raise ValueError(
-                f"AdvTrain brings its own train step, and `{type(model).__name__}` defines "
-                f"`{name}`, which would be silently ignored. Move the change into "
-                "`compute_loss`, or keep the step and perturb the batch inside it: "
-                "`x = keras_robust.attacks.PGD()(self, x, y, threat_model, "
-                "seed=self.optimizer.iterations)`. "
-                f"Received: a model with a custom `{name}`"
-            )

@@ -25,6 +25,20 @@ def move(callback, frame, place):
     return lambda: owner.callbacks
 
 
+def put_last(last, callback, frame):
+    """Puts one more callback behind all others, while Keras calls `set_model` of `callback`.
+
+    Args:
+        last: the callback to add, whose `owner` is `callback`, of which there is one at most.
+        callback: the callback.
+        frame: the frame from which `set_model` was called.
+    """
+    owner = _list_around(callback, frame)
+    if owner is not None:
+        others = [one for one in owner.callbacks if getattr(one, "owner", None) is not callback]
+        owner.callbacks = [*others, last]
+
+
 def _list_around(callback, frame):
     """Returns the `keras.callbacks.CallbackList` that calls a method of `callback`, or `None`."""
     while frame is not None:
