@@ -113,12 +113,24 @@ class TrainStep(BaseTrainStep):
             return tf.Variable(start, shape=(None, *shape), trainable=False)
 
 
-def _with_last_axis(model, x):
-    """Returns a symbol with the last axis of 1 that Keras adds or drops for tensors only."""
-    wanted = getattr(model, "inputs", None)
-    if not wanted or len(wanted) > 1 or not hasattr(x, "shape"):
+def _with_last_axis(model, inputs):
+    """Returns symbols with the last axis of 1 that Keras adds or drops for tensors only."""
+    wanted, leaves = getattr(model, "inputs", None) or [], keras.tree.flatten(inputs)
+    if isinstance(inputs, dict):
+        # Keras goes by the names; those of a dict are in the order of `flatten`.
+        by_name = {tensor.name: tensor for tensor in wanted}
+        by_name.update(model.input if wanted and isinstance(model.input, dict) else {})
+        wanted = [by_name.get(name) for name in sorted(inputs)]
+    if len(wanted) != len(leaves):
+        return inputs
+    leaves = [_of_rank(leaf, one) for leaf, one in zip(leaves, wanted, strict=True)]
+    return keras.tree.pack_sequence_as(inputs, leaves)
+
+
+def _of_rank(x, wanted):
+    if wanted is None or not hasattr(x, "shape"):
         return x
-    shape, expected = tuple(x.shape), tuple(wanted[0].shape)
+    shape, expected = tuple(x.shape), tuple(wanted.shape)
     if len(shape) == len(expected) - 1 and expected[-1] == 1:
         return keras.KerasTensor((*shape, 1), x.dtype)
     if len(shape) == len(expected) + 1 and shape[-1] == 1:

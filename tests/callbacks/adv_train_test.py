@@ -392,3 +392,29 @@ def test_a_last_axis_of_one_is_added_and_dropped_as_keras_does(given, wanted):
         results.append(model.get_weights())
     for one, other in zip(*results, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.exhaustive
+@tiers.parametrize("form", [list, dict, "by name"])
+@tiers.parametrize(("given", "wanted"), [((6, 6), (6, 6, 1)), ((6, 6, 1), (6, 6))])
+def test_several_inputs_have_a_last_axis_of_one_added_and_dropped(form, given, wanted):
+    results = []
+    for shape in (given, wanted):
+        keras.utils.set_random_seed(0)
+        inputs = {name: keras.Input(wanted, name=name) for name in ("b", "a")}
+        shared = keras.Sequential([keras.layers.Reshape((6, 6, 1)), keras.layers.Conv2D(2, 3)])
+        parts = [keras.layers.Flatten()(shared(one)) for one in inputs.values()]
+        outputs = keras.layers.Dense(3)(keras.layers.concatenate(parts))
+        model = keras.Model(inputs if form is dict else list(inputs.values()), outputs)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("sgd", loss, metrics=["accuracy"])
+        x = np.random.default_rng(0).uniform(size=(2, 8, *shape)).astype("float32")
+        # The second has its own rank in every case.
+        data, ball = {"b": x[0], "a": x[1].reshape(8, *wanted)}, {"b": kr.Linf(0.1)}
+        if form is list:
+            data, ball = list(data.values()), [kr.Linf(0.1), None]
+        callback = kr.AdvTrain(ball, attack=kr.attacks.FGSM(), warmup=0)
+        model.fit(data, np.arange(8) % 3, shuffle=False, verbose=0, callbacks=[callback])
+        results.append(model.get_weights())
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
