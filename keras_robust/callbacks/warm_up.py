@@ -33,38 +33,18 @@ class WarmUp:
     """
 
     def __init__(self, callback):
-        self._callback = callback
         warmup, epochs = callback.warmup, callback.params["epochs"]
         if warmup is None:
             warmup = 0 if callback.threat_model.is_scheduled else _DEFAULT
-        self.is_guessed = self._is_of_unknown_length and callback.warmup is None and bool(warmup)
+        has_length = callback.params.get("steps") is not None
+        self.is_guessed = not has_length and callback.warmup is None and bool(warmup)
         share, steps = parse_warmup(DEFAULT_STEPS if self.is_guessed else warmup)
-        start = self._planned(callback.clean_epochs) if callback.clean_epochs else 0
+        start = _planned(callback, callback.clean_epochs) if callback.clean_epochs else 0
         if share is not None:
             clean = min(callback.clean_epochs, epochs)
             counted = clean + (epochs - clean) * callback.objective.steps_per_batch
-            steps = int(share * self._planned(counted))
+            steps = int(share * _planned(callback, counted))
         self.ramp = (start, steps)
-
-    @property
-    def _is_of_unknown_length(self):
-        return self._callback.params.get("steps") is None
-
-    def _planned(self, epochs):
-        """Returns the optimizer steps in some epochs of this `fit`, one for each batch."""
-        callback = self._callback
-        if self._is_of_unknown_length:
-            raise ValueError(
-                "The warm-up is a share of the training, or follows clean epochs, but the length "
-                "of the data is not known. Pass `steps_per_epoch` to `fit`, or `warmup` as a "
-                "number of optimizer steps (0 for none, None for "
-                f"{DEFAULT_STEPS}) and clean_epochs=0. Received: "
-                f"warmup={callback.warmup!r}, clean_epochs={callback.clean_epochs} and data of "
-                "unknown length"
-            )
-        optimizer = getattr(callback.model.optimizer, "inner_optimizer", callback.model.optimizer)
-        accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
-        return int(epochs * callback.params["steps"] / accumulated)
 
     def note(self):
         """Returns what to tell about a default that was guessed, or `None`."""
@@ -87,3 +67,18 @@ class WarmUp:
             f"{iterations:g} optimizer steps, at the last of which epsilon was "
             f"{iterations / steps:.0%} of its full size"
         )
+
+
+def _planned(callback, epochs):
+    """Returns the optimizer steps in some epochs of this `fit`, one for each batch."""
+    if callback.params.get("steps") is None:
+        raise ValueError(
+            "The warm-up is a share of the training, or follows clean epochs, but the length of "
+            "the data is not known. Pass `steps_per_epoch` to `fit`, or `warmup` as a number of "
+            f"optimizer steps (0 for none, None for {DEFAULT_STEPS}) and clean_epochs=0. Received: "
+            f"warmup={callback.warmup!r}, clean_epochs={callback.clean_epochs} and data of unknown "
+            "length"
+        )
+    optimizer = getattr(callback.model.optimizer, "inner_optimizer", callback.model.optimizer)
+    accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
+    return int(epochs * callback.params["steps"] / accumulated)
