@@ -19,6 +19,7 @@ import keras_robust as kr
 
 from . import cli
 from . import models
+from . import names
 from . import shared_flags
 
 
@@ -26,13 +27,8 @@ def define_flags():
     """Defines the flags of this program."""
     shared_flags.define_data()
     flags.DEFINE_string("model", None, "A .keras file.")
-    flags.DEFINE_enum(
-        "method",
-        "smoothing",
-        sorted(kr.certification.registry.classes),
-        "The kind of proof.",
-        case_sensitive=False,
-    )
+    methods = map(names.snake_case, kr.certification.ALL)
+    names.define("method", "smoothing", methods, "The kind of proof.")
     flags.DEFINE_string(
         "noise_stddev",
         None,
@@ -49,9 +45,7 @@ def define_flags():
         "num_samples", None, "smoothing: noisy copies of each example. Default: 100000."
     )
     flags.DEFINE_float("alpha", None, "smoothing: chance of error for an example. Default: 0.001.")
-    flags.DEFINE_enum(
-        "norm", None, ["L1", "L2", "Linf"], "linear: norm of the radii.", case_sensitive=False
-    )
+    names.define("norm", None, ["L1", "L2", "Linf"], "linear: norm of the radii.")
     flags.DEFINE_integer(
         "num_examples", None, "Certify only the first so many test examples.", lower_bound=1
     )
@@ -93,7 +87,7 @@ def run(model, dataset, method, *, output_dir, radii=None, **arguments):
 
 def _has_bounds(method):
     """Whether the certificate of this name is about a box of inputs."""
-    return "bounds" in inspect.signature(kr.certification.registry.classes[method]).parameters
+    return "bounds" in inspect.signature(kr.certification.registry.find(method)).parameters
 
 
 def _number(name, text):

@@ -6,6 +6,7 @@ import keras_robust as kr
 from keras_robust.configurable import required_arguments
 
 from . import training
+from .names import snake_case
 
 # Where a paper is more than the class of an objective with its usual attack.
 _RECIPES = {
@@ -23,7 +24,7 @@ _RECIPES = {
 def names():
     """Returns what `arguments` knows: every objective that needs no arguments, and the recipes."""
     alone = [cls for cls in kr.objectives.ALL if not required_arguments(cls)]
-    return sorted({*_RECIPES, *map(_snake_case, alone)})
+    return sorted({*_RECIPES, *map(snake_case, alone)})
 
 
 def arguments(name, attack=None, num_steps=None, changes=()):
@@ -59,10 +60,3 @@ def _change(objective, changes):
         except json.JSONDecodeError:
             config[name] = text
     return type(objective).from_config(config)
-
-
-def _snake_case(cls):
-    name = cls.__name__
-    if name.isupper():
-        return name.lower()
-    return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")

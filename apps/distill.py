@@ -19,6 +19,7 @@ from keras_robust import backend
 
 from . import cli
 from . import models
+from . import names
 from . import shared_flags
 from . import training
 
@@ -41,7 +42,7 @@ def define_flags():
     shared_flags.define_threat_model()
     shared_flags.define_evaluation()
     shared_flags.define_training()
-    flags.DEFINE_enum("method", "rslad", sorted(_METHODS), "How the student learns.")
+    names.define("method", "rslad", _METHODS, "How the student learns.")
     flags.DEFINE_string(
         "model",
         models.SMALL_CNN,

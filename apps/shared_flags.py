@@ -8,6 +8,8 @@ from absl import flags
 import keras_robust as kr
 from keras_robust import datasets
 
+from . import names
+
 # The flags belong to the program that asks for them, and show in its --help.
 flags.disclaim_key_flags()
 
@@ -43,8 +45,8 @@ def define_data():
 
 def define_threat_model():
     """Defines --threat_model and --epsilon."""
-    names = ["l1", "l2", "linf"]
-    flags.DEFINE_enum("threat_model", "linf", names, "Norm that bounds the perturbation.")
+    known = ["l1", "l2", "linf"]
+    names.define("threat_model", "linf", known, "Norm that bounds the perturbation.")
     flags.DEFINE_string(
         "epsilon",
         None,

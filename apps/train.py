@@ -10,11 +10,10 @@ Replaces what an earlier run wrote there, but never a SavedModel: that gets the 
 
 from absl import flags
 
-import keras_robust as kr
-
 from . import cli
 from . import defences
 from . import models
+from . import names
 from . import shared_flags
 from . import training
 
@@ -36,19 +35,18 @@ def define_flags():
         models.SMALL_CNN,
         f"'{models.SMALL_CNN}', or the path of a .keras file of your own to harden.",
     )
-    flags.DEFINE_enum(
+    names.define(
         "attack",
         None,
-        sorted(cls.__name__.lower() for cls in kr.attacks.ALL),
+        map(names.snake_case, training.attacks()),
         "Attack that makes the training examples. Default: what the objective usually takes.",
     )
-    flags.DEFINE_enum(
+    names.define(
         "objective",
         "adversarial",
         defences.names(),
         "What training minimises: an objective, or the defence of a paper by its usual name. Those "
         "with a teacher are in keras-robust-distill.",
-        case_sensitive=False,
     )
     flags.DEFINE_list(
         "objective_arguments",

@@ -129,6 +129,15 @@ def fit(name, model, dataset, settings, callbacks, checkpoint_dir):
     )
 
 
+def attacks():
+    """Returns the classes of attacks that can train under the threat models of the programs.
+
+    `AutoAttack` needs a data set, and the others that are left out a surrogate, or `L0`.
+    """
+    others = (kr.attacks.AutoAttack, kr.attacks.JSMA, kr.attacks.OnePixel, kr.attacks.Transfer)
+    return [cls for cls in kr.attacks.ALL if cls not in others]
+
+
 def make_attack(name, num_steps):
     """Returns the attack that makes the training examples, with its usual steps if `None`."""
     attack = kr.attacks.get(name)

@@ -4,6 +4,7 @@ import difflib
 
 import keras
 
+from keras_robust.calls import explain_calls
 from keras_robust.configurable import required_arguments
 
 
@@ -30,7 +31,8 @@ class Registry:
         self.extend(classes)
 
     def extend(self, classes):
-        """Adds classes."""
+        """Adds classes, whose constructors say from then on what to write for a wrong argument."""
+        explain_calls(classes)
         self.classes.update((cls.__name__.lower(), cls) for cls in classes)
 
     def get(self, identifier):
@@ -41,18 +43,35 @@ class Registry:
             return self.get(keras.saving.deserialize_keras_object(identifier))
         if isinstance(identifier, type) and issubclass(identifier, self.base):
             return self._make(identifier, identifier)
-        key = identifier.lower().replace("_", "") if isinstance(identifier, str) else None
-        if key in self.classes:
-            return self._make(self.classes[key], identifier)
-        known = ", ".join(repr(name) for name in sorted(self.classes))
-        near = difflib.get_close_matches(key or "", self.classes, n=1)
-        hint = f". Did you mean {near[0]!r}?" if near else ""
-        received = repr(identifier)
-        if len(received) > 80:
+        found = self.find(identifier)
+        if found is None:
+            raise self.unknown(identifier)
+        return self._make(found, identifier)
+
+    def find(self, name):
+        """Returns the class of this name, or `None`."""
+        return self.classes.get(_key(name)) if isinstance(name, str) else None
+
+    def unknown(self, identifier, others=()):
+        """Returns the `ValueError` for what is neither an object nor a name.
+
+        Args:
+            identifier: what was received.
+            others: names that the caller knows beside those of the classes.
+        """
+        names = [*others, *sorted(self.classes)]
+        received, hint = repr(identifier), ""
+        if isinstance(identifier, str):
+            near = difflib.get_close_matches(_key(identifier), map(_key, names), n=1)
+            hint = f". Did you mean {names[[*map(_key, names)].index(near[0])]!r}?" if near else ""
+        elif hasattr(identifier, "shape"):
+            received = f"an array of shape {tuple(identifier.shape)}"
+            hint = ". Examples and labels are one argument: data=(x, y)"
+        elif len(received) > 80:
             received = f"an object of type {type(identifier).__name__}"
-        raise ValueError(
-            f"Unknown {self.kind}. Expected one of {known}, or an object of {self.base.__name__}. "
-            f"Received: {received}{hint}"
+        return ValueError(
+            f"Unknown {self.kind}. Expected one of {', '.join(map(repr, names))}, or an object of "
+            f"{self.base.__name__}. Received: {received}{hint}"
         )
 
     def _make(self, cls, identifier):
@@ -64,3 +83,7 @@ class Registry:
                 f"Received: {identifier!r}"
             )
         return cls()
+
+
+def _key(name):
+    return name.lower().replace("_", "")

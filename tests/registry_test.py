@@ -1,6 +1,7 @@
 import re
 
 import keras
+import numpy as np
 import pytest
 
 import keras_robust as kr
@@ -71,6 +72,30 @@ def test_anything_else_is_told_the_known_names(identifier):
     message = "Unknown shape. Expected one of 'righttriangle', or an object of Shape. Received: "
     with pytest.raises(ValueError, match=message):
         get(identifier)
+
+
+def test_labels_are_told_that_they_belong_to_the_data():
+    message = r"Received: an array of shape \(3,\). Examples and labels are one argument: data="
+    for labels in (np.arange(3), keras.ops.arange(3)):
+        with pytest.raises(ValueError, match=message):
+            get(labels)
+        with pytest.raises(ValueError, match=message):
+            kr.evaluate(lambda x: x, np.zeros((3, 2), "float32"), labels)
+        with pytest.raises(ValueError, match=message):
+            kr.certify(lambda x: x, np.zeros((3, 2), "float32"), labels)
+        with pytest.raises(ValueError, match=message):
+            kr.RobustValidation(np.zeros((3, 2), "float32"), labels)
+    with pytest.raises(ValueError, match=message):
+        kr.evaluate(lambda x: x, np.zeros((3, 2), "float32"), [0, 1, 0])
+
+
+def test_names_that_the_caller_knows_beside_them():
+    error = Registry("shape", Shape, [RightTriangle]).unknown("heptagn", ["heptagon", "line"])
+    message = "Expected one of 'heptagon', 'line', 'righttriangle', or .* Did you mean 'heptagon'?"
+    assert re.search(message, str(error))
+    with pytest.raises(ValueError, match="Received: 'standart'. Did you mean 'standard'?"):
+        data = np.full((2, 2), 0.5, "float32"), np.arange(2)
+        kr.evaluate(lambda x: x, data, attacks="standart")
 
 
 def test_a_misspelled_name_is_told_the_nearest():

@@ -10,6 +10,7 @@ from keras_robust import backend
 from keras_robust import threat_models
 from keras_robust.attacks.found import better
 from keras_robust.attacks.run import Run
+from keras_robust.calls import explained
 from keras_robust.configurable import Configurable
 from keras_robust.registry import Registry
 
@@ -65,6 +66,7 @@ class Attack(Configurable):
             best = found if best is None else better(best, found)
         return best
 
+    @explained
     def __call__(
         self, model, x, y=None, threat_model="linf", *, batch_size=256, seed=0, verbose=False
     ):
@@ -106,6 +108,7 @@ class Attack(Configurable):
             return found.x_adv
         return keras.tree.map_structure(ops.convert_to_tensor, found.x_adv)
 
+    @explained
     def run(self, model, x, y, threat_model, *, rows=None, batch_size=256, seed=0, verbose=False):
         """Attacks a data set and returns `Found` with NumPy arrays.
 

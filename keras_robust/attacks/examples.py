@@ -21,6 +21,9 @@ def to_arrays(data, num_examples=None):
     if _is_pair(data):
         x, y = as_structure(data[0]), _arrays(data[1])
         return backend.take(x, slice(num_examples)), backend.take(y, slice(num_examples))
+    if hasattr(data, "shape") or isinstance(data, dict):
+        what = "a dict of arrays" if isinstance(data, dict) else f"one array of shape {data.shape}"
+        raise ValueError(f"Expected data as `(x, y)`, inputs and labels. Received: {what}")
     if not hasattr(data, "__iter__"):
         raise ValueError(
             "Expected data as `(x, y)` arrays or as an iterable of batches `(x, y)`. "
@@ -35,6 +38,14 @@ def to_arrays(data, num_examples=None):
 
 
 def _parse_batch(batch):
+    if isinstance(batch, dict):
+        keys = [repr(key) for key in batch]
+        names = keys if len(keys) == 2 else ["'image'", "'label'"]
+        raise ValueError(
+            "Expected batches (x, y), inputs and labels. Take them out of the dicts: "
+            f"`dataset.map(lambda batch: (batch[{names[0]}], batch[{names[1]}]))`. "
+            f"Received: batches that are dicts, with the keys {', '.join(keys)}"
+        )
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         raise ValueError(
             "Expected batches (x, y), with labels. "

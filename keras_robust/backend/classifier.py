@@ -14,6 +14,7 @@ from keras_robust.backend.layer_dtypes import current_dtype
 from keras_robust.backend.layer_dtypes import layers_in
 from keras_robust.backend.structures import batches_of
 from keras_robust.backend.structures import only_input
+from keras_robust.backend.untraceable import untraceable_told
 
 _TINY = 1e-7
 _SLACK = 1e-3
@@ -70,7 +71,7 @@ class Classifier:
         """Returns the outputs of the model."""
         self.num_calls += 1
         inputs = self.pack(x)
-        with backend.noted_logits(self.model):
+        with backend.noted_logits(self.model), untraceable_told(self.model, inputs):
             if not isinstance(self.model, keras.Layer):
                 return self.model(inputs)
             with explained("The model cannot run on these inputs", inputs=inputs):

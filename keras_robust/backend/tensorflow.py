@@ -135,16 +135,7 @@ class _OpenFunction:
                 input_signature=tf.nest.map_structure(_open_spec, given),
                 autograph=False,
             )
-        try:
-            return self._compiled(*given)
-        except NotImplementedError as error:
-            if "NumPy" not in str(error) and "numpy" not in str(error):
-                raise
-            raise ValueError(
-                "The model cannot be traced by TensorFlow: it turns tensors into NumPy arrays. "
-                "Give it as kr.evaluation.BlackBox(model, num_classes=...), with "
-                f'attacks="black_box". Received: {error}'
-            ) from error
+        return self._compiled(*given)
 
 
 def _call(function, is_given, *given):

@@ -12,9 +12,10 @@ from keras_robust.evaluation.kinds import number
 from keras_robust.evaluation.kinds import record
 from keras_robust.evaluation.kinds import refuse
 from keras_robust.evaluation.kinds import text
+from keras_robust.evaluation.schema import CERTIFICATE as SCHEMA
+from keras_robust.evaluation.schema import SCHEMA as REPORT_SCHEMA
 from keras_robust.evaluation.schema import SIZE
 
-SCHEMA = "keras_robust.certificate_report"
 SCHEMA_VERSION = 1
 
 _NORMS = ("L1", "L2", "Linf")
@@ -48,6 +49,11 @@ def check_certificate(plain):
     """Raises a `ValueError` that names the first field that is not what version 1 has there."""
     plain = dict(plain) if isinstance(plain, dict) else {}
     found = plain.pop("schema", None), plain.pop("schema_version", None)
+    if found[0] == REPORT_SCHEMA:
+        raise ValueError(
+            "Expected a certificate of `certify`. This is a report of `evaluate`: "
+            f"kr.RobustnessReport.load(path) reads it. Received: schema={found[0]!r}"
+        )
     if found != (SCHEMA, SCHEMA_VERSION):
         raise ValueError(
             f"Expected a certificate with schema {SCHEMA!r} and schema_version {SCHEMA_VERSION}. "

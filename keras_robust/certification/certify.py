@@ -12,6 +12,9 @@ from keras_robust import threat_models
 from keras_robust.attacks.examples import check_examples
 from keras_robust.attacks.examples import to_arrays
 from keras_robust.attacks.goal import check_counts
+from keras_robust.calls import advice
+from keras_robust.calls import explained
+from keras_robust.calls import is_radius
 from keras_robust.certification.certificate import registry
 from keras_robust.certification.certificate_report import CertificateReport
 from keras_robust.certification.certificate_report import certified_curve
@@ -20,7 +23,13 @@ from keras_robust.evaluation.labels import predict_clean
 from keras_robust.layers import RandomizedSmoothing
 from keras_robust.version import __version__
 
+_OWN_RADII = (
+    "A certificate finds the radius of each example, and `report.certified_accuracy(radius)` says "
+    "how many have one so large."
+)
 
+
+@explained
 def certify(
     model,
     data,
@@ -112,7 +121,9 @@ def _get(method, options):
     """Returns the certificate, made with the options if it was named."""
     if not options:
         return registry.get(method)
-    cls = registry.classes.get(method.lower()) if isinstance(method, str) else None
+    cls = registry.find(method)
+    if cls is None and isinstance(method, str):
+        raise registry.unknown(method)
     if cls is None:
         raise ValueError(
             f"Further arguments belong to a certificate that is named, one of "
@@ -121,8 +132,12 @@ def _get(method, options):
     known = list(inspect.signature(cls).parameters)
     unknown = sorted(set(options) - set(known))
     if unknown:
+        texts = [
+            _OWN_RADII if is_radius(name) else advice(name, options[name], known)
+            for name in unknown
+        ]
         raise ValueError(
             f"Expected arguments of {cls.__name__}, of which there are {known}. "
-            f"Received: {', '.join(unknown)}"
+            f"{' '.join(texts)} Received: {', '.join(unknown)}"
         )
     return cls(**options)

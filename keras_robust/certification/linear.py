@@ -11,6 +11,7 @@ from keras_robust import threat_models
 from keras_robust.attacks import affine
 from keras_robust.attacks.examples import check_classes
 from keras_robust.attacks.examples import check_examples
+from keras_robust.calls import explained
 from keras_robust.certification.certificate import LARGEST
 from keras_robust.certification.certificate import Certificate
 from keras_robust.certification.certificate import Certified
@@ -34,6 +35,7 @@ class Exact(typing.NamedTuple):
     margin: np.ndarray
 
 
+@explained
 def exact_linear(model, x, y, threat_model="linf", *, batch_size=256):
     """Returns the exact robustness of a linear model on every example, no attack needed.
 

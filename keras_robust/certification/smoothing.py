@@ -196,7 +196,7 @@ def _warn_of_units(x, stddev):
             "The noise is small against the range of the inputs: is it in their units? For pixels "
             "from 0 to 255 a noise of 0.25 is 63.75. "
             f"Received: noise_stddev={stddev} and inputs over a range of {extent:.4g}",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

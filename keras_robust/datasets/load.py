@@ -1,6 +1,9 @@
 """The one function that loads a data set by its name."""
 
+from keras_robust.calls import explained
 
+
+@explained
 def load(name="digits", *, data_dir=None):
     """Loads a data set by its name.
 
@@ -27,7 +30,8 @@ def load(name="digits", *, data_dir=None):
 
     Example:
 
-    >>> from keras_robust import datasets
+    >>> from keras_robust.calls import explained
+    from keras_robust import datasets
     >>> x, y = datasets.load("digits").train
     >>> x.shape, y.shape
     ((1297, 8, 8, 1), (1297,))

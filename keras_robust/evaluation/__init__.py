@@ -1,5 +1,6 @@
 """Robust accuracy, and whether to believe it."""
 
+from keras_robust.calls import explain_calls
 from keras_robust.evaluation.attack_report import AttackReport
 from keras_robust.evaluation.black_box import BlackBox
 from keras_robust.evaluation.breakdown import accuracy_per_class
@@ -13,6 +14,8 @@ from keras_robust.evaluation.report import RobustnessReport
 from keras_robust.evaluation.sanity_check import sanity_check
 from keras_robust.evaluation.sanity_report import SanityReport
 from keras_robust.evaluation.table import compare
+
+explain_calls([BlackBox])
 
 __all__ = [
     "AttackReport",

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.stats
 
 from keras_robust import attacks as attacks_module
+from keras_robust.calls import explained
 from keras_robust.evaluation.breakdown import accuracy_per_class
 from keras_robust.evaluation.breakdown import confusion
 from keras_robust.evaluation.cheap_checks import cheap_checks
@@ -29,6 +30,7 @@ from keras_robust.evaluation.worst_case import WorstCase
 from keras_robust.version import __version__
 
 
+@explained
 def evaluate(  # noqa: PLR0913
     model,
     data,

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_robust.calls import explained
 from keras_robust.evaluation.figures import make_figure
 
 _CHANNELS = (1, 3, 4)
@@ -21,6 +22,7 @@ class Example(NamedTuple):
     after: str
 
 
+@explained
 def draw_examples(report, path=None, num_examples=5, class_names=None):
     """Draws clean image, perturbation and adversarial image, one example a row.
 

@@ -1,6 +1,7 @@
 """Questions to ask before a robust accuracy is believed."""
 
 from keras_robust import attacks
+from keras_robust.calls import explained
 from keras_robust.evaluation.attack_checks import check_beaten
 from keras_robust.evaluation.attack_checks import check_stability
 from keras_robust.evaluation.attack_checks import check_transfer
@@ -15,6 +16,7 @@ from keras_robust.evaluation.trials import Trials
 _RANDOM_QUERIES = 500
 
 
+@explained
 def sanity_check(
     model,
     data,

@@ -24,6 +24,7 @@ SCHEMA = "keras_robust.robustness_report"
 SCHEMA_VERSION = 2
 # What no list of the classes proves.
 _MOST_CLASSES = 100_000
+CERTIFICATE = "keras_robust.certificate_report"
 
 
 def to_plain(value):
@@ -50,6 +51,11 @@ def check_report(plain):
     plain = dict(plain) if isinstance(plain, dict) else {}
     found = plain.pop("schema", None), plain.pop("schema_version", None)
     if found != (SCHEMA, SCHEMA_VERSION):
+        if found[0] == CERTIFICATE:
+            raise ValueError(
+                "Expected a report of `evaluate`. This is a certificate: "
+                f"kr.CertificateReport.load(path) reads it. Received: schema={found[0]!r}"
+            )
         old = " Version 1 lacks most of what is shown now: evaluate again." if found[1] == 1 else ""
         raise ValueError(
             f"Expected a report with schema {SCHEMA!r} and schema_version {SCHEMA_VERSION}.{old} "

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_robust import attacks as attacks_module
 from keras_robust import threat_models
+from keras_robust.attacks.attack import registry
 from keras_robust.attacks.auto_attack import VERSIONS
 
 _NORMS = (threat_models.L1, threat_models.L2, threat_models.Linf)
@@ -54,12 +55,9 @@ def _turns_of(item, threat_model, num_classes):
             members = [attacks_module.APGD(), _targeted(num_classes)]
             return [Turn(member, "APGD") for member in members]
         item = _auto_attack(item)
-    try:
-        attack = attacks_module.get_for_evaluation(item)
-    except ValueError as error:
-        suites = ", ".join(repr(name) for name in (*VERSIONS, "black_box"))
-        text = str(error).replace("Expected one of", f"Expected one of the suites {suites}, of")
-        raise ValueError(text) from None
+    if isinstance(item, str) and registry.find(item) is None:
+        raise registry.unknown(item, others=(*VERSIONS, "black_box"))
+    attack = attacks_module.get_for_evaluation(item)
     if isinstance(attack, attacks_module.AutoAttack):
         members = attack.members(threat_model, num_classes)
         return [Turn(member, f"AutoAttack {attack.version}") for member in members]

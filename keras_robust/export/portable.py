@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_robust.attacks.examples import to_arrays
+from keras_robust.calls import explained
 from keras_robust.export.answers import Answers
 from keras_robust.export.answers import is_random
 from keras_robust.export.card import write_card
@@ -28,6 +29,7 @@ _TOLERANCE = 1e-4
 _NUM_EXAMPLES = 8
 
 
+@explained
 def export_portable(model, path, format, *, report=None, label_names=None, guard="auto", data=None):
     """Writes a Keras classifier for another runtime, and checks that it predicts the same there.
 

@@ -9,6 +9,7 @@ import numpy as np
 from keras_robust.attacks.examples import to_arrays
 from keras_robust.backend import Archive
 from keras_robust.backend import predict_logits
+from keras_robust.calls import explained
 from keras_robust.evaluation import RobustnessReport
 from keras_robust.evaluation.labels import check_labels
 from keras_robust.export import warmup_log
@@ -27,6 +28,7 @@ from keras_robust.layers.input_transformation import check_count
 _BREAKING = {"Cc", "Cs", "Zl", "Zp"}
 
 
+@explained
 def export_saved_model(
     model,
     path,

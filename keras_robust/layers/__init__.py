@@ -1,5 +1,6 @@
 """Keras layers: input transformations that attacks see through, and layers on logits."""
 
+from keras_robust.calls import explain_calls
 from keras_robust.layers.bit_depth import BitDepth
 from keras_robust.layers.feature_squeezing_detector import FeatureSqueezingDetector
 from keras_robust.layers.group_sort import GroupSort
@@ -28,6 +29,7 @@ ALL = (
     Temperature,
     Thermometer,
 )
+explain_calls(ALL)
 
 __all__ = [
     "ALL",

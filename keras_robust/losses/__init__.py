@@ -1,5 +1,6 @@
 """Per-example functions of labels and logits, and thin Keras losses around them."""
 
+from keras_robust.calls import explain_calls
 from keras_robust.losses.cross_entropy import cross_entropy
 from keras_robust.losses.dlr import DLR
 from keras_robust.losses.dlr import dlr
@@ -28,6 +29,17 @@ FUNCTIONS = {
     "margin": margin,
     "soft_margin": soft_margin,
 }
+
+_CLASSES = (
+    DLR,
+    LogitDistance,
+    LogitKLDivergence,
+    Margin,
+    SoftMargin,
+    SoftTargets,
+    TemperatureCrossEntropy,
+)
+explain_calls(_CLASSES)
 
 __all__ = [
     "DLR",

@@ -2,6 +2,8 @@
 
 import numbers
 
+import numpy as np
+
 from keras_robust.threat_models.at_layer import AtLayer
 from keras_robust.threat_models.joint import Joint
 from keras_robust.threat_models.l0 import L0
@@ -23,14 +25,20 @@ def get(identifier):
     A dict from inputs to threat models, or a list of them, makes a `PerInput`.
     """
     is_config = isinstance(identifier, dict) and "class_name" in identifier
+    if isinstance(identifier, (list, tuple)) and all(map(_is_number, identifier)) and identifier:
+        raise registry.unknown(np.asarray(identifier))  # The labels, most likely.
     if isinstance(identifier, (dict, list, tuple)) and not is_config:
         return PerInput(identifier)
-    if isinstance(identifier, numbers.Real) or _is_radius(identifier):
+    if _is_number(identifier) or _is_radius(identifier):
         raise ValueError(
             "A radius alone is no threat model: say of which norm, such as "
             f"kr.Linf({identifier!r}). Received: {identifier!r}"
         )
     return registry.get(identifier)
+
+
+def _is_number(identifier):
+    return isinstance(identifier, numbers.Real)
 
 
 def _is_radius(identifier):

@@ -36,6 +36,8 @@ SETTINGS = {
 ERROR_CASES = [
     ("--epochs=0", "flag --epochs=0: "),
     ("--batch_size=many", "flag --batch_size=many: "),
+    ("--attack=random_start_fgms", "did you mean random_start_fgsm?"),
+    ("--attack=auto_attack", "flag --attack=auto_attack: value should be one of <apgd|bim|"),
     ("--objective=pgd", "flag --objective=pgd: value should be one of <adversarial|"),
     ("--warmup=soon", "Argument `warmup` must be a percentage of the training"),
     ("--epsilon=8", "Argument `epsilon` is as large as the box of valid inputs"),

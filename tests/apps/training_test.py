@@ -1,3 +1,5 @@
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -17,6 +19,27 @@ def dataset():
     return digits._replace(
         **{name: tuple(a[:size] for a in getattr(digits, name)) for name, size in parts.items()}
     )
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("cls", kr.attacks.ALL)
+def test_the_attacks_that_are_offered_are_those_that_can_train(cls, dataset):
+    steps = {"num_steps": 2} if "num_steps" in inspect.signature(cls).parameters else {}
+
+    def fit(threat_model):
+        model = models.build("small_cnn", dataset, 0.1)
+        callback = kr.AdvTrain(threat_model, attack=cls(**steps), warmup=0)
+        x, y = (part[:8] for part in dataset.train)
+        return model.fit(x, y, verbose=0, callbacks=[callback]).history
+
+    for threat_model in (kr.Linf(0.1), kr.L2(0.5)):
+        try:
+            assert "adv_accuracy" in fit(threat_model)
+            can_train = True
+            break
+        except (ValueError, TypeError):  # For another norm, or for none.
+            can_train = False
+    assert can_train == (cls in training.attacks())
 
 
 def _optimizer(iterations):

@@ -53,6 +53,14 @@ def test_no_more_batches_are_read_than_needed():
         ([], None, "at least one example. Received: empty data"),
         ([X, X], 0, "`num_examples` must be an int >= 1. Received: 0"),
         (iter([X]), None, r"Expected batches \(x, y\), with labels. Received: .* type ndarray"),
+        (X, None, r"Expected data as `\(x, y\)`.* Received: one array of shape \(7, 3\)"),
+        ({"x": X, "y": Y}, None, r"Expected data as `\(x, y\)`.* Received: a dict of arrays"),
+        (
+            [{"image": X, "label": Y}],
+            None,
+            r"map\(lambda batch: \(batch\['image'\], batch\['label'\]\)\)`.*keys 'image', 'label'",
+        ),
+        ([{"a": X, "b": X, "c": Y}], None, "batches that are dicts, with the keys 'a', 'b', 'c'"),
         ([(X,)], None, r"Expected batches \(x, y\), with labels. Received: .* type tuple"),
     ],
 )

@@ -2,6 +2,7 @@ import pytest
 
 from keras_robust.certification.certificate_schema import check_certificate
 from tests.certification import certificate_report_test as example
+from tests.support import reports
 
 
 def plain(**changes):
@@ -59,3 +60,8 @@ def test_what_is_written_is_accepted():
 def test_the_first_wrong_field_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
         check_certificate(plain(**changes))
+
+
+def test_a_report_is_told_who_reads_it():
+    with pytest.raises(ValueError, match=r"Expected a cert.*kr.RobustnessReport.load\(path\)"):
+        check_certificate(reports.make().to_dict())

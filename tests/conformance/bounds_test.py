@@ -30,13 +30,13 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def test_set():
+def examples():
     x, y = datasets.load("digits").test
     return 255.0 * x[:40], y[:40]
 
 
 @pytest.mark.exhaustive
-def test_train(folder, test_set, tmp_path):
+def test_train(folder, examples, tmp_path):
     """The same numbers as in the units of the default, up to rounding."""
     report = kr.RobustnessReport.load(folder / "report.json")
     assert report.threat_model["config"] == {"epsilon": "8", "bounds": [0.0, 255.0]}
@@ -46,18 +46,18 @@ def test_train(folder, test_set, tmp_path):
     assert report.robust_accuracy == pytest.approx(plain.robust_accuracy, abs=0.05)
     assert report.clean_accuracy > 0.6
     model = keras.models.load_model(folder / "model.keras")
-    found = np.mean(model.predict(test_set[0], verbose=0).argmax(-1) == test_set[1])
+    found = np.mean(model.predict(examples[0], verbose=0).argmax(-1) == examples[1])
     assert report.clean_accuracy == pytest.approx(found)
 
 
 @pytest.mark.exhaustive
-def test_evaluate(folder, test_set):
+def test_evaluate(folder, examples):
     command = [f"--model={folder}/model.keras", "--attacks=pgd", *QUICK, *BYTES]
     _run("evaluate", *command, "--epsilon=8", f"--output_dir={folder}/again")
     found = kr.RobustnessReport.load(folder / "again" / "report.json")
     model = keras.models.load_model(folder / "model.keras")
     suite = [kr.attacks.PGD(num_steps=2, loss=loss) for loss in ("cross_entropy", "margin")]
-    expected = kr.evaluate(model, test_set, kr.Linf(8, bounds=(0, 255)), suite)
+    expected = kr.evaluate(model, examples, kr.Linf(8, bounds=(0, 255)), suite)
     assert found.robust_accuracy == expected.robust_accuracy
     assert found.median_distance == pytest.approx(expected.median_distance, rel=0.01)
     assert 2.0 < found.median_distance < 128.0
@@ -65,7 +65,7 @@ def test_evaluate(folder, test_set):
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("method", ["interval", "smoothing"])
-def test_certify(folder, test_set, method):
+def test_certify(folder, examples, method):
     options = {"interval": {}, "smoothing": {"noise_stddev": 10.0, "num_samples": 200}}[method]
     flags = [f"--{name}={value}" for name, value in options.items()]
     command = [f"--model={folder}/model.keras", f"--method={method}", "--num_examples=5"]
@@ -74,21 +74,21 @@ def test_certify(folder, test_set, method):
     if method == "interval":
         options = {"bounds": (0, 255)}
     model = keras.models.load_model(folder / "model.keras")
-    expected = kr.certify(model, test_set, method, num_examples=5, **options)
+    expected = kr.certify(model, examples, method, num_examples=5, **options)
     assert found.radii == expected.radii
     assert found.average_radius > 0.0
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("told", ["report", "bounds"])
-def test_export(folder, test_set, told):
+def test_export(folder, examples, told):
     flags = {"report": [f"--report={folder}/report.json"], "bounds": [*BYTES, "--epsilon=8"]}[told]
     path = folder / "served" / told
     command = [f"--model={folder}/model.keras", f"--output_dir={path}", "--verify"]
     _run("export", *command, *flags, *QUICK)
     serve = tf.saved_model.load(str(path)).signatures["serving_default"]
     model = keras.models.load_model(folder / "model.keras")
-    x = test_set[0].astype("float32")
+    x = examples[0].astype("float32")
     expected = keras.ops.softmax(model.predict(x, verbose=0))
     found = serve(images=tf.constant(x))["probabilities"]
     np.testing.assert_allclose(found, expected, atol=1e-4)

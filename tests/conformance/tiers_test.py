@@ -59,6 +59,7 @@ LATER = {
 # effects of whole trainings.
 WHOLE_FILES = {
     "conformance/awp_modes_test.py",
+    "conformance/bounds_test.py",
     "conformance/c_loader_test.py",
     "conformance/collapse_test.py",
     "conformance/distillation_test.py",

@@ -125,7 +125,7 @@ def test_missing_and_unknown_fields_are_named(path):
         ("threat_model.config.epsilon", "0.9", "epsilon to be that of the arguments, 0.9. Recei"),
         ("threat_model.config.epsilon", "many", "Expected the arguments of Linf. .*'many'"),
         ("threat_model.config.bounds", [1, 0], "Expected the arguments of Linf. .*low < high"),
-        ("threat_model.config.other", 3, "Expected the arguments of Linf. .*'other'"),
+        ("threat_model.config.other", 3, "Expected the arguments of Linf. .*`other`"),
         ("threat_model.config.epsilon", {"class_name": "Popen"}, "'Popen', no threat model"),
         ("threat_model.class_name", "\x1b[2J", "class_name to be text without control"),
         ("threat_model.config.other", [["\u202e"]], "other.0..0. to be text without control"),
@@ -238,3 +238,9 @@ def test_no_count_is_larger_than_the_data(monkeypatch):
 def test_a_threat_model_of_ones_own_may_have_any_arguments():
     own = {"class_name": "Wasserstein", "config": {"epsilon": "much"}, "epsilon": 0.3}
     schema.check_report({**plain(), "threat_model": own})
+
+
+def test_a_certificate_is_told_who_reads_it():
+    certificate = {"schema": "keras_robust.certificate_report", "schema_version": 1}
+    with pytest.raises(ValueError, match=r"Expected a report.*kr.CertificateReport.load\(path\)"):
+        schema.check_report(certificate)
