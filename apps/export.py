@@ -26,6 +26,7 @@ import numpy as np
 from absl import flags
 
 import keras_robust as kr
+from keras_robust.evaluation.threat_text import describe_threat
 from keras_robust.export import guards
 from keras_robust.export import portable
 from keras_robust.export import verify as verification
@@ -134,8 +135,10 @@ def check(path, model, data, threat_model, **arguments):
     ).items():
         accuracies = {place: report.robust_accuracy for place, report in reports.items()}
         texts = [f"{value:.2%} {place}" for place, value in accuracies.items()]
-        size = reports["served"].num_examples
-        print(f"Robust accuracy on {size} examples, {kind} attacks: {', '.join(texts)}")
+        served = reports["served"]
+        threat = describe_threat(served.threat_model, served.inputs)
+        print(f"{threat}, {served.num_examples} examples, {kind} attacks:")
+        print(f"Robust accuracy: {', '.join(texts)}")
         if len(set(accuracies.values())) > 1:
             differ.append(kind)
     if differ:

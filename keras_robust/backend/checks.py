@@ -78,6 +78,42 @@ def _check_input(x, label, threat_model):
     return checks
 
 
+def attacked_inputs(inputs, threat_model):
+    """Returns a pair of a threat model and the shape of an example for each perturbed input."""
+    attacked = []
+
+    def note(leaf, name, ball):
+        if ball is not None:
+            attacked.append((ball, tuple(leaf.shape[1:])))
+        return leaf
+
+    threat_model.map_inputs(note, inputs)
+    return attacked
+
+
+def share_of_range(inputs, threat_model):
+    """Returns the largest radius over the one that makes all of the range of a batch feasible.
+
+    A scalar tensor, 0 where no radius has the units of an input, and for inputs of one value.
+    """
+    shares = [ops.zeros(())]
+
+    def note(leaf, name, ball):
+        if ball is not None and ball.order is not None:
+            x = ops.cast(leaf, "float32")
+            whole = (ops.max(x) - ops.min(x)) * _num_features(x) ** (1.0 / ball.order)
+            share = ops.max(ball.radius) / ops.maximum(whole, 1e-30)
+            shares.append(ops.where(whole > 0.0, share, 0.0))
+        return leaf
+
+    threat_model.map_inputs(note, inputs)
+    return ops.max(ops.stack(shares))
+
+
+def _num_features(x):
+    return ops.cast(ops.prod(ops.shape(x)[1:]), "float32")
+
+
 def _show(bounds):
     return str(tuple(bounds)).replace("{", "(").replace("}", ")").replace("\n", " ")
 

@@ -7,9 +7,11 @@ from keras import ops
 from keras_robust import backend
 from keras_robust import losses
 from keras_robust.backend.batch import Batch
+from keras_robust.backend.checks import attacked_inputs
 from keras_robust.backend.checks import check_inputs
 from keras_robust.backend.checks import check_labels
 from keras_robust.backend.checks import check_targets
+from keras_robust.backend.checks import share_of_range
 from keras_robust.backend.classifier import single
 from keras_robust.backend.steps_taken import batches_seen
 from keras_robust.backend.steps_taken import steps_taken
@@ -30,8 +32,9 @@ class BaseTrainStep:
 
     Attributes `adv_accuracy`, `accuracy` (of clean examples), `zero_gradient` (share of examples
     whose every input gradient was zero) and `misread` (share of batches on which probabilities
-    were taken for logits or the reverse, for XLA, which cannot fail) are running means since
-    `reset_meters`; `num_classes` is known after the first step, and 0 for what is no classifier.
+    were taken for logits or the reverse, for XLA, which cannot fail) and `share_of_range` (of what
+    a batch spans, see the function) are running means since `reset_meters`; `num_classes`, 0 for
+    what is no classifier, and `attacked` (see `attacked_inputs`) are known after the first step.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class BaseTrainStep:
         self.threat_model = threat_model
         self.attack_dtype = attack_dtype
         self.num_classes = 0
+        self.attacked = []
         with backend.variable_scope(model):
             # Data of the compiled step, which another `fit` may change.
             self._ramp_variable = keras.Variable((0, 0), trainable=False, dtype="int")
@@ -51,6 +55,7 @@ class BaseTrainStep:
             self.accuracy = keras.metrics.Mean()
             self.zero_gradient = keras.metrics.Mean()
             self.misread = keras.metrics.Mean()
+            self.share_of_range = keras.metrics.Mean()
         self.ramp, self.seed = ramp, seed
         self._delta = None
         self._memory = None
@@ -107,7 +112,8 @@ class BaseTrainStep:
 
     @property
     def _meters(self):
-        return self.adv_accuracy, self.accuracy, self.zero_gradient, self.misread
+        mistakes = self.misread, self.share_of_range
+        return self.adv_accuracy, self.accuracy, self.zero_gradient, *mistakes
 
     @property
     def _own_variables(self):
@@ -152,6 +158,7 @@ class BaseTrainStep:
             raise ValueError("AdvTrain needs labels to train on. Received: y=None")
         x, classifier, threat_model = self.threat_model.expose(self.model, inputs)
         threat_model.check_fits(tuple(x.shape))
+        self.attacked = attacked_inputs(inputs, self.threat_model)
         backend.refuse_guards(self.model, self.threat_model)
         unlabelled = self.objective.takes_unlabelled
         required = check_inputs(inputs, self.threat_model) + check_targets(y, sample_weight)
@@ -160,6 +167,8 @@ class BaseTrainStep:
     def _update(self, inputs, y, sample_weight, delta):
         """Takes the step; returns the logs, `delta` for the next batch, and requirements."""
         threat_model, iteration, seed = self._circumstances()
+        full = self.threat_model.at(iteration)
+        self.share_of_range.update_state(share_of_range(inputs, full))
         x, classifier, threat_model = threat_model.expose(self.model, inputs)
         classifier.attack_dtype = self.attack_dtype
         batch = Batch(x, y, sample_weight, threat_model, iteration, seed, delta, self._memory)

@@ -15,6 +15,7 @@ from keras_robust.backend import TrainStep
 from keras_robust.callbacks.compiled_step import CompiledStep
 from keras_robust.callbacks.compiled_step import forget_step
 from keras_robust.callbacks.compiled_step import kept_step
+from keras_robust.callbacks.first_batch import warn_of_first_batch
 from keras_robust.callbacks.neighbours import put_last
 from keras_robust.callbacks.train_function import LastCallback
 from keras_robust.callbacks.train_function import current_fit
@@ -89,9 +90,9 @@ class AdvTrain(keras.callbacks.Callback):
 
     Raises:
         ValueError: in the constructor for unknown names; in `fit` for a model that it cannot train,
-            or that cannot run in `attack_dtype`,
-            and for data that no attack should see (NaN, inputs outside of the bounds, labels that
-            are no class); the weights are then those before the bad batch.
+            or that cannot run in `attack_dtype`, and for data that no attack should see (NaN,
+            inputs outside of the bounds, labels that are no class); the weights are then those
+            before the bad batch.
 
     Example:
 
@@ -334,14 +335,9 @@ class AdvTrain(keras.callbacks.Callback):
                 "reverse. Make `from_logits` of the loss fit the last layer of the model. "
                 f"Received: loss={self.model.loss!r}"
             )
-        if _read(self._step.zero_gradient.result()) == 1.0:
-            warnings.warn(
-                "Every input gradient of the first batch is zero, so that the attack found "
-                "nothing and the model would look robust without being so. Look for a saturated "
-                "softmax, dead units or a layer without a gradient; let the model return logits. "
-                "Received: a zero gradient for 100% of the examples",
-                stacklevel=3,
-            )
+        step = self._step
+        blind, share = _read(step.zero_gradient.result()), _read(step.share_of_range.result())
+        warn_of_first_batch(blind, step.attacked, share, stacklevel=3)
 
 
 def _check_attack_dtype(dtype, attack):

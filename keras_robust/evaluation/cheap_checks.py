@@ -4,6 +4,8 @@ import numpy as np
 
 from keras_robust import backend
 from keras_robust.evaluation.check import Check
+from keras_robust.evaluation.curve import median_distance
+from keras_robust.threat_models.units import size_of
 
 _SAME = 1e-4
 _BLIND_SHARE = 0.01
@@ -29,6 +31,7 @@ def cheap_checks(model, worst, turns, reports, threat_model, batch_size):
         check_determinism(model, worst.x, worst.logits, batch_size),
         check_logits(model, worst.logits),
         check_bounds(worst.x, threat_model),
+        check_epsilon(worst.x, threat_model, worst.distances),
         _check_gradients(pairs),
         _check_black_box(pairs, worst.correct.mean()),
         _check_unbounded(pairs, worst),
@@ -86,6 +89,32 @@ def check_bounds(x, threat_model):
         "The inputs fill a small part of the box of the threat model, as if they had other units. "
         "Give `bounds` and `epsilon` in the units of the inputs.",
     )
+
+
+def check_epsilon(x, threat_model, distances=None):
+    """Whether the radius is in the units of the inputs; see `threat_models.units.size_of`."""
+    name = "size of epsilon"
+    median = None if distances is None else median_distance(distances)
+    sizes = []
+
+    def measure(leaf, name, ball):
+        if ball is not None:
+            sizes.append(size_of(ball, leaf.shape[1:], _extent(leaf), median or 0.0))
+        return leaf
+
+    threat_model.map_inputs(measure, x)
+    sizes = [size for size in sizes if size is not None]
+    if not sizes:
+        return Check(name, None, None, "skipped", "There is no radius in the units of the inputs.")
+    size = min(sizes, key=lambda size: size.epsilon / size.least)
+    return make_check(name, size.epsilon, size.least, size.complaint is None, size.complaint)
+
+
+def _extent(x):
+    """Returns the range of most values of the first inputs, or of all where that is nothing."""
+    x = np.asarray(x[:_NUM_EXAMPLES], "float64")
+    low, high = np.quantile(x, [0.01, 0.99])
+    return (low, high) if low < high else (x.min(), x.max())
 
 
 def _check_gradients(pairs):

@@ -200,6 +200,7 @@ def _summary(worst, threat_model, turns, reports):
         "queries": sum(report.queries for report in reports),
         "curve": curve and {"attack": search[0].label, **curve},
         "median_distance": median_distance(worst.distances) if search else None,
+        "inputs": _describe_inputs(worst.x),
         "per_class": accuracy_per_class(worst.y, worst.correct, worst.robust, num_classes),
         "confusion": confusion(worst.y, np.argmax(worst.adv_logits, axis=-1), num_classes),
         "x": worst.x,
@@ -209,3 +210,11 @@ def _summary(worst, threat_model, turns, reports):
         "adv_logits": worst.adv_logits,
         "distances": worst.distances if search else None,
     }
+
+
+def _describe_inputs(x):
+    """Returns the range of the inputs and the size of one, or `None` for several inputs."""
+    if keras.tree.is_nested(x):
+        return None
+    low, high = float(x.min()), float(x.max())
+    return {"low": low, "high": high, "num_features": int(np.prod(x.shape[1:]))}

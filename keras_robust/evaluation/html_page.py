@@ -18,6 +18,7 @@ from keras_robust.evaluation.page_style import STYLE
 from keras_robust.evaluation.picture import choose_examples
 from keras_robust.evaluation.picture import has_images
 from keras_robust.evaluation.picture import name_classes
+from keras_robust.evaluation.threat_text import describe_threat
 
 # Nothing on the page may run or be fetched, whatever a name in the report contains.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -26,7 +27,8 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 def make_page(report, class_names=None, num_examples=5):
     """Returns the HTML of a `RobustnessReport`; see its `save_html`."""
     names = name_classes(report, class_names)
-    named = [text.describe_threat(report)] + [report.suite] * bool(report.suite)
+    named = [describe_threat(report.threat_model, report.inputs)]
+    named += [report.suite] * bool(report.suite)
     title = f"Robustness report: {', '.join(named)}"
     head = element(
         "head",
@@ -220,11 +222,18 @@ def _picture(image, kind, caption):
     return element("td", img, caption)
 
 
+def _inputs(inputs):
+    if inputs is None:
+        return "several, or not recorded"
+    return f"{inputs['num_features']:,} features from {inputs['low']:g} to {inputs['high']:g}"
+
+
 def _settings(report):
     values = {
         "threat model": f"{report.threat_model['class_name']}, "
         + json.dumps(report.threat_model["config"]),
         "suite": report.suite or "a list of one's own",
+        "inputs": _inputs(report.inputs),
         "examples, classes": f"{report.num_examples:,}, {report.num_classes:,}",
         "batch size": text.amount(report.batch_size),
         "seed": report.seed,

@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_robust.calls import explained
 from keras_robust.evaluation.figures import make_figure
+from keras_robust.evaluation.threat_text import describe_threat
 
 _CHANNELS = (1, 3, 4)
 
@@ -53,10 +54,9 @@ def draw_examples(report, path=None, num_examples=5, class_names=None):
     names = name_classes(report, class_names)
     examples = choose_examples(report, num_examples, names)
     figure = make_figure(figsize=(6.0, 2.1 * len(examples) + 0.5), layout="constrained")
-    name, epsilon = report.threat_model["class_name"], np.max(report.threat_model["epsilon"])
     figure.suptitle(
         f"clean, perturbation, adversarial: {report.robust_accuracy:.1%} of "
-        f"{report.num_examples} hold under {name} {epsilon:g}",
+        f"{report.num_examples} hold\nunder {describe_threat(report.threat_model, report.inputs)}",
         fontsize=10,
         parse_math=False,
     )

@@ -57,6 +57,8 @@ class RobustnessReport:
             for clean mistakes; `None` if half of the examples or more have none, or it was not
             measured.
         per_class: list of dicts, see `accuracy_per_class`; or `None`.
+        inputs: dict with `"low"`, `"high"` and `"num_features"` of the clean inputs; `None` if the
+            model has several.
         confusion: list of lists of int, `counts[true][predicted]` on the strongest adversarial
             examples; or `None`.
         x, y, x_adv, logits, adv_logits: arrays, one row per example, with the strongest adversarial
@@ -84,6 +86,7 @@ class RobustnessReport:
     curve: dict | None = None
     median_distance: float | None = None
     per_class: list | None = None
+    inputs: dict | None = None
     confusion: list | None = None
     x: np.ndarray = _array()
     y: np.ndarray = _array()

@@ -8,6 +8,7 @@ from keras_robust.evaluation.attack_checks import check_transfer
 from keras_robust.evaluation.attack_checks import gradient_checks
 from keras_robust.evaluation.cheap_checks import check_bounds
 from keras_robust.evaluation.cheap_checks import check_determinism
+from keras_robust.evaluation.cheap_checks import check_epsilon
 from keras_robust.evaluation.cheap_checks import check_logits
 from keras_robust.evaluation.question import Question
 from keras_robust.evaluation.sanity_report import SanityReport
@@ -34,6 +35,7 @@ def sanity_check(
     | deterministic outputs | two forward passes differ |
     | logits | a callable returns probabilities |
     | input bounds | the inputs fill a small part of the box |
+    | size of epsilon | the radius is less than half a grey level of the box |
     | stable outputs | the logits jump under noise of a hundredth of the radius |
     | gradients | input gradients are zero, NaN, or not there at all |
     | epsilon 0 | an attack with radius 0 changes the accuracy |
@@ -97,6 +99,7 @@ def sanity_check(
         check_determinism(model, x, logits, batch_size),
         check_logits(model, logits),
         check_bounds(x, threat_model),
+        check_epsilon(x, threat_model),
         check_stability(trials),
     ]
     checks += gradient_checks(trials)

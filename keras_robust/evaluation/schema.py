@@ -61,7 +61,8 @@ def check_report(plain):
             f"Expected a report with schema {SCHEMA!r} and schema_version {SCHEMA_VERSION}.{old} "
             f"Received: schema={reprlib.repr(found[0])}, schema_version={reprlib.repr(found[1])}"
         )
-    _REPORT(plain, "report")
+    # Reports of earlier releases do not have it.
+    _REPORT({"inputs": None, **plain}, "report")
     _check_together(plain)
 
 
@@ -119,6 +120,7 @@ _REPORT = record(
     curve=optional(record(attack=text, epsilons=list_of(SIZE), robust_accuracy=list_of(_SHARE))),
     median_distance=optional(SIZE),
     per_class=optional(list_of(_CLASS)),
+    inputs=optional(record(low=number(), high=number(), num_features=integer(1))),
     confusion=optional(list_of(list_of(_COUNT))),
 )
 
@@ -138,9 +140,15 @@ def _check_together(plain):
     if curve is not None and not _is_curve(curve["epsilons"], curve["robust_accuracy"]):
         expected = "ascending epsilons, with a robust accuracy for each that never rises"
         refuse("report.curve", expected, curve)
+    _check_inputs(plain.get("inputs"))
     _check_threat_model(plain["threat_model"])
     _check_attacks(plain)
     _check_classes(plain)
+
+
+def _check_inputs(inputs):
+    if inputs is not None and inputs["low"] > inputs["high"]:
+        refuse("report.inputs", "the lower and then the upper end", inputs)
 
 
 def _is_curve(epsilons, accuracies):

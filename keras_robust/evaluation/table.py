@@ -1,11 +1,11 @@
 """Reports as tables for a terminal."""
 
-import numpy as np
 from rich.table import Table
 from rich.text import Text
 
 from keras_robust.evaluation.characters import one_line
 from keras_robust.evaluation.check import summarise_verdicts
+from keras_robust.evaluation.threat_text import describe_threat
 
 
 def compare(reports):
@@ -39,17 +39,6 @@ def summarise(report):
     return table
 
 
-def describe_threat(report):
-    """Returns text such as `Linf, epsilon 8/255`."""
-    name, epsilon = report.threat_model["class_name"], report.threat_model["epsilon"]
-    given = report.threat_model["config"].get("epsilon")
-    if isinstance(given, str):
-        epsilon = given
-    elif isinstance(epsilon, list):
-        epsilon = f"{np.min(epsilon):g} to {np.max(epsilon):g}"
-    return f"{name}, epsilon {epsilon}"
-
-
 def doubts(report):
     """Returns what makes the numbers doubtful: the warnings and the failed checks."""
     failed = [f"Check {check}" for check in report.checks if check.verdict == "failed"]
@@ -81,7 +70,7 @@ def amount(number):
 
 
 def _table(report, notes):
-    parts = [describe_threat(report), f"{report.num_examples} examples"]
+    parts = [describe_threat(report.threat_model, report.inputs), f"{report.num_examples} examples"]
     title = ", ".join([*parts, report.suite] if report.suite else parts)
     caption = Text("\n".join(map(one_line, notes))) if notes else None
     table = Table(title=Text(one_line(title)), caption=caption, caption_justify="left")

@@ -4,7 +4,7 @@ import re
 
 from keras_robust.evaluation import RobustnessReport
 from keras_robust.evaluation.characters import one_line
-from keras_robust.evaluation.table import describe_threat
+from keras_robust.evaluation.threat_text import describe_threat
 
 
 def write_card(manifest):
@@ -74,7 +74,7 @@ def _robustness(manifest):
     low, high = report.confidence
     attacks = ", ".join(attack.label for attack in report.attacks)
     lines = [
-        _escaped(describe_threat(report), "- Threat model: "),
+        _escaped(describe_threat(report.threat_model, report.inputs), "- Threat model: "),
         f"- Accuracy without attack: {report.clean_accuracy:.2%}",
         f"- Robust accuracy: {report.robust_accuracy:.2%} (95% interval {low:.2%} to "
         f"{high:.2%}, {report.num_examples} examples)",

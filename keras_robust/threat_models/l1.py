@@ -49,6 +49,7 @@ class L1(ThreatModel):
     """
 
     has_sparse_steps = True
+    order = 1
 
     def __init__(self, epsilon=12.0, bounds=(0.0, 1.0)):
         super().__init__(epsilon, bounds)

@@ -49,6 +49,8 @@ class L2(ThreatModel):
         - [Madry et al., 2018](https://arxiv.org/abs/1706.06083)
     """
 
+    order = 2
+
     def __init__(self, epsilon=0.5, bounds=(0.0, 1.0)):
         super().__init__(epsilon, bounds)
 

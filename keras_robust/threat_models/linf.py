@@ -1,5 +1,7 @@
 """Every coordinate may change by at most epsilon."""
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -44,6 +46,8 @@ class Linf(ThreatModel):
         - [Goodfellow et al., 2015](https://arxiv.org/abs/1412.6572)
         - [Madry et al., 2018](https://arxiv.org/abs/1706.06083)
     """
+
+    order = math.inf
 
     def __init__(self, epsilon="8/255", bounds=(0.0, 1.0)):
         super().__init__(epsilon, bounds)

@@ -36,11 +36,13 @@ class ThreatModel(Configurable):
 
     Attributes of the class: `changes_inputs`, whether it is inputs of the model that the attacker
     changes, so that an adversarial example is something to send; `has_sparse_steps`, whether
-    steepest ascent changes few coordinates.
+    steepest ascent changes few coordinates; `order`, of the norm over all features, whose unit is
+    that of the inputs, or `None` where there is no such norm.
     """
 
     changes_inputs = True
     has_sparse_steps = False
+    order = None
 
     def __init__(self, epsilon, bounds=(0.0, 1.0)):
         self._epsilon = parse_epsilon(epsilon)

@@ -97,7 +97,7 @@ def test_the_report_is_what_the_library_says(folder, results):
 @pytest.mark.exhaustive
 def test_files_and_output(folder, results):
     for result, name in zip(results, ("keras", "served"), strict=True):
-        assert "Linf, epsilon 0.15, 40 examples" in result.stdout
+        assert "Linf, epsilon 0.15 of 0 to 1 (15%), 40 examples" in result.stdout
         assert result.stdout.splitlines()[-1] == f"Written to {folder / name}"
         found = {item.name for item in (folder / name).iterdir()}
         assert found == {"report.json", "report.html", "examples.png"}
@@ -116,7 +116,7 @@ def test_without_an_output_folder_nothing_is_written(folder):
         "--evaluation_examples=40",
     )
     assert (result.code, result.stderr) == (0, "")
-    assert "L2, epsilon 0.02, 40 examples" in result.stdout
+    assert "L2, epsilon 0.02 of 0 to 1 in 64 features (0.25%), 40 examples" in result.stdout
     assert "checks failed" in result.stdout
     assert "FGSM" in result.stdout and "Square" in result.stdout
     assert "Written" not in result.stdout

@@ -109,7 +109,7 @@ def test_a_training_prints_what_it_does(done):
     assert "val_accuracy" in undefended
     assert "adv_accuracy" not in undefended
     assert "val_adv_accuracy" in hardened
-    assert "Linf, epsilon 0.15, 50 examples" in result.stdout
+    assert "Linf, epsilon 0.15 of 0 to 1 (15%), 50 examples" in result.stdout
     written = "model.keras, saved_model/1, report.json, report_undefended.json, examples.png, "
     written += "examples_undefended.png"
     assert lines[-1] == f"Written to {folder}: {written}"

@@ -10,6 +10,7 @@ from keras_robust.evaluation.attack_report import AttackReport
 from keras_robust.evaluation.cheap_checks import cheap_checks
 from keras_robust.evaluation.cheap_checks import check_bounds
 from keras_robust.evaluation.cheap_checks import check_determinism
+from keras_robust.evaluation.cheap_checks import check_epsilon
 from keras_robust.evaluation.cheap_checks import check_logits
 from keras_robust.evaluation.suite import Turn
 from tests.support import told
@@ -22,6 +23,7 @@ NAMES = [
     "deterministic outputs",
     "logits",
     "input bounds",
+    "size of epsilon",
     "gradients",
     "black box",
     "unbounded attack",
@@ -120,6 +122,78 @@ def test_where_there_is_no_box_the_check_is_skipped(bounds):
     check = check_bounds(X, kr.L2(0.1, bounds=bounds))
     assert (check.verdict, check.value) == ("skipped", None)
     assert check_bounds({"a": X, "b": X}, BALL).verdict == "skipped"
+
+
+IMAGES = np.random.default_rng(0).uniform(size=(9, 8, 8, 3)).astype("float32")
+
+
+@pytest.mark.parametrize(
+    "ball,x,value,least,meant",
+    [
+        (kr.Linf(8 / 255, bounds=(0, 255)), 255 * X, 8 / 255, 0.5, "8"),
+        (kr.Linf(8 / 255 / 255), X, 8 / 255 / 255, 1 / 510, "0.03137"),
+        (kr.Linf(8 / 255 / 255, bounds=(0, 255)), 255 * X, 8 / 255 / 255, 0.5, "8"),
+        (kr.Linf(1e-9), X, 1e-9, 1 / 510, None),
+        # Half a grey level in the square root of 192 features.
+        (kr.L2(0.5, bounds=(0, 255)), 255 * IMAGES, 0.5, 0.5 * 192**0.25, "127.5"),
+        (kr.L1(5.0, bounds=(0, 255)), 255 * IMAGES, 5.0, 0.5 * 192**0.5, "1275"),
+        # Standardised channels, of which the narrowest has a width of 1.
+        (kr.Linf(1e-3, bounds=([-2, 0], [2, 1])), X, 1e-3, 1 / 510, "0.255"),
+        ([kr.Linf(0.1), kr.Linf(1 / 255, bounds=(0, 255))], [X, X], 1 / 255, 0.5, "1"),
+    ],
+)
+def test_an_epsilon_in_other_units_is_told_with_what_was_meant(ball, x, value, least, meant):
+    check = check_epsilon(x, kr.threat_models.get(ball))
+    assert (check.name, check.verdict) == ("size of epsilon", "failed")
+    assert (check.value, check.threshold) == (pytest.approx(value), pytest.approx(least))
+    assert ("meant" in check.advice) is (meant is not None)
+    assert f"Was {meant} meant?" in check.advice or meant is None
+
+
+@pytest.mark.parametrize(
+    "ball,x",
+    [
+        (kr.Linf("8/255"), X),
+        (kr.Linf(0.5, bounds=(0, 255)), X),
+        (kr.Linf(8, bounds=(0, 255)), X),
+        (kr.L2(0.5), IMAGES),
+        # The radii of the literature on large images.
+        (kr.L2(0.1), np.zeros((1, 224, 224, 3), "float32")),
+        (kr.L1(12.0), np.zeros((1, 224, 224, 3), "float32")),
+        (kr.L2("36/255"), np.zeros((1, 64, 64, 3), "float32")),
+        (kr.Linf(0.03, bounds=None), IMAGES / 0.25),
+    ],
+)
+def test_usual_radii_are_large_enough(ball, x):
+    check = check_epsilon(x, ball)
+    assert (check.verdict, check.advice) == ("passed", "")
+
+
+def test_without_a_box_the_inputs_tell_the_units():
+    # A few outliers do not.
+    x = np.append(np.linspace(0.0, 255.0, 999), 1e6).astype("float32").reshape(10, 100)
+    check = check_epsilon(x, kr.Linf(8 / 255, bounds=None))
+    assert check.verdict == "failed" and check.threshold == pytest.approx(0.5, rel=0.05)
+    assert check_epsilon(x, kr.Linf(2.0, bounds=None)).verdict == "passed"
+    # Most values are 0.
+    x = np.zeros((10, 300), "float32")
+    x[0, 0] = 255.0
+    assert check_epsilon(x, kr.Linf(0.1, bounds=None)).threshold == pytest.approx(0.5)
+
+
+def test_mistakes_far_away_are_a_sign_of_other_units():
+    distances = np.array([0.0, 1.0, 1.0, 1.0, np.inf])
+    check = check_epsilon(X, kr.Linf(0.0099), distances)
+    assert (check.verdict, check.threshold) == ("failed", 0.01)
+    assert check_epsilon(X, kr.Linf(0.0101), distances).verdict == "passed"
+    assert check_epsilon(X, kr.Linf(0.0099), np.full(5, np.inf)).verdict == "passed"
+
+
+@pytest.mark.parametrize(
+    "ball", [kr.Linf(0.0), kr.threat_models.L0(3), kr.Linf(0.1, bounds=(0, np.inf))]
+)
+def test_where_no_radius_has_the_units_of_the_inputs_nothing_is_told(ball):
+    assert check_epsilon(X, ball).verdict == "skipped"
 
 
 def test_blind_gradients():

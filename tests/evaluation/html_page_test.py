@@ -22,7 +22,9 @@ def _text(document):
 
 def test_the_numbers_stand_at_the_top():
     document = Document(make_page(reports.make_with_images()))
-    assert document.texts["h1"] == ["Robustness report: Linf, epsilon 0.1, Some suite"]
+    assert document.texts["h1"] == [
+        "Robustness report: Linf, epsilon 0.1 of 0 to 1 (10%), Some suite"
+    ]
     assert document.texts["title"] == document.texts["h1"]
     assert document.texts["strong"] == ["33.3%", "83.3%", "1 failed"]
     text = _text(document)
@@ -72,6 +74,7 @@ def test_attacks_checks_and_settings():
     assert settings == {
         "threat model": 'Linf, {"epsilon": "8/255", "bounds": [0, 1]}',
         "suite": "Some suite",
+        "inputs": "20 features from 0.0625 to 0.9375",
         "examples, classes": "6, 3",
         "batch size": "32",
         "seed": "7",
@@ -194,7 +197,7 @@ def test_only_what_every_evaluation_has(monkeypatch):
     )
     document = Document(make_page(report))
     assert document.texts["h2"] == ["Attacks", "Adversarial examples", "Settings"]
-    assert document.texts["h1"] == ["Robustness report: Linf, epsilon 8/255"]
+    assert document.texts["h1"] == ["Robustness report: Linf, epsilon 8/255 of 0 to 1 (3.1%)"]
 
 
 def test_examples_without_distances_and_lists_of_radii():

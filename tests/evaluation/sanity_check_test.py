@@ -17,6 +17,7 @@ NAMES = [
     "deterministic outputs",
     "logits",
     "input bounds",
+    "size of epsilon",
     "stable outputs",
     "gradients",
     "epsilon 0",
@@ -51,7 +52,7 @@ def test_an_honest_model_passes_all():
     surrogate.set_weights([np.array([[-10.0, 10.0], [0.0, 0.0]]), np.array([5.0, -5.0])])
     report = kr.sanity_check(linear, (X, Y), BALL, surrogate=surrogate)
     assert [check.name for check in report.checks] == NAMES
-    assert [(check.verdict, check.advice) for check in report.checks] == [("passed", "")] * 16
+    assert {(check.verdict, check.advice) for check in report.checks} == {("passed", "")}
     assert isinstance(report, kr.evaluation.SanityReport)
     documented = kr.sanity_check.__doc__.split("|---|---|")[1].split("\n\n")[0]
     assert [row.split("|")[1].strip() for row in documented.strip().splitlines()] == NAMES
@@ -82,7 +83,7 @@ def test_a_model_without_gradients_and_inputs_in_other_units():
         return keras.ops.one_hot(keras.ops.argmax(linear(x), axis=-1), 2)
 
     report = kr.sanity_check(answers, (X, Y), kr.Linf(25.5, bounds=(0, 255)))
-    assert [check.name for check in report.checks] == [*NAMES[:5], *NAMES[-3:]]
+    assert [check.name for check in report.checks] == [*NAMES[:6], *NAMES[-3:]]
     names = [check.name for check in report.failed]
     # One-hot rows sum to 1 as probabilities do; in the whole ball there is always a mistake.
     expected = ["logits", "input bounds", "stable outputs", "gradients"]
@@ -102,7 +103,7 @@ def test_a_threat_model_of_several_inputs_skips_what_needs_one_norm():
     report = kr.sanity_check(network, data, {"a": kr.Linf(0.1)})
     assert report.failed == []
     skipped = [check.name for check in report.checks if check.verdict == "skipped"]
-    assert skipped == [*NAMES[2:4], "unbounded attack", "black box", "transfer"]
+    assert skipped == [NAMES[2], NAMES[4], "unbounded attack", "black box", "transfer"]
 
 
 @pytest.mark.usefixtures("_few_steps")

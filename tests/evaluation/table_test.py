@@ -23,7 +23,10 @@ def _rows(text):
 
 def test_summary_has_the_numbers_in_their_rows():
     text = _text(table.summarise(reports.make()))
-    assert text.splitlines()[0].strip() == "Linf, epsilon 8/255, 6 examples, Some suite"
+    assert (
+        text.splitlines()[0].strip()
+        == "Linf, epsilon 8/255 of 0 to 1 (3.1%), 6 examples, Some suite"
+    )
     heading = next(line for line in text.splitlines() if "accuracy" in line).split("┃")
     assert [cell.strip() for cell in heading[2:-1]] == [
         "accuracy",
@@ -58,7 +61,7 @@ def test_what_was_not_measured_is_left_out():
         warnings=[],
     )
     text = _text(table.summarise(report))
-    assert text.splitlines()[0].strip() == "Linf, epsilon 8/255, 6 examples"
+    assert text.splitlines()[0].strip() == "Linf, epsilon 8/255 of 0 to 1 (3.1%), 6 examples"
     assert _rows(text)["PGD"] == ["50.0%", "-", "-", "1.0"]
     assert "median" not in text and "checks" not in text
     assert text.rstrip().endswith("┘")
@@ -92,16 +95,6 @@ def test_compare_puts_reports_side_by_side():
 def test_compare_refuses_reports_under_other_attacks():
     with pytest.raises(ValueError):
         kr.evaluation.compare({"a": reports.make(), "b": reports.make(attacks=[])})
-
-
-def test_a_list_of_radii_is_shown_as_a_range():
-    threat_model = {
-        "class_name": "Linf",
-        "config": {"epsilon": [0.1, 0.3], "bounds": None},
-        "epsilon": [0.1, 0.3],
-    }
-    report = reports.make(threat_model=threat_model)
-    assert table.describe_threat(report) == "Linf, epsilon 0.1 to 0.3"
 
 
 @pytest.mark.parametrize(

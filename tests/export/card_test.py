@@ -21,7 +21,7 @@ def test_numbers_attacks_and_doubts():
     report = kr.evaluate(lambda x: x, (X, Y), kr.L2(0.1), ["fgsm", "pgd"], minimum_norm=None)
     report = dataclasses.replace(report, warnings=["Look here."])
     text = card(report=report, data=(X, Y))
-    assert "Threat model: L2, epsilon 0.1" in text
+    assert "Threat model: L2, epsilon 0.1 of 0 to 1 in 3 features (5.8%)\n" in text
     assert "Accuracy without attack: 66.67%" in text
     assert "Robust accuracy: 66.67% (95% interval 9.43% to 99.16%, 3 examples)" in text
     assert "Attacks: FGSM, PGD-10\n- Warning: Look here.\n" in text

@@ -56,6 +56,7 @@ def make(**changes):
             {"class": 1, "num_examples": 4, "clean_accuracy": 0.75, "robust_accuracy": 0.25},
             {"class": 2, "num_examples": 0, "clean_accuracy": None, "robust_accuracy": None},
         ],
+        "inputs": {"low": 0.0625, "high": 0.9375, "num_features": 20},
         "confusion": [[1, 1, 0], [3, 1, 0], [0, 0, 0]],
         **changes,
     }
