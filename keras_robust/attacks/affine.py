@@ -21,7 +21,7 @@ def slopes(classifier, x):
     """
     point = x[:1]
     num_classes = classifier.logits(point).shape[-1]
-    own = ops.eye(num_classes)
+    own = ops.eye(num_classes, dtype="float32")
 
     def diagonal(points):
         return ops.sum(own * classifier.logits(points), axis=-1), ()

@@ -64,7 +64,8 @@ class Boundary(MinimumNormAttack):
     own; no targets. As in foolbox, every tenth step is looked at for the step sizes, and kept for
     the last 100 and 30 of those; both windows start anew after a change.
 
-    Cost: 1.1 forward passes a step, and those for the start. BatchNorm statistics see none of it.
+    Cost: 1.1 forward passes a step, those for the start, and 13 back to the boundary. BatchNorm
+    statistics see none of it.
 
     Args:
         num_steps: int >= 1. Defaults to `25000`.
@@ -138,8 +139,8 @@ class Boundary(MinimumNormAttack):
             going = ops.any(start.found & (state.source_step >= _CONVERGED))
             return ops.logical_and(number * _BLOCK < self.num_steps, going)
 
-        ones = ops.ones(ops.shape(x)[:1])
-        unknown = per_example(_UNKNOWN * ones, ops.zeros((1, 1)))
+        ones = ops.ones(ops.shape(x)[:1], "float32")
+        unknown = per_example(_UNKNOWN * ones, ops.zeros((1, 1), "float32"))
         state = _State(
             x_adv=start.x_adv,
             orthogonal_step=self.orthogonal_step * ones,

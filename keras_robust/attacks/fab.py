@@ -60,15 +60,16 @@ class FAB(MinimumNormAttack):
     unit, where the ball is infinite). Every step takes one gradient per wrong class;
     `TargetedFAB` takes one in all, and is what AutoAttack runs on many classes.
 
-    Deviations from the paper: no final search along a line, as in the authors' code. From their
-    code: the step over a hyperplane is found by Newton's method (in `L1` by sorting), theirs by
-    sorting and bisection; entries of the gradient up to 1e-8 count, theirs become 0; the start of a
-    restart in `L1` is a projected Gaussian, which is sparse, theirs is scaled; a nearest mistake
-    outside of the ball is projected into it, where it may still be a mistake, theirs is a failure;
-    outputs that are not finite are no mistake, and from there the search begins anew at the
-    example.
+    Deviations from the paper: the final search along a line is a bisection on the way to the clean
+    example. From the authors' code, which has none: the step over a hyperplane is found by Newton's
+    method (in `L1` by sorting), theirs by sorting and bisection; entries of the gradient up to 1e-8
+    count, theirs become 0; the start of a restart in `L1` is a projected Gaussian, which is sparse,
+    theirs is scaled; a nearest mistake outside of the ball is projected into it, where it may still
+    be a mistake, theirs is a failure; outputs that are not finite are no mistake, and from there
+    the search begins anew at the example.
 
-    Cost: per restart and step, `num_classes - 1` attack passes and one forward pass.
+    Cost: per restart and step, `num_classes - 1` attack passes and one forward pass; 13 forward
+    passes a restart, back to the boundary.
 
     Args:
         num_steps: int. Defaults to `100`.
@@ -119,7 +120,7 @@ class FAB(MinimumNormAttack):
                 zero_gradient=ops.logical_and(state.zero_gradient, zero_gradient(gradient)),
             )
 
-        never = ops.full(ops.shape(x)[:1], NEVER)
+        never = ops.full(ops.shape(x)[:1], NEVER, dtype="float32")
         start = self._start(x, threat_model, seed, restart)
         state = _State(start, x, never, ops.ones_like(never, dtype="bool"))
         last = backend.repeat(self.num_steps, body, state)
@@ -161,7 +162,8 @@ class FAB(MinimumNormAttack):
                 return choose(latest.distance < nearest.distance, latest, nearest)
 
             shape = ops.shape(x)[:1]
-            never = _Tangent(ops.full(shape, NEVER), ops.full(shape, np.nan), ops.zeros_like(x))
+            far, unknown = (ops.full(shape, value, dtype="float32") for value in (NEVER, np.nan))
+            never = _Tangent(far, unknown, ops.zeros_like(x))
             nearest = backend.fori_loop(0, num_classes - 1, compare, never)
             return nearest.lead, nearest.gradient
 

@@ -25,7 +25,7 @@ def unsearched(x_adv):
     """Returns `Found` for examples that no attack made."""
     shape = ops.shape(x_adv)[:1]
     never = ops.zeros(shape, dtype="bool")
-    return Found(x_adv, ops.zeros(shape), never, never, ops.zeros(shape, dtype="int32"))
+    return Found(x_adv, ops.zeros(shape, "float32"), never, never, ops.zeros(shape, dtype="int32"))
 
 
 def counted(shape, queries):

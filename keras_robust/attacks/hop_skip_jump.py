@@ -70,9 +70,9 @@ class HopSkipJump(MinimumNormAttack):
     left out, where theirs go on for ever; no targets. As in it, and unlike in foolbox, which
     divides by one norm over the batch, every example has a direction of length 1.
 
-    Cost: forward passes alone, about `2/3 initial_samples num_steps^(3/2)` and 10 to 40 for each
-    step. A pass runs the model on `samples_per_pass` points for each example of a batch at a time:
-    where memory is short, lower `batch_size`. BatchNorm statistics see none of it.
+    Cost: forward passes alone, about `2/3 initial_samples num_steps^(3/2)`, 10 to 40 for each step,
+    and 13 at the end. A pass runs the model on `samples_per_pass` points for each example of a
+    batch at a time: where memory is short, lower `batch_size`. BatchNorm statistics see none of it.
 
     Args:
         num_steps: int >= 1. Defaults to `64`.

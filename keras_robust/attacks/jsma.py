@@ -54,12 +54,14 @@ class JSMA(MinimumNormAttack):
     that no earlier one broke. Any wrong class is then a success.
 
     Deviations from the paper: logits in place of probabilities, as in the authors' later code; of
-    an odd `epsilon`, the last feature is changed alone, by the same rule. From cleverhans: where no
+    an odd `epsilon`, the last feature is changed alone, by the same rule; features that the class
+    does not need, among those that moved least, are put back at the end. From cleverhans: where no
     pair meets the conditions the search ends, and changes no arbitrary one. The best pair is exact:
     all pairs are compared, `d` at a time, so that memory stays in the order of `batch_size * d`.
 
     Cost: per step, 2 attack passes and `d^2 / 2` comparisons; up to `epsilon / 2 + 1` steps for
-    each target. BatchNorm statistics see none of it.
+    each target, and 13 forward passes, in which features that were not needed are put back.
+    BatchNorm statistics see none of it.
 
     Args:
         theta: float from -1 to 1, not 0, the change of a feature, as a share of the width of the

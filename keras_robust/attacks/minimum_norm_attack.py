@@ -6,6 +6,8 @@ from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.found import Found
 from keras_robust.attacks.found import select
 from keras_robust.attacks.goal import make_goal
+from keras_robust.attacks.to_boundary import QUERIES
+from keras_robust.attacks.to_boundary import to_boundary
 
 NEVER = 3e38
 
@@ -13,14 +15,17 @@ NEVER = 3e38
 class MinimumNormAttack(Attack):
     """Looks for the smallest perturbation that changes the class.
 
-    Subclasses write `nearest`; where the distance is measured, is said by the threat model. Of what
-    it returns, points outside of the ball are moved to the nearest point inside, and success is
-    judged there. `Found.loss` is minus the distance of the nearest mistake, in the ball or not, and
+    Subclasses write `nearest`; where the distance is measured, is said by the threat model. What it
+    returns is moved back to the boundary by `to_boundary`, 13 forward passes for every search. Of
+    that, points outside of the ball are moved to the nearest point inside, and success is judged
+    there. `Found.loss` is minus the distance of the nearest mistake, in the ball or not, and
     `-NEVER` where none was found. Under an infinite radius, `threat_model.with_epsilon(np.inf)`,
-    every restart visits every example, and the nearest mistakes themselves come back.
+    every restart visits every example, and the nearest mistakes themselves come back. What counts
+    as a mistake on the way back is told by `targeted` and, in units of the logits, `confidence`.
     """
 
     targeted = False
+    confidence = 0.0
 
     def nearest(self, classifier, x, y, threat_model, seed, restart):
         """Returns `Found` with the nearest mistakes, wherever they are.
@@ -34,7 +39,10 @@ class MinimumNormAttack(Attack):
         score = make_goal(classifier, x, y, "margin", self.targeted)
         _, clean = score(x)
         nearest = self.nearest(classifier, x, y, threat_model, seed, restart)
-        point = select(ops.logical_and(nearest.success, ops.logical_not(clean)), nearest.x_adv, x)
+        is_moved = ops.logical_and(nearest.success, ops.logical_not(clean))
+        point = select(is_moved, nearest.x_adv, x)
+        goal = {"targeted": self.targeted, "confidence": self.confidence}
+        point = to_boundary(classifier, x, y, point, threat_model, **goal)
         distance = threat_model.distance(point, x)
         found = ops.logical_or(nearest.success, clean)
         x_adv = ops.stop_gradient(threat_model.project(point, x))
@@ -44,5 +52,5 @@ class MinimumNormAttack(Attack):
             loss=ops.where(found, -distance, -NEVER),
             success=success,
             zero_gradient=nearest.zero_gradient,
-            queries=nearest.queries + 3,
+            queries=nearest.queries + 3 + QUERIES * ops.cast(is_moved, "int32"),
         )

@@ -135,7 +135,7 @@ class PenaltyAttack(MinimumNormAttack):
             stops = state.loss > _PROGRESS * state.checked
             return block + 1, state._replace(done=state.done | stops, checked=state.loss)
 
-        never = ops.full(ops.shape(problem.x)[:1], float("inf"))
+        never = ops.full(ops.shape(problem.x)[:1], float("inf"), dtype="float32")
         memory = self.start(problem.x, problem.threat_model)
         queries = ops.cast(ops.zeros_like(never), "int32")
         state = _State(memory, problem.x, never, never, never, search.done, queries)

@@ -20,7 +20,8 @@ class TargetedFAB(FAB):
     Deviations from the authors' code: those of `FAB`; targets beyond the number of classes begin
     anew, which finds the same again.
 
-    Cost: per target and step, one attack pass and one forward pass.
+    Cost: per target and step, one attack pass and one forward pass; 13 forward passes a target,
+    back to the boundary.
 
     Args:
         num_targets: int, the number of searches. Defaults to `9`.

@@ -52,7 +52,7 @@ def smallest(attempt, x, initial_weight, *, done, ends):
     def body(search):
         return (_narrow(search, attempt(search), ends),)
 
-    zero = ops.zeros(ops.shape(x)[:1])
+    zero = ops.zeros(ops.shape(x)[:1], "float32")
     never, count = zero + float("inf"), ops.cast(zero, "int32")
     first = Search(zero + initial_weight, zero, never, count, count, x, never, done, count)
     (last,) = backend.while_loop(

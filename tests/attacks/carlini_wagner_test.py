@@ -37,6 +37,7 @@ def adam(learning_rate, num_steps, bounds):
     return descent
 
 
+@pytest.mark.usefixtures("search_alone")
 @tiers.parametrize(
     ("arguments", "bounds"),
     [

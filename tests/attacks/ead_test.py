@@ -40,6 +40,7 @@ def fista(learning_rate, num_steps, beta, rule, bounds):
     return descent
 
 
+@pytest.mark.usefixtures("search_alone")
 @tiers.parametrize(
     ("arguments", "bounds"),
     [

@@ -61,6 +61,7 @@ def test_untargeted_and_all_targets_find_the_nearest_of_three_classes(norm):
     assert np.all(other.loss >= near.loss)
 
 
+@pytest.mark.usefixtures("search_alone")
 def test_one_step_is_that_of_the_paper():
     x, y = linear_model.examples(3)
     attack = kr.attacks.TargetedFAB(num_targets=1, num_steps=1)
@@ -153,6 +154,7 @@ def test_from_where_the_model_says_nothing_it_goes_back_to_the_example():
     assert np.all(np.isfinite(found.x_adv))
 
 
+@pytest.mark.usefixtures("search_alone")
 @pytest.mark.exhaustive
 def test_gradients_are_counted():
     x, y = numpy_reference.examples(4)

@@ -98,6 +98,7 @@ def reference(x, label, norm, num_steps, step_size=1.0, gamma=0.05):
     return (size, x + delta) if wrong and size < best else (best, nearest)
 
 
+@pytest.mark.usefixtures("search_alone")
 @tiers.parametrize("arguments", [{}, {"step_size": 0.3, "gamma": 0.2}])
 @tiers.parametrize("norm", ORDER)
 def test_every_step_is_the_float64_step(norm, arguments):
@@ -149,6 +150,7 @@ def test_targeted_reaches_the_target():
     np.testing.assert_array_equal(found.success, reached == target)
 
 
+@pytest.mark.usefixtures("search_alone")
 @pytest.mark.exhaustive
 def test_two_passes_a_step_are_counted():
     x, y = linear_model.examples(3)

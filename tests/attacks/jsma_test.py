@@ -66,6 +66,7 @@ def runner_up(x, rank=0):
     return np.argsort(-logits(x), axis=-1)[:, 1 + rank]
 
 
+@pytest.mark.usefixtures("search_alone")
 @tiers.parametrize("budget", [2, 3, 6, 9])
 @tiers.parametrize("theta", [1.0, -0.6])
 def test_changes_the_pairs_that_the_rule_says(theta, budget):

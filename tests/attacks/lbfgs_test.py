@@ -65,6 +65,7 @@ def runner_up(x, y):
     return np.argmax(np.where(np.eye(4)[y] > 0, -np.inf, logits(x)), axis=-1)
 
 
+@pytest.mark.usefixtures("search_alone")
 @tiers.parametrize(
     "arguments", [{}, {"search_steps": 2}, {"initial_weight": 0.7}, {"targeted": "least_likely"}]
 )

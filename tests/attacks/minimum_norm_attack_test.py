@@ -23,26 +23,31 @@ class Step(kr.attacks.MinimumNormAttack):
         return Found(moved, zero, finds, zero > 0.0, keras.ops.full((3,), 5, "int32"))
 
 
+# The boundary is 0.2 away; 12 halvings leave 0.3 / 4096 at most.
+BACK = {"rtol": 0, "atol": 1e-4}
+
+
 def test_in_the_ball_the_nearest_mistake_is_the_result():
     found = Step().run(model, X, Y, kr.L2(0.31))
-    np.testing.assert_allclose(found.x_adv, [[0.5, 0.5], X[1], X[2]], atol=1e-6)
+    np.testing.assert_allclose(found.x_adv, [[0.4, 0.5], X[1], X[2]], **BACK)
     np.testing.assert_array_equal(found.success, [True, False, True])
-    np.testing.assert_allclose(-found.loss, [0.3, kr.attacks.NEVER, 0.0], rtol=1e-6)
-    np.testing.assert_array_equal(found.queries, [8, 8, 8])
+    np.testing.assert_allclose(-found.loss[[0, 2]], [0.2, 0.0], **BACK)
+    assert -found.loss[1] == np.float32(kr.attacks.NEVER)
+    np.testing.assert_array_equal(found.queries, [8 + 13, 8, 8])
 
 
 def test_outside_of_the_ball_it_is_drawn_inside_and_judged_there():
-    # At 0.25 the projected point is behind the boundary, at 0.15 before it.
+    # At 0.25 the nearest mistake is inside, at 0.15 it is not.
     found = Step().run(model, X, Y, kr.L2(0.25))
-    np.testing.assert_allclose(found.x_adv[0], [0.45, 0.5], atol=1e-6)
+    np.testing.assert_allclose(found.x_adv[0], [0.4, 0.5], **BACK)
     assert found.success[0]
     found = Step().run(model, X, Y, kr.L2(0.15))
     np.testing.assert_allclose(found.x_adv[0], [0.35, 0.5], atol=1e-6)
     assert not found.success[0]
-    np.testing.assert_allclose(-found.loss[0], 0.3, rtol=1e-6)
+    np.testing.assert_allclose(-found.loss[0], 0.2, **BACK)
 
 
 def test_without_a_radius_the_nearest_mistakes_come_back():
     found = Step().run(model, X, Y, kr.L2(0.1).with_epsilon(np.inf))
-    np.testing.assert_allclose(found.x_adv[0], [0.5, 0.5], atol=1e-6)
+    np.testing.assert_allclose(found.x_adv[0], [0.4, 0.5], **BACK)
     np.testing.assert_array_equal(found.success, [True, False, True])

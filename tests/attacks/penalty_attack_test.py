@@ -36,6 +36,7 @@ def line(threshold):
     return lambda x: ops.stack([threshold - x[:, 0], x[:, 0] - threshold], axis=-1)
 
 
+@pytest.mark.usefixtures("search_alone")
 @pytest.mark.exhaustive
 @tiers.parametrize("num_steps", [1, 10, 11, 137])
 def test_takes_as_many_steps_as_it_is_told(num_steps):
@@ -50,6 +51,7 @@ def test_takes_as_many_steps_as_it_is_told(num_steps):
     assert np.all(far.queries == num_steps + 8)
 
 
+@pytest.mark.usefixtures("search_alone")
 def test_keeps_the_smallest_mistake_on_the_way():
     attack = Walk(num_steps=30, search_steps=1, initial_weight=100.0, learning_rate=0.25)
     x, y = np.array([[0.0], [1.0]], "float32"), np.array([0, 0])
@@ -58,6 +60,7 @@ def test_keeps_the_smallest_mistake_on_the_way():
     np.testing.assert_allclose(found.loss, [-3.25, -2.25])
 
 
+@pytest.mark.usefixtures("search_alone")
 def test_an_example_whose_loss_has_stopped_falling_stops_alone():
     # The lead falls by 2 a unit, the penalty grows by 1: with c = 0.4 the loss grows from the first
     # step on, with c = 4 it falls until the class changes.
@@ -102,6 +105,7 @@ def test_what_is_not_finite_is_no_hit_and_no_gradient():
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.usefixtures("search_alone")
 @pytest.mark.exhaustive
 def test_what_is_wrong_from_the_start_is_left_alone():
     x, y = np.array([[0.0], [2.0]], "float32"), np.array([0, 0])
@@ -111,6 +115,7 @@ def test_what_is_wrong_from_the_start_is_left_alone():
     assert found.queries[1] == 8 and found.queries[0] > 8
 
 
+@pytest.mark.usefixtures("search_alone")
 def test_without_labels_the_predictions_count():
     x = np.array([[0.0], [2.0]], "float32")
     found = Walk(num_steps=4, learning_rate=0.5, initial_weight=9.0).run(line(1.2), x, None, FAR)

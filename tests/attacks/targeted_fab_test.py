@@ -22,6 +22,7 @@ def test_targets_are_taken_in_the_order_of_the_clean_logits(num_targets, expecte
     assert found.success[0] and -found.loss[0] == pytest.approx(expected, rel=0.06)
 
 
+@pytest.mark.usefixtures("search_alone")
 @pytest.mark.exhaustive
 def test_searches_are_counted():
     x, y = np.array([[0.1, 0.1]], "float32"), np.array([0])
