@@ -1,5 +1,7 @@
 """The examples that are attacked: read into arrays, and checked."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -92,10 +94,14 @@ def _joined(*parts):
     return np.concatenate(parts)
 
 
-def check_examples(x, y, threat_model):
-    """Returns `x` and `y` as arrays, what is attacked in float32, or says what is wrong."""
+def check_examples(x, y, threat_model, box="the bounds of the threat model"):
+    """Returns `x` and `y` as arrays, what is attacked in float32, or says what is wrong.
+
+    `box` says where the bounds are that the threat model has.
+    """
     x = threat_model.map_inputs(
-        _check_input, as_structure(x) if _names_inputs(threat_model) else _arrays(x)
+        functools.partial(_check_input, box=box),
+        as_structure(x) if _names_inputs(threat_model) else _arrays(x),
     )
     sizes = {len(leaf) for leaf in keras.tree.flatten(x)}
     if len(sizes) > 1:
@@ -142,7 +148,7 @@ def _names_inputs(threat_model):
     return type(threat_model).map_inputs is not threat_models.ThreatModel.map_inputs
 
 
-def _check_input(x, name, threat_model):
+def _check_input(x, name, threat_model, box):
     x = ops.convert_to_numpy(x)
     if x.ndim < (2 if name is None else 1) or len(x) == 0:
         raise ValueError(
@@ -161,7 +167,7 @@ def _check_input(x, name, threat_model):
         low, high = threat_model.bounds
         if np.any(x < low - 1e-4) or np.any(x > high + 1e-4):
             raise ValueError(
-                f"{label} must lie in the bounds of the threat model. Rescale them, or give the "
+                f"{label} must lie in {box}. Rescale them, or give the "
                 "bounds that they have, with epsilon in the same units. Received: values in "
                 f"[{x.min():g}, {x.max():g}] under bounds={threat_model.bounds}"
             )

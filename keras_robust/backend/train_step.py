@@ -13,6 +13,7 @@ from keras_robust.backend.checks import check_labels
 from keras_robust.backend.checks import check_targets
 from keras_robust.backend.checks import share_of_range
 from keras_robust.backend.classifier import single
+from keras_robust.backend.errors import advice_for_text
 from keras_robust.backend.steps_taken import batches_seen
 from keras_robust.backend.steps_taken import steps_taken
 
@@ -145,6 +146,16 @@ class BaseTrainStep:
                 f"Received: {len(model.weights)} weights, none of them trainable"
             )
 
+    def _refuse_no_labels(self):
+        advice = ""
+        if self.model.loss is None:
+            advice = (
+                "The attack raises the compiled loss, and a loss that the model adds itself, with "
+                "`add_loss` in an endpoint layer, is none: end the model in its outputs, compile "
+                "it with the loss, and pass the labels as y, `fit(x, y)`. "
+            )
+        raise ValueError(f"AdvTrain needs labels to train on. {advice}Received: y=None")
+
     def _trainer(self, classifier, batch):
         """Returns the `Trainer` of the framework."""
         raise NotImplementedError
@@ -155,7 +166,7 @@ class BaseTrainStep:
         What no batch can be raises `ValueError`.
         """
         if y is None:
-            raise ValueError("AdvTrain needs labels to train on. Received: y=None")
+            self._refuse_no_labels()
         x, classifier, threat_model = self.threat_model.expose(self.model, inputs)
         threat_model.check_fits(tuple(x.shape))
         self.attacked = attacked_inputs(inputs, self.threat_model)
@@ -173,7 +184,8 @@ class BaseTrainStep:
         classifier.attack_dtype = self.attack_dtype
         batch = Batch(x, y, sample_weight, threat_model, iteration, seed, delta, self._memory)
         trainer = self._trainer(classifier, batch)
-        result = self.objective.step(trainer, self.attack, batch)
+        with advice_for_text(self.model):
+            result = self.objective.step(trainer, self.attack, batch)
         if trainer.misread is not None:
             self.misread.update_state(ops.cast(trainer.misread, "float32"))
         self._track_loss(result.loss, x)

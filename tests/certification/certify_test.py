@@ -105,3 +105,10 @@ def test_wrong_arguments():
 def test_inputs_of_any_range_are_smoothed():
     report = kr.certify(logits, (40.0 * X - 20.0, Y), noise_stddev=1.0, num_samples=50)
     assert report.num_classes == 6
+
+
+@pytest.mark.parametrize("method", ["interval", "linear"])
+def test_inputs_beyond_the_box_are_told_of_the_argument_of_the_certificate(method):
+    x, y = np.full((4, 3), 9.0, "float32"), np.zeros(4, "int32")
+    with pytest.raises(ValueError, match=r"must lie in `bounds` of the certificate. Rescale them"):
+        kr.certify(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), (x, y), method)
