@@ -13,6 +13,8 @@ from keras_robust.backend.errors import NoGradientError
 END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
 _UNROLL = 10
+# Nodes of a step from which on straight code takes long to compile, and gains nothing.
+_LARGE = 500
 cond, fori_loop, while_loop = keras.ops.cond, keras.ops.fori_loop, keras.ops.while_loop
 _MARK = "keras_robust: "
 _STRATEGIES = ("_DefaultDistributionStrategy", "MirroredStrategy", "OneDeviceStrategy")
@@ -46,10 +48,16 @@ def value_and_input_gradient(function, x):
 def repeat(num_steps, body, state):
     """Returns `state` after `num_steps` calls of `state = body(step, state)`.
 
-    Short loops are unrolled, because TensorFlow optimises straight code better than a loop; of
-    longer ones, blocks of ten are unrolled inside a loop.
+    In a graph `body` is traced once. Short loops of it are unrolled, because TensorFlow optimises
+    straight code better than a loop; of longer ones, blocks of ten are unrolled inside a loop. A
+    large step is not unrolled: that takes long to compile, and no loop costs what it computes.
     """
-    blocks, rest = divmod(num_steps, _UNROLL)
+    unroll = _UNROLL
+    if num_steps > 1 and not tf.executing_eagerly():
+        body = _TracedOnce(body)
+        state = tf.nest.map_structure(tf.convert_to_tensor, state)
+        unroll = 1 if body.size(state) > _LARGE else _UNROLL
+    blocks, rest = divmod(num_steps, unroll)
     if blocks == 1:
         blocks, rest = 0, num_steps
 
@@ -61,12 +69,32 @@ def repeat(num_steps, body, state):
     if blocks:
         _, state = tf.while_loop(
             lambda block, _: block < blocks,
-            lambda block, state: (block + 1, run(block * _UNROLL, _UNROLL, state)),
+            lambda block, state: (block + 1, run(block * unroll, unroll, state)),
             (tf.constant(0), state),
             maximum_iterations=blocks,
             parallel_iterations=1,
         )
-    return run(blocks * _UNROLL, rest, state)
+    return run(blocks * unroll, rest, state)
+
+
+class _TracedOnce:
+    """The body of a loop, as a function that TensorFlow inlines wherever it is called."""
+
+    def __init__(self, body):
+        def step(number, state):
+            return body(number, state)
+
+        self._compiled = tf.function(step, autograph=False)
+
+    def __call__(self, number, state):
+        return self._compiled(tf.convert_to_tensor(number, "int32"), state)
+
+    def size(self, state):
+        """Returns the number of its nodes, those of loops within it among them."""
+        specs = tf.nest.map_structure(lambda leaf: tf.TensorSpec(leaf.shape, leaf.dtype), state)
+        traced = self._compiled.get_concrete_function(tf.TensorSpec((), "int32"), specs)
+        graph = traced.graph.as_graph_def()
+        return len(graph.node) + sum(len(one.node_def) for one in graph.library.function)
 
 
 def uniform(shape, seed, minval=0.0, maxval=1.0):

@@ -1,5 +1,6 @@
 """The callback that turns `fit` into adversarial training."""
 
+import contextlib
 import inspect
 import warnings
 import weakref
@@ -17,6 +18,7 @@ from keras_robust.callbacks.compiled_step import forget_step
 from keras_robust.callbacks.compiled_step import kept_step
 from keras_robust.callbacks.first_batch import warn_of_first_batch
 from keras_robust.callbacks.neighbours import put_last
+from keras_robust.callbacks.told_after import told_after
 from keras_robust.callbacks.train_function import LastCallback
 from keras_robust.callbacks.train_function import current_fit
 from keras_robust.callbacks.train_function import install
@@ -27,6 +29,7 @@ from keras_robust.callbacks.warm_up import WarmUp
 from keras_robust.callbacks.warm_up import parse_warmup
 
 _ATTACK_DTYPES = (None, "auto", "bfloat16", "float16")
+_LONG = 10.0  # Seconds of a first batch, after which it is told what takes so long.
 _FIRST_STEPS = 100  # Before them no accuracy is expected.
 
 
@@ -309,8 +312,9 @@ class AdvTrain(keras.callbacks.Callback):
         """Runs our step on a batch."""
         step, plain = self._step, self._function.plain
         try:
-            step.build(arguments[-1])
-            logs = step.over_replicas(self._run(*arguments))
+            with self._told_of_compiling():
+                step.build(arguments[-1])
+                logs = step.over_replicas(self._run(*arguments))
         except backend.END_OF_DATA:
             raise
         except BaseException as error:
@@ -322,6 +326,17 @@ class AdvTrain(keras.callbacks.Callback):
             raise ValueError(message) from None
         self._compiled.keep(self, plain)
         return logs
+
+    def _told_of_compiling(self):
+        """Says within, if the first batch takes long, what takes so long."""
+        is_first = "gradients" not in self._warned
+        if not is_first or not self.params.get("verbose"):
+            return contextlib.nullcontext()
+        return told_after(
+            _LONG,
+            "AdvTrain: compiling the train step with the attack in it, once; this may take a few "
+            "times as long as that of plain training.",
+        )
 
     def _check_first_batch(self):
         """Says after the first batch if the model was misread, or the attack had no gradient."""

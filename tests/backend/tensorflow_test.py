@@ -34,8 +34,8 @@ def test_repeat_is_a_python_loop(num_steps, compiled, unroll, monkeypatch):
     assert int(count) == num_steps
 
 
-@tiers.parametrize("num_steps,expected", [(9, 9), (19, 19), (25, 15), (50, 10)])
-def test_repeat_unrolls_blocks_of_ten(num_steps, expected, monkeypatch):
+@tiers.parametrize("num_steps", [25, 2, 9, 19, 50])
+def test_repeat_traces_its_body_once(num_steps, monkeypatch):
     monkeypatch.setattr(seam, "_UNROLL", conftest.UNROLL)
     traced = []
 
@@ -43,8 +43,34 @@ def test_repeat_unrolls_blocks_of_ten(num_steps, expected, monkeypatch):
         traced.append(step)
         return state + 1
 
-    tf.function(lambda: backend.repeat(num_steps, body, tf.constant(0)))()
-    assert len(traced) == expected
+    assert int(tf.function(lambda: backend.repeat(num_steps, body, tf.constant(0)))()) == num_steps
+    assert len(traced) == 1
+
+
+def _operations(num_steps, wide):
+    """The types of the operations of a loop over a body of `wide` additions, or a loop of them."""
+
+    def body(step, state):
+        if wide == "loop":
+            return tf.while_loop(lambda x: x < 99.0, lambda x: (x + 1.0 - 0.5,), (state,))[0]
+        for _ in range(wide):
+            state = state + 1.0
+        return state
+
+    function = tf.function(lambda: backend.repeat(num_steps, body, tf.constant(0.0)))
+    return [operation.type for operation in function.get_concrete_function().graph.get_operations()]
+
+
+@pytest.mark.parametrize(
+    "num_steps,wide,loops,calls",
+    [(9, 2, 0, 9), (19, 2, 0, 19), (25, 2, 1, 5), (9, 40, 1, 0), (25, 40, 1, 0), (9, "loop", 1, 0)],
+)
+def test_repeat_unrolls_small_steps_only(num_steps, wide, loops, calls, monkeypatch):
+    monkeypatch.setattr(seam, "_UNROLL", conftest.UNROLL)
+    monkeypatch.setattr(seam, "_LARGE", 10)
+    found = _operations(num_steps, wide)
+    assert sum("While" in operation for operation in found) == loops
+    assert sum("PartitionedCall" in operation for operation in found) == calls
 
 
 SEEDS = np.array([[1, 2], [3, 4], [5, 6], [7, 8], [9, 9]], "int32")

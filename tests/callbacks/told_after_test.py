@@ -1,0 +1,27 @@
+import time
+
+import pytest
+
+import keras_robust as kr
+from keras_robust.callbacks import adv_train
+from keras_robust.callbacks.told_after import told_after
+from tests.support import linear_fit
+
+
+def test_what_takes_long_is_told_and_what_does_not_is_not(capsys):
+    with told_after(0.01, "long"):
+        time.sleep(0.2)
+    with pytest.raises(RuntimeError):
+        with told_after(0.05, "short"):
+            raise RuntimeError
+    time.sleep(0.1)
+    assert capsys.readouterr().out == "long\n"
+
+
+@pytest.mark.exhaustive
+def test_a_long_first_batch_is_told_once_where_fit_shows_anything(monkeypatch, capsys):
+    monkeypatch.setattr(adv_train, "_LONG", 0.0)
+    for verbose, count in ((2, 1), (0, 0)):
+        callback = kr.AdvTrain(kr.Linf(0.1), attack="fgsm")
+        linear_fit.fit(linear_fit.make_model(), callback, epochs=2, verbose=verbose)
+        assert capsys.readouterr().out.count("AdvTrain: compiling the train step") == count
