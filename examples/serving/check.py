@@ -24,11 +24,16 @@ from samples import NUM_COPIES
 from samples import bad_requests
 from samples import certify
 from samples import good_requests
+from samples import largest_request
 
 import keras_robust as kr
 
 NUM_BAD, BAD_PER_GOOD = 1000, 4
 NUM_HUGE, HUGE = 2, 100 * 10**6
+NUM_CLIENTS = 8
+PATIENCE = 10  # Seconds.
+# The goal is 0.1 where nothing else runs.
+MAX_HEALTH = 1.0
 
 
 def export(folder):
@@ -58,9 +63,9 @@ def export(folder):
 class Client:
     """Sends requests over one connection, and opens another when the server closes it."""
 
-    def __init__(self, address, path):
+    def __init__(self, address, path, timeout=60):
         self.address, self.path = address, path
-        self.connection = http.client.HTTPConnection(address, timeout=60)
+        self.connection = http.client.HTTPConnection(address, timeout=timeout)
 
     def post(self, body, path=None, method="POST"):
         """Returns the status and the JSON of the answer."""
@@ -101,6 +106,61 @@ def check_health(client, x):
     return None
 
 
+def check_load(client, body):
+    """Asks whether the server is up while many clients send the largest bodies.
+
+    Returns:
+        The 99th percentile of the seconds that an answer took, and a list of what went wrong.
+    """
+    found, seconds = [], []
+
+    def post():
+        found.append(Client(client.address, client.path, timeout=600).post(body)[0])
+
+    threads = [threading.Thread(target=post) for _ in range(NUM_CLIENTS)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        start = time.monotonic()
+        status, _ = Client(client.address, client.path).post(b"", client.path.split(":")[0], "GET")
+        seconds.append(time.monotonic() - start)
+        if status != 200:
+            return 0.0, [f"health: received {status}"]
+        time.sleep(0.01)
+    late = sorted(seconds)[int(0.99 * len(seconds))]
+    problems = [] if late < MAX_HEALTH else [f"health: {late:.3f} s under load"]
+    if found != [200] * NUM_CLIENTS:
+        problems.append(f"largest bodies: received {found}")
+    return late, problems
+
+
+def check_halves(client):
+    """Sends the beginning of a request and no more, and gives where the server does not hang up."""
+    host, port = client.address.split(":")
+    head = f"POST {client.path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\n"
+    whole = f"GET {client.path.split(':')[0]} HTTP/1.1\r\nHost: {host}\r\n\r\n"
+    halves = {"no byte": "", "half a head": head[:20], "half a body": head + "{", "a second": whole}
+    connections = {name: socket.create_connection((host, int(port)), 60) for name in halves}
+    for name, text in halves.items():
+        connections[name].sendall(text.encode())
+    time.sleep(1.0)
+    connections["a second"].sendall(head[:20].encode())
+    start = time.monotonic()
+    for name, open_one in connections.items():
+        open_one.settimeout(max(0.1, start + 3.0 * PATIENCE - time.monotonic()))
+        try:
+            text = b""
+            while part := open_one.recv(4096):
+                text += part
+            if name == "half a body" and not text.startswith(b"HTTP/1.1 408"):
+                yield f"{name}: received {text[:50]}"
+        except ConnectionError:
+            pass
+        except TimeoutError:
+            yield f"{name}: the server waits for the rest"
+        open_one.close()
+
+
 def check_doors(client):
     """Tries to load and to unload the model, and gives what went wrong."""
     name = client.path.split("/")[-1].split(":")[0]
@@ -139,6 +199,7 @@ def main():
         path, model, data = export(f"{folder}/digits/1")
         program = pathlib.Path(__file__).with_name("serve.py")
         command = [sys.executable, str(program), f"--base_path={path.parent}", "--port=0"]
+        command.append(f"--patience={PATIENCE}")
         with open(f"{folder}/log", "w") as log:
             server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         try:
@@ -153,6 +214,9 @@ def main():
             client = Client(*address.groups())
             problems = check(client, good, bad)
             problems += filter(None, [check_health(client, x)])
+            problems += check_halves(client)
+            late, wrong = check_load(client, largest_request(data.input_shape))
+            problems += wrong
             is_up = server.poll() is None
         finally:
             server.terminate()
@@ -164,6 +228,7 @@ def main():
         f"and {NUM_HUGE} of {HUGE // 10**6} MB: {len(problems)} wrong answers, server "
         f"{'up' if is_up else 'down'}"
     )
+    print(f"Health under {NUM_CLIENTS} clients: 99% of the answers within {1000 * late:.0f} ms")
     return 1 if problems or not is_up else 0
 
 

@@ -7,12 +7,42 @@ Either may have a `signature_name`. Bytes are `{"b64": "..."}`.
 
 import base64
 import binascii
+import json
 import re
 
 import numpy as np
 import tensorflow as tf
 
-_KINDS = {"f": "iuf", "i": "iu", "u": "iu", "O": "SUO"}
+_KINDS = {"f": "iuf", "i": "iu", "u": "iu", "b": "b", "O": "SUO"}
+# Of JSON, which takes many times its size once it is decoded: lists, objects and what is in them,
+# and how deep they are in each other.
+MAX_PARTS, MAX_DEPTH = 4 * 2**20, 16
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+
+
+def decode(body):
+    """Returns the JSON in the body of a request.
+
+    Raises:
+        ValueError: for what is no JSON, has too many parts or is too deep, before it is decoded.
+    """
+    plain = np.frombuffer(_STRING.sub(b"", body), "uint8")
+    opens, closes = ((plain == one) | (plain == other) for one, other in (b"[{", b"]}"))
+    parts = int(np.count_nonzero(opens)) + int(np.count_nonzero(plain == ord(",")))
+    if parts > MAX_PARTS:
+        raise ValueError(f"Expected at most {MAX_PARTS} values in a request. Received: {parts}")
+    depth = np.cumsum(opens.astype("int8") - closes.astype("int8"), dtype="int32").max(initial=0)
+    if depth > MAX_DEPTH:
+        raise ValueError(f"Expected lists at most {MAX_DEPTH} deep. Received: {depth}")
+    try:
+        return json.loads(body)
+    except (RecursionError, ValueError) as error:
+        raise ValueError("Expected a body in JSON") from error
+
+
+def encode(answer):
+    """Returns the bytes of an answer."""
+    return json.dumps(answer, separators=(",", ":")).encode()
 
 
 def answer(signatures, body):
@@ -26,10 +56,7 @@ def answer(signatures, body):
         ValueError: for whatever is wrong with the request.
     """
     if not isinstance(body, dict) or ("instances" in body) == ("inputs" in body):
-        raise ValueError(
-            'Expected a JSON object with either "instances" or "inputs", and the header '
-            "Content-Type: application/json"
-        )
+        raise ValueError('Expected a JSON object with either "instances" or "inputs"')
     name = body.get("signature_name", "serving_default")
     if not isinstance(name, str) or name not in signatures:
         raise ValueError(f"Expected a signature_name out of {sorted(signatures)}")
@@ -79,6 +106,8 @@ def _tensor(name, value, spec):
     wanted = spec.dtype.as_numpy_dtype
     is_text = spec.dtype == tf.string
     kind_fits = array.dtype.kind in _KINDS[np.dtype(wanted).kind]
+    if array.dtype.kind in "iuf" and _has_truths(value):
+        raise ValueError(f"{expected}. Received: true or false among the numbers")
     if is_text and kind_fits:
         kind_fits = all(isinstance(item, (str, bytes)) for item in array.ravel().tolist())
     if not kind_fits or not spec.shape.is_compatible_with(array.shape):
@@ -87,6 +116,14 @@ def _tensor(name, value, spec):
         raise ValueError(f"{expected}. Received: numbers too large for it")
     with np.errstate(over="ignore"):  # It becomes infinite, which the guard of the model rejects.
         return tf.constant(array.tolist() if is_text else array.astype(wanted), spec.dtype)
+
+
+def _has_truths(value):
+    """Whether there is a truth value in a list of lists, which NumPy would take for a number."""
+    if not isinstance(value, list):
+        return isinstance(value, bool)
+    kinds = set(map(type, value))
+    return bool in kinds or (list in kinds and any(map(_has_truths, value)))
 
 
 def _decoded(value):

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import tensorflow as tf
+from limits import MAX_BYTES
 
 # Noisy copies: of the model, and at most in one request.
 NUM_COPIES, MAX_SAMPLES = 10, 400_000
@@ -82,6 +83,8 @@ def bad_requests(x):
     def files(*contents):
         return {"signature_name": "predict_bytes", "instances": list(contents)}
 
+    one_truth = x[:1].tolist()
+    one_truth[0][3][4][0] = True
     nan = json.dumps({"instances": changed(0.123456).tolist()}).replace("0.123456", "NaN")
     return {
         "wrong shape": {"instances": [row[:-1]]},
@@ -89,6 +92,7 @@ def bad_requests(x):
         "ragged": {"instances": [row, row[:-1]]},
         "strings for numbers": {"instances": np.asarray(x[:1]).astype(str).tolist()},
         "booleans for numbers": {"instances": (x[:1] > 0.5).tolist()},
+        "a boolean among numbers": {"instances": one_truth},
         "null for a number": json.dumps({"instances": [row]}).replace("0.0", "null").encode(),
         "NaN": nan.encode(),
         "1e30": {"instances": changed(1e30).tolist()},
@@ -115,4 +119,17 @@ def bad_requests(x):
         "no JSON": b"{",
         "no UTF-8": b"\xff\xfe\x00",
         "deep": b"[" * 100_000,
+        "deep rows": b'{"instances":[' + b"[[[[[[]]]]]]," * 10**6 + b"0]}",
+        "many rows": b'{"instances":[' + b"[]," * 5 * 10**6 + b"0]}",
+        "a large number": {"instances": [10**400]},
     }
+
+
+def largest_request(shape):
+    """Returns the bytes of the largest request that is answered: rows of one value."""
+    row = "0.500000"
+    for length in reversed(shape):
+        row = "[" + ",".join([row] * length) + "]"
+    return (
+        b'{"instances":[' + b",".join([row.encode()] * ((MAX_BYTES - 20) // (len(row) + 1))) + b"]}"
+    )

@@ -9,12 +9,13 @@ free one; the first line of the output tells which.
 
 import argparse
 import asyncio
-import logging
+import concurrent.futures
+import multiprocessing
 import pathlib
 import socket
+from concurrent.futures.process import BrokenProcessPool
 
-import rest
-import tensorflow as tf
+import worker
 from fastapi import HTTPException
 from kserve import Model
 from kserve import ModelRepository
@@ -24,16 +25,16 @@ from kserve.model_server import app
 from kserve.protocol.dataplane import DataPlane
 from kserve.protocol.model_repository_extension import ModelRepositoryExtension
 from kserve.protocol.rest.server import RESTServer
+from limits import LimitBody
+from limits import protocol
 
 HOST = "127.0.0.1"
-# Of the body of a request. JSON takes many times its size once it is parsed.
-MAX_BYTES = 16 * 2**20
-# Each takes all processors while it is computed; others wait.
+# Processes, each with the model. Each takes all processors while it computes; others wait.
 MAX_ANSWERS = 2
 
 
 class Served(Model):
-    """A SavedModel as KServe wants it."""
+    """A SavedModel as KServe wants it, in processes of its own."""
 
     def __init__(self, name, base_path):
         super().__init__(name)
@@ -43,21 +44,42 @@ class Served(Model):
                 f"There is no version, a folder with a number as its name: {base_path}"
             )
         self.version = max(versions, key=lambda path: int(path.name))
-        # A signature does not keep the variables alive; the object does.
-        self.loaded = tf.saved_model.load(str(self.version))
+        self.pool = self._start()
+        self.pool.submit(worker.is_loaded).result()
         self.turn = asyncio.Semaphore(MAX_ANSWERS)
         self.ready = True
 
+    def _start(self):
+        return concurrent.futures.ProcessPoolExecutor(
+            MAX_ANSWERS,
+            multiprocessing.get_context("spawn"),
+            initializer=worker.load,
+            initargs=(str(self.version),),
+        )
+
     async def predict(self, payload, headers=None):
-        try:
-            # In a thread: a long answer must not keep others from asking whether the server is up.
-            async with self.turn:
-                return await asyncio.to_thread(rest.answer, self.loaded.signatures, payload)
-        except ValueError as error:
-            raise InvalidInput(str(error)) from error
-        except tf.errors.OpError as error:
-            logging.exception("The model failed")
-            raise InferenceError("The model failed") from error
+        async with self.turn:
+            pool = self.pool
+            try:
+                status, content = await asyncio.wrap_future(pool.submit(worker.answer, payload))
+            except BrokenProcessPool as error:
+                # The system killed a process, for its memory perhaps.
+                if self.pool is pool:
+                    self.pool = self._start()
+                raise InferenceError("The model failed") from error
+        if status == 200:
+            return content
+        raise (InvalidInput if status == 400 else InferenceError)(content.decode())
+
+
+class Bytes(DataPlane):
+    """KServe's way from requests to models, on which bodies stay as they are."""
+
+    def decode(self, body, headers, *arguments, **others):
+        return bytes(body), {}
+
+    def encode(self, model_name, response, headers, req_attributes):
+        return response, {"content-type": "application/json"}
 
 
 class FixedModels(ModelRepositoryExtension):
@@ -69,42 +91,21 @@ class FixedModels(ModelRepositoryExtension):
     unload = load
 
 
-class LimitBody:
-    """Answers requests with too large a body by the status 413, and keeps none of the body."""
-
-    def __init__(self, app):
-        self.app = app
-
-    async def __call__(self, scope, receive, send):
-        total = 0
-
-        async def limited():
-            nonlocal total
-            message = await receive()
-            total += len(message.get("body", b""))
-            if total <= MAX_BYTES:
-                return message
-            # A client that still sends would not see the answer.
-            while message.get("more_body", False):
-                message = await receive()
-            raise HTTPException(413, f"The body has more than {MAX_BYTES} bytes")
-
-        await self.app(scope, limited, send)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--base_path", required=True, help="Folder with folders of versions.")
     parser.add_argument("--port", type=int, default=8501)
+    parser.add_argument(
+        "--patience", type=float, default=60.0, help="Seconds in which a request must be there."
+    )
     options = parser.parse_args()
     name = pathlib.Path(options.base_path).name
     models = ModelRepository()
     model = Served(name, options.base_path)
     models.update(model)
-    app.add_middleware(LimitBody)
-    server = RESTServer(
-        "kserve.model_server:app", DataPlane(models), FixedModels(models), options.port
-    )
+    app.add_middleware(LimitBody, patience=options.patience)
+    server = RESTServer("kserve.model_server:app", Bytes(models), FixedModels(models), options.port)
+    server.config.http = protocol(options.patience)
     # KServe would listen on all addresses.
     listener = socket.create_server((HOST, options.port))
     port = listener.getsockname()[1]

@@ -2,6 +2,7 @@
 
 import base64
 import importlib.util
+import json
 import os
 import pathlib
 import subprocess
@@ -35,7 +36,7 @@ def served(tmp_path_factory):
         [keras.Input((4, 5, 1), name="images"), keras.layers.Flatten(), keras.layers.Dense(3)]
     )
     path = tmp_path_factory.mktemp("models") / "1"
-    kr.export_saved_model(model, path, label_names=["a", "b", "c"])
+    kr.export_saved_model(model, path, label_names=["a", "b", "c"], guard=kr.layers.InputGuard())
     return model, tf.saved_model.load(str(path))
 
 
@@ -75,6 +76,13 @@ def test_bytes_keep_their_zeros(served):
     assert found == [expected, expected]
 
 
+def _with(value):
+    """Examples with another value in the place of one number."""
+    rows = X.tolist()
+    rows[2][3][1][0] = value
+    return rows
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -87,6 +95,10 @@ def test_bytes_keep_their_zeros(served):
         ({"instances": [1.0]}, r"float32 of shape \[None, 4, 5, 1\] for 'images'.*shape \[1\]"),
         ({"instances": X.astype(str).tolist()}, "Received: shape .*, <U"),
         ({"instances": (X > 0.5).tolist()}, "Received: shape .*, bool"),
+        ({"instances": _with(True)}, "Received: true or false among the numbers"),
+        ({"instances": _with(False)}, "Received: true or false among the numbers"),
+        ({"inputs": {"images": _with(True)}}, "Received: true or false among the numbers"),
+        ({"instances": _with(10**400)}, "Received: shape .*, object"),
         ({"inputs": {"other": X.tolist()}}, "Received: something else"),
         ({"instances": [[1, 2], [3]]}, "Received: something else"),
         ({"instances": (X * 1e30).tolist()}, "Expected finite values within"),
@@ -121,6 +133,50 @@ def test_errors_tell_nothing_of_the_inside(served):
     assert messages == [within, "Expected inputs that the model takes, such as whole files"]
 
 
+def test_a_model_of_truth_values_takes_them():
+    spec = tf.TensorSpec((None, 2), tf.bool, name="x")
+    tensor = rest._tensor("x", [[True, False]], spec)
+    np.testing.assert_array_equal(tensor, [[True, False]])
+    with pytest.raises(ValueError, match="Expected bool"):
+        rest._tensor("x", [[1, 0]], spec)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"instances": X.tolist()},
+        {"a": 'text with [[[[[[[[[[[[[[[[[[[[ and \\" and ,,,, in it'},
+        [[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]],
+        [],
+        3,
+    ],
+)
+def test_json_is_decoded_and_encoded(value):
+    assert rest.decode(json.dumps(value).encode()) == value
+    assert rest.decode(rest.encode(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"instances":[' + b"[[[[[[]]]]]]," * 10**6 + b"0]}", "at most 4194304 values"),
+        (b"[" + b"0," * 4_200_000 + b"0]", "at most 4194304 values.*Received: 4200001"),
+        (b"[" * 100_000, "lists at most 16 deep. Received: 100000"),
+        (b'{"a":' * 17 + b"1" + b"}" * 17, "lists at most 16 deep. Received: 17"),
+        (b'["' + b"[" * 99 + b'",' + b"[" * 17, "lists at most 16 deep. Received: 18"),
+        (b"{", "Expected a body in JSON"),
+        (b"", "Expected a body in JSON"),
+        (b"\xff\xfe\x00", "Expected a body in JSON"),
+        (b"9" * 5000, "Expected a body in JSON"),
+    ],
+)
+def test_what_takes_too_much_is_told_before_it_is_decoded(monkeypatch, body, message):
+    if "JSON" not in message:
+        monkeypatch.setattr(rest.json, "loads", None)
+    with pytest.raises(ValueError, match=message):
+        rest.decode(body)
+
+
 @pytest.mark.parametrize("body", [None, 3, [1], "text"])
 def test_no_object(served, body):
     with pytest.raises(ValueError, match="Expected a JSON object"):
@@ -136,7 +192,7 @@ def test_over_http():
         env={**os.environ, "PYTHONPATH": root, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1000 bad requests and 2 of 100 MB: 0 wrong answers, server up" in done.stdout
