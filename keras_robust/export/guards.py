@@ -1,5 +1,7 @@
 """Which guard stands in front of which input."""
 
+import warnings
+
 import keras
 
 from keras_robust import threat_models
@@ -16,9 +18,9 @@ def choose_guards(model, inputs, guard, report):
         model: the model; if there is an `InputGuard` in it, `"auto"` adds no other, unless noise is
             added in front of that one.
         inputs: `Inputs` of the model.
-        guard: `"auto"`, for the bounds in the threat model of the report, or those of every
-            threat model, `(0, 1)`; an `InputGuard` for every input, or a dict of them by the name
-            of the input; or `None`.
+        guard: `"auto"`, for the bounds in the threat model of the report, or without a report no
+            bounds; an `InputGuard` for every input, or a dict of them by the name of the input; or
+            `None`.
         report: `RobustnessReport` or `None`.
 
     Raises:
@@ -89,7 +91,9 @@ def _check_names(guards, inputs):
 
 
 def _guards_for(report, inputs):
-    threat_model = threat_models.Linf() if report is None else threat_model_of(report)
+    if report is None:
+        return {spec.name: InputGuard(None) for spec in inputs.specs}
+    threat_model = threat_model_of(report)
     parts = getattr(threat_model, "parts", {})
     guards = {}
     for spec, key in zip(inputs.specs, inputs.keys, strict=True):
@@ -97,6 +101,24 @@ def _guards_for(report, inputs):
         part = parts.get(key) if parts else threat_model
         guards[spec.name] = InputGuard(None if part is None else part.bounds)
     return guards
+
+
+def warn_without_bounds(guards, guard, report):
+    """Warns if nobody has said what the range of valid inputs is.
+
+    Args:
+        guards: list that `choose_guards` returned for `guard` and `report`.
+        guard: as in `choose_guards`.
+        report: as in `choose_guards`.
+    """
+    if report is None and guard == "auto" and any(one is not None for one in guards):
+        warnings.warn(
+            "Without a report nobody knows the range of valid inputs: the served model takes every "
+            "finite number, and no files of pictures for inputs of floats. Give the `report`, or "
+            "the bounds: guard=kr.layers.InputGuard((low, high)), with None for none. "
+            "Received: report=None, guard='auto'",
+            stacklevel=3,
+        )
 
 
 def threat_model_of(report):

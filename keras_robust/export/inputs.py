@@ -80,6 +80,11 @@ class Inputs:
             for leaf, spec in zip(leaves, self.specs, strict=True)
         ]
 
+    @property
+    def has_unknown_lengths(self):
+        """Whether there is an input of text, or with lengths that differ from batch to batch."""
+        return any(spec.dtype == tf.string or None in spec.shape[1:] for spec in self.specs)
+
     def make_up(self, count, boxes):
         """Returns a list of random arrays, each in its box `(low, high)`, in [0, 1] for `None`."""
         rng, arrays = np.random.default_rng(0), []

@@ -15,18 +15,19 @@ from keras_robust.export.answers import Answers
 from keras_robust.export.answers import is_random
 from keras_robust.export.card import write_card
 from keras_robust.export.folder import new_folder
-from keras_robust.export.guards import boxes_of
 from keras_robust.export.guards import choose_guards
 from keras_robust.export.guards import guards_within
 from keras_robust.export.guards import scale_of
+from keras_robust.export.guards import warn_without_bounds
 from keras_robust.export.inputs import Inputs
 from keras_robust.export.manifest import make_manifest
+from keras_robust.export.warmup import first_rows
+from keras_robust.export.warmup import told_to_give_data
 
 _SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
 FORMATS = tuple(_SUFFIXES)
 _NEEDS = {"onnx": ("tf2onnx", "onnxruntime"), "litert": (), "openvino": ("openvino",)}
 _TOLERANCE = 1e-4
-_NUM_EXAMPLES = 8
 
 
 @explained
@@ -79,11 +80,10 @@ def export_portable(model, path, format, *, report=None, label_names=None, guard
         guards = choose_guards(model, inputs, guard, report)
         if data is None and report is not None and report.x is not None:
             data = report.x, report.y
-        boxes = boxes_of(model, inputs, guards)
-        rows = inputs.make_up(_NUM_EXAMPLES, boxes) if data is None else inputs.unpack(data[0])
-        (x,) = (array[:_NUM_EXAMPLES] for array in rows)
+        (x,) = first_rows(model, inputs, guards, data)
         guarded = _Guarded(model, inputs, guards[0])
-        expected = [np.asarray(value) for value in _pair(guarded(tf.constant(x)))]
+        with told_to_give_data(inputs, data):
+            expected = [np.asarray(value) for value in _pair(guarded(tf.constant(x)))]
         file = partial / f"model{_SUFFIXES[format]}"
         (spec,) = inputs.specs
         signature = keras.InputSpec(shape=tuple(spec.shape), dtype=spec.dtype.name, name=spec.name)
@@ -95,6 +95,7 @@ def export_portable(model, path, format, *, report=None, label_names=None, guard
         text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
         (partial / "robustness.json").write_text(text, encoding="utf-8")
         (partial / "MODEL_CARD.md").write_text(write_card(manifest), encoding="utf-8")
+        warn_without_bounds(guards, guard, report)
     return path
 
 

@@ -16,13 +16,15 @@ from keras_robust.export import warmup_log
 from keras_robust.export.answers import is_random
 from keras_robust.export.card import write_card
 from keras_robust.export.folder import new_folder
-from keras_robust.export.guards import boxes_of
 from keras_robust.export.guards import choose_guards
+from keras_robust.export.guards import warn_without_bounds
 from keras_robust.export.inputs import Inputs
 from keras_robust.export.manifest import make_manifest
 from keras_robust.export.manifest import models_config
 from keras_robust.export.signatures import make_signatures
+from keras_robust.export.warmup import first_rows
 from keras_robust.export.warmup import make_exchanges
+from keras_robust.export.warmup import told_to_give_data
 from keras_robust.layers.input_transformation import check_count
 
 _BREAKING = {"Cc", "Cs", "Zl", "Zp"}
@@ -74,12 +76,13 @@ def export_saved_model(
         report: `RobustnessReport`. Defaults to `None`: a model of which nothing is known.
         label_names: list of str without control characters, one for each class. Defaults to `None`.
         guard: `layers.InputGuard`, or for several inputs a dict of them by name; `None` for none;
-            `"auto"` for the bounds in the threat model of the report, `(0, 1)` without a report,
-            and no second one if the model has its own. Inputs that are no floats get none. Defaults
-            to `"auto"`.
+            `"auto"` for the bounds in the threat model of the report, and no second one if the
+            model has its own. Without a report `"auto"` lets every finite number pass, and warns.
+            Inputs that are no floats get none. Defaults to `"auto"`.
         data: `(x, y)` arrays, or an iterable of batches `(x, y)`, the examples of the report, for
             its fingerprint and for the warmup requests. Defaults to `None`: those that a report
-            from `evaluate` holds; else there is no fingerprint, and the requests are random.
+            from `evaluate` holds; else there is no fingerprint, and the requests are random. A
+            model that takes text, or inputs of any length, may need real examples.
         max_samples: int from 1000 to 10,000,000, the most noisy copies that a request to `certify`
             may ask for, of all its inputs together. Defaults to `100_000`.
         check: function of the folder, complete but under another name, that raises an error if it
@@ -91,8 +94,8 @@ def export_saved_model(
     Raises:
         FileExistsError: if `path` exists: a served version is never changed.
         ValueError: for a model that is not built or is no classifier, a report of another model or
-            of other examples than `data`, a wrong number of names, and examples that the guard
-            rejects.
+            of other examples than `data`, a wrong number of names, examples that the guard
+            rejects, and a model of text or of any length that fails without `data`.
 
     Example:
 
@@ -100,7 +103,8 @@ def export_saved_model(
     >>> import keras
     >>> import keras_robust as kr
     >>> model = keras.Sequential([keras.Input((4,), name="features"), keras.layers.Dense(3)])
-    >>> path = kr.export_saved_model(model, tempfile.mkdtemp() + "/1")
+    >>> guard = kr.layers.InputGuard((0, 1))
+    >>> path = kr.export_saved_model(model, tempfile.mkdtemp() + "/1", guard=guard)
     >>> print(sorted(item.name for item in (path / "assets.extra").iterdir()))
     ['MODEL_CARD.md', 'models.config', 'robustness.json', 'tf_serving_warmup_requests']
     """
@@ -111,9 +115,9 @@ def export_saved_model(
         inputs = Inputs(model)
         data = None if data is None else to_arrays(data)
         guards = choose_guards(model, inputs, guard, report)
-        _check_classes(_num_classes(model, inputs, guards), report, label_names)
         if report is not None and report.x is not None and data is None:
             data = report.x, report.y
+        _check_classes(_num_classes(model, inputs, guards, data), report, label_names)
         if report is not None and data is not None:
             _check_accuracy(model, inputs, report, data)
         archive = Archive(model)
@@ -129,6 +133,7 @@ def export_saved_model(
         _write_extra(partial, path, manifest, exchanges)
         if check is not None:
             check(partial)
+        warn_without_bounds(guards, guard, report)
     return path
 
 
@@ -150,10 +155,11 @@ def _logits(model, inputs, arrays):
     return predict_logits(model, np.asarray(x) if inputs.keys == [None] else x)
 
 
-def _num_classes(model, inputs, guards):
-    """Counts the classes on random inputs, which also tells logits from probabilities."""
-    boxes = boxes_of(model, inputs, guards)
-    return _logits(model, inputs, inputs.make_up(2, boxes)).shape[-1]
+def _num_classes(model, inputs, guards, data):
+    """Counts the classes on a few examples, which also tells logits from probabilities."""
+    rows = first_rows(model, inputs, guards, data)
+    with told_to_give_data(inputs, data):
+        return _logits(model, inputs, rows).shape[-1]
 
 
 def _check_arguments(report, label_names):

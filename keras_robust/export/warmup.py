@@ -1,5 +1,7 @@
 """Requests for a served model, with the answers of Keras."""
 
+import contextlib
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -37,7 +39,7 @@ def make_exchanges(model, signatures, inputs, guards, x=None):
     """
     keras_answer = _KerasAnswer(model, inputs, guards)
     boxes = boxes_of(model, inputs, guards)
-    arrays = inputs.make_up(max(_SIZES), boxes) if x is None else inputs.unpack(x)
+    arrays = first_rows(model, inputs, guards, None if x is None else (x,))
     exchanges, draws = [], is_random(model)
     for name, signature in signatures.items():
         for size in _SIZES:
@@ -50,6 +52,29 @@ def make_exchanges(model, signatures, inputs, guards, x=None):
                 exchange.outputs.update(keras_answer(exchange))
             exchanges.append(exchange)
     return exchanges
+
+
+def first_rows(model, inputs, guards, data):
+    """Returns a list of arrays, the first examples in the data, or random ones for `None`."""
+    if data is not None:
+        return [array[: max(_SIZES)] for array in inputs.unpack(data[0])]
+    return inputs.make_up(max(_SIZES), boxes_of(model, inputs, guards))
+
+
+@contextlib.contextmanager
+def told_to_give_data(inputs, data):
+    """Says what to do if a model fails that nobody but its user can make examples for."""
+    try:
+        yield
+    except Exception as error:
+        if data is not None or not inputs.has_unknown_lengths:
+            raise
+        shapes = {spec.name: (*spec.shape, spec.dtype.name) for spec in inputs.specs}
+        raise ValueError(
+            "The model takes text, or inputs of any length, and fails on what was made up for it: "
+            "give `data=(x, y)`, a few real examples. "
+            f"Received: inputs {shapes} and the error {str(error).strip().splitlines()[0][:200]}"
+        ) from error
 
 
 class _KerasAnswer:

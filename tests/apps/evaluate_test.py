@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
     network.compile(keras.optimizers.Adam(0.01), loss)
     network.fit(*dataset.train, batch_size=128, epochs=2, verbose=0)
     network.save(folder / "model.keras")
-    kr.export_saved_model(network, folder / "saved" / "1")
+    kr.export_saved_model(network, folder / "saved" / "1", guard=kr.layers.InputGuard())
     (folder / "corrupt.keras").write_text("nothing")
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(folder / "other.keras")
     return folder

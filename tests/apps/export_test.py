@@ -147,7 +147,8 @@ def test_bounds_are_those_of_the_guard(folder, tmp_path):
 
 
 def test_run_needs_neither_report_nor_names(folder, tmp_path, capsys):
-    _, path = export.run(str(folder / "model.keras"), str(tmp_path / "1"))
+    with pytest.warns(UserWarning, match="Without a report nobody knows the range"):
+        _, path = export.run(str(folder / "model.keras"), str(tmp_path / "1"))
     assert path == tmp_path / "1"
     plain = json.loads((path / "assets.extra" / "robustness.json").read_text())
     assert plain["report"] is None
@@ -233,5 +234,6 @@ def test_random_answers_cannot_be_verified(tmp_path, capsys):
 
 
 def test_a_name_that_no_server_finds(folder, tmp_path, capsys):
-    export.run(str(folder / "model.keras"), str(tmp_path / "final"))
+    with pytest.warns(UserWarning, match="Without a report nobody knows the range"):
+        export.run(str(folder / "model.keras"), str(tmp_path / "final"))
     assert "versions with a number as their name, not 'final'" in capsys.readouterr().out

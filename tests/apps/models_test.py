@@ -153,7 +153,7 @@ def test_load_keras_says_what_is_wrong(tmp_path):
 def test_load_for_attack_reads_both_formats(tmp_path):
     network = _network(activation="softmax")
     network.compile("sgd", "sparse_categorical_crossentropy")
-    path = kr.export_saved_model(network, tmp_path / "1")
+    path = kr.export_saved_model(network, tmp_path / "1", guard=kr.layers.InputGuard())
     from_keras = models.load_for_attack(_save(network, tmp_path))
     served = models.load_for_attack(str(path))
     assert isinstance(from_keras, keras.Model)

@@ -62,7 +62,9 @@ def test_inputs_may_have_open_lengths_of_their_own(tmp_path):
     pooled = [keras.layers.GlobalAveragePooling1D()(one) for one in inputs]
     outputs = keras.layers.Dense(2)(keras.layers.Concatenate()(pooled))
     model = keras.Model(inputs, outputs)
-    served = tf.saved_model.load(str(kr.export_saved_model(model, tmp_path / "1")))
+    served = tf.saved_model.load(
+        str(kr.export_saved_model(model, tmp_path / "1", guard=kr.layers.InputGuard()))
+    )
     a, b = (np.random.default_rng(0).uniform(size=(2, n, 3)).astype("float32") for n in (4, 5))
     found = served.signatures["logits"](a=tf.constant(a), b=tf.constant(b))["logits"]
     np.testing.assert_allclose(found, model([a, b]), atol=1e-5)

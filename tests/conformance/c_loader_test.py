@@ -48,7 +48,9 @@ def exported(tmp_path_factory):
             keras.layers.Dense(3),
         ]
     )
-    return model, kr.export_saved_model(model, tmp_path_factory.mktemp("models") / "1")
+    return model, kr.export_saved_model(
+        model, tmp_path_factory.mktemp("models") / "1", guard=kr.layers.InputGuard()
+    )
 
 
 def _libraries(folder, name):

@@ -43,7 +43,7 @@ def _regression():
 )
 def test_models_that_are_refused(tmp_path, make, message):
     with pytest.raises(ValueError, match=message):
-        kr.export_saved_model(make(), tmp_path / "1")
+        kr.export_saved_model(make(), tmp_path / "1", guard=kr.layers.InputGuard())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -51,7 +51,9 @@ def test_models_that_are_refused(tmp_path, make, message):
 def test_a_wrong_number_of_names(tmp_path, names):
     message = f"Expected 3 label names, one for each class. Received: {len(names)} names"
     with pytest.raises(ValueError, match=message):
-        kr.export_saved_model(models.simple(), tmp_path / "1", label_names=names)
+        kr.export_saved_model(
+            models.simple(), tmp_path / "1", label_names=names, guard=kr.layers.InputGuard()
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -59,7 +61,7 @@ def test_logits_under_a_loss_of_probabilities_are_refused(tmp_path):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, bias_initializer="ones")])
     model.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match="takes probabilities, but the outputs of the model do"):
-        kr.export_saved_model(model, tmp_path / "1")
+        kr.export_saved_model(model, tmp_path / "1", guard=kr.layers.InputGuard())
     assert not list(tmp_path.iterdir())
 
 
@@ -82,7 +84,12 @@ def test_a_report_of_a_model_with_another_accuracy_is_refused(tmp_path):
 @pytest.mark.parametrize("name", [0, b"a", "a\n# b", "a\x00", "\ud800", "\u2028"])
 def test_names_that_are_no_line_of_text(tmp_path, name):
     with pytest.raises(ValueError, match="`label_names` must be a list of str without control"):
-        kr.export_saved_model(models.simple(), tmp_path / "1", label_names=["a", "b", name])
+        kr.export_saved_model(
+            models.simple(),
+            tmp_path / "1",
+            label_names=["a", "b", name],
+            guard=kr.layers.InputGuard(),
+        )
 
 
 @tiers.parametrize(

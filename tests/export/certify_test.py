@@ -20,7 +20,7 @@ def served(tmp_path_factory):
     smoothed = kr.layers.RandomizedSmoothing(model, STDDEV, num_samples=20)
     smoothed(POINTS)
     path = tmp_path_factory.mktemp("served") / "1"
-    kr.export_saved_model(smoothed, path)
+    kr.export_saved_model(smoothed, path, guard=kr.layers.InputGuard())
     return path, tf.saved_model.load(str(path))
 
 
@@ -93,13 +93,19 @@ def test_the_number_of_copies_is_limited_where_it_is_exported(tmp_path):
     model = keras.Sequential([keras.Input((2,), name="x"), keras.layers.Rescaling(9.0)])
     smoothed = kr.layers.RandomizedSmoothing(model, STDDEV, seed=0)
     loaded = tf.saved_model.load(
-        str(kr.export_saved_model(smoothed, tmp_path / "1", max_samples=1000))
+        str(
+            kr.export_saved_model(
+                smoothed, tmp_path / "1", max_samples=1000, guard=kr.layers.InputGuard()
+            )
+        )
     )
     assert np.all(ask(loaded, POINTS[:2], num_samples=500)["count"] > 0)
     with pytest.raises(tf.errors.InvalidArgumentError, match="number of inputs at most 1000"):
         ask(loaded, POINTS[:2], num_samples=501)
     with pytest.raises(ValueError, match="`max_samples` must be .*Received: max_samples=999"):
-        kr.export_saved_model(smoothed, tmp_path / "2", max_samples=999)
+        kr.export_saved_model(
+            smoothed, tmp_path / "2", max_samples=999, guard=kr.layers.InputGuard()
+        )
 
 
 def test_the_guard_stands_in_front(served):
@@ -134,7 +140,7 @@ def test_every_process_draws_its_own_noise(served):
 def test_probabilities_are_the_shares_of_votes(tmp_path):
     model = keras.Sequential([keras.Input((2,), name="x"), keras.layers.Rescaling(9.0)])
     smoothed = kr.layers.RandomizedSmoothing(model, STDDEV, num_samples=20, seed=0)
-    path = kr.export_saved_model(smoothed, tmp_path / "1")
+    path = kr.export_saved_model(smoothed, tmp_path / "1", guard=kr.layers.InputGuard())
     found = tf.saved_model.load(str(path)).signatures["serving_default"](x=tf.constant(POINTS))
     np.testing.assert_allclose(found["probabilities"], smoothed(POINTS), atol=1e-6)
     assert warmup_log.replay(path)["compared"] == 6

@@ -7,6 +7,7 @@ import pytest
 import keras_robust as kr
 from keras_robust.export.guards import choose_guards
 from keras_robust.export.guards import guards_within
+from keras_robust.export.guards import warn_without_bounds
 from keras_robust.export.inputs import Inputs
 from keras_robust.layers import InputGuard
 from tests.support import tiers
@@ -37,8 +38,18 @@ def test_the_bounds_of_the_report(bounds):
         assert (guard.outside, guard.non_finite) == ("reject", "reject")
 
 
-def test_without_a_report_the_usual_bounds():
-    assert [guard.bounds for guard in choose(model())] == [(0.0, 1.0)]
+WITHOUT = "Without a report nobody knows the range of valid inputs.*InputGuard"
+
+
+def test_without_a_report_no_bounds_and_a_warning():
+    (guard,) = choose(model())
+    assert (guard.bounds, guard.non_finite) == (None, "reject")
+    with pytest.warns(UserWarning, match=WITHOUT):
+        warn_without_bounds([guard], "auto", None)
+    # Nothing to warn of: an answer was given, or there is no number with a range.
+    warn_without_bounds([guard], guard, None)
+    warn_without_bounds([guard], "auto", report_for("linf"))
+    warn_without_bounds([None], "auto", None)
 
 
 def test_no_second_guard():
@@ -79,12 +90,17 @@ def test_other_guards(guard, message):
 def test_a_threat_model_that_nobody_knows():
     report = report_for("linf")
     plain = {**report.threat_model, "class_name": "Other"}
-    with pytest.raises(ValueError, match="threat model Other is not known here.*give `guard`"):
+    for name in ("Other", "PGD", "linf"):
+        plain["class_name"] = name
+        with pytest.raises(ValueError, match=f"threat model {name} is not known.*give `guard`"):
+            choose(model(), report=dataclasses.replace(report, threat_model=plain))
+    plain = {**report.threat_model, "config": {"epsilon": 0.1, "step": 1}}
+    with pytest.raises(ValueError, match="Expected the arguments of Linf. Received: .*step"):
         choose(model(), report=dataclasses.replace(report, threat_model=plain))
 
 
 def test_noise_in_front_of_a_guard_needs_another_guard():
     clip = InputGuard((0, 2), outside="clip")
     smoothed = kr.layers.RandomizedSmoothing(model(clip))
-    (guard,) = choose(smoothed)
-    assert guard.bounds == (0.0, 1.0)
+    (guard,) = choose(smoothed, report=report_for(kr.Linf(0.1, bounds=(-1, 2))))
+    assert guard.bounds == (-1.0, 2.0)

@@ -86,7 +86,7 @@ def test_a_file_that_predicts_something_else_is_not_kept(tmp_path, monkeypatch):
     wrong = {"probabilities": np.full((1, 3), 1 / 3, "float32"), "label": np.zeros(1, "int64")}
     monkeypatch.setattr(portable, "_run_litert", lambda file, x: wrong)
     with pytest.raises(ValueError, match="predicts something else as litert than in Keras"):
-        portable.export_portable(network(), tmp_path / "1", "litert")
+        portable.export_portable(network(), tmp_path / "1", "litert", guard=kr.layers.InputGuard())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -95,7 +95,9 @@ def test_a_file_that_predicts_something_else_is_not_kept(tmp_path, monkeypatch):
 def test_logits_that_are_not_finite_have_no_class(tmp_path):
     scale = [keras.layers.Rescaling(1e30), keras.layers.Rescaling(1e30)]
     data = np.zeros_like(X), np.zeros(5)
-    path = portable.export_portable(network(*scale), tmp_path / "1", "litert", data=data)
+    path = portable.export_portable(
+        network(*scale), tmp_path / "1", "litert", data=data, guard=kr.layers.InputGuard()
+    )
     probabilities, label = portable.predict_portable("litert", path / "model.tflite", X)
     assert np.isnan(probabilities).all() and label.tolist() == [-1] * 5
 
@@ -104,10 +106,10 @@ def test_logits_that_are_not_finite_have_no_class(tmp_path):
 def test_what_a_guard_behind_other_layers_rejects_cannot_be_told(tmp_path):
     model = network(keras.layers.Rescaling(1 / 255), kr.layers.InputGuard())
     with pytest.raises(ValueError, match="put the InputGuard first.*Received: the layer"):
-        portable.export_portable(model, tmp_path / "1", "litert")
+        portable.export_portable(model, tmp_path / "1", "litert", guard=kr.layers.InputGuard())
     smoothed = kr.layers.RandomizedSmoothing(network())
     with pytest.raises(ValueError, match="give the RandomizedSmoothing a seed"):
-        portable.export_portable(smoothed, tmp_path / "1", "litert")
+        portable.export_portable(smoothed, tmp_path / "1", "litert", guard=kr.layers.InputGuard())
 
 
 @made_from_graphs
@@ -117,15 +119,17 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(portable.importlib, "import_module", missing)
     with pytest.raises(ImportError, match=r"needs the package tf2onnx.*keras_robust\[onnx\]"):
-        portable.export_portable(network(), tmp_path / "1", "onnx")
+        portable.export_portable(network(), tmp_path / "1", "onnx", guard=kr.layers.InputGuard())
 
 
 @made_from_graphs
 def test_other_formats_and_models(tmp_path):
     with pytest.raises(ValueError, match="'openvino'].*Received: 'torch'"):
-        portable.export_portable(network(), tmp_path / "1", "torch")
+        portable.export_portable(network(), tmp_path / "1", "torch", guard=kr.layers.InputGuard())
     with pytest.raises(ValueError, match="takes models with one input. Received: "):
-        portable.export_portable(two_inputs(), tmp_path / "1", "litert")
+        portable.export_portable(
+            two_inputs(), tmp_path / "1", "litert", guard=kr.layers.InputGuard()
+        )
 
 
 def test_another_backend_is_refused(tmp_path, monkeypatch):
@@ -133,5 +137,5 @@ def test_another_backend_is_refused(tmp_path, monkeypatch):
     model = network()
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with pytest.raises(ValueError, match=message):
-        portable.export_portable(model, tmp_path / "1", "litert")
+        portable.export_portable(model, tmp_path / "1", "litert", guard=kr.layers.InputGuard())
     assert list(tmp_path.iterdir()) == []

@@ -13,10 +13,12 @@ import tensorflow as tf
 import keras_robust as kr
 from keras_robust.export import manifest
 from keras_robust.export import warmup_log
+from tests.support import backends
 from tests.support import gradients
 from tests.support import models
 from tests.support import reports
 from tests.support import several_inputs
+from tests.support import tiers
 
 NAMES = ["ant", "bee", "cat"]
 BATCH_SIZES = (1, 3, 8)
@@ -76,7 +78,7 @@ def served(networks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("served")
     np.save(folder / "x.npy", X)
     for name, network in networks.items():
-        kr.export_saved_model(network, folder / name / "1")
+        kr.export_saved_model(network, folder / name / "1", guard=kr.layers.InputGuard())
     variables = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-c", _CLIENT, str(folder)]
     done = subprocess.run(command, env=variables, capture_output=True, text=True)
@@ -89,6 +91,7 @@ def served(networks, tmp_path_factory):
 def named(tmp_path_factory):
     """A SavedModel with the names of its classes and a report."""
     model = models.simple(name="features")
+    model.set_weights([np.eye(4, 3), np.zeros(3)])
     x = np.random.default_rng(0).uniform(size=(5, 4)).astype("float32")
     report = kr.evaluate(model, (x, np.array([0, 1, 2, 0, 1])), kr.Linf(0.1), "fgsm")
     path = tmp_path_factory.mktemp("named") / "1"
@@ -238,7 +241,9 @@ def test_several_inputs(tmp_path):
 def test_examples_that_the_guard_rejects_are_told_at_once(tmp_path):
     x, y = np.full((4, 4), 200.0, "float32"), np.zeros(4, "int64")
     with pytest.raises(ValueError, match="rejects the examples: give the `guard`.*within"):
-        kr.export_saved_model(models.simple(), tmp_path / "1", data=(x, y))
+        kr.export_saved_model(
+            models.simple(), tmp_path / "1", data=(x, y), guard=kr.layers.InputGuard()
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -246,7 +251,9 @@ def test_examples_that_the_guard_rejects_are_told_at_once(tmp_path):
 def test_examples_may_come_in_batches(tmp_path):
     x, y = np.random.default_rng(0).uniform(size=(5, 4)).astype("float32"), np.arange(5) % 3
     batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(2)
-    path = kr.export_saved_model(models.simple(), tmp_path / "1", data=batches)
+    path = kr.export_saved_model(
+        models.simple(), tmp_path / "1", data=batches, guard=kr.layers.InputGuard()
+    )
     found = json.loads((path / "assets.extra" / "robustness.json").read_text())
     assert found["data_fingerprint"] == manifest.fingerprint(x, y)
 
@@ -261,7 +268,9 @@ def test_the_folder_is_complete_readable_and_alone(named):
 
 def test_returns_the_path_and_makes_its_parents(tmp_path):
     wanted = tmp_path / "models" / "digits" / "3"
-    assert kr.export_saved_model(models.simple(), str(wanted)) == wanted
+    assert (
+        kr.export_saved_model(models.simple(), str(wanted), guard=kr.layers.InputGuard()) == wanted
+    )
     assert wanted.is_dir()
 
 
@@ -269,7 +278,7 @@ def test_reduced_precision_is_served_as_float32(tmp_path):
     model = keras.Sequential(
         [keras.Input((4,), name="x"), keras.layers.Dense(3, dtype="mixed_bfloat16")]
     )
-    path = kr.export_saved_model(model, tmp_path / "1")
+    path = kr.export_saved_model(model, tmp_path / "1", guard=kr.layers.InputGuard())
     x = np.random.default_rng(0).uniform(size=(5, 4)).astype("float32")
     loaded = tf.saved_model.load(str(path))
     found = loaded.signatures["serving_default"](x=tf.constant(x))["probabilities"]
@@ -281,7 +290,9 @@ def test_reduced_precision_is_served_as_float32(tmp_path):
 def test_models_with_a_loss_of_their_own(tmp_path):
     model = models.simple(name="x")
     model.compile("sgd", kr.losses.Margin())
-    loaded = tf.saved_model.load(str(kr.export_saved_model(model, tmp_path / "1")))
+    loaded = tf.saved_model.load(
+        str(kr.export_saved_model(model, tmp_path / "1", guard=kr.layers.InputGuard()))
+    )
     x = np.ones((2, 4), "float32")
     found = loaded.signatures["logits"](x=tf.constant(x))["logits"]
     np.testing.assert_allclose(found, model(x), rtol=1e-6)
@@ -296,7 +307,7 @@ def test_an_existing_path_is_refused_and_left_alone(tmp_path, kind):
     else:
         path.write_text("old")
     with pytest.raises(FileExistsError, match=f"never changed: give a new folder.*path='{path}'"):
-        kr.export_saved_model(models.simple(), path)
+        kr.export_saved_model(models.simple(), path, guard=kr.layers.InputGuard())
     assert (path / "saved_model.pb" if kind == "folder" else path).read_text() == "old"
     assert [item.name for item in tmp_path.iterdir()] == ["1"]
 
@@ -313,7 +324,7 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path, monkeypatch, er
     archive = kr.backend.Archive
     monkeypatch.setattr(archive, "write_out", write_out)
     with pytest.raises(type(error)):
-        kr.export_saved_model(models.simple(), tmp_path / "1")
+        kr.export_saved_model(models.simple(), tmp_path / "1", guard=kr.layers.InputGuard())
     assert list(tmp_path.iterdir()) == []
     # A server looks for folders whose names are numbers.
     assert len(seen) == 1
@@ -332,7 +343,7 @@ def test_a_report_that_cannot_be_written_leaves_nothing_behind(tmp_path):
 def test_the_model_is_left_as_it_was(tmp_path):
     model = _model(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = model.get_weights()
-    kr.export_saved_model(model, tmp_path / "1")
+    kr.export_saved_model(model, tmp_path / "1", guard=kr.layers.InputGuard())
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     history = model.fit(X, np.zeros(8, "int64"), verbose=0)
@@ -350,7 +361,9 @@ def test_a_check_that_fails_publishes_nothing(tmp_path):
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="^no$"):
-        kr.export_saved_model(models.simple(), tmp_path / "models" / "1", check=check)
+        kr.export_saved_model(
+            models.simple(), tmp_path / "models" / "1", check=check, guard=kr.layers.InputGuard()
+        )
     assert seen == [True] * 3
     assert list(tmp_path.iterdir()) == []
 
@@ -358,7 +371,7 @@ def test_a_check_that_fails_publishes_nothing(tmp_path):
 def test_a_path_without_a_folder(tmp_path, monkeypatch):
     (tmp_path / "digits").mkdir()
     monkeypatch.chdir(tmp_path / "digits")
-    path = kr.export_saved_model(models.simple(), "1")
+    path = kr.export_saved_model(models.simple(), "1", guard=kr.layers.InputGuard())
     assert path == tmp_path / "digits" / "1"
     assert 'name: "digits"' in (path / "assets.extra" / "models.config").read_text()
 
@@ -372,3 +385,69 @@ def test_noise_in_front_of_the_guard_is_told(tmp_path):
     guarded = keras.Sequential([keras.Input((4,)), kr.layers.InputGuard(), smoothed])
     loaded = tf.saved_model.load(str(kr.export_saved_model(guarded, tmp_path / "1")))
     assert sorted(loaded.signatures) == ["logits", "serving_default"]
+
+
+def _of_any_length():
+    tokens = keras.Input((None,), dtype="int64", name="tokens")
+    hidden = keras.layers.Conv1D(8, 7)(keras.layers.Embedding(50, 4)(tokens))
+    return keras.Model(tokens, keras.layers.Dense(2)(keras.layers.GlobalMaxPooling1D()(hidden)))
+
+
+def _of_any_size():
+    images = keras.Input((None, None, 3), name="images")
+    hidden = keras.layers.GlobalMaxPooling2D()(keras.layers.Conv2D(4, 5)(images))
+    return keras.Model(images, keras.layers.Dense(2)(hidden))
+
+
+def _of_text():
+    text, number = keras.Input((1,), dtype="string", name="c"), keras.Input((1,), name="n")
+    lookup = keras.layers.StringLookup(
+        vocabulary=["a", "b"], num_oov_indices=0, mask_token=None, output_mode="one_hot"
+    )
+    columns = [keras.layers.Reshape((2,))(lookup(text)), number]
+    return keras.Model(
+        {"c": text, "n": number}, keras.layers.Dense(2)(keras.layers.concatenate(columns))
+    )
+
+
+OPEN = {
+    "any length": (_of_any_length, np.arange(5 * 30).reshape(5, 30) % 50),
+    "any size": (
+        _of_any_size,
+        np.random.default_rng(0).uniform(size=(5, 9, 8, 3)).astype("float32"),
+    ),
+    "text": (
+        _of_text,
+        {"c": np.array([["a"], ["b"]] * 3, object), "n": np.arange(6.0)[:, None].astype("float32")},
+    ),
+}
+
+
+@backends.tensorflow_only("text, and graphs of any length")
+@tiers.parametrize("name", OPEN)
+def test_what_nobody_can_make_up_comes_from_the_data(tmp_path, name):
+    make, x = OPEN[name]
+    model, guard = make(), kr.layers.InputGuard(None)
+    asked = "text, or inputs of any length, and fails on what was made up for it: give `data="
+    with pytest.raises(ValueError, match=asked):
+        kr.export_saved_model(model, tmp_path / "1", guard=guard)
+    assert list(tmp_path.iterdir()) == []
+    size = len(keras.tree.flatten(x)[0])
+    path = kr.export_saved_model(model, tmp_path / "1", guard=guard, data=(x, np.zeros(size, int)))
+    found = warmup_log.replay(path)
+    assert found["others_equal"] and found["largest_difference"] < 1e-5
+    assert found["compared"] == found["requests"] == 4
+
+
+def test_a_model_of_bytes_is_not_taken_for_one_of_shares(tmp_path):
+    pixels = keras.Input((2, 2, 3), name="x")
+    hidden = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(pixels))
+    model = keras.Model(pixels, keras.layers.Dense(3)(hidden))
+    with pytest.warns(UserWarning, match="Without a report nobody knows the range of valid inputs"):
+        path = kr.export_saved_model(model, tmp_path / "1")
+    serve = tf.saved_model.load(str(path)).signatures["logits"]
+    x = np.random.default_rng(0).uniform(0, 255, (4, 2, 2, 3)).astype("float32")
+    np.testing.assert_allclose(serve(x=tf.constant(x))["logits"], model(x), rtol=1e-5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Expected finite values"):
+        serve(x=tf.constant(x * np.nan))
+    assert "no bounds | reject" in (path / "assets.extra" / "MODEL_CARD.md").read_text()

@@ -15,7 +15,9 @@ X = np.random.default_rng(0).uniform(size=(20, 4)).astype("float32")
 def exported(tmp_path_factory):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((4,), name="features"), keras.layers.Dense(3)])
-    return model, kr.export_saved_model(model, tmp_path_factory.mktemp("models") / "1")
+    return model, kr.export_saved_model(
+        model, tmp_path_factory.mktemp("models") / "1", guard=kr.layers.InputGuard()
+    )
 
 
 def test_replay(exported):
@@ -51,7 +53,7 @@ def test_replay_refuses_a_folder_that_cannot_be_loaded(tmp_path):
 def test_scores_of_votes_are_compared(tmp_path):
     base = keras.Sequential([keras.Input((4,), name="x"), keras.layers.Rescaling(9.0)])
     model = kr.layers.RandomizedSmoothing(base, 0.2, num_samples=10, seed=0)
-    path = kr.export_saved_model(model, tmp_path / "1")
+    path = kr.export_saved_model(model, tmp_path / "1", guard=kr.layers.InputGuard())
     y = np.argmax(model(X), axis=-1)
     attack = kr.attacks.PGD(num_steps=2)
     found = verify.compare_robustness(path, model, (X, y), kr.Linf(0.1), [attack], num_examples=5)

@@ -42,7 +42,9 @@ def _fields(data):
 def exported(tmp_path_factory):
     model = keras.Sequential([keras.Input((4,), name="features"), keras.layers.Dense(3)])
     path = tmp_path_factory.mktemp("models") / "digits" / "1"
-    return kr.export_saved_model(model, path, label_names=["a", "b", "c"])
+    return kr.export_saved_model(
+        model, path, label_names=["a", "b", "c"], guard=kr.layers.InputGuard()
+    )
 
 
 def test_round_trip(tmp_path):

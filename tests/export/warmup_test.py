@@ -56,7 +56,7 @@ def test_few_examples_are_enough():
 
 def test_examples_that_the_guard_rejects():
     with pytest.raises(ValueError, match=r"rejects the examples.*within \[0.0, 1.0\]. Received"):
-        exchanges_of(X, "auto")
+        exchanges_of(X, InputGuard((0, 1)))
 
 
 def test_answers_are_those_of_the_model_and_not_of_the_signature():

@@ -95,7 +95,9 @@ def test_a_model_is_trained_attacked_evaluated_and_exported_with_it(data, form, 
     report = kr.evaluate(loaded, (x, labels), kr.Linf(0.1), attacks="pgd")
     np.testing.assert_allclose(report.logits, model.predict(x, verbose=0), rtol=1e-5, atol=1e-5)
     assert report.robust_accuracy < report.clean_accuracy
-    archive = tf.saved_model.load(str(kr.export_saved_model(loaded, tmp_path / "1")))
+    archive = tf.saved_model.load(
+        str(kr.export_saved_model(loaded, tmp_path / "1", guard=kr.layers.InputGuard()))
+    )
     (name,) = archive.signatures["serving_default"].structured_input_signature[1]
     served = archive.signatures["serving_default"](**{name: keras.ops.convert_to_tensor(x)})
     # At temperature 1, whatever the model was trained at.
