@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust import losses
+from keras_robust.backend.classifier import OWN_LOSSES
 from keras_robust.backend.classifier import are_probabilities
 from keras_robust.backend.classifier import name_of_loss
 from keras_robust.backend.classifier import single
@@ -145,8 +146,7 @@ def check_labels(classifier, x, y, unlabelled=False, sample_weight=None):
                 "CategoricalCrossentropy, or `numpy.argmax(y, axis=-1)`. "
                 f"Received: labels of shape {tuple(labels.shape)}"
             )
-    takes_rows = classifier.is_known_loss and classifier.loss_name.startswith("categorical_")
-    if takes_rows and num_classes > 1 and (len(labels.shape) < 2 or labels.shape[-1] == 1):
+    if _takes_rows(classifier, outputs) and (len(labels.shape) < 2 or labels.shape[-1] == 1):
         raise ValueError(
             "The loss takes one-hot rows, and the labels are class indices. Use "
             "SparseCategoricalCrossentropy, or `keras.utils.to_categorical(y)`. "
@@ -175,6 +175,13 @@ def check_labels(classifier, x, y, unlabelled=False, sample_weight=None):
             (ops.min(indices), ops.max(indices)),
         ),
     ]
+
+
+def _takes_rows(classifier, outputs):
+    """Whether the loss compares rows with rows: all of Keras but the sparse ones and one column."""
+    name, is_keras = classifier.loss_name, classifier.is_known_loss
+    is_keras = is_keras and name not in OWN_LOSSES
+    return is_keras and not name.startswith("sparse") and single(outputs).shape[-1] > 1
 
 
 def _check_each(model, outputs, y):

@@ -12,6 +12,7 @@ from keras_robust import backend
 from keras_robust.backend.explained import explained
 from keras_robust.backend.layer_dtypes import current_dtype
 from keras_robust.backend.layer_dtypes import layers_in
+from keras_robust.backend.model_layers import ends_in_softmax
 from keras_robust.backend.structures import batches_of
 from keras_robust.backend.structures import only_input
 from keras_robust.backend.untraceable import untraceable_told
@@ -38,7 +39,7 @@ _UNKNOWN_COLUMN = (
 _REDUCTIONS = ("sum", "mean", "mean_with_sample_weight", "sum_over_batch_size")
 _BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "hinge", "squared_hinge")
 # Those of this package that take labels and logits.
-_OWN_LOSSES = ("dlr", "margin", "soft_margin", "temperature_cross_entropy")
+OWN_LOSSES = ("dlr", "margin", "soft_margin", "temperature_cross_entropy")
 
 
 class Classifier:
@@ -119,19 +120,22 @@ class Classifier:
     def is_classification(self, outputs, y=None):
         """Whether `outputs` are the logits or probabilities of one classification.
 
-        Told by the compiled loss; under a loss that is neither Keras's nor ours, by a softmax or
-        sigmoid at the end, or by integer labels for rows of several scores; where there are no
-        labels, as in a prediction, such rows are taken for a classification.
+        Told by the compiled loss, and under any other one by a Keras softmax at the end; under a
+        loss that is neither Keras's nor ours also by a sigmoid there, or by integer labels for rows
+        of several scores; where there are no labels, as in a prediction, such rows are taken for a
+        classification.
         """
         outputs, y = single(outputs), single(y)
         if not hasattr(outputs, "shape") or len(outputs.shape) != 2:
             return False
         is_column = outputs.shape[-1] == 1
         if self.is_known_loss:
-            if self.loss_name in _BINARY_LOSSES:
-                return is_column
-            is_known = "categorical" in self.loss_name or self.loss_name in _OWN_LOSSES
-            return is_known and not is_column
+            if is_column:
+                return self.loss_name in _BINARY_LOSSES
+            if "categorical" in self.loss_name or self.loss_name in OWN_LOSSES:
+                return True
+            # Whatever the loss makes of them, the outputs are probabilities of classes.
+            return backend.keras_logits(outputs) is not None and ends_in_softmax(self.model)
         if not self.loss_name or backend.keras_logits(outputs) is not None:
             return True
         return not is_column and _can_be_class_indices(y)
@@ -285,7 +289,7 @@ def _read_loss(model):
     name = name_of_loss(loss)
     module = getattr(loss, "__module__", type(loss).__module__)
     if not module.startswith("keras."):
-        is_own = module.startswith("keras_robust.losses.") and name in _OWN_LOSSES
+        is_own = module.startswith("keras_robust.losses.") and name in OWN_LOSSES
         return name, is_own or None, is_own
     config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
     takes_logits = "crossentropy" in name

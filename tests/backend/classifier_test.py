@@ -165,6 +165,19 @@ def test_a_softmax_makes_a_custom_loss_a_classification():
     np.testing.assert_allclose(_logits(model), LOGITS, rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "loss", ["binary_crossentropy", "mse", "kl_divergence", "poisson", "hinge", "huber"]
+)
+def test_a_softmax_makes_every_loss_of_keras_a_classification(loss):
+    model = _model(activation="softmax", loss=loss)
+    for labels in (None, np.array([0, 1, 2]), np.eye(3, dtype="float32")):
+        np.testing.assert_allclose(_logits(model, labels), LOGITS, rtol=1e-6)
+    traced = backends.traced(lambda x: backend.Classifier(model).logits(x))
+    np.testing.assert_allclose(traced(X), LOGITS, rtol=1e-6)
+    with pytest.raises(ValueError, match="Expected one classification output"):
+        _logits(_model(activation="sigmoid", loss=loss))
+
+
 def test_mixed_float16_gives_float32_logits():
     model = _model(
         keras.layers.Activation("softmax", dtype="float32"),
