@@ -10,11 +10,13 @@ from keras_robust import threat_models
 from keras_robust.evaluation.attack_report import AttackReport
 from keras_robust.evaluation.black_box import BlackBox
 from keras_robust.evaluation.cheap_checks import make_check
+from keras_robust.evaluation.cheap_checks import make_count_check
 from keras_robust.evaluation.check import Check
 from keras_robust.evaluation.labels import is_mistaken
 from keras_robust.evaluation.suite import can_measure
 
 _NEAR = 0.01  # Of the radius.
+_RARE = 0.002  # The share of examples on which rounding may decide.
 
 _BLACK_BOX = 'A black box has no gradients to compare with: judge it with attacks="black_box".'
 
@@ -29,11 +31,11 @@ def gradient_checks(trials):
         return [Check("gradients", 1.0, 0.01, "failed", str(error))]
     share = float(blind[trials.correct].mean()) if trials.correct.any() else 0.0
     checks = [
-        make_check(
+        make_count_check(
             "gradients",
             share,
             0.01,
-            share <= 0.01,
+            int(trials.correct.sum()),
             f"The gradient of the cross-entropy is zero or NaN on {share:.1%} of the examples. "
             "Return logits, use the margin loss, and give rounding layers a gradient (BPDA).",
         )
@@ -79,11 +81,11 @@ def check_epsilon_zero(trials):
     nothing = trials.threat_model.scaled(0.0)
     left = trials.accuracy(attacks.PGD(num_steps=5, loss="margin"), nothing)
     change = abs(left - float(trials.correct.mean()))
-    return make_check(
+    return make_count_check(
         "epsilon 0",
         change,
-        0.0,
-        change == 0.0,
+        _RARE,
+        len(trials.y),
         "With nothing to change the accuracy is not the clean one. Is the model random, or does "
         "the data not lie within the bounds?",
     )
@@ -94,11 +96,11 @@ def check_reported_success(trials):
     found = trials.found(trials.pgd("margin"))
     logits = backend.predict_logits(trials.model, found.x_adv, trials.batch_size)
     share = float((found.success != is_mistaken(logits, trials.y)).mean())
-    return make_check(
+    return make_count_check(
         "reported success",
         share,
-        0.0,
-        share == 0.0,
+        _RARE,
+        len(trials.y),
         "The model disagrees with the attack on what was broken, as random models do. Judge by the "
         "majority of repeated predictions.",
     )
@@ -108,11 +110,11 @@ def check_one_step(trials):
     """Whether FGSM breaks more than PGD."""
     one_step = trials.accuracy(attacks.FGSM(loss="cross_entropy"))
     excess = trials.accuracy(trials.pgd("cross_entropy")) - one_step
-    return make_check(
+    return make_count_check(
         "iterative beats one-step",
         excess,
         0.005,
-        excess <= 0.005,
+        len(trials.y),
         "One step breaks more than many, as under masked gradients. Use more steps, smaller ones, "
         "other losses, and black-box attacks.",
     )
@@ -122,11 +124,11 @@ def check_overfitting(trials):
     """Whether PGD breaks far more than FGSM."""
     excess = trials.accuracy(attacks.FGSM(loss="cross_entropy"))
     excess -= trials.accuracy(trials.pgd("cross_entropy"))
-    return make_check(
+    return make_count_check(
         "one step is not enough",
         excess,
         0.25,
-        excess <= 0.25,
+        len(trials.y),
         "The model holds against one step and falls to many: it was trained on one-step attacks "
         "and overfitted to them. Train with a random start, CollapseGuard, GradAlign, or PGD.",
     )
@@ -135,11 +137,11 @@ def check_overfitting(trials):
 def check_loss(trials):
     """Whether PGD breaks much more with the margin than with the cross-entropy."""
     drop = trials.accuracy(trials.pgd("cross_entropy")) - trials.accuracy(trials.pgd("margin"))
-    return make_check(
+    return make_count_check(
         "loss choice",
         drop,
         0.03,
-        drop <= 0.03,
+        len(trials.y),
         "The margin breaks many more than the cross-entropy, which saturates. Believe no number "
         "that the cross-entropy alone gave.",
     )
@@ -148,11 +150,11 @@ def check_loss(trials):
 def check_convergence(trials):
     """Whether twice as many steps break more."""
     drop = trials.accuracy(trials.pgd("margin")) - trials.accuracy(trials.pgd("margin", times=2))
-    return make_check(
+    return make_count_check(
         "convergence",
         drop,
         0.01,
-        drop <= 0.01,
+        len(trials.y),
         f"{2 * trials.num_steps} steps break more than {trials.num_steps}: the attack has not "
         "converged. Use more steps and restarts.",
     )
@@ -165,11 +167,11 @@ def check_monotone(trials):
         for factor in (0.5, 1.0, 2.0)
     ]
     rise = float(np.diff(accuracies).max())
-    return make_check(
+    return make_count_check(
         "monotone in epsilon",
         rise,
         0.01,
-        rise <= 0.01,
+        len(trials.y),
         "A larger ball leaves more examples robust, though it holds the smaller one: the attack "
         "fails. Look for masked gradients, and use more steps.",
     )
@@ -180,25 +182,25 @@ def check_unbounded(trials):
     ball = trials.threat_model
     if not can_measure(ball) or ball.bounds is None or not np.isfinite(ball.bounds).all():
         advice = "It needs a plain L0, L1, L2 or Linf with one radius, and a box."
-        return Check("unbounded attack", None, 0.0, "skipped", advice)
+        return Check("unbounded attack", None, 0.01, "skipped", advice)
     one = backend.single(trials.x)[:1]
     low, high = (np.broadcast_to(bound, one.shape).astype("float32") for bound in ball.bounds)
     everything = ball.with_epsilon(float(ball.distance(high, low)[0]))
     left = trials.accuracy(trials.pgd("margin"), everything)
-    return make_check(
+    return make_count_check(
         "unbounded attack",
         left,
-        0.0,
-        left == 0.0,
+        0.01,
+        len(trials.y),
         f"In the whole box {left:.1%} of the examples hold, which no model can do: the attack "
         "fails. Look for masked gradients.",
     )
 
 
-def check_beaten(trials, name, attack, threshold):
+def check_beaten(trials, name, attack, tolerated):
     """Whether an attack without gradients breaks examples that those with gradients leave."""
     if isinstance(trials.model, BlackBox):
-        return Check(name, None, threshold, "skipped", _BLACK_BOX)
+        return Check(name, None, tolerated, "skipped", _BLACK_BOX)
     try:
         left = trials.white_box()
     except backend.NoGradientError:
@@ -206,12 +208,12 @@ def check_beaten(trials, name, attack, threshold):
     try:
         beaten = float((left & trials.found(attack).success).mean())
     except ValueError as error:
-        return Check(name, None, threshold, "skipped", str(error))
-    return make_check(
+        return Check(name, None, tolerated, "skipped", str(error))
+    return make_count_check(
         name,
         beaten,
-        threshold,
-        beaten <= threshold,
+        tolerated,
+        len(trials.y),
         f"{AttackReport.of(attack).label} breaks {beaten:.1%} of the examples, which attacks with "
         "gradients had left: masked gradients. Adapt the attack to the model (BPDA, other losses).",
     )

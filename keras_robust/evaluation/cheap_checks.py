@@ -1,6 +1,7 @@
 """What every evaluation asks of its own number, at next to no cost."""
 
 import numpy as np
+import scipy.stats
 
 from keras_robust import backend
 from keras_robust.evaluation.check import Check
@@ -13,6 +14,7 @@ _BLACK_BOX_GAIN = 0.002
 _UNBOUNDED_SHARE = 0.01
 _FILLED = 0.1
 _NUM_EXAMPLES = 256
+_LEVEL = 0.05
 
 
 def cheap_checks(model, worst, turns, reports, threat_model, batch_size):
@@ -32,8 +34,8 @@ def cheap_checks(model, worst, turns, reports, threat_model, batch_size):
         check_logits(model, worst.logits),
         check_bounds(worst.x, threat_model),
         check_epsilon(worst.x, threat_model, worst.distances),
-        _check_gradients(pairs),
-        _check_black_box(pairs, worst.correct.mean()),
+        _check_gradients(pairs, int(worst.correct.sum())),
+        _check_black_box(pairs, worst.correct),
         _check_unbounded(pairs, worst),
     ]
     return checks
@@ -117,7 +119,7 @@ def _extent(x):
     return (low, high) if low < high else (x.min(), x.max())
 
 
-def _check_gradients(pairs):
+def _check_gradients(pairs, num_correct):
     name = "gradients"
     shares = [
         report.zero_gradient
@@ -127,21 +129,21 @@ def _check_gradients(pairs):
     if not shares:
         return Check(name, None, _BLIND_SHARE, "skipped", "No attack with gradients ran.")
     share = max(shares)
-    return make_check(
+    return make_count_check(
         name,
         share,
         _BLIND_SHARE,
-        share <= _BLIND_SHARE,
+        num_correct,
         f"An attack saw only zero gradients on {share:.1%} of the examples: its accuracy is too "
         "high to believe. Believe the margin loss more, let the model return logits, give rounding "
         'layers a gradient (BPDA), or use attacks="black_box".',
     )
 
 
-def _check_black_box(pairs, accuracy):
+def _check_black_box(pairs, correct):
     """Whether an attack without gradients broke what those with gradients left."""
     name, gain, seen = "black box", 0.0, False
-    is_white = False
+    is_white, accuracy = False, correct.mean()
     for turn, report in pairs:
         if not turn.attack.uses_gradients:
             if is_white:
@@ -151,11 +153,11 @@ def _check_black_box(pairs, accuracy):
         accuracy = report.accuracy_so_far
     if not seen:
         return Check(name, None, _BLACK_BOX_GAIN, "skipped", "No such attack ran after another.")
-    return make_check(
+    return make_count_check(
         name,
         gain,
         _BLACK_BOX_GAIN,
-        gain <= _BLACK_BOX_GAIN,
+        len(correct),
         f"Attacks without gradients broke {gain:.1%} more than those with gradients, which points "
         "to masked gradients. Attack the model with its rounding or random layers replaced (BPDA, "
         "expectation over transformation), and with more queries.",
@@ -168,11 +170,11 @@ def _check_unbounded(pairs, worst):
     if not searches or worst.distances is None:
         return Check(name, None, _UNBOUNDED_SHARE, "skipped", "No search for minimum norms ran.")
     share = float(np.isinf(worst.distances).mean())
-    return make_check(
+    return make_count_check(
         name,
         share,
         _UNBOUNDED_SHARE,
-        share <= _UNBOUNDED_SHARE,
+        len(worst.distances),
         f"Without a limit on the perturbation {share:.1%} of the examples still hold, which no "
         "model can do: the attacks fail, not the attacker. Look for masked gradients.",
     )
@@ -182,3 +184,14 @@ def make_check(name, value, threshold, is_passed, advice):
     """Returns a `Check` that gives its advice if it failed only."""
     verdict = "passed" if is_passed else "failed"
     return Check(name, value, threshold, verdict, "" if is_passed else advice)
+
+
+def make_count_check(name, share, tolerated, count, advice):
+    """Returns a `Check` of a share of `count` examples, which fails by a binomial test.
+
+    It fails if so many examples, or more, are less likely than 5% where each is one with the
+    probability `tolerated`; the threshold is the largest share that passes.
+    """
+    threshold = scipy.stats.binom.isf(_LEVEL, max(count, 1), tolerated) / max(count, 1)
+    # Differences of shares have rounding errors.
+    return make_check(name, share, threshold, share <= threshold + 1e-9, advice)

@@ -8,6 +8,7 @@ from keras_robust.evaluation import attack_checks
 from keras_robust.evaluation.trials import Trials
 from tests.support import backends
 from tests.support import told
+from tests.support.binomial import allowed_share
 
 BALL = kr.Linf(0.1)
 SIZE = 64
@@ -56,14 +57,16 @@ def masked():
     return _trials(told.reversed_model)
 
 
-def _passed(check, name, value, threshold):
+def _passed(check, name, value, tolerated):
     assert (check.name, check.verdict, check.advice) == (name, "passed", "")
-    assert (check.value, check.threshold) == (pytest.approx(value), threshold)
-
-
-def _failed(check, name, value, threshold, advice):
-    assert (check.name, check.verdict, check.threshold) == (name, "failed", threshold)
     assert check.value == pytest.approx(value)
+    assert check.threshold == allowed_share(tolerated, SIZE)
+
+
+def _failed(check, name, value, tolerated, advice):
+    assert (check.name, check.verdict) == (name, "failed")
+    assert check.value == pytest.approx(value)
+    assert check.threshold == allowed_share(tolerated, SIZE)
     assert advice in check.advice
 
 
@@ -107,7 +110,9 @@ def test_gradients(saturated):
 def test_no_gradients():
     only = attack_checks.gradient_checks(_trials(lambda x: ops.stop_gradient(linear(x))))
     assert [check.name for check in only] == ["gradients"]
-    _failed(only[0], "gradients", 1.0, 0.01, "no gradient with respect to its input")
+    check = only[0]
+    assert (check.value, check.threshold, check.verdict) == (1.0, 0.01, "failed")
+    assert "no gradient with respect to its input" in check.advice
 
 
 @pytest.mark.exhaustive
@@ -125,8 +130,8 @@ def test_all_checks_on_a_linear_model(honest):
         "unbounded attack",
     ]
     _passed(checks["gradients"], "gradients", 0.0, 0.01)
-    _passed(checks["epsilon 0"], "epsilon 0", 0.0, 0.0)
-    _passed(checks["reported success"], "reported success", 0.0, 0.0)
+    _passed(checks["epsilon 0"], "epsilon 0", 0.0, 0.002)
+    _passed(checks["reported success"], "reported success", 0.0, 0.002)
     _passed(checks["iterative beats one-step"], "iterative beats one-step", 0.0, 0.005)
     _passed(checks["one step is not enough"], "one step is not enough", 0.0, 0.25)
     _passed(checks["loss choice"], "loss choice", 0.0, 0.03)
@@ -135,7 +140,7 @@ def test_all_checks_on_a_linear_model(honest):
     left = [np.mean(np.abs(X[:, 0] - 0.5) >= radius) for radius in (0.05, 0.1, 0.2)]
     rise = max(left[1] - left[0], left[2] - left[1])
     _passed(checks["monotone in epsilon"], "monotone in epsilon", rise, 0.01)
-    _passed(checks["unbounded attack"], "unbounded attack", 0.0, 0.0)
+    _passed(checks["unbounded attack"], "unbounded attack", 0.0, 0.01)
 
 
 @pytest.mark.exhaustive
@@ -213,7 +218,8 @@ def test_larger_balls_that_leave_more():
 @pytest.mark.exhaustive
 def test_an_attack_that_finds_nothing_in_the_whole_box(masked):
     check = attack_checks.check_unbounded(masked)
-    assert check.name == "unbounded attack" and check.verdict == "failed" and check.threshold == 0
+    assert check.name == "unbounded attack" and check.verdict == "failed"
+    assert check.threshold == allowed_share(0.01, SIZE)
     assert check.value > 0.2 and f"{check.value:.1%} of the examples hold" in check.advice
 
 

@@ -12,8 +12,11 @@ from keras_robust.evaluation.cheap_checks import check_bounds
 from keras_robust.evaluation.cheap_checks import check_determinism
 from keras_robust.evaluation.cheap_checks import check_epsilon
 from keras_robust.evaluation.cheap_checks import check_logits
+from keras_robust.evaluation.cheap_checks import make_count_check
 from keras_robust.evaluation.suite import Turn
+from tests.support import tiers
 from tests.support import told
+from tests.support.binomial import allowed_share
 from tests.support.told import BALL
 from tests.support.told import X
 from tests.support.told import model
@@ -197,8 +200,8 @@ def test_where_no_radius_has_the_units_of_the_inputs_nothing_is_told(ball):
 
 
 def test_blind_gradients():
-    check = _turns((WHITE, 0.5, 0.01, 4))["gradients"]
-    assert (check.value, check.threshold, check.verdict) == (0.01, 0.01, "passed")
+    check = _turns((WHITE, 0.5, 0.0, 4))["gradients"]
+    assert (check.value, check.threshold, check.verdict) == (0.0, 0.0, "passed")
     # The worst of the attacks counts; what an attack without gradients says does not.
     check = _turns((WHITE, 0.5, 0.2, 4), (WHITE, 0.5, 0.0, 4), (BLACK, 0.5, 1.0, 4))["gradients"]
     assert (check.value, check.verdict) == (0.2, "failed")
@@ -211,12 +214,43 @@ def test_black_boxes_that_beat_gradients():
     # Of 80% that the model gets right the first leaves 70%, the second 60%, the third 50%.
     check = _turns((WHITE, 0.7, 0.0, 4), (BLACK, 0.6, 0.0, 4), (WHITE, 0.5, 0.0, 4))["black box"]
     assert check.value == pytest.approx(0.1)
-    assert (check.threshold, check.verdict) == (0.002, "failed")
+    assert (check.threshold, check.verdict) == (0.0, "failed")
     assert "broke 10.0% more than those with gradients" in check.advice
     both = _turns((WHITE, 0.7, 0, 4), (BLACK, 0.6, 0, 4), (WHITE, 0.5, 0, 4), (BLACK, 0.3, 0, 4))
     assert both["black box"].value == pytest.approx(0.3)
     check = _turns((WHITE, 0.5, 0.0, 4), (BLACK, 0.5, 0.0, 4))["black box"]
     assert (check.value, check.verdict, check.advice) == (0.0, "passed", "")
+
+
+@tiers.parametrize("size", [200, 5, 10_000])
+def test_how_many_examples_a_black_box_must_break_depends_on_how_many_there_are(size):
+    correct = np.ones(size, "bool")
+    allowed = round(allowed_share(0.002, size) * size)
+    assert (size, allowed) in ((200, 2), (5, 0), (10_000, 28))
+    for broken, verdict in ((allowed, "passed"), (allowed + 1, "failed")):
+        reports = [
+            AttackReport.of(attack, accuracy_so_far=so_far)
+            for attack, so_far in ((WHITE, 0.7), (BLACK, 0.7 - broken / size))
+        ]
+        worst = types.SimpleNamespace(
+            x=X, logits=LOGITS, correct=correct & (np.arange(size) < 0.7 * size), distances=None
+        )
+        turns = [Turn(WHITE), Turn(BLACK)]
+        checks = cheap_checks(model, worst, turns, reports, BALL, 256)
+        check = next(check for check in checks if check.name == "black box")
+        assert (check.verdict, check.threshold) == (verdict, allowed / size)
+
+
+@pytest.mark.parametrize("tolerated", [0.002, 0.005, 0.01, 0.03, 0.25])
+def test_shares_are_judged_by_an_exact_binomial_test(tolerated):
+    for count in (1, 7, 128, 200, 1000):
+        allowed = allowed_share(tolerated, count)
+        for share, verdict in ((allowed, "passed"), (allowed + 1 / count, "failed")):
+            check = make_count_check("a share", share, tolerated, count, "advice")
+            assert (check.threshold, check.verdict) == (pytest.approx(allowed), verdict)
+            assert check.advice == ("advice" if verdict == "failed" else "")
+    # Nothing to count.
+    assert make_count_check("a share", 0.0, tolerated, 0, "advice").verdict == "passed"
 
 
 def test_black_boxes_alone_or_first_prove_nothing():
@@ -236,7 +270,7 @@ def test_no_model_holds_without_a_limit():
     ):
         worst.distances = np.array(distances)
         check = cheap_checks(model, worst, [search], [report], BALL, 256)[-1]
-        assert (check.name, check.value, check.threshold) == ("unbounded attack", share, 0.01)
+        assert (check.name, check.value, check.threshold) == ("unbounded attack", share, 0.0)
         assert check.verdict == verdict
         assert ("20.0% of the examples still hold" in check.advice) is (verdict == "failed")
     assert _turns((WHITE, 0.5, 0.0, 4))["unbounded attack"].verdict == "skipped"
