@@ -59,7 +59,9 @@ def count_verdicts(checks):
 
 
 def summarise_verdicts(checks):
-    """Returns text such as `1 of 4 failed`, not counting those skipped, or `4 passed`."""
+    """Returns text such as `1 of 4 failed`, not counting those skipped, or `4 of 4 ok`."""
     done = [check for check in checks if check.verdict != "skipped"]
     failed = sum(check.verdict == "failed" for check in done)
-    return f"{failed} of {len(done)} failed" if failed else count_verdicts(done or checks)
+    if failed or not done:
+        return f"{failed} of {len(done)} failed" if failed else count_verdicts(checks)
+    return f"{len(done)} of {len(done)} ok"

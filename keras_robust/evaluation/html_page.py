@@ -9,6 +9,7 @@ from keras_robust.evaluation import table as text
 from keras_robust.evaluation.charts import draw_curve
 from keras_robust.evaluation.charts import draw_distances
 from keras_robust.evaluation.check import count_verdicts
+from keras_robust.evaluation.check import summarise_verdicts
 from keras_robust.evaluation.figures import to_png
 from keras_robust.evaluation.markup import Markup
 from keras_robust.evaluation.markup import as_text
@@ -63,7 +64,7 @@ def _headline(report):
             f"95% interval {text.interval(report)}, {report.num_examples:,} examples",
         ),
         ("clean accuracy", text.percent(report.clean_accuracy), "without an attack"),
-        ("checks", *_judge(report)),
+        ("attack quality checks", *_judge(report)),
     ]
     boxes = (
         element("div", element("dt", name), element("dd", element("strong", value), note))
@@ -73,16 +74,13 @@ def _headline(report):
 
 
 def _judge(report):
-    """One word and one line on whether to believe the number."""
-    failed = sum(check.verdict == "failed" for check in report.checks)
+    """A few words and one line on whether to believe the number."""
     if not report.checks:
         return "none", "nothing tells whether the attacks worked on this model"
-    counts = count_verdicts(report.checks)
-    if failed:
-        return f"{failed} failed", f"{counts}: robust accuracy may be lower"
-    if all(check.verdict == "skipped" for check in report.checks):
-        return "skipped", counts
-    return "passed", counts
+    summary, counts = summarise_verdicts(report.checks), count_verdicts(report.checks)
+    if any(check.verdict == "failed" for check in report.checks):
+        return summary, f"{counts}: robust accuracy may be lower"
+    return summary, f"no verdict on the model ({counts})"
 
 
 def _doubts(report):
@@ -139,8 +137,10 @@ def _checks(report):
         for check in report.checks
     ]
     headings = ["check", as_text("verdict"), "value", "threshold"]
-    caption = "Whether the model holds, or the attacks failed on it"
-    return element("section", element("h2", "Checks"), table(headings, rows, caption))
+    caption = "Whether the attacks worked on this model, which says nothing of how good it is"
+    return element(
+        "section", element("h2", "Attack quality checks"), table(headings, rows, caption)
+    )
 
 
 def _advice(check):

@@ -43,13 +43,37 @@ def _accuracies(rows, names):
     content = table(["class", "examples", "clean", "robust"], cells, "Accuracy by true class")
     if len(rows) > _MAX_ROWS:
         content = element("details", element("summary", "All classes"), content)
-    present = [row for row in rows if row["num_examples"]]
-    worst = min(present, key=lambda row: row["robust_accuracy"], default=None)
-    words = worst and (
-        f"The weakest class is {names[worst['class']]}: {text.percent(worst['robust_accuracy'])} "
-        "robust."
-    )
+    words = _weakest([row for row in rows if row["num_examples"]], names)
     return element("div", words and element("p", words), content)
+
+
+def _weakest(rows, names):
+    """Returns a sentence on the class that holds least, and whether the attacks are why."""
+    if not rows:
+        return None
+    worst = min(rows, key=lambda row: row["robust_accuracy"])
+    words = (
+        f"The weakest class is {names[worst['class']]}: {text.percent(worst['robust_accuracy'])} "
+        f"robust, {text.percent(worst['clean_accuracy'])} clean."
+    )
+    if worst["clean_accuracy"] >= 0.5:
+        return words
+    right = round(worst["clean_accuracy"] * worst["num_examples"])
+    words += (
+        f" The model gets it wrong without any attack: it is right on {right:,} of "
+        f"{worst['num_examples']:,} examples."
+    )
+    hurt = max(rows, key=_loss)
+    if not _loss(hurt):
+        return words
+    return words + (
+        f" The attacks take most from {names[hurt['class']]}: from "
+        f"{text.percent(hurt['clean_accuracy'])} to {text.percent(hurt['robust_accuracy'])}."
+    )
+
+
+def _loss(row):
+    return row["clean_accuracy"] - row["robust_accuracy"]
 
 
 def _confusion(confusion, names):

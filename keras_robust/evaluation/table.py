@@ -85,7 +85,7 @@ def _add_results(table, reports, *totals):
     table.add_row("95% interval", *map(interval, reports))
     rows = {
         "median distance": [_number(report.median_distance) for report in reports],
-        "checks": [summarise_verdicts(report.checks) for report in reports],
+        "attack quality checks": [summarise_verdicts(report.checks) for report in reports],
     }
     for name, cells in rows.items():
         if any(cells):

@@ -49,9 +49,9 @@ def test_checks_are_values():
     "verdicts,counted,summary",
     [
         ([], "", ""),
-        (["passed", "passed"], "2 passed", "2 passed"),
+        (["passed", "passed"], "2 passed", "2 of 2 ok"),
         (["skipped", "failed", "passed"], "1 passed, 1 failed, 1 skipped", "1 of 2 failed"),
-        (["skipped", "passed"], "1 passed, 1 skipped", "1 passed"),
+        (["skipped", "passed"], "1 passed, 1 skipped", "1 of 1 ok"),
         (["skipped", "skipped"], "2 skipped", "2 skipped"),
         (["failed"], "1 failed", "1 of 1 failed"),
     ],

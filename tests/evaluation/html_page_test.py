@@ -26,7 +26,7 @@ def test_the_numbers_stand_at_the_top():
         "Robustness report: Linf, epsilon 0.1 of 0 to 1 (10%), Some suite"
     ]
     assert document.texts["title"] == document.texts["h1"]
-    assert document.texts["strong"] == ["33.3%", "83.3%", "1 failed"]
+    assert document.texts["strong"] == ["33.3%", "83.3%", "1 of 2 failed"]
     text = _text(document)
     assert "95% interval 12.3% - 78.9%, 6 examples" in text
     assert "1 passed, 1 failed, 1 skipped: robust accuracy may be lower" in text
@@ -46,15 +46,16 @@ def test_doubts_come_before_the_tables():
     "verdicts,word,note",
     [
         ([], "none", "nothing tells whether the attacks worked on this model"),
-        (["passed", "skipped"], "passed", "1 passed, 1 skipped"),
-        (["skipped"], "skipped", "1 skipped"),
-        (["failed", "failed"], "2 failed", "2 failed: robust accuracy may be lower"),
+        (["passed", "skipped"], "1 of 1 ok", "no verdict on the model (1 passed, 1 skipped)"),
+        (["skipped"], "1 skipped", "no verdict on the model (1 skipped)"),
+        (["failed", "failed"], "2 of 2 failed", "2 failed: robust accuracy may be lower"),
     ],
 )
 def test_the_verdict_of_the_checks(verdicts, word, note):
     checks = [evaluation.Check("name", None, None, verdict) for verdict in verdicts]
     document = Document(make_page(reports.make(checks=checks)))
     assert document.texts["strong"][2] == word
+    assert document.texts["dt"][2] == "attack quality checks"
     assert document.texts["dd"][2] == note
 
 

@@ -26,7 +26,7 @@ def test_accuracies_and_the_weakest_class():
     document = Document(make_section(reports.make(confusion=None), NAMES))
     assert document.texts["td"] == ["2", "100.0%", "50.0%", "4", "75.0%", "25.0%", "0", "-", "-"]
     assert document.texts["th"][4:] == NAMES
-    assert document.texts["p"] == ["The weakest class is <bee>: 25.0% robust."]
+    assert document.texts["p"] == ["The weakest class is <bee>: 25.0% robust, 75.0% clean."]
 
 
 def test_the_heat_map_has_the_counts_and_colours_by_share():
@@ -43,6 +43,28 @@ def test_the_heat_map_has_the_counts_and_colours_by_share():
     assert styles[2] is styles[5] is styles[8] is None
 
 
+def _row(number, clean, robust, size=15):
+    return {
+        "class": number,
+        "num_examples": size,
+        "clean_accuracy": clean,
+        "robust_accuracy": robust,
+    }
+
+
+def test_a_weakest_class_that_is_wrong_without_an_attack_is_said_to_be():
+    rows = [_row(0, 1.0, 0.8), _row(1, 0.0, 0.0), _row(2, 0.6, 0.2)]
+    document = Document(make_section(reports.make(per_class=rows, confusion=None), NAMES))
+    assert document.texts["p"] == [
+        "The weakest class is <bee>: 0.0% robust, 0.0% clean. The model gets it wrong without any "
+        "attack: it is right on 0 of 15 examples. The attacks take most from cat: from 60.0% to "
+        "20.0%."
+    ]
+    rows = [_row(0, 1.0, 1.0), _row(1, 0.2, 0.2), _row(2, 1.0, 1.0)]
+    document = Document(make_section(reports.make(per_class=rows, confusion=None), NAMES))
+    assert document.texts["p"][0].endswith("it is right on 3 of 15 examples.")
+
+
 def test_the_most_frequent_mistakes():
     document = Document(make_section(reports.make(per_class=None), NAMES))
     assert document.texts["th"][-3:] == ["examples", "<bee> as ant", "ant as <bee>"]
@@ -55,7 +77,7 @@ def test_many_classes_are_an_image_and_a_list_that_opens():
     section = make_section(report, names)
     document = Document(section)
     assert len(document.named("details")) == 2
-    assert "The weakest class is c0: 50.0% robust." in document.texts["p"]
+    assert "The weakest class is c0: 50.0% robust, 90.0% clean." in document.texts["p"]
     image = document.named("img")[0]
     assert image["alt"] == "Confusion matrix of 30 classes"
     data = re.fullmatch("data:image/png;base64,(.*)", image["src"]).group(1)

@@ -41,7 +41,7 @@ def test_summary_has_the_numbers_in_their_rows():
     assert rows["robust (worst case)"] == ["33.3%", "", "2,412", "12.5"]
     assert rows["95% interval"][0] == "12.3% - 78.9%"
     assert rows["median distance"][0] == "0.0234"
-    assert rows["checks"][0] == "1 of 2 failed"
+    assert rows["attack quality checks"][0] == "1 of 2 failed"
 
 
 def test_doubts_stand_below():
@@ -86,7 +86,7 @@ def test_compare_puts_reports_side_by_side():
     assert rows["clean"] == ["83.3%", "90.0%"]
     assert rows["robust (worst case)"] == ["33.3%", "80.0%"]
     assert rows["FGSM"] == ["33.3% so far", "33.3% so far"]
-    assert rows["checks"][0] == "1 of 2 failed"
+    assert rows["attack quality checks"][0] == "1 of 2 failed"
     assert "undefended: something is odd" in text
     assert "undefended: Check convergence: failed" in text
     assert "hardened: " not in text
