@@ -39,10 +39,33 @@ def value_and_input_gradient(function, x):
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
         values, auxiliary = function(x)
-    gradient = tape.gradient(values, x)
+    with told_derivatives():
+        gradient = tape.gradient(values, x)
     if gradient is None:
         raise NoGradientError("TensorFlow", "numpy_function", x.shape, x.dtype.name)
     return (values, auxiliary), tf.convert_to_tensor(gradient)
+
+
+@contextlib.contextmanager
+def told_derivatives():
+    """Says what to do where an operation has no derivative, or none of its derivative."""
+    try:
+        yield
+    except LookupError as error:
+        name = re.findall(r"\w+", str(error))[-1]
+        if name.endswith("Grad"):
+            problem = (
+                "The objective takes gradients of gradients, and TensorFlow has no second "
+                "derivative of an operation of the model. Put another layer in its place, such as "
+                'Resizing(interpolation="bilinear") for any other, use an objective that takes '
+                'first derivatives alone, such as "adversarial" or "trades", or the JAX backend'
+            )
+        else:
+            problem = (
+                "TensorFlow has no derivative of an operation of the model. Put another layer in "
+                'its place, or use attacks that need none: kr.evaluate(..., attacks="black_box")'
+            )
+        raise ValueError(f"{problem}. Received: the operation {name}") from error
 
 
 def repeat(num_steps, body, state):

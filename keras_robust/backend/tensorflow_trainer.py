@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_robust.backend.stream import Stream
 from keras_robust.backend.tensorflow import require
+from keras_robust.backend.tensorflow import told_derivatives
 from keras_robust.backend.trainer import BaseTrainer
 from keras_robust.backend.trainer import Result
 from keras_robust.backend.trainer import refuse_assigned
@@ -34,7 +35,8 @@ class Trainer(BaseTrainer):
         if isinstance(scope, keras.StatelessScope):
             pairs = zip(model.trainable_weights, sources, strict=True)
             refuse_assigned([w for w, value in pairs if scope.get_current_value(w) is not value])
-        gradients = tape.gradient(scaled, [*sources, x_adv])
+        with told_derivatives():
+            gradients = tape.gradient(scaled, [*sources, x_adv])
         if keeps_state and weights is not None:
             trained = {id(weight) for weight in model.trainable_weights}
             _assign([v for v in model.variables if id(v) not in trained], scope)
