@@ -74,7 +74,8 @@ def _verdict(value, path):
 _SHARE = number(0, 1)
 _COUNT = integer(0)
 # Inputs are float32, and so are distances.
-SIZE = number(0, float(np.finfo("float32").max))
+_LARGEST = float(np.finfo("float32").max)
+SIZE, _VALUE = number(0, _LARGEST), number(-_LARGEST, _LARGEST)
 
 _ATTACK = record(
     name=text,
@@ -120,7 +121,7 @@ _REPORT = record(
     curve=optional(record(attack=text, epsilons=list_of(SIZE), robust_accuracy=list_of(_SHARE))),
     median_distance=optional(SIZE),
     per_class=optional(list_of(_CLASS)),
-    inputs=optional(record(low=number(), high=number(), num_features=integer(1))),
+    inputs=optional(record(low=_VALUE, high=_VALUE, num_features=integer(1))),
     confusion=optional(list_of(list_of(_COUNT))),
 )
 

@@ -63,6 +63,7 @@ def _describe_radius(threat_model, inputs):
     return text + _share(radius, bounds, order, inputs)
 
 
+@np.errstate(over="ignore")
 def _share(radius, bounds, order, inputs):
     """Returns how much of the box is within the radius, or nothing where that is not known."""
     widths, features = np.asarray(bounds[1], "float64") - bounds[0], ""

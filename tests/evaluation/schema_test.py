@@ -113,6 +113,8 @@ def test_missing_and_unknown_fields_are_named(path):
         ("attacks.0.settings.a", {"b": [{1, 2}]}, r"settings.a.b\[0\] to be what JSON can hold"),
         ("threat_model.epsilon", [[0.1], ["a"]], r"epsilon\[1\]\[0\] to be a number, at least 0"),
         ("seconds", 10**400, "seconds to be a number, at least 0. Received"),
+        ("inputs.low", -1e308, "inputs.low to be a number, at least -3.40"),
+        ("inputs.high", 1e308, "inputs.high to be a number, at least -3.40"),
         ("seed", 2**63, "seed to be an integer. Received"),
         ("queries", 10**400, "queries to be an integer, at least 0. Received"),
         ("threat_model.epsilon", 10**400, "epsilon to be a number, at least 0, at most 3.40"),

@@ -55,7 +55,9 @@ def test_the_radius_stands_beside_its_box(ball, inputs, expected):
     assert text.endswith(expected) and text.startswith(type(ball).__name__)
 
 
-@pytest.mark.parametrize("bounds", ["01", [0], [0, "x"], [[0, 1], [1, 2, 3]], [1, 1], 3, [None, 1]])
+@pytest.mark.parametrize(
+    "bounds", ["01", [0], [0, "x"], [[0, 1], [1, 2, 3]], [1, 1], 3, [None, 1], [-1e308, 1e308]]
+)
 @pytest.mark.parametrize("epsilon", [0.1, [[0.1], [0.1]]])
 def test_any_json_has_a_text(bounds, epsilon):
     threat_model = {"class_name": "Linf", "config": {"bounds": bounds}, "epsilon": epsilon}
