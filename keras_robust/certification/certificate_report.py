@@ -15,6 +15,7 @@ from keras_robust.atomic import write_text
 from keras_robust.certification.certificate_schema import SCHEMA
 from keras_robust.certification.certificate_schema import SCHEMA_VERSION
 from keras_robust.certification.certificate_schema import check_certificate
+from keras_robust.evaluation.chance import measure_chance
 from keras_robust.evaluation.characters import one_line
 from keras_robust.evaluation.figures import make_figure
 from keras_robust.evaluation.kinds import read_json
@@ -160,14 +161,22 @@ class CertificateReport:
         title = f"{self.method['class_name']}, radii in {self.norm}, {self.num_examples} examples"
         figures = f"average radius {self.average_radius:.4g}, abstained {self.abstained:.1%}"
         width = max(len(title), len(figures))
-        caption = f"{figures}\n{one_line(text)}" if text else figures
-        table = Table(title=Text(one_line(title)), caption=Text(caption), min_width=width + 2)
+        lines = [self._doubt_of_chance(), figures, one_line(text)]
+        caption = Text("\n".join(filter(None, lines)))
+        table = Table(title=Text(one_line(title)), caption=caption, min_width=width + 2)
         table.add_column("radius", justify="right")
         table.add_column("certified accuracy", justify="right")
         for radius in round_radii(self.curve["radii"][-1]) if radii is None else radii:
             text = Text(one_line(radius if isinstance(radius, str) else f"{radius:.4g}"))
             table.add_row(text, f"{self.certified_accuracy(radius):.1%}")
         return table
+
+    def _doubt_of_chance(self):
+        """Returns what to say of a model that does not classify, or `None`."""
+        answered = np.greater_equal(self.predictions, 0)
+        labels, predictions = np.asarray(self.labels), np.asarray(self.predictions)
+        chance = measure_chance(labels[answered], predictions[answered])
+        return None if chance is None else chance.doubt
 
     def __rich__(self):
         return self.table()

@@ -4,6 +4,7 @@ import numpy as np
 import scipy.stats
 
 from keras_robust import backend
+from keras_robust.evaluation.chance import measure_chance
 from keras_robust.evaluation.check import Check
 from keras_robust.evaluation.curve import median_distance
 from keras_robust.threat_models.units import size_of
@@ -39,6 +40,14 @@ def cheap_checks(model, worst, turns, reports, threat_model, batch_size):
         _check_unbounded(pairs, worst),
     ]
     return checks
+
+
+def check_chance(labels, logits):
+    """Whether the model classifies at all; see `measure_chance`."""
+    name, chance = "clean accuracy", measure_chance(labels, np.argmax(logits, axis=-1))
+    if chance is None:
+        return Check(name, None, None, "skipped", "All examples are of one class.")
+    return make_check(name, chance.accuracy, chance.limit, not chance.doubt, chance.doubt)
 
 
 def check_determinism(model, x, logits, batch_size):

@@ -14,6 +14,7 @@ from keras_robust import attacks as attacks_module
 from keras_robust.calls import explained
 from keras_robust.evaluation.breakdown import accuracy_per_class
 from keras_robust.evaluation.breakdown import confusion
+from keras_robust.evaluation.chance import measure_chance
 from keras_robust.evaluation.cheap_checks import cheap_checks
 from keras_robust.evaluation.checkpoint import Checkpoint
 from keras_robust.evaluation.contest import Contest
@@ -128,7 +129,7 @@ def evaluate(  # noqa: PLR0913
     checks = cheap_checks(model, worst, turns, contest.reports, threat_model, batch_size)
     report = RobustnessReport(
         **_summary(worst, threat_model, turns, contest.reports),
-        warnings=contest.warnings,
+        warnings=[*_doubt_of_chance(worst), *contest.warnings],
         checks=checks,
         seed=seed,
         batch_size=batch_size,
@@ -210,6 +211,12 @@ def _summary(worst, threat_model, turns, reports):
         "adv_logits": worst.adv_logits,
         "distances": worst.distances if search else None,
     }
+
+
+def _doubt_of_chance(worst):
+    """Returns a list with what to say first of a model that does not classify, or without."""
+    chance = measure_chance(worst.y, np.argmax(worst.logits, axis=-1))
+    return [chance.doubt] if chance is not None and chance.doubt else []
 
 
 def _describe_inputs(x):

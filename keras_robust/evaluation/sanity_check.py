@@ -7,6 +7,7 @@ from keras_robust.evaluation.attack_checks import check_stability
 from keras_robust.evaluation.attack_checks import check_transfer
 from keras_robust.evaluation.attack_checks import gradient_checks
 from keras_robust.evaluation.cheap_checks import check_bounds
+from keras_robust.evaluation.cheap_checks import check_chance
 from keras_robust.evaluation.cheap_checks import check_determinism
 from keras_robust.evaluation.cheap_checks import check_epsilon
 from keras_robust.evaluation.cheap_checks import check_logits
@@ -32,6 +33,7 @@ def sanity_check(
 
     | check | fails when |
     |---|---|
+    | clean accuracy | it is at chance: the other checks then mean nothing |
     | deterministic outputs | two forward passes differ |
     | logits | a callable returns probabilities |
     | input bounds | the inputs fill a small part of the box |
@@ -97,6 +99,7 @@ def sanity_check(
     trials = Trials(model, x, labels, threat_model, logits, **arguments)
     transfer = None if surrogate is None else attacks.Transfer(surrogate, trials.pgd("margin"))
     checks = [
+        check_chance(labels, logits),
         check_determinism(model, x, logits, batch_size),
         check_logits(model, logits),
         check_bounds(x, threat_model),

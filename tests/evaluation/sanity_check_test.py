@@ -14,6 +14,7 @@ X = np.random.default_rng(0).uniform(size=(32, 2)).astype("float32")
 Y = (X[:, 0] > 0.5).astype("int64")
 WITHIN = np.abs(X[:, 0] - 0.5) < 0.1
 NAMES = [
+    "clean accuracy",
     "deterministic outputs",
     "logits",
     "input bounds",
@@ -83,7 +84,7 @@ def test_a_model_without_gradients_and_inputs_in_other_units():
         return keras.ops.one_hot(keras.ops.argmax(linear(x), axis=-1), 2)
 
     report = kr.sanity_check(answers, (X, Y), kr.Linf(25.5, bounds=(0, 255)))
-    assert [check.name for check in report.checks] == [*NAMES[:6], *NAMES[-3:]]
+    assert [check.name for check in report.checks] == [*NAMES[:7], *NAMES[-3:]]
     names = [check.name for check in report.failed]
     # One-hot rows sum to 1 as probabilities do; in the whole ball there is always a mistake.
     expected = ["logits", "input bounds", "stable outputs", "gradients"]
@@ -103,7 +104,7 @@ def test_a_threat_model_of_several_inputs_skips_what_needs_one_norm():
     report = kr.sanity_check(network, data, {"a": kr.Linf(0.1)})
     assert report.failed == []
     skipped = [check.name for check in report.checks if check.verdict == "skipped"]
-    assert skipped == [NAMES[2], NAMES[4], "unbounded attack", "black box", "transfer"]
+    assert skipped == [NAMES[3], NAMES[5], "unbounded attack", "black box", "transfer"]
 
 
 @pytest.mark.usefixtures("_few_steps")
