@@ -126,6 +126,7 @@ class AutoAttack(Attack):
 
     def run(self, model, x, y, threat_model, *, rows=None, batch_size=256, seed=0, verbose=False):
         threat_model = threat_models.get(threat_model)
+        backend.refuse_preprocessor(model)
         checked, y = check_examples(x, y, threat_model)
         size = backend.size_of(checked)
         logits = backend.predict_clean_logits(model, checked, batch_size)

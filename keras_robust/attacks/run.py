@@ -41,6 +41,7 @@ class Run:
         threat_model = threat_models.get(threat_model)
         checked, y = check_examples(x, y, threat_model)
         backend.refuse_guards(model, threat_model)
+        backend.refuse_preprocessor(model)
         self.rows = np.arange(backend.size_of(checked)) if rows is None else np.asarray(rows)
         if not len(self.rows):
             raise ValueError("Expected at least one example to attack. Received: rows=[]")

@@ -22,6 +22,7 @@ from keras_robust.backend.keras_logits import set_keras_logits
 from keras_robust.backend.layer_classifier import LayerClassifier
 from keras_robust.backend.model_layers import layers_of
 from keras_robust.backend.model_layers import rejecting_layers
+from keras_robust.backend.preprocessor import refuse_preprocessor
 from keras_robust.backend.steps_taken import read_steps
 from keras_robust.backend.stream import Stream
 from keras_robust.backend.structures import batches_of
@@ -104,6 +105,7 @@ __all__ = [
     "read_steps",
     "refuse_distribution",
     "refuse_guards",
+    "refuse_preprocessor",
     "rejecting_layers",
     "repeat",
     "require_all",

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_robust import attacks
+from keras_robust import backend
 from keras_robust import losses
 from keras_robust import threat_models
 from keras_robust.attacks.examples import check_classes
@@ -50,6 +51,8 @@ class HeldOut(keras.callbacks.Callback):
         self._neighbours = list
 
     def set_model(self, model):
+        # Before the first epoch, and not after it.
+        backend.refuse_preprocessor(model)
         super().set_model(model)
         self._neighbours = move(self, inspect.currentframe().f_back, self._place)
 

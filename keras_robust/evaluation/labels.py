@@ -43,6 +43,7 @@ def as_model(model):
 
 def predict_clean(model, x, batch_size):
     """Returns the logits at clean examples, which must be numbers."""
+    backend.refuse_preprocessor(model)
     logits = backend.predict_clean_logits(model, x, batch_size)
     broken = int((~np.isfinite(logits)).any(axis=-1).sum())
     if broken:
