@@ -5,6 +5,9 @@ import inspect
 import keras
 import numpy as np
 
+# Entries of an array that a message shows one by one.
+_LONG = 8
+
 
 class Configurable:
     """Config and repr from the arguments of the constructor, kept in attributes of their names."""
@@ -17,13 +20,49 @@ class Configurable:
         return cls(**{name: revived(value) for name, value in config.items()})
 
     def __repr__(self):
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self._arguments().items())
+        arguments = ", ".join(f"{key}={shown(value)}" for key, value in self._arguments().items())
         return f"{type(self).__name__}({arguments})"
 
     def _arguments(self):
         names = inspect.signature(type(self).__init__).parameters
         skipped = ("self", "args", "kwargs")
         return {name: getattr(self, name) for name in names if name not in skipped}
+
+
+def shown(value):
+    """Returns `repr(value)`, with long arrays and lists of numbers by shape and range alone.
+
+    Whatever a message shows of what was received goes through it.
+    """
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key!r}: {shown(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)) and not _is_long(value):
+        items = ", ".join(map(shown, value))
+        if isinstance(value, list):
+            return f"[{items}]"
+        return f"({items},)" if len(value) == 1 else f"({items})"
+    if not _is_long(value):
+        return repr(value)
+    array = np.asarray(value)
+    text = f"<array of shape {array.shape} and dtype {array.dtype}"
+    is_ordered = array.dtype.kind in "iuf"
+    return text + (f" from {array.min():g} to {array.max():g}>" if is_ordered else ">")
+
+
+def _is_long(value):
+    """Whether it is an array, a tensor or nested lists of numbers with many entries."""
+    if isinstance(value, (list, tuple)):
+        leaves = keras.tree.flatten(value)
+        are_numbers = all(isinstance(leaf, (int, float, np.generic)) for leaf in leaves)
+        return are_numbers and len(leaves) > _LONG and _is_regular(value)
+    return isinstance(value, np.ndarray) and value.size > _LONG
+
+
+def _is_regular(value):
+    try:
+        return np.asarray(value).dtype != object
+    except ValueError:
+        return False
 
 
 def required_arguments(cls):

@@ -3,6 +3,7 @@
 import typing
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_robust.attacks.penalty_attack import PenaltyAttack
@@ -89,7 +90,9 @@ class CarliniWagner(PenaltyAttack):
         if threat_model.bounds is None:
             return _Adam(zero, zero, zero)
         middle, half = _box(threat_model.bounds)
-        inside = ops.clip((x - middle) / half, -1.0, 1.0)
+        # What cannot change has no room: any number stands for it.
+        room = np.where(np.asarray(half) > 0.0, half, 1.0).astype("float32")
+        inside = ops.clip((x - middle) / room, -1.0, 1.0)
         return _Adam(ops.arctanh(_SQUEEZE * inside), zero, zero)
 
     def step(self, step, memory, problem):

@@ -11,6 +11,7 @@ from keras_robust import losses
 from keras_robust import threat_models
 from keras_robust.attacks.batches import read_batches
 from keras_robust.attacks.goal import check_counts
+from keras_robust.configurable import shown
 
 
 def to_arrays(data, num_examples=None):
@@ -169,7 +170,7 @@ def _check_input(x, name, threat_model, box):
             raise ValueError(
                 f"{label} must lie in {box}. Rescale them, or give the "
                 "bounds that they have, with epsilon in the same units. Received: values in "
-                f"[{x.min():g}, {x.max():g}] under bounds={threat_model.bounds}"
+                f"[{x.min():g}, {x.max():g}] under bounds={shown(threat_model.bounds)}"
             )
         x = np.clip(x, low, high).astype("float32")
     return x

@@ -180,5 +180,5 @@ def _count(state, success, gamma, over):
 def _width(low, high):
     """The mean width of the box, of the coordinates that have one."""
     widths = np.subtract(high, low)
-    finite = np.isfinite(widths)
+    finite = np.isfinite(widths) & (widths > 0.0)
     return float(np.mean(widths[finite])) if np.any(finite) else 1.0

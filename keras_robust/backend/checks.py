@@ -11,6 +11,7 @@ from keras_robust.backend.classifier import OWN_LOSSES
 from keras_robust.backend.classifier import are_probabilities
 from keras_robust.backend.classifier import name_of_loss
 from keras_robust.backend.classifier import single
+from keras_robust.configurable import shown
 
 _TOLERANCE = 1e-3
 _HINGE = "Keras turns 0 and 1 into the -1 and 1 of the hinge. "
@@ -116,7 +117,7 @@ def _num_features(x):
 
 
 def _show(bounds):
-    return str(tuple(bounds)).replace("{", "(").replace("}", ")").replace("\n", " ")
+    return shown(tuple(bounds)).replace("{", "(").replace("}", ")").replace("\n", " ")
 
 
 def check_labels(classifier, x, y, unlabelled=False, sample_weight=None):

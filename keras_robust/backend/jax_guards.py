@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_robust.backend.checks import Requirement
 from keras_robust.backend.model_layers import rejecting_layers
+from keras_robust.configurable import shown
 
 _MESSAGE = (
     "A layer of the model rejects what it is given, which compiled code cannot do by an error: {}. "
@@ -26,8 +27,9 @@ def refuse_guards(model, threat_model):
         raise ValueError(
             f"The model rejects inputs outside of the bounds of its layer {guard.name!r}, and the "
             "threat model allows them. Give it the same bounds, or let the layer clip: "
-            f"InputGuard(..., outside='clip'). Received: threat model bounds {bounds} and layer "
-            f"bounds {guard.get_config()['bounds']}"
+            "InputGuard(..., outside='clip'). "
+            f"Received: threat model bounds {shown(bounds)} and layer bounds "
+            f"{shown(guard.get_config()['bounds'])}"
         )
 
 

@@ -121,7 +121,8 @@ def _request(name, rows, boxes):
 def _png(picture, box):
     if picture.dtype != np.uint8:
         low, high = (0.0, 255.0) if box is None else map(np.asarray, box)
-        picture = np.clip(np.rint((picture - low) / (high - low) * 255.0), 0, 255).astype("uint8")
+        width = np.where(high > low, np.subtract(high, low), 1.0)
+        picture = np.clip(np.rint((picture - low) / width * 255.0), 0, 255).astype("uint8")
     return tf.io.encode_png(picture).numpy()
 
 

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust.configurable import plain
+from keras_robust.configurable import shown
 from keras_robust.threat_models.parsing import parse_bounds
 
 _LARGEST = {"uint8": 255.0, "uint16": 65535.0}
@@ -172,7 +173,7 @@ class InputGuard(keras.layers.Layer):
     def _message(self):
         within = ""
         if self.bounds is not None and self.outside == "reject":
-            within = f" within {list(plain(self.bounds))}"
+            within = f" within {shown(list(plain(self.bounds)))}"
         return f"Expected finite values{within}. Received: an example with other values"
 
 

@@ -72,7 +72,8 @@ class InputTransformation(keras.layers.Layer):
     def to_unit(self, x):
         """Maps the bounds to `[0, 1]`."""
         low, high = self._bounds_like(x)
-        return (x - low) / (high - low)
+        # What never changes is 0.
+        return ops.where(high > low, (x - low) / ops.where(high > low, high - low, 1.0), 0.0)
 
     def from_unit(self, x):
         """Maps `[0, 1]` to the bounds."""

@@ -10,6 +10,7 @@ from keras import ops
 from scipy import stats
 
 from keras_robust import backend
+from keras_robust.configurable import shown
 from keras_robust.layers.input_transformation import check_count
 from keras_robust.threat_models.parsing import parse_fraction
 
@@ -191,7 +192,7 @@ def _check_guards(model):
             "The copies with noise leave the bounds of the guard within the model: put the "
             "guard in front of the smoothing, or use InputGuard(..., outside='clip') within. "
             f"Received: the layer {guards[0].name!r} with bounds "
-            f"{guards[0].get_config()['bounds']}"
+            f"{shown(guards[0].get_config()['bounds'])}"
         )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_robust import backend
+from keras_robust.configurable import shown
 from keras_robust.threat_models.crossing import crossing
 from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import flatten
@@ -52,11 +53,13 @@ class Linf(ThreatModel):
     def __init__(self, epsilon="8/255", bounds=(0.0, 1.0)):
         super().__init__(epsilon, bounds)
         if self.bounds is not None and isinstance(self.epsilon, (float, np.ndarray)):
-            if np.any(np.asarray(self.epsilon) >= self.bounds[1] - np.asarray(self.bounds[0])):
+            width = np.subtract(self.bounds[1], self.bounds[0])
+            if np.any((width > 0.0) & (np.asarray(self.epsilon) >= width)):
                 raise ValueError(
                     "Argument `epsilon` is as large as the box of valid inputs, so that every "
                     "input is feasible. Give `epsilon` in the units of `bounds`, such as "
-                    f"epsilon='8/255' for (0, 1). Received: epsilon={epsilon!r}, bounds={bounds!r}"
+                    f"epsilon='8/255' for (0, 1). Received: epsilon={shown(epsilon)}, "
+                    f"bounds={shown(bounds)}"
                 )
 
     def project(self, x_adv, x):

@@ -5,6 +5,8 @@ import fractions
 import keras
 import numpy as np
 
+from keras_robust.configurable import shown
+
 SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
 
 
@@ -32,11 +34,12 @@ def parse_epsilon(epsilon):
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(
             "Argument `epsilon` must be a number, a string such as '8/255', an array or a "
-            f"LearningRateSchedule. Received: epsilon={epsilon!r}"
+            f"LearningRateSchedule. Received: epsilon={shown(epsilon)}"
         ) from error
     if not np.all(np.isfinite(value)) or np.any(value < 0):
         raise ValueError(
-            f"Argument `epsilon` must be finite and not negative. Received: epsilon={epsilon!r}"
+            "Argument `epsilon` must be finite and not negative. "
+            f"Received: epsilon={shown(epsilon)}"
         )
     return float(parsed) if value.ndim == 0 else value
 
@@ -50,11 +53,21 @@ def parse_bounds(bounds):
     except (TypeError, ValueError) as error:
         raise ValueError(
             "Argument `bounds` must be a pair (low, high) of numbers or arrays, or None. "
-            f"Received: bounds={bounds!r}"
+            f"Received: bounds={shown(bounds)}"
         ) from error
-    if not np.all(low < high):
+    # A feature that never changes has the same bound twice.
+    try:
+        is_box = np.all(low <= high) and np.any(low < high)
+    except ValueError as error:
         raise ValueError(
-            "Argument `bounds` must be a pair (low, high) with low < high. "
-            f"Received: bounds={bounds!r}"
+            "Argument `bounds` must be a pair (low, high) of arrays that broadcast together. "
+            f"Received: bounds={shown(bounds)}"
+        ) from error
+    if not is_box:
+        arrays = ", or low == high for some features, which never change"
+        raise ValueError(
+            "Argument `bounds` must be a pair (low, high) with low < high"
+            f"{arrays if max(low.ndim, high.ndim) else ''}. "
+            f"Received: bounds={shown(bounds)}"
         )
     return tuple(float(bound) if bound.ndim == 0 else bound for bound in (low, high))

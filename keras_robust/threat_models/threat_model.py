@@ -29,10 +29,12 @@ class ThreatModel(Configurable):
             `keras.optimizers.schedules.LearningRateSchedule`, read at `optimizer.iterations` by
             `AdvTrain`.
         bounds: pair `(low, high)`, the box of valid inputs: numbers, or arrays that broadcast
-            against a batch (one value per channel). `None` means that there is no box.
+            against a batch (one value per channel). In arrays, a feature that never changes has
+            the same value twice. `None` means that there is no box.
 
     Raises:
-        ValueError: if `epsilon` is negative, not finite or not readable, or if `low >= high`.
+        ValueError: if `epsilon` is negative, not finite or not readable, if `low > high`
+            anywhere, or if `low == high` everywhere.
 
     Attributes of the class: `changes_inputs`, whether it is inputs of the model that the attacker
     changes, so that an adversarial example is something to send; `has_sparse_steps`, whether

@@ -35,7 +35,7 @@ def test_bounds():
     assert high == 1.0
 
 
-@pytest.mark.parametrize("given", [(1, 0), (0, 0), 1, (0, 1, 2), ("a", "b"), ([0, 1], [1, 1])])
+@pytest.mark.parametrize("given", [(1, 0), (0, 0), 1, (0, 1, 2), ("a", "b"), ([0, 2], [1, 1])])
 def test_bad_bounds_are_explained(given):
     with pytest.raises(ValueError, match="`bounds` must be a pair .*Received: bounds="):
         parse_bounds(given)
