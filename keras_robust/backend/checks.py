@@ -1,6 +1,7 @@
 """What a training requires of its data, which no attack should see otherwise."""
 
 import typing
+import warnings
 
 import keras
 from keras import ops
@@ -14,6 +15,8 @@ from keras_robust.backend.classifier import single
 from keras_robust.configurable import shown
 
 _TOLERANCE = 1e-3
+_REGRESSION = ("mean_squared_error", "mean_absolute_error", "mean_squared_logarithmic_error")
+_REGRESSION += ("huber", "log_cosh", "cosine_similarity")
 _HINGE = "Keras turns 0 and 1 into the -1 and 1 of the hinge. "
 _UNLABELLED = (
     "Examples without a label, which have the label -1, need a loss that leaves them out: "
@@ -309,3 +312,27 @@ def check_outputs(problem, outputs):
     outputs = single(outputs)
     values = ops.min(outputs), ops.max(outputs)
     return [Requirement(ops.logical_not(problem[0]), problem[1], values)]
+
+
+def tell_of_classes(classifier, outputs, y, logs):
+    """Warns if a loss of regression trains rows that are judged by an accuracy: they are classes.
+
+    Args:
+        classifier: a `backend.Classifier`.
+        outputs: those of the model.
+        y: the labels.
+        logs: dict by the names of the compiled metrics.
+    """
+    is_of_numbers = classifier.is_known_loss and classifier.loss_name in _REGRESSION
+    if not is_of_numbers or classifier.is_classification(outputs, y):
+        return
+    shape, wanted = (tuple(getattr(single(part), "shape", ())) for part in (outputs, y))
+    if len(shape) == 2 and shape[1:] == wanted[1:] != (1,) and any("acc" in name for name in logs):
+        warnings.warn(
+            "The model is judged by an accuracy and trained as a regression: the attack raises "
+            "that loss, and the logs have `adv_loss` and no `adv_accuracy`. For one-hot labels "
+            "compile it with CategoricalCrossentropy(from_logits=True), or with "
+            "from_logits=False if it ends in a softmax. "
+            f"Received: loss={classifier.loss_name!r} with labels of shape {wanted}",
+            stacklevel=2,
+        )

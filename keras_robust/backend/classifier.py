@@ -36,6 +36,17 @@ _UNKNOWN_COLUMN = (
     "`log(p / (1 - p))` for a probability p, or two columns, such as [1 - p, p]; a keras.Model may "
     "be compiled with a loss instead. Received: outputs of shape {} from {:.3g} to {:.3g}"
 )
+_TRAIN_OTHERS = (
+    'For regression, several outputs, sequences or multi-label outputs use attack=PGD(loss="'
+    'compiled") and the objective "adversarial" or "mixed". '
+)
+_JUDGE_OTHERS = (
+    "Robust accuracy, certificates and guarded exports are about one classification. Of several "
+    "outputs take one after the other: `keras.Model(model.input, model.outputs[0])`. For "
+    "regression, sequences or multi-label outputs measure the compiled loss under attack, "
+    '`model.evaluate(kr.attacks.PGD(loss="compiled")(model, x, y, threat_model), y)`, and export '
+    "with `model.export`. "
+)
 _REDUCTIONS = ("sum", "mean", "mean_with_sample_weight", "sum_over_batch_size")
 _BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "hinge", "squared_hinge")
 # Those of this package that take labels and logits.
@@ -148,14 +159,7 @@ class Classifier:
 
     def to_logits(self, outputs, y=None):
         """Returns float32 logits `(batch_size, num_classes)` from the outputs of the model."""
-        if not self.is_classification(outputs, y):
-            raise ValueError(
-                "Expected one classification output: logits or probabilities of shape "
-                "(batch_size, num_classes). For regression, several outputs, sequences or "
-                'multi-label outputs use attack=PGD(loss="compiled") and the objective '
-                f'"adversarial" or "mixed". Received: outputs {_describe(outputs)} under the loss '
-                f"{self.loss_name or None!r}"
-            )
+        self.refuse_others(outputs, y)
         outputs = single(outputs)
         logits = backend.keras_logits(outputs)
         if logits is not None and self.from_logits:
@@ -173,6 +177,15 @@ class Classifier:
             logits = ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
         self.num_classes = logits.shape[-1]
         return logits
+
+    def refuse_others(self, outputs, y=None, advice=_TRAIN_OTHERS):
+        """Raises `ValueError` with `advice` unless the outputs are those of one classification."""
+        if not self.is_classification(outputs, y):
+            raise ValueError(
+                "Expected one classification output: logits or probabilities of shape "
+                f"(batch_size, num_classes). {advice}Received: outputs {_describe(outputs)} under "
+                f"the loss {self.loss_name or None!r}"
+            )
 
     def to_outputs(self, logits, outputs):
         """Returns what the model would return for `logits`, in the form of `outputs`."""
@@ -223,13 +236,18 @@ class Classifier:
 
         Without regularisers, which are no business of an attacker.
         """
-        outputs = self(x)
+        return ops.ones((ops.shape(x)[0],)) * self.loss_of(self(x), x, y)
+
+    def loss_of(self, outputs, x, y, sample_weight=None):
+        """Returns the compiled loss of outputs for `x`, a scalar, without regularisers."""
         told = {"outputs": outputs, "labels": y}
         with _untracked(self.model), explained("The compiled loss cannot be computed", **told):
-            loss = self.model.compute_loss(x=self.pack(x), y=y, y_pred=outputs, sample_weight=None)
+            loss = self.model.compute_loss(
+                x=self.pack(x), y=y, y_pred=outputs, sample_weight=sample_weight
+            )
         for regulariser in self.model.losses:
             loss = loss - ops.sum(regulariser)
-        return ops.ones((ops.shape(x)[0],)) * ops.cast(loss, "float32")
+        return ops.cast(loss, "float32")
 
 
 def _pack_for(model):
@@ -367,5 +385,6 @@ def _predict(model, x, batch_size):
         if problem is not None and bool(problem[0]):
             values = ops.convert_to_numpy(single(outputs))
             raise ValueError(problem[1].format(f"{values.min():g}", f"{values.max():g}"))
+        classifier.refuse_others(outputs, advice=_JUDGE_OTHERS)
         logits = ops.convert_to_numpy(classifier.to_logits(outputs))
         yield logits, logits[:, 1:] if classifier.has_unknown_column else None

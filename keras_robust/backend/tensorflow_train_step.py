@@ -70,7 +70,9 @@ class TrainStep(BaseTrainStep):
     def over_replicas(self, logs):
         if self._num_replicas == 1:
             return logs
-        whole = {**self.model.get_metrics_result(), "adv_accuracy": self.adv_accuracy.result()}
+        measured = {"adv_accuracy": self.adv_accuracy, "adv_loss": self.adv_loss}
+        measured = {name: meter.result() for name, meter in measured.items()}
+        whole = {**self.model.get_metrics_result(), **measured}
         return {name: whole.get(name, value) for name, value in logs.items()}
 
     def __call__(self, data):

@@ -64,7 +64,11 @@ class Trainer(BaseTrainer):
         return result
 
     def _forgetting_scope(self):
-        return keras.StatelessScope(collect_losses=True)
+        weights = self.classifier.model.trainable_weights
+        # Inside, Keras takes what it regularises from the scope.
+        given = [weight for weight in weights if weight.regularizer is not None]
+        pairs = [(weight, tf.convert_to_tensor(weight)) for weight in given]
+        return keras.StatelessScope(pairs, collect_losses=True)
 
     def sum_over_replicas(self, tensors):
         replica = tf.distribute.get_replica_context()

@@ -12,6 +12,7 @@ from keras_robust.backend.checks import check_inputs
 from keras_robust.backend.checks import check_labels
 from keras_robust.backend.checks import check_targets
 from keras_robust.backend.checks import share_of_range
+from keras_robust.backend.checks import tell_of_classes
 from keras_robust.backend.classifier import single
 from keras_robust.backend.errors import advice_for_text
 from keras_robust.backend.steps_taken import batches_seen
@@ -31,11 +32,13 @@ class BaseTrainStep:
         seed: int.
         attack_dtype: `"bfloat16"`, `"float16"`, or `None` for the dtype of each layer.
 
-    Attributes `adv_accuracy`, `accuracy` (of clean examples), `zero_gradient` (share of examples
-    whose every input gradient was zero) and `misread` (share of batches on which probabilities
-    were taken for logits or the reverse, for XLA, which cannot fail) and `share_of_range` (of what
-    a batch spans, see the function) are running means since `reset_meters`; `num_classes`, 0 for
-    what is no classifier, and `attacked` (see `attacked_inputs`) are known after the first step.
+    Attributes `adv_accuracy`, `adv_loss` (in its place where there is no accuracy, the compiled
+    loss of the adversarial examples), `accuracy` (of clean examples), `zero_gradient` (share of
+    examples whose every input gradient was zero) and `misread` (share of batches on which
+    probabilities were taken for logits or the reverse, for XLA, which cannot fail) and
+    `share_of_range` (of what a batch spans, see the function) are running means since
+    `reset_meters`; `num_classes`, 0 for what is no classifier, and `attacked` (see
+    `attacked_inputs`) are known after the first step.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class BaseTrainStep:
             self._ramp_variable = keras.Variable((0, 0), trainable=False, dtype="int")
             self._seed_variable = keras.Variable(0, trainable=False, dtype="int32")
             self.adv_accuracy = keras.metrics.Mean()
+            self.adv_loss = keras.metrics.Mean()
             self.accuracy = keras.metrics.Mean()
             self.zero_gradient = keras.metrics.Mean()
             self.misread = keras.metrics.Mean()
@@ -113,8 +117,8 @@ class BaseTrainStep:
 
     @property
     def _meters(self):
-        mistakes = self.misread, self.share_of_range
-        return self.adv_accuracy, self.accuracy, self.zero_gradient, *mistakes
+        meters = self.adv_accuracy, self.adv_loss, self.accuracy, self.zero_gradient
+        return *meters, self.misread, self.share_of_range
 
     @property
     def _own_variables(self):
@@ -191,6 +195,7 @@ class BaseTrainStep:
         self._track_loss(result.loss, x)
         logs = self.model.compute_metrics(inputs, y, trainer.outputs, sample_weight=sample_weight)
         measured = self._measure(trainer, y, result.adversarial)
+        tell_of_classes(classifier, trainer.outputs, y, logs)
         return {**logs, **measured}, result.delta, trainer.requirements
 
     def _circumstances(self):
@@ -257,7 +262,7 @@ class BaseTrainStep:
         blind = ops.cast(adversarial.found.zero_gradient, "float32")
         self.zero_gradient.update_state(blind, attacked)
         if not classifier.is_classification(outputs, y):
-            return {}
+            return self._measure_loss(trainer, adversarial)
         self.accuracy.update_state(*self._hits(classifier, outputs, y))
         if not self.objective.runs_attack:
             return {}
@@ -266,6 +271,14 @@ class BaseTrainStep:
             labelled = labelled * ops.cast(attacked, "float32")
         self.adv_accuracy.update_state(hits, labelled)
         return {"adv_accuracy": self.adv_accuracy.result()}
+
+    def _measure_loss(self, trainer, adversarial):
+        """Feeds the meter of the loss under attack; returns what belongs into the logs."""
+        if not self.objective.runs_attack or self.objective.attacked(adversarial.batch) is not None:
+            return {}
+        loss = trainer.loss_of(adversarial) * self._num_replicas
+        self.adv_loss.update_state(loss, sample_weight=ops.shape(adversarial.x)[0])
+        return {"adv_loss": self.adv_loss.result()}
 
     def _hits(self, classifier, outputs, y):
         """Returns, per example, whether it is right, and whether it has a label; as floats."""

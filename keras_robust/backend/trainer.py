@@ -78,6 +78,15 @@ class BaseTrainer:
         with self._forgetting_scope():
             return self.classifier(stream.x, training=True)
 
+    def loss_of(self, stream):
+        """Returns the compiled loss of a stream, a scalar, without regularisers.
+
+        Nothing that its computation assigns, such as metrics, is kept.
+        """
+        outputs, batch = self.outputs_of(stream), stream.batch
+        with self._forgetting_scope():
+            return self.classifier.loss_of(outputs, batch.x, batch.y, batch.sample_weight)
+
     def _forgetting_scope(self):
         """Returns a context of which no assigned value outlives the end."""
         raise NotImplementedError

@@ -50,7 +50,9 @@ class AdvTrain(keras.callbacks.Callback):
 
     Logs: `loss` is the objective; `accuracy` and every other compiled metric is on clean examples;
     `adv_accuracy` is the accuracy under the training attack, with the current epsilon. It is not
-    robust accuracy: that is what `keras_robust.evaluate` says. All are read in training mode, as
+    robust accuracy: that is what `keras_robust.evaluate` says. What is no classification, such as
+    regression, segmentation, several labels or sequences, has `adv_loss` in its place, the compiled
+    loss of the adversarial examples without regularisers. All are read in training mode, as
     plain `fit` reads them: BatchNorm takes the statistics of the batch, and Dropout is at work.
 
     The attack sees the model in inference mode, and costs `num_steps` forward and backward passes

@@ -88,7 +88,8 @@ def certify(
     method = _get(method, options).settled(model)
     check_counts(batch_size=batch_size)
     box = threat_models.Linf(0.0, getattr(method, "bounds", None))
-    x, y = check_examples(*to_arrays(data, num_examples), box, "`bounds` of the certificate")
+    whose = "the bounds of the certificate, its argument `bounds`"
+    x, y = check_examples(*to_arrays(data, num_examples), box, whose)
     plain = model.model if isinstance(model, RandomizedSmoothing) else model
     logits = predict_clean(plain, x, batch_size)
     labels = check_labels(y, logits)

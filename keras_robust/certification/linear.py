@@ -165,7 +165,8 @@ class Linear(Certificate):
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
         ball = getattr(threat_models, self.norm)(0.0, None)
         boxed = ball.with_bounds(self.bounds)
-        x, _ = check_examples(x, None, boxed, "`bounds` of the certificate")
+        whose = "the bounds of the certificate, its argument `bounds`"
+        x, _ = check_examples(x, None, boxed, whose)
         affine_model = _AffineModel(model, x, boxed, batch_size)
         logits = affine_model.logits.astype("float64")
         slopes = ops.convert_to_numpy(affine_model.slopes).astype("float64")

@@ -211,14 +211,16 @@ def test_dictionary_inputs_and_integer_images():
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_regression_has_no_accuracy_under_attack():
+def test_regression_has_a_loss_and_no_accuracy_under_attack():
     model, (kernel, bias) = _linear(loss="mse")
     y = np.ones((4, 3), "float32")
     step = _step(model, Shift())
-    logs = step(_batch(X, y))
+    with pytest.warns(UserWarning, match="judged by an accuracy and trained as a regression"):
+        logs = step(_batch(X, y))
     assert "adv_accuracy" not in logs
     assert step.num_classes == 0
     expected = np.mean(((X + 0.1) @ kernel + bias - y) ** 2)
+    assert float(logs["adv_loss"]) == pytest.approx(expected, rel=1e-5)
     assert float(logs["loss"]) == pytest.approx(expected, rel=1e-5)
 
 

@@ -110,5 +110,6 @@ def test_inputs_of_any_range_are_smoothed():
 @pytest.mark.parametrize("method", ["interval", "linear"])
 def test_inputs_beyond_the_box_are_told_of_the_argument_of_the_certificate(method):
     x, y = np.full((4, 3), 9.0, "float32"), np.zeros(4, "int32")
-    with pytest.raises(ValueError, match=r"must lie in `bounds` of the certificate. Rescale them"):
+    message = "the bounds of the certificate, its argument `bounds`. Rescale them"
+    with pytest.raises(ValueError, match=message):
         kr.certify(keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]), (x, y), method)

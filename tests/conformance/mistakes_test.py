@@ -146,7 +146,7 @@ MISTAKES = {
         {"a": X, "b": X}, {"c": "linf"}
     ),
     "a generator without `steps_per_epoch`": lambda: _fit(
-        _model(), ((X, Y) for _ in range(2)), None, _with(warmup=None), batch_size=None
+        _model(), ((X, Y) for _ in range(2)), None, _with(warmup="20%"), batch_size=None
     ),
     "regression with an objective on logits": lambda: _fit(
         _model("mse", 1), y=X[:, 0], callbacks=_with(objective="trades")
