@@ -31,7 +31,6 @@ def _warm_up(steps=3, epochs=5, optimizer=None, **arguments):
         ({"objective": kr.objectives.Free(num_replays=4)}, (0, 12)),
         ({"optimizer": keras.optimizers.SGD(0.1, gradient_accumulation_steps=3)}, (0, 1)),
     ],
-    ids=str,
 )
 def test_the_ramp_counts_optimizer_steps(arguments, ramp):
     assert _warm_up(**arguments).ramp == ramp
