@@ -73,8 +73,8 @@ class Attack(Configurable):
         """Returns adversarial examples for `x`: an array for an array, a tensor for a tensor.
 
         Args:
-            model: a `keras.Model` or a callable that returns logits. Weights, statistics and modes
-                are left alone.
+            model: a `keras.Model` or a callable that returns logits. Weights, statistics, modes,
+                the state of stateful layers and of random numbers are left alone.
             x: `(n, ...)`, float, inside the bounds of the threat model; for a model with several
                 inputs a dict or list of such, and the same comes back.
             y: labels `(n,)` or rows `(n, num_classes)`; `None` for the predictions of the model.
@@ -109,6 +109,7 @@ class Attack(Configurable):
         return keras.tree.map_structure(ops.convert_to_tensor, found.x_adv)
 
     @explained
+    @backend.with_own_noise
     def run(self, model, x, y, threat_model, *, rows=None, batch_size=256, seed=0, verbose=False):
         """Attacks a data set and returns `Found` with NumPy arrays.
 

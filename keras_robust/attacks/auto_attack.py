@@ -124,6 +124,7 @@ class AutoAttack(Attack):
             f"Received: {self}"
         )
 
+    @backend.with_own_noise
     def run(self, model, x, y, threat_model, *, rows=None, batch_size=256, seed=0, verbose=False):
         threat_model = threat_models.get(threat_model)
         backend.refuse_preprocessor(model)

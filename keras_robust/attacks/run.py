@@ -113,6 +113,7 @@ class Run:
 
     def _attack(self, batch):
         """Attacks some examples; the search was traced for batches of any size."""
+        backend.check_batch_size(self.model, len(batch))
         epsilon = self.threat_model.radius_of_rows(batch, self.x)
         seed = ops.convert_to_tensor([self.seed, self._restart], "int32")
         seed = ops.convert_to_numpy(backend.fold_in(seed, self._restart))

@@ -12,17 +12,20 @@ if keras.backend.backend() not in ("tensorflow", "jax"):
 from keras_robust.backend.batch import Batch
 from keras_robust.backend.classifier import Classifier
 from keras_robust.backend.classifier import expose_input
-from keras_robust.backend.classifier import predict_clean_logits
-from keras_robust.backend.classifier import predict_logits
 from keras_robust.backend.classifier import rows_of_probabilities
 from keras_robust.backend.classifier import single
 from keras_robust.backend.errors import NoGradientError
+from keras_robust.backend.fixed_batch import check_batch_size
 from keras_robust.backend.keras_logits import keras_logits
 from keras_robust.backend.keras_logits import set_keras_logits
 from keras_robust.backend.layer_classifier import LayerClassifier
 from keras_robust.backend.model_layers import layers_of
 from keras_robust.backend.model_layers import rejecting_layers
+from keras_robust.backend.predictions import predict_clean_logits
+from keras_robust.backend.predictions import predict_logits
 from keras_robust.backend.preprocessor import refuse_preprocessor
+from keras_robust.backend.random_state import own_noise
+from keras_robust.backend.random_state import with_own_noise
 from keras_robust.backend.steps_taken import read_steps
 from keras_robust.backend.stream import Stream
 from keras_robust.backend.structures import batches_of
@@ -38,6 +41,8 @@ if keras.backend.backend() == "tensorflow":
     from keras_robust.backend.tensorflow_archive import own_function
     from keras_robust.backend.tensorflow_first_layer import fast_first_layers
     from keras_robust.backend.tensorflow_hardware import fast_dtype
+    from keras_robust.backend.tensorflow_passes import forgotten_pass
+    from keras_robust.backend.tensorflow_passes import inference_pass
     from keras_robust.backend.tensorflow_train_step import TrainStep
     from keras_robust.backend.tensorflow_trainer import Trainer
 else:
@@ -47,6 +52,8 @@ else:
     from keras_robust.backend.jax_archive import own_function
     from keras_robust.backend.jax_hardware import fast_dtype
     from keras_robust.backend.jax_hardware import fast_first_layers
+    from keras_robust.backend.jax_passes import forgotten_pass
+    from keras_robust.backend.jax_passes import inference_pass
     from keras_robust.backend.jax_train_step import TrainStep
     from keras_robust.backend.jax_trainer import Trainer
 
@@ -84,6 +91,7 @@ __all__ = [
     "Trainer",
     "batches_of",
     "compile_function",
+    "check_batch_size",
     "cond",
     "double_precision",
     "expose_input",
@@ -91,8 +99,10 @@ __all__ = [
     "fast_first_layers",
     "fold_in",
     "fori_loop",
+    "forgotten_pass",
     "from_graph",
     "host_function",
+    "inference_pass",
     "is_symbolic",
     "keras_logits",
     "layers_of",
@@ -100,6 +110,7 @@ __all__ = [
     "noted_logits",
     "only_input",
     "own_function",
+    "own_noise",
     "predict_clean_logits",
     "predict_logits",
     "read_steps",
@@ -120,4 +131,5 @@ __all__ = [
     "value_and_input_gradient",
     "variable_scope",
     "while_loop",
+    "with_own_noise",
 ]

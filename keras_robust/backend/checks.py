@@ -1,5 +1,6 @@
 """What a training requires of its data, which no attack should see otherwise."""
 
+import contextlib
 import typing
 import warnings
 
@@ -12,6 +13,8 @@ from keras_robust.backend.classifier import OWN_LOSSES
 from keras_robust.backend.classifier import are_probabilities
 from keras_robust.backend.classifier import name_of_loss
 from keras_robust.backend.classifier import single
+from keras_robust.backend.fixed_batch import WRONG_SIZE
+from keras_robust.backend.fixed_batch import fixed_batch_size
 from keras_robust.configurable import shown
 
 _TOLERANCE = 1e-3
@@ -130,7 +133,9 @@ def check_labels(classifier, x, y, unlabelled=False, sample_weight=None):
 
     `unlabelled` is the `takes_unlabelled` of an objective: whether -1 is let through.
     """
-    outputs = classifier(x)
+    is_built = getattr(classifier.model, "built", True)
+    with backend.forgotten_pass(classifier.model) if is_built else contextlib.nullcontext():
+        outputs = classifier(x)
     _refuse_one_column(classifier, outputs)
     if not classifier.is_classification(outputs, y):
         return _check_each(classifier.model, outputs, y)
@@ -262,6 +267,15 @@ def _by_name(structure, names):
     if isinstance(structure, (list, tuple)):
         return dict(zip(names, structure, strict=False))
     return dict.fromkeys(names, structure)
+
+
+def check_size(model, x):
+    """Returns a list of `Requirement`: a batch has the size for which the model was built."""
+    wanted = fixed_batch_size(model)
+    if wanted is None:
+        return []
+    size = ops.convert_to_tensor(ops.shape(x)[0])
+    return [Requirement(ops.equal(size, wanted), WRONG_SIZE.format(wanted, "{}"), (size,))]
 
 
 def check_targets(y, sample_weight):

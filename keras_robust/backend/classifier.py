@@ -5,20 +5,19 @@ import inspect
 import re
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_robust import backend
 from keras_robust.backend.explained import explained
+from keras_robust.backend.fixed_batch import check_batch_size
 from keras_robust.backend.layer_dtypes import current_dtype
 from keras_robust.backend.layer_dtypes import layers_in
 from keras_robust.backend.model_layers import ends_in_softmax
-from keras_robust.backend.structures import batches_of
+from keras_robust.backend.random_state import own_noise
 from keras_robust.backend.structures import only_input
 from keras_robust.backend.untraceable import untraceable_told
 
 _TINY = 1e-7
-_SLACK = 1e-3
 # What bfloat16 leaves of the sum of probabilities, of which each has an error of up to 2**-9.
 _SUM_SLACK = 4e-3
 _NO_PROBABILITIES = (
@@ -30,17 +29,11 @@ _NO_LOGITS = (
     "The loss takes logits, but the outputs of the model are probabilities: every row sums to 1. "
     "Use from_logits=False, or remove the softmax. Received: outputs from {} to {}"
 )
-_UNKNOWN_COLUMN = (
-    "The model returns one column within [0, 1], and nothing says whether that is a logit or the "
-    "probability of class 1, which would often be another class. Return the logit, "
-    "`log(p / (1 - p))` for a probability p, or two columns, such as [1 - p, p]; a keras.Model may "
-    "be compiled with a loss instead. Received: outputs of shape {} from {:.3g} to {:.3g}"
-)
 _TRAIN_OTHERS = (
     'For regression, several outputs, sequences or multi-label outputs use attack=PGD(loss="'
     'compiled") and the objective "adversarial" or "mixed". '
 )
-_JUDGE_OTHERS = (
+JUDGE_OTHERS = (
     "Robust accuracy, certificates and guarded exports are about one classification. Of several "
     "outputs take one after the other: `keras.Model(model.input, model.outputs[0])`. For "
     "regression, sequences or multi-label outputs measure the compiled loss under attack, "
@@ -77,19 +70,51 @@ class Classifier:
         self.num_classes = None
         self.has_unknown_column = False
         self.attack_dtype = None
+        self._state, self._start = {}, ()
         self.loss_name, self.from_logits, self.is_known_loss = _read_loss(model)
 
     def __call__(self, x, training=False):
-        """Returns the outputs of the model."""
+        """Returns the outputs of the model.
+
+        What a pass in inference mode assigns, such as the state of a recurrent layer, is put back.
+        """
         self.num_calls += 1
         inputs = self.pack(x)
         with backend.noted_logits(self.model), untraceable_told(self.model, inputs):
             if not isinstance(self.model, keras.Layer):
                 return self.model(inputs)
             with explained("The model cannot run on these inputs", inputs=inputs):
-                if _takes_training(self.model):
-                    return self.model(inputs, training=training)
-                return self.model(inputs)
+                check_batch_size(self.model, _num_rows(inputs))
+                if training:
+                    for variable, value in self._start:
+                        variable.assign(value)
+                    return self._run(inputs, True)
+                if not self.model.built:
+                    # Variables that are made in the pass stay as they are.
+                    return self._run(inputs, False)
+                with backend.inference_pass() as put_back:
+                    outputs = self._run(inputs, False)
+                self._state.update((id(variable), variable) for variable in put_back)
+                return outputs
+
+    def _run(self, inputs, training):
+        if _takes_training(self.model):
+            return self.model(inputs, training=training)
+        return self.model(inputs)
+
+    @property
+    def state(self):
+        """The variables that passes in inference mode would have changed so far, without seeds."""
+        return list(self._state.values())
+
+    def note_start(self):
+        """Has every pass in training mode from now on start from the state of this moment.
+
+        All passes of a train step are on the same examples, which follow on those of the batch
+        before.
+        """
+        if not self._start:
+            self._start = [(variable, ops.copy(variable.value)) for variable in self.state]
 
     @property
     def computes_in_float16(self):
@@ -104,7 +129,7 @@ class Classifier:
         if not getattr(self.model, "built", True):
             # A layer might keep for good what it makes in another dtype than its own.
             self(x)
-        with backend.fast_first_layers(self.model):
+        with own_noise(self.model), backend.fast_first_layers(self.model):
             return function() if self.attack_dtype is None else self._in_attack_dtype(function)
 
     def _in_attack_dtype(self, function):
@@ -290,6 +315,12 @@ def _untracked(model):
         compiled._metrics = metrics
 
 
+def _num_rows(inputs):
+    """Returns the size of a batch, or `None` if it is not known."""
+    leaf = next(leaf for leaf in keras.tree.flatten(inputs) if leaf is not None)
+    return leaf.shape[0] if getattr(leaf, "shape", ()) else None
+
+
 def _takes_training(model):
     parameters = inspect.signature(model.call).parameters
     return "training" in parameters
@@ -350,41 +381,3 @@ def _inverse_activation(outputs):
 def _describe(outputs):
     leaves = keras.tree.flatten(outputs)
     return [(tuple(leaf.shape), keras.backend.standardize_dtype(leaf.dtype)) for leaf in leaves]
-
-
-def predict_logits(model, x, batch_size=256):
-    """Returns NumPy logits `(n, num_classes)` for an array, or for a structure of arrays."""
-    return np.concatenate([logits for logits, _ in _predict(model, x, batch_size)])
-
-
-def predict_clean_logits(model, x, batch_size=256):
-    """Returns what `predict_logits` does for clean examples, which tell how to read the model.
-
-    Raises:
-        ValueError: for one column within [0, 1] of which nothing else is known.
-    """
-    logits, columns = zip(*_predict(model, x, batch_size), strict=True)
-    if columns[0] is not None:
-        column = np.concatenate(columns)
-        if np.all((column >= -_SLACK) & (column <= 1.0 + _SLACK)):
-            raise ValueError(_UNKNOWN_COLUMN.format(column.shape, column.min(), column.max()))
-    return np.concatenate(logits)
-
-
-def _predict(model, x, batch_size):
-    """Yields for each batch its logits, and the outputs if they are a column that is unknown."""
-    # A structure is in the form of the inputs already.
-    classifier = Classifier(model, (lambda rows: rows) if keras.tree.is_nested(x) else None)
-    for rows in batches_of(x, batch_size):
-        outputs = classifier(rows)
-        if outputs is None:
-            raise ValueError(
-                f"Expected a model that returns logits. Received: None from {classifier.model!r}"
-            )
-        problem = classifier.misread(outputs) if classifier.loss_name else None
-        if problem is not None and bool(problem[0]):
-            values = ops.convert_to_numpy(single(outputs))
-            raise ValueError(problem[1].format(f"{values.min():g}", f"{values.max():g}"))
-        classifier.refuse_others(outputs, advice=_JUDGE_OTHERS)
-        logits = ops.convert_to_numpy(classifier.to_logits(outputs))
-        yield logits, logits[:, 1:] if classifier.has_unknown_column else None

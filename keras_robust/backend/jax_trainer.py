@@ -23,6 +23,7 @@ class Trainer(BaseTrainer):
     """
 
     def backward(self, loss, found, *, batch=None, weights=None, keeps_state=True):
+        self.classifier.note_start()
         x_adv = jax.lax.stop_gradient(jax.numpy.asarray(found.x_adv))
         trained = self.classifier.model.trainable_variables
         sources = [jax.numpy.asarray(weight) for weight in weights or trained]
@@ -65,8 +66,10 @@ class Trainer(BaseTrainer):
         assign([*trained, *optimizer.variables], [*weights, *state])
         return result
 
-    def _forgetting_scope(self):
-        return Scope()
+    def _untracked_state(self):
+        """Returns the ids of what Keras's own step forgets here: states of recurrent layers."""
+        tracked = {id(variable) for variable in self.classifier.model.variables}
+        return {id(variable) for variable in self.classifier.state} - tracked
 
     def _keep(self, assigned, updates, weights, keeps_state):
         """Assigns what a pass has changed, as far as it is to outlive it."""
@@ -74,7 +77,7 @@ class Trainer(BaseTrainer):
         trained = {id(variable) for variable in model.trainable_variables}
         if weights is not None or not keeps_state:
             refuse_assigned([variable for variable in assigned if id(variable) in trained])
-        kept = {id(variable) for variable in assigned} - trained
+        kept = {id(variable) for variable in assigned} - trained - self._untracked_state()
         if weights is not None:
             kept &= {id(variable) for variable in model.variables if keeps_state}
         elif not keeps_state:

@@ -3,6 +3,7 @@
 import keras
 import tensorflow as tf
 
+from keras_robust.backend.checks import check_size
 from keras_robust.backend.explained import explained
 from keras_robust.backend.tensorflow import fold_in
 from keras_robust.backend.tensorflow import require
@@ -78,6 +79,7 @@ class TrainStep(BaseTrainStep):
     def __call__(self, data):
         """Runs the step on one batch and returns the logs."""
         inputs, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        inputs, y = self._of_fitting_size(inputs, y)
         x, required = self._requirements(inputs, y, sample_weight)
         checks = [require(one.condition, one.template, *one.values) for one in required]
         with tf.control_dependencies(checks):
@@ -88,6 +90,16 @@ class TrainStep(BaseTrainStep):
         if delta is not None:
             self._delta.assign(self._carried(delta, self._delta))
         return logs
+
+    def _of_fitting_size(self, inputs, y):
+        """Returns a batch of which nothing is computed if its size is not that of the model."""
+        required = check_size(self.model, keras.tree.flatten(inputs)[0])
+        checks = [require(one.condition, one.template, *one.values) for one in required]
+        if not checks:
+            return inputs, y
+        with tf.control_dependencies(checks):
+            inputs = keras.tree.map_structure(tf.identity, inputs)
+            return inputs, y if y is None else keras.tree.map_structure(tf.identity, y)
 
     def _logs_and_delta(self, inputs, y, sample_weight, delta):
         return self._update(inputs, y, sample_weight, delta)[:2]

@@ -17,6 +17,7 @@ class Trainer(BaseTrainer):
     """Takes gradients with a tape."""
 
     def backward(self, loss, found, *, batch=None, weights=None, keeps_state=True):
+        self.classifier.note_start()
         model = self.classifier.model
         x_adv = tf.stop_gradient(found.x_adv)
         clean = Stream(self.classifier, self.batch)
@@ -62,13 +63,6 @@ class Trainer(BaseTrainer):
             pairs = zip(result.gradients, model.trainable_weights, strict=True)
             model.optimizer.apply_gradients(pairs)
         return result
-
-    def _forgetting_scope(self):
-        weights = self.classifier.model.trainable_weights
-        # Inside, Keras takes what it regularises from the scope.
-        given = [weight for weight in weights if weight.regularizer is not None]
-        pairs = [(weight, tf.convert_to_tensor(weight)) for weight in given]
-        return keras.StatelessScope(pairs, collect_losses=True)
 
     def sum_over_replicas(self, tensors):
         replica = tf.distribute.get_replica_context()

@@ -2,6 +2,7 @@
 
 import typing
 
+from keras_robust import backend
 from keras_robust.backend.checks import check_outputs
 from keras_robust.backend.stream import Stream
 
@@ -75,7 +76,7 @@ class BaseTrainer:
         """
         if stream.was_used:
             return stream.outputs
-        with self._forgetting_scope():
+        with backend.forgotten_pass(self.classifier.model):
             return self.classifier(stream.x, training=True)
 
     def loss_of(self, stream):
@@ -84,12 +85,8 @@ class BaseTrainer:
         Nothing that its computation assigns, such as metrics, is kept.
         """
         outputs, batch = self.outputs_of(stream), stream.batch
-        with self._forgetting_scope():
+        with backend.forgotten_pass(self.classifier.model):
             return self.classifier.loss_of(outputs, batch.x, batch.y, batch.sample_weight)
-
-    def _forgetting_scope(self):
-        """Returns a context of which no assigned value outlives the end."""
-        raise NotImplementedError
 
     def _note_outputs(self, result):
         """Keeps the outputs for the clean examples; returns what must hold for the first update."""

@@ -65,7 +65,8 @@ class HeldOut(keras.callbacks.Callback):
         for swap in swaps:
             swap.on_test_begin()
         try:
-            return self._measure()
+            with backend.own_noise(self.model):
+                return self._measure()
         finally:
             for swap in swaps:
                 swap.on_test_end()

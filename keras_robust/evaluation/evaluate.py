@@ -11,6 +11,7 @@ import numpy as np
 import scipy.stats
 
 from keras_robust import attacks as attacks_module
+from keras_robust import backend
 from keras_robust.calls import explained
 from keras_robust.evaluation.breakdown import accuracy_per_class
 from keras_robust.evaluation.breakdown import confusion
@@ -32,6 +33,7 @@ from keras_robust.version import __version__
 
 
 @explained
+@backend.with_own_noise
 def evaluate(  # noqa: PLR0913
     model,
     data,

@@ -1,6 +1,7 @@
 """Questions to ask before a robust accuracy is believed."""
 
 from keras_robust import attacks
+from keras_robust import backend
 from keras_robust.calls import explained
 from keras_robust.evaluation.attack_checks import check_beaten
 from keras_robust.evaluation.attack_checks import check_stability
@@ -19,6 +20,7 @@ _RANDOM_QUERIES = 500
 
 
 @explained
+@backend.with_own_noise
 def sanity_check(
     model,
     data,

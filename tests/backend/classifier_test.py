@@ -341,13 +341,6 @@ def test_works_in_a_traced_function():
     np.testing.assert_allclose(traced(X), LOGITS, rtol=1e-6)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
-def test_predict_logits(batch_size):
-    found = backend.predict_logits(_model(), X, batch_size)
-    assert isinstance(found, np.ndarray)
-    np.testing.assert_allclose(found, LOGITS, rtol=1e-6)
-
-
 class _OwnMargin(kr.losses.Margin):
     pass
 
@@ -405,3 +398,29 @@ def test_logits_have_as_many_rows_as_the_inputs_also_where_the_model_does_not_sa
         spec = tf.TensorSpec((size, 4))
         traced = tf.function(backend.Classifier(model).logits).get_concrete_function(spec)
         assert tuple(traced.structured_outputs.shape) == (size, 2)
+
+
+class Counter(keras.layers.Layer):
+    """Adds the number of its passes."""
+
+    def build(self, shape):
+        self.count = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, x):
+        self.count.assign(self.count + 1.0)
+        return x + self.count
+
+
+def test_passes_in_training_mode_start_where_they_are_told():
+    counter, x = Counter(), keras.ops.convert_to_tensor(X)
+    classifier = backend.Classifier(keras.Sequential([keras.Input((2,)), counter]))
+    for _ in range(2):
+        np.testing.assert_allclose(classifier(x), X + 1.0, rtol=1e-6)
+    assert classifier.state == [counter.count] and float(counter.count.value) == 0.0
+    counter.count.assign(4.0)
+    classifier.note_start()
+    for _ in range(2):
+        np.testing.assert_allclose(classifier(x, training=True), X + 5.0, rtol=1e-6)
+    classifier.note_start()
+    assert float(counter.count.value) == 5.0
+    np.testing.assert_allclose(classifier(x), X + 6.0, rtol=1e-6)

@@ -387,3 +387,22 @@ def test_an_initial_epoch_on_the_model_is_where_fit_starts():
 
     model = linear_fit.make_model()
     assert linear_fit.fit(model, Later(), epochs=3).epoch == [2]
+
+
+def test_a_scope_sees_what_is_assigned_and_seeds_have_a_name():
+    generator, noted = keras.random.SeedGenerator(1), []
+
+    class Scope(keras.StatelessScope):
+        def add_update(self, update):
+            noted.append(update[0])
+            update[0]._direct_assign(update[1])
+
+        def get_current_value(self, variable):
+            return variable._value
+
+    with Scope():
+        first = generator.next()
+        second = generator.next()
+    assert [variable.name for variable in noted] == 2 * ["seed_generator_state"]
+    assert int(np.asarray(second)[1]) == int(np.asarray(first)[1]) + 1
+    assert int(np.asarray(generator.state)[1]) == int(np.asarray(second)[1]) + 1

@@ -1,0 +1,28 @@
+"""JAX: passes through a model that leave its state as it was."""
+
+import contextlib
+
+from keras_robust.backend.jax_scope import Scope
+from keras_robust.backend.jax_scope import assign
+from keras_robust.backend.random_state import is_seed
+
+
+@contextlib.contextmanager
+def inference_pass():
+    """Within, one pass through a model; after it, what the pass assigned has its old values.
+
+    But for the states of random number generators: each pass draws other numbers.
+
+    Returns a list that holds, after the pass, the variables that were put back.
+    """
+    put_back = []
+    with Scope() as scope:
+        yield put_back
+    seeds = [variable for variable in scope.assigned if is_seed(variable)]
+    assign(seeds, scope.values_of(seeds))
+    put_back += [variable for variable in scope.assigned if not is_seed(variable)]
+
+
+def forgotten_pass(model):
+    """Returns a context of which no assigned value outlives the end."""
+    return Scope()

@@ -1,0 +1,75 @@
+"""TensorFlow: passes through a model that leave its state as it was."""
+
+import contextlib
+
+import keras
+import tensorflow as tf
+
+from keras_robust.backend.random_state import is_seed
+
+
+@contextlib.contextmanager
+def inference_pass():
+    """Within, one pass through a model; after it, what the pass assigned has its old values.
+
+    But for the states of random number generators: each pass draws other numbers.
+
+    Returns a list that holds, after the pass, the variables that were put back.
+    """
+    put_back, journal = [], _Journal()
+    try:
+        with journal:
+            yield put_back
+    finally:
+        put_back += journal.undo()
+
+
+def forgotten_pass(model):
+    """Returns a context of which no assigned value outlives the end, nor an operation."""
+    # Inside, Keras takes what it regularises from the scope.
+    given = [weight for weight in model.trainable_weights if weight.regularizer is not None]
+    pairs = [(weight, tf.convert_to_tensor(weight)) for weight in given]
+    return keras.StatelessScope(pairs, collect_losses=True)
+
+
+class _Journal(keras.StatelessScope):
+    """Assigns for real, and notes what was there before.
+
+    Values in an ordinary scope could not leave the body of a loop.
+    """
+
+    original_scope = None
+
+    def __init__(self):
+        super().__init__()
+        self._graph = None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()
+        self._before = {}
+
+    def get_current_value(self, variable):
+        around = self.original_scope
+        value = None if around is None else around.get_current_value(variable)
+        return variable._value if value is None else value
+
+    def add_update(self, update):
+        variable, value = update
+        if id(variable) not in self._before:
+            self._before[id(variable)] = variable, self._read(variable)
+        self._assign(variable, value)
+
+    def undo(self):
+        """Puts back what the variables were, and returns which."""
+        pairs = [pair for pair in self._before.values() if not is_seed(pair[0])]
+        for variable, value in pairs:
+            self._assign(variable, value)
+        return [variable for variable, _ in pairs]
+
+    def _read(self, variable):
+        # In front of the loop in whose body this may be.
+        with contextlib.nullcontext() if self._graph is None else self._graph.as_default():
+            return tf.identity(self.get_current_value(variable))
+
+    def _assign(self, variable, value):
+        if self.original_scope is None:
+            variable._direct_assign(value)
+        else:
+            self.original_scope.add_update((variable, value))

@@ -1,0 +1,25 @@
+import keras
+import pytest
+
+from keras_robust import backend
+from keras_robust.backend.fixed_batch import fixed_batch_size
+
+
+def _model(size):
+    return keras.Sequential([keras.Input((4,), batch_size=size), keras.layers.Dense(2)])
+
+
+def test_a_model_of_one_size_refuses_others():
+    model = _model(5)
+    assert fixed_batch_size(model) == 5
+    for size in (5, None):
+        backend.check_batch_size(model, size)
+    for size in (3, 8):
+        with pytest.raises(ValueError, match=f"batches of 5 examples only.*a batch of {size} ex"):
+            backend.check_batch_size(model, size)
+
+
+@pytest.mark.parametrize("model", [_model(None), lambda x: x, keras.layers.Dense(2)])
+def test_others_take_any(model):
+    assert fixed_batch_size(model) is None
+    backend.check_batch_size(model, 3)
