@@ -23,6 +23,11 @@ def to_arrays(data, num_examples=None):
         check_counts(num_examples=num_examples)
     if _is_pair(data):
         x, y = as_structure(data[0]), _arrays(data[1])
+        if np.ndim(y) == 0 and not keras.tree.is_nested(y):
+            raise ValueError(
+                "Expected one label per example, and a batch of examples: `x[None], [y]` for one. "
+                f"Received: labels of shape () and inputs of shape {_shapes(x)}"
+            )
         return backend.take(x, slice(num_examples)), backend.take(y, slice(num_examples))
     if hasattr(data, "shape") or isinstance(data, dict):
         what = "a dict of arrays" if isinstance(data, dict) else f"one array of shape {data.shape}"
@@ -61,10 +66,9 @@ def _parse_batch(batch):
             f"Received: batches with labels of type {type(y).__name__} with several entries"
         )
     if y.ndim == 0:
-        shape = keras.tree.map_structure(np.shape, x)
         raise ValueError(
             "Expected batches of examples: use `dataset.batch(256)`. "
-            f"Received: single examples, x of shape {shape} and y of shape ()"
+            f"Received: single examples, x of shape {_shapes(x)} and y of shape ()"
         )
     return x, y
 
@@ -77,6 +81,10 @@ def _is_pair(data):
         raise ValueError("Expected data as `(x, y)`, with labels. Received: y=None")
     # A list of two batches of two arrays looks much like a pair whose inputs are such a list.
     return hasattr(x, "shape") or (keras.tree.is_nested(x) and hasattr(y, "shape"))
+
+
+def _shapes(x):
+    return keras.tree.map_structure(np.shape, x)
 
 
 def _arrays(part):
@@ -151,7 +159,7 @@ def _names_inputs(threat_model):
 
 def _check_input(x, name, threat_model, box):
     x = ops.convert_to_numpy(x)
-    if x.ndim < (2 if name is None else 1) or len(x) == 0:
+    if x.ndim == 0 or len(x) == 0:
         raise ValueError(
             f"Expected a batch of at least one example, (n, ...). Received: x of shape {x.shape}"
         )

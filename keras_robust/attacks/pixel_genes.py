@@ -21,7 +21,7 @@ class PixelGenes:
 
     def __init__(self, x, threat_model, count):
         self.x, self.threat_model, self.count = x, threat_model, count
-        self.axes = tuple(x.shape[1:-1]) or tuple(x.shape[1:])
+        self.axes = tuple(x.shape[1:-1]) or tuple(x.shape[1:]) or (1,)
         self.channels = x.shape[-1] if len(x.shape) > 2 else 1
         self.allowed = ops.floor(threat_model.counts()[:, 0] / pixel_cost(x, threat_model))
 
@@ -69,16 +69,18 @@ class PixelGenes:
             index = index * size + place
             positions = positions * size
         mask = ops.one_hot(ops.cast(index, "int32"), positions, dtype="bool")
-        shape = self.axes if len(self.x.shape) == 2 else (*self.axes, 1)
+        shape = self.x.shape[1:] if len(self.x.shape) <= 2 else (*self.axes, 1)
         return ops.reshape(mask, (-1, *shape))
 
     def _colour(self, pixel):
         low, high = (np.asarray(bound, "float32") for bound in self.threat_model.bounds)
         share = pixel[:, len(self.axes) :]
-        share = ops.reshape(share, (-1,) + (1,) * (len(self.x.shape) - 2) + (self.channels,))
+        # One number for each example has no axis of channels.
+        channels = (self.channels,) * (len(self.x.shape) > 1)
+        share = ops.reshape(share, (-1,) + (1,) * (len(self.x.shape) - 2) + channels)
         return self.threat_model.clip(low + share * (high - low))
 
 
 def pixel_cost(x, threat_model):
     """Returns how much of the radius of an `L0` one pixel takes, an int."""
-    return 1 if threat_model.per_pixel or len(x.shape) == 2 else x.shape[-1]
+    return 1 if threat_model.per_pixel or len(x.shape) <= 2 else x.shape[-1]

@@ -17,13 +17,13 @@ def image_shape(shape):
 
     A vector is one row of features; of more than three axes, all but the last two are stacked.
     """
-    if None in shape or not shape:
+    if None in shape:
         raise ValueError(
             "The Square attack needs inputs of a known shape, vectors or images. "
             f"Received: inputs of shape {(None, *shape)}"
         )
-    if len(shape) == 1:
-        return (1, shape[0], 1)
+    if len(shape) <= 1:
+        return (1, *(shape or (1,)), 1)
     if len(shape) == 2:
         return (*shape, 1)
     return (math.prod(shape[:-2]), *shape[-2:])

@@ -36,7 +36,7 @@ def twice_the_margin(y, logits):
     ("change", "message"),
     [
         ({"x": np.zeros((0, 6), "float32")}, r"at least one example.*x of shape \(0, 6\)"),
-        ({"x": np.zeros(7, "float32")}, r"a batch of at least one example.*x of shape \(7,\)"),
+        ({"x": np.float32(0.5)}, r"a batch of at least one example.*x of shape \(\)"),
         ({"x": np.full((7, 6), np.nan)}, "Inputs must be finite. Received: 42 NaN or Inf"),
         ({"x": np.full((7, 6), -np.inf)}, "Inputs must be finite. Received: 42 NaN or Inf"),
         ({"x": np.full((7, 6), 200, "uint8")}, r"Rescale them.*\[200, 200\] under bounds=\(0.0, 1"),

@@ -12,6 +12,7 @@ from tests.support import hashing
 @pytest.mark.parametrize(
     "shape,image",
     [
+        ((), (1, 1, 1)),
         ((7,), (1, 7, 1)),
         ((5, 4), (5, 4, 1)),
         ((5, 4, 3), (5, 4, 3)),
@@ -22,7 +23,7 @@ def test_everything_is_an_image(shape, image):
     assert square_windows.image_shape(shape) == image
 
 
-@pytest.mark.parametrize("shape", [(), (None, 4, 1)])
+@pytest.mark.parametrize("shape", [(None,), (None, 4, 1)])
 def test_a_shape_must_be_known(shape):
     with pytest.raises(ValueError, match="inputs of a known shape.*Received: inputs of shape"):
         square_windows.image_shape(shape)
