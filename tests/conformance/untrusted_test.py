@@ -124,6 +124,8 @@ def test_no_field_of_a_report_is_taken_on_trust(tmp_path, spoil):
         cls.from_dict(json.loads(json.dumps(plain)))
         for name in list(plain):
             broken = dict(plain)
+            if spoil == "drop" and name == "inputs":
+                continue  # Reports of earlier releases do not have it.
             if spoil == "drop":
                 broken.pop(name)
             elif spoil == "add":
