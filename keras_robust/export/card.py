@@ -4,6 +4,7 @@ import re
 
 from keras_robust.evaluation import RobustnessReport
 from keras_robust.evaluation.characters import one_line
+from keras_robust.evaluation.table import doubts
 from keras_robust.evaluation.threat_text import describe_threat
 
 
@@ -80,7 +81,7 @@ def _robustness(manifest):
         f"{high:.2%}, {report.num_examples} examples)",
         _escaped(attacks, "- Attacks: "),
     ]
-    lines += [_escaped(warning, "- Warning: ") for warning in report.warnings]
+    lines += [_escaped(warning, "- Warning: ") for warning in doubts(report)]
     if manifest["data_fingerprint"] is not None:
         lines.append(f"- SHA-256 of the examples: {manifest['data_fingerprint']['sha256']}")
     return "\n".join(lines)

@@ -28,6 +28,15 @@ def test_numbers_attacks_and_doubts():
     assert "\n- SHA-256 of the examples: " in text
 
 
+def test_failed_checks_are_among_the_doubts_and_chance_is_the_first():
+    x, y = np.tile(X, (40, 1)), np.tile(Y, 40)
+    ball = kr.Linf(8 / 255, bounds=(0, 255))
+    report = kr.evaluate(lambda x: 0.0 * x, (x, y), ball, "fgsm", minimum_norm=None)
+    doubts = [line for line in card(report=report).splitlines() if line.startswith("- Warning")]
+    assert doubts[0].startswith("- Warning: Clean accuracy is at chance, 50.0%")
+    assert any(line.startswith("- Warning: Check size of epsilon\\: failed") for line in doubts)
+
+
 def test_nothing_measured_is_said():
     assert "Not measured: no report was given." in card()
     assert "Indices only" in card()
