@@ -406,3 +406,14 @@ def test_a_scope_sees_what_is_assigned_and_seeds_have_a_name():
     assert [variable.name for variable in noted] == 2 * ["seed_generator_state"]
     assert int(np.asarray(second)[1]) == int(np.asarray(first)[1]) + 1
     assert int(np.asarray(generator.state)[1]) == int(np.asarray(second)[1]) + 1
+
+
+def test_a_graph_says_which_layer_made_its_output():
+    head = keras.layers.Dense(2, activation="softmax")
+    tensor = keras.Input((4,))
+    model = keras.Model(tensor, head(tensor))
+    message = "a softmax at the end is told from a sigmoid so"
+    assert isinstance(model, keras.src.models.functional.Functional), message
+    assert model.outputs[0]._keras_history.operation is head, message
+    assert head.activation is keras.activations.softmax, message
+    assert keras.Sequential([keras.Input((4,)), head]).layers[-1] is head, message
