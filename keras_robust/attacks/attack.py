@@ -54,7 +54,8 @@ class Attack(Configurable):
     def perturb(self, classifier, x, y, threat_model, seed):
         """Returns `Found` for one batch, inside a traced train step."""
         arguments = (classifier, x, y, threat_model, seed)
-        return classifier.under_attack(lambda: self._perturb(*arguments), x)
+        with backend.told_integers(classifier.model):
+            return classifier.under_attack(lambda: self._perturb(*arguments), x)
 
     def _perturb(self, classifier, x, y, threat_model, seed):
         if self.num_restarts == 1:
@@ -176,7 +177,8 @@ class Compiled:
         def search(x, y, epsilon, seed, restart):
             ball = threat_model.with_epsilon(epsilon)
             x, classifier, ball = ball.expose(model(), x)
-            found = attack.search(classifier, x, y, ball, seed, True, restart)
+            with backend.told_integers(classifier.model):
+                found = attack.search(classifier, x, y, ball, seed, True, restart)
             self.num_classes = classifier.num_classes
             self.has_unknown_column = classifier.has_unknown_column
             return found

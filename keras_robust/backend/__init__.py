@@ -15,6 +15,7 @@ from keras_robust.backend.classifier import expose_input
 from keras_robust.backend.classifier import rows_of_probabilities
 from keras_robust.backend.classifier import single
 from keras_robust.backend.errors import NoGradientError
+from keras_robust.backend.explained import told_integers
 from keras_robust.backend.fixed_batch import check_batch_size
 from keras_robust.backend.keras_logits import keras_logits
 from keras_robust.backend.keras_logits import set_keras_logits
@@ -126,6 +127,7 @@ __all__ = [
     "single",
     "size_of",
     "take",
+    "told_integers",
     "trace_output",
     "uniform",
     "value_and_input_gradient",

@@ -15,6 +15,7 @@ from keras_robust.backend.checks import share_of_range
 from keras_robust.backend.checks import tell_of_classes
 from keras_robust.backend.classifier import single
 from keras_robust.backend.errors import advice_for_text
+from keras_robust.backend.explained import told_integers
 from keras_robust.backend.steps_taken import batches_seen
 from keras_robust.backend.steps_taken import steps_taken
 
@@ -55,12 +56,12 @@ class BaseTrainStep:
             # Data of the compiled step, which another `fit` may change.
             self._ramp_variable = keras.Variable((0, 0), trainable=False, dtype="int")
             self._seed_variable = keras.Variable(0, trainable=False, dtype="int32")
-            self.adv_accuracy = keras.metrics.Mean()
-            self.adv_loss = keras.metrics.Mean()
-            self.accuracy = keras.metrics.Mean()
-            self.zero_gradient = keras.metrics.Mean()
-            self.misread = keras.metrics.Mean()
-            self.share_of_range = keras.metrics.Mean()
+            self.adv_accuracy = keras.metrics.Mean(dtype="float32")
+            self.adv_loss = keras.metrics.Mean(dtype="float32")
+            self.accuracy = keras.metrics.Mean(dtype="float32")
+            self.zero_gradient = keras.metrics.Mean(dtype="float32")
+            self.misread = keras.metrics.Mean(dtype="float32")
+            self.share_of_range = keras.metrics.Mean(dtype="float32")
         self.ramp, self.seed = ramp, seed
         self._delta = None
         self._memory = None
@@ -188,7 +189,7 @@ class BaseTrainStep:
         classifier.attack_dtype = self.attack_dtype
         batch = Batch(x, y, sample_weight, threat_model, iteration, seed, delta, self._memory)
         trainer = self._trainer(classifier, batch)
-        with advice_for_text(self.model):
+        with told_integers(self.model), advice_for_text(self.model):
             result = self.objective.step(trainer, self.attack, batch)
         if trainer.misread is not None:
             self.misread.update_state(ops.cast(trainer.misread, "float32"))
@@ -239,7 +240,7 @@ class BaseTrainStep:
                 "so that all examples must have one shape. Pad or crop them, or use another "
                 f"objective. Received: examples of shape {shape}"
             )
-        return ops.zeros((0, *shape))
+        return ops.zeros((0, *shape), "float32")
 
     def _require_one_replica(self, what):
         if self._num_replicas > 1:

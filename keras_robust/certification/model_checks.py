@@ -14,6 +14,14 @@ def check_precision(model):
     or to whole numbers, moves logits by far more than the certificate allows for.
     """
     for layer in backend.layers_of(model):
+        if getattr(layer, "quantization_mode", None) is not None:
+            raise ValueError(
+                "A certificate is about exact arithmetic, and the rounding of a quantised layer is "
+                "not within it: certify the model before `quantize`, or use "
+                'kr.certify(..., "smoothing"), which looks at what the model answers alone. '
+                f"Received: layer {layer.name!r} of class {type(layer).__name__}, quantised to "
+                f"{layer.quantization_mode}"
+            )
         is_input = isinstance(layer, keras.layers.InputLayer)
         dtype = layer.dtype if is_input else layer.compute_dtype
         if dtype not in _EXACT:
