@@ -94,6 +94,8 @@ def _arrays(part):
 
 def as_structure(part):
     """Returns a structure of arrays."""
+    for leaf in keras.tree.flatten(part):
+        backend.refuse_sparse(leaf)
     if isinstance(part, dict) or any(hasattr(leaf, "shape") for leaf in keras.tree.flatten(part)):
         return keras.tree.map_structure(np.asarray, part)
     return np.asarray(part)

@@ -31,6 +31,7 @@ from keras_robust.backend.steps_taken import read_steps
 from keras_robust.backend.stream import Stream
 from keras_robust.backend.structures import batches_of
 from keras_robust.backend.structures import only_input
+from keras_robust.backend.structures import refuse_sparse
 from keras_robust.backend.structures import size_of
 from keras_robust.backend.structures import take
 from keras_robust.backend.trainer import Result
@@ -118,6 +119,7 @@ __all__ = [
     "refuse_distribution",
     "refuse_guards",
     "refuse_preprocessor",
+    "refuse_sparse",
     "rejecting_layers",
     "repeat",
     "require_all",

@@ -15,6 +15,7 @@ from keras_robust.backend.classifier import name_of_loss
 from keras_robust.backend.classifier import single
 from keras_robust.backend.fixed_batch import WRONG_SIZE
 from keras_robust.backend.fixed_batch import fixed_batch_size
+from keras_robust.backend.structures import is_sparse
 from keras_robust.configurable import shown
 
 _TOLERANCE = 1e-3
@@ -50,6 +51,9 @@ def check_inputs(inputs, threat_model):
     checks = []
 
     def check(leaf, name, ball):
+        if ball is None and is_sparse(leaf):
+            # What there is of it is read, whatever else is zero.
+            leaf = getattr(leaf, "values", leaf)
         dtype = str(getattr(leaf, "dtype", ""))
         if ball is not None or "float" in dtype:
             label = "Inputs" if name is None else f"The values of input `{name}`"

@@ -14,7 +14,26 @@ def only_input(inputs):
             'much, with a dict such as threat_model={"image": Linf("8/255")}. '
             f"Received: inputs {names}"
         )
+    refuse_sparse(leaves[0])
     return leaves[0]
+
+
+def is_sparse(leaf):
+    """Whether a tensor, a symbol or the specification of one is sparse."""
+    return bool(getattr(leaf, "sparse", False)) or "Sparse" in type(leaf).__name__
+
+
+def refuse_sparse(leaf, name=None):
+    """Raises `ValueError` for a sparse tensor that is to be attacked."""
+    if is_sparse(leaf):
+        label = "the input" if name is None else f"the input {name!r}"
+        raise ValueError(
+            "An attack changes every entry of an input, which a sparse one cannot hold. Make it "
+            "dense, in the data (`tf.sparse.to_dense`) and in the model (keras.Input(..., "
+            "sparse=False)), or name the inputs that are dense as those to attack, such as "
+            'threat_model={"image": Linf("8/255")}. '
+            f"Received: a sparse tensor for {label}"
+        )
 
 
 def size_of(x):

@@ -83,7 +83,7 @@ class TrainStep(BaseTrainStep):
         x, required = self._requirements(inputs, y, sample_weight)
         checks = [require(one.condition, one.template, *one.values) for one in required]
         with tf.control_dependencies(checks):
-            inputs = keras.tree.map_structure(tf.identity, inputs)
+            inputs = keras.tree.map_structure(_identity, inputs)
         self._remember(x, y, sample_weight)
         delta = self._carried_delta(self._delta, x) if self.objective.carries_delta else None
         logs, delta = self._compiled_update(inputs, y, sample_weight, delta)
@@ -158,8 +158,16 @@ def _is_other_form(y, outputs):
     return are_nested and isinstance(y, dict) != isinstance(outputs, dict)
 
 
+def _identity(leaf):
+    if isinstance(leaf, tf.SparseTensor):
+        return leaf.with_values(tf.identity(leaf.values))
+    return tf.identity(leaf)
+
+
 def _symbol(spec):
     """Returns a symbolic tensor for the specification of a tensor, and `None` for anything else."""
+    if isinstance(spec, tf.SparseTensorSpec):
+        return keras.KerasTensor(spec.shape, spec.dtype.name, sparse=True)
     if not isinstance(spec, tf.TensorSpec):
         return None
     return keras.KerasTensor(spec.shape, spec.dtype.name)

@@ -114,6 +114,7 @@ def _shape_of(inputs, name):
             "Expected one tensor under every name. "
             f"Received: under {name!r} an object of type {type(leaf).__name__}"
         )
+    backend.refuse_sparse(leaf, name)
     shape = tuple(leaf.shape[1:])
     if None in shape:
         raise ValueError(
