@@ -72,3 +72,14 @@ def optimized_code():
 def _let_go_of_graphs():
     yield
     backends.let_go_of_graphs()
+
+
+@pytest.fixture
+def search_alone(monkeypatch):
+    """Leaves out the way back to the boundary, behind what a search has found by itself."""
+    from keras_robust.attacks import minimum_norm_attack
+
+    monkeypatch.setattr(
+        minimum_norm_attack, "to_boundary", lambda model, x, y, point, ball, **goal: point
+    )
+    monkeypatch.setattr(minimum_norm_attack, "QUERIES", 0)

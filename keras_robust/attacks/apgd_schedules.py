@@ -55,7 +55,8 @@ class HalvingSchedule:
         ball = self.threat_model
         ahead = ball.step(x, gradient, ball.share_of_radius(memory.step, x))
         ahead = ball.project(ahead, self.x)
-        share = ops.where(ops.equal(index, 0), 1.0, _MOMENTUM)
+        is_first = ops.cast(ops.equal(index, 0), "float32")
+        share = _MOMENTUM + (1.0 - _MOMENTUM) * is_first
         return ball.project(x + share * (ahead - x) + (1.0 - share) * (x - x_before), self.x)
 
     def adapt(self, memory, index, rose, best_loss, best_x):

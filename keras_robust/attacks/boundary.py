@@ -149,7 +149,7 @@ class Boundary(MinimumNormAttack):
             source_hits=ops.repeat(unknown, _SOURCE_WINDOW, axis=1),
             queries=start.queries + 1,
         )
-        _, last = backend.while_loop(unfinished, block, (ops.convert_to_tensor(0), state))
+        _, last = backend.while_loop(unfinished, block, (ops.convert_to_tensor(0, "int32"), state))
         distance = threat_model.distance(last.x_adv, x)
         loss = ops.where(start.found, -distance, -NEVER)
         return Found(last.x_adv, loss, start.found, ops.zeros_like(start.found), last.queries)
@@ -214,7 +214,8 @@ def _factor(hits, low, high):
     is_full = hits[:, -1] != _UNKNOWN
     # Counts are exact, shares are not where XLA multiplies by the reciprocal.
     count, size = ops.sum(hits, axis=1), hits.shape[1]
-    factor = ops.where(count > high * size, _ADAPTATION, 1.0)
+    once = ops.ones_like(count)
+    factor = ops.where(count > high * size, _ADAPTATION, once)
     factor = ops.where(count < low * size, 1.0 / _ADAPTATION, factor)
     return ops.where(is_full, factor, 1.0)
 

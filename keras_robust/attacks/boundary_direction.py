@@ -29,7 +29,7 @@ def boundary_direction(decisions, x_adv, radius, draw, num_passes):
         noise = draw(number)
         points = decisions.clip(centre + radius * noise)
         noise = (points - centre) / radius
-        signs = ops.where(decisions.any_wrong(points, noise.shape[1]), 1.0, -1.0)
+        signs = 2.0 * ops.cast(decisions.any_wrong(points, noise.shape[1]), "float32") - 1.0
         weights = ops.reshape(signs, (-1, noise.shape[1], *[1] * (len(noise.shape) - 2)))
         terms = (ops.sum(noise, axis=1), ops.sum(weights * noise, axis=1), ops.mean(signs, axis=1))
         return tuple(total + term for total, term in zip(state, terms, strict=True))

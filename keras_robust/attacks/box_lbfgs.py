@@ -95,7 +95,7 @@ def _advance(state, point, value, gradient, low, high):
         direction=direction,
         length=ops.where(accepts, ops.ones_like(shorter), shorter),
         done=state.done | ~goes_on,
-        calls=state.calls + ops.where(state.done, 0, 1),
+        calls=state.calls + ops.cast(~state.done, "int32"),
     )
 
 

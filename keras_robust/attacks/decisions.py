@@ -101,7 +101,7 @@ def first_mistake(decisions, x, seed, num_starts):
             number < num_starts, ops.logical_not(ops.all(start.found))
         ),
         draw,
-        (ops.convert_to_tensor(0), Start(x, never, ops.cast(never, "int32"))),
+        (ops.convert_to_tensor(0, "int32"), Start(x, never, ops.cast(never, "int32"))),
     )
     x_adv = bisect(decisions, lambda share: blend(x, start.x_adv, share), x, _BLEND_STEPS)
     queries = start.queries + _BLEND_STEPS * ops.cast(start.found, "int32")

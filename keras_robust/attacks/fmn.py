@@ -115,7 +115,8 @@ class FMN(MinimumNormAttack):
             step_size = 10.0 if isinstance(threat_model, threat_models.Linf) else 1.0
         steps = self._cosine(step_size * _width(low, high), _LAST_STEP)
         gammas = self._cosine(self.gamma, _LAST_GAMMA)
-        corner = ops.where(x - low > high - x, low, high) + ops.zeros_like(x)
+        zero = ops.zeros_like(x)
+        corner = ops.where(x - low > high - x, low + zero, high + zero)
         farthest = threat_model.distance(corner, x)
         resize = _count if isinstance(threat_model, threat_models.L0) else _length
 

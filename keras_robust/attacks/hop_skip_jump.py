@@ -171,9 +171,9 @@ class HopSkipJump(MinimumNormAttack):
             best=x_adv,
             distance=threat_model.distance(x_adv, x),
             queries=start.queries + asked * num_bisections + 1,
-            draws=ops.convert_to_tensor(self.num_starts),
+            draws=ops.convert_to_tensor(self.num_starts, "int32"),
         )
-        num_steps = ops.where(ops.any(start.found), self.num_steps, 0)
+        num_steps = self.num_steps * ops.cast(ops.any(start.found), "int32")
         last = backend.fori_loop(0, num_steps, body, state)
         never = ops.zeros_like(start.found)
         loss = ops.where(start.found, -last.distance, -NEVER)
@@ -217,7 +217,12 @@ def _step(decisions, x_adv, update, length, active):
         queries = queries + ops.cast(todo, "int32")
         return number + 1, select(hits, point, moved), ops.logical_and(todo, ~hits), queries
 
-    state = (ops.convert_to_tensor(0), x_adv, active, ops.zeros_like(active, dtype="int32"))
+    state = (
+        ops.convert_to_tensor(0, "int32"),
+        x_adv,
+        active,
+        ops.zeros_like(active, dtype="int32"),
+    )
     _, moved, _, queries = backend.while_loop(unfinished, attempt, state)
     return moved, queries
 

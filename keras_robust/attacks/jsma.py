@@ -192,5 +192,5 @@ def _advance(state, jacobian, success, usable, left):
         success=success,
         done=done,
         zero_gradient=ops.logical_and(state.zero_gradient, ops.logical_or(state.done, blind)),
-        queries=state.queries + ops.where(state.done, 0, 4),
+        queries=state.queries + 4 * ops.cast(~state.done, "int32"),
     )

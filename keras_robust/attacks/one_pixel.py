@@ -135,7 +135,7 @@ class OnePixel(Attack):
                 genes=ops.where(ops.expand_dims(wins, -1), rivals, state.genes),
                 values=ops.where(wins, values, state.values),
                 success=ops.where(wins, success, state.success),
-                queries=state.queries + ops.where(done, 0, self.population_size),
+                queries=state.queries + self.population_size * ops.cast(~done, "int32"),
             )
             return (state,)
 

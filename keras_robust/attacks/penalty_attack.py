@@ -155,7 +155,7 @@ class PenaltyAttack(MinimumNormAttack):
             loss=self.penalty(delta) + problem.weight * hinge,
             checked=state.checked,
             done=state.done,
-            queries=state.queries + ops.where(active, self.queries_per_step, 0),
+            queries=state.queries + self.queries_per_step * ops.cast(active, "int32"),
         )
 
 

@@ -16,7 +16,7 @@ def make_keys(seed, batch_size):
     """
     seed = ops.cast(seed, "uint32")
     if len(seed.shape) == 1:
-        places = ops.cast(ops.arange(batch_size), "uint32")
+        places = ops.cast(ops.arange(batch_size, dtype="int32"), "uint32")
         return _mixed(ops.bitwise_xor(_mixed(seed[0]), _mixed(seed[1]) + places))
     return _mixed(ops.bitwise_xor(_mixed(seed[:, 0]), seed[:, 1]))
 
@@ -34,7 +34,7 @@ def draw(keys, counter, count):
         count: int, the bits per example.
     """
     counter = _mixed(ops.cast(counter, "uint32") * _constant(_GOLDEN))
-    places = _mixed(counter + ops.cast(ops.arange(count), "uint32"))
+    places = _mixed(counter + ops.cast(ops.arange(count, dtype="int32"), "uint32"))
     return _mixed(ops.bitwise_xor(ops.expand_dims(keys, -1), places))
 
 
@@ -51,7 +51,7 @@ def is_heads(bits):
 
 def signs(bits):
     """Returns -1 or 1 for each of the bits, float32."""
-    return ops.where(is_heads(bits), 1.0, -1.0)
+    return 2.0 * ops.cast(is_heads(bits), "float32") - 1.0
 
 
 def _mixed(bits):

@@ -108,7 +108,7 @@ class RandomNoise(Attack):
             return number + 1, choose(best.success, best, better(best, judged(number)))
 
         clean = Found(x, *score(x), never, counted(shape, 2))
-        _, best = backend.while_loop(is_going_on, body, (ops.convert_to_tensor(0), clean))
+        _, best = backend.while_loop(is_going_on, body, (ops.convert_to_tensor(0, "int32"), clean))
         return best
 
     def _drawing(self, x, threat_model, seed):

@@ -137,7 +137,7 @@ class Square(Attack):
         clean = Found(x, *score(x), never, counted(shape[:1], 2))
         start = moves.start()
         loss, hit = judge(start)
-        queries = ops.where(clean.success, 0, 1)
+        queries = ops.cast(~clean.success, "int32")
         state = _State(0, start, loss, ops.logical_or(hit, clean.success), queries)
         last = self._search(judge, moves, state)
         found = Found(ops.reshape(last.x_adv, shape), last.loss, last.success, never, last.queries)

@@ -87,8 +87,8 @@ class PyramidMoves:
         flat = ops.reshape(ops.take(self.canvases, stage, axis=0), (-1,))
         top, left = (ops.cast(edge, "int32") for edge in edges)
         # The canvas has the pyramid in its corner; it is rolled to where the window is.
-        rows = ops.mod(ops.arange(height) - top[:, None], height)
-        columns = ops.mod(ops.arange(width) - left[:, None], width)
+        rows = ops.mod(ops.arange(height, dtype="int32") - top[:, None], height)
+        columns = ops.mod(ops.arange(width, dtype="int32") - left[:, None], width)
         rows = rows + height * ops.cast(turned, "int32")[:, None]
         places = rows[:, :, None] * width + columns[:, None, :]
         return ops.take(flat, places, axis=0)[..., None]

@@ -261,7 +261,7 @@ class Classifier:
 
         Without regularisers, which are no business of an attacker.
         """
-        return ops.ones((ops.shape(x)[0],)) * self.loss_of(self(x), x, y)
+        return ops.ones((ops.shape(x)[0],), "float32") * self.loss_of(self(x), x, y)
 
     def loss_of(self, outputs, x, y, sample_weight=None):
         """Returns the compiled loss of outputs for `x`, a scalar, without regularisers."""

@@ -103,7 +103,7 @@ class TrainStep(BaseTrainStep):
         self._remember(x, y, sample_weight)
         if self._delta is not None:
             # An empty one would have the step compiled anew when it has grown.
-            self._delta = ops.zeros(x.shape)
+            self._delta = ops.zeros(x.shape, "float32")
 
     def _checked_update(self, inputs, y, sample_weight, kept):
         """Takes the step; says with the logs what the batch must fulfil for it to count."""

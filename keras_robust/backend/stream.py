@@ -83,7 +83,7 @@ class Stream:
         """The regularisers of the model, a scalar: what `loss` has beside the compiled loss."""
         self.outputs  # noqa: B018
         total = sum((ops.sum(ops.cast(r, "float32")) for r in self._regularisers), 0.0)
-        values = ops.zeros(ops.shape(self.x)[:1]) + total
+        values = ops.zeros(ops.shape(self.x)[:1], "float32") + total
         return _Mean()(values, values)
 
     def mean(self, values):
@@ -103,9 +103,11 @@ class Stream:
         told = {"outputs": outputs, "labels": self.y, "sample weights": sample_weight}
         with explained("The compiled loss cannot be computed", **told):
             _require_loss(self.classifier.model)
-            return self.classifier.model.compute_loss(
+            loss = self.classifier.model.compute_loss(
                 self.classifier.pack(self.x), self.y, outputs, sample_weight
             )
+        # Whatever Keras computes in: objectives add what they have of the logits.
+        return ops.cast(loss, "float32")
 
 
 def _require_loss(model):
@@ -119,7 +121,7 @@ class _Mean(keras.losses.Loss):
     """Reduces per-example values as every Keras loss does, also under distribution."""
 
     def __init__(self, reduction="sum_over_batch_size"):
-        super().__init__(name="mean", reduction=reduction)
+        super().__init__(name="mean", reduction=reduction, dtype="float32")
 
     def call(self, y_true, y_pred):
         return y_pred

@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_robust import backend
@@ -54,8 +55,8 @@ def crown_margins(model, box, labels):
 
     count = propagate(model, box, record).upper.shape[-1]
     # A single logit z stands for the two logits (0, z).
-    classes = ops.eye(count) if count > 1 else ops.convert_to_tensor([[0.0], [1.0]])
-    classes = ops.cast(classes, box.lower.dtype)
+    classes = np.eye(count) if count > 1 else np.array([[0.0], [1.0]])
+    classes = ops.convert_to_tensor(classes, box.lower.dtype)
     slopes = ops.expand_dims(classes, 0) - ops.expand_dims(ops.take(classes, labels, axis=0), 1)
     offsets = 0.0
     for layer, entry in reversed(steps):

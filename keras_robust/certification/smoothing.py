@@ -174,7 +174,7 @@ def _counter(classifier, stddev, limit, batch_size):
         seeds = (backend.fold_in(seed, first + block) for block in range(num_blocks))
         noise = ops.concatenate([backend.normal(shape, own) for own in seeds], axis=0)
         logits = classifier.logits(x + stddev * noise)
-        number = first * _BLOCK + ops.arange(num_blocks * _BLOCK)
+        number = first * _BLOCK + ops.arange(num_blocks * _BLOCK, dtype="int32")
         counted = ops.logical_and(number < limit, ops.all(ops.isfinite(logits), axis=-1))
         votes = ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype="int32")
         return ops.sum(votes * ops.cast(ops.expand_dims(counted, -1), "int32"), axis=0)

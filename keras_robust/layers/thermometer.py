@@ -68,7 +68,7 @@ class Thermometer(InputTransformation):
     def surrogate(self, x):
         ramps = ops.clip(self._above(x) / _RAMP + 0.5, 0.0, 1.0)
         # No input in the bounds crosses the threshold at the lower bound.
-        always = ops.arange(self.levels) == 0
+        always = ops.arange(self.levels, dtype="int32") == 0
         return self._as_channels(ops.where(always, ops.ones_like(ramps), ramps))
 
     def compute_output_shape(self, input_shape):

@@ -47,5 +47,6 @@ def targeted_dlr(y_true, targets, logits):
 def lead_of(targets, labels, logits):
     """Returns `z_t - z_y`, shape `(batch_size,)`, for class indices `t` and `y`."""
     num_classes = logits.shape[-1]
-    both = ops.one_hot(targets, num_classes) - ops.one_hot(labels, num_classes)
+    both = ops.one_hot(targets, num_classes, dtype=logits.dtype)
+    both = both - ops.one_hot(labels, num_classes, dtype=logits.dtype)
     return ops.sum(logits * both, axis=-1)

@@ -135,7 +135,7 @@ class AdversarialPool(Objective):
             found = attack.perturb(*search)
             fresh = _leaves((found.x_adv, batch.y, batch.sample_weight))
             number = self._num_new(ops.shape(batch.x)[0])
-            rows = ops.expand_dims((count + ops.arange(number)) % self.pool_size, -1)
+            rows = ops.expand_dims((count + ops.arange(number, dtype="int32")) % self.pool_size, -1)
             pairs = zip(kept, fresh, strict=True)
             pool = [ops.scatter_update(old, rows, new[:number]) for old, new in pairs]
             return pool, count + number, found.zero_gradient

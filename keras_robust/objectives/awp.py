@@ -70,7 +70,8 @@ def _ascend(weight, gradient, gamma):
     direction = gradient / (_norm(gradient) + _TINY)
     # A loss scale that overflows must not put NaN into the BatchNorm statistics.
     direction = ops.where(ops.isfinite(direction), direction, 0.0)
-    return weight + gamma * _norm(weight) * direction
+    length = ops.cast(gamma, weight.dtype) * _norm(weight)
+    return weight + length * direction
 
 
 def _norm(tensor):

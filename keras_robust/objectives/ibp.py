@@ -106,7 +106,7 @@ class IBP(Objective):
                 "functional model that starts with keras.Input(shape), without None. "
                 f"Received: a {type(model).__name__} with inputs of shape {shapes or 'unknown'}"
             )
-        x, label = ops.zeros((1, *shapes[0])), ops.zeros((1,), dtype="int32")
+        x, label = ops.zeros((1, *shapes[0]), "float32"), ops.zeros((1,), dtype="int32")
         self._margins(model, ball_box(x, 0.0, None), label, 1.0)
 
     def perturb(self, attack, classifier, batch):

@@ -64,7 +64,7 @@ class Jacobian(Regularised):
         num_examples, num_classes = ops.shape(classifier.logits(x, y))
         count = min(self.num_projections, num_classes)
         if count == num_classes:
-            directions = ops.expand_dims(ops.eye(num_classes), 1)
+            directions = ops.expand_dims(ops.eye(num_classes, dtype="float32"), 1)
         else:
             seed = backend.fold_in(clean.batch.seed, _DRAW)
             drawn = backend.normal((count, num_examples, num_classes), seed)

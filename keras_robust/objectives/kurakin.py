@@ -80,7 +80,7 @@ class Kurakin(Objective):
 
     def attacked(self, batch):
         size = ops.shape(batch.x)[0]
-        return ops.arange(size) < self._count(size)
+        return ops.arange(size, dtype="int32") < self._count(size)
 
     def perturb(self, attack, classifier, batch):
         x, count = batch.x, self._count(ops.shape(batch.x)[0])

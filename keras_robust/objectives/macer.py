@@ -99,7 +99,8 @@ class MACER(Objective):
         votes = ops.exp(log_mean_probabilities(self.beta * noisy.logits, self.num_samples))
         labels = losses.to_indices(backend.single(clean.y), votes.shape[-1])
         scale = 0.5 * at(self.noise_stddev, clean) * at(self.weight, clean)
-        return supervised + scale * clean.mean(_shortfall(labels, votes, self.gamma))
+        shortfall = clean.mean(_shortfall(labels, votes, self.gamma))
+        return ops.cast(supervised, "float32") + scale * shortfall
 
 
 def _shortfall(labels, probabilities, gamma):

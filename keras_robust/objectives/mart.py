@@ -69,7 +69,7 @@ class MART(Objective):
         p_adv = ops.softmax(adversarial.logits, axis=-1)
         p = ops.softmax(clean.logits, axis=-1)
         num_classes = p.shape[-1]
-        true = ops.one_hot(to_indices(single(clean.y), num_classes), num_classes)
+        true = ops.one_hot(to_indices(single(clean.y), num_classes), num_classes, dtype="float32")
         strongest = ops.max(p_adv * (1.0 - true), axis=-1)
         margin = -ops.log(1.0001 - strongest + 1e-12)
         missing = 1.0 - ops.sum(p * true, axis=-1) + 1e-7

@@ -108,6 +108,6 @@ class MMA(Objective):
             beyond = is_beyond(point(middle))
             return ops.where(beyond, low, middle), ops.where(beyond, middle, high)
 
-        zeros = ops.zeros(ops.shape(x)[:1])
+        zeros = ops.zeros(ops.shape(x)[:1], "float32")
         low, high = backend.repeat(self.bisection_steps, halve, (zeros, zeros + 1.0))
         return point(0.5 * (low + high))

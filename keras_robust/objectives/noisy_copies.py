@@ -1,5 +1,7 @@
 """Noisy copies of every example, for the training of classifiers that are to be smoothed."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -72,4 +74,4 @@ def log_mean_probabilities(logits, num_samples):
         Tensor `(batch_size, num_classes)`, logits whose softmax is the mean.
     """
     each = ops.reshape(ops.log_softmax(logits), (-1, num_samples, logits.shape[-1]))
-    return ops.logsumexp(each, axis=1) - ops.log(float(num_samples))
+    return ops.logsumexp(each, axis=1) - math.log(num_samples)

@@ -4,6 +4,7 @@ import math
 import numbers
 
 import keras
+from keras import ops
 
 from keras_robust.configurable import Configurable
 from keras_robust.registry import Registry
@@ -113,4 +114,6 @@ def check_weight(name, value, maximum=float("inf")):
 
 def at(value, stream):
     """Returns a number as it is, and what a schedule says at the optimizer step of `stream`."""
-    return value(stream.batch.iteration) if isinstance(value, _SCHEDULE) else value
+    if not isinstance(value, _SCHEDULE):
+        return value
+    return ops.cast(value(stream.batch.iteration), "float32")

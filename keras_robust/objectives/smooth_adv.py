@@ -89,7 +89,7 @@ class SmoothAdv(Objective):
         stream = backend.Stream(adversarial.classifier, copies(batch, more, num_samples))
         if stream.classifier.reduction != "sum":
             return stream.loss
-        return stream.weighted_loss(ops.ones(ops.shape(noise)[:1]) / num_samples)
+        return stream.weighted_loss(ops.ones(ops.shape(noise)[:1], "float32") / num_samples)
 
 
 class _Smoothed:

@@ -63,7 +63,8 @@ class L1(ThreatModel):
 
     def steepest_direction(self, gradient):
         flat = flatten(gradient)
-        first = ops.one_hot(ops.argmax(ops.abs(flat), axis=-1), ops.shape(flat)[-1])
+        largest = ops.argmax(ops.abs(flat), axis=-1)
+        first = ops.one_hot(largest, ops.shape(flat)[-1], dtype="float32")
         return ops.reshape(first * ops.sign(flat), ops.shape(gradient))
 
     def step(self, x_adv, gradient, step_size):

@@ -195,6 +195,6 @@ class PerInput(ThreatModel):
 def _share_of_radius(part, x_adv, x):
     """The distance in units of the radius, also where that is an array or 0."""
     delta = x_adv - x
-    outside = ops.where(delta == 0.0, 0.0, float("inf"))
+    outside = ops.where(delta == 0.0, ops.zeros_like(delta), float("inf"))
     share = ops.where(part.radius > 0.0, delta / ops.maximum(part.radius, 1e-30), outside)
     return part.distance(share, ops.zeros_like(share))

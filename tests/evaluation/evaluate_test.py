@@ -305,6 +305,7 @@ def test_least_likely_targets_need_no_labels():
     np.testing.assert_array_equal(report.attacks[0].robust, [1, 0, 0, 1, 0])
 
 
+@pytest.mark.usefixtures("search_alone")
 def test_the_curve_tells_the_nearest_mistakes():
     # The second is found by the search alone, the third nearer by the search than by the attack.
     attack = Fixed([0.0, 0.0, -0.3, 0.0, 0.0])
