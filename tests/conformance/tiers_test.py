@@ -22,6 +22,8 @@ ELSEWHERE = {
 # Loops over some of the classes, and which.
 SOME = {
     "attacks_test::test_never_lowers_the_loss_and_moves_every_example": "climb a loss in the ball",
+    "constant_features_test::test_attacks_find_mistakes_without_it": "find any point of a ball",
+    "constant_features_test::test_no_point_of_a_ball_changes_it": "have a box of their own",
     "determinism_test::test_an_attack_again_gives_the_same_examples": "one of each kind of search",
     "linear_oracle_test::test_iterative_attacks_reach_the_best_point": "have a closed form there",
     "linear_oracle_test::test_fgsm_reaches_the_best_point_in_one_step": "the norms of one step",

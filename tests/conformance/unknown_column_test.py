@@ -45,7 +45,7 @@ ENTRIES = {
     "attack": lambda model: kr.attacks.FGSM()(model, X, Y, BALL),
     "attack without labels": lambda model: kr.attacks.FGSM()(model, X, None, BALL),
     "run": lambda model: kr.attacks.Square(num_queries=2).run(model, X, Y, BALL, batch_size=16),
-    "AutoAttack": lambda model: kr.attacks.AutoAttack().run(model, X, Y, BALL),
+    "suite": lambda model: kr.attacks.AutoAttack().run(model, X, Y, BALL),
 }
 _SLOW = ("attack without labels", "run")
 
@@ -85,16 +85,13 @@ KINDS = {
 }
 
 
-_SERVED = [pytest.mark.exhaustive, backends.tensorflow_only("it is made of TensorFlow's functions")]
+def _marks_of(kind):
+    if kind not in ("signature", "TFSMLayer"):
+        return ()
+    return pytest.mark.exhaustive, backends.tensorflow_only("it is made of TensorFlow's functions")
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(name, marks=_SERVED if name in ("signature", "TFSMLayer") else ())
-        for name in KINDS
-    ],
-)
+@pytest.mark.parametrize("kind", [pytest.param(name, marks=_marks_of(name)) for name in KINDS])
 def test_is_refused_whatever_gives_it(kind, tmp_path):
     with pytest.raises(ValueError, match=REFUSED):
         backend.predict_clean_logits(KINDS[kind](tmp_path), X, batch_size=16)
