@@ -54,8 +54,7 @@ class Attack(Configurable):
     def perturb(self, classifier, x, y, threat_model, seed):
         """Returns `Found` for one batch, inside a traced train step."""
         arguments = (classifier, x, y, threat_model, seed)
-        with backend.told_integers(classifier.model):
-            return classifier.under_attack(lambda: self._perturb(*arguments), x)
+        return classifier.under_attack(lambda: self._perturb(*arguments), x)
 
     def _perturb(self, classifier, x, y, threat_model, seed):
         if self.num_restarts == 1:

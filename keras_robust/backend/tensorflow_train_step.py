@@ -133,7 +133,8 @@ def _with_last_axis(model, inputs):
     if isinstance(inputs, dict):
         # Keras goes by the names; those of a dict are in the order of `flatten`.
         by_name = {tensor.name: tensor for tensor in wanted}
-        by_name.update(model.input if wanted and isinstance(model.input, dict) else {})
+        named = getattr(model, "input", None) if wanted else None  # Known once it was called.
+        by_name.update(named if isinstance(named, dict) else {})
         wanted = [by_name.get(name) for name in sorted(inputs)]
     if len(wanted) != len(leaves):
         return inputs

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import tempfile
 import traceback
 
 import keras
@@ -103,6 +104,76 @@ def _evaluate(model=None, x=X, y=Y, **arguments):
     kr.evaluate(model or _model(), (x, y), kr.Linf(0.1), "fgsm", minimum_norm=None, **arguments)
 
 
+def _with_junk(use):
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "state.npz"
+        np.savez(path, meta=np.array("{}"))
+        use(path)
+
+
+def _token_ids():
+    words = keras.layers.Embedding(8, 4, name="words")
+    mean = keras.layers.GlobalAveragePooling1D()
+    tokens = keras.Input((4,), dtype="int32")
+    model = keras.Model(tokens, keras.layers.Dense(3)(mean(words(tokens))))
+    model.compile("sgd", LOGITS)
+    _fit(model, (8 * X).astype("int32"), callbacks=_with(threat_model=kr.Linf(1, bounds=(0, 8))))
+
+
+class _Endpoint(keras.layers.Layer):
+    def call(self, x):
+        self.add_loss(keras.ops.mean(x**2))
+        return x
+
+
+def _own_loss():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), _Endpoint()])
+    model.compile("sgd")
+    _fit(model, y=None)
+
+
+def _second_derivative():
+    layers = [
+        keras.layers.Reshape((2, 2, 1)),
+        keras.layers.Resizing(3, 3, interpolation="bicubic"),
+        keras.layers.Flatten(),
+    ]
+    _fit(_model(layers=layers), callbacks=_with(objective="jacobian"))
+
+
+def _of_integers(x):
+    model = keras.Sequential([keras.Input((4,), dtype="uint8"), keras.layers.Dense(3)])
+    model.compile("sgd", LOGITS)
+    _fit(model, x, callbacks=_with(threat_model=kr.Linf(1, bounds=(0, 255))))
+
+
+def _sparse():
+    model = keras.Sequential([keras.Input((4,), sparse=True), keras.layers.Dense(3)])
+    model.compile("sgd", LOGITS)
+    _fit(model, _data(tf.sparse.from_dense(X), Y), None, batch_size=None)
+
+
+def _of_four(x, y):
+    model = keras.Sequential([keras.Input(batch_shape=(4, 4)), keras.layers.Dense(3)])
+    model.compile("sgd", LOGITS)
+    _fit(model, x, y)
+
+
+def _task():
+    class Task(keras.Sequential):
+        def predict(self, x, **arguments):
+            return super().predict(self.preprocessor(x), **arguments)
+
+    model = Task([keras.Input((4,)), keras.layers.Dense(3)])
+    model.preprocessor = lambda x: 2 * x
+    return model
+
+
+def _forged():
+    report = kr.evaluate(_model(), (X, Y), kr.Linf(0.1), "fgsm", minimum_norm=None).to_dict()
+    kr.RobustnessReport.from_dict({**report, "robust_accuracy": 1.0, "clean_accuracy": 0.5})
+
+
 MISTAKES = {
     "the model was not compiled": _not_compiled,
     "compiled without a loss": _without_loss,
@@ -145,7 +216,7 @@ MISTAKES = {
     "a threat model for an input that is not there": lambda: _two_inputs(
         {"a": X, "b": X}, {"c": "linf"}
     ),
-    "a generator without `steps_per_epoch`": lambda: _fit(
+    "a warm-up in percent and a generator without `steps_per_epoch`": lambda: _fit(
         _model(), ((X, Y) for _ in range(2)), None, _with(warmup="20%"), batch_size=None
     ),
     "regression with an objective on logits": lambda: _fit(
@@ -168,6 +239,46 @@ MISTAKES = {
     "evaluation: labels that are no whole numbers": lambda: _evaluate(y=Y + 0.5),
     "evaluation: a function that returns nothing": lambda: _evaluate(lambda x: None),
     "evaluation: half a batch as `num_examples`": lambda: _evaluate(num_examples=2.5),
+    "a backup of a training that was changed": lambda: _with_junk(
+        lambda path: _fit(_model(), callbacks=[kr.callbacks.AtomicBackup(path), *_with()])
+    ),
+    "token ids attacked in place of their embeddings": _token_ids,
+    "no labels, for a model that adds its own loss": _own_loss,
+    "class indices under `BinaryCrossentropy` with a softmax of two units": lambda: _fit(
+        _model("binary_crossentropy", 2, "softmax"), y=Y % 2
+    ),
+    "an operation without a second derivative under `Jacobian`": _second_derivative,
+    "a model with integer inputs": lambda: _of_integers(X.astype("uint8")),
+    "a sparse input to attack": _sparse,
+    "a batch that is too short for a model of one batch size": lambda: _of_four(X[:6], Y[:6]),
+    "the class of a callback in place of an object": lambda: _fit(
+        _model(), callbacks=[kr.AdvTrain]
+    ),
+    "`eps` as an argument of an attack": lambda: kr.attacks.PGD(eps=0.1),
+    "a misspelled suite of attacks": lambda: kr.evaluate(_model(), (X, Y), attacks="standart"),
+    "evaluation: data without an end": lambda: kr.evaluate(
+        _model(), _data(X, Y).repeat(), kr.Linf(0.1)
+    ),
+    "evaluation: inputs and labels as two arguments": lambda: kr.evaluate(_model(), X, Y),
+    "evaluation: batches that are dicts": lambda: kr.evaluate(_model(), _data({"x": X, "y": Y})),
+    "evaluation: a function of NumPy arrays as the model": lambda: _evaluate(
+        lambda x: np.asarray(x)[:, :3]
+    ),
+    "evaluation: a column of probabilities without a loss": lambda: _evaluate(
+        lambda x: 1.0 / (1.0 + keras.ops.exp(-x[:, :1])), y=Y % 2
+    ),
+    "evaluation: one probability of a `BlackBox`": lambda: _evaluate(
+        kr.evaluation.BlackBox(lambda x: x[:, :1], num_classes=2), y=Y % 2
+    ),
+    "evaluation: a task of keras_hub with its preprocessor": lambda: _evaluate(_task()),
+    "evaluation: regression, sequences or several labels": lambda: _evaluate(_model("mse", 1)),
+    "evaluation: a checkpoint that was changed": lambda: _with_junk(
+        lambda path: _evaluate(checkpoint=path)
+    ),
+    "a report whose figures do not fit together": _forged,
+    "inputs outside of the box of a certificate": lambda: kr.certify(
+        _model(), (X + 5.0, Y), kr.certification.Interval(bounds=(0, 1))
+    ),
 }
 
 
