@@ -83,7 +83,7 @@ class JSMA(MinimumNormAttack):
     >>> x, y = np.array([[0.5, 0.5, 0.6]], "float32"), np.array([0])
     >>> found = kr.attacks.JSMA().run(lambda x: x @ weights, x, y, kr.L0(2))
     >>> print(found.x_adv, found.success)
-    [[1.  1.  0.6]] [ True]
+    [[1.  0.5 0.6]] [ True]
 
     References:
         - [Papernot et al., 2016](https://arxiv.org/abs/1511.07528)

@@ -108,7 +108,7 @@ def share_of_range(inputs, threat_model):
 
     A scalar tensor, 0 where no radius has the units of an input, and for inputs of one value.
     """
-    shares = [ops.zeros(())]
+    shares = [ops.zeros((), "float32")]
 
     def note(leaf, name, ball):
         if ball is not None and ball.order is not None:

@@ -30,8 +30,7 @@ def load(name="digits", *, data_dir=None):
 
     Example:
 
-    >>> from keras_robust.calls import explained
-    from keras_robust import datasets
+    >>> from keras_robust import datasets
     >>> x, y = datasets.load("digits").train
     >>> x.shape, y.shape
     ((1297, 8, 8, 1), (1297,))

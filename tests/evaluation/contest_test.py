@@ -72,7 +72,7 @@ def test_the_box_is_part_of_the_threat_model():
     assert "on 1 examples" in contest.warnings[0]
 
 
-def test_a_search_for_the_nearest_may_leave_the_ball():
+def test_a_search_for_the_nearest_may_leave_the_ball(search_alone):
     contest = _contest([Turn(FixedNearest([-0.5, -0.25, 0.0, 0.0, 0.0]), is_unbounded=True)])
     assert contest.warnings == []
     np.testing.assert_allclose(contest.worst.distances, [0.5, 0.25, np.inf, np.inf, 0.0], rtol=1e-5)

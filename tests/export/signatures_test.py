@@ -33,7 +33,7 @@ def signatures(model, guard="auto", names=None):
 
 
 def test_predict_bytes_answers_as_serving_default_does():
-    found = signatures(network(), names=["a", "b", "c"])
+    found = signatures(network(), InputGuard((0, 1)), names=["a", "b", "c"])
     assert sorted(found) == ["logits", "predict_bytes", "serving_default"]
     expected = found["serving_default"].function(tf.constant(PICTURES / 255.0, tf.float32))
     answer = found["predict_bytes"].function(FILES)

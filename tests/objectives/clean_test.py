@@ -75,7 +75,8 @@ def test_the_loss_of_a_regression():
     expected = np.mean((x @ linear_fit.initial_weights() - np.eye(3)[y]) ** 2)
     model.optimizer.learning_rate = 0.0
     callback = kr.AdvTrain(objective="clean")
-    history = linear_fit.fit(model, callback, x, np.eye(3)[y])
+    with pytest.warns(UserWarning, match="trained as a regression"):
+        history = linear_fit.fit(model, callback, x, np.eye(3)[y])
     assert history.history["loss"][0] == pytest.approx(expected, rel=1e-5)
 
 
