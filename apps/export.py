@@ -194,7 +194,7 @@ def _bounds(given, report):
     reported = None if report is None else report.threat_model["config"].get("bounds")
     bounds = shared_flags.parse_bounds(given)
     if given is None:
-        return reported or bounds, "auto"
+        return (bounds if reported is None else tuple(map(np.asarray, reported))), "auto"
     if reported is not None and not all(map(np.array_equal, reported, bounds)):
         raise ValueError(
             "The report is about other bounds: leave --bounds out, or give the report of this "

@@ -120,7 +120,7 @@ def make_threat_model(name, epsilon, dataset_name, bounds=_UNIT):
         return cls(epsilon, bounds)
     usual = _USUAL_LINF.get(dataset_name) if name == "linf" else None
     usual = cls().get_config()["epsilon"] if usual is None else usual
-    if bounds == _UNIT:
+    if all(map(np.array_equal, bounds, _UNIT)):
         return cls(usual)
     low, high = map(fractions.Fraction, bounds)
     return cls(float(fractions.Fraction(usual) * (high - low)), bounds)

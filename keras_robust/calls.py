@@ -114,7 +114,8 @@ def _check(name, parameters, args, kwargs):
     known = [key for key in named if key != "self"]
     for key in kwargs:
         # What Keras takes of a layer, and a certificate of `certify`, is not written down.
-        is_open = _Kind.VAR_KEYWORD in kinds and (key in _OTHER_NAMES or not _own_name(key, known))
+        is_other = key in _OTHER_NAMES or not _is_own(key, known)
+        is_open = _Kind.VAR_KEYWORD in kinds and is_other
         if key not in named and not is_open:
             raise TypeError(
                 f"{name} has no argument `{key}`. {advice(key, kwargs[key], known)} "
@@ -148,6 +149,12 @@ def _own_name(name, known):
     # A norm is no threat model yet.
     found = [own for own in _meanings(name) if own in known and own != "threat_model"]
     return found[0] if found else None
+
+
+def _is_own(name, known):
+    """Whether all arguments of ours that others call so are among those that are known."""
+    meant = _meanings(name)
+    return bool(meant) and set(meant) <= set(known)
 
 
 def _shown(value):

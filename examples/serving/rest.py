@@ -17,7 +17,9 @@ _KINDS = {"f": "iuf", "i": "iu", "u": "iu", "b": "b", "O": "SUO"}
 # Of JSON, which takes many times its size once it is decoded: lists, objects and what is in them,
 # and how deep they are in each other.
 MAX_PARTS, MAX_DEPTH = 4 * 2**20, 16
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# One that has no end goes to the end of the body: to look for its end from every quote in it would
+# take the square of its length.
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\\?\Z)', re.DOTALL)
 
 
 def decode(body):

@@ -117,6 +117,7 @@ def bad_requests(x):
         "nothing": {},
         "a list": [1, 2],
         "no JSON": b"{",
+        "a string without an end": b'"' + b'\\"' * 10**6,
         "no UTF-8": b"\xff\xfe\x00",
         "deep": b"[" * 100_000,
         "deep rows": b'{"instances":[' + b"[[[[[[]]]]]]," * 10**6 + b"0]}",

@@ -176,7 +176,7 @@ class Compiled:
         def search(x, y, epsilon, seed, restart):
             ball = threat_model.with_epsilon(epsilon)
             x, classifier, ball = ball.expose(model(), x)
-            with backend.told_integers(classifier.model):
+            with backend.told_of_inputs(classifier.model):
                 found = attack.search(classifier, x, y, ball, seed, True, restart)
             self.num_classes = classifier.num_classes
             self.has_unknown_column = classifier.has_unknown_column

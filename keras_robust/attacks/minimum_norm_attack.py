@@ -15,10 +15,10 @@ NEVER = 3e38
 class MinimumNormAttack(Attack):
     """Looks for the smallest perturbation that changes the class.
 
-    Subclasses write `nearest`; where the distance is measured, is said by the threat model. What it
-    returns is moved back to the boundary by `to_boundary`, 13 forward passes for every search. Of
-    that, points outside of the ball are moved to the nearest point inside, and success is judged
-    there. `Found.loss` is minus the distance of the nearest mistake, in the ball or not, and
+    Subclasses write `nearest`; where the distance is measured, is said by the threat model.
+    `to_boundary` then moves each point back to the boundary, which costs 13 forward passes a
+    search. A point still outside of the ball is moved to the nearest one inside, and success is
+    judged there. `Found.loss` is minus the distance of the nearest mistake, in the ball or not, and
     `-NEVER` where none was found. Under an infinite radius, `threat_model.with_epsilon(np.inf)`,
     every restart visits every example, and the nearest mistakes themselves come back. What counts
     as a mistake on the way back is told by `targeted` and, in units of the logits, `confidence`.

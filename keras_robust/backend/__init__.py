@@ -15,7 +15,7 @@ from keras_robust.backend.classifier import expose_input
 from keras_robust.backend.classifier import rows_of_probabilities
 from keras_robust.backend.classifier import single
 from keras_robust.backend.errors import NoGradientError
-from keras_robust.backend.explained import told_integers
+from keras_robust.backend.errors import told_of_inputs
 from keras_robust.backend.fixed_batch import check_batch_size
 from keras_robust.backend.keras_logits import keras_logits
 from keras_robust.backend.keras_logits import set_keras_logits
@@ -45,6 +45,7 @@ if keras.backend.backend() == "tensorflow":
     from keras_robust.backend.tensorflow_hardware import fast_dtype
     from keras_robust.backend.tensorflow_passes import forgotten_pass
     from keras_robust.backend.tensorflow_passes import inference_pass
+    from keras_robust.backend.tensorflow_passes import state_of
     from keras_robust.backend.tensorflow_train_step import TrainStep
     from keras_robust.backend.tensorflow_trainer import Trainer
 else:
@@ -56,6 +57,7 @@ else:
     from keras_robust.backend.jax_hardware import fast_first_layers
     from keras_robust.backend.jax_passes import forgotten_pass
     from keras_robust.backend.jax_passes import inference_pass
+    from keras_robust.backend.jax_passes import state_of
     from keras_robust.backend.jax_train_step import TrainStep
     from keras_robust.backend.jax_trainer import Trainer
 
@@ -129,7 +131,8 @@ __all__ = [
     "single",
     "size_of",
     "take",
-    "told_integers",
+    "state_of",
+    "told_of_inputs",
     "trace_output",
     "uniform",
     "value_and_input_gradient",

@@ -5,8 +5,6 @@ import re
 
 import keras
 
-from keras_robust.backend.errors import NoGradientError
-
 
 @contextlib.contextmanager
 def explained(problem, **values):
@@ -23,32 +21,6 @@ def explained(problem, **values):
             raise
         given = ", ".join(f"{name} {_shapes(value)}" for name, value in values.items())
         raise ValueError(f"{problem}: {_reason(error)} Received: {given}") from error
-
-
-@contextlib.contextmanager
-def told_integers(model):
-    """Says of a missing gradient that the model takes integers, where it does."""
-    try:
-        yield
-    except NoGradientError as error:
-        kinds = {tensor.name: tensor.dtype for tensor in _inputs_of(model)}
-        integers = {name: kind for name, kind in kinds.items() if "int" in kind}
-        if not integers:
-            raise
-        raise ValueError(
-            "The model takes whole numbers: Keras casts every input to integers, so that it has no "
-            'gradient there. For images make it with keras.Input(..., dtype="float32"); weights '
-            "can be copied by get_weights and set_weights. For tokens attack an embedding, with "
-            "AtLayer. Received: a model with inputs of dtype "
-            f"{', '.join(f'{name!r}: {kind}' for name, kind in integers.items())}"
-        ) from error
-
-
-def _inputs_of(model):
-    try:
-        return keras.tree.flatten(model.inputs) if isinstance(model, keras.Model) else []
-    except (AttributeError, ValueError):
-        return []
 
 
 def _reason(error):

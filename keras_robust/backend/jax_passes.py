@@ -26,3 +26,12 @@ def inference_pass():
 def forgotten_pass(model):
     """Returns a context of which no assigned value outlives the end."""
     return Scope()
+
+
+def state_of(variable):
+    """Returns the value of a variable, which a later assignment does not change.
+
+    It is no computation: under `jax.jit` its result would be a tracer, which must not be left in
+    the variable when it is put back.
+    """
+    return variable.value

@@ -9,6 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_robust import backend
+
 _NAME = "seed_generator_state"  # The name that Keras gives the variable.
 # Far from every count of draws.
 _AWAY = np.array([0, 2**31], "uint32")
@@ -31,7 +33,7 @@ def own_noise(model):
     if not isinstance(model, keras.Layer) or any(one is model for one in models):
         yield
         return
-    states = [(v, v.value * 1) for v in model.variables if is_seed(v)]
+    states = [(v, backend.state_of(v)) for v in model.variables if is_seed(v)]
     models.append(model)
     try:
         for variable, state in states:

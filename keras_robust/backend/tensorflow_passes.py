@@ -25,7 +25,10 @@ def inference_pass():
 
 
 def forgotten_pass(model):
-    """Returns a context of which no assigned value outlives the end, nor an operation."""
+    """Returns a context. Variables assigned in it keep their old values.
+
+    No assignment is added to the graph.
+    """
     # Inside, Keras takes what it regularises from the scope.
     given = [weight for weight in model.trainable_weights if weight.regularizer is not None]
     pairs = [(weight, tf.convert_to_tensor(weight)) for weight in given]
@@ -73,3 +76,11 @@ class _Journal(keras.StatelessScope):
             variable._direct_assign(value)
         else:
             self.original_scope.add_update((variable, value))
+
+
+def state_of(variable):
+    """Returns the value of a variable, which a later assignment does not change.
+
+    It is computed, since a tensor that was read may share the memory of the variable.
+    """
+    return variable.value * 1

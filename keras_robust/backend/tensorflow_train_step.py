@@ -20,6 +20,9 @@ class TrainStep(BaseTrainStep):
         super().__init__(
             model, attack, objective, threat_model, ramp=ramp, seed=seed, attack_dtype=attack_dtype
         )
+        self.forget()
+
+    def forget(self):
         self._compiled_update = self._logs_and_delta
         self._checks_outputs = True
         self._is_built = False

@@ -14,8 +14,7 @@ from keras_robust.backend.checks import check_targets
 from keras_robust.backend.checks import share_of_range
 from keras_robust.backend.checks import tell_of_classes
 from keras_robust.backend.classifier import single
-from keras_robust.backend.errors import advice_for_text
-from keras_robust.backend.explained import told_integers
+from keras_robust.backend.errors import told_of_inputs
 from keras_robust.backend.steps_taken import batches_seen
 from keras_robust.backend.steps_taken import steps_taken
 
@@ -189,7 +188,7 @@ class BaseTrainStep:
         classifier.attack_dtype = self.attack_dtype
         batch = Batch(x, y, sample_weight, threat_model, iteration, seed, delta, self._memory)
         trainer = self._trainer(classifier, batch)
-        with told_integers(self.model), advice_for_text(self.model):
+        with told_of_inputs(self.model):
             result = self.objective.step(trainer, self.attack, batch)
         if trainer.misread is not None:
             self.misread.update_state(ops.cast(trainer.misread, "float32"))

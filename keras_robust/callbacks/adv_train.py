@@ -75,9 +75,10 @@ class AdvTrain(keras.callbacks.Callback):
         warmup: how long epsilon grows linearly from 0: a percentage of the steps that `fit` plans,
             such as `"20%"`, or an int, a number of optimizer steps. It counts
             `optimizer.iterations`, so that a resumed training goes on where it was, and a model
-            that has trained for longer has no warm-up. `None` stands for `"20%"`; for 500 steps
-            where `fit` cannot know the length of the data, as of most generators, which is told,
-            and a percentage refused; and for `0` if `epsilon` is a schedule. Defaults to `None`.
+            that has trained for longer has no warm-up. `None` means `"20%"`. If `fit` cannot
+            know the length of the data, as with most generators, it means 500 steps, and `fit` says
+            so; a percentage is then refused. If `epsilon` is a schedule, it means 0. Defaults to
+            `None`.
         seed: int, of the random starts. Defaults to `0`.
         attack_dtype: dtype in which the float32 layers of the model compute while the attack
             searches: `"bfloat16"`, for CPUs with AVX512-BF16 or AMX and for GPUs, or `"float16"`,
@@ -87,8 +88,8 @@ class AdvTrain(keras.callbacks.Callback):
             nearly the same examples for less: see `benchmarks/low_precision_attack.py`. But the
             start of `TRADES`, 0.001 from the example, is mostly rounded away: in bfloat16 the
             divergence was 9% smaller, and with `PGD(loss="kl")`, a start anywhere in the ball, as
-            large as in float32. Attacks that compare near points are refused. What needs more
-            digits sees to it with `autocast=False`, as `InputTransformation` does;
+            large as in float32. Attacks that compare near points are refused. A layer that needs
+            float32 sets `autocast=False`, as `InputTransformation` does;
             `Normalization`, `Rescaling`, and models that compute in half precision already, or in
             part, stay as they are. Convolutions and wide dense layers gain; on CPUs, small models
             and attention do not. Defaults to `None`.
@@ -331,8 +332,8 @@ class AdvTrain(keras.callbacks.Callback):
 
     def _told_of_compiling(self):
         """Says within, if the first batch takes long, what takes so long."""
-        is_first = "gradients" not in self._warned
-        if not is_first or not self.params.get("verbose"):
+        compiles = self._compiled.is_new and self._step.model.steps_per_execution == 1
+        if not compiles or self._step.model.run_eagerly or not self.params.get("verbose"):
             return contextlib.nullcontext()
         return told_after(
             _LONG,

@@ -29,6 +29,11 @@ class CompiledStep:
         self.run = None
         self._made_for = None
 
+    @property
+    def is_new(self):
+        """Whether no batch has run through it yet."""
+        return self._made_for is None
+
     def prepare(self):
         """Makes the train function anew, unless the one from before holds."""
         if not self._holds():
@@ -77,6 +82,7 @@ class CompiledStep:
             model.loss,
             optimizer,
             getattr(optimizer, "_learning_rate", None),
+            *(one for _, one in sorted(vars(optimizer).items()) if isinstance(one, _PLAIN)),
             keras.distribution.distribution(),
             *(one for some in variables for one in [len(some), *some]),
             *(one for layer in layers for one in (layer, layer.trainable, layer.dtype_policy)),
@@ -127,6 +133,8 @@ def _leaves(value):
     if isinstance(value, Configurable):
         own = [item for name, item in vars(value).items() if not name.startswith("_")]
         return [value, *(leaf for item in own for leaf in _leaves(item))]
+    if isinstance(value, dict):
+        return [len(value), *(leaf for pair in value.items() for leaf in _leaves(pair))]
     if isinstance(value, (list, tuple)):
         return [len(value), *(leaf for item in value for leaf in _leaves(item))]
     return [value]

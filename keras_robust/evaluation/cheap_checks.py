@@ -198,8 +198,8 @@ def make_check(name, value, threshold, is_passed, advice):
 def make_count_check(name, share, tolerated, count, advice):
     """Returns a `Check` of a share of `count` examples, which fails by a binomial test.
 
-    It fails if so many examples, or more, are less likely than 5% where each is one with the
-    probability `tolerated`; the threshold is the largest share that passes.
+    It fails if a model with exactly the tolerated share would show so many examples, or more, with
+    a probability below 5%; the threshold is the largest share that passes.
     """
     threshold = scipy.stats.binom.isf(_LEVEL, max(count, 1), tolerated) / max(count, 1)
     # Differences of shares have rounding errors.

@@ -44,10 +44,18 @@ def test_a_text_model_is_told_where_to_perturb_it_and_that_works(objective):
     assert "adv_accuracy" in history.history
 
 
+def test_inputs_of_both_kinds_are_not_blamed():
+    image, place = keras.Input((5,), name="image"), keras.Input((5,), name="place", dtype="int32")
+    words = keras.layers.Flatten()(keras.layers.Embedding(9, 4)(place))
+    model = keras.Model([image, place], keras.layers.Concatenate()([image, words]))
+    with pytest.raises(NoGradientError, match="leaves JAX"), errors.told_of_inputs(model):
+        raise NoGradientError("JAX", "out", [2, 3], "float32")
+
+
 def test_every_embedding_is_named_and_other_models_keep_their_error():
     with pytest.raises(ValueError, match=r"\(or at one of \['places'\]\)"):
-        with errors.advice_for_text(_text_model(more=["places"])):
+        with errors.told_of_inputs(_text_model(more=["places"])):
             raise NoGradientError("JAX", "out", [2, 3], "float32")
     with pytest.raises(NoGradientError, match="leaves JAX"):
-        with errors.advice_for_text(keras.Sequential([keras.layers.Dense(2)])):
+        with errors.told_of_inputs(keras.Sequential([keras.layers.Dense(2)])):
             raise NoGradientError("JAX", "out", [2, 3], "float32")

@@ -165,6 +165,39 @@ def test_what_is_carried_from_batch_to_batch_starts_anew():
     np.testing.assert_array_equal(*found)
 
 
+def test_a_part_of_a_threat_model_that_was_replaced_is_seen():
+    found = []
+    for first in (0.01, 0.3):
+        model, parts = _two_inputs(), {"a": kr.Linf(first, bounds=None)}
+        ball = kr.threat_models.PerInput(parts)
+        callback = kr.AdvTrain(ball, attack="fgsm", warmup=0)
+        model.fit({"a": X, "b": X}, Y, verbose=0, callbacks=[callback])
+        model.set_weights(_two_inputs().get_weights())
+        callback.threat_model.parts["a"] = kr.Linf(0.3, bounds=None)
+        model.fit({"a": X, "b": X}, Y, verbose=0, shuffle=False, callbacks=[callback])
+        found.append(model.get_weights()[0])
+    np.testing.assert_array_equal(*found)
+
+
+def _two_inputs():
+    keras.utils.set_random_seed(0)
+    inputs = {name: keras.Input((X.shape[1],), name=name) for name in "ab"}
+    outputs = keras.layers.Dense(linear_fit.NUM_CLASSES)(keras.layers.Add()(list(inputs.values())))
+    model = keras.Model(inputs, outputs)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(0.1), loss)
+    return model
+
+
+def test_a_setting_of_the_optimizer_that_was_changed_is_seen():
+    model, callback = linear_fit.make_model(), linear_fit.adv_train()
+    linear_fit.fit(model, callback, X, Y)
+    before = linear_fit.weights(model)
+    model.optimizer.clipnorm = 1e-6
+    linear_fit.fit(model, callback, X, Y)
+    assert 0.0 < np.abs(linear_fit.weights(model) - before).max() < 1e-4
+
+
 def test_it_dies_with_the_model_and_with_the_callback():
     callback = linear_fit.adv_train(objective=Counting())
     models = [linear_fit.make_model() for _ in range(2)]

@@ -98,6 +98,22 @@ def test_classes_under_a_loss_of_regression_are_told(loss):
     assert set(history) == {"accuracy", "adv_loss", "loss"}
 
 
+def test_a_loss_of_ones_own_without_regularisers_is_the_whole_of_it():
+    class Own(keras.Sequential):
+        def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            return keras.ops.mean(keras.ops.square(y - y_pred))
+
+    model = Own([keras.Input((4,)), keras.layers.Dense(1, kernel_regularizer="l2")])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    x, y = np.ones((8, 4), "float32"), np.zeros((8, 1), "float32")
+    callback = kr.AdvTrain(kr.Linf(0.0), attack=Shift(), warmup=0)
+    logs = model.fit(x, y, verbose=0, callbacks=[callback]).history
+    expected = np.mean(np.square(np.asarray(model(x))))
+    np.testing.assert_allclose(
+        [logs["loss"], logs["adv_loss"]], [[expected], [expected]], rtol=1e-5
+    )
+
+
 @pytest.mark.exhaustive
 @tiers.parametrize("objective", ["clean", kr.objectives.Kurakin(0.5, 0.3)])
 def test_there_is_none_without_an_attack_on_all_examples(objective):

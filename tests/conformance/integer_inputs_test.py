@@ -57,3 +57,8 @@ def test_quantised_layers_are_named(method):
     x = X.astype("float32") / 255.0
     with pytest.raises(ValueError, match="quantised layer.*Received: layer 'dense.*to int8"):
         kr.certify(network, (x, Y), method)
+
+
+def test_a_sanity_check_says_so_and_goes_on():
+    report = kr.sanity_check(model("uint8"), (X, Y), BALL)
+    assert report["gradients"].verdict == "failed"

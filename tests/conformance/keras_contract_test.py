@@ -417,3 +417,15 @@ def test_a_graph_says_which_layer_made_its_output():
     assert model.outputs[0]._keras_history.operation is head, message
     assert head.activation is keras.activations.softmax, message
     assert keras.Sequential([keras.Input((4,)), head]).layers[-1] is head, message
+
+
+def test_a_model_may_say_that_it_adds_another_loss():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_regularizer="l2")])
+    model.compile("sgd", "mse")
+    x, y = np.ones((3, 2), "float32"), np.zeros((3, 1), "float32")
+    outputs = model(x)
+    vars(model)["_losses_override"] = [keras.ops.zeros(())]
+    without = model.compute_loss(x=x, y=y, y_pred=outputs)
+    vars(model)["_losses_override"] = []
+    np.testing.assert_allclose(without, np.mean(np.square(outputs)), rtol=1e-6)
+    assert model.compute_loss(x=x, y=y, y_pred=outputs) > without
