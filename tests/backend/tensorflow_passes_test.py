@@ -5,44 +5,20 @@ import tensorflow as tf
 
 from keras_robust.backend.tensorflow_passes import forgotten_pass
 from keras_robust.backend.tensorflow_passes import inference_pass
-
-
-class Passing(keras.layers.Layer):
-    """Changes a state and draws a number."""
-
-    def build(self, shape):
-        self.count = self.add_weight(shape=(), initializer="zeros", trainable=False)
-        self.seeds = keras.random.SeedGenerator(3)
-
-    def call(self, x):
-        self.count.assign(self.count + 1.0)
-        return x + self.count + keras.random.normal((), seed=self.seeds)
-
-
-def _pass(layer, x):
-    with inference_pass() as put_back:
-        outputs = layer(x)
-    assert put_back == [layer.count]
-    return outputs
-
-
-def _layer():
-    layer = Passing()
-    layer.build((None, 2))
-    return layer
+from tests.support import passes
 
 
 def _in_a_loop(layer, x):
     def body(step, x):
-        return step + 1, _pass(layer, x)
+        return step + 1, passes.run(layer, x)
 
     return tf.while_loop(lambda step, _: step < 3, body, (0, x))[1]
 
 
 @pytest.mark.parametrize("compile_arguments", [None, {}, {"jit_compile": True}])
-@pytest.mark.parametrize("calls", [lambda layer, x: _pass(layer, x), _in_a_loop])
+@pytest.mark.parametrize("calls", [lambda layer, x: passes.run(layer, x), _in_a_loop])
 def test_state_is_put_back_and_seeds_go_on(calls, compile_arguments):
-    layer, same, x = _layer(), _layer(), tf.zeros((1, 2))
+    layer, same, x = passes.layer(), passes.layer(), tf.zeros((1, 2))
     layer.count.assign(5.0)
 
     def draw():
@@ -88,9 +64,9 @@ def test_an_error_puts_back_what_was_assigned():
 
 
 def test_a_scope_around_it_gets_what_is_assigned():
-    layer = _layer()
+    layer = passes.layer()
     with forgotten_pass(layer) as scope:
-        _pass(layer, tf.zeros((1, 2)))
+        passes.run(layer, tf.zeros((1, 2)))
         assert float(scope.get_current_value(layer.count)) == 0.0
         assert scope.get_current_value(layer.seeds.state).numpy()[1] == 1
     assert layer.seeds.state.numpy()[1] == 0
