@@ -1,5 +1,6 @@
 """What every test starts from: quiet frameworks, no GPU surprises, the same random numbers."""
 
+import gc
 import os
 import signal
 
@@ -39,6 +40,12 @@ if not IS_JAX:
 
 def pytest_collection_modifyitems(items):
     groups.sort(items)
+
+
+def pytest_collection_finish():
+    # The modules and the tests stay to the end: the garbage collector need not search them.
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_xdist_make_scheduler(config, log):

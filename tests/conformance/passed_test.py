@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 from tests.support import fork_server
 
 TESTS = """
@@ -36,6 +38,7 @@ def _run(folder):
     )
 
 
+@pytest.mark.exhaustive  # Of the script of that tier.
 def test_what_passed_is_not_run_again(tmp_path):
     (tmp_path / "some_test.py").write_text(TESTS)
     (tmp_path / "pytest.ini").write_text("[pytest]\npython_files = *_test.py\n")

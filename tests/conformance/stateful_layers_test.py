@@ -46,7 +46,8 @@ def _noisy():
     return [keras.layers.Flatten(), Noise()]
 
 
-kinds = tiers.parametrize("layers", [_recurrent, _drifting, _noisy], one_for=lambda make: make)
+LAYERS = [_recurrent, _drifting, _noisy]
+kinds = tiers.parametrize("layers", LAYERS, one_for=lambda make: make)
 
 
 def _model(layers):
@@ -80,7 +81,7 @@ def _fit(model, *callbacks):
     ).history
 
 
-@kinds
+@tiers.parametrize("layers", LAYERS)
 @tiers.parametrize("objective", ["adversarial", "mixed"])
 @tiers.parametrize("num_steps", [2, 12])
 def test_training_with_epsilon_0_is_plain_training(layers, objective, num_steps):

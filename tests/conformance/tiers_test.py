@@ -57,8 +57,8 @@ LATER = {
     "attacks_test::test_every_argument_changes_the_result",
     "attacks_test::test_config_gives_the_same_attack",
 }
-# Files that are in the exhaustive tier as a whole: processes that are killed, a program in C, and
-# effects of whole trainings.
+# Files that are in the exhaustive tier as a whole: processes that are killed, a program in C, the
+# script of that tier, and effects of whole trainings.
 WHOLE_FILES = {
     "conformance/awp_modes_test.py",
     "conformance/bounds_test.py",
@@ -67,6 +67,7 @@ WHOLE_FILES = {
     "conformance/distillation_test.py",
     "conformance/import_test.py",
     "conformance/kill_test.py",
+    "conformance/passed_test.py",
     "examples/robust_overfitting_test.py",
 }
 # How many properties the files hold that loop over all classes of a package.
