@@ -53,7 +53,7 @@ def check_inputs(inputs, threat_model):
     def check(leaf, name, ball):
         if ball is None and is_sparse(leaf):
             # What there is of it is read, whatever else is zero.
-            leaf = getattr(leaf, "values", leaf)
+            leaf = leaf.data if hasattr(leaf, "data") else leaf.values
         dtype = str(getattr(leaf, "dtype", ""))
         if ball is not None or "float" in dtype:
             label = "Inputs" if name is None else f"The values of input `{name}`"

@@ -20,7 +20,8 @@ def only_input(inputs):
 
 def is_sparse(leaf):
     """Whether a tensor, a symbol or the specification of one is sparse."""
-    return bool(getattr(leaf, "sparse", False)) or "Sparse" in type(leaf).__name__
+    kind = type(leaf).__name__
+    return bool(getattr(leaf, "sparse", False)) or "Sparse" in kind or kind == "BCOO"
 
 
 def refuse_sparse(leaf, name=None):

@@ -123,7 +123,7 @@ def _newton(squares, caps, limit):
     Args:
         squares: float tensor `(batch_size, features)`, with a sum of 1 for each example.
         caps: float tensor like it.
-        limit: float tensor `(batch_size, 1)`.
+        limit: float tensor `(batch_size, 1)`, or `(1, 1)` for all examples.
     """
 
     def improve(scale):
@@ -139,7 +139,7 @@ def _newton(squares, caps, limit):
     def body(scale, last):
         return improve(scale), scale
 
-    first = ops.ones_like(limit)
+    first = ops.ones_like(squares[:, :1])
     scale, _ = backend.while_loop(
         still_moving, body, (improve(first), first), maximum_iterations=_MAX_NEWTON_STEPS
     )

@@ -20,8 +20,10 @@ def normalised(delta):
     """
     delta = ops.clip(delta, -LARGEST, LARGEST)
     largest = ops.max(flatten(ops.abs(delta)), axis=-1)
-    # XLA may multiply by the reciprocal, which must not underflow either.
-    unit = _PART * largest
-    shares = _PART * delta / per_example(ops.where(unit > 0.0, unit, 1.0), delta)
+    # XLA may multiply by the reciprocal, which must not underflow either. It would cancel a part
+    # that is the same for all examples.
+    part = ops.where(largest > 1.0, _PART, 1.0)
+    unit = ops.where(largest > 0.0, part * largest, 1.0)
+    shares = per_example(part, delta) * delta / per_example(unit, delta)
     length = ops.sqrt(ops.sum(flatten(ops.square(shares)), axis=-1))
     return shares / per_example(ops.maximum(length, 1.0), delta), largest * length

@@ -4,6 +4,7 @@ import pytest
 from scipy import stats
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import numpy_reference
 
 L2 = kr.threat_models.L2
@@ -67,3 +68,12 @@ def test_random_start_is_uniform():
     np.testing.assert_allclose(np.mean(length**2), 0.3**2 * 6 / 8, rtol=0.01)
     np.testing.assert_allclose(start.mean(axis=0), 0.0, atol=5 * 0.3 / np.sqrt(8 * 40000))
     np.testing.assert_allclose(np.cov(start.T), np.eye(6) * 0.3**2 / 8, atol=0.3**2 / 8 * 0.04)
+
+
+def test_one_radius_for_all_rows_of_a_compiled_linear_maximiser():
+    ball, x = kr.L2(0.5, bounds=(0, 1)), np.full((1, 3), 0.9, "float32")
+    directions = np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [3.0, -4.0, 0.0]], "float32")
+    one_by_one = [ball.linear_maximiser(row[None], x) for row in directions]
+    found = backends.traced(lambda rows: ball.linear_maximiser(rows, x))(directions)
+    np.testing.assert_allclose(found, np.concatenate(one_by_one), atol=1e-6)
+    np.testing.assert_allclose(found[:2], [[1.0, 0.9, 0.9], [0.4, 0.9, 0.9]], atol=1e-6)

@@ -5,6 +5,7 @@ import pytest
 
 import keras_robust as kr
 from keras_robust.threat_models.lengths import normalised
+from tests.support import backends
 from tests.support import balls
 from tests.support import linear_model
 from tests.support import tiers
@@ -47,6 +48,15 @@ def test_infinite_entries_have_a_direction():
     direction, length = normalised(np.array([[-np.inf, 1.0]], "float32"))
     np.testing.assert_allclose(direction, [[-1.0, 0.0]], atol=1e-6)
     np.testing.assert_allclose(length, [3e38], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1.0, 1e38, 3e38])
+def test_compiled_lengths_are_those_of_single_operations(scale):
+    # XLA reorders products and quotients, and takes denormal numbers for 0.
+    values = np.float32(scale) * np.array([[0.6, -0.8], [0.0, 0.0], [0.0, 1.0]], "float32")
+    compiled = backends.traced(normalised, jit_compile=True)
+    for found, expected in zip(compiled(values), normalised(values), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", SCALES)
