@@ -54,6 +54,8 @@ def _ball(cls):
 def _make(cls):
     known = inspect.signature(cls).parameters
     arguments = {name: 5 for name in ("num_steps", "num_queries") if name in known}
+    if cls is kr.attacks.CarliniWagner:
+        arguments["num_steps"] = 50  # Five would not reach the boundary.
     if cls is kr.attacks.TargetedAPGD:
         arguments.update(loss="margin", num_targets=1)
     return cls(**arguments)
