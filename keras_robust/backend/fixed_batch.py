@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_robust.backend.model_layers import layers_of
+
 WRONG_SIZE = (
     "The model takes batches of {} examples only, as a stateful layer does: its Input has a "
     "`batch_shape` or a `batch_size`. Attacks and evaluations also run on the examples that are "
@@ -19,7 +21,15 @@ def check_batch_size(model, size):
 
 
 def fixed_batch_size(model):
-    """Returns the one size of batches that the model takes, or `None`."""
-    inputs = getattr(model, "inputs", None) if isinstance(model, keras.Model) else None
+    """Returns the one size of batches that the model takes, or `None`.
+
+    Only layers with a state for each example need one. Others take any size, also behind an Input
+    of one size, which Keras on JAX makes of the first batch.
+    """
+    if not isinstance(model, keras.Model):
+        return None
+    if not any(getattr(layer, "stateful", False) for layer in layers_of(model)):
+        return None
+    inputs = getattr(model, "inputs", None)
     sizes = {tensor.shape[0] for tensor in keras.tree.flatten(inputs or [])} - {None}
     return sizes.pop() if len(sizes) == 1 else None

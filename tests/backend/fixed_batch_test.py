@@ -5,12 +5,13 @@ from keras_robust import backend
 from keras_robust.backend.fixed_batch import fixed_batch_size
 
 
-def _model(size):
-    return keras.Sequential([keras.Input((4,), batch_size=size), keras.layers.Dense(2)])
+def _model(size, stateful=False):
+    inputs = keras.Input((4, 2), batch_size=size)
+    return keras.Sequential([inputs, keras.layers.GRU(2, stateful=stateful)])
 
 
 def test_a_model_of_one_size_refuses_others():
-    model = _model(5)
+    model = _model(5, stateful=True)
     assert fixed_batch_size(model) == 5
     for size in (5, None):
         backend.check_batch_size(model, size)
@@ -19,7 +20,7 @@ def test_a_model_of_one_size_refuses_others():
             backend.check_batch_size(model, size)
 
 
-@pytest.mark.parametrize("model", [_model(None), lambda x: x, keras.layers.Dense(2)])
+@pytest.mark.parametrize("model", [_model(None), _model(5), lambda x: x, keras.layers.Dense(2)])
 def test_others_take_any(model):
     assert fixed_batch_size(model) is None
     backend.check_batch_size(model, 3)

@@ -330,7 +330,7 @@ class Subclassed(keras.Model):
 
 
 @backends.with_and_without_xla
-@tiers.parametrize("make", [Subclassed, lambda: keras.Sequential([Subclassed().head])])
+@pytest.mark.parametrize("make", [Subclassed, lambda: keras.Sequential([Subclassed().head])])
 def test_a_model_that_is_not_built_is_built_from_the_data(make, jit_compile):
     model, (x, y) = make(), linear_fit.data()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

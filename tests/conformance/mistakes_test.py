@@ -154,7 +154,8 @@ def _sparse():
 
 
 def _of_four(x, y):
-    model = keras.Sequential([keras.Input(batch_shape=(4, 4)), keras.layers.Dense(3)])
+    layers = [keras.layers.Reshape((4, 1)), keras.layers.GRU(3, stateful=True)]
+    model = keras.Sequential([keras.Input(batch_shape=(4, 4)), *layers])
     model.compile("sgd", LOGITS)
     _fit(model, x, y)
 
