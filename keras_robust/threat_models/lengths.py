@@ -22,7 +22,8 @@ def normalised(delta):
     largest = ops.max(flatten(ops.abs(delta)), axis=-1)
     # XLA may multiply by the reciprocal, which must not underflow either. It would cancel a part
     # that is the same for all examples.
-    part = ops.where(largest > 1.0, _PART, 1.0)
+    one = ops.ones_like(largest)
+    part = ops.where(largest > 1.0, _PART * one, one)
     unit = ops.where(largest > 0.0, part * largest, 1.0)
     shares = per_example(part, delta) * delta / per_example(unit, delta)
     length = ops.sqrt(ops.sum(flatten(ops.square(shares)), axis=-1))
