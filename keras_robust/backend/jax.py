@@ -41,22 +41,25 @@ def value_and_input_gradient(function, x):
     def run(x):
         with scope:
             values, auxiliary = function(x)
-        return _probe(values, is_connected), (auxiliary, scope.values_of(scope.assigned))
+        return _probe(values, x, is_connected), (auxiliary, scope.values_of(scope.assigned))
 
     x = jax.numpy.asarray(x)
     values, pull_back, (auxiliary, updates) = jax.vjp(run, x, has_aux=True)
     assign(scope.assigned, updates)
-    if not any(is_connected):
+    if not is_connected[0]:
         raise NoGradientError("JAX", "pure_callback", x.shape, x.dtype.name)
     (gradient,) = pull_back(jax.numpy.ones_like(values))
     return (values, auxiliary), gradient
 
 
-def _probe(values, is_connected):
-    """Returns `values`, and notes when they are differentiated if there is a derivative."""
+def _probe(values, x, is_connected):
+    """Returns `values`, and notes for each derivative that is taken whether it goes through them.
+
+    The first is that by `x`. An objective takes another one, by the weights, around it.
+    """
 
     @jax.custom_jvp
-    def same(values):
+    def same(values, x):
         return values
 
     def derivative(primals, tangents):
@@ -65,7 +68,7 @@ def _probe(values, is_connected):
         return primals[0], tangent
 
     same.defjvp(derivative, symbolic_zeros=True)
-    return same(values)
+    return same(values, x)
 
 
 def repeat(num_steps, body, state):

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_robust.attacks.examples import to_arrays
 from keras_robust.backend import Archive
-from keras_robust.backend import predict_logits
+from keras_robust.backend import predict_clean_logits
 from keras_robust.calls import explained
 from keras_robust.evaluation import RobustnessReport
 from keras_robust.evaluation.labels import check_labels
@@ -93,7 +93,8 @@ def export_saved_model(
 
     Raises:
         FileExistsError: if `path` exists: a served version is never changed.
-        ValueError: for a model that is not built or is no classifier, a report of another model or
+        ValueError: for a model that is not built or is no classifier, one column of outputs within
+            [0, 1] that nothing says how to read, a report of another model or
             of other examples than `data`, a wrong number of names, examples that the guard
             rejects, and a model of text or of any length that fails without `data`.
 
@@ -152,7 +153,7 @@ def _write_extra(partial, path, manifest, exchanges):
 
 def _logits(model, inputs, arrays):
     x = inputs.pack(arrays)
-    return predict_logits(model, np.asarray(x) if inputs.keys == [None] else x)
+    return predict_clean_logits(model, np.asarray(x) if inputs.keys == [None] else x)
 
 
 def _num_classes(model, inputs, guards, data):

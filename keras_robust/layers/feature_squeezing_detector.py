@@ -102,6 +102,7 @@ class FeatureSqueezingDetector(keras.Model):
                 f"Received: false_positive_rate={false_positive_rate!r}"
             )
         scores = np.sort(self._scores(x, batch_size))
+        backend.predict_clean_logits(self.model, x, batch_size)  # Refuses what cannot be read.
         # What is meant as a whole number of examples must not lose one to rounding.
         allowed = int(false_positive_rate * len(scores) + 1e-9)
         self.threshold = float(scores[len(scores) - 1 - allowed])

@@ -130,6 +130,7 @@ class RandomizedSmoothing(keras.Model):
         """
         if not 0.0 < alpha < 1.0:
             raise ValueError(f"Argument `alpha` must be between 0 and 1. Received: alpha={alpha!r}")
+        backend.predict_clean_logits(self.model, x, batch_size)  # Refuses what cannot be read.
         batches = (self._count(batch)[0] for batch in backend.batches_of(x, batch_size))
         counts = np.concatenate([ops.convert_to_numpy(rows) for rows in batches]).astype("int64")
         second, first = np.sort(counts, axis=-1)[:, -2:].T

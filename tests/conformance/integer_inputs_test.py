@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from tests.support import backends
 
 BALL = kr.Linf(8, bounds=(0, 255))
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -29,14 +28,12 @@ def train(objective):
     "call",
     [
         lambda: train("adversarial"),
-        pytest.param(
-            lambda: train("input_gradient"),
-            marks=pytest.mark.skipif(backends.IS_JAX, reason="JAX takes the gradient for zero"),
-        ),
+        lambda: train("input_gradient"),
+        lambda: train("grad_align"),
         lambda: kr.evaluate(model("uint8"), (X, Y), BALL, attacks="pgd"),
         lambda: kr.attacks.FGSM()(model("uint8"), X.astype("float32"), Y, BALL),
     ],
-    ids=["AdvTrain", "InputGradient", "evaluate", "attack"],
+    ids=["AdvTrain", "InputGradient", "GradAlign", "evaluate", "attack"],
 )
 def test_integer_inputs_are_named(call):
     with pytest.raises(ValueError, match="takes whole numbers.*Received: .*of dtype .*uint8"):

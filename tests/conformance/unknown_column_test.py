@@ -47,6 +47,13 @@ ENTRIES = {
     "run": lambda model: kr.attacks.Square(num_queries=2).run(model, X, Y, BALL, batch_size=16),
     "suite": lambda model: kr.attacks.AutoAttack().run(model, X, Y, BALL),
 }
+MODEL_ENTRIES = {
+    "export": lambda model, path: kr.export_saved_model(model, path, data=(X, Y)),
+    "smoothing": lambda model, _: kr.layers.RandomizedSmoothing(model, num_samples=2).decide(X),
+    "detector": lambda model, _: kr.layers.FeatureSqueezingDetector(
+        model, [kr.layers.BitDepth(4)]
+    ).calibrate(X),
+}
 _SLOW = ("attack without labels", "run")
 
 
@@ -57,6 +64,12 @@ _SLOW = ("attack without labels", "run")
 def test_is_refused_wherever_a_model_is_judged(entry):
     with pytest.raises(ValueError, match=REFUSED):
         ENTRIES[entry](_probability)
+
+
+@pytest.mark.parametrize("entry", MODEL_ENTRIES)
+def test_is_refused_wherever_a_keras_model_is_used(entry, tmp_path):
+    with pytest.raises(ValueError, match="returns one column within .* and nothing says"):
+        MODEL_ENTRIES[entry](_network(Logistic()), tmp_path / "1")
 
 
 def _saved(tmp_path, call):
