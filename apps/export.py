@@ -26,7 +26,7 @@ import numpy as np
 from absl import flags
 
 import keras_robust as kr
-from keras_robust.evaluation.threat_text import describe_threat
+from keras_robust.evaluation.reports.threat_text import describe_threat
 from keras_robust.export import guards
 from keras_robust.export import portable
 from keras_robust.export import verify as verification

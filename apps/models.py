@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from keras_robust import backend
+from keras_robust import models
 
 SMALL_CNN = "small_cnn"
 
@@ -63,7 +64,7 @@ def build(name, dataset, learning_rate, bounds=(0.0, 1.0)):
         outputs = model(keras.ops.zeros((1, *dataset.input_shape)))
         from_logits = backend.keras_logits(outputs) is None
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
-    if backend.Classifier(model).loss_name == "categorical_crossentropy":
+    if models.Classifier(model).loss_name == "categorical_crossentropy":
         raise ValueError(
             "The labels of the data set are class indices: compile the model with "
             "SparseCategoricalCrossentropy. "

@@ -6,7 +6,7 @@ import pytest
 
 import keras_robust as kr
 from keras_robust import calls
-from tests.support import models
+from tests.support import small_models
 
 X, Y = np.zeros((4, 2), "float32"), np.zeros(4, "int64")
 
@@ -106,8 +106,14 @@ HABITS = [
     (lambda: kr.attacks.PGD(rand_init=True), "Write random_start=True"),
     (lambda: kr.attacks.PGD(clip_min=0), r"box is that of the threat model.*bounds=\(low, high\)"),
     (lambda: kr.attacks.PGD(norm="inf"), r"norm is the class of the threat model"),
-    (lambda: kr.attacks.PGD()(models.simple(), X, Y, eps=0.1), r"threat_model=kr.Linf\(0.1\)"),
-    (lambda: kr.attacks.PGD().run(models.simple(), X, Y, epsilon=1), r"threat_model=kr.Linf\(1\)"),
+    (
+        lambda: kr.attacks.PGD()(small_models.simple(), X, Y, eps=0.1),
+        r"threat_model=kr.Linf\(0.1\)",
+    ),
+    (
+        lambda: kr.attacks.PGD().run(small_models.simple(), X, Y, epsilon=1),
+        r"threat_model=kr.Linf\(1\)",
+    ),
     (lambda: kr.attacks.Square(n_queries=100), "Write num_queries=100"),
     (lambda: kr.AdvTrain(epsilon=0.1), r"threat_model=kr.Linf\(0.1\)"),
     (lambda: kr.AdvTrain(num_steps=7), r"attack=kr.attacks.PGD\(num_steps=7\)"),
@@ -159,13 +165,13 @@ def test_habits_from_other_libraries(index):
 )
 def test_options_of_a_certificate(options, message):
     with pytest.raises(ValueError, match=message):
-        kr.certify(models.simple(), (X, Y), "smoothing", **options)
+        kr.certify(small_models.simple(), (X, Y), "smoothing", **options)
 
 
 def test_certify_passes_on_the_names_of_a_certificate():
     """`num_samples` is what others call `num_examples`, and an argument of `"smoothing"` too."""
     with pytest.raises(ValueError, match="Argument `num_samples`"):
-        kr.certify(models.simple(), (X, Y), "smoothing", noise_stddev=0.1, num_samples=-1)
+        kr.certify(small_models.simple(), (X, Y), "smoothing", noise_stddev=0.1, num_samples=-1)
 
 
 PACKAGES = (kr.attacks, kr.objectives, kr.threat_models, kr.certification, kr.callbacks, kr.layers)

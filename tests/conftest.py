@@ -22,7 +22,8 @@ IS_JAX = backends.IS_JAX
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The files of the other backend cannot be imported on this one, or say nothing of it.
-collect_ignore_glob = ["backend/tensorflow_*" if IS_JAX else "backend/jax_*"]
+_OTHER = "tensorflow" if IS_JAX else "jax"
+collect_ignore_glob = [f"backend/{_OTHER}/*", f"training/{_OTHER}_*"]
 
 # Two devices, for the tests of distribution; must be asked for before TensorFlow starts.
 devices.split(2)
@@ -30,7 +31,7 @@ devices.split(2)
 backends.optimize_less()
 
 if not IS_JAX:
-    from keras_robust.backend import tensorflow as seam
+    from keras_robust.backend.tensorflow import ops as seam
 
     # Tracing is most of the time of these tests. The numbers are the same, as the tests of
     # `repeat` say, which set it back to what users have.
@@ -84,7 +85,7 @@ def _let_go_of_graphs():
 @pytest.fixture
 def search_alone(monkeypatch):
     """Leaves out the way back to the boundary, behind what a search has found by itself."""
-    from keras_robust.attacks import minimum_norm_attack
+    from keras_robust.attacks.minimum_norm import minimum_norm_attack
 
     monkeypatch.setattr(
         minimum_norm_attack, "to_boundary", lambda model, x, y, point, ball, **goal: point

@@ -7,9 +7,10 @@ import numpy as np
 from keras import ops
 
 from keras_robust import backend
+from keras_robust import models
 from keras_robust import threat_models
-from keras_robust.attacks.found import better
-from keras_robust.attacks.run import Run
+from keras_robust.attacks.dataset_attack import Run
+from keras_robust.attacks.result import better
 from keras_robust.calls import explained
 from keras_robust.configurable import Configurable
 from keras_robust.registry import Registry
@@ -38,7 +39,7 @@ class Attack(Configurable):
         """Runs one search from one start and returns `Found`.
 
         Args:
-            classifier: a `backend.Classifier`.
+            classifier: a `models.Classifier`.
             x: float tensor `(batch_size, ...)` inside the bounds of the threat model.
             y: labels, or `None`.
             threat_model: a `ThreatModel` whose radius is known.
@@ -109,7 +110,7 @@ class Attack(Configurable):
         return keras.tree.map_structure(ops.convert_to_tensor, found.x_adv)
 
     @explained
-    @backend.with_own_noise
+    @models.with_own_noise
     def run(self, model, x, y, threat_model, *, rows=None, batch_size=256, seed=0, verbose=False):
         """Attacks a data set and returns `Found` with NumPy arrays.
 
@@ -176,7 +177,7 @@ class Compiled:
         def search(x, y, epsilon, seed, restart):
             ball = threat_model.with_epsilon(epsilon)
             x, classifier, ball = ball.expose(model(), x)
-            with backend.told_of_inputs(classifier.model):
+            with models.told_of_inputs(classifier.model):
                 found = attack.search(classifier, x, y, ball, seed, True, restart)
             self.num_classes = classifier.num_classes
             self.has_unknown_column = classifier.has_unknown_column

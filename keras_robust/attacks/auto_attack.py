@@ -4,19 +4,19 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_robust import backend
 from keras_robust import losses
+from keras_robust import models
 from keras_robust import threat_models
-from keras_robust.attacks.apgd import APGD
 from keras_robust.attacks.attack import Attack
-from keras_robust.attacks.examples import as_structure
-from keras_robust.attacks.examples import check_examples
-from keras_robust.attacks.fab import FAB
-from keras_robust.attacks.found import Found
-from keras_robust.attacks.goal import check_choice
-from keras_robust.attacks.square import Square
-from keras_robust.attacks.targeted_apgd import TargetedAPGD
-from keras_robust.attacks.targeted_fab import TargetedFAB
+from keras_robust.attacks.attack_loss import check_choice
+from keras_robust.attacks.data import as_structure
+from keras_robust.attacks.data import check_examples
+from keras_robust.attacks.gradient.apgd import APGD
+from keras_robust.attacks.gradient.targeted_apgd import TargetedAPGD
+from keras_robust.attacks.minimum_norm.fab import FAB
+from keras_robust.attacks.minimum_norm.targeted_fab import TargetedFAB
+from keras_robust.attacks.result import Found
+from keras_robust.attacks.score_based.square import Square
 
 VERSIONS = ("standard", "plus", "rand")
 _NUM_TARGETS = 9
@@ -124,25 +124,25 @@ class AutoAttack(Attack):
             f"Received: {self}"
         )
 
-    @backend.with_own_noise
+    @models.with_own_noise
     def run(self, model, x, y, threat_model, *, rows=None, batch_size=256, seed=0, verbose=False):
         threat_model = threat_models.get(threat_model)
-        backend.refuse_preprocessor(model)
+        models.refuse_preprocessor(model)
         checked, y = check_examples(x, y, threat_model)
-        size = backend.size_of(checked)
-        logits = backend.predict_clean_logits(model, checked, batch_size)
+        size = models.size_of(checked)
+        logits = models.predict_clean_logits(model, checked, batch_size)
         labels = logits.argmax(-1) if y is None else losses.to_indices(y, logits.shape[-1])
         labels = ops.convert_to_numpy(labels)
         chosen = np.isin(np.arange(size), np.arange(size) if rows is None else rows)
-        found = _unattacked(np.array(backend.single(checked)), logits, labels)
+        found = _unattacked(np.array(models.single(checked)), logits, labels)
         for index, member in enumerate(self.members(threat_model, logits.shape[-1])):
             todo = np.flatnonzero(chosen & ~found.success)
             if len(todo):
                 one = member_seed(seed, index)
                 arguments = {"batch_size": batch_size, "seed": one, "verbose": verbose}
                 more = member.run(model, checked, labels, threat_model, rows=todo, **arguments)
-                x_adv = backend.single(more.x_adv)
-                logits[todo] = backend.predict_logits(model, x_adv, batch_size)
+                x_adv = models.single(more.x_adv)
+                logits[todo] = models.predict_logits(model, x_adv, batch_size)
                 _take_in(found, more._replace(x_adv=x_adv), todo, logits, labels, member)
         found = Found(*(field if rows is None else field[rows] for field in found))
         return found._replace(x_adv=threat_model.restore(found.x_adv, as_structure(x)))

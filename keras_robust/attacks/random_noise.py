@@ -8,15 +8,15 @@ from keras import ops
 from keras_robust import backend
 from keras_robust import losses
 from keras_robust import threat_models
-from keras_robust.attacks import random_bits
+from keras_robust.attacks import counter_rng
 from keras_robust.attacks.attack import Attack
-from keras_robust.attacks.found import Found
-from keras_robust.attacks.found import better
-from keras_robust.attacks.found import choose
-from keras_robust.attacks.found import counted
-from keras_robust.attacks.goal import check_choice
-from keras_robust.attacks.goal import check_counts
-from keras_robust.attacks.goal import make_goal
+from keras_robust.attacks.attack_loss import check_choice
+from keras_robust.attacks.attack_loss import check_counts
+from keras_robust.attacks.attack_loss import make_goal
+from keras_robust.attacks.result import Found
+from keras_robust.attacks.result import better
+from keras_robust.attacks.result import choose
+from keras_robust.attacks.result import counted
 
 _LOSSES = (None, *losses.FUNCTIONS)
 _RESOLUTION = 2.0**23
@@ -114,16 +114,16 @@ class RandomNoise(Attack):
     def _drawing(self, x, threat_model, seed):
         """Returns the function from the number of a draw to points."""
         if type(threat_model) is threat_models.Linf:
-            keys = random_bits.make_keys(seed, ops.shape(x)[0])
+            keys = counter_rng.make_keys(seed, ops.shape(x)[0])
             return lambda number: self._drawn_from_cube(x, threat_model, keys, number)
         draw = threat_model.sphere_start if self.sphere else threat_model.random_start
         return lambda number: draw(x, seed + ops.stack([ops.cast(number, "int32"), 0]))
 
     def _drawn_from_cube(self, x, threat_model, keys, number):
         """What `Linf.random_start` and `Linf.sphere_start` draw, with bits of a hash."""
-        bits = random_bits.draw(keys, number, math.prod(ops.shape(x)[1:]))
+        bits = counter_rng.draw(keys, number, math.prod(ops.shape(x)[1:]))
         # The middles of equal parts of (-1, 1), none of which is 0.
-        noise = (2.0 * random_bits.below(bits, _RESOLUTION) + 1.0) / _RESOLUTION - 1.0
+        noise = (2.0 * counter_rng.below(bits, _RESOLUTION) + 1.0) / _RESOLUTION - 1.0
         if self.sphere:
             noise = noise / ops.max(ops.abs(noise), axis=-1, keepdims=True)
         noise = ops.reshape(noise, ops.shape(x))

@@ -5,15 +5,15 @@ import warnings
 import keras
 from keras import ops
 
-from keras_robust import backend
+from keras_robust import models
 from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack import registry
-from keras_robust.attacks.found import Found
-from keras_robust.attacks.found import better
-from keras_robust.attacks.found import choose
-from keras_robust.attacks.found import counted
-from keras_robust.attacks.found import unsearched
-from keras_robust.attacks.goal import make_goal
+from keras_robust.attacks.attack_loss import make_goal
+from keras_robust.attacks.result import Found
+from keras_robust.attacks.result import better
+from keras_robust.attacks.result import choose
+from keras_robust.attacks.result import counted
+from keras_robust.attacks.result import unsearched
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
@@ -124,8 +124,8 @@ class Transfer(Attack):
         return choose(clean.success, clean, best)._replace(queries=best.queries)
 
     def _surrogate_of(self, classifier, x, num_classes):
-        """Returns the surrogate as a `backend.Classifier` of the inputs of another."""
-        if isinstance(classifier, backend.LayerClassifier):
+        """Returns the surrogate as a `models.Classifier` of the inputs of another."""
+        if isinstance(classifier, models.LayerClassifier):
             raise ValueError(
                 "A perturbation at a layer of one model means nothing to another. Attack the "
                 f"inputs, or the model itself. Received: attack={self!r} at a layer"
@@ -138,9 +138,9 @@ class Transfer(Attack):
                 f"Received: the surrogate {self.surrogate.name!r}, made from a config",
                 stacklevel=2,
             )
-        surrogate = backend.Classifier(self.surrogate)
+        surrogate = models.Classifier(self.surrogate)
         if len(keras.tree.flatten(classifier.pack(x))) > 1:
-            surrogate = backend.Classifier(self.surrogate, classifier.pack)
+            surrogate = models.Classifier(self.surrogate, classifier.pack)
         own = surrogate.logits(x).shape[-1]
         if own != num_classes:
             raise ValueError(

@@ -9,59 +9,35 @@ if keras.backend.backend() not in ("tensorflow", "jax"):
         f"Received: KERAS_BACKEND={keras.backend.backend()}"
     )
 
-from keras_robust.backend.batch import Batch
-from keras_robust.backend.classifier import Classifier
-from keras_robust.backend.classifier import expose_input
-from keras_robust.backend.classifier import rows_of_probabilities
-from keras_robust.backend.classifier import single
 from keras_robust.backend.errors import NoGradientError
-from keras_robust.backend.errors import told_of_inputs
-from keras_robust.backend.fixed_batch import check_batch_size
-from keras_robust.backend.keras_logits import keras_logits
-from keras_robust.backend.keras_logits import set_keras_logits
-from keras_robust.backend.layer_classifier import LayerClassifier
-from keras_robust.backend.model_layers import layers_of
-from keras_robust.backend.model_layers import rejecting_layers
-from keras_robust.backend.predictions import predict_clean_logits
-from keras_robust.backend.predictions import predict_logits
-from keras_robust.backend.preprocessor import refuse_preprocessor
-from keras_robust.backend.random_state import own_noise
-from keras_robust.backend.random_state import with_own_noise
-from keras_robust.backend.steps_taken import read_steps
-from keras_robust.backend.stream import Stream
-from keras_robust.backend.structures import batches_of
-from keras_robust.backend.structures import only_input
-from keras_robust.backend.structures import refuse_sparse
-from keras_robust.backend.structures import size_of
-from keras_robust.backend.structures import take
-from keras_robust.backend.trainer import Result
+from keras_robust.backend.keras_internals import keras_logits
+from keras_robust.backend.keras_internals import layers_of
+from keras_robust.backend.keras_internals import set_keras_logits
+from keras_robust.backend.requirement import Requirement
 
 if keras.backend.backend() == "tensorflow":
-    from keras_robust.backend import tensorflow as framework
-    from keras_robust.backend.tensorflow_archive import Archive
-    from keras_robust.backend.tensorflow_archive import from_graph
-    from keras_robust.backend.tensorflow_archive import own_function
-    from keras_robust.backend.tensorflow_first_layer import fast_first_layers
-    from keras_robust.backend.tensorflow_hardware import fast_dtype
-    from keras_robust.backend.tensorflow_passes import forgotten_pass
-    from keras_robust.backend.tensorflow_passes import inference_pass
-    from keras_robust.backend.tensorflow_passes import state_of
-    from keras_robust.backend.tensorflow_train_step import TrainStep
-    from keras_robust.backend.tensorflow_trainer import Trainer
+    from keras_robust.backend.tensorflow import export
+    from keras_robust.backend.tensorflow import ops as framework
+    from keras_robust.backend.tensorflow.convolution import fast_first_layers
+    from keras_robust.backend.tensorflow.hardware import fast_dtype
+    from keras_robust.backend.tensorflow.passes import forgotten_pass
+    from keras_robust.backend.tensorflow.passes import inference_pass
+    from keras_robust.backend.tensorflow.passes import state_of
 else:
-    from keras_robust.backend import jax as framework
-    from keras_robust.backend.jax_archive import Archive
-    from keras_robust.backend.jax_archive import from_graph
-    from keras_robust.backend.jax_archive import own_function
-    from keras_robust.backend.jax_hardware import fast_dtype
-    from keras_robust.backend.jax_hardware import fast_first_layers
-    from keras_robust.backend.jax_passes import forgotten_pass
-    from keras_robust.backend.jax_passes import inference_pass
-    from keras_robust.backend.jax_passes import state_of
-    from keras_robust.backend.jax_train_step import TrainStep
-    from keras_robust.backend.jax_trainer import Trainer
+    from keras_robust.backend.jax import export
+    from keras_robust.backend.jax import ops as framework
+    from keras_robust.backend.jax.hardware import fast_dtype
+    from keras_robust.backend.jax.hardware import fast_first_layers
+    from keras_robust.backend.jax.passes import forgotten_pass
+    from keras_robust.backend.jax.passes import inference_pass
+    from keras_robust.backend.jax.passes import state_of
 
+Archive = export.Archive
+from_graph = export.from_graph
+own_function = export.own_function
+IS_JAX = keras.backend.backend() == "jax"
 END_OF_DATA = framework.END_OF_DATA
+RAISES_IN_GRAPHS = framework.RAISES_IN_GRAPHS
 compile_function = framework.compile_function
 cond = framework.cond
 double_precision = framework.double_precision
@@ -72,7 +48,6 @@ is_symbolic = framework.is_symbolic
 normal = framework.normal
 noted_logits = framework.noted_logits
 refuse_distribution = framework.refuse_distribution
-refuse_guards = framework.refuse_guards
 repeat = framework.repeat
 require_all = framework.require_all
 required_message = framework.required_message
@@ -84,26 +59,19 @@ while_loop = framework.while_loop
 
 __all__ = [
     "Archive",
-    "Batch",
-    "Classifier",
     "END_OF_DATA",
-    "LayerClassifier",
+    "IS_JAX",
     "NoGradientError",
-    "Result",
-    "Stream",
-    "TrainStep",
-    "Trainer",
-    "batches_of",
+    "RAISES_IN_GRAPHS",
+    "Requirement",
     "compile_function",
-    "check_batch_size",
     "cond",
     "double_precision",
-    "expose_input",
     "fast_dtype",
     "fast_first_layers",
     "fold_in",
-    "fori_loop",
     "forgotten_pass",
+    "fori_loop",
     "from_graph",
     "host_function",
     "inference_pass",
@@ -112,31 +80,16 @@ __all__ = [
     "layers_of",
     "normal",
     "noted_logits",
-    "only_input",
     "own_function",
-    "own_noise",
-    "predict_clean_logits",
-    "predict_logits",
-    "read_steps",
     "refuse_distribution",
-    "refuse_guards",
-    "refuse_preprocessor",
-    "refuse_sparse",
-    "rejecting_layers",
     "repeat",
     "require_all",
     "required_message",
-    "rows_of_probabilities",
     "set_keras_logits",
-    "single",
-    "size_of",
-    "take",
     "state_of",
-    "told_of_inputs",
     "trace_output",
     "uniform",
     "value_and_input_gradient",
     "variable_scope",
     "while_loop",
-    "with_own_noise",
 ]

@@ -1,11 +1,5 @@
 """What the frameworks have to say in the same words."""
 
-import contextlib
-
-import keras
-
-from keras_robust.backend.model_layers import layers_of
-
 _NO_GRADIENT = (
     "The model has no gradient with respect to its input, so that a gradient attack cannot run and "
     "would report a robustness that is not there. Look for a layer that casts to integers, rounds, "
@@ -34,53 +28,3 @@ class NoGradientError(ValueError):
         error = cls.__new__(cls)
         ValueError.__init__(error, text)
         return error
-
-
-@contextlib.contextmanager
-def told_of_inputs(model):
-    """Within, a `NoGradientError` says what to do about inputs that cannot move a little.
-
-    Those are tokens and other whole numbers. Where a model has inputs of both kinds, nobody knows
-    here which are attacked, and the error stays as it is.
-    """
-    try:
-        yield
-    except NoGradientError as error:
-        inputs = {tensor.name: tensor.dtype for tensor in _inputs_of(model)}
-        are_integers = bool(inputs) and all("int" in dtype for dtype in inputs.values())
-        embeddings = [layer.name for layer in layers_of(model) if _embeds(layer)]
-        if embeddings and (are_integers or len(inputs) < 2):
-            raise NoGradientError.saying(_about_embeddings(embeddings)) from error
-        if are_integers:
-            raise NoGradientError.saying(_about_integers(inputs)) from error
-        raise
-
-
-def _about_embeddings(names):
-    others = f" (or at one of {names[1:]})" if names[1:] else ""
-    return (
-        "The model looks up what it is given in an embedding: tokens and categories cannot move a "
-        "little, so that no gradient leads to them. Perturb the embeddings in place of them: "
-        f'kr.AdvTrain(kr.threat_models.AtLayer("{names[0]}", kr.L2(1.0, bounds=None)))'
-        f"{others}. Received: a threat model on the inputs, and the embeddings {names}"
-    )
-
-
-def _about_integers(inputs):
-    shown = ", ".join(f"{name!r}: {dtype}" for name, dtype in inputs.items())
-    return (
-        "The model takes whole numbers: Keras casts every input to integers, so that it has no "
-        'gradient there. For images make it with keras.Input(..., dtype="float32"); weights can be '
-        f"copied by get_weights and set_weights. Received: a model with inputs of dtype {shown}"
-    )
-
-
-def _inputs_of(model):
-    try:
-        return keras.tree.flatten(model.inputs) if isinstance(model, keras.Model) else []
-    except (AttributeError, ValueError):
-        return []
-
-
-def _embeds(layer):
-    return isinstance(layer, keras.layers.Embedding)

@@ -11,22 +11,23 @@ from keras_robust import attacks
 from keras_robust import backend
 from keras_robust import objectives
 from keras_robust import threat_models
-from keras_robust.attacks.goal import check_seed
-from keras_robust.backend import TrainStep
+from keras_robust import training
+from keras_robust.attacks.attack_loss import check_seed
+from keras_robust.backend.keras_internals import is_of_one_batch
+from keras_robust.callbacks.callback_list import put_last
 from keras_robust.callbacks.compiled_step import CompiledStep
 from keras_robust.callbacks.compiled_step import forget_step
 from keras_robust.callbacks.compiled_step import kept_step
 from keras_robust.callbacks.first_batch import warn_of_first_batch
-from keras_robust.callbacks.neighbours import put_last
 from keras_robust.callbacks.told_after import told_after
 from keras_robust.callbacks.train_function import LastCallback
 from keras_robust.callbacks.train_function import current_fit
 from keras_robust.callbacks.train_function import install
-from keras_robust.callbacks.train_function import is_of_one_batch
 from keras_robust.callbacks.train_function import refuse_other_steps
 from keras_robust.callbacks.train_function import uninstall
 from keras_robust.callbacks.warm_up import WarmUp
 from keras_robust.callbacks.warm_up import parse_warmup
+from keras_robust.training import TrainStep
 
 _ATTACK_DTYPES = (None, "auto", "bfloat16", "float16")
 _LONG = 10.0  # Seconds of a first batch, after which it is told what takes so long.
@@ -193,7 +194,7 @@ class AdvTrain(keras.callbacks.Callback):
         self._install()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._is_clean = backend.read_steps(self.model.optimizer) < self._ramp[0]
+        self._is_clean = training.read_steps(self.model.optimizer) < self._ramp[0]
         self._step.reset_meters()
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -206,7 +207,7 @@ class AdvTrain(keras.callbacks.Callback):
         if self._is_clean:
             return
         accuracy, seen = _read(step.accuracy.result()), _read(step.accuracy.count)
-        steps = backend.read_steps(self.model.optimizer)
+        steps = training.read_steps(self.model.optimizer)
         if "chance" in self._warned or not seen or steps < _FIRST_STEPS:
             return
         chance = 1.0 / step.num_classes

@@ -12,8 +12,10 @@ import numpy as np
 
 from keras_robust.atomic import check_writable
 from keras_robust.atomic import write_arrays
+from keras_robust.backend.keras_internals import REMEMBERED
+from keras_robust.backend.keras_internals import start_fit_at
 from keras_robust.callbacks.adv_train import AdvTrain
-from keras_robust.callbacks.neighbours import move
+from keras_robust.callbacks.callback_list import move
 from keras_robust.callbacks.robust_validation import RobustValidation
 from keras_robust.configurable import described
 from keras_robust.sealed import read_sealed
@@ -25,10 +27,7 @@ _META = "meta"
 # What callbacks remember from epoch to epoch.
 _REMEMBERED = {
     AdvTrain: ("_ramp",),
-    keras.callbacks.EarlyStopping: ("best", "best_epoch", "best_weights", "stopped_epoch", "wait"),
-    keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving"),
-    keras.callbacks.ReduceLROnPlateau: ("best", "cooldown_counter", "wait"),
-    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+    **REMEMBERED,
     RobustValidation: ("_latest",),
 }
 
@@ -193,7 +192,7 @@ class AtomicBackup(keras.callbacks.Callback):
         # Where `fit` starts to count; Keras's own callback sets it too.
         is_over = any(map(_has_stopped, self._neighbours()))
         params = self.params or {}
-        self.model._initial_epoch = params.get("epochs", epoch) if is_over else epoch
+        start_fit_at(self.model, params.get("epochs", epoch) if is_over else epoch)
         if params.get("verbose"):
             print(f"Resuming after epoch {epoch}, from {self.path}")  # noqa: T201
 

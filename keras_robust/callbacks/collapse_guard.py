@@ -2,7 +2,7 @@
 
 import warnings
 
-from keras_robust.callbacks.held_out import HeldOut
+from keras_robust.callbacks.held_out_attack import HeldOut
 from keras_robust.callbacks.snapshot import Snapshot
 from keras_robust.callbacks.snapshot import start_optimizer
 

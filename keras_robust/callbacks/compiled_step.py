@@ -5,6 +5,7 @@ import weakref
 import keras
 
 from keras_robust import backend
+from keras_robust.backend.keras_internals import learning_rate_of
 from keras_robust.configurable import Configurable
 
 _KEPT = "_keras_robust_steps"
@@ -19,7 +20,7 @@ class CompiledStep:
     with their arguments. Ramp and seed are data, and other data are traced beside the first.
 
     Args:
-        step: a `backend.TrainStep`.
+        step: a `training.TrainStep`.
 
     Attribute `run`: the train function, or `None` before `prepare`.
     """
@@ -81,7 +82,7 @@ class CompiledStep:
             model.steps_per_execution,
             model.loss,
             optimizer,
-            getattr(optimizer, "_learning_rate", None),
+            learning_rate_of(optimizer),
             *(one for _, one in sorted(vars(optimizer).items()) if isinstance(one, _PLAIN)),
             keras.distribution.distribution(),
             *(one for some in variables for one in [len(some), *some]),

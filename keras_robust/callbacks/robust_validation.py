@@ -1,6 +1,6 @@
 """The callback that adds the accuracy under an attack to the validation logs."""
 
-from keras_robust.callbacks.held_out import HeldOut
+from keras_robust.callbacks.held_out_attack import HeldOut
 
 
 class RobustValidation(HeldOut):

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 
 from keras_robust import backend
-
-_CLOCKS = ("iteration", "learning_rate")  # The names that Keras gives the variables.
+from keras_robust.backend.keras_internals import is_clock
+from keras_robust.backend.keras_internals import moving_averages
 
 
 def _copied(variable):
@@ -26,7 +26,7 @@ class Snapshot:
     """
 
     def __init__(self, model):
-        states = [v for v in model.optimizer.variables if v.name not in _CLOCKS]
+        states = [v for v in model.optimizer.variables if not is_clock(v)]
         self._values = [(v, _copied(v)) for v in model.weights + states]
 
     def restore(self):
@@ -45,7 +45,6 @@ def start_optimizer(model):
             model.optimizer.build(model.trainable_variables)
     inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     for optimizer in getattr(inner, "optimizers", [inner]):
-        averages = getattr(optimizer, "_model_variables_moving_average", None)
-        if averages and not int(_copied(optimizer.iterations)):
-            for variable, average in zip(optimizer._trainable_variables, averages, strict=True):
+        if not int(_copied(optimizer.iterations)):
+            for variable, average in moving_averages(optimizer):
                 average.assign(_copied(variable))

@@ -38,11 +38,6 @@ def current_fit(model):
     return getattr(model, "history", model)
 
 
-def is_of_one_batch(iterator):
-    """Whether this is the generator that `train_on_batch` makes of its arguments."""
-    return "train_on_batch" in getattr(iterator, "__qualname__", "")
-
-
 def refuse_other_steps(model):
     """Says so if the model has a train step of its own, or another callback brings one."""
     if getattr(model.train_function, "fit", None) is current_fit(model):

@@ -15,11 +15,11 @@ from keras_robust.atomic import write_text
 from keras_robust.certification.certificate_schema import SCHEMA
 from keras_robust.certification.certificate_schema import SCHEMA_VERSION
 from keras_robust.certification.certificate_schema import check_certificate
-from keras_robust.evaluation.chance import measure_chance
-from keras_robust.evaluation.characters import one_line
-from keras_robust.evaluation.figures import make_figure
-from keras_robust.evaluation.kinds import read_json
-from keras_robust.evaluation.schema import to_plain
+from keras_robust.evaluation.checks.chance import measure_chance
+from keras_robust.evaluation.reports.characters import one_line
+from keras_robust.evaluation.reports.figures import make_figure
+from keras_robust.evaluation.reports.json_types import read_json
+from keras_robust.evaluation.reports.schema import to_plain
 from keras_robust.threat_models.parsing import parse_fraction
 
 _NUM_POINTS = 100

@@ -4,17 +4,17 @@ import reprlib
 
 import numpy as np
 
-from keras_robust.evaluation.kinds import dict_of
-from keras_robust.evaluation.kinds import integer
-from keras_robust.evaluation.kinds import json_value
-from keras_robust.evaluation.kinds import list_of
-from keras_robust.evaluation.kinds import number
-from keras_robust.evaluation.kinds import record
-from keras_robust.evaluation.kinds import refuse
-from keras_robust.evaluation.kinds import text
-from keras_robust.evaluation.schema import CERTIFICATE as SCHEMA
-from keras_robust.evaluation.schema import SCHEMA as REPORT_SCHEMA
-from keras_robust.evaluation.schema import SIZE
+from keras_robust.evaluation.reports.json_types import dict_of
+from keras_robust.evaluation.reports.json_types import integer
+from keras_robust.evaluation.reports.json_types import json_value
+from keras_robust.evaluation.reports.json_types import list_of
+from keras_robust.evaluation.reports.json_types import number
+from keras_robust.evaluation.reports.json_types import record
+from keras_robust.evaluation.reports.json_types import refuse
+from keras_robust.evaluation.reports.json_types import text
+from keras_robust.evaluation.reports.schema import CERTIFICATE as SCHEMA
+from keras_robust.evaluation.reports.schema import SCHEMA as REPORT_SCHEMA
+from keras_robust.evaluation.reports.schema import SIZE
 
 SCHEMA_VERSION = 1
 

@@ -9,17 +9,17 @@ import keras
 import numpy as np
 
 from keras_robust import threat_models
-from keras_robust.attacks.examples import check_examples
-from keras_robust.attacks.examples import to_arrays
-from keras_robust.attacks.goal import check_counts
+from keras_robust.attacks.attack_loss import check_counts
+from keras_robust.attacks.data import check_examples
+from keras_robust.attacks.data import to_arrays
 from keras_robust.calls import advice
 from keras_robust.calls import explained
 from keras_robust.calls import is_radius
 from keras_robust.certification.certificate import registry
 from keras_robust.certification.certificate_report import CertificateReport
 from keras_robust.certification.certificate_report import certified_curve
-from keras_robust.evaluation.labels import check_labels
-from keras_robust.evaluation.labels import predict_clean
+from keras_robust.evaluation.validation import check_labels
+from keras_robust.evaluation.validation import predict_clean
 from keras_robust.layers import RandomizedSmoothing
 from keras_robust.version import __version__
 

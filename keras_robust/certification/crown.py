@@ -7,10 +7,10 @@ import numpy as np
 from keras import ops
 
 from keras_robust import backend
-from keras_robust.certification.box import Box
 from keras_robust.certification.graph import propagate
 from keras_robust.certification.graph import refuse
-from keras_robust.certification.layer_boxes import before_activation
+from keras_robust.certification.interval_bounds import Box
+from keras_robust.certification.interval_rules import before_activation
 from keras_robust.threat_models.threat_model import flatten
 
 _TINY = 1e-12

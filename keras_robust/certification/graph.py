@@ -2,6 +2,10 @@
 
 import keras
 
+from keras_robust.backend.keras_internals import graph_of
+from keras_robust.backend.keras_internals import is_defined_by_keras
+from keras_robust.backend.keras_internals import run_graph
+
 
 def propagate(model, value, rule):
     """Returns what comes out of a model whose layers are replaced by a rule.
@@ -33,8 +37,7 @@ def propagate(model, value, rule):
 
         return run
 
-    # Keras has no public way to run its graph on other values.
-    outputs = graph._run_through_graph(value, operation_fn=replace)
+    outputs = run_graph(graph, value, replace)
     (output,) = keras.tree.flatten(outputs)
     return output
 
@@ -58,10 +61,8 @@ def refuse_activation(layer, function, what, known):
 
 
 def _graph_of(model):
-    # A Sequential has its graph inside.
-    graph = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
-    is_graph = hasattr(graph, "_run_through_graph")
-    if not is_graph or len(graph.inputs) != 1 or len(graph.outputs) != 1:
+    graph = graph_of(model)
+    if graph is None or len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise ValueError(
             "Only a built Sequential or Functional model, with one input and one output, can be "
             "taken apart into layers: start it with keras.Input(shape). "
@@ -75,7 +76,7 @@ def _check_call(model):
     """Raises a `ValueError` for a model that does more than to run its graph."""
     for name in ("call", "__call__"):
         owner = next(cls for cls in type(model).__mro__ if name in vars(cls))
-        if name in vars(model) or not owner.__module__.startswith("keras.src."):
+        if name in vars(model) or not is_defined_by_keras(owner):
             raise ValueError(
                 f"A model with a `{name}` of its own may do more than its layers do, and cannot "
                 "be taken apart: write it as a Functional model (a `train_step` of its own is "

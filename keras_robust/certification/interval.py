@@ -8,13 +8,14 @@ import numpy as np
 from keras import ops
 
 from keras_robust import backend
-from keras_robust.certification.box import Box
-from keras_robust.certification.box import worst_margins
+from keras_robust import models
 from keras_robust.certification.certificate import Certificate
 from keras_robust.certification.certificate import Certified
 from keras_robust.certification.certificate import largest_radii
 from keras_robust.certification.certificate import shown
-from keras_robust.certification.layer_boxes import propagate_box
+from keras_robust.certification.interval_bounds import Box
+from keras_robust.certification.interval_bounds import worst_margins
+from keras_robust.certification.interval_rules import propagate_box
 from keras_robust.certification.model_checks import check_logits
 from keras_robust.certification.model_checks import check_precision
 from keras_robust.certification.model_checks import check_shape
@@ -101,7 +102,7 @@ class Interval(Certificate):
             return self._certify(model, x, batch_size, verbose)
 
     def _certify(self, model, x, batch_size, verbose):
-        predictions = np.argmax(backend.predict_logits(model, x, batch_size), axis=-1)
+        predictions = np.argmax(models.predict_logits(model, x, batch_size), axis=-1)
         largest = self.max_radius
         if largest is None:
             largest = float(np.max(np.asarray(self.bounds[1]) - np.asarray(self.bounds[0])))

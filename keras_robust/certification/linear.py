@@ -7,11 +7,12 @@ import numpy as np
 from keras import ops
 
 from keras_robust import backend
+from keras_robust import models
 from keras_robust import threat_models
-from keras_robust.attacks import affine
-from keras_robust.attacks.examples import check_classes
-from keras_robust.attacks.examples import check_examples
+from keras_robust.attacks.data import check_classes
+from keras_robust.attacks.data import check_examples
 from keras_robust.calls import explained
+from keras_robust.certification import affine
 from keras_robust.certification.certificate import LARGEST
 from keras_robust.certification.certificate import Certificate
 from keras_robust.certification.certificate import Certified
@@ -96,8 +97,8 @@ class _AffineModel:
     def __init__(self, model, x, threat_model, batch_size):
         check_precision(model)
         affine.check_affine(model, x.shape[1:], threat_model)
-        self.logits = backend.predict_logits(model, x, batch_size)
-        self.slopes = affine.slopes(backend.Classifier(model), ops.convert_to_tensor(x[:1]))
+        self.logits = models.predict_logits(model, x, batch_size)
+        self.slopes = affine.slopes(models.Classifier(model), ops.convert_to_tensor(x[:1]))
         self._x, self._batch_size = x, batch_size
 
         def worst(logits, slopes, x, labels, epsilon):

@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 
-from keras_robust import backend
+from keras_robust import models
 from keras_robust.certification.certificate import LARGEST
 from keras_robust.certification.certificate import Certificate
 from keras_robust.certification.certificate import Certified
@@ -72,7 +72,7 @@ class Lipschitz(Certificate):
         reach = propagate(model, Reach(1.0, x.shape), constant_of)
         check_logits(model, reach)
         reach = reach.logits or reach
-        logits = backend.predict_logits(model, x, batch_size).astype("float64")
+        logits = models.predict_logits(model, x, batch_size).astype("float64")
         labels = np.argmax(logits, axis=-1)
         gaps = logits[np.arange(len(logits)), labels][:, None] - logits
         constants = _ABOVE * _pair_constants(reach, logits.shape[-1])[labels]

@@ -9,7 +9,7 @@ from keras import ops
 from keras_robust import backend
 from keras_robust.certification.graph import refuse
 from keras_robust.certification.graph import refuse_activation
-from keras_robust.certification.layer_boxes import batch_norm_scale
+from keras_robust.certification.interval_rules import batch_norm_scale
 from keras_robust.layers import GroupSort
 from keras_robust.layers import InputGuard
 from keras_robust.layers import OrthogonalConv2D

@@ -3,6 +3,7 @@
 import keras
 
 from keras_robust import backend
+from keras_robust import models
 
 _EXACT = ("float32", "float64")
 
@@ -55,7 +56,7 @@ def check_logits(model, value):
         value: what came out of `propagate`, with an attribute `logits` that is what is in front of
             a final softmax or sigmoid, or `None`.
     """
-    classifier = backend.Classifier(model)
+    classifier = models.Classifier(model)
     if value.logits is None and classifier.from_logits is False:
         raise ValueError(
             "The loss takes probabilities, and the model does not end in a softmax or sigmoid, in "

@@ -11,6 +11,7 @@ from keras import ops
 from scipy import stats
 
 from keras_robust import backend
+from keras_robust import models
 from keras_robust.certification.certificate import ABSTAINED
 from keras_robust.certification.certificate import Certificate
 from keras_robust.certification.certificate import Certified
@@ -130,7 +131,7 @@ class Smoothing(Certificate):
         _warn_of_units(x, stddev)
         _check_guards(base)
         select, estimate = (
-            _counter(backend.Classifier(base), stddev, number, batch_size)
+            _counter(models.Classifier(base), stddev, number, batch_size)
             for number in (self.selection_samples, self.num_samples)
         )
         predictions = np.full(len(x), ABSTAINED, "int64")
@@ -201,7 +202,7 @@ def _warn_of_units(x, stddev):
 
 
 def _check_guards(model):
-    guards = backend.rejecting_layers(model)
+    guards = models.rejecting_layers(model)
     if guards:
         raise ValueError(
             "Noise leaves the bounds of a guard, which rejects the copy: put the guard in front of "

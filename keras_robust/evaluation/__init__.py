@@ -1,19 +1,19 @@
 """Robust accuracy, and whether to believe it."""
 
 from keras_robust.calls import explain_calls
-from keras_robust.evaluation.attack_report import AttackReport
 from keras_robust.evaluation.black_box import BlackBox
-from keras_robust.evaluation.breakdown import accuracy_per_class
-from keras_robust.evaluation.breakdown import confusion
-from keras_robust.evaluation.check import Check
-from keras_robust.evaluation.curve import median_distance
-from keras_robust.evaluation.curve import robustness_curve
+from keras_robust.evaluation.checks.check import Check
 from keras_robust.evaluation.evaluate import evaluate
-from keras_robust.evaluation.picture import draw_examples
-from keras_robust.evaluation.report import RobustnessReport
+from keras_robust.evaluation.metrics.curve import median_distance
+from keras_robust.evaluation.metrics.curve import robustness_curve
+from keras_robust.evaluation.metrics.per_class import accuracy_per_class
+from keras_robust.evaluation.metrics.per_class import confusion
+from keras_robust.evaluation.reports.attack_report import AttackReport
+from keras_robust.evaluation.reports.example_plot import draw_examples
+from keras_robust.evaluation.reports.report import RobustnessReport
+from keras_robust.evaluation.reports.sanity_report import SanityReport
+from keras_robust.evaluation.reports.table import compare
 from keras_robust.evaluation.sanity_check import sanity_check
-from keras_robust.evaluation.sanity_report import SanityReport
-from keras_robust.evaluation.table import compare
 
 explain_calls([BlackBox])
 

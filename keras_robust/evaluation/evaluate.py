@@ -11,29 +11,29 @@ import numpy as np
 import scipy.stats
 
 from keras_robust import attacks as attacks_module
-from keras_robust import backend
+from keras_robust import models
 from keras_robust.calls import explained
-from keras_robust.evaluation.breakdown import accuracy_per_class
-from keras_robust.evaluation.breakdown import confusion
-from keras_robust.evaluation.chance import measure_chance
-from keras_robust.evaluation.cheap_checks import cheap_checks
 from keras_robust.evaluation.checkpoint import Checkpoint
-from keras_robust.evaluation.contest import Contest
-from keras_robust.evaluation.curve import median_distance
-from keras_robust.evaluation.curve import robustness_curve
-from keras_robust.evaluation.labels import decimal_radius
-from keras_robust.evaluation.question import Question
-from keras_robust.evaluation.report import RobustnessReport
-from keras_robust.evaluation.suite import Turn
-from keras_robust.evaluation.suite import can_measure
-from keras_robust.evaluation.suite import make_turns
-from keras_robust.evaluation.suite import usual_search
+from keras_robust.evaluation.checks.chance import measure_chance
+from keras_robust.evaluation.checks.cheap_checks import cheap_checks
+from keras_robust.evaluation.inputs import Question
+from keras_robust.evaluation.metrics.curve import median_distance
+from keras_robust.evaluation.metrics.curve import robustness_curve
+from keras_robust.evaluation.metrics.per_class import accuracy_per_class
+from keras_robust.evaluation.metrics.per_class import confusion
+from keras_robust.evaluation.plan import Turn
+from keras_robust.evaluation.plan import can_measure
+from keras_robust.evaluation.plan import make_turns
+from keras_robust.evaluation.plan import usual_search
+from keras_robust.evaluation.reports.report import RobustnessReport
+from keras_robust.evaluation.runner import Contest
+from keras_robust.evaluation.validation import decimal_radius
 from keras_robust.evaluation.worst_case import WorstCase
 from keras_robust.version import __version__
 
 
 @explained
-@backend.with_own_noise
+@models.with_own_noise
 def evaluate(  # noqa: PLR0913
     model,
     data,

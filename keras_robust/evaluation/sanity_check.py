@@ -1,26 +1,26 @@
 """Questions to ask before a robust accuracy is believed."""
 
 from keras_robust import attacks
-from keras_robust import backend
+from keras_robust import models
 from keras_robust.calls import explained
-from keras_robust.evaluation.attack_checks import check_beaten
-from keras_robust.evaluation.attack_checks import check_stability
-from keras_robust.evaluation.attack_checks import check_transfer
-from keras_robust.evaluation.attack_checks import gradient_checks
-from keras_robust.evaluation.cheap_checks import check_bounds
-from keras_robust.evaluation.cheap_checks import check_chance
-from keras_robust.evaluation.cheap_checks import check_determinism
-from keras_robust.evaluation.cheap_checks import check_epsilon
-from keras_robust.evaluation.cheap_checks import check_logits
-from keras_robust.evaluation.question import Question
-from keras_robust.evaluation.sanity_report import SanityReport
-from keras_robust.evaluation.trials import Trials
+from keras_robust.evaluation.cache import Trials
+from keras_robust.evaluation.checks.attack_checks import check_beaten
+from keras_robust.evaluation.checks.attack_checks import check_stability
+from keras_robust.evaluation.checks.attack_checks import check_transfer
+from keras_robust.evaluation.checks.attack_checks import gradient_checks
+from keras_robust.evaluation.checks.cheap_checks import check_bounds
+from keras_robust.evaluation.checks.cheap_checks import check_chance
+from keras_robust.evaluation.checks.cheap_checks import check_determinism
+from keras_robust.evaluation.checks.cheap_checks import check_epsilon
+from keras_robust.evaluation.checks.cheap_checks import check_logits
+from keras_robust.evaluation.inputs import Question
+from keras_robust.evaluation.reports.sanity_report import SanityReport
 
 _RANDOM_QUERIES = 500
 
 
 @explained
-@backend.with_own_noise
+@models.with_own_noise
 def sanity_check(
     model,
     data,

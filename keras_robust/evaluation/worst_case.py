@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 
-from keras_robust import backend
 from keras_robust import losses
-from keras_robust.evaluation.labels import decimal_radius
-from keras_robust.evaluation.labels import is_mistaken
+from keras_robust import models
+from keras_robust.evaluation.validation import decimal_radius
+from keras_robust.evaluation.validation import is_mistaken
 
 
 class WorstCase:
@@ -42,7 +42,7 @@ class WorstCase:
         Returns:
             Bool arrays, which of the examples are broken, and which points are feasible.
         """
-        x, y = backend.take(self.x, rows), self.y[rows]
+        x, y = models.take(self.x, rows), self.y[rows]
         feasible = np.array(threat_model.contains(x_adv, x))
         kept = self.adv_logits[rows]
         was_wrong, wrong = (is_mistaken(outputs, y) for outputs in (kept, logits))
@@ -60,7 +60,7 @@ class WorstCase:
         return wrong & feasible, feasible
 
     def _measure(self, rows, x_adv, x, wrong, feasible, threat_model):
-        pair = (backend.single(x_adv), backend.single(x))
+        pair = (models.single(x_adv), models.single(x))
         distance = np.array(threat_model.distance(*pair), "float64")
         # What float32 rounds must not put a point of the ball outside of it.
         radius = decimal_radius(threat_model)

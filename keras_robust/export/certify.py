@@ -2,10 +2,10 @@
 
 import tensorflow as tf
 
-from keras_robust import backend
+from keras_robust import models
 
 # The graph is TensorFlow's on every backend.
-from keras_robust.backend import tensorflow as graph
+from keras_robust.backend.tensorflow import ops as graph
 from keras_robust.layers import RandomizedSmoothing
 
 # A larger one makes it worth while to ask until an answer is wrong.
@@ -42,7 +42,7 @@ def certify_signature(model, specs, guarded, max_samples, archive):
         f"Expected num_samples from 1, in hundreds and times the number of inputs at most "
         f"{max_samples}, and alpha above 0 and at most {_MAX_ALPHA}"
     )
-    logits = archive.in_graph(backend.Classifier(model.model).logits)
+    logits = archive.in_graph(models.Classifier(model.model).logits)
     guard = archive.in_graph(lambda x: guarded([x])[0])
 
     def certify(x, seed, num_samples, alpha):

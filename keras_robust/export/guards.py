@@ -5,6 +5,8 @@ import warnings
 import keras
 
 from keras_robust import threat_models
+from keras_robust.backend.keras_internals import input_tensors_of
+from keras_robust.backend.keras_internals import layers_of
 from keras_robust.layers import InputGuard
 from keras_robust.layers import RandomizedSmoothing
 
@@ -46,7 +48,7 @@ def guards_within(model):
     """Returns the guards that a model has among its layers, none for a `RandomizedSmoothing`."""
     if isinstance(model, RandomizedSmoothing):
         return []
-    layers = model._flatten_layers(include_self=False)
+    layers = layers_of(model, include_self=False)
     return [layer for layer in layers if isinstance(layer, InputGuard)]
 
 
@@ -66,7 +68,7 @@ def scale_of(model, spec, guard):
     inputs = {id(tensor) for tensor in keras.tree.flatten(getattr(model, "inputs", []))}
     is_sequential = isinstance(model, keras.Sequential)
     for found in guards_within(model):
-        taken = {id(tensor) for node in found._inbound_nodes for tensor in node.input_tensors}
+        taken = set(map(id, input_tensors_of(found)))
         if found is model.layers[0] if is_sequential else inputs & taken:
             return found
     return None

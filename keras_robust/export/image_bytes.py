@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 # The graph is TensorFlow's on every backend.
-from keras_robust.backend import tensorflow as graph
+from keras_robust.backend.tensorflow import ops as graph
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 # Of a batch: a few bytes of a file may ask for gigabytes of memory.

@@ -9,18 +9,18 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_robust.attacks.examples import to_arrays
+from keras_robust.attacks.data import to_arrays
 from keras_robust.calls import explained
-from keras_robust.export.answers import Answers
-from keras_robust.export.answers import is_random
-from keras_robust.export.card import write_card
-from keras_robust.export.folder import new_folder
+from keras_robust.export.atomic_directory import new_folder
 from keras_robust.export.guards import choose_guards
 from keras_robust.export.guards import guards_within
 from keras_robust.export.guards import scale_of
 from keras_robust.export.guards import warn_without_bounds
 from keras_robust.export.inputs import Inputs
 from keras_robust.export.manifest import make_manifest
+from keras_robust.export.model_card import write_card
+from keras_robust.export.prediction_function import Answers
+from keras_robust.export.prediction_function import is_random
 from keras_robust.export.warmup import first_rows
 from keras_robust.export.warmup import told_to_give_data
 

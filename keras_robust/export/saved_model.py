@@ -6,26 +6,26 @@ import unicodedata
 
 import numpy as np
 
-from keras_robust.attacks.examples import to_arrays
+from keras_robust.attacks.data import to_arrays
 from keras_robust.backend import Archive
-from keras_robust.backend import predict_clean_logits
 from keras_robust.calls import explained
 from keras_robust.evaluation import RobustnessReport
-from keras_robust.evaluation.labels import check_labels
+from keras_robust.evaluation.validation import check_labels
 from keras_robust.export import warmup_log
-from keras_robust.export.answers import is_random
-from keras_robust.export.card import write_card
-from keras_robust.export.folder import new_folder
+from keras_robust.export.atomic_directory import new_folder
 from keras_robust.export.guards import choose_guards
 from keras_robust.export.guards import warn_without_bounds
 from keras_robust.export.inputs import Inputs
 from keras_robust.export.manifest import make_manifest
 from keras_robust.export.manifest import models_config
+from keras_robust.export.model_card import write_card
+from keras_robust.export.prediction_function import is_random
 from keras_robust.export.signatures import make_signatures
 from keras_robust.export.warmup import first_rows
 from keras_robust.export.warmup import make_exchanges
 from keras_robust.export.warmup import told_to_give_data
 from keras_robust.layers.input_transformation import check_count
+from keras_robust.models import predict_clean_logits
 
 _BREAKING = {"Cc", "Cs", "Zl", "Zp"}
 

@@ -8,13 +8,13 @@ import tensorflow as tf
 from keras_robust import backend
 
 # The graph is TensorFlow's on every backend.
-from keras_robust.backend import tensorflow as graph
-from keras_robust.export.answers import Answers
-from keras_robust.export.answers import is_random
-from keras_robust.export.answers import seed_of_the_system
+from keras_robust.backend.tensorflow import ops as graph
 from keras_robust.export.certify import certify_signature
 from keras_robust.export.guards import scale_of
 from keras_robust.export.image_bytes import decode_images
+from keras_robust.export.prediction_function import Answers
+from keras_robust.export.prediction_function import is_random
+from keras_robust.export.prediction_function import seed_of_the_system
 
 Signature = collections.namedtuple("Signature", "function specs")
 _NOT_FINITE = "Expected finite logits. Received: an example for which the model gives others"

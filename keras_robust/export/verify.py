@@ -14,8 +14,8 @@ from keras_robust import backend
 from keras_robust.evaluation import BlackBox
 from keras_robust.evaluation import evaluate
 from keras_robust.export import warmup_log
-from keras_robust.export.answers import Answers
-from keras_robust.export.answers import seed_of_the_system
+from keras_robust.export.prediction_function import Answers
+from keras_robust.export.prediction_function import seed_of_the_system
 
 # A server has no Keras: what needs it must fail here.
 _BLOCK = (

@@ -9,10 +9,11 @@ from keras import ops
 from scipy import special
 
 from keras_robust import backend
-from keras_robust.backend.tensorflow import required_message
-from keras_robust.export.answers import is_random
+from keras_robust import models
+from keras_robust.backend.tensorflow.ops import required_message
 from keras_robust.export.guards import boxes_of
 from keras_robust.export.guards import scale_of
+from keras_robust.export.prediction_function import is_random
 from keras_robust.export.warmup_log import Exchange
 
 _SIZES = (1, 8)
@@ -82,7 +83,7 @@ class _KerasAnswer:
 
     def __init__(self, model, inputs, guards):
         self._model, self._inputs, self._guards = model, inputs, guards
-        self._takes_logits = backend.Classifier(model).from_logits is not False
+        self._takes_logits = models.Classifier(model).from_logits is not False
 
     def __call__(self, exchange):
         specs, values = self._inputs.specs, list(exchange.inputs.values())

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_robust import backend
+from keras_robust import models
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
@@ -76,7 +76,7 @@ class FeatureSqueezingDetector(keras.Model):
         super().build(input_shape)
 
     def call(self, x):
-        classifier = backend.Classifier(self.model)
+        classifier = models.Classifier(self.model)
         x = ops.cast(x, "float32")
         probabilities = ops.softmax(classifier.logits(x))
         distances = [
@@ -102,7 +102,7 @@ class FeatureSqueezingDetector(keras.Model):
                 f"Received: false_positive_rate={false_positive_rate!r}"
             )
         scores = np.sort(self._scores(x, batch_size))
-        backend.predict_clean_logits(self.model, x, batch_size)  # Refuses what cannot be read.
+        models.predict_clean_logits(self.model, x, batch_size)  # Refuses what cannot be read.
         # What is meant as a whole number of examples must not lose one to rounding.
         allowed = int(false_positive_rate * len(scores) + 1e-9)
         self.threshold = float(scores[len(scores) - 1 - allowed])
@@ -129,7 +129,7 @@ class FeatureSqueezingDetector(keras.Model):
     def _scores(self, x, batch_size):
         if not len(x):
             raise ValueError(f"Expected at least one example. Received: {len(x)} examples")
-        batches = [ops.convert_to_numpy(self(rows)) for rows in backend.batches_of(x, batch_size)]
+        batches = [ops.convert_to_numpy(self(rows)) for rows in models.batches_of(x, batch_size)]
         return np.concatenate(batches)
 
 

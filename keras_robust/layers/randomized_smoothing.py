@@ -10,6 +10,7 @@ from keras import ops
 from scipy import stats
 
 from keras_robust import backend
+from keras_robust import models
 from keras_robust.configurable import shown
 from keras_robust.layers.input_transformation import check_count
 from keras_robust.threat_models.parsing import parse_fraction
@@ -106,7 +107,7 @@ class RandomizedSmoothing(keras.Model):
         super().build(input_shape)
 
     def call(self, x, training=False):
-        classifier = backend.Classifier(self.model)
+        classifier = models.Classifier(self.model)
         x = ops.cast(x, "float32")
         if training:
             noise = backend.normal(ops.shape(x), self.seed_generator.next())
@@ -130,8 +131,8 @@ class RandomizedSmoothing(keras.Model):
         """
         if not 0.0 < alpha < 1.0:
             raise ValueError(f"Argument `alpha` must be between 0 and 1. Received: alpha={alpha!r}")
-        backend.predict_clean_logits(self.model, x, batch_size)  # Refuses what cannot be read.
-        batches = (self._count(batch)[0] for batch in backend.batches_of(x, batch_size))
+        models.predict_clean_logits(self.model, x, batch_size)  # Refuses what cannot be read.
+        batches = (self._count(batch)[0] for batch in models.batches_of(x, batch_size))
         counts = np.concatenate([ops.convert_to_numpy(rows) for rows in batches]).astype("int64")
         second, first = np.sort(counts, axis=-1)[:, -2:].T
         p_values = 2.0 * stats.binom.sf(first - 1, first + second, 0.5)
@@ -165,7 +166,7 @@ class RandomizedSmoothing(keras.Model):
 
     def _count(self, x):
         """Returns the votes, int32, and the summed probabilities of the copies."""
-        classifier, x = backend.Classifier(self.model), ops.cast(x, "float32")
+        classifier, x = models.Classifier(self.model), ops.cast(x, "float32")
         shape, seed = ops.shape(x), self._seed()
         if self.seed is not None:
             # One noise for all rows: the answer does not depend on what else is in the batch.
@@ -187,7 +188,7 @@ class RandomizedSmoothing(keras.Model):
 
 
 def _check_guards(model):
-    guards = backend.rejecting_layers(model)
+    guards = models.rejecting_layers(model)
     if guards:
         raise ValueError(
             "The copies with noise leave the bounds of the guard within the model: put the "

@@ -24,13 +24,13 @@ from keras_robust.objectives.mma import MMA
 from keras_robust.objectives.objective import Objective
 from keras_robust.objectives.objective import get
 from keras_robust.objectives.objective import registry
+from keras_robust.objectives.objective_wrapper import Regularised
+from keras_robust.objectives.objective_wrapper import Wrapping
 from keras_robust.objectives.rslad import RSLAD
 from keras_robust.objectives.smooth_adv import SmoothAdv
 from keras_robust.objectives.trades import TRADES
 from keras_robust.objectives.vat import VAT
 from keras_robust.objectives.worst_case_linear import WorstCaseLinear
-from keras_robust.objectives.wrapping import Regularised
-from keras_robust.objectives.wrapping import Wrapping
 
 ALL = (
     ARD,

@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight
-from keras_robust.objectives.wrapping import Wrapping
+from keras_robust.objectives.objective_wrapper import Wrapping
 
 _TINY = 1e-12
 

@@ -5,8 +5,8 @@ import warnings
 import keras
 from keras import ops
 
-from keras_robust import backend
 from keras_robust import losses
+from keras_robust import models
 from keras_robust.objectives.objective import Objective
 
 
@@ -67,14 +67,14 @@ class Distillation(Objective):
         """Returns the logits of the teacher, float32 `(batch_size, num_classes)`.
 
         Args:
-            classifier: `backend.Classifier` of the model that is taught.
+            classifier: `models.Classifier` of the model that is taught.
             x: float tensor `(batch_size, ...)`, clean examples.
         """
         inputs = classifier.pack(x)
         leaves = keras.tree.flatten(inputs)
-        teacher = backend.Classifier(self.teacher)
+        teacher = models.Classifier(self.teacher)
         if len(leaves) > 1:
-            teacher = backend.Classifier(self.teacher, lambda _: inputs)
+            teacher = models.Classifier(self.teacher, lambda _: inputs)
         return ops.stop_gradient(teacher.logits(leaves[0]))
 
     def soft_targets(self, classifier, teacher_logits, logits, temperature=1.0):
@@ -101,13 +101,13 @@ def _check_same(teacher, teacher_outputs, model, outputs):
 
 def _num_classes(model, outputs):
     """Returns the number of classes, or `None` for what is no classifier."""
-    classifier = backend.Classifier(model)
+    classifier = models.Classifier(model)
     if not classifier.is_classification(outputs):
         return None
-    return max(backend.single(outputs).shape[-1], 2)
+    return max(models.single(outputs).shape[-1], 2)
 
 
 def _describe(model, outputs):
     shapes = [tuple(leaf.shape) for leaf in keras.tree.flatten(outputs)]
-    loss = backend.Classifier(model).loss_name
+    loss = models.Classifier(model).loss_name
     return f"outputs of shape {', '.join(map(str, shapes))}" + (loss and f" under the loss {loss}")

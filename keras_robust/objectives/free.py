@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_robust.attacks import unsearched
-from keras_robust.attacks.goal import zero_gradient
+from keras_robust.attacks.attack_loss import zero_gradient
 from keras_robust.objectives.objective import Objective
 
 

@@ -5,7 +5,8 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust import losses
-from keras_robust.objectives.wrapping import Regularised
+from keras_robust import models
+from keras_robust.objectives.objective_wrapper import Regularised
 from keras_robust.threat_models.threat_model import flatten
 
 # Folded into the seed of the batch, from which the attack draws too.
@@ -83,7 +84,7 @@ def _odds_gradient(classifier, x, y):
 
     def values(point):
         logits = classifier.logits(point, y)
-        labels = losses.to_indices(backend.single(y), logits.shape[-1])
+        labels = losses.to_indices(models.single(y), logits.shape[-1])
         is_known = ops.cast(labels >= 0, "float32")
         return is_known * losses.soft_margin(labels, logits), ()
 

@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_robust import backend
 from keras_robust import losses
+from keras_robust import models
 from keras_robust.attacks import unsearched
 from keras_robust.certification.crown import crown_margins
 from keras_robust.certification.interval import ball_box
@@ -115,7 +115,7 @@ class IBP(Objective):
     def loss(self, clean, adversarial):
         kappa, ball = at(self.kappa, clean), clean.batch.threat_model
         supervised = clean.loss
-        labels = losses.to_indices(backend.single(clean.y), clean.logits.shape[-1])
+        labels = losses.to_indices(models.single(clean.y), clean.logits.shape[-1])
         box = ball_box(clean.x, ball.radius, ball.bounds)
         worst = self._margins(clean.classifier.model, box, labels, at(self.beta, clean))
         outputs = clean.classifier.to_outputs(worst, clean.outputs)

@@ -5,7 +5,8 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust import losses
-from keras_robust.objectives.wrapping import Regularised
+from keras_robust import models
+from keras_robust.objectives.objective_wrapper import Regularised
 from keras_robust.threat_models.threat_model import flatten
 
 _NORMS = ("dual", "l2_squared")
@@ -86,6 +87,6 @@ def cross_entropy_gradient(classifier, x, y):
     """
 
     def values(x):
-        return losses.cross_entropy(backend.single(y), classifier.logits(x, y)), ()
+        return losses.cross_entropy(models.single(y), classifier.logits(x, y)), ()
 
     return backend.value_and_input_gradient(values, x)[1]

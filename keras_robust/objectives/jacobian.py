@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_robust import backend
-from keras_robust.objectives.wrapping import Regularised
+from keras_robust.objectives.objective_wrapper import Regularised
 from keras_robust.threat_models.threat_model import flatten
 
 # Folded into the seed of the batch, from which the attack draws too.

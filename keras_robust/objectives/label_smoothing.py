@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
-from keras_robust import backend
 from keras_robust import losses
+from keras_robust import models
 from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight
-from keras_robust.objectives.wrapping import Wrapping
+from keras_robust.objectives.objective_wrapper import Wrapping
 
 _LOSSES = ("sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy")
 
@@ -57,13 +57,13 @@ class LabelSmoothing(Wrapping):
 
     def check(self, model, threat_model):
         super().check(model, threat_model)
-        name = backend.Classifier(model).loss_name
+        name = models.Classifier(model).loss_name
         if name not in _LOSSES:
             raise ValueError(
                 "LabelSmoothing changes the labels of a cross-entropy. Compile the model with one "
                 f"of Keras's: {', '.join(_LOSSES)}. Received: loss={model.loss!r}"
             )
-        if getattr(keras.losses.get(backend.single(model.loss)), "label_smoothing", 0.0):
+        if getattr(keras.losses.get(models.single(model.loss)), "label_smoothing", 0.0):
             raise ValueError(
                 "The compiled loss smooths labels already. Compile it with label_smoothing=0, or "
                 f"train without LabelSmoothing. Received: loss={model.loss!r}"
@@ -103,7 +103,7 @@ class _Smoothed:
         """`smoothing * (z_y - mean_j z_j)` for each example that has a label, and 0 for others."""
         self.was_smoothed = True
         logits = self._stream.logits
-        rows = losses.to_rows(backend.single(self._stream.y), logits.shape[-1])
+        rows = losses.to_rows(models.single(self._stream.y), logits.shape[-1])
         centred = logits - ops.mean(logits, axis=-1, keepdims=True)
         # Keras averages over the examples that have a label.
         share = ops.maximum(ops.mean(ops.sum(rows, axis=-1)), 1e-12)

@@ -5,11 +5,12 @@ import math
 import keras
 from keras import ops
 
-from keras_robust import backend
 from keras_robust import losses
+from keras_robust import models
+from keras_robust import training
 from keras_robust.attacks import unsearched
-from keras_robust.attacks.goal import check_counts
-from keras_robust.attacks.goal import check_numbers
+from keras_robust.attacks.attack_loss import check_counts
+from keras_robust.attacks.attack_loss import check_numbers
 from keras_robust.objectives.noisy_copies import check_copies
 from keras_robust.objectives.noisy_copies import copies
 from keras_robust.objectives.noisy_copies import draw_noise
@@ -91,13 +92,13 @@ class MACER(Objective):
     def loss(self, clean, adversarial):
         batch, classifier = clean.batch, clean.classifier
         noise = draw_noise(batch, self.noise_stddev, self.num_samples)
-        noisy = backend.Stream(classifier, copies(batch, noise, self.num_samples))
+        noisy = training.Stream(classifier, copies(batch, noise, self.num_samples))
         smoothed = log_mean_probabilities(noisy.logits, self.num_samples)
         outputs = classifier.to_outputs(smoothed, noisy.outputs)
         inputs = classifier.pack(clean.x)
         supervised = classifier.model.compute_loss(inputs, clean.y, outputs, batch.sample_weight)
         votes = ops.exp(log_mean_probabilities(self.beta * noisy.logits, self.num_samples))
-        labels = losses.to_indices(backend.single(clean.y), votes.shape[-1])
+        labels = losses.to_indices(models.single(clean.y), votes.shape[-1])
         scale = 0.5 * at(self.noise_stddev, clean) * at(self.weight, clean)
         shortfall = clean.mean(_shortfall(labels, votes, self.gamma))
         return ops.cast(supervised, "float32") + scale * shortfall

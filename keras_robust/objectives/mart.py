@@ -3,9 +3,9 @@
 import keras
 from keras import ops
 
-from keras_robust.backend import single
 from keras_robust.losses import kl_divergence
 from keras_robust.losses import to_indices
+from keras_robust.models import single
 from keras_robust.objectives.objective import Objective
 from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight

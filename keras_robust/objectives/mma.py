@@ -4,7 +4,8 @@ import keras
 from keras import ops
 
 from keras_robust import backend
-from keras_robust.attacks.found import select
+from keras_robust import models
+from keras_robust.attacks.result import select
 from keras_robust.losses import soft_margin
 from keras_robust.objectives.objective import Objective
 from keras_robust.objectives.objective import at
@@ -81,7 +82,7 @@ class MMA(Objective):
         if attack.get_config().get("loss", "own") is None:
             attack = attack.clone(loss="soft_margin")
         found = super().perturb(attack, classifier, batch)
-        x, end, y = batch.x, found.x_adv, backend.single(batch.y)
+        x, end, y = batch.x, found.x_adv, models.single(batch.y)
 
         def is_beyond(point):
             return soft_margin(y, classifier.logits(point, batch.y)) >= 0.0

@@ -6,10 +6,10 @@ from keras_robust import backend
 
 
 def with_noise(batch, stddev):
-    """Returns the examples of a `backend.Batch` with Gaussian noise, clipped to the bounds.
+    """Returns the examples of a `training.Batch` with Gaussian noise, clipped to the bounds.
 
     Args:
-        batch: a `backend.Batch`.
+        batch: a `training.Batch`.
         stddev: float, or a `LearningRateSchedule` over optimizer steps.
     """
     stddev = stddev(batch.iteration) if callable(stddev) else stddev

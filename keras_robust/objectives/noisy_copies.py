@@ -37,7 +37,7 @@ def draw_noise(batch, stddev, num_samples):
     """Returns Gaussian noise `(batch_size * num_samples, ...)`, a function of the seed of a batch.
 
     Args:
-        batch: a `backend.Batch`.
+        batch: a `training.Batch`.
         stddev: float, or a `LearningRateSchedule` over optimizer steps.
         num_samples: int, copies of each example, which follow one another.
     """
@@ -58,7 +58,7 @@ def repeat_rows(structure, num_samples):
 
 
 def copies(batch, noise, num_samples):
-    """Returns a `backend.Batch` of noisy copies of each example, with its label and weight."""
+    """Returns a `training.Batch` of noisy copies of each example, with its label and weight."""
     x, y, sample_weight = repeat_rows((batch.x, batch.y, batch.sample_weight), num_samples)
     return batch._replace(x=x + noise, y=y, sample_weight=sample_weight)
 

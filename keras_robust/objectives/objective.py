@@ -55,7 +55,7 @@ class Objective(Configurable):
         """
 
     def perturb(self, attack, classifier, batch):
-        """Returns `attacks.Found` for a `backend.Batch`: by default what the attack finds."""
+        """Returns `attacks.Found` for a `training.Batch`: by default what the attack finds."""
         return attack.perturb(classifier, batch.x, batch.y, batch.threat_model, batch.seed)
 
     def attacked(self, batch):
@@ -78,18 +78,18 @@ class Objective(Configurable):
         """Returns the scalar loss.
 
         Args:
-            clean: `backend.Stream` of the examples as they are.
-            adversarial: `backend.Stream` of what `perturb` made of them.
+            clean: `training.Stream` of the examples as they are.
+            adversarial: `training.Stream` of what `perturb` made of them.
         """
         raise NotImplementedError
 
     def step(self, trainer, attack, batch):
-        """Takes the optimizer step for one batch, and returns a `backend.Result`.
+        """Takes the optimizer step for one batch, and returns a `training.Result`.
 
         Args:
-            trainer: `backend.Trainer`, with `backward` and `apply`.
+            trainer: `training.Trainer`, with `backward` and `apply`.
             attack: an `Attack`.
-            batch: `backend.Batch`.
+            batch: `training.Batch`.
         """
         found = self.perturb(attack, trainer.classifier, batch)
         return trainer.apply(trainer.backward(self.loss, found))

@@ -3,9 +3,10 @@
 import keras
 from keras import ops
 
-from keras_robust import backend
+from keras_robust import models
+from keras_robust import training
 from keras_robust.attacks import PGD
-from keras_robust.attacks.goal import check_counts
+from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.objectives.noisy_copies import check_copies
 from keras_robust.objectives.noisy_copies import copies
 from keras_robust.objectives.noisy_copies import draw_noise
@@ -77,7 +78,7 @@ class SmoothAdv(Objective):
 
     def perturb(self, attack, classifier, batch):
         noise = draw_noise(batch, self.noise_stddev, self.num_samples)
-        smoothed = backend.Classifier(_Smoothed(classifier, batch.y, noise, self.num_samples))
+        smoothed = models.Classifier(_Smoothed(classifier, batch.y, noise, self.num_samples))
         found = super().perturb(attack, smoothed, batch)
         return found._replace(x_adv=found.x_adv + noise[:: self.num_samples])
 
@@ -86,7 +87,7 @@ class SmoothAdv(Objective):
         noise = draw_noise(batch, self.noise_stddev, num_samples)
         # The first copy is what `perturb` returned.
         more = noise - repeat_rows(noise[::num_samples], num_samples)
-        stream = backend.Stream(adversarial.classifier, copies(batch, more, num_samples))
+        stream = training.Stream(adversarial.classifier, copies(batch, more, num_samples))
         if stream.classifier.reduction != "sum":
             return stream.loss
         return stream.weighted_loss(ops.ones(ops.shape(noise)[:1], "float32") / num_samples)

@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 
-from keras_robust import backend
 from keras_robust import losses
-from keras_robust.attacks import affine
+from keras_robust import models
 from keras_robust.attacks import unsearched
+from keras_robust.certification import affine
 from keras_robust.objectives.objective import Objective
 
 
@@ -83,7 +83,7 @@ class WorstCaseLinear(Objective):
         # Before the outputs of the stream, whose activity regularisers Keras must see last.
         slopes = affine.slopes(clean.classifier, clean.x)
         logits = clean.logits
-        labels = losses.to_indices(backend.single(clean.y), logits.shape[-1])
+        labels = losses.to_indices(models.single(clean.y), logits.shape[-1])
         worst = affine.worst_logits(logits, slopes, clean.x, labels, clean.batch.threat_model)
         return clean.loss_of(clean.classifier.to_outputs(worst, clean.outputs))
 

@@ -5,9 +5,9 @@ import copy
 import keras
 from keras import ops
 
-from keras_robust import backend
+from keras_robust import models
 from keras_robust.threat_models.layout import map_named
-from keras_robust.threat_models.wrapping import Wrapping
+from keras_robust.threat_models.threat_model_wrapper import Wrapping
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
@@ -79,7 +79,7 @@ class AtLayer(Wrapping):
         self._mask = None
 
     def expose(self, model, inputs):
-        classifier = backend.LayerClassifier(model, self.layer, inputs)
+        classifier = models.LayerClassifier(model, self.layer, inputs)
         other = copy.copy(self)
         other._mask = classifier.mask
         return classifier.origin, classifier, other
@@ -94,13 +94,12 @@ class AtLayer(Wrapping):
 
     def predict_logits(self, model, inputs, x_adv, batch_size):
         batches = zip(
-            backend.batches_of(inputs, batch_size),
-            backend.batches_of(x_adv, batch_size),
+            models.batches_of(inputs, batch_size),
+            models.batches_of(x_adv, batch_size),
             strict=True,
         )
         logits = [
-            backend.LayerClassifier(model, self.layer, batch).logits(rows)
-            for batch, rows in batches
+            models.LayerClassifier(model, self.layer, batch).logits(rows) for batch, rows in batches
         ]
         return ops.convert_to_numpy(ops.concatenate(logits))
 

@@ -4,7 +4,7 @@ import keras
 
 from keras_robust.threat_models.layout import Layout
 from keras_robust.threat_models.layout import map_named
-from keras_robust.threat_models.wrapping import Wrapping
+from keras_robust.threat_models.threat_model_wrapper import Wrapping
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")

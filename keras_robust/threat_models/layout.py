@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_robust import backend
+from keras_robust import models
 
 
 class Layout:
@@ -75,8 +75,8 @@ class Layout:
         return tuple(np.concatenate(side).astype("float32") for side in (low, high))
 
     def classifier(self, model, inputs):
-        """Returns the model as a `backend.Classifier` of such matrices."""
-        return backend.Classifier(model, lambda x: self.replace(inputs, x))
+        """Returns the model as a `models.Classifier` of such matrices."""
+        return models.Classifier(model, lambda x: self.replace(inputs, x))
 
 
 def map_named(function, inputs, threat_models):
@@ -114,7 +114,7 @@ def _shape_of(inputs, name):
             "Expected one tensor under every name. "
             f"Received: under {name!r} an object of type {type(leaf).__name__}"
         )
-    backend.refuse_sparse(leaf, name)
+    models.refuse_sparse(leaf, name)
     shape = tuple(leaf.shape[1:])
     if None in shape:
         raise ValueError(

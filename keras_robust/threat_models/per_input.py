@@ -11,7 +11,7 @@ from keras_robust.threat_models.layout import names_of
 from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
-from keras_robust.threat_models.wrapping import get_plain
+from keras_robust.threat_models.threat_model_wrapper import get_plain
 
 _SEED_STRIDE = 0x3C6EF373  # Odd, and far from the small numbers that seeds are.
 

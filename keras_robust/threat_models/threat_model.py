@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_robust import backend
+from keras_robust import models
 from keras_robust.configurable import Configurable
 from keras_robust.registry import Registry
 from keras_robust.threat_models.parsing import SCHEDULE
@@ -121,10 +121,10 @@ class ThreatModel(Configurable):
             inputs: the inputs of the model, a tensor or a structure of tensors.
 
         Returns:
-            A float tensor `(batch_size, ...)`; a `backend.Classifier`, whose `pack` makes the
+            A float tensor `(batch_size, ...)`; a `models.Classifier`, whose `pack` makes the
             inputs of the model from such a tensor; and the threat model for such tensors.
         """
-        return *backend.expose_input(model, inputs), self
+        return *models.expose_input(model, inputs), self
 
     def map_inputs(self, function, inputs):
         """Returns the inputs with every tensor or array replaced by what `function` makes of it.
@@ -134,7 +134,7 @@ class ThreatModel(Configurable):
                 input, and `threat_model` is `None` where the attacker changes nothing.
             inputs: the inputs of a model, a tensor or array, or a structure of them.
         """
-        leaf = function(backend.only_input(inputs), None, self)
+        leaf = function(models.only_input(inputs), None, self)
         return keras.tree.pack_sequence_as(inputs, [leaf])
 
     def restore(self, x_adv, inputs):
@@ -143,7 +143,7 @@ class ThreatModel(Configurable):
 
     def predict_logits(self, model, inputs, x_adv, batch_size):
         """Returns NumPy logits for what an attack on `inputs` returned."""
-        return backend.predict_logits(model, x_adv, batch_size)
+        return models.predict_logits(model, x_adv, batch_size)
 
     def check_fits(self, shape):
         """Raises `ValueError` if `epsilon` is an array that does not fit examples of `shape`.

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import keras_robust as kr
 from tests.support import backends
-from tests.support import models
+from tests.support import small_models
 from tests.support import tiers
 
 BIM, PGD, Linf = kr.attacks.BIM, kr.attacks.PGD, kr.threat_models.Linf
@@ -214,7 +214,7 @@ def test_two_models_are_not_mixed_up():
 def test_a_model_is_not_kept_alive():
     x, y = examples()
     attack = BIM(num_steps=1)
-    model = models.Recorder(WEIGHTS)
+    model = small_models.Recorder(WEIGHTS)
     attack(model, x, y, Linf(0.1))
     gone = weakref.ref(model)
     del model

@@ -8,7 +8,7 @@ import tensorflow as tf
 import keras_robust as kr
 from keras_robust.attacks import batches
 from keras_robust.attacks.batches import read_batches
-from tests.support import models
+from tests.support import small_models
 from tests.support import tiers
 
 X = np.random.default_rng(0).uniform(size=(6, 3)).astype("float32")
@@ -142,13 +142,15 @@ READERS = {
 def test_every_reader_refuses_endless_data(reader):
     for data in (Endless(), ENDLESS["PyDataset"]()):
         with pytest.raises(ValueError, match="The data have no end"):
-            READERS[reader](models.simple(), data)
+            READERS[reader](small_models.simple(), data)
 
 
 def test_the_exports_refuse_endless_data(tmp_path):
     with pytest.raises(ValueError, match="The data have no end"):
-        kr.export_saved_model(models.simple(), tmp_path / "1", data=Endless())
+        kr.export_saved_model(small_models.simple(), tmp_path / "1", data=Endless())
     if keras.backend.backend() == "tensorflow":
         with pytest.raises(ValueError, match="The data have no end"):
-            kr.export.export_portable(models.simple(), tmp_path / "1", "litert", data=Endless())
+            kr.export.export_portable(
+                small_models.simple(), tmp_path / "1", "litert", data=Endless()
+            )
     assert not list(tmp_path.iterdir())

@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import models
 from tests.support import backends
 from tests.support import black_box
 from tests.support import hashing
@@ -20,7 +20,7 @@ EPSILON = {"Linf": 0.2, "L2": 0.5, "L1": 0.9}
 
 def search(attack, ball, keep_best=True, seeds=SEEDS):
     x, y = numpy_reference.examples()
-    classifier = backend.Classifier(numpy_reference.keras_model())
+    classifier = models.Classifier(numpy_reference.keras_model())
     return attack.search(classifier, keras.ops.convert_to_tensor(x), y, ball, seeds, keep_best)
 
 

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import models
 from tests.support import backends
 from tests.support import black_box
 from tests.support import linear_fit
 from tests.support import linear_model
-from tests.support import models
 from tests.support import numpy_reference
+from tests.support import small_models
 from tests.support import tiers
 
 Transfer = kr.attacks.Transfer
@@ -30,13 +30,13 @@ def other_model(bias=0.0):
 def by_itself(attack, surrogate, x, y, ball):
     """What the attack makes of the surrogate alone."""
     x = keras.ops.convert_to_tensor(x)
-    found = attack.search(backend.Classifier(surrogate), x, y, ball, SEED, keep_best=False)
+    found = attack.search(models.Classifier(surrogate), x, y, ball, SEED, keep_best=False)
     return np.asarray(found.x_adv)
 
 
 def search(attack, model, x, y, ball, keep_best=True):
     x = keras.ops.convert_to_tensor(x)
-    return attack.search(backend.Classifier(model), x, y, ball, SEED, keep_best)
+    return attack.search(models.Classifier(model), x, y, ball, SEED, keep_best)
 
 
 def margins(x, y):
@@ -144,10 +144,10 @@ def test_a_blind_surrogate_is_reported():
 
 @pytest.mark.exhaustive
 def test_leaves_the_surrogate_alone():
-    surrogate = models.convolution()
-    x, y = models.images(surrogate)
+    surrogate = small_models.convolution()
+    x, y = small_models.images(surrogate)
     before = [np.copy(value) for value in surrogate.get_weights()]
-    model = models.convolution()
+    model = small_models.convolution()
     model.set_weights([1.1 * value for value in model.get_weights()])
     first, again = (Transfer(surrogate)(model, x, y, kr.Linf(0.05)) for _ in range(2))
     # Dropout in training mode would give other points.

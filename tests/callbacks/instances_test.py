@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from tests.support import models
+from tests.support import small_models
 
 X, Y = np.full((4, 4), 0.5, "float32"), np.arange(4) % 3
 
 
 @pytest.mark.parametrize("cls", kr.callbacks.ALL)
 def test_a_class_among_the_callbacks_is_told_what_is_missing(cls):
-    model = models.simple()
+    model = small_models.simple()
     model.compile("sgd", "mse")
     message = rf"write callbacks=\[{cls.__name__}\(...\)\]. Received: the class {cls.__name__}$"
     with pytest.raises(TypeError, match=message):
@@ -22,7 +22,7 @@ def test_methods_of_objects_and_of_subclasses_are_as_before():
             super().set_model(model)
             self.seen = model
 
-    model = models.simple()
+    model = small_models.simple()
     for callback in (Mine((X, Y)), kr.AdvTrain()):
         callback.set_model(model)
         assert callback.model is model

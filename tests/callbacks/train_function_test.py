@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust.callbacks.train_function import is_of_one_batch
 from tests.support import linear_fit
 from tests.support import tiers
 
@@ -74,18 +73,3 @@ def test_there_is_one_last_callback_though_the_list_is_used_twice():
         model.fit(X, Y, batch_size=8, shuffle=False, verbose=0, callbacks=callbacks)
     weights, _ = linear_fit.expected(X, Y, epochs=2)
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
-
-
-def test_the_batch_of_train_on_batch_is_known():
-    found, model = [], linear_fit.make_model()
-    model.make_train_function()
-    plain = model.train_function
-
-    def noting(*arguments):
-        found.append(is_of_one_batch(arguments[-1]))
-        return plain(*arguments)
-
-    model.train_function = noting
-    model.train_on_batch(X, Y)
-    model.fit(X, Y, verbose=0)
-    assert found == [True, False]

@@ -6,10 +6,10 @@ from keras import ops
 
 import keras_robust as kr
 from keras_robust import backend
-from keras_robust.certification.box import Box
-from keras_robust.certification.box import worst_margins
 from keras_robust.certification.crown import crown_margins
-from keras_robust.certification.layer_boxes import propagate_box
+from keras_robust.certification.interval_bounds import Box
+from keras_robust.certification.interval_bounds import worst_margins
+from keras_robust.certification.interval_rules import propagate_box
 from tests.support import tiers
 from tests.support.bounded import IMAGE
 from tests.support.bounded import sequential

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import models
 from tests.support import backends
 from tests.support import devices
 from tests.support import linear_fit
@@ -156,11 +156,11 @@ def test_what_it_finds_is_in_the_ball_in_float32():
 @tiers.parametrize("dtype", ["bfloat16", "float16"])
 def test_it_finds_what_it_finds_in_a_model_with_mixed_policies(dtype):
     model, mixed = _model(), _model(policy=f"mixed_{dtype}")
-    low, arguments = backend.Classifier(model), (X, Y, kr.L2(0.5), [1, 2])
+    low, arguments = models.Classifier(model), (X, Y, kr.L2(0.5), [1, 2])
     low.attack_dtype = dtype
     x_adv, expected, own = (
         kr.attacks.PGD(num_steps=4).perturb(c, *map(_tensor, arguments)).x_adv
-        for c in (low, backend.Classifier(mixed), backend.Classifier(model))
+        for c in (low, models.Classifier(mixed), models.Classifier(model))
     )
     np.testing.assert_array_equal(x_adv, expected)
     assert np.abs(x_adv - own).max() > 1e-5
@@ -339,7 +339,7 @@ def test_under_attack_layers_are_lowered_and_gradients_at_images_shortened():
     layers = [keras.layers.Conv2D(3, 3), keras.layers.Flatten(), keras.layers.Dense(2)]
     model = keras.Sequential(layers)
     x = tf.constant(np.random.default_rng(0).uniform(size=(2, 5, 5, 1)).astype("float32"))
-    classifier = backend.Classifier(model)
+    classifier = models.Classifier(model)
     classifier.attack_dtype = "float16"
     seen = []
 

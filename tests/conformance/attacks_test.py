@@ -9,8 +9,8 @@ import pytest
 import keras_robust as kr
 from tests.support import backends
 from tests.support import cases
-from tests.support import models
 from tests.support import numpy_reference
+from tests.support import small_models
 from tests.support import tiers
 
 PAIRS = [(attack, ball) for attack in cases.ATTACKS for ball in cases.balls_of(attack)]
@@ -36,8 +36,8 @@ ascents = tiers.parametrize(
 
 @functools.cache
 def setup():
-    model = models.convolution()
-    return (model, *models.images(model))
+    model = small_models.convolution()
+    return (model, *small_models.images(model))
 
 
 # The tests of one class follow each other on one worker. What was compiled for it goes with it.
@@ -180,7 +180,7 @@ def test_leaves_the_model_alone(attack):
 @functools.lru_cache(maxsize=1)
 def recorded(attack):
     """A call of an attack with batches of four on a model that notes every trace, and the model."""
-    recorder = models.Recorder(np.random.default_rng(0).normal(size=(4, 3)))
+    recorder = small_models.Recorder(np.random.default_rng(0).normal(size=(4, 3)))
     x = np.random.default_rng(1).uniform(size=(7, 4)).astype("float32")
     search, y = search_of(attack), np.array([0, 1, 2, 0, 1, 2, 0])
 
@@ -228,7 +228,7 @@ def test_runs_inside_a_traced_function_of_any_batch_size(attack):
     def perturb(x, y, seed):
         return search_of(attack)(model, x, y, threat_model, seed=seed)
 
-    signature = [((None, *models.IMAGE), "float32"), ((None,), "int64"), ((2,), "int32")]
+    signature = [((None, *small_models.IMAGE), "float32"), ((None,), "int64"), ((2,), "int32")]
     traced = backends.traced(perturb, signature=signature)
     x, y = x[:-2], y[:-2]
     x_adv = np.asarray(traced(x, y, np.array([1, 2], "int32")))
@@ -300,7 +300,7 @@ def test_every_argument_changes_the_result(name, argument):
     if argument == "eot_samples":
         x, y = np.full((3, 2), 0.2, "float32"), np.zeros(3, "int32")
         one, other = (
-            each(models.Alternating([3.0, -1.0], [-1.0, 2.0]), x, y, ball)
+            each(small_models.Alternating([3.0, -1.0], [-1.0, 2.0]), x, y, ball)
             for each in (search, changed)
         )
     else:

@@ -7,6 +7,7 @@ from keras import ops
 
 import keras_robust as kr
 from keras_robust import backend
+from keras_robust import models
 from tests.support import random_networks
 from tests.support import tiers
 
@@ -37,7 +38,7 @@ def certified(method, model, x):
 def decisions(model, x):
     """The classes as whoever looks at the outputs of the model sees them, and the logits."""
     outputs = np.asarray(model(x))
-    classifier = backend.Classifier(model)
+    classifier = models.Classifier(model)
     x = ops.convert_to_tensor(x)
     logits = np.asarray(classifier.logits(x), "float64")
     if outputs.shape[-1] > 1:
@@ -61,7 +62,7 @@ def within(x, centre, radii, norm, bounds):
 
 
 def margins_and_gradient(model, x, labels, others):
-    classifier = backend.Classifier(model)
+    classifier = models.Classifier(model)
 
     def function(x):
         logits = classifier.logits(x)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import models
 from tests.support import cases
 from tests.support import tiers
 
@@ -111,7 +111,7 @@ def test_layers_take_such_bounds():
     guard = kr.layers.InputGuard((LOW, HIGH))
     np.testing.assert_array_equal(guard(x), x)
     depth = kr.layers.BitDepth(8, bounds=(LOW, HIGH))
-    found = backend.Classifier(depth)(keras.ops.convert_to_tensor(x))
+    found = models.Classifier(depth)(keras.ops.convert_to_tensor(x))
     np.testing.assert_allclose(found, x, rtol=0, atol=2.0 / 255)
     np.testing.assert_array_equal(np.asarray(found)[:, CONSTANT], 0.25)
 

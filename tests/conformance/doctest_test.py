@@ -35,5 +35,5 @@ def test_examples(name, tmp_path, monkeypatch):
 
 
 def test_the_package_is_found():
-    assert "keras_robust.attacks.pgd" in MODULES
+    assert "keras_robust.attacks.gradient.pgd" in MODULES
     assert len(MODULES) > 20

@@ -3,7 +3,6 @@
 An upgrade of Keras that changes one of them fails here first, under its name.
 """
 
-import inspect
 import types
 
 import keras
@@ -201,19 +200,6 @@ def test_keras_keeps_the_logits_of_a_softmax(layers, kept, nested):
         assert bool(found(tf.zeros((2, 4)))) is kept
 
 
-def test_the_callback_list_is_the_caller_of_set_model():
-    callers = []
-
-    class Look(keras.callbacks.Callback):
-        def set_model(self, model):
-            callers.append(inspect.currentframe().f_back.f_locals.get("self"))
-
-    look = Look()
-    _fit(linear_fit.make_model(), callbacks=[look])
-    assert isinstance(callers[0], keras.callbacks.CallbackList)
-    assert callers[0].callbacks[0] is look
-
-
 def test_one_logs_dict_goes_through_the_callbacks_in_order():
     def add(epoch, logs):
         logs["added"] = 3.0
@@ -226,22 +212,6 @@ def test_one_logs_dict_goes_through_the_callbacks_in_order():
     history = _fit(linear_fit.make_model(), callbacks=callbacks)
     assert seen[0]["added"] == 3.0
     assert history.history["added"] == [3.0]
-
-
-def test_compiled_metrics_and_loss_can_be_built_from_symbols():
-    model = linear_fit.make_model()
-    assert not model._compile_metrics.built
-    outputs = model(keras.KerasTensor((None, 4)))
-    model._compile_metrics.build(keras.KerasTensor((None,), "int64"), outputs)
-    assert model._compile_metrics.built
-    assert "accuracy" in model.get_metrics_result() or _fit(model).history["accuracy"]
-
-
-def test_iterations_count_accumulated_steps_once():
-    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=2)
-    model = linear_fit.make_model(optimizer=optimizer)
-    _fit(model, epochs=2)
-    assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 3
 
 
 def test_activity_regularisers_are_those_of_the_latest_pass():
@@ -267,43 +237,6 @@ def test_a_call_on_the_instance_is_what_a_layer_runs_before_masks_and_activity_r
     np.testing.assert_array_equal(layer(x), plain, err_msg=message)
 
 
-def test_layers_within_layers_are_found():
-    inner = keras.layers.Dense(2, name="inner")
-    model = keras.Sequential([keras.layers.TimeDistributed(inner)])
-    assert inner in model._flatten_layers(include_self=False), "`AtLayer` looks for layers so"
-
-
-def test_graphs_run_on_other_values():
-    """A Sequential has a graph, and a graph can run other functions than its operations."""
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), keras.layers.ReLU()])
-    graph, seen = model._functional, []
-
-    def replace(operation):
-        seen.append(operation.name)
-        return lambda value: value + 1
-
-    assert graph._run_through_graph(5, operation_fn=replace) == 7
-    assert [name for name in seen if "input" not in name] == [one.name for one in model.layers]
-    assert len(graph.inputs) == len(graph.outputs) == 1
-
-
-def test_layers_know_what_they_were_called_on():
-    tensor = keras.Input((4,))
-    first, second = keras.layers.ReLU(), keras.layers.ReLU()
-    model = keras.Model(tensor, second(first(tensor)))
-    found = [node.input_tensors for layer in (first, second) for node in layer._inbound_nodes]
-    assert found[0][0] is model.inputs[0] and found[1][0] is not model.inputs[0]
-
-
-def test_an_initial_epoch_on_the_model_is_where_fit_starts():
-    class Later(keras.callbacks.Callback):
-        def on_train_begin(self, logs=None):
-            self.model._initial_epoch = 2
-
-    model = linear_fit.make_model()
-    assert linear_fit.fit(model, Later(), epochs=3).epoch == [2]
-
-
 def test_a_scope_sees_what_is_assigned_and_seeds_have_a_name():
     generator, noted = keras.random.SeedGenerator(1), []
 
@@ -321,26 +254,3 @@ def test_a_scope_sees_what_is_assigned_and_seeds_have_a_name():
     assert [variable.name for variable in noted] == 2 * ["seed_generator_state"]
     assert int(np.asarray(second)[1]) == int(np.asarray(first)[1]) + 1
     assert int(np.asarray(generator.state)[1]) == int(np.asarray(second)[1]) + 1
-
-
-def test_a_graph_says_which_layer_made_its_output():
-    head = keras.layers.Dense(2, activation="softmax")
-    tensor = keras.Input((4,))
-    model = keras.Model(tensor, head(tensor))
-    message = "a softmax at the end is told from a sigmoid so"
-    assert isinstance(model, keras.src.models.functional.Functional), message
-    assert model.outputs[0]._keras_history.operation is head, message
-    assert head.activation is keras.activations.softmax, message
-    assert keras.Sequential([keras.Input((4,)), head]).layers[-1] is head, message
-
-
-def test_a_model_may_say_that_it_adds_another_loss():
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_regularizer="l2")])
-    model.compile("sgd", "mse")
-    x, y = np.ones((3, 2), "float32"), np.zeros((3, 1), "float32")
-    outputs = model(x)
-    vars(model)["_losses_override"] = [keras.ops.zeros(())]
-    without = model.compute_loss(x=x, y=y, y_pred=outputs)
-    vars(model)["_losses_override"] = []
-    np.testing.assert_allclose(without, np.mean(np.square(outputs)), rtol=1e-6)
-    assert model.compute_loss(x=x, y=y, y_pred=outputs) > without

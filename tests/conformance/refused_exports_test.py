@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from tests.support import models
 from tests.support import reports
+from tests.support import small_models
 from tests.support import tiers
 
 
@@ -26,7 +26,7 @@ def _built():
 
 
 def _regression():
-    model = models.simple()
+    model = small_models.simple()
     model.compile("sgd", "mse")
     return model
 
@@ -52,7 +52,7 @@ def test_a_wrong_number_of_names(tmp_path, names):
     message = f"Expected 3 label names, one for each class. Received: {len(names)} names"
     with pytest.raises(ValueError, match=message):
         kr.export_saved_model(
-            models.simple(), tmp_path / "1", label_names=names, guard=kr.layers.InputGuard()
+            small_models.simple(), tmp_path / "1", label_names=names, guard=kr.layers.InputGuard()
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -85,7 +85,7 @@ def test_a_report_of_a_model_with_another_accuracy_is_refused(tmp_path):
 def test_names_that_are_no_line_of_text(tmp_path, name):
     with pytest.raises(ValueError, match="`label_names` must be a list of str without control"):
         kr.export_saved_model(
-            models.simple(),
+            small_models.simple(),
             tmp_path / "1",
             label_names=["a", "b", name],
             guard=kr.layers.InputGuard(),

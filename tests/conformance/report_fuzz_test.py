@@ -10,8 +10,8 @@ import rich.console
 from hypothesis import strategies as st
 
 import keras_robust as kr
-from keras_robust.evaluation.characters import HIDDEN
-from keras_robust.export.card import write_card
+from keras_robust.evaluation.reports.characters import HIDDEN
+from keras_robust.export.model_card import write_card
 from tests.certification import certificate_report_test as certificates
 from tests.export import manifest_test
 from tests.support import reports

@@ -8,7 +8,7 @@ import keras_robust as kr
 from tests.support import backends
 from tests.support import devices
 from tests.support import linear_fit
-from tests.support import models
+from tests.support import small_models
 from tests.support import tiers
 
 X, Y = linear_fit.data()
@@ -66,10 +66,10 @@ def _assert_same(one, other):
 
 def _state_after(epochs, callbacks):
     """The state of a model with BatchNorm and Dropout after each epoch, and all logs."""
-    model = models.convolution()
+    model = small_models.convolution()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
-    x, y = models.images(model)
+    x, y = small_models.images(model)
     states, logs = [], []
 
     class Keep(keras.callbacks.Callback):

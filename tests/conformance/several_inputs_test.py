@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import models
 from tests.support import backends
 from tests.support import linear_fit
 from tests.support import several_inputs
@@ -105,7 +105,7 @@ def test_expose_input_takes_the_one_tensor_alone_or_in_a_structure(build, feeds_
     tensor = keras.Input((2,), name="image")
     model = keras.Model(build(tensor), keras.layers.Dense(2)(tensor))
     x = np.array([[1, 2], [3, 4]])
-    exposed, classifier = backend.expose_input(model, feed(x))
+    exposed, classifier = models.expose_input(model, feed(x))
     assert exposed.dtype == "float32"
     np.testing.assert_array_equal(exposed, x)
     kernel, bias = model.get_weights()
@@ -115,7 +115,7 @@ def test_expose_input_takes_the_one_tensor_alone_or_in_a_structure(build, feeds_
 
 def test_predict_logits_of_a_model_with_several_inputs():
     x = {"a": np.arange(10.0).reshape(5, 2), "b": np.arange(5.0)}
-    found = backend.predict_logits(lambda x: x["a"] * x["b"][:, None], x, batch_size=2)
+    found = models.predict_logits(lambda x: x["a"] * x["b"][:, None], x, batch_size=2)
     np.testing.assert_array_equal(found, x["a"] * x["b"][:, None])
 
 

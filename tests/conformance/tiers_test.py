@@ -160,5 +160,8 @@ def test_tests_of_one_class_are_a_group():
     assert groups.group_of(f"{file}::test_a[PGD-margin-L2]") == f"{file}::PGD"
     assert groups.group_of(f"{file}::test_b[PGD]") == f"{file}::PGD"
     assert groups.group_of(f"{file}::test_c") == file
-    assert groups.group_of("tests/attacks/pgd_test.py::test_d[PGD]") == "tests/attacks/pgd_test.py"
+    assert (
+        groups.group_of("tests/attacks/gradient/pgd_test.py::test_d[PGD]")
+        == "tests/attacks/gradient/pgd_test.py"
+    )
     assert all((TESTS.parent / path).is_file() for path in groups.BY_CLASS)

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import models
 from tests.support import backends
 from tests.support import tiers
 
@@ -107,7 +107,7 @@ def _marks_of(kind):
 @pytest.mark.parametrize("kind", [pytest.param(name, marks=_marks_of(name)) for name in KINDS])
 def test_is_refused_whatever_gives_it(kind, tmp_path):
     with pytest.raises(ValueError, match=REFUSED):
-        backend.predict_clean_logits(KINDS[kind](tmp_path), X, batch_size=16)
+        models.predict_clean_logits(KINDS[kind](tmp_path), X, batch_size=16)
 
 
 @tiers.parametrize("loss,tail", [("binary_crossentropy", Logistic()), (None, None)])
@@ -115,7 +115,7 @@ def test_a_loss_and_a_keras_sigmoid_say_what_a_column_is(loss, tail):
     model = _network(tail or keras.layers.Activation("sigmoid"))
     if loss:
         model.compile("sgd", loss)
-    found = backend.predict_clean_logits(model, X)
+    found = models.predict_clean_logits(model, X)
     np.testing.assert_allclose(found[:, 1:], Z, rtol=1e-4, atol=1e-5)
     report = kr.evaluate(model, (X, Y), BALL, "fgsm", minimum_norm=None)
     # The dual norm of the weights is 7.
@@ -127,9 +127,9 @@ def test_a_loss_and_a_keras_sigmoid_say_what_a_column_is(loss, tail):
 def test_logits_are_told_by_one_outside_and_two_columns_are_not_asked():
     for outside in (-0.1, 1.1):
         column = np.append(np.linspace(0.0, 1.0, 39), outside).astype("float32")[:, None]
-        found = backend.predict_clean_logits(lambda x: x, column, batch_size=16)
+        found = models.predict_clean_logits(lambda x: x, column, batch_size=16)
         np.testing.assert_array_equal(found[:, 1:], column)
-    pair = backend.predict_clean_logits(
+    pair = models.predict_clean_logits(
         lambda x: ops.concatenate([1.0 - _probability(x), _probability(x)], axis=-1), X
     )
     np.testing.assert_array_equal(pair.argmax(-1), Y)
@@ -142,6 +142,6 @@ def test_points_near_the_boundary_are_no_reason_to_refuse():
 
     near = X[(Z[:, 0] > 0.05) & (Z[:, 0] < 0.9)]
     assert len(near) > 2
-    assert backend.predict_logits(model, near).shape == (len(near), 2)
+    assert models.predict_logits(model, near).shape == (len(near), 2)
     rows = np.flatnonzero((Z[:, 0] > 0.0) & (Z[:, 0] < 1.0))
     assert len(kr.attacks.FGSM().run(model, X, Y, BALL, rows=rows).success) == len(rows)

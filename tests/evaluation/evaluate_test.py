@@ -6,8 +6,8 @@ import tensorflow as tf
 
 import keras_robust as kr
 from tests.support import linear_model
-from tests.support import models
 from tests.support import several_inputs
+from tests.support import small_models
 from tests.support import tiers
 from tests.support.told import BALL
 from tests.support.told import FALLS
@@ -118,8 +118,8 @@ def test_the_interval_of_a_perfect_model_ends_at_one():
 
 
 def test_batch_size_and_order_do_not_change_the_result():
-    network = models.convolution()
-    x, y = models.images(network, 12)
+    network = small_models.convolution()
+    x, y = small_models.images(network, 12)
     suite = [kr.attacks.PGD(num_steps=2, num_restarts=2), kr.attacks.FGSM()]
     search = kr.attacks.FMN(num_steps=3)
     arguments = {"seed": 3, "minimum_norm": search}
@@ -138,8 +138,8 @@ def test_batch_size_and_order_do_not_change_the_result():
 
 
 def test_the_seed_is_recorded_and_decides_the_random_starts():
-    network = models.convolution()
-    data = models.images(network)
+    network = small_models.convolution()
+    data = small_models.images(network)
     attack = kr.attacks.PGD(num_steps=1)
     first, again, other = (
         kr.evaluate(network, data, kr.Linf(0.05), attack, seed=seed, minimum_norm=None)
@@ -218,9 +218,9 @@ def test_models_with_a_loss_of_their_own():
 
 
 def test_the_model_is_left_as_it_was():
-    network = models.convolution()
+    network = small_models.convolution()
     network.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    data = models.images(network)
+    data = small_models.images(network)
     before = network.get_weights()
     state = {key: id(value) for key, value in vars(network).items() if "function" in key}
     search = kr.attacks.FMN(num_steps=2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust.evaluation.trials import Trials
+from keras_robust.evaluation.cache import Trials
 from tests.support import told
 
 BALL = kr.Linf(0.1)

@@ -15,14 +15,14 @@ from keras_robust.export import manifest
 from keras_robust.export import warmup_log
 from tests.support import backends
 from tests.support import gradients
-from tests.support import models
 from tests.support import reports
 from tests.support import several_inputs
+from tests.support import small_models
 from tests.support import tiers
 
 NAMES = ["ant", "bee", "cat"]
 BATCH_SIZES = (1, 3, 8)
-X = np.random.default_rng(2).uniform(size=(8, *models.IMAGE)).astype("float32")
+X = np.random.default_rng(2).uniform(size=(8, *small_models.IMAGE)).astype("float32")
 
 # Loads every SavedModel where neither Keras nor this package can be imported.
 _CLIENT = """
@@ -51,8 +51,8 @@ np.savez(folder / "found.npz", **found)
 
 def _model(classes=3, activation=None, loss=None):
     """A network with BatchNorm and Dropout, whose input has a name that TensorFlow refuses."""
-    trunk = models.convolution()
-    inputs = keras.Input(models.IMAGE, name="the images")
+    trunk = small_models.convolution()
+    inputs = keras.Input(small_models.IMAGE, name="the images")
     x = keras.Sequential(trunk.layers[:-1])(inputs)
     outputs = keras.layers.Dense(classes, activation=activation)(x)
     model = keras.Model(inputs, outputs)
@@ -90,7 +90,7 @@ def served(networks, tmp_path_factory):
 @pytest.fixture(scope="module")
 def named(tmp_path_factory):
     """A SavedModel with the names of its classes and a report."""
-    model = models.simple(name="features")
+    model = small_models.simple(name="features")
     model.set_weights([np.eye(4, 3), np.zeros(3)])
     x = np.random.default_rng(0).uniform(size=(5, 4)).astype("float32")
     report = kr.evaluate(model, (x, np.array([0, 1, 2, 0, 1])), kr.Linf(0.1), "fgsm")
@@ -195,7 +195,7 @@ def test_the_guard_stands_in_front(named):
 
 
 def test_the_guard_is_the_one_that_was_asked_for(tmp_path):
-    model = models.simple(name="x")
+    model = small_models.simple(name="x")
     guard = kr.layers.InputGuard((-2.0, 2.0), outside="clip", non_finite="replace")
     loaded = tf.saved_model.load(str(kr.export_saved_model(model, tmp_path / "1", guard=guard)))
     x = tf.constant([[-9.0, 1e30, np.nan, 1.5]])
@@ -242,7 +242,7 @@ def test_examples_that_the_guard_rejects_are_told_at_once(tmp_path):
     x, y = np.full((4, 4), 200.0, "float32"), np.zeros(4, "int64")
     with pytest.raises(ValueError, match="rejects the examples: give the `guard`.*within"):
         kr.export_saved_model(
-            models.simple(), tmp_path / "1", data=(x, y), guard=kr.layers.InputGuard()
+            small_models.simple(), tmp_path / "1", data=(x, y), guard=kr.layers.InputGuard()
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -252,7 +252,7 @@ def test_examples_may_come_in_batches(tmp_path):
     x, y = np.random.default_rng(0).uniform(size=(5, 4)).astype("float32"), np.arange(5) % 3
     batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(2)
     path = kr.export_saved_model(
-        models.simple(), tmp_path / "1", data=batches, guard=kr.layers.InputGuard()
+        small_models.simple(), tmp_path / "1", data=batches, guard=kr.layers.InputGuard()
     )
     found = json.loads((path / "assets.extra" / "robustness.json").read_text())
     assert found["data_fingerprint"] == manifest.fingerprint(x, y)
@@ -269,7 +269,8 @@ def test_the_folder_is_complete_readable_and_alone(named):
 def test_returns_the_path_and_makes_its_parents(tmp_path):
     wanted = tmp_path / "models" / "digits" / "3"
     assert (
-        kr.export_saved_model(models.simple(), str(wanted), guard=kr.layers.InputGuard()) == wanted
+        kr.export_saved_model(small_models.simple(), str(wanted), guard=kr.layers.InputGuard())
+        == wanted
     )
     assert wanted.is_dir()
 
@@ -288,7 +289,7 @@ def test_reduced_precision_is_served_as_float32(tmp_path):
 
 
 def test_models_with_a_loss_of_their_own(tmp_path):
-    model = models.simple(name="x")
+    model = small_models.simple(name="x")
     model.compile("sgd", kr.losses.Margin())
     loaded = tf.saved_model.load(
         str(kr.export_saved_model(model, tmp_path / "1", guard=kr.layers.InputGuard()))
@@ -307,7 +308,7 @@ def test_an_existing_path_is_refused_and_left_alone(tmp_path, kind):
     else:
         path.write_text("old")
     with pytest.raises(FileExistsError, match=f"never changed: give a new folder.*path='{path}'"):
-        kr.export_saved_model(models.simple(), path, guard=kr.layers.InputGuard())
+        kr.export_saved_model(small_models.simple(), path, guard=kr.layers.InputGuard())
     assert (path / "saved_model.pb" if kind == "folder" else path).read_text() == "old"
     assert [item.name for item in tmp_path.iterdir()] == ["1"]
 
@@ -324,7 +325,7 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path, monkeypatch, er
     archive = kr.backend.Archive
     monkeypatch.setattr(archive, "write_out", write_out)
     with pytest.raises(type(error)):
-        kr.export_saved_model(models.simple(), tmp_path / "1", guard=kr.layers.InputGuard())
+        kr.export_saved_model(small_models.simple(), tmp_path / "1", guard=kr.layers.InputGuard())
     assert list(tmp_path.iterdir()) == []
     # A server looks for folders whose names are numbers.
     assert len(seen) == 1
@@ -362,7 +363,10 @@ def test_a_check_that_fails_publishes_nothing(tmp_path):
 
     with pytest.raises(ValueError, match="^no$"):
         kr.export_saved_model(
-            models.simple(), tmp_path / "models" / "1", check=check, guard=kr.layers.InputGuard()
+            small_models.simple(),
+            tmp_path / "models" / "1",
+            check=check,
+            guard=kr.layers.InputGuard(),
         )
     assert seen == [True] * 3
     assert list(tmp_path.iterdir()) == []
@@ -371,7 +375,7 @@ def test_a_check_that_fails_publishes_nothing(tmp_path):
 def test_a_path_without_a_folder(tmp_path, monkeypatch):
     (tmp_path / "digits").mkdir()
     monkeypatch.chdir(tmp_path / "digits")
-    path = kr.export_saved_model(models.simple(), "1", guard=kr.layers.InputGuard())
+    path = kr.export_saved_model(small_models.simple(), "1", guard=kr.layers.InputGuard())
     assert path == tmp_path / "digits" / "1"
     assert 'name: "digits"' in (path / "assets.extra" / "models.config").read_text()
 
@@ -381,7 +385,7 @@ def test_noise_in_front_of_the_guard_is_told(tmp_path):
     within = keras.Sequential([keras.Input((4,)), kr.layers.InputGuard(), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match="put the guard in front of the smoothing"):
         kr.layers.RandomizedSmoothing(within)
-    smoothed = kr.layers.RandomizedSmoothing(models.simple(name="x"), num_samples=5)
+    smoothed = kr.layers.RandomizedSmoothing(small_models.simple(name="x"), num_samples=5)
     guarded = keras.Sequential([keras.Input((4,)), kr.layers.InputGuard(), smoothed])
     loaded = tf.saved_model.load(str(kr.export_saved_model(guarded, tmp_path / "1")))
     assert sorted(loaded.signatures) == ["logits", "serving_default"]

@@ -163,7 +163,7 @@ def test_the_gradient_is_that_of_the_mean_probabilities():
         return keras.ops.sum(keras.ops.one_hot(Y, 3) * keras.ops.log(mean(x)), axis=-1)
 
     def loss(x):
-        return kr.losses.cross_entropy(Y, kr.backend.Classifier(layer).logits(x))
+        return kr.losses.cross_entropy(Y, kr.models.Classifier(layer).logits(x))
 
     slope, expected = (gradients.of(function, x, target)[1] for function in (layer, mean))
     np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-6)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import models
 from tests.support import gradients
 from tests.support import numpy_reference
 from tests.support import streams
@@ -84,7 +84,7 @@ def test_batch_norm_sees_the_adversarial_pass_and_a_clean_one_unless_alpha_is_on
 def test_the_attack_maximises_the_cross_entropy_of_the_student():
     batch = streams.batch()
     attack = kr.attacks.PGD(num_steps=4)
-    classifier = backend.Classifier(streams.model())
+    classifier = models.Classifier(streams.model())
     found = kr.objectives.ARD(teachers.model()).perturb(attack, classifier, batch)
     usual = attack.clone(loss="cross_entropy").perturb(
         classifier, batch.x, batch.y, batch.threat_model, batch.seed

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import models
+from keras_robust import training
 from tests.support import devices
 from tests.support import gradients
-from tests.support import models
 from tests.support import numpy_reference
+from tests.support import small_models
 from tests.support import streams
 from tests.support import tiers
 
@@ -28,7 +29,7 @@ class Fixed(kr.attacks.Attack):
 def _step(objective, model, iteration=0, **arguments):
     """Takes one step on one batch, and returns the trainer and the result."""
     batch = streams.batch(iteration=iteration, **arguments)
-    trainer = backend.Trainer(backend.Classifier(model), batch)
+    trainer = training.Trainer(models.Classifier(model), batch)
     return trainer, kr.objectives.get(objective).step(trainer, Fixed(), batch)
 
 
@@ -92,13 +93,13 @@ def test_the_size_of_the_step_is_relative_to_each_kernel():
     weights, model = _reference(), _network()
     seen = []
 
-    class Spy(backend.Trainer):
+    class Spy(training.Trainer):
         def backward(self, loss, found, *, weights=None, **arguments):
             seen.append(weights and [np.array(weight) for weight in weights])
             return super().backward(loss, found, weights=weights, **arguments)
 
     batch = streams.batch()
-    trainer = Spy(backend.Classifier(model), batch)
+    trainer = Spy(models.Classifier(model), batch)
     kr.objectives.AWP(GAMMA).step(trainer, Fixed(), batch)
     assert seen[0] is None
     slopes = _gradients(weights)
@@ -112,11 +113,11 @@ def test_the_size_of_the_step_is_relative_to_each_kernel():
 
 
 def test_kernels_of_convolutions_are_kernels():
-    model = models.convolution()
+    model = small_models.convolution()
     model.compile(
         keras.optimizers.SGD(RATE), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
-    x, y = models.images(model)
+    x, y = small_models.images(model)
 
     def slopes_at(values):
         for variable, value in zip(model.trainable_weights, values, strict=True):
@@ -137,7 +138,7 @@ def test_kernels_of_convolutions_are_kernels():
     for variable, value in zip(model.variables, start, strict=True):
         variable.assign(value)
     batch = streams.batch(x, y)
-    trainer = backend.Trainer(backend.Classifier(model), batch)
+    trainer = training.Trainer(models.Classifier(model), batch)
     kr.objectives.AWP(GAMMA, "clean").step(trainer, Fixed(), batch)
     _assert_weights(model, expected)
 
@@ -185,10 +186,10 @@ def _fit(objective, model, x, y, **arguments):
 def test_gamma_zero_is_the_objective_within_bit_for_bit(within):
     results = []
     for objective in (within, kr.objectives.AWP(0.0, within)):
-        model = models.convolution()
+        model = small_models.convolution()
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.Adam(0.05), loss, metrics=["accuracy"], run_eagerly=True)
-        x, y = models.images(model)
+        x, y = small_models.images(model)
         keras.utils.set_random_seed(5)
         history = _fit(objective, model, x, y)
         results.append((_state(model), history))
@@ -226,8 +227,8 @@ def test_batch_norm_statistics_see_the_pass_at_the_worst_weights_only():
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     norm.moving_mean.assign(np.linspace(-1.0, 1.0, 5))
     batch = streams.batch()
-    classifier = backend.Classifier(model)
-    here = backend.Trainer(classifier, batch).backward(
+    classifier = models.Classifier(model)
+    here = training.Trainer(classifier, batch).backward(
         lambda clean, adversarial: adversarial.loss,
         kr.attacks.unsearched(keras.ops.convert_to_tensor(X_ADV)),
         keeps_state=False,
@@ -255,10 +256,10 @@ def test_nothing_is_left_after_an_exception_inside_the_step(at_call, error):
                 raise error
             return loss
 
-    model = models.convolution()
+    model = small_models.convolution()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss, run_eagerly=True)
-    x, y = models.images(model)
+    x, y = small_models.images(model)
     before = _state(model)
     with pytest.raises(type(error)):
         _fit(kr.objectives.AWP(GAMMA, Broken()), model, x, y)

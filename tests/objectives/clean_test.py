@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import models
+from keras_robust import training
 from tests.support import linear_fit
-from tests.support import models
 from tests.support import numpy_reference
+from tests.support import small_models
 from tests.support import streams
 from tests.support import tiers
 
@@ -49,11 +50,11 @@ def test_no_attack_runs():
 
 @tiers.parametrize("arguments", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str)
 def test_fit_is_what_it_is_without_the_callback(arguments):
-    x, y = models.images(models.convolution(), 10)
+    x, y = small_models.images(small_models.convolution(), 10)
     weights = np.linspace(0.0, 2.0, 10)
     results = []
     for callbacks in ([], [kr.AdvTrain(attack=Refusing(), objective="clean")]):
-        model = models.convolution()
+        model = small_models.convolution()
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
         model.compile(keras.optimizers.SGD(0.1), loss, metrics=["accuracy"], **arguments)
         keras.utils.set_random_seed(5)
@@ -82,6 +83,6 @@ def test_the_loss_of_a_regression():
 
 def test_a_step_runs_the_model_once():
     model = streams.model()
-    trainer = backend.Trainer(backend.Classifier(model), streams.batch())
+    trainer = training.Trainer(models.Classifier(model), streams.batch())
     kr.objectives.Clean().step(trainer, Refusing(), streams.batch())
     assert trainer.classifier.num_calls == 1

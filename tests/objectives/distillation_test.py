@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import models
 from keras_robust.objectives.distillation import Distillation
 from tests.support import backends
 from tests.support import gradients
@@ -219,7 +219,7 @@ def test_logits_of_a_model_with_several_inputs_or_a_dict():
     teacher = _network()
     expected = np.asarray(teacher(streams.X))
     x = keras.ops.convert_to_tensor(streams.X)
-    packed = backend.Classifier(streams.model(), lambda x: {"image": x})
+    packed = models.Classifier(streams.model(), lambda x: {"image": x})
     np.testing.assert_allclose(One(teacher).teacher_logits(packed, x), expected, rtol=1e-5)
 
     inputs = {
@@ -228,7 +228,7 @@ def test_logits_of_a_model_with_several_inputs_or_a_dict():
     merged = keras.layers.Concatenate()([inputs["image"], inputs["other"]])
     both = keras.Model(inputs, keras.layers.Dense(3)(merged))
     other = keras.ops.reshape(keras.ops.arange(8.0), (4, 2))
-    packed = backend.Classifier(both, lambda x: {"image": x, "other": other})
+    packed = models.Classifier(both, lambda x: {"image": x, "other": other})
     expected = np.asarray(both({"image": x, "other": other}))
     np.testing.assert_allclose(One(both).teacher_logits(packed, x), expected, rtol=1e-5)
 

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import training
 from tests.support import backends
 from tests.support import linear_fit
 from tests.support import numpy_reference
@@ -217,7 +217,7 @@ def test_an_epsilon_per_feature():
 
 
 class Recorded:
-    """A `backend.Trainer` whose input gradients are known."""
+    """A `training.Trainer` whose input gradients are known."""
 
     def __init__(self, gradients):
         self.gradients = [np.asarray(gradient, "float32") for gradient in gradients]
@@ -226,8 +226,8 @@ class Recorded:
     def backward(self, loss, found):
         self.x_adv.append(np.asarray(found.x_adv))
         gradient = keras.ops.convert_to_tensor(self.gradients[len(self.x_adv) - 1])
-        stream = backend.Stream(None, None, found)
-        return backend.Result(len(self.x_adv), [], gradient, None, stream)
+        stream = training.Stream(None, None, found)
+        return training.Result(len(self.x_adv), [], gradient, None, stream)
 
     def apply(self, result):
         return result
@@ -237,7 +237,7 @@ def _recorded(gradients, delta, ball):
     x = keras.ops.convert_to_tensor([[0.0, 0.5], [1.0, 0.3]])
     trainer, zero = Recorded(gradients), keras.ops.convert_to_tensor(0)
     delta = keras.ops.convert_to_tensor(delta, "float32")
-    batch = backend.Batch(x, None, None, ball, zero, None, delta)
+    batch = training.Batch(x, None, None, ball, zero, None, delta)
     return kr.objectives.Free(len(gradients)).step(trainer, None, batch), trainer
 
 

@@ -5,9 +5,9 @@ from keras import layers
 
 import keras_robust as kr
 from keras_robust import backend
-from keras_robust.certification.box import Box
 from keras_robust.certification.crown import crown_margins
 from keras_robust.certification.interval import box_margins
+from keras_robust.certification.interval_bounds import Box
 from keras_robust.objectives import IBP
 from tests.support import backends
 from tests.support import gradients

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import models
 from keras_robust.objectives.input_gradient import cross_entropy_gradient
 from tests.support import double_backprop
 from tests.support import numpy_reference
@@ -34,7 +34,7 @@ def _dual(norm, weights=double_backprop.WEIGHTS):
 
 
 def test_the_gradient_is_that_of_each_example():
-    classifier = backend.Classifier(streams.model())
+    classifier = models.Classifier(streams.model())
     x = keras.ops.convert_to_tensor(streams.X)
     found = cross_entropy_gradient(classifier, x, {"label": streams.Y})
     expected = double_backprop.input_gradient(double_backprop.WEIGHTS, X, streams.Y)

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
+from keras_robust import models
 from tests.support import backends
 from tests.support import linear_fit
 from tests.support import numpy_reference
@@ -206,7 +207,7 @@ def test_an_epsilon_per_channel_is_scaled_as_a_whole():
 @tiers.parametrize("is_random", [True, False])
 def test_the_examples_are_those_of_fgsm(ball, is_random):
     x, y = numpy_reference.examples(7)
-    classifier = backend.Classifier(numpy_reference.keras_model())
+    classifier = models.Classifier(numpy_reference.keras_model())
     batch = streams.batch(x, y, ball=ball)
     objective = Kurakin(random_epsilon=is_random)
     x_adv = np.asarray(objective.perturb(objective.default_attack, classifier, batch).x_adv)

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import models
 from tests.support import backends
 from tests.support import linear_fit
 from tests.support import linear_model
@@ -93,7 +93,7 @@ def _linear(attack=None, steps=10, *, wrong, epsilon=0.15):
     x, y = linear_model.examples(8)
     y[list(wrong)] = 1 - y[list(wrong)]
     batch = streams.batch(x, y, ball=kr.Linf(epsilon, None))
-    classifier = backend.Classifier(linear_model.logits)
+    classifier = models.Classifier(linear_model.logits)
     found = MMA(bisection_steps=steps).perturb(attack or kr.attacks.PGD(), classifier, batch)
     return found, x, y
 
@@ -113,7 +113,7 @@ def test_boundary_points_are_where_the_margin_is_zero():
 
 def test_the_boundary_of_a_network_is_where_the_label_has_half_of_the_probability():
     x, y = numpy_reference.examples(20)
-    classifier = backend.Classifier(numpy_reference.keras_model())
+    classifier = models.Classifier(numpy_reference.keras_model())
     batch = streams.batch(x, y, ball=kr.L2(0.8))
     objective = MMA(bisection_steps=16)
     found = objective.perturb(kr.attacks.PGD(), classifier, batch)
@@ -178,7 +178,7 @@ class Asked(kr.attacks.PGD):
 )
 def test_an_open_loss_becomes_the_soft_margin(given, taken):
     attack, batch = Asked(num_steps=2, loss=given, num_restarts=2), streams.batch()
-    classifier = backend.Classifier(streams.model())
+    classifier = models.Classifier(streams.model())
     MMA().perturb(attack, classifier, batch)
     used, request = Asked.used.pop()
     assert used.get_config() == {**attack.get_config(), "loss": taken}
@@ -188,7 +188,7 @@ def test_an_open_loss_becomes_the_soft_margin(given, taken):
 @pytest.mark.exhaustive
 def test_rows_and_dicts_of_labels():
     x, y = numpy_reference.examples(6)
-    classifier = backend.Classifier(numpy_reference.keras_model())
+    classifier = models.Classifier(numpy_reference.keras_model())
     plain, *others = (
         MMA().perturb(kr.attacks.BIM(), classifier, streams.batch(x, y, ball=kr.L2(0.8)))
         for y in (y, np.eye(3, dtype="float32")[y], y[:, None])

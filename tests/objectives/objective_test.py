@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import training
 from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight
 from tests.support import backends
@@ -29,7 +29,7 @@ def test_perturb_is_what_the_attack_finds():
         def perturb(self, *request):
             return request
 
-    batch = backend.Batch("x", "y", "weight", "threat model", "iteration", "seed", "delta")
+    batch = training.Batch("x", "y", "weight", "threat model", "iteration", "seed", "delta")
     found = kr.objectives.Objective().perturb(Asked(), "classifier", batch)
     assert found == ("classifier", "x", "y", "threat model", "seed")
 

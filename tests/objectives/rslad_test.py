@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import models
 from tests.support import gradients
 from tests.support import numpy_reference
 from tests.support import streams
@@ -73,7 +73,7 @@ def test_batch_norm_sees_one_clean_and_one_adversarial_pass():
 
 
 def _perturb(attack, y=streams.Y):
-    classifier = backend.Classifier(streams.model())
+    classifier = models.Classifier(streams.model())
     return kr.objectives.RSLAD(teachers.model()).perturb(attack, classifier, streams.batch(y=y))
 
 
@@ -128,7 +128,7 @@ def test_the_teacher_is_asked_once_a_step(monkeypatch):
     ask = objective.teacher_logits
     monkeypatch.setattr(objective, "teacher_logits", lambda *a: asked.append(a) or ask(*a))
     for attack in (kr.attacks.PGD(num_steps=2), kr.attacks.PGD(num_steps=2, loss="margin")):
-        found = objective.perturb(attack, backend.Classifier(streams.model()), streams.batch())
+        found = objective.perturb(attack, models.Classifier(streams.model()), streams.batch())
         x_adv = np.asarray(found.x_adv)
         loss = objective.loss(*streams.streams(streams.model(), x_adv=x_adv, found=found))
         assert float(loss) == pytest.approx(_loss(x_adv=x_adv), rel=1e-6)

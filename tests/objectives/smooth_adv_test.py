@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import models
 from keras_robust.objectives import SmoothAdv
 from keras_robust.objectives.noisy_copies import draw_noise
 from tests.support import backends
@@ -107,7 +107,7 @@ def test_the_attack_climbs_the_loss_of_the_mean_prediction(stddev, num_samples):
     objective = SmoothAdv(stddev, num_samples)
     attack = objective.default_attack.clone(num_steps=3)
     batch = streams.batch(ball=BALL)
-    found = objective.perturb(attack, backend.Classifier(streams.model()), batch)
+    found = objective.perturb(attack, models.Classifier(streams.model()), batch)
     noise = _noise(stddev, num_samples)
     expected = _attack(noise, 3) + noise[:, 0]
     np.testing.assert_allclose(found.x_adv, expected, rtol=0, atol=2e-4)
@@ -136,7 +136,7 @@ def test_the_attack_is_told_how_the_model_computes(dtype):
     finally:
         keras.config.set_dtype_policy("float32")
     attack, batch = Asked(), streams.batch(ball=BALL)
-    SmoothAdv().perturb(attack, backend.Classifier(model), batch)
+    SmoothAdv().perturb(attack, models.Classifier(model), batch)
     assert attack.request[0].computes_in_float16 == (dtype == "mixed_float16")
     assert attack.request[1:] == (batch.x, batch.y, batch.threat_model, batch.seed)
 
@@ -172,4 +172,4 @@ def test_wrong_arguments():
     model.compile("sgd", "mse")
     perturb = SmoothAdv().perturb
     with pytest.raises(ValueError, match="Expected one classification output"):
-        perturb(kr.attacks.FGSM(), backend.Classifier(model), streams.batch())
+        perturb(kr.attacks.FGSM(), models.Classifier(model), streams.batch())

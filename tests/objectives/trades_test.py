@@ -3,12 +3,13 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import models
+from keras_robust import training
 from tests.support import gradients
 from tests.support import numpy_reference
 from tests.support import streams
 
-BATCH = backend.Batch("x", "y", "weight", "ball", "iteration", "seed")
+BATCH = training.Batch("x", "y", "weight", "ball", "iteration", "seed")
 
 
 class Asked(kr.attacks.PGD):
@@ -117,7 +118,7 @@ def test_attacks_that_start_at_the_example_are_refused(attack):
 
 @pytest.mark.parametrize("attack", [kr.attacks.PGD(), kr.attacks.MomentumPGD(num_steps=5)])
 def test_the_attack_raises_the_divergence_more_than_noise_does(attack):
-    classifier = backend.Classifier(streams.model())
+    classifier = models.Classifier(streams.model())
     x, ball = keras.ops.convert_to_tensor(streams.X), kr.threat_models.Linf(0.1)
     found = kr.objectives.TRADES().perturb(attack, classifier, streams.batch(ball=ball))
 
@@ -139,7 +140,7 @@ def test_wrong_beta(beta):
 
 @pytest.mark.parametrize("attack", [kr.attacks.RandomStartFGSM(), kr.attacks.NFGSM()])
 def test_attacks_of_one_step_from_a_random_start_are_given_the_divergence(attack):
-    classifier = backend.Classifier(streams.model())
+    classifier = models.Classifier(streams.model())
     found = kr.objectives.TRADES().perturb(attack, classifier, streams.batch())
     expected = kr.objectives.TRADES().perturb(attack.clone(loss="kl"), classifier, streams.batch())
     np.testing.assert_array_equal(found.x_adv, expected.x_adv)

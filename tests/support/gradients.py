@@ -6,8 +6,8 @@ import numpy as np
 if keras.backend.backend() == "jax":
     import jax
 
-    from keras_robust.backend.jax_scope import Scope
-    from keras_robust.backend.jax_scope import assign
+    from keras_robust.backend.jax.scope import Scope
+    from keras_robust.backend.jax.scope import assign
 else:
     import tensorflow as tf
 

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import models
+from keras_robust import training
 from tests.support import numpy_reference
 
 X = np.random.default_rng(8).uniform(0.1, 0.9, size=(4, numpy_reference.FEATURES)).astype("float32")
@@ -28,7 +29,7 @@ def model(penalty=0.0):
 def batch(x=X, y=Y, sample_weight=None, ball=BALL, iteration=0, seed=SEED):
     """Returns the `Batch` that a train step would make of the arguments."""
     weight = None if sample_weight is None else keras.ops.convert_to_tensor(sample_weight)
-    return backend.Batch(
+    return training.Batch(
         keras.ops.convert_to_tensor(x),
         keras.ops.convert_to_tensor(y),
         weight,
@@ -40,11 +41,11 @@ def batch(x=X, y=Y, sample_weight=None, ball=BALL, iteration=0, seed=SEED):
 
 def streams(network, x=X, x_adv=X_ADV, y=Y, sample_weight=None, found=None, **circumstances):
     """Returns the clean and the adversarial stream of a batch, made as `batch` makes it."""
-    classifier = backend.Classifier(network)
+    classifier = models.Classifier(network)
     clean = batch(x, y, sample_weight, **circumstances)
     adversarial = clean._replace(x=keras.ops.convert_to_tensor(x_adv))
     found = found or kr.attacks.unsearched(adversarial.x)
-    return backend.Stream(classifier, clean), backend.Stream(classifier, adversarial, found)
+    return training.Stream(classifier, clean), training.Stream(classifier, adversarial, found)
 
 
 def log_softmax(z):

@@ -1,11 +1,12 @@
-"""A linear model in the hands of a `backend.Trainer`, and softmax regression in float64."""
+"""A linear model in the hands of a `training.Trainer`, and softmax regression in float64."""
 
 import keras
 import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust import backend
+from keras_robust import models
+from keras_robust import training
 from tests.support import streams
 
 X, X_ADV, Y = streams.X, streams.X_ADV, streams.Y
@@ -27,7 +28,7 @@ def linear(optimizer=None, loss=None, before=(), after=(), **dense):
 
 def trainer(model, **arguments):
     checks = {} if "checks" not in arguments else {"checks_outputs": arguments.pop("checks")}
-    return backend.Trainer(backend.Classifier(model), streams.batch(**arguments), **checks)
+    return training.Trainer(models.Classifier(model), streams.batch(**arguments), **checks)
 
 
 def found(x_adv=X_ADV):

@@ -1,0 +1,143 @@
+"""An attack on a data set, batch by batch."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_robust import backend
+from keras_robust import models
+from keras_robust import threat_models
+from keras_robust.attacks.attack_loss import check_seed
+from keras_robust.attacks.data import as_structure
+from keras_robust.attacks.data import check_classes
+from keras_robust.attacks.data import check_examples
+from keras_robust.attacks.result import Found
+from keras_robust.attacks.result import better
+
+
+class Run:
+    """The turns of an attack on the examples of a data set, restart by restart, batch by batch.
+
+    Iterate over it to the end, then ask for what was `found`. Between two turns its state can be
+    taken, and a new run with the same arguments goes on from there to the same result.
+
+    Args:
+        attack: an `Attack`.
+        model, x, y, threat_model: as `Attack.run` takes them.
+        rows: int array, the examples to attack, of which alone `found` then tells; `None` for all.
+        batch_size: int, examples a batch at most.
+        seed: int.
+
+    Yields:
+        The number of examples of the batch that was attacked.
+    """
+
+    def __init__(self, attack, model, x, y, threat_model, *, rows=None, batch_size=256, seed=0):
+        check_seed(seed)
+        if not callable(model):
+            raise ValueError(
+                "Expected a keras.Model, or a function of tensors that returns logits. "
+                f"Received: an object of type {type(model).__name__}"
+            )
+        threat_model = threat_models.get(threat_model)
+        checked, y = check_examples(x, y, threat_model)
+        models.refuse_guards(model, threat_model)
+        models.refuse_preprocessor(model)
+        self.rows = np.arange(models.size_of(checked)) if rows is None else np.asarray(rows)
+        if not len(self.rows):
+            raise ValueError("Expected at least one example to attack. Received: rows=[]")
+        epsilon = threat_model.radius_of_rows(self.rows, checked)
+        self.threat_model = threat_model.with_epsilon(epsilon)
+        # The compiled search keeps no model alive.
+        self.attack, self.model, self.seed = attack, model, seed
+        arrays = as_structure(x)
+        some = slice(None) if rows is None else self.rows
+        # Who names rows has looked at all examples; the logits of a few may well be within [0, 1].
+        self._is_of_all = rows is None
+        self.inputs = models.take(arrays, some)
+        self.x, self.y = models.take(checked, some), None if y is None else y[some]
+        self.batch_size = min(batch_size, len(self.rows))
+        # What looks for the nearest mistake has no end: a later restart may find a nearer one.
+        self._is_endless = bool(np.all(np.isinf(epsilon)))
+        self._step = attack.compiled(model, self.threat_model, self.x, self.y)
+        self._best, self._restart, self._start = None, 0, 0
+        self._todo = np.arange(len(self.rows))
+
+    def __iter__(self):
+        while self._restart < self.attack.num_restarts:
+            while self._start < len(self._todo):
+                batch = self._todo[self._start : self._start + self.batch_size]
+                self._store(self._attack(batch), batch)
+                self._start += len(batch)
+                yield len(batch)
+            self._restart, self._start = self._restart + 1, 0
+            if not self._is_endless:
+                self._todo = np.flatnonzero(~self._best.success)
+
+    def shown(self, verbose, num_others=0, num_robust=0):
+        """Iterates, with a progress bar and the accuracy so far if `verbose`.
+
+        Args:
+            verbose: bool.
+            num_others: int, examples that are not attacked.
+            num_robust: int, how many of those count as robust.
+        """
+        if not verbose:
+            yield from self
+            return
+        total = self.attack.num_restarts * len(self.rows)
+        bar = keras.utils.Progbar(total, unit_name="example", stateful_metrics=["robust"])
+        for count in self:
+            share = (num_robust + (~self._best.success).sum()) / (num_others + len(self.rows))
+            # At any distance there is always a mistake.
+            bar.add(count, values=None if self._is_endless else [("robust", share)])
+            yield count
+        bar.update(total, finalize=True)
+
+    def state(self):
+        """Returns what a later run needs to go on: a dict of arrays."""
+        place = {"restart": np.array(self._restart), "start": np.array(self._start)}
+        state = {**place, "todo": self._todo, **(self._best._asdict() if self._best else {})}
+        return {name: np.copy(array) for name, array in state.items()}
+
+    def restore(self, state):
+        """Goes on from a state."""
+        state = {name: np.copy(array) for name, array in state.items()}
+        self._restart, self._start = int(state.pop("restart")), int(state.pop("start"))
+        self._todo = state.pop("todo")
+        self._best = Found(**state) if state else None
+
+    def found(self):
+        """Returns `Found` with NumPy arrays, with `x_adv` in the form of the inputs."""
+        x_adv = self.threat_model.restore(self._best.x_adv, self.inputs)
+        return self._best._replace(x_adv=x_adv)
+
+    def _attack(self, batch):
+        """Attacks some examples; the search was traced for batches of any size."""
+        models.check_batch_size(self.model, len(batch))
+        epsilon = self.threat_model.radius_of_rows(batch, self.x)
+        seed = ops.convert_to_tensor([self.seed, self._restart], "int32")
+        seed = ops.convert_to_numpy(backend.fold_in(seed, self._restart))
+        seeds = np.stack([np.full(len(batch), seed[0]), seed[1] ^ self.rows[batch]], axis=1)
+        found = self._step(
+            keras.tree.map_structure(ops.convert_to_tensor, models.take(self.x, batch)),
+            None if self.y is None else ops.convert_to_tensor(self.y[batch]),
+            ops.convert_to_tensor(epsilon),
+            ops.convert_to_tensor(seeds.astype("int32")),
+            ops.convert_to_tensor(self._restart),
+        )
+        return Found(*map(ops.convert_to_numpy, found))
+
+    def _store(self, found, batch):
+        """Writes the results of some examples over those of earlier restarts that they beat."""
+        if self._best is None:
+            if self.y is not None and self._step.num_classes is not None:
+                check_classes(self.y, self._step.num_classes)
+            if self._step.has_unknown_column and self._is_of_all:
+                models.predict_clean_logits(self.model, self.x, self.batch_size)
+            fields = (np.zeros((len(self.rows), *field.shape[1:]), field.dtype) for field in found)
+            self._best = Found(*fields)
+        if self._restart:
+            found = better(Found(*(field[batch] for field in self._best)), found)
+        for target, new in zip(self._best, found, strict=True):
+            target[batch] = ops.convert_to_numpy(new)

@@ -1,0 +1,1 @@
+"""Attacks that need the predicted class of the model and nothing else."""

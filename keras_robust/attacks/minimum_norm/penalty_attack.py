@@ -1,0 +1,196 @@
+"""The smallest perturbation for which a hinge is zero: the frame of C&W and EAD."""
+
+import typing
+
+from keras import ops
+
+from keras_robust import backend
+from keras_robust import losses
+from keras_robust.attacks.attack_loss import check_choice
+from keras_robust.attacks.attack_loss import check_counts
+from keras_robust.attacks.attack_loss import check_numbers
+from keras_robust.attacks.attack_loss import label_indices
+from keras_robust.attacks.attack_loss import make_goal
+from keras_robust.attacks.attack_loss import zero_gradient
+from keras_robust.attacks.minimum_norm.binary_search import Tried
+from keras_robust.attacks.minimum_norm.binary_search import smallest
+from keras_robust.attacks.minimum_norm.minimum_norm_attack import MinimumNormAttack
+from keras_robust.attacks.result import Found
+from keras_robust.attacks.result import select
+
+# An example whose loss falls by less than this, over a tenth of the steps, goes no further.
+_NUM_CHECKS = 10
+_PROGRESS = 0.9999
+
+
+class Problem(typing.NamedTuple):
+    """What is minimised for one weight per example; `hinge` is that of `make_hinge`."""
+
+    x: object
+    threat_model: object
+    weight: object
+    hinge: object
+
+
+class _State(typing.NamedTuple):
+    """The descent for one weight; `x_adv` and `size` are of the smallest mistake so far."""
+
+    memory: object
+    x_adv: object
+    size: object
+    loss: object
+    checked: object  # The loss when it was last compared.
+    done: object
+    queries: object
+
+
+class PenaltyAttack(MinimumNormAttack):
+    """Minimises `penalty(delta) + c * hinge`, and searches `c` for each example; to be subclassed.
+
+    The arguments are those of `CarliniWagner`. A subclass writes `start`, `step` and `penalty`, and
+    overrides `size` where another perturbation than that of the smallest penalty is wanted.
+    `queries_per_step` says how often a step asks the model.
+    """
+
+    queries_per_step = 2
+
+    def __init__(
+        self,
+        *,
+        num_steps=1000,
+        search_steps=9,
+        initial_weight=1e-3,
+        learning_rate=1e-2,
+        confidence=0.0,
+        targeted=False,
+    ):
+        check_counts(num_steps=num_steps, search_steps=search_steps)
+        check_numbers(initial_weight=initial_weight, learning_rate=learning_rate)
+        check_numbers(or_zero=True, confidence=confidence)
+        check_choice("targeted", targeted, (True, False, "least_likely"))
+        self.num_steps = num_steps
+        self.search_steps = search_steps
+        self.initial_weight = initial_weight
+        self.learning_rate = learning_rate
+        self.confidence = confidence
+        self.targeted = targeted
+
+    def start(self, x, threat_model):
+        """Returns what the descent remembers before the first step."""
+        raise NotImplementedError
+
+    def step(self, step, memory, problem):
+        """Takes one step and judges one point.
+
+        Args:
+            step: int or int32 tensor `()`, from 0.
+            memory: what `start` or the last step returned.
+            problem: a `Problem`.
+
+        Returns:
+            The new memory, the point, and its `hinge` and `hits`.
+        """
+        raise NotImplementedError
+
+    def penalty(self, delta):
+        """Returns what is minimised besides the hinge, shape `(batch_size,)`."""
+        raise NotImplementedError
+
+    def size(self, delta):
+        """Returns by what the mistakes are compared, shape `(batch_size,)`."""
+        return self.penalty(delta)
+
+    def nearest(self, classifier, x, y, threat_model, seed, restart):
+        _, success = make_goal(classifier, x, y, "margin", self.targeted)(x)
+        hinge = make_hinge(classifier, x, y, self.targeted, self.confidence)
+        _, gradient = backend.value_and_input_gradient(hinge, x)
+        last = smallest(
+            lambda search: self._descend(Problem(x, threat_model, search.weight, hinge), search),
+            x,
+            self.initial_weight,
+            done=success,
+            ends=lambda search: search.tries >= self.search_steps,
+        )
+        return Found(
+            x_adv=last.x_adv,
+            loss=-last.size,
+            success=ops.isfinite(last.size),
+            # The hinge that is flat at `x` moves nothing, so that every later gradient is 0 too.
+            zero_gradient=zero_gradient(gradient) & ~success,
+            queries=last.queries + 5,
+        )
+
+    def _descend(self, problem, search):
+        """Returns `Tried`, the smallest mistake on the way down for these weights."""
+        block_size = -(-self.num_steps // _NUM_CHECKS)
+
+        def goes_on(block, state):
+            return (block * block_size < self.num_steps) & ~ops.all(state.done)
+
+        def body(block, state):
+            first = block * block_size
+            state = backend.repeat(
+                block_size, lambda k, state: self._advance(first + k, state, problem), state
+            )
+            stops = state.loss > _PROGRESS * state.checked
+            return block + 1, state._replace(done=state.done | stops, checked=state.loss)
+
+        never = ops.full(ops.shape(problem.x)[:1], float("inf"), dtype="float32")
+        memory = self.start(problem.x, problem.threat_model)
+        queries = ops.cast(ops.zeros_like(never), "int32")
+        state = _State(memory, problem.x, never, never, never, search.done, queries)
+        _, last = backend.while_loop(goes_on, body, (0, state))
+        return Tried(last.x_adv, last.size, ops.isfinite(last.size), last.queries)
+
+    def _advance(self, step, state, problem):
+        memory, point, hinge, hits = self.step(step, state.memory, problem)
+        delta = point - problem.x
+        active = (step < self.num_steps) & ~state.done
+        size = self.size(delta)
+        closer = active & hits & (size < state.size)
+        return _State(
+            memory=memory,
+            x_adv=select(closer, point, state.x_adv),
+            size=ops.where(closer, size, state.size),
+            loss=self.penalty(delta) + problem.weight * hinge,
+            checked=state.checked,
+            done=state.done,
+            queries=state.queries + self.queries_per_step * ops.cast(active, "int32"),
+        )
+
+
+def make_hinge(classifier, x, y, targeted, confidence):
+    """Returns a function `point -> (hinge, hits)`, both of shape `(batch_size,)`.
+
+    The hinge is `max(lead + confidence, 0)`, with the lead of the label over all other classes, or,
+    under a target, of the other classes over it. A hit is a success with `confidence` to spare; for
+    `"least_likely"` any wrong class is one.
+
+    Args:
+        classifier: a `models.Classifier`.
+        x: float tensor `(batch_size, ...)`, the clean examples.
+        y: labels, target labels if `targeted` is `True`, or `None` for the predictions.
+        targeted: `False`, `True` or `"least_likely"`.
+        confidence: float >= 0, in units of the logits.
+    """
+    clean = ops.stop_gradient(classifier.logits(x, y))
+    labels = label_indices(y, clean)
+    least_likely = ops.argmin(clean, axis=-1)
+
+    def hinge(point):
+        logits = classifier.logits(point, y)
+        wrong_lead = losses.margin(labels, logits)
+        is_label = ops.equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), labels)
+        spare = -wrong_lead if targeted is True else wrong_lead
+        lead = losses.margin(least_likely, logits) if targeted == "least_likely" else -spare
+        hits = is_label if targeted is True else ~is_label
+        hits = hits & (spare >= confidence) & ops.all(ops.isfinite(logits), axis=-1)
+        return ops.maximum(lead + confidence, 0.0), hits
+
+    return hinge
+
+
+def hinge_gradient(problem, point):
+    """Returns `(hinge, hits), gradient` of a `Problem`; what is not finite in the gradient is 0."""
+    judged, gradient = backend.value_and_input_gradient(problem.hinge, point)
+    return judged, ops.where(ops.isfinite(gradient), gradient, 0.0)

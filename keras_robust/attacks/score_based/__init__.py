@@ -1,0 +1,1 @@
+"""Attacks that need the logits of the model and no gradients."""

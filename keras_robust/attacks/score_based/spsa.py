@@ -1,0 +1,184 @@
+"""SPSA: gradient descent whose gradients are estimated from scores."""
+
+import math
+import typing
+
+import keras
+from keras import ops
+
+from keras_robust import backend
+from keras_robust import losses
+from keras_robust.attacks import counter_rng
+from keras_robust.attacks.attack import Attack
+from keras_robust.attacks.attack_loss import check_choice
+from keras_robust.attacks.attack_loss import check_counts
+from keras_robust.attacks.attack_loss import check_numbers
+from keras_robust.attacks.attack_loss import make_goal
+from keras_robust.attacks.result import Found
+from keras_robust.attacks.result import choose
+from keras_robust.attacks.result import counted
+
+# Adam's, which its own paper and the authors leave alone.
+_DECAY, _SQUARE_DECAY, _GUARD = 0.9, 0.999, 1e-8
+_NOT_A_SCORE = 1e30
+
+
+class _State(typing.NamedTuple):
+    """The ascent after some steps: the point, Adam's moments, and the best point so far."""
+
+    step: object
+    x_adv: object
+    mean: object
+    square: object
+    best: object
+
+
+@keras.saving.register_keras_serializable(package="keras_robust")
+class SPSA(Attack):
+    """Ascends gradients that are estimated from the scores of random neighbours, with Adam.
+
+    `g = 1 / m sum_i l(x_adv + delta v_i) v_i / delta`, with `m = num_samples` vectors `v_i` of
+    random signs, of which one half are the negatives of the other (Spall, 1992). Adam takes a step
+    of up to about `learning_rate` in every coordinate, and the point is projected into the ball and
+    the box, whatever the norm. Uesato et al. (2018) broke defences with it whose gradients are
+    blind or lie. Use it for models without gradients, beside `Square`, which needs fewer queries;
+    if it breaks what PGD leaves, the gradients are masked.
+
+    The neighbours may lie outside of the ball and the box by `delta`; only points inside count as
+    a success. An example that is broken stays as it is, and its queries end.
+
+    Deviations from the paper: it stops at success, and takes 128 samples a step for up to 8192,
+    both as in cleverhans. From cleverhans: every example has an Adam and random numbers of its
+    own, in batches of any size; the best point comes back.
+
+    Cost: `num_steps * (num_samples + 1) + 2` forward passes, fewer where all of a batch is broken
+    early. BatchNorm statistics see none of it.
+
+    Args:
+        num_steps: int >= 1, steps of Adam. Defaults to `100`.
+        num_samples: int >= 2, even: the neighbours of one step. Defaults to `128`.
+        learning_rate: float > 0, in units of the input. Defaults to `0.01`.
+        delta: float > 0, the distance of the neighbours in every coordinate. Defaults to `0.01`.
+        random_start: bool, whether to start at a random point of the ball. Defaults to `False`.
+        num_restarts: int >= 1. Restarts differ in their neighbours. Defaults to `1`.
+        targeted: `False`, away from `y`; `True`, towards `y`; `"least_likely"`, towards the class
+            that the model finds least likely at `x`. Defaults to `False`.
+        loss: name in `keras_robust.losses.FUNCTIONS` or a function `(y, logits) -> (batch_size,)`,
+            to be maximised. Defaults to `"margin"`.
+
+    Raises:
+        ValueError: for arguments out of range, and for a model that is no classifier.
+
+    Example:
+
+    >>> import numpy as np
+    >>> import keras_robust as kr
+    >>> x, y = np.array([[0.6, 0.4]], "float32"), np.array([0])
+    >>> attack = kr.attacks.SPSA(num_steps=20, num_samples=8)
+    >>> print(np.round(attack(lambda x: 10.0 * x, x, y, kr.Linf(0.05)), 2))
+    [[0.55 0.45]]
+
+    References:
+        - [Uesato et al., 2018](https://arxiv.org/abs/1802.05666)
+        - [Spall, 1992](https://doi.org/10.1109/9.119632)
+    """
+
+    uses_gradients = False
+
+    def __init__(
+        self,
+        *,
+        num_steps=100,
+        num_samples=128,
+        learning_rate=0.01,
+        delta=0.01,
+        random_start=False,
+        num_restarts=1,
+        targeted=False,
+        loss="margin",
+    ):
+        check_counts(num_steps=num_steps, num_restarts=num_restarts)
+        if not isinstance(num_samples, int) or num_samples < 2 or num_samples % 2:
+            raise ValueError(
+                "Argument `num_samples` must be an even int >= 2: neighbours come in pairs. "
+                f"Received: {num_samples!r}"
+            )
+        check_numbers(learning_rate=learning_rate, delta=delta)
+        check_choice("random_start", random_start, (True, False))
+        check_choice("targeted", targeted, (True, False, "least_likely"))
+        if not callable(loss):
+            check_choice("loss", loss, tuple(losses.FUNCTIONS))
+        self.num_steps = num_steps
+        self.num_samples = num_samples
+        self.learning_rate = learning_rate
+        self.delta = delta
+        self.random_start = random_start
+        self.num_restarts = num_restarts
+        self.targeted = targeted
+        self.loss = loss
+
+    def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
+        score = make_goal(classifier, x, y, self.loss, self.targeted)
+        keys = counter_rng.make_keys(seed, ops.shape(x)[0])
+        shape = ops.shape(x)[:1]
+        never = ops.zeros(shape, dtype="bool")
+        # The clean outputs were asked for by the goal.
+        best = Found(x, *score(x), never, counted(shape, 2))
+        start = threat_model.random_start(x, seed) if self.random_start else x
+        nothing = ops.zeros_like(x)
+
+        def is_going_on(state):
+            is_open = ops.logical_not(ops.all(state.best.success))
+            return ops.logical_and(state.step < self.num_steps, is_open)
+
+        def body(state):
+            gradient = self._gradient(score, state.x_adv, keys, state.step)
+            ascent, mean, square = _adam(gradient, state)
+            x_adv = threat_model.project(state.x_adv + self.learning_rate * ascent, x)
+            here = Found(x_adv, *score(x_adv), never, counted(shape, self.num_samples + 1))
+            best = _taken_in(state.best, here)
+            return (_State(state.step + 1, ops.stop_gradient(x_adv), mean, square, best),)
+
+        state = _State(0, start, nothing, nothing, best)
+        (last,) = backend.while_loop(is_going_on, body, (state,))
+        return last.best
+
+    def _gradient(self, score, x_adv, keys, step):
+        """Returns the estimate at `x_adv`, shape of `x_adv`."""
+        pairs = self.num_samples // 2
+
+        def add(pair, total):
+            direction = _signs(keys, step * pairs + pair, x_adv)
+            (above, _), (below, _) = (
+                score(x_adv + sign * self.delta * direction) for sign in (1.0, -1.0)
+            )
+            slope = above - below
+            # What the model cannot compute tells nothing about the slope.
+            slope = ops.where(ops.abs(slope) < _NOT_A_SCORE, slope, 0.0)
+            return total + ops.reshape(slope, (-1,) + (1,) * (len(x_adv.shape) - 1)) * direction
+
+        total = backend.fori_loop(0, pairs, add, ops.zeros_like(x_adv))
+        return total / (self.num_samples * self.delta)
+
+
+def _signs(keys, counter, x):
+    """Returns -1 or 1 for every entry of `x`."""
+    bits = counter_rng.draw(keys, counter, math.prod(x.shape[1:]))
+    return ops.reshape(counter_rng.signs(bits), ops.shape(x))
+
+
+def _adam(gradient, state):
+    """Returns Adam's direction, and its new moments."""
+    count = ops.cast(state.step, "float32") + 1.0
+    mean = _DECAY * state.mean + (1.0 - _DECAY) * gradient
+    square = _SQUARE_DECAY * state.square + (1.0 - _SQUARE_DECAY) * ops.square(gradient)
+    size = ops.sqrt(square / (1.0 - ops.power(_SQUARE_DECAY, count)))
+    return mean / (1.0 - ops.power(_DECAY, count)) / (size + _GUARD), mean, square
+
+
+def _taken_in(best, here):
+    """Returns the better point of each example; a broken one stays, and is asked no more."""
+    is_better = ops.logical_or(here.success, here.loss > best.loss)
+    is_open = ops.logical_not(best.success)
+    queries = best.queries + ops.where(is_open, here.queries, 0)
+    return choose(ops.logical_and(is_open, is_better), here, best)._replace(queries=queries)

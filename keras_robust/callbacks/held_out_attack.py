@@ -1,0 +1,93 @@
+"""What the callbacks that attack held-out examples have in common."""
+
+import inspect
+import itertools
+
+import keras
+import numpy as np
+
+from keras_robust import attacks
+from keras_robust import losses
+from keras_robust import models
+from keras_robust import threat_models
+from keras_robust.attacks.attack_loss import check_counts
+from keras_robust.attacks.attack_loss import check_seed
+from keras_robust.attacks.data import check_classes
+from keras_robust.attacks.data import check_examples
+from keras_robust.attacks.data import to_arrays
+from keras_robust.callbacks.callback_list import move
+
+
+class HeldOut(keras.callbacks.Callback):
+    """Base of the callbacks that attack the same held-out examples again and again.
+
+    It stands in front of the callbacks of `fit`, wherever it was put, so that the others see what
+    it adds to the logs; of two such, the one with the lower `rank` is first. Subclasses call
+    `measure`.
+
+    Args:
+        data: `(x, y)` arrays, or an iterable of batches `(x, y)`, which is read once.
+        threat_model: a `ThreatModel` with a fixed radius, its name, or a dict or list of such.
+        attack: an `Attack` or its name.
+        num_examples: int, the first so many examples; `None` for all.
+        batch_size: int.
+        seed: int, of the random starts, which are the same at every measurement.
+    """
+
+    rank = 1
+
+    def __init__(self, data, threat_model, *, attack, num_examples, batch_size, seed=0):
+        super().__init__()
+        self.threat_model = threat_models.get(threat_model)
+        self.attack = attacks.get_for_evaluation(attack)
+        # A schedule has no radius: better said now than after the first epoch.
+        self.threat_model.radius  # noqa: B018
+        check_counts(batch_size=batch_size)
+        check_seed(seed)
+        self.batch_size = batch_size
+        self.seed = seed
+        x, y = to_arrays(data, num_examples)
+        self.x, self.y = check_examples(x, y, self.threat_model)
+        self._neighbours = list
+
+    def set_model(self, model):
+        # Before the first epoch, and not after it.
+        models.refuse_preprocessor(model)
+        super().set_model(model)
+        self._neighbours = move(self, inspect.currentframe().f_back, self._place)
+
+    def measure(self):
+        """Returns accuracy and mean cross-entropy under the attack, as floats.
+
+        The weights are those that Keras validates: the averages, if `SwapEMAWeights` is there.
+        """
+        swaps = [c for c in self._neighbours() if isinstance(c, keras.callbacks.SwapEMAWeights)]
+        for swap in swaps:
+            swap.on_test_begin()
+        try:
+            with models.own_noise(self.model):
+                return self._measure()
+        finally:
+            for swap in swaps:
+                swap.on_test_end()
+
+    def _place(self, others):
+        """In front, as the logs of an epoch go from callback to callback, but for lower ranks."""
+        return sum(1 for _ in itertools.takewhile(self._is_ahead, others))
+
+    def _is_ahead(self, other):
+        return isinstance(other, HeldOut) and other.rank < self.rank
+
+    def _measure(self):
+        found = self.attack.run(
+            self.model,
+            self.x,
+            self.y,
+            self.threat_model,
+            batch_size=self.batch_size,
+            seed=self.seed,
+        )
+        logits = self.threat_model.predict_logits(self.model, self.x, found.x_adv, self.batch_size)
+        indices = check_classes(self.y, logits.shape[-1])
+        accuracy = np.mean(np.argmax(logits, axis=-1) == indices)
+        return float(accuracy), float(np.mean(losses.cross_entropy(self.y, logits)))

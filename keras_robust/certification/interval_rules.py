@@ -1,0 +1,241 @@
+"""What layers make of boxes: interval bound propagation."""
+
+import keras
+from keras import ops
+
+from keras_robust.certification.graph import propagate
+from keras_robust.certification.graph import refuse
+from keras_robust.certification.graph import refuse_activation
+from keras_robust.certification.interval_bounds import Box
+from keras_robust.layers import GroupSort
+from keras_robust.layers import InputGuard
+from keras_robust.layers import OrthogonalConv2D
+from keras_robust.layers import SpectralDense
+
+_layers = keras.layers
+_activations = keras.activations
+
+_INCREASING = {
+    function.__name__: function
+    for function in (
+        _activations.celu,
+        _activations.elu,
+        _activations.exponential,
+        _activations.hard_sigmoid,
+        _activations.hard_tanh,
+        _activations.leaky_relu,
+        _activations.linear,
+        _activations.log_sigmoid,
+        _activations.relu,
+        _activations.relu6,
+        _activations.selu,
+        _activations.sigmoid,
+        _activations.softplus,
+        _activations.softsign,
+        _activations.tanh,
+    )
+}
+
+
+def propagate_box(model, box):
+    """Returns a `Box` that has in it what a model gives, in inference mode, for all of a `Box`.
+
+    `W x + b` maps centre and radius to `W c + b` and `|W| r`; increasing functions map the ends.
+
+    Raises:
+        ValueError: for a layer or an activation for which no such rule is known, by name.
+    """
+    return propagate(model, box, bound_layer)
+
+
+def bound_layer(layer, *values):
+    """Returns the `Box` behind a layer from that before it: the rule for `graph.propagate`."""
+    box = before_activation(layer, *values)
+    function = getattr(layer, "activation", None)
+    return box if function is None else _activate(layer, function, box)
+
+
+def before_activation(layer, *values):
+    """Returns the `Box` in front of the activation of a layer, or behind a layer without one."""
+    rule = _RULES.get(type(layer))
+    if rule is None or getattr(layer, "quantization_mode", None):
+        refuse(layer, "interval bound", [cls.__name__ for cls in _RULES])
+    return rule(layer, *values)
+
+
+def _activate(layer, function, box):
+    """Maps the ends of a box through an activation."""
+    if function is _activations.softmax:
+        return _softmax(box)
+    if function not in _INCREASING.values():
+        refuse_activation(layer, function, "interval bound", [*_INCREASING, "softmax"])
+    if function is _activations.linear:
+        return box
+    logits = box if function is _activations.sigmoid else None
+    if function is _activations.tanh:
+        function = _tanh
+    return Box(function(box.lower), function(box.upper), logits=logits)
+
+
+def _tanh(x):
+    """Returns it in the dtype of `x`: on JAX Keras computes it in float32."""
+    if keras.backend.standardize_dtype(x.dtype) == "float64":
+        return 2.0 * ops.sigmoid(2.0 * x) - 1.0
+    return ops.tanh(x)
+
+
+def _softmax(box):
+    """Each probability is lowest where its own logit is lowest and all others are highest."""
+    lower, upper = ops.expand_dims(box.lower, -1), ops.expand_dims(box.upper, -1)
+    own = ops.eye(box.lower.shape[-1], dtype=box.lower.dtype)
+
+    def probability(mine, others):
+        mixed = ops.swapaxes(own * mine + (1.0 - own) * others, -1, -2)
+        return ops.sum(own * ops.softmax(mixed, axis=-1), axis=-1)
+
+    return Box(probability(lower, upper), probability(upper, lower), logits=box)
+
+
+def _affine(box, function, kernel, bias, shape):
+    """Returns the box of `function(x, kernel) + bias`, with the bias in the given shape."""
+    dtype = box.lower.dtype
+    kernel = ops.cast(kernel, dtype)
+    centre = function(box.centre, kernel)
+    if bias is not None:
+        centre = centre + ops.reshape(ops.cast(bias, dtype), shape)
+    if box.lower is box.upper:
+        return centre, ops.zeros_like(centre)
+    return centre, function(box.radius, ops.abs(kernel))
+
+
+def _dense(layer, box):
+    dtype = box.lower.dtype
+    is_spectral = isinstance(layer, SpectralDense)
+    kernel = ops.cast(layer.effective_kernel() if is_spectral else layer.kernel, dtype)
+    bias = (
+        ops.zeros(kernel.shape[-1:], dtype) if layer.bias is None else ops.cast(layer.bias, dtype)
+    )
+    centre, radius = _affine(box, ops.matmul, kernel, bias, (-1,))
+    origin = (kernel, bias, box) if len(box.lower.shape) == 2 else None
+    return Box(centre - radius, centre + radius, origin)
+
+
+def _convolution(layer, box):
+    if layer.padding == "causal":
+        refuse(layer, "interval bound with padding='causal'", [cls.__name__ for cls in _RULES])
+    is_last = layer.data_format == "channels_last"
+    shape = (-1,) if is_last else (-1,) + (1,) * layer.rank
+    centre, radius = _affine(box, layer.convolution_op, layer.kernel, layer.bias, shape)
+    return Box(centre - radius, centre + radius)
+
+
+def _orthogonal(layer, box):
+    kernel = layer.effective_kernel()
+    centre, radius = _affine(box, layer.convolution_op, kernel, layer.bias, (-1,))
+    return Box(centre - radius, centre + radius)
+
+
+def _scale(box, factor, offset):
+    """Returns the box of `factor x + offset`, entry by entry; the factor may be negative."""
+    dtype = box.lower.dtype
+    factor, offset = (ops.cast(value, dtype) for value in (factor, offset))
+    centre, radius = factor * box.centre + offset, ops.abs(factor) * box.radius
+    return Box(centre - radius, centre + radius)
+
+
+def _rescaling(layer, box):
+    return _scale(box, ops.convert_to_tensor(layer.scale), ops.convert_to_tensor(layer.offset))
+
+
+def _normalization(layer, box):
+    dtype = box.lower.dtype
+    mean, variance = (ops.cast(value, dtype) for value in (layer.mean, layer.variance))
+    deviation = ops.maximum(ops.sqrt(variance), keras.config.epsilon())
+    if layer.invert:
+        return _scale(box, deviation, mean)
+    return _scale(box, 1.0 / deviation, -mean / deviation)
+
+
+def batch_norm_scale(layer, dtype):
+    """Returns the factor of a BatchNormalization layer in inference mode, one per channel."""
+    factor = 1.0 / ops.sqrt(ops.cast(layer.moving_variance, dtype) + layer.epsilon)
+    return factor if layer.gamma is None else factor * ops.cast(layer.gamma, dtype)
+
+
+def _batch_normalization(layer, box):
+    dtype = box.lower.dtype
+    factor = batch_norm_scale(layer, dtype)
+    offset = -ops.cast(layer.moving_mean, dtype) * factor
+    if layer.beta is not None:
+        offset = offset + ops.cast(layer.beta, dtype)
+    shape = [1] * len(box.lower.shape)
+    shape[layer.axis] = -1
+    return _scale(box, ops.reshape(factor, shape), ops.reshape(offset, shape))
+
+
+def _guard(layer, box):
+    """Within the bounds the identity; what lies beyond is clipped, or gets no answer at all."""
+    if layer.bounds is None:
+        return Box(box.lower, box.upper)
+    low, high = (ops.convert_to_tensor(bound, dtype=box.lower.dtype) for bound in layer.bounds)
+    return Box(*(ops.minimum(ops.maximum(end, low), high) for end in (box.lower, box.upper)))
+
+
+def _increasing(layer, box):
+    """For layers that never fall when an input grows."""
+    return Box(layer.call(box.lower), layer.call(box.upper))
+
+
+def _elu(layer, box):
+    if layer.alpha < 0.0:
+        refuse(layer, "interval bound with a negative alpha", ["ELU"])
+    return _increasing(layer, box)
+
+
+def _merge(layer, boxes):
+    """The same for layers that take a list."""
+    return Box(layer.call([b.lower for b in boxes]), layer.call([b.upper for b in boxes]))
+
+
+def _subtract(layer, boxes):
+    first, second = boxes
+    return Box(first.lower - second.upper, first.upper - second.lower)
+
+
+def _softmax_layer(layer, box):
+    if layer.axis not in (-1, len(box.lower.shape) - 1):
+        refuse(layer, "interval bound with another axis", [cls.__name__ for cls in _RULES])
+    return _softmax(box)
+
+
+_NAMES = {
+    _increasing: (
+        "AveragePooling1D AveragePooling2D AveragePooling3D Cropping1D Cropping2D Cropping3D "
+        "Flatten GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D "
+        "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D LeakyReLU MaxPooling1D "
+        "MaxPooling2D MaxPooling3D Permute ReLU RepeatVector Reshape UpSampling1D "
+        "ZeroPadding1D ZeroPadding2D ZeroPadding3D"
+    ),
+    lambda layer, box: box: (
+        "Activation ActivityRegularization AlphaDropout Dropout GaussianDropout GaussianNoise "
+        "Identity SpatialDropout1D SpatialDropout2D SpatialDropout3D"
+    ),
+    _merge: "Add Average Concatenate Maximum Minimum",
+    _convolution: "Conv1D Conv2D Conv3D",
+    _batch_normalization: "BatchNormalization",
+    _dense: "Dense",
+    _elu: "ELU",
+    _normalization: "Normalization",
+    _rescaling: "Rescaling",
+    _softmax_layer: "Softmax",
+    _subtract: "Subtract",
+}
+_RULES = {getattr(_layers, name): rule for rule, names in _NAMES.items() for name in names.split()}
+_RULES.update(
+    {
+        GroupSort: _increasing,
+        InputGuard: _guard,
+        OrthogonalConv2D: _orthogonal,
+        SpectralDense: _dense,
+    }
+)

@@ -1,0 +1,1 @@
+"""Checks that tell whether the attacks of an evaluation worked."""

@@ -1,0 +1,1 @@
+"""Numbers that are computed from the outcome of an evaluation."""

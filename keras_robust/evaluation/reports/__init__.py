@@ -1,0 +1,1 @@
+"""Reports, as objects, JSON, tables and pages."""

@@ -1,0 +1,140 @@
+"""The picture that every talk on adversarial examples opens with."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_robust.calls import explained
+from keras_robust.evaluation.reports.figures import make_figure
+from keras_robust.evaluation.reports.threat_text import describe_threat
+
+_CHANNELS = (1, 3, 4)
+
+
+class Example(NamedTuple):
+    """An adversarial example as it is shown: images in `[0, 1]`, classes and probabilities."""
+
+    true: str
+    clean: np.ndarray
+    perturbation: np.ndarray
+    adversarial: np.ndarray
+    largest: float
+    before: str
+    after: str
+
+
+@explained
+def draw_examples(report, path=None, num_examples=5, class_names=None):
+    """Draws clean image, perturbation and adversarial image, one example a row.
+
+    Shows examples that were right and are wrong under attack first, the most confident mistakes on
+    top. Above each image stand the predicted class and its probability. The perturbation is scaled
+    so that grey is no change and its largest value is black or white.
+
+    Args:
+        report: `RobustnessReport` with its arrays, as `evaluate` returns it.
+        path: str, the file to write (`.png`, `.svg`, `.pdf`), or `None`. Defaults to `None`.
+        num_examples: int, the number of rows at most. Defaults to `5`.
+        class_names: list of str, one per class, or `None` for numbers. Defaults to `None`.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Raises:
+        ImportError: without matplotlib.
+        ValueError: if the inputs are not images, or the report was read from a file.
+    """
+    if not has_images(report):
+        raise ValueError(
+            "Pictures need a report that `evaluate` returned, on images (n, height, width) or "
+            f"(n, height, width, channels) with {', '.join(map(str, _CHANNELS[:-1]))} or "
+            f"{_CHANNELS[-1]} channels. "
+            f"Received: inputs of shape {getattr(report.x, 'shape', None)}"
+        )
+    names = name_classes(report, class_names)
+    examples = choose_examples(report, num_examples, names)
+    figure = make_figure(figsize=(6.0, 2.1 * len(examples) + 0.5), layout="constrained")
+    figure.suptitle(
+        f"clean, perturbation, adversarial: {report.robust_accuracy:.1%} of "
+        f"{report.num_examples} hold\nunder {describe_threat(report.threat_model, report.inputs)}",
+        fontsize=10,
+        parse_math=False,
+    )
+    axes = figure.subplots(len(examples), 3, squeeze=False)
+    for example, (left, middle, right) in zip(examples, axes, strict=True):
+        _show(left, example.clean, example.before)
+        _show(middle, example.perturbation, f"perturbation, max {example.largest:.3g}")
+        _show(right, example.adversarial, example.after)
+        left.set_ylabel(f"true {example.true}", fontsize=9, parse_math=False)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def has_images(report):
+    """Returns whether the report has its arrays, and the inputs can be shown as images."""
+    shape = getattr(report.x, "shape", ())
+    return len(shape) == 3 or (len(shape) == 4 and shape[-1] in _CHANNELS)
+
+
+def name_classes(report, class_names, prefix="class "):
+    """Returns a name per class: those given, or the prefix and a number."""
+    if class_names is None:
+        return [f"{prefix}{number}" for number in range(report.num_classes)]
+    names = [str(name) for name in class_names]
+    if isinstance(class_names, str) or len(names) != report.num_classes:
+        raise ValueError(
+            f"Expected one name per class, {report.num_classes} in all. "
+            f"Received: class_names={class_names!r}"
+        )
+    return names
+
+
+def choose_examples(report, num_examples, names):
+    """Returns `Example`s: right before and wrong after first, by confidence after."""
+    before = np.argmax(report.logits, axis=-1) == report.y
+    after = np.argmax(report.adv_logits, axis=-1) == report.y
+    confidence = _softmax(report.adv_logits).max(axis=-1)
+    order = np.lexsort((-confidence, ~(before & ~after)))
+    return [_example(report, row, names) for row in order[:num_examples]]
+
+
+def _example(report, row, names):
+    low, high = report.threat_model["config"].get("bounds") or (report.x.min(), report.x.max())
+    low, high = np.asarray(low), np.asarray(high)
+    # Nothing to divide by where all inputs are the same.
+    extent = np.where(high > low, high - low, 1.0)
+    x, x_adv = report.x[row], report.x_adv[row]
+    delta = x_adv - x
+    largest = max(float(np.abs(delta).max()), 1e-12)
+    return Example(
+        true=names[int(report.y[row])],
+        clean=_image((x - low) / extent),
+        perturbation=_image(0.5 + 0.5 * delta / largest),
+        adversarial=_image((x_adv - low) / extent),
+        largest=largest,
+        before=_caption(report.logits[row], names),
+        after=_caption(report.adv_logits[row], names),
+    )
+
+
+def _image(values):
+    values = np.clip(values, 0.0, 1.0)
+    return values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values
+
+
+def _show(axis, image, caption):
+    axis.imshow(image, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+    axis.set_title(caption, fontsize=9, parse_math=False)
+    axis.set_xticks([])
+    axis.set_yticks([])
+
+
+def _caption(logits, names):
+    probabilities = _softmax(logits)
+    return f"{names[int(np.argmax(probabilities))]}: {probabilities.max():.1%}"
+
+
+def _softmax(logits):
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)

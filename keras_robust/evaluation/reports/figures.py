@@ -1,0 +1,61 @@
+"""Matplotlib where there is one, and its figures as parts of an HTML page."""
+
+import base64
+import importlib
+import io
+import re
+
+import numpy as np
+
+from keras_robust.evaluation.reports.html.markup import Markup
+
+# Drawn in these colours, and shown in those of the page, which may be light or dark.
+INK = "#010203"
+ACCENT = "#040506"
+WARNING = "#070809"
+_COLOURS = {INK: "currentColor", ACCENT: "var(--accent)", WARNING: "var(--warning)"}
+
+
+def make_figure(**arguments):
+    """Returns a `matplotlib.figure.Figure`."""
+    return _load("matplotlib.figure").Figure(**arguments)
+
+
+def to_svg(figure, description):
+    """Returns a figure as an `<svg>` element for a page; `description` is for those who read it."""
+    file = io.StringIO()
+    # Text stays text, and the same figure has the same bytes.
+    settings = {"svg.fonttype": "none", "svg.hashsalt": description}
+    with _load("matplotlib").rc_context(settings):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for unwanted in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->"):
+        svg = re.sub(unwanted, "", svg, flags=re.DOTALL)
+    # A page has several figures, and an id only once; groups are never referred to.
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    box = re.search(r'viewBox="[^"]*"', svg).group()
+    for colour, shown in _COLOURS.items():
+        svg = svg.replace(colour, shown)
+    svg = re.sub(r"<svg[^>]*>", "", svg, count=1)
+    return Markup(f'<svg {box} role="img" aria-label="{Markup.escape(description)}">{svg}')
+
+
+def to_png(image):
+    """Returns an image with values in `[0, 1]`, one pixel a pixel, as a `data:` address."""
+    file = io.BytesIO()
+    pixels = np.rint(255.0 * np.asarray(image)).astype("uint8")
+    if pixels.ndim == 2:
+        pixels = np.stack([pixels] * 3, axis=-1)
+    _load("matplotlib.image").imsave(file, pixels, format="png", metadata={"Software": None})
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def _load(name):
+    """Returns a module of matplotlib, or raises an ImportError that says what to install."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            "Pictures need matplotlib. Install it with: pip install 'keras_robust[plots]'"
+        ) from error

@@ -1,0 +1,158 @@
+"""What an evaluation found, as a value: table, JSON, HTML, and the arrays behind them."""
+
+import dataclasses
+import json
+
+import numpy as np
+from rich.console import Console
+
+from keras_robust.atomic import write_text
+from keras_robust.evaluation.checks.check import Check
+from keras_robust.evaluation.reports.attack_report import AttackReport
+from keras_robust.evaluation.reports.example_plot import draw_examples
+from keras_robust.evaluation.reports.html.page import make_page
+from keras_robust.evaluation.reports.json_types import read_json
+from keras_robust.evaluation.reports.schema import SCHEMA
+from keras_robust.evaluation.reports.schema import SCHEMA_VERSION
+from keras_robust.evaluation.reports.schema import check_report
+from keras_robust.evaluation.reports.schema import to_plain
+from keras_robust.evaluation.reports.table import summarise
+
+
+def _array():
+    return dataclasses.field(default=None, repr=False, compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class RobustnessReport:
+    """The result of `keras_robust.evaluate`.
+
+    `robust_accuracy` counts an example only if the model is right on it and stays right under every
+    attack and every restart: the per-example worst case. `print(report)` shows a table,
+    `rich.print(report)` the same in colour, `report.save(path)` writes JSON, and
+    `report.save_html(path)` a page with everything.
+
+    Args:
+        threat_model: dict, the class of the threat model, its arguments as they were given, and
+            `epsilon` as a number or a list.
+        num_examples: int.
+        num_classes: int.
+        clean_accuracy: float.
+        robust_accuracy: float.
+        confidence: pair of floats, the two-sided 95% Clopper-Pearson interval of robust accuracy:
+            what the number of examples allows to say.
+        attacks: list of `AttackReport`.
+        warnings: list of str, what makes the numbers doubtful.
+        seed: int.
+        versions: dict of str.
+        seconds: float, wall time of everything.
+        suite: str, the name of the list of attacks; `None` for a list of one's own.
+        batch_size: int; `None` if not recorded.
+        queries: int, the calls of the model by all attacks, summed over the examples; a gradient
+            counts one more. `None` if not recorded.
+        checks: list of `Check`, whether to believe the numbers. Defaults to none.
+        curve: dict, `robustness_curve` and under `"attack"` the name of the search behind it; or
+            `None`.
+        median_distance: float, the median over all examples of the smallest perturbation found, 0
+            for clean mistakes; `None` if half of the examples or more have none, or it was not
+            measured.
+        per_class: list of dicts, see `accuracy_per_class`; or `None`.
+        inputs: dict with `"low"`, `"high"` and `"num_features"` of the clean inputs; `None` if the
+            model has several.
+        confusion: list of lists of int, `counts[true][predicted]` on the strongest adversarial
+            examples; or `None`.
+        x, y, x_adv, logits, adv_logits: arrays, one row per example, with the strongest adversarial
+            example found and the logits before and after; not in the JSON. For a model with
+            several inputs, `x` and `x_adv` are structures of arrays.
+        distances: array `(num_examples,)`, the size of the smallest perturbation found, `np.inf`
+            where none was; not in the JSON.
+    """
+
+    threat_model: dict
+    num_examples: int
+    num_classes: int
+    clean_accuracy: float
+    robust_accuracy: float
+    confidence: tuple
+    attacks: list
+    warnings: list
+    seed: int
+    versions: dict
+    seconds: float
+    suite: str | None = None
+    batch_size: int | None = None
+    queries: int | None = None
+    checks: list = dataclasses.field(default_factory=list)
+    curve: dict | None = None
+    median_distance: float | None = None
+    per_class: list | None = None
+    inputs: dict | None = None
+    confusion: list | None = None
+    x: np.ndarray = _array()
+    y: np.ndarray = _array()
+    x_adv: np.ndarray = _array()
+    logits: np.ndarray = _array()
+    adv_logits: np.ndarray = _array()
+    distances: np.ndarray = _array()
+
+    def to_dict(self):
+        """Returns what JSON can hold: everything but the arrays."""
+        return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **to_plain(self)}
+
+    @classmethod
+    def from_dict(cls, plain):
+        """Returns the report that `to_dict` made `plain` from, without the arrays.
+
+        Raises:
+            ValueError: if a field is missing, unknown, of another type or out of range.
+        """
+        check_report(plain)
+        plain = {name: plain[name] for name in plain if not name.startswith("schema")}
+        plain["attacks"] = [AttackReport(**attack) for attack in plain["attacks"]]
+        plain["checks"] = [Check(**check) for check in plain["checks"]]
+        plain["confidence"] = tuple(plain["confidence"])
+        return cls(**plain)
+
+    def save(self, path):
+        """Writes the report as JSON; a reader never sees half of it."""
+        write_text(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, path):
+        """Reads a report that `save` wrote."""
+        return cls.from_dict(read_json(path))
+
+    def save_html(self, path, *, class_names=None, num_examples=5):
+        """Writes the report as one HTML file that needs no other file and no network.
+
+        It shows the numbers, what casts doubt on them, the settings, robust accuracy against the
+        radius, the classes, and adversarial examples if the inputs are images. A report that was
+        read from a file has no arrays: their pictures are left out. A reader never sees half of
+        the file. Needs matplotlib: the extra `plots`.
+
+        Args:
+            path: str, the file to write.
+            class_names: list of str, one per class, or `None` for numbers. Defaults to `None`.
+            num_examples: int, the number of adversarial examples at most. Defaults to `5`.
+
+        Raises:
+            ImportError: without matplotlib.
+            ValueError: for another number of class names than there are classes.
+        """
+        write_text(path, make_page(self, class_names, num_examples))
+
+    def plot(self, path=None, num_examples=5, class_names=None):
+        """Draws clean image, perturbation and adversarial image, with both confidences.
+
+        See `keras_robust.evaluation.draw_examples`. Needs matplotlib: the extra `plots`.
+        """
+        return draw_examples(self, path, num_examples, class_names)
+
+    def __rich__(self):
+        return summarise(self)
+
+    def __str__(self):
+        console = Console(width=100, color_system=None)
+        with console.capture() as capture:
+            console.print(self.__rich__())
+        return capture.get().rstrip()

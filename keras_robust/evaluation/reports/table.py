@@ -1,0 +1,96 @@
+"""Reports as tables for a terminal."""
+
+from rich.table import Table
+from rich.text import Text
+
+from keras_robust.evaluation.checks.check import summarise_verdicts
+from keras_robust.evaluation.reports.characters import one_line
+from keras_robust.evaluation.reports.threat_text import describe_threat
+
+
+def compare(reports):
+    """Returns a `rich.table.Table` that puts reports on the same examples side by side.
+
+    Args:
+        reports: dict from column heading to `RobustnessReport`; all under the same threat model,
+            attacks and number of examples.
+    """
+    notes = [f"{heading}: {doubt}" for heading, r in reports.items() for doubt in doubts(r)]
+    table = _table(next(iter(reports.values())), notes)
+    for heading in reports:
+        table.add_column(Text(one_line(heading)), justify="right")
+    table.add_row("clean", *(percent(report.clean_accuracy) for report in reports.values()))
+    for row in zip(*(report.attacks for report in reports.values()), strict=True):
+        table.add_row(Text(one_line(row[0].label)), *map(share_left, row))
+    _add_results(table, list(reports.values()))
+    return table
+
+
+def summarise(report):
+    """Returns a `rich.table.Table` of one report, with what every attack took."""
+    table = _table(report, [f"- {doubt}" for doubt in doubts(report)])
+    for heading in ("accuracy", "examples", "model calls", "seconds"):
+        table.add_column(heading, justify="right")
+    table.add_row("clean", percent(report.clean_accuracy), amount(report.num_examples))
+    for attack in report.attacks:
+        amounts = map(amount, (attack.num_attacked, attack.queries, attack.seconds))
+        table.add_row(Text(one_line(attack.label)), share_left(attack), *amounts)
+    _add_results(table, [report], "", amount(report.queries), amount(report.seconds))
+    return table
+
+
+def doubts(report):
+    """Returns what makes the numbers doubtful: the warnings and the failed checks."""
+    failed = [f"Check {check}" for check in report.checks if check.verdict == "failed"]
+    return [*report.warnings, *failed]
+
+
+def percent(share):
+    """Returns text such as `45.6%`, and a dash for `None`."""
+    return "-" if share is None else f"{share:.1%}"
+
+
+def interval(report):
+    """Returns the confidence interval as text."""
+    return " - ".join(map(percent, report.confidence))
+
+
+def share_left(attack):
+    """Returns the accuracy under one attack as text, and says if it is that of all so far."""
+    if attack.accuracy is None:
+        return f"{percent(attack.accuracy_so_far)} so far"
+    return percent(attack.accuracy)
+
+
+def amount(number):
+    """Returns a count or a number of seconds as text, and a dash for `None`."""
+    if number is None:
+        return "-"
+    return f"{number:,.1f}" if isinstance(number, float) else f"{number:,}"
+
+
+def _table(report, notes):
+    parts = [describe_threat(report.threat_model, report.inputs), f"{report.num_examples} examples"]
+    title = ", ".join([*parts, report.suite] if report.suite else parts)
+    caption = Text("\n".join(map(one_line, notes))) if notes else None
+    table = Table(title=Text(one_line(title)), caption=caption, caption_justify="left")
+    table.add_column("")
+    return table
+
+
+def _add_results(table, reports, *totals):
+    table.add_section()
+    robust = (percent(report.robust_accuracy) for report in reports)
+    table.add_row("robust (worst case)", *robust, *totals)
+    table.add_row("95% interval", *map(interval, reports))
+    rows = {
+        "median distance": [_number(report.median_distance) for report in reports],
+        "attack quality checks": [summarise_verdicts(report.checks) for report in reports],
+    }
+    for name, cells in rows.items():
+        if any(cells):
+            table.add_row(name, *cells)
+
+
+def _number(value):
+    return "" if value is None else f"{value:.4g}"

@@ -1,0 +1,146 @@
+"""The attacks of an evaluation, one after the other."""
+
+import time
+
+import numpy as np
+
+from keras_robust import models
+from keras_robust.attacks.auto_attack import member_seed
+from keras_robust.attacks.dataset_attack import Run
+from keras_robust.evaluation.reports.attack_report import AttackReport
+
+# What a state raises that lacks something, or has something else there.
+_MISSING = (AttributeError, KeyError, TypeError, ValueError)
+
+
+class Contest:
+    """Runs attacks against a model, and keeps count.
+
+    Args:
+        model: as `evaluate` takes it.
+        worst: a `WorstCase`.
+        threat_model: a `ThreatModel`.
+        batch_size: int.
+        seed: int.
+
+    Attributes: `reports`, an `AttackReport` for each attack that is through; `warnings`, a list of
+    str.
+    """
+
+    def __init__(self, model, worst, threat_model, *, batch_size, seed):
+        self.model, self.worst, self.threat_model = model, worst, threat_model
+        self.batch_size, self.seed = batch_size, seed
+        self.reports, self.warnings = [], []
+
+    def run(self, turns, checkpoint, verbose):
+        """Runs all turns, from where the checkpoint says on."""
+        run_state, seconds = self._resume(checkpoint, len(turns))
+        for index in range(len(self.reports), len(turns)):
+            turn, start = turns[index], time.perf_counter() - seconds
+            rows = np.flatnonzero(self.worst.robust if turn.suite else self.worst.correct)
+            found = None
+            if len(rows):
+                if verbose:
+                    print(f"{turn.attack}")  # noqa: T201
+                run = self._start(turn, rows, index)
+                if run_state is not None:
+                    self._restore(run, run_state, checkpoint)
+                for _ in run.shown(verbose, *self._others(rows)):
+                    if checkpoint.is_due:
+                        self._save(checkpoint, run.state(), time.perf_counter() - start)
+                found = run.found()
+            self._take_in(turn, rows, found, start)
+            self._save(checkpoint, None, 0.0)
+            run_state, seconds = None, 0.0
+
+    def _start(self, turn, rows, index):
+        ball = self.threat_model.with_epsilon(np.inf) if turn.is_unbounded else self.threat_model
+        arguments = {"batch_size": self.batch_size, "seed": member_seed(self.seed, index)}
+        worst = self.worst
+        return Run(turn.attack, self.model, worst.x, worst.y, ball, rows=rows, **arguments)
+
+    def _others(self, rows):
+        """Examples that are not attacked now, and how many of them are robust."""
+        others = np.ones(len(self.worst.y), "bool")
+        others[rows] = False
+        return int(others.sum()), int(self.worst.robust[others].sum())
+
+    def _take_in(self, turn, rows, found, start):
+        worst = self.worst
+        broken = np.zeros(len(rows), "bool")
+        blind, queries = 0.0, 0
+        label = AttackReport.of(turn.attack).label
+        if found is not None:
+            logits = models.predict_logits(self.model, found.x_adv, self.batch_size)
+            radius = self.threat_model.radius_of_rows(rows, worst.x)
+            ball = self.threat_model.with_epsilon(radius)
+            broken, feasible = worst.update(rows, found.x_adv, logits, ball)
+            blind = float(found.zero_gradient.sum() / worst.correct.sum())
+            queries = int(found.queries.sum())
+            if not feasible.all() and not turn.is_unbounded:
+                self.warnings.append(
+                    f"{label} left the threat model on {(~feasible).sum()} examples, which are "
+                    "counted as not broken."
+                )
+        robust = worst.correct.copy()
+        robust[rows[broken]] = False
+        saw_all = len(rows) == worst.correct.sum()
+        self.reports.append(
+            AttackReport.of(
+                turn.attack,
+                is_unbounded=turn.is_unbounded,
+                accuracy=float(robust.mean()) if saw_all else None,
+                accuracy_so_far=float(worst.robust.mean()),
+                zero_gradient=blind,
+                seconds=time.perf_counter() - start,
+                num_attacked=len(rows),
+                queries=queries,
+                robust=robust if saw_all else worst.robust.copy(),
+            )
+        )
+
+    def _save(self, checkpoint, run_state, seconds):
+        if checkpoint.path is None:
+            return
+        arrays = {f"worst_{name}": array for name, array in self.worst.state().items()}
+        for name, array in (run_state or {}).items():
+            arrays[f"run_{name}"] = array
+        for index, report in enumerate(self.reports):
+            arrays[f"robust_{index}"] = report.robust
+        reports = [report.to_dict() for report in self.reports]
+        state = {"reports": reports, "warnings": self.warnings, "seconds": seconds}
+        checkpoint.save(state, arrays)
+
+    def _resume(self, checkpoint, num_turns):
+        """Returns the state of the attack that was running, or `None`, and its seconds so far."""
+        saved = checkpoint.load()
+        if saved is None:
+            return None, 0.0
+        state, arrays = saved
+        try:
+            warnings, seconds = [str(warning) for warning in state["warnings"]], state["seconds"]
+            reports = [
+                AttackReport(**report, robust=arrays[f"robust_{index}"])
+                for index, report in enumerate(state["reports"])
+            ]
+            if len(reports) > num_turns:
+                raise ValueError(f"{len(reports)} attacks of {num_turns}")
+            self.worst.restore(_under("worst_", arrays))
+        except _MISSING as error:
+            raise checkpoint.refusal(error) from error
+        self.warnings, self.reports = warnings, reports
+        return _under("run_", arrays) or None, float(seconds)
+
+    def _restore(self, run, run_state, checkpoint):
+        try:
+            run.restore(run_state)
+        except _MISSING as error:
+            raise checkpoint.refusal(error) from error
+
+
+def _under(prefix, arrays):
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }

@@ -1,0 +1,77 @@
+"""What an evaluation needs of labels, clean outputs and threat model."""
+
+import numpy as np
+
+from keras_robust import models
+from keras_robust import threat_models
+from keras_robust.attacks.data import check_classes
+
+
+def check_threat_model(identifier):
+    """Returns the threat model for `identifier`, which must be about inputs of the model."""
+    threat_model = threat_models.get(identifier)
+    if not threat_model.changes_inputs:
+        raise ValueError(
+            "Robust accuracy is about inputs that an attacker can send, and this threat model "
+            "changes what a layer puts out. Use `attack.run` and the share of `success`, or give "
+            f"the threat model of an input. Received: {threat_model!r}"
+        )
+    return threat_model
+
+
+def decimal_radius(threat_model):
+    """Returns the radius in float64 as it is written, 0.3 and not 0.30000001192092896."""
+    radius = np.asarray(threat_model.radius)
+    return np.reshape([float(str(number)) for number in radius.ravel()], radius.shape)
+
+
+def as_model(model):
+    """Returns a callable that gives logits, for a loaded SavedModel too, or says what is wrong."""
+    signatures = getattr(model, "signatures", None)
+    if not callable(model) and "logits" in (signatures or ()):
+        return signatures["logits"]
+    if callable(model):
+        return model
+    known = "" if signatures is None else f" with the signatures {sorted(signatures)}"
+    raise ValueError(
+        "Expected a keras.Model, a function of tensors that returns logits, a SavedModel with a "
+        "signature `logits` (or pass that of its signatures that returns logits), or, for a "
+        "function of NumPy arrays, kr.evaluation.BlackBox. "
+        f"Received: an object of type {type(model).__name__}{known}"
+    )
+
+
+def predict_clean(model, x, batch_size):
+    """Returns the logits at clean examples, which must be numbers."""
+    models.refuse_preprocessor(model)
+    logits = models.predict_clean_logits(model, x, batch_size)
+    broken = int((~np.isfinite(logits)).any(axis=-1).sum())
+    if broken:
+        raise ValueError(
+            "The model returns NaN or infinite values on clean examples, so that there is nothing "
+            f"to evaluate. Received: {broken} such examples"
+        )
+    return logits
+
+
+def check_labels(y, logits):
+    """Returns the labels as class indices, or says which are no class."""
+    size, num_classes = logits.shape
+    y = np.asarray(y)
+    if y.dtype.kind not in "biuf" or y.shape not in ((size,), (size, 1), (size, num_classes)):
+        raise ValueError(
+            f"Labels must be class indices from 0 to {num_classes - 1}, or rows with one entry for "
+            f"each of the {num_classes} classes that the model knows. "
+            f"Received: labels of shape {y.shape} and dtype {y.dtype}"
+        )
+    if y.dtype.kind == "f" and y.shape != (size, num_classes) and np.any(y != np.round(y)):
+        raise ValueError(
+            "Labels must be class indices, whole numbers. "
+            f"Received: labels such as {y[y != np.round(y)].ravel()[0]}"
+        )
+    return check_classes(y, num_classes)
+
+
+def is_mistaken(logits, y):
+    """Returns where the largest of the logits is a wrong one; NaN is no answer, and no mistake."""
+    return np.isfinite(logits).all(axis=-1) & (np.argmax(logits, axis=-1) != y)

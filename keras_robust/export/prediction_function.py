@@ -1,0 +1,59 @@
+"""The answers of a model: logits, and the probabilities that it gives itself."""
+
+import contextlib
+import itertools
+
+import tensorflow as tf
+from keras import ops
+
+from keras_robust import backend
+from keras_robust import models
+from keras_robust.layers import RandomizedSmoothing
+
+
+def smoothings(model):
+    """Returns the `RandomizedSmoothing` in a model, a list."""
+    return [layer for layer in backend.layers_of(model) if isinstance(layer, RandomizedSmoothing)]
+
+
+def is_random(model):
+    """Whether the model draws fresh noise at every call."""
+    return any(layer.seed is None for layer in smoothings(model))
+
+
+class Answers:
+    """A model as a function from its inputs to pairs of float32 logits and probabilities.
+
+    Probabilities are the softmax of the logits. For a `RandomizedSmoothing` they are its shares of
+    votes, of which the logits are the logarithms, with a lower bound. Noise comes of a seed, int32
+    `(2,)`, by default one of the system, so that no two processes that load a graph draw the same.
+
+    Args:
+        model: classifier.
+        pack: as in `models.Classifier`.
+    """
+
+    def __init__(self, model, pack=None):
+        self._classifier = models.Classifier(model, pack=pack)
+        self._smoothings = smoothings(model)
+
+    def __call__(self, x, seed=None):
+        draws = itertools.count()
+
+        def draw():
+            given = seed_of_the_system() if seed is None else seed
+            return backend.fold_in(given, next(draws))
+
+        with contextlib.ExitStack() as stack:
+            for layer in self._smoothings:
+                stack.enter_context(layer.seeds_from(draw))
+            outputs = self._classifier(x)
+        logits = self._classifier.to_logits(outputs)
+        if self._smoothings and backend.keras_logits(outputs) is not None:
+            return logits, ops.cast(outputs, "float32")
+        return logits, ops.softmax(logits)
+
+
+def seed_of_the_system():
+    """Returns a seed of TensorFlow, int32 `(2,)`, another one whenever it is computed."""
+    return tf.raw_ops.NonDeterministicInts(shape=[2], dtype=tf.int32)

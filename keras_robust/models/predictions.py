@@ -1,0 +1,56 @@
+"""The logits of a model for arrays, batch by batch."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_robust.models.classifier import JUDGE_OTHERS
+from keras_robust.models.classifier import Classifier
+from keras_robust.models.classifier import single
+from keras_robust.models.structures import batches_of
+
+_SLACK = 1e-3
+_UNKNOWN_COLUMN = (
+    "The model returns one column within [0, 1], and nothing says whether that is a logit or the "
+    "probability of class 1, which would often be another class. Return the logit, "
+    "`log(p / (1 - p))` for a probability p, or two columns, such as [1 - p, p]; a keras.Model may "
+    "be compiled with a loss instead. Received: outputs of shape {} from {:.3g} to {:.3g}"
+)
+
+
+def predict_logits(model, x, batch_size=256):
+    """Returns NumPy logits `(n, num_classes)` for an array, or for a structure of arrays."""
+    return np.concatenate([logits for logits, _ in _predict(model, x, batch_size)])
+
+
+def predict_clean_logits(model, x, batch_size=256):
+    """Returns what `predict_logits` does for clean examples, which tell how to read the model.
+
+    Raises:
+        ValueError: for one column within [0, 1] of which nothing else is known.
+    """
+    logits, columns = zip(*_predict(model, x, batch_size), strict=True)
+    if columns[0] is not None:
+        column = np.concatenate(columns)
+        if np.all((column >= -_SLACK) & (column <= 1.0 + _SLACK)):
+            raise ValueError(_UNKNOWN_COLUMN.format(column.shape, column.min(), column.max()))
+    return np.concatenate(logits)
+
+
+def _predict(model, x, batch_size):
+    """Yields for each batch its logits, and the outputs if they are a column that is unknown."""
+    # A structure is in the form of the inputs already.
+    classifier = Classifier(model, (lambda rows: rows) if keras.tree.is_nested(x) else None)
+    for rows in batches_of(x, batch_size):
+        outputs = classifier(rows)
+        if outputs is None:
+            raise ValueError(
+                f"Expected a model that returns logits. Received: None from {classifier.model!r}"
+            )
+        problem = classifier.misread(outputs) if classifier.loss_name else None
+        if problem is not None and bool(problem[0]):
+            values = ops.convert_to_numpy(single(outputs))
+            raise ValueError(problem[1].format(f"{values.min():g}", f"{values.max():g}"))
+        classifier.refuse_others(outputs, advice=JUDGE_OTHERS)
+        logits = ops.convert_to_numpy(classifier.to_logits(outputs))
+        yield logits, logits[:, 1:] if classifier.has_unknown_column else None

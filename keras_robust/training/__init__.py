@@ -1,0 +1,23 @@
+"""The train step: forward passes, gradients, and what a batch must fulfil."""
+
+from keras_robust import backend
+from keras_robust.training.batch import Batch
+from keras_robust.training.forward_pass import Stream
+from keras_robust.training.gradients import Result
+from keras_robust.training.steps_taken import read_steps
+
+if backend.IS_JAX:
+    from keras_robust.training.jax_gradients import Trainer
+    from keras_robust.training.jax_train_step import TrainStep
+else:
+    from keras_robust.training.tensorflow_gradients import Trainer
+    from keras_robust.training.tensorflow_train_step import TrainStep
+
+__all__ = [
+    "Batch",
+    "Result",
+    "Stream",
+    "TrainStep",
+    "Trainer",
+    "read_steps",
+]

@@ -1,0 +1,145 @@
+"""JAX: the adversarial train step."""
+
+import jax
+import keras
+import numpy as np
+from keras import ops
+
+from keras_robust.backend.jax.function import Function
+from keras_robust.backend.jax.scope import Scope
+from keras_robust.backend.jax.scope import assign
+from keras_robust.backend.keras_internals import put_back_jax_state
+from keras_robust.training.jax_gradients import Trainer
+from keras_robust.training.train_step import BaseTrainStep
+
+
+class TrainStep(BaseTrainStep):
+    """The train step as Keras calls it on this backend: `step(state, data) -> (logs, state)`.
+
+    It runs on the host. The update within is compiled, and assigns nothing: where a batch does not
+    fulfil what is required of it, this step raises `ValueError`, and everything is as it was.
+    """
+
+    def __init__(
+        self, model, attack, objective, threat_model, *, ramp=(0, 0), seed, attack_dtype=None
+    ):
+        super().__init__(
+            model, attack, objective, threat_model, ramp=ramp, seed=seed, attack_dtype=attack_dtype
+        )
+        self._is_compiled = False
+        self._function = None
+        self._state = None
+        self._is_first = True
+
+    def use_xla(self):
+        """Compiles the update."""
+        self._is_compiled = True
+        self._function = None
+
+    def forget(self):
+        self._function = None
+
+    def guarded(self, train_function, check):
+        def guarded(state, iterator):
+            self._state = state
+            try:
+                result = train_function(state, iterator)
+                check()
+                return result
+            except BaseException as error:
+                put_back_jax_state(self.model, self._state)
+                if not isinstance(error, StopIteration):
+                    _keep_weights(self.model.optimizer)
+                raise
+            finally:
+                self._state = None
+
+        return guarded
+
+    def __call__(self, state, data):
+        """Runs the step on one batch, from one state of all variables to the next."""
+        inputs, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        values, structure = jax.tree.flatten(state)
+        if self._function is None:
+            self._refuse_frozen()
+            variables = self._variables()
+            self._remember_shapes(zip(variables, values, strict=True), inputs, y, sample_weight)
+            self._function = Function(
+                self._checked_update,
+                variables,
+                others=self._own_variables,
+                is_compiled=self._is_compiled,
+            )
+        (logs, delta, required), values, updates = self._function.call(
+            values, inputs, y, sample_weight, self._delta
+        )
+        self._raise_unless(*required)
+        assign(*updates)
+        self._delta = delta
+        self._state = state = jax.tree.unflatten(structure, values)
+        return logs, state
+
+    def _variables(self):
+        """Returns the variables whose values are the state."""
+        model = self.model
+        variables = model.trainable_variables + model.non_trainable_variables
+        return variables + model.optimizer.variables + model.metrics_variables
+
+    def _remember_shapes(self, values, inputs, y, sample_weight):
+        """Makes the memory of the objective at the first batch."""
+        if not self._is_first:
+            return
+        self._is_first = False
+
+        def exposed(inputs, y, sample_weight):
+            with Scope(values):
+                return self.threat_model.expose(self.model, inputs)[0], y, sample_weight
+
+        x, y, sample_weight = jax.eval_shape(exposed, inputs, y, sample_weight)
+        self._remember(x, y, sample_weight)
+        if self._delta is not None:
+            # An empty one would have the step compiled anew when it has grown.
+            self._delta = ops.zeros(x.shape, "float32")
+
+    def _checked_update(self, inputs, y, sample_weight, kept):
+        """Takes the step; says with the logs what the batch must fulfil for it to count."""
+        x, required = self._requirements(inputs, y, sample_weight)
+        delta = None if kept is None else self._carried_delta(kept, x)
+        logs, delta, more = self._update(inputs, y, sample_weight, delta)
+        if delta is not None:
+            kept = self._carried(delta, kept)
+        required = required + more
+        conditions = [one.condition for one in required]
+        holds = jax.numpy.all(jax.numpy.asarray([True, *conditions]))
+        templates = _Texts(one.template for one in required)
+        return logs, kept, (holds, conditions, [one.values for one in required], templates)
+
+    def _raise_unless(self, holds, conditions, values, templates):
+        """Raises `ValueError` for the first requirement that was not fulfilled."""
+        if np.all(holds):
+            return
+        for condition, template, found in zip(conditions, templates, values, strict=True):
+            if not np.all(condition):
+                raise ValueError(template.format(*(f"{float(value):g}" for value in found)))
+
+    def _trainer(self, classifier, batch):
+        return Trainer(classifier, batch)
+
+
+class _Texts(tuple):
+    """Strings among the results of compiled code: those of the trace that ran."""
+
+
+jax.tree_util.register_pytree_node(_Texts, lambda texts: ((), texts), lambda texts, _: texts)
+
+
+def _keep_weights(optimizer):
+    """Has Keras leave the weights alone when the `fit` that fails now ends.
+
+    It would put their averages (`use_ema=True`) in their place, zeros in the first batch.
+    """
+
+    def skip(weights):
+        vars(optimizer).pop("finalize_variable_values")
+
+    vars(optimizer)["finalize_variable_values"] = skip

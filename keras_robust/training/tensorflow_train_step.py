@@ -1,0 +1,176 @@
+"""TensorFlow: the adversarial train step."""
+
+import keras
+import tensorflow as tf
+
+from keras_robust.backend.keras_internals import compiled_parts
+from keras_robust.backend.tensorflow.ops import fold_in
+from keras_robust.backend.tensorflow.ops import require
+from keras_robust.models.error_context import explained
+from keras_robust.training.checks import check_size
+from keras_robust.training.tensorflow_gradients import Trainer
+from keras_robust.training.train_step import BaseTrainStep
+
+
+class TrainStep(BaseTrainStep):
+    """The train step as Keras calls it on this backend: `step(data) -> logs`."""
+
+    def __init__(
+        self, model, attack, objective, threat_model, *, ramp=(0, 0), seed, attack_dtype=None
+    ):
+        super().__init__(
+            model, attack, objective, threat_model, ramp=ramp, seed=seed, attack_dtype=attack_dtype
+        )
+        self.forget()
+
+    def forget(self):
+        self._compiled_update = self._logs_and_delta
+        self._checks_outputs = True
+        self._is_built = False
+
+    def use_xla(self):
+        """Compiles the update, and leaves the checks of inputs, which XLA cannot do, outside."""
+        if self._num_replicas > 1:
+            raise ValueError(
+                "Keras cannot compile a train step with XLA under a strategy of several replicas. "
+                "Use jit_compile=False. Received: jit_compile=True with "
+                f"{self._num_replicas} replicas"
+            )
+        self._checks_outputs = False
+        self._compiled_update = tf.function(self._logs_and_delta, jit_compile=True, autograph=False)
+
+    def build(self, iterator):
+        """Makes the variables of model, optimizer, metrics and step, told by the data to come.
+
+        Made on the first batch, as Keras does, they would have TensorFlow trace the step twice.
+        """
+        if self._is_built:
+            return
+        self._is_built = True
+        model = self.model
+        spec = getattr(iterator, "element_spec", None)
+        x = y = sample_weight = None
+        if spec is not None and self._num_replicas == 1:
+            symbols = keras.tree.map_structure(_symbol, spec)
+            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(symbols)
+        parts = [part for part in compiled_parts(model) if not part.built and y is not None]
+        if x is not None and (parts or not model.built):
+            with explained("The model cannot run on these inputs", inputs=x):
+                outputs = model(_with_last_axis(model, x))
+        self._refuse_frozen()
+        # Built for a model without weights, it would refuse those that come later.
+        if model.built and not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        for part in parts:
+            if _is_other_form(y, outputs):
+                # Keras brings one into the form of the other where it calls them.
+                continue
+            with explained("The labels do not fit the model", outputs=outputs, labels=y):
+                part.build(y, outputs)
+        if x is not None and y is not None:
+            self._remember(self.threat_model.expose(model, x)[0], y, sample_weight)
+
+    def over_replicas(self, logs):
+        if self._num_replicas == 1:
+            return logs
+        measured = {"adv_accuracy": self.adv_accuracy, "adv_loss": self.adv_loss}
+        measured = {name: meter.result() for name, meter in measured.items()}
+        whole = {**self.model.get_metrics_result(), **measured}
+        return {name: whole.get(name, value) for name, value in logs.items()}
+
+    def __call__(self, data):
+        """Runs the step on one batch and returns the logs."""
+        inputs, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        inputs, y = self._of_fitting_size(inputs, y)
+        x, required = self._requirements(inputs, y, sample_weight)
+        checks = [require(one.condition, one.template, *one.values) for one in required]
+        with tf.control_dependencies(checks):
+            inputs = keras.tree.map_structure(_identity, inputs)
+        self._remember(x, y, sample_weight)
+        delta = self._carried_delta(self._delta, x) if self.objective.carries_delta else None
+        logs, delta = self._compiled_update(inputs, y, sample_weight, delta)
+        if delta is not None:
+            self._delta.assign(self._carried(delta, self._delta))
+        return logs
+
+    def _of_fitting_size(self, inputs, y):
+        """Returns a batch of which nothing is computed if its size is not that of the model."""
+        required = check_size(self.model, keras.tree.flatten(inputs)[0])
+        checks = [require(one.condition, one.template, *one.values) for one in required]
+        if not checks:
+            return inputs, y
+        with tf.control_dependencies(checks):
+            inputs = keras.tree.map_structure(tf.identity, inputs)
+            return inputs, y if y is None else keras.tree.map_structure(tf.identity, y)
+
+    def _logs_and_delta(self, inputs, y, sample_weight, delta):
+        return self._update(inputs, y, sample_weight, delta)[:2]
+
+    @property
+    def _num_replicas(self):
+        return self.model.distribute_strategy.num_replicas_in_sync
+
+    def _of_replica(self, seed):
+        replica = tf.distribute.get_replica_context()
+        if replica is not None and replica.num_replicas_in_sync > 1:
+            return fold_in(seed, tf.cast(replica.replica_id_in_sync_group, tf.int32))
+        return seed
+
+    def _trainer(self, classifier, batch):
+        return Trainer(classifier, batch, checks_outputs=self._checks_outputs)
+
+    def _new_memory(self, x, y, sample_weight):
+        with tf.init_scope():
+            return super()._new_memory(x, y, sample_weight)
+
+    def _new_delta(self, shape):
+        with tf.init_scope():
+            start = super()._new_delta(shape)
+            return tf.Variable(start, shape=(None, *shape), trainable=False)
+
+
+def _with_last_axis(model, inputs):
+    """Returns symbols with the last axis of 1 that Keras adds or drops for tensors only."""
+    wanted, leaves = getattr(model, "inputs", None) or [], keras.tree.flatten(inputs)
+    if isinstance(inputs, dict):
+        # Keras goes by the names; those of a dict are in the order of `flatten`.
+        by_name = {tensor.name: tensor for tensor in wanted}
+        named = getattr(model, "input", None) if wanted else None  # Known once it was called.
+        by_name.update(named if isinstance(named, dict) else {})
+        wanted = [by_name.get(name) for name in sorted(inputs)]
+    if len(wanted) != len(leaves):
+        return inputs
+    leaves = [_of_rank(leaf, one) for leaf, one in zip(leaves, wanted, strict=True)]
+    return keras.tree.pack_sequence_as(inputs, leaves)
+
+
+def _of_rank(x, wanted):
+    if wanted is None or not hasattr(x, "shape"):
+        return x
+    shape, expected = tuple(x.shape), tuple(wanted.shape)
+    if len(shape) == len(expected) - 1 and expected[-1] == 1:
+        return keras.KerasTensor((*shape, 1), x.dtype)
+    if len(shape) == len(expected) + 1 and shape[-1] == 1:
+        return keras.KerasTensor(shape[:-1], x.dtype)
+    return x
+
+
+def _is_other_form(y, outputs):
+    """Whether one is a dict and the other a list of what there is for each output."""
+    are_nested = keras.tree.is_nested(y) and keras.tree.is_nested(outputs)
+    return are_nested and isinstance(y, dict) != isinstance(outputs, dict)
+
+
+def _identity(leaf):
+    if isinstance(leaf, tf.SparseTensor):
+        return leaf.with_values(tf.identity(leaf.values))
+    return tf.identity(leaf)
+
+
+def _symbol(spec):
+    """Returns a symbolic tensor for the specification of a tensor, and `None` for anything else."""
+    if isinstance(spec, tf.SparseTensorSpec):
+        return keras.KerasTensor(spec.shape, spec.dtype.name, sparse=True)
+    if not isinstance(spec, tf.TensorSpec):
+        return None
+    return keras.KerasTensor(spec.shape, spec.dtype.name)

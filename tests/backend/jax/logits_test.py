@@ -1,0 +1,75 @@
+import threading
+
+import jax
+import keras
+import numpy as np
+
+from keras_robust.backend.jax.logits import noted_logits
+from keras_robust.backend.keras_logits import keras_logits
+
+X = np.array([[0.5, -1.0]], "float32")
+
+
+def _behind(model, x):
+    seen = []
+
+    def run(x):
+        with noted_logits(model):
+            outputs = model(x)
+        logits = keras_logits(outputs)
+        seen.append(logits is not None)
+        return outputs if logits is None else logits
+
+    return np.asarray(jax.jit(run)(x)), seen[-1]
+
+
+def test_finds_logits_behind_layers_in_traced_code():
+    head = keras.layers.Dense(2, activation="softmax")
+    for layers in ([head], [keras.layers.Dense(2), keras.layers.Softmax()]):
+        model = keras.Sequential([keras.Input((2,)), *layers])
+        kernel, bias = model.get_weights()
+        found, is_known = _behind(model, X)
+        assert is_known
+        np.testing.assert_allclose(found, X @ kernel + bias, rtol=1e-5)
+
+
+def test_layers_are_left_as_they_were_and_others_have_none():
+    head, soft = keras.layers.Dense(2, activation="sigmoid"), keras.layers.Softmax()
+    model = keras.Sequential([keras.Input((2,)), head, soft])
+    _behind(model, X)
+    assert head.activation is keras.activations.sigmoid and "call" not in vars(soft)
+    assert not _behind(keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]), X)[1]
+
+
+def test_a_layer_that_reshapes_hides_them_as_on_tensorflow():
+    for reshaping in (
+        keras.layers.Flatten(),
+        keras.layers.Reshape((2,)),
+        keras.layers.Permute((1,)),
+    ):
+        head = keras.layers.Dense(2, activation="softmax")
+        model = keras.Sequential([keras.Input((2,)), head, reshaping])
+        assert not _behind(model, X)[1]
+        with noted_logits(model):
+            assert keras_logits(model(X)) is None
+        assert "call" not in vars(reshaping)
+
+
+def test_threads_wait_for_one_another():
+    head = keras.layers.Dense(2, activation="softmax")
+    model = keras.Sequential([keras.Input((2,)), head])
+    events = []
+
+    def other():
+        with noted_logits(model):
+            events.append("other")
+
+    thread = threading.Thread(target=other)
+    with noted_logits(model):
+        thread.start()
+        thread.join(0.2)
+        events.append("first")
+        assert head.activation is not keras.activations.softmax
+    thread.join()
+    assert events == ["first", "other"]
+    assert head.activation is keras.activations.softmax

@@ -1,0 +1,203 @@
+import keras
+import numpy as np
+import pytest
+
+import keras_robust as kr
+from keras_robust import models
+from keras_robust.certification import affine
+from tests.support import backends
+from tests.support import gradients
+from tests.support import linear_model
+from tests.support import tiers
+
+_RNG = np.random.default_rng(21)
+SHAPE = (2, 3)
+KERNEL = _RNG.normal(size=(6, 4)).astype("float32")
+BIAS = _RNG.normal(size=4).astype("float32")
+X = _RNG.beta(0.5, 0.5, size=(5, *SHAPE)).astype("float32")
+Y = np.array([3, 0, 1, 2, 0])
+EPSILON = {"Linf": 0.15, "L2": 0.6, "L1": 0.9}
+NORMS = tuple(EPSILON)
+BOUNDS = {"box": (0.0, 1.0), "free": None}
+
+
+def model(*layers, classes=4, **arguments):
+    head = keras.layers.Dense(classes, **arguments)
+    network = keras.Sequential([keras.Input(SHAPE), keras.layers.Flatten(), *layers, head])
+    head.set_weights([KERNEL[:, :classes], BIAS[:classes]])
+    return network
+
+
+def margins(kernel, bias, norm, bounds):
+    """The worst margins in float64, `(n, num_classes)`."""
+    x, low, high = X.reshape(5, 6).astype("float64"), *(bounds or (-np.inf, np.inf))
+    z, columns = x @ kernel + bias, []
+    for j in range(4):
+        gain = linear_model.largest_gain(
+            (kernel[:, [j]] - kernel[:, Y]).T, x, norm, EPSILON[norm], low, high
+        )
+        columns.append(z[:, j] - z[np.arange(5), Y] + gain)
+    return np.stack(columns, axis=-1)
+
+
+def lowest(norm, bounds):
+    """The lowest logit to which the true class can be brought, `(n,)`."""
+    x, low, high = X.reshape(5, 6).astype("float64"), *(bounds or (-np.inf, np.inf))
+    gain = linear_model.largest_gain(-KERNEL[:, Y].T, x, norm, EPSILON[norm], low, high)
+    return (x @ KERNEL + BIAS)[np.arange(5), Y] - gain
+
+
+def found(function, network, norm, bounds):
+    classifier, x = models.Classifier(network), keras.ops.convert_to_tensor(X)
+    ball = getattr(kr, norm)(EPSILON[norm], bounds)
+    slopes = affine.slopes(classifier, x)
+    return function(classifier.logits(x), slopes, x, keras.ops.convert_to_tensor(Y), ball)
+
+
+def test_slopes_are_the_columns_of_the_kernel():
+    slopes = affine.slopes(models.Classifier(model()), keras.ops.convert_to_tensor(X))
+    assert slopes.shape == (4, *SHAPE)
+    np.testing.assert_allclose(slopes, KERNEL.T.reshape(4, *SHAPE), rtol=1e-6)
+
+
+def test_slopes_go_through_what_stands_in_front():
+    layers = [keras.layers.Rescaling(1 / 4, offset=3.0), keras.layers.Dense(6)]
+    network = model(*layers)
+    slopes = affine.slopes(models.Classifier(network), keras.ops.convert_to_tensor(X[2:]))
+    expected = 0.25 * layers[1].get_weights()[0] @ KERNEL
+    np.testing.assert_allclose(slopes, expected.T.reshape(4, *SHAPE), rtol=1e-5, atol=1e-6)
+
+
+def test_slopes_of_a_single_logit():
+    slopes = affine.slopes(models.Classifier(model(classes=1)), keras.ops.convert_to_tensor(X))
+    expected = np.stack([np.zeros(6), KERNEL[:, 0]]).reshape(2, *SHAPE)
+    np.testing.assert_allclose(slopes, expected, rtol=1e-6)
+
+
+def test_slopes_have_a_gradient():
+    network = model()
+    factor = np.arange(24.0, dtype="float32").reshape(4, *SHAPE)
+
+    def compute():
+        return keras.ops.sum(
+            factor * affine.slopes(models.Classifier(network), keras.ops.convert_to_tensor(X))
+        )
+
+    total, slopes = gradients.of(compute, network.trainable_weights)
+    np.testing.assert_allclose(slopes[0], factor.reshape(4, 6).T, rtol=1e-6)
+    assert slopes[1] is None or not np.any(slopes[1])
+
+
+@pytest.mark.parametrize("bounds", BOUNDS.values(), ids=BOUNDS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_worst_margins_are_the_closed_form(norm, bounds):
+    values = found(affine.worst_margins, model(), norm, bounds)
+    expected = margins(KERNEL.astype("float64"), BIAS, norm, bounds)
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=2e-6)
+    np.testing.assert_array_equal(np.asarray(values)[np.arange(5), Y], 0.0)
+
+
+@tiers.parametrize("bounds", BOUNDS.values(), ids=BOUNDS)
+@tiers.parametrize("norm", NORMS)
+def test_the_gradient_of_worst_margins_is_that_of_the_maximum(norm, bounds):
+    network, factor = model(), _RNG.normal(size=(5, 4)).astype("float32")
+
+    def compute():
+        return keras.ops.sum(factor * found(affine.worst_margins, network, norm, bounds))
+
+    total, slopes = gradients.of(compute, network.trainable_weights)
+    for direction in _RNG.normal(size=(3, 7, 4)):
+        kernel, bias = direction[:6], direction[6]
+
+        def value(size, kernel=kernel, bias=bias):
+            moved = margins(KERNEL + size * kernel, BIAS + size * bias, norm, bounds)
+            return np.sum(factor * moved)
+
+        expected = (value(1e-5) - value(-1e-5)) / 2e-5
+        slope = np.sum(slopes[0] * kernel) + np.sum(slopes[1] * bias)
+        assert slope == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+@tiers.parametrize("bounds", BOUNDS.values(), ids=BOUNDS)
+@tiers.parametrize("norm", NORMS)
+def test_worst_logits_stand_on_the_lowest_true_logit(norm, bounds):
+    values = found(affine.worst_logits, model(), norm, bounds)
+    expected = lowest(norm, bounds)[:, None] + margins(KERNEL, BIAS, norm, bounds)
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=2e-6)
+
+
+def test_the_gradient_passes_no_maximiser():
+    x = keras.ops.convert_to_tensor(X)
+
+    def compute(x):
+        network = model()
+        slopes = affine.slopes(models.Classifier(network), x)
+        logits = keras.ops.zeros((5, 4))
+        return affine.worst_margins(logits, slopes, x, keras.ops.convert_to_tensor(Y), kr.L2(0.6))
+
+    _, slopes = gradients.of(compute, x)
+    # On JAX a gradient that is not there is zero.
+    assert not np.any(slopes) if backends.IS_JAX else slopes is None
+
+
+@tiers.parametrize(
+    "layers",
+    [
+        [],
+        [keras.layers.Rescaling(1 / 127.5, offset=-1.0)],
+        [keras.layers.Normalization(mean=[0.5] * 6, variance=[0.1] * 6)],
+        [keras.layers.Dense(6)],
+        [keras.layers.Reshape((2, 3)), keras.layers.AveragePooling1D(1), keras.layers.Flatten()],
+    ],
+)
+@tiers.parametrize("bounds", [(0.0, 1.0), (0.0, 255.0), ([-1.0, 0.0, 2.0], 3.0), None])
+def test_affine_models_pass(layers, bounds):
+    affine.check_affine(model(*layers), SHAPE, kr.Linf(0.1, bounds))
+
+
+def test_callables_and_softmax_models_pass():
+    affine.check_affine(lambda x: x[:, 0, :2] - 3.0, SHAPE, kr.Linf(0.1))
+    affine.check_affine(model(activation="softmax"), SHAPE, kr.Linf(0.1))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.Dense(6, activation="relu"),
+        keras.layers.Activation("tanh"),
+        keras.layers.Dropout(0.1),
+        keras.layers.BatchNormalization(),
+    ],
+)
+def test_other_models_do_not_pass_and_stay_as_they_are(layer):
+    network = model(layer)
+    before = network.get_weights()
+    message = (
+        r"no Dropout and no BatchNormalization\. Train another model with the objective "
+        r'"adversarial".*Received: logits of up to [\d.]+ that leave .* by up to [\d.]+'
+    )
+    with pytest.raises(ValueError, match=message):
+        affine.check_affine(network, SHAPE, kr.Linf(0.1))
+    for value, old in zip(network.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(value, old)
+
+
+def test_a_kink_in_a_corner_of_the_box_is_seen():
+    # Bends only where nearly all features are high: uniform points of 100 features never get there.
+    def bent(x):
+        total = keras.ops.sum(x, axis=-1, keepdims=True)
+        return keras.ops.concatenate([total, keras.ops.relu(total - 80.0)], axis=-1)
+
+    with pytest.raises(ValueError, match="affine"):
+        affine.check_affine(bent, (100,), kr.Linf(0.1))
+
+
+def test_nan_is_no_affine_model():
+    with pytest.raises(ValueError, match="affine"):
+        affine.check_affine(lambda x: x[:, 0] * float("nan"), SHAPE, kr.Linf(0.1))
+
+
+def test_threat_models_elsewhere_than_at_the_input_are_refused():
+    hidden = kr.threat_models.AtLayer("dense", kr.L2(0.1, None))
+    with pytest.raises(ValueError, match="for threat models of the one input.*AtLayer"):
+        affine.check_affine(model(), SHAPE, hidden)

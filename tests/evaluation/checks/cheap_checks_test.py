@@ -1,0 +1,334 @@
+import types
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_robust as kr
+from keras_robust.evaluation.checks.cheap_checks import cheap_checks
+from keras_robust.evaluation.checks.cheap_checks import check_bounds
+from keras_robust.evaluation.checks.cheap_checks import check_determinism
+from keras_robust.evaluation.checks.cheap_checks import check_epsilon
+from keras_robust.evaluation.checks.cheap_checks import check_logits
+from keras_robust.evaluation.checks.cheap_checks import make_count_check
+from keras_robust.evaluation.plan import Turn
+from keras_robust.evaluation.reports.attack_report import AttackReport
+from tests.support import tiers
+from tests.support import told
+from tests.support.binomial import allowed_share
+from tests.support.told import BALL
+from tests.support.told import X
+from tests.support.told import model
+
+WHITE, BLACK = kr.attacks.FGSM(), kr.attacks.Square()
+NAMES = [
+    "deterministic outputs",
+    "logits",
+    "input bounds",
+    "size of epsilon",
+    "gradients",
+    "black box",
+    "unbounded attack",
+]
+LOGITS = np.asarray(model(X))
+
+
+def _turns(*turns):
+    """Checks for turns given as the attack, accuracy so far, share that is blind, and how many."""
+    pairs = [
+        (
+            turn if isinstance(turn, Turn) else Turn(turn),
+            AttackReport.of(
+                getattr(turn, "attack", turn),
+                accuracy_so_far=so_far,
+                zero_gradient=blind,
+                num_attacked=count,
+            ),
+        )
+        for turn, so_far, blind, count in turns
+    ]
+    worst = types.SimpleNamespace(
+        x=X, logits=LOGITS, correct=np.array([1, 1, 1, 1, 0], "bool"), distances=None
+    )
+    checks = cheap_checks(model, worst, *zip(*pairs, strict=True), BALL, 256)
+    assert [check.name for check in checks] == NAMES
+    return {check.name: check for check in checks}
+
+
+def test_a_model_that_answers_twice_alike_is_deterministic():
+    check = check_determinism(model, X, LOGITS, 2)
+    assert (check.value, check.threshold, check.verdict) == (0.0, 1e-4, "passed")
+    assert check.advice == ""
+
+
+def test_a_random_model_is_not():
+    logits = 2.0 * LOGITS
+    check = check_determinism(model, X, logits, 2)
+    assert check.value == pytest.approx(0.5) and check.verdict == "failed"
+    assert 'attacks="rand"' in check.advice
+    first = np.asarray(told.random_model(X))
+    assert check_determinism(told.random_model, X, first, 256).verdict == "failed"
+
+
+def test_determinism_is_asked_of_the_first_examples():
+    x = np.repeat(X, 60, axis=0)
+    logits = np.array(model(x))
+    logits[256:] += 1.0
+    assert check_determinism(model, x, logits, 256).value == 0.0
+    logits[255] += 1.0
+    assert check_determinism(model, x, logits, 256).value > 0.1
+
+
+def test_probabilities_of_a_callable_are_told():
+    rows = np.array([[0.9, 0.1], [0.5, 0.5], [1.0, 0.0], [1.1, -0.1], [0.3, 0.3]])
+    check = check_logits(model, rows)
+    assert (check.value, check.threshold, check.verdict) == (0.6, 0.5, "failed")
+    assert "every row is positive and sums to 1" in check.advice
+    half = check_logits(model, rows[1:])
+    assert (half.value, half.verdict, half.advice) == (0.5, "passed", "")
+
+
+@pytest.mark.parametrize("digits", [8, 11, 53])
+def test_probabilities_are_told_that_half_precision_has_rounded(digits):
+    logits = np.random.default_rng(0).normal(scale=3.0, size=(200, 10))
+    rows = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    mantissa, exponent = np.frexp(rows)
+    rows = np.ldexp(np.round(mantissa * 2.0**digits), exponent - digits)
+    assert check_logits(model, rows).value == 1.0
+    assert check_logits(model, logits).value == 0.0
+
+
+def test_a_compiled_loss_says_what_the_outputs_are():
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    rows = np.array([[0.9, 0.1]])
+    assert check_logits(network, rows).verdict == "failed"
+    network.compile(loss="sparse_categorical_crossentropy")
+    check = check_logits(network, rows)
+    assert (check.verdict, check.value) == ("passed", None)
+
+
+def test_inputs_in_other_units_than_the_box():
+    x = np.array([[0.0, 0.2], [1.0, 0.4]], "float32")
+    check = check_bounds(x, kr.Linf(8, bounds=(0, 255)))
+    assert check.value == pytest.approx(1 / 255)
+    assert (check.threshold, check.verdict) == (0.1, "failed")
+    assert "in the units of the inputs" in check.advice
+    check = check_bounds(x, kr.Linf(0.1, bounds=(-1, 1)))
+    assert (check.value, check.verdict, check.advice) == (0.5, "passed", "")
+    channels = (np.array([0.0, 0.0]), np.array([1.0, 4.0]))
+    assert check_bounds(x, kr.Linf(0.1, channels)).value == 0.25
+
+
+@pytest.mark.parametrize("bounds", [None, (0.0, np.inf)])
+def test_where_there_is_no_box_the_check_is_skipped(bounds):
+    check = check_bounds(X, kr.L2(0.1, bounds=bounds))
+    assert (check.verdict, check.value) == ("skipped", None)
+    assert check_bounds({"a": X, "b": X}, BALL).verdict == "skipped"
+
+
+IMAGES = np.random.default_rng(0).uniform(size=(9, 8, 8, 3)).astype("float32")
+
+
+@pytest.mark.parametrize(
+    "ball,x,value,least,meant",
+    [
+        (kr.Linf(8 / 255, bounds=(0, 255)), 255 * X, 8 / 255, 0.5, "8"),
+        (kr.Linf(8 / 255 / 255), X, 8 / 255 / 255, 1 / 510, "0.03137"),
+        (kr.Linf(8 / 255 / 255, bounds=(0, 255)), 255 * X, 8 / 255 / 255, 0.5, "8"),
+        (kr.Linf(1e-9), X, 1e-9, 1 / 510, None),
+        # Half a grey level in the square root of 192 features.
+        (kr.L2(0.5, bounds=(0, 255)), 255 * IMAGES, 0.5, 0.5 * 192**0.25, "127.5"),
+        (kr.L1(5.0, bounds=(0, 255)), 255 * IMAGES, 5.0, 0.5 * 192**0.5, "1275"),
+        # Standardised channels, of which the narrowest has a width of 1.
+        (kr.Linf(1e-3, bounds=([-2, 0], [2, 1])), X, 1e-3, 1 / 510, "0.255"),
+        ([kr.Linf(0.1), kr.Linf(1 / 255, bounds=(0, 255))], [X, X], 1 / 255, 0.5, "1"),
+    ],
+)
+def test_an_epsilon_in_other_units_is_told_with_what_was_meant(ball, x, value, least, meant):
+    check = check_epsilon(x, kr.threat_models.get(ball))
+    assert (check.name, check.verdict) == ("size of epsilon", "failed")
+    assert (check.value, check.threshold) == (pytest.approx(value), pytest.approx(least))
+    assert ("meant" in check.advice) is (meant is not None)
+    assert f"Was {meant} meant?" in check.advice or meant is None
+
+
+@pytest.mark.parametrize(
+    "ball,x",
+    [
+        (kr.Linf("8/255"), X),
+        (kr.Linf(0.5, bounds=(0, 255)), X),
+        (kr.Linf(8, bounds=(0, 255)), X),
+        (kr.L2(0.5), IMAGES),
+        # The radii of the literature on large images.
+        (kr.L2(0.1), np.zeros((1, 224, 224, 3), "float32")),
+        (kr.L1(12.0), np.zeros((1, 224, 224, 3), "float32")),
+        (kr.L2("36/255"), np.zeros((1, 64, 64, 3), "float32")),
+        (kr.Linf(0.03, bounds=None), IMAGES / 0.25),
+    ],
+)
+def test_usual_radii_are_large_enough(ball, x):
+    check = check_epsilon(x, ball)
+    assert (check.verdict, check.advice) == ("passed", "")
+
+
+def test_without_a_box_the_inputs_tell_the_units():
+    # A few outliers do not.
+    x = np.append(np.linspace(0.0, 255.0, 999), 1e6).astype("float32").reshape(10, 100)
+    check = check_epsilon(x, kr.Linf(8 / 255, bounds=None))
+    assert check.verdict == "failed" and check.threshold == pytest.approx(0.5, rel=0.05)
+    assert check_epsilon(x, kr.Linf(2.0, bounds=None)).verdict == "passed"
+    # Most values are 0.
+    x = np.zeros((10, 300), "float32")
+    x[0, 0] = 255.0
+    assert check_epsilon(x, kr.Linf(0.1, bounds=None)).threshold == pytest.approx(0.5)
+
+
+def test_mistakes_far_away_are_a_sign_of_other_units():
+    distances = np.array([0.0, 1.0, 1.0, 1.0, np.inf])
+    check = check_epsilon(X, kr.Linf(0.0099), distances)
+    assert (check.verdict, check.threshold) == ("failed", 0.01)
+    assert check_epsilon(X, kr.Linf(0.0101), distances).verdict == "passed"
+    assert check_epsilon(X, kr.Linf(0.0099), np.full(5, np.inf)).verdict == "passed"
+
+
+@pytest.mark.parametrize(
+    "ball", [kr.Linf(0.0), kr.threat_models.L0(3), kr.Linf(0.1, bounds=(0, np.inf))]
+)
+def test_where_no_radius_has_the_units_of_the_inputs_nothing_is_told(ball):
+    assert check_epsilon(X, ball).verdict == "skipped"
+
+
+def test_blind_gradients():
+    check = _turns((WHITE, 0.5, 0.0, 4))["gradients"]
+    assert (check.value, check.threshold, check.verdict) == (0.0, 0.0, "passed")
+    # The worst of the attacks counts; what an attack without gradients says does not.
+    check = _turns((WHITE, 0.5, 0.2, 4), (WHITE, 0.5, 0.0, 4), (BLACK, 0.5, 1.0, 4))["gradients"]
+    assert (check.value, check.verdict) == (0.2, "failed")
+    assert "saw only zero gradients on 20.0% of the examples" in check.advice
+    for turns in ([(BLACK, 0.5, 1.0, 4)], [(WHITE, 0.0, 0.0, 0)]):
+        assert _turns(*turns)["gradients"].verdict == "skipped"
+
+
+def test_black_boxes_that_beat_gradients():
+    # Of 80% that the model gets right the first leaves 70%, the second 60%, the third 50%.
+    check = _turns((WHITE, 0.7, 0.0, 4), (BLACK, 0.6, 0.0, 4), (WHITE, 0.5, 0.0, 4))["black box"]
+    assert check.value == pytest.approx(0.1)
+    assert (check.threshold, check.verdict) == (0.0, "failed")
+    assert "broke 10.0% more than those with gradients" in check.advice
+    both = _turns((WHITE, 0.7, 0, 4), (BLACK, 0.6, 0, 4), (WHITE, 0.5, 0, 4), (BLACK, 0.3, 0, 4))
+    assert both["black box"].value == pytest.approx(0.3)
+    check = _turns((WHITE, 0.5, 0.0, 4), (BLACK, 0.5, 0.0, 4))["black box"]
+    assert (check.value, check.verdict, check.advice) == (0.0, "passed", "")
+
+
+@tiers.parametrize("size", [200, 5, 10_000])
+def test_how_many_examples_a_black_box_must_break_depends_on_how_many_there_are(size):
+    correct = np.ones(size, "bool")
+    allowed = round(allowed_share(0.002, size) * size)
+    assert (size, allowed) in ((200, 2), (5, 0), (10_000, 28))
+    for broken, verdict in ((allowed, "passed"), (allowed + 1, "failed")):
+        reports = [
+            AttackReport.of(attack, accuracy_so_far=so_far)
+            for attack, so_far in ((WHITE, 0.7), (BLACK, 0.7 - broken / size))
+        ]
+        worst = types.SimpleNamespace(
+            x=X, logits=LOGITS, correct=correct & (np.arange(size) < 0.7 * size), distances=None
+        )
+        turns = [Turn(WHITE), Turn(BLACK)]
+        checks = cheap_checks(model, worst, turns, reports, BALL, 256)
+        check = next(check for check in checks if check.name == "black box")
+        assert (check.verdict, check.threshold) == (verdict, allowed / size)
+
+
+@pytest.mark.parametrize("tolerated", [0.002, 0.005, 0.01, 0.03, 0.25])
+def test_shares_are_judged_by_an_exact_binomial_test(tolerated):
+    for count in (1, 7, 128, 200, 1000):
+        allowed = allowed_share(tolerated, count)
+        for share, verdict in ((allowed, "passed"), (allowed + 1 / count, "failed")):
+            check = make_count_check("a share", share, tolerated, count, "advice")
+            assert (check.threshold, check.verdict) == (pytest.approx(allowed), verdict)
+            assert check.advice == ("advice" if verdict == "failed" else "")
+    # Nothing to count.
+    assert make_count_check("a share", 0.0, tolerated, 0, "advice").verdict == "passed"
+
+
+def test_black_boxes_alone_or_first_prove_nothing():
+    assert _turns((BLACK, 0.5, 0.0, 4))["black box"].verdict == "skipped"
+    assert _turns((BLACK, 0.5, 0.0, 4), (WHITE, 0.4, 0.0, 4))["black box"].verdict == "skipped"
+    search = Turn(kr.attacks.FMN(), is_unbounded=True)
+    assert _turns((search, 0.5, 0.0, 4), (BLACK, 0.4, 0.0, 4))["black box"].verdict == "skipped"
+
+
+def test_no_model_holds_without_a_limit():
+    search = Turn(kr.attacks.FMN(), is_unbounded=True)
+    report = AttackReport.of(search.attack, accuracy_so_far=0.5, num_attacked=4)
+    worst = types.SimpleNamespace(x=X, logits=LOGITS, correct=np.ones(5, "bool"))
+    for distances, share, verdict in (
+        ([0.1, 0.2, np.inf, 0.3, 0.0], 0.2, "failed"),
+        ([0.1, 0.2, 0.9, 0.3, 0.0], 0.0, "passed"),
+    ):
+        worst.distances = np.array(distances)
+        check = cheap_checks(model, worst, [search], [report], BALL, 256)[-1]
+        assert (check.name, check.value, check.threshold) == ("unbounded attack", share, 0.0)
+        assert check.verdict == verdict
+        assert ("20.0% of the examples still hold" in check.advice) is (verdict == "failed")
+    assert _turns((WHITE, 0.5, 0.0, 4))["unbounded attack"].verdict == "skipped"
+
+
+def _evaluate(network, attacks, x=X, y=told.Y, **arguments):
+    arguments = {"minimum_norm": None, **arguments}
+    report = kr.evaluate(network, (x, y), kr.Linf(0.1), attacks, **arguments)
+    return report, {check.name: check for check in report.checks}
+
+
+def test_an_honest_model_passes_in_a_report():
+    report, checks = _evaluate(lambda x: 10.0 * model(x), kr.attacks.PGD(num_steps=2))
+    assert {check.verdict for check in checks.values()} == {"passed", "skipped"}
+    assert report.warnings == [] and list(checks) == NAMES
+
+
+def test_saturated_probabilities_are_told_in_a_report():
+    attack = kr.attacks.BIM(num_steps=2)
+    # Keras remembers the logits behind a softmax of its own.
+    report, checks = _evaluate(lambda x: ops.exp(ops.log_softmax(1000.0 * model(x))), attack)
+    assert report.attacks[0].zero_gradient == 1.0
+    assert report.robust_accuracy == report.clean_accuracy == 0.8
+    assert checks["logits"].value == 1.0 and checks["logits"].verdict == "failed"
+    assert checks["gradients"].value == 1.0 and checks["gradients"].verdict == "failed"
+
+
+def test_masked_gradients_are_told_in_a_report():
+    x, y = X[:4], told.Y[:4]
+    x = x + 0.05 * (0.5 - x)
+    x[1, 0] = 0.55
+    search = kr.attacks.FMN(num_steps=5)
+    suite = [kr.attacks.PGD(num_steps=2, random_start=False), kr.attacks.Square(num_queries=50)]
+    report, checks = _evaluate(told.reversed_model, suite, x, y, minimum_norm=search)
+    assert [attack.accuracy for attack in report.attacks[:2]] == [1.0, 0.75]
+    assert checks["black box"].value == 0.25 and checks["black box"].verdict == "failed"
+    # The search finds nothing either, and nothing farther than what Square found.
+    assert checks["unbounded attack"].value == 0.75
+    assert checks["unbounded attack"].verdict == "failed"
+
+
+@pytest.mark.exhaustive
+def test_gradients_that_turn_nan_keep_the_attack_feasible_and_are_told():
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0.3, 0.7, size=(100, 4)).astype("float32")
+    weights = np.array([[1, -1], [-1, 1], [1, -1], [-1, 1]], "float32")
+    y = np.argmax(x @ weights, axis=-1)
+
+    def poisoned(x):
+        # The root has no gradient where nothing is above 0.65. On JAX that of `relu` would hide it.
+        above = 0.5 * (ops.abs(x - 0.65) + (x - 0.65))
+        more = ops.sqrt(ops.sum(above**2, axis=-1))
+        return 5.0 * ops.matmul(x, weights) + 1e-6 * ops.stack([more, 0 * more], -1)
+
+    attack = kr.attacks.PGD(num_steps=10)
+    honest, _ = _evaluate(lambda x: 5.0 * ops.matmul(x, weights), attack, x, y)
+    report, checks = _evaluate(poisoned, attack, x, y)
+    assert honest.robust_accuracy < 0.3
+    assert np.isfinite(report.x_adv).all() and report.warnings == []
+    assert checks["gradients"].verdict == "failed"
+    assert "too high to believe" in checks["gradients"].advice

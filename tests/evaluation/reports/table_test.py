@@ -1,0 +1,105 @@
+import io
+
+import numpy as np
+import pytest
+import rich.console
+
+import keras_robust as kr
+from keras_robust.evaluation.reports import table
+from tests.support import reports
+
+
+def _text(shown, width=100):
+    console = rich.console.Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(shown)
+    return console.file.getvalue()
+
+
+def _rows(text):
+    """The cells of the lines of a table by its first cell, without its frame."""
+    lines = (line.replace("│", "|").strip("| ").split("|") for line in text.splitlines())
+    return {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
+
+
+def test_summary_has_the_numbers_in_their_rows():
+    text = _text(table.summarise(reports.make()))
+    assert (
+        text.splitlines()[0].strip()
+        == "Linf, epsilon 8/255 of 0 to 1 (3.1%), 6 examples, Some suite"
+    )
+    heading = next(line for line in text.splitlines() if "accuracy" in line).split("┃")
+    assert [cell.strip() for cell in heading[2:-1]] == [
+        "accuracy",
+        "examples",
+        "model calls",
+        "seconds",
+    ]
+    rows = _rows(text)
+    assert rows["clean"][:2] == ["83.3%", "6"]
+    assert rows["PGD-50x10 margin"] == ["66.7%", "6", "2,345", "1.5"]
+    assert rows["FGSM"] == ["33.3% so far", "4", "67", "0.5"]
+    assert rows["robust (worst case)"] == ["33.3%", "", "2,412", "12.5"]
+    assert rows["95% interval"][0] == "12.3% - 78.9%"
+    assert rows["median distance"][0] == "0.0234"
+    assert rows["attack quality checks"][0] == "1 of 2 failed"
+
+
+def test_doubts_stand_below():
+    text = " ".join(_text(table.summarise(reports.make())).split())
+    failed = "- Check convergence: failed (value 0.375, threshold 0.0625). Use more steps."
+    assert text.endswith(f"- something is odd {failed}")
+    assert "noise:" not in text and "transfer:" not in text
+
+
+def test_what_was_not_measured_is_left_out():
+    report = reports.make(
+        attacks=[kr.evaluation.AttackReport("PGD", {}, 0.5, 0.5, 0.0, 1.0)],
+        suite=None,
+        queries=None,
+        checks=[],
+        median_distance=None,
+        warnings=[],
+    )
+    text = _text(table.summarise(report))
+    assert text.splitlines()[0].strip() == "Linf, epsilon 8/255 of 0 to 1 (3.1%), 6 examples"
+    assert _rows(text)["PGD"] == ["50.0%", "-", "-", "1.0"]
+    assert "median" not in text and "checks" not in text
+    assert text.rstrip().endswith("┘")
+
+
+def test_text_is_no_markup_of_rich():
+    report = reports.make(warnings=["Received: [bold] and x=[/]"], suite="[red]suite")
+    attack = kr.evaluation.AttackReport("PGD", {"loss": "[b]"}, 0.5, 0.5, 0.0, 1.0)
+    text = _text(table.summarise(report)) + _text(table.compare({"[i]one": report}))
+    for words in ("Received: [bold] and x=[/]", "[red]suite", "[i]one"):
+        assert words in text
+    assert "PGD [b]" in _text(table.summarise(reports.make(attacks=[attack])))
+
+
+def test_compare_puts_reports_side_by_side():
+    hardened = reports.make(clean_accuracy=0.9, robust_accuracy=0.8, warnings=[], checks=[])
+    compared = {"undefended": reports.make(), "hardened": hardened}
+    text = _text(kr.evaluation.compare(compared))
+    heading = next(line for line in text.splitlines() if "undefended" in line)
+    assert heading.index("undefended") < heading.index("hardened")
+    rows = _rows(text)
+    assert rows["clean"] == ["83.3%", "90.0%"]
+    assert rows["robust (worst case)"] == ["33.3%", "80.0%"]
+    assert rows["FGSM"] == ["33.3% so far", "33.3% so far"]
+    assert rows["attack quality checks"][0] == "1 of 2 failed"
+    assert "undefended: something is odd" in text
+    assert "undefended: Check convergence: failed" in text
+    assert "hardened: " not in text
+
+
+def test_compare_refuses_reports_under_other_attacks():
+    with pytest.raises(ValueError):
+        kr.evaluation.compare({"a": reports.make(), "b": reports.make(attacks=[])})
+
+
+@pytest.mark.parametrize(
+    "number,expected",
+    [(None, "-"), (1234, "1,234"), (np.int64(1234), "1,234"), (1234.56, "1,234.6"), (0, "0")],
+)
+def test_amounts(number, expected):
+    assert table.amount(number) == expected

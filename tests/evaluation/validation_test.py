@@ -1,0 +1,74 @@
+import keras
+import numpy as np
+import pytest
+
+import keras_robust as kr
+from keras_robust.evaluation.validation import check_labels
+from keras_robust.evaluation.validation import check_threat_model
+from keras_robust.evaluation.validation import decimal_radius
+from keras_robust.evaluation.validation import is_mistaken
+from keras_robust.evaluation.validation import predict_clean
+
+LOGITS = np.zeros((4, 3), "float32")
+Y = np.array([2, 0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    "y", [Y, Y[:, None], Y.astype("uint8"), Y.astype("float32"), np.eye(3)[Y], list(Y)]
+)
+def test_labels_become_class_indices(y):
+    labels = check_labels(y, LOGITS)
+    np.testing.assert_array_equal(labels, Y)
+    assert isinstance(labels, np.ndarray) and labels.dtype.kind == "i"
+
+
+def test_soft_rows_count_by_their_largest_entry():
+    rows = np.full((4, 3), 0.1)
+    rows[range(4), Y] = 0.8
+    np.testing.assert_array_equal(check_labels(rows, LOGITS), Y)
+
+
+@pytest.mark.parametrize(
+    "y,message",
+    [
+        (Y + 1, "indices from 0 to 2, as.*Received: labels from 1 to 3"),
+        (Y - 1, "indices from 0 to 2, as.*Received: labels from -1 to 1"),
+        (np.eye(4)[Y], r"each of the 3 classes.*Received: labels of shape \(4, 4\)"),
+        (np.eye(2)[Y // 2], r"each of the 3 classes.*Received: labels of shape \(4, 2\)"),
+        (Y.reshape(4, 1, 1), r"Received: labels of shape \(4, 1, 1\)"),
+        (np.array(["a", "b", "c", "a"]), "Received: .* dtype <U1"),
+        (Y.astype("complex64"), "Received: .* dtype complex64"),
+    ],
+)
+def test_wrong_labels(y, message):
+    with pytest.raises(ValueError, match=message):
+        check_labels(y, LOGITS)
+
+
+def test_clean_outputs_must_be_numbers():
+    x = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]], "float32")
+    np.testing.assert_allclose(predict_clean(lambda x: 2.0 * x, x, 2), 2.0 * x)
+    with pytest.raises(ValueError, match="NaN or infinite.*Received: 2 such examples"):
+        predict_clean(lambda x: keras.ops.where(x > 0.25, np.nan, x), x, 2)
+    with pytest.raises(ValueError, match="NaN or infinite.*Received: 1 such examples"):
+        predict_clean(lambda x: keras.ops.where(x > 0.55, np.inf, x), x, 2)
+
+
+def test_threat_models_are_about_inputs():
+    assert isinstance(check_threat_model("linf"), kr.Linf)
+    assert check_threat_model(kr.L2(0.5)).epsilon == 0.5
+    at_layer = kr.threat_models.AtLayer("dense", kr.L2(1.0, bounds=None))
+    with pytest.raises(ValueError, match="an attacker can send.*Received: AtLayer"):
+        check_threat_model(at_layer)
+
+
+def test_the_radius_is_the_number_that_was_written():
+    assert decimal_radius(kr.Linf(0.3)).tolist() == 0.3
+    assert decimal_radius(kr.Linf("8/255")).tolist() == 0.03137255
+    assert decimal_radius(kr.L2(1e-9)).tolist() == 1e-9
+    assert decimal_radius(kr.Linf(np.array([[0.1], [0.7]]))).tolist() == [[0.1], [0.7]]
+
+
+def test_nan_is_no_mistake():
+    logits = np.array([[1, 2], [2, 1], [np.nan, 1], [np.inf, 1], [1, 1]], "float32")
+    np.testing.assert_array_equal(is_mistaken(logits, np.ones(5, "int64")), [0, 1, 0, 0, 1])

@@ -1,0 +1,53 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_robust.models.error_context import explained
+
+
+def test_a_keras_error_becomes_a_sentence_about_what_was_given():
+    layer = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    x = {"a": np.zeros((2, 5)), "b": [np.zeros(7)]}
+    with pytest.raises(ValueError, match="^It fails: Input 0 .*incompatible") as caught:
+        with explained("It fails", inputs=x, labels=None):
+            layer(np.zeros((2, 5)))
+    text = str(caught.value)
+    assert text.endswith("Received: inputs {'a': (2, 5), 'b': [(7,)]}, labels ()")
+    assert "\n" not in text and "\x1b" not in text
+    assert "Exception encountered" not in text and caught.value.__cause__ is not None
+
+
+@pytest.mark.parametrize(
+    "error", [TypeError("no"), KeyError("no"), IndexError("no"), ValueError("no.")]
+)
+def test_what_a_layer_raises_is_a_value_error(error):
+    with pytest.raises(ValueError, match="^It fails: '?no'?[.] Received: x \\(2,\\)$"):
+        with explained("It fails", x=np.zeros(2)):
+            raise error
+
+
+def test_an_error_without_a_text_is_told_by_its_name():
+    with pytest.raises(ValueError, match="It fails: ValueError[.] Received: "):
+        with explained("It fails"):
+            raise ValueError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("Wrong. Received: 3"), RuntimeError("no"), KeyboardInterrupt(), MemoryError()],
+)
+def test_other_errors_and_our_own_pass(error):
+    with pytest.raises(type(error)) as caught:
+        with explained("It fails", x=1):
+            raise error
+    assert caught.value is error
+
+
+def test_what_keras_met_when_it_asked_for_shapes():
+    class Broken(keras.layers.Layer):
+        def call(self, x):
+            raise TypeError("no such product")
+
+    with pytest.raises(ValueError, match="^It fails: no such product[.] Received: x \\(2,\\)$"):
+        with explained("It fails", x=np.zeros(2)):
+            Broken()(keras.Input((2,)))

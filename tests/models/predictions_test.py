@@ -1,0 +1,24 @@
+import numpy as np
+import pytest
+
+from keras_robust import models
+from tests.support import linear_fit
+
+X, _ = linear_fit.data(3)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+def test_predict_logits(batch_size):
+    found = models.predict_logits(linear_fit.make_model(), X, batch_size)
+    assert isinstance(found, np.ndarray)
+    np.testing.assert_allclose(found, X @ linear_fit.initial_weights(), rtol=1e-5)
+
+
+def test_one_column_of_which_nothing_is_known_is_refused_for_clean_examples():
+    def model(x):
+        return x[:, :1]
+
+    with pytest.raises(ValueError, match="logit or the probability of class 1"):
+        models.predict_clean_logits(model, X)
+    found = models.predict_logits(model, X)
+    np.testing.assert_array_equal(found, np.stack([0.0 * X[:, 0], X[:, 0]], 1))

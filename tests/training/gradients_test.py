@@ -1,0 +1,48 @@
+import keras
+import numpy as np
+import pytest
+
+from keras_robust.training.gradients import BaseTrainer
+from keras_robust.training.gradients import refuse_assigned
+from tests.support import trainers
+
+
+def test_without_replicas_sums_are_what_they_are():
+    tensors = [keras.ops.ones(2), None]
+    assert BaseTrainer(None, None).sum_over_replicas(tensors) is tensors
+
+
+def test_what_frameworks_differ_in_is_left_to_them():
+    trainer = BaseTrainer(None, None)
+    calls = (lambda: trainer.backward(None, None), lambda: trainer.apply(None))
+    for call in calls:
+        with pytest.raises(NotImplementedError):
+            call()
+
+
+def test_refuses_weights_that_a_layer_assigned_by_name():
+    refuse_assigned([])
+    variable = keras.Variable([1.0], name="own")
+    with pytest.raises(ValueError, match="SpectralNormalization.*Received: a model that.* own"):
+        refuse_assigned([variable])
+
+
+def test_outputs_of_a_stream_without_use_are_of_training_mode_and_leave_no_trace():
+    model, norm = trainers.noisy()
+    model.layers[-2].rate = 0.0
+    trainer = trainers.trainer(model)
+    clean = trainer.backward(trainers.adversarial, trainers.found()).clean
+    before = trainers.state(model)
+    outputs = np.asarray(trainer.outputs_of(clean))
+    trainers.assert_same(trainers.state(model), before)
+    hidden = np.asarray(model.layers[0](trainers.X))
+    scaled = (hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + norm.epsilon)
+    kernel, bias = model.layers[-1].get_weights()
+    np.testing.assert_allclose(outputs, scaled @ kernel + bias, rtol=1e-4, atol=1e-5)
+
+
+def test_outputs_of_a_stream_that_ran_are_what_they_were():
+    model, _ = trainers.noisy()
+    trainer = trainers.trainer(model)
+    adversarial = trainer.backward(trainers.adversarial, trainers.found()).adversarial
+    assert trainer.outputs_of(adversarial) is adversarial.outputs
