@@ -90,6 +90,10 @@ class Attack(Configurable):
                 labels than of examples, for labels that are no class of the model, and for one
                 column of outputs within [0, 1] of which nothing says if it is a logit.
         """
+        if isinstance(x, threat_models.ThreatModel):
+            raise ValueError(
+                f"An attack is called with `(model, x, y, threat_model)`. Received: x={x!r}"
+            )
         if isinstance(y, threat_models.ThreatModel):
             raise ValueError(
                 "The third argument of an attack is the labels `y`; write `threat_model=` for what "

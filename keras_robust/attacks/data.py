@@ -12,6 +12,9 @@ from keras_robust import threat_models
 from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.attacks.batches import read_batches
 from keras_robust.configurable import shown
+from keras_robust.threat_models.parsing import box_slack
+
+_BOX_SLACK = 1e-4  # Of the width of the box.
 
 
 def to_arrays(data, num_examples=None):
@@ -67,7 +70,8 @@ def _parse_batch(batch):
         )
     if y.ndim == 0:
         raise ValueError(
-            "Expected batches of examples: use `dataset.batch(256)`. "
+            "Expected batches of examples: use `dataset.batch(256)`, and for two Python lists "
+            "`(np.asarray(x), np.asarray(y))`. "
             f"Received: single examples, x of shape {_shapes(x)} and y of shape ()"
         )
     return x, y
@@ -89,19 +93,36 @@ def _shapes(x):
 
 def _arrays(part):
     """Returns the one array in a structure, or else the structure with arrays."""
+    if isinstance(part, (list, tuple)) and not any(map(_is_array_or_structure, part)):
+        return np.asarray(part)  # A list of numbers, of one perhaps.
     return as_structure(models.single(part))
+
+
+def _is_array_or_structure(part):
+    return hasattr(part, "shape") and np.ndim(part) > 0 or keras.tree.is_nested(part)
 
 
 def as_structure(part):
     """Returns a structure of arrays."""
     for leaf in keras.tree.flatten(part):
         models.refuse_sparse(leaf)
+        if "Ragged" in type(leaf).__name__:
+            raise ValueError(
+                "Expected examples of one length: pad them, `x.to_tensor()`. "
+                f"Received: an object of type {type(leaf).__name__}"
+            )
     if isinstance(part, dict) or any(hasattr(leaf, "shape") for leaf in keras.tree.flatten(part)):
         return keras.tree.map_structure(np.asarray, part)
     return np.asarray(part)
 
 
 def _joined(*parts):
+    shapes = {part.shape[1:] for part in parts}
+    if len(shapes) > 1:
+        raise ValueError(
+            "Expected examples of one shape in all batches: pad or crop them. "
+            f"Received: batches of examples of shapes {sorted(shapes)[:5]}"
+        )
     return np.concatenate(parts)
 
 
@@ -166,6 +187,12 @@ def _check_input(x, name, threat_model, box):
             f"Expected a batch of at least one example, (n, ...). Received: x of shape {x.shape}"
         )
     label = "Inputs" if name is None else f"The values of input `{name}`"
+    if threat_model is not None and x.dtype.kind in "OSU":
+        raise ValueError(
+            f"{label} must be numbers, as an attack changes them a little. For text perturb an "
+            "embedding: kr.threat_models.AtLayer(name, kr.L2(1.0, bounds=None)). "
+            f"Received: an array of dtype {x.dtype}"
+        )
     if threat_model is not None:
         x = x.astype("float32")
     if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
@@ -176,7 +203,8 @@ def _check_input(x, name, threat_model, box):
         threat_model.check_fits(x.shape)
     if threat_model.bounds is not None:
         low, high = threat_model.bounds
-        if np.any(x < low - 1e-4) or np.any(x > high + 1e-4):
+        slack = box_slack(threat_model.bounds, _BOX_SLACK)
+        if np.any(x < low - slack) or np.any(x > high + slack):
             raise ValueError(
                 f"{label} must lie in {box}. Rescale them, or give the "
                 "bounds that they have, with epsilon in the same units. Received: values in "

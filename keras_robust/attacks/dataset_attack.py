@@ -43,6 +43,8 @@ class Run:
         checked, y = check_examples(x, y, threat_model)
         models.refuse_guards(model, threat_model)
         models.refuse_preprocessor(model)
+        if threat_model.changes_inputs and not attack.uses_gradients:
+            models.refuse_integers(model)
         self.rows = np.arange(models.size_of(checked)) if rows is None else np.asarray(rows)
         if not len(self.rows):
             raise ValueError("Expected at least one example to attack. Received: rows=[]")

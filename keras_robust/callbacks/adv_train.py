@@ -13,6 +13,7 @@ from keras_robust import objectives
 from keras_robust import threat_models
 from keras_robust import training
 from keras_robust.attacks.attack_loss import check_seed
+from keras_robust.attacks.step_reach import step_size_complaint
 from keras_robust.backend.keras_internals import is_of_one_batch
 from keras_robust.callbacks.callback_list import put_last
 from keras_robust.callbacks.compiled_step import CompiledStep
@@ -357,6 +358,9 @@ class AdvTrain(keras.callbacks.Callback):
         step = self._step
         blind, share = _read(step.zero_gradient.result()), _read(step.share_of_range.result())
         warn_of_first_batch(blind, step.attacked, share, stacklevel=3)
+        small_steps = step_size_complaint(self.attack, self.threat_model)
+        if small_steps:
+            warnings.warn(small_steps, stacklevel=2)
 
 
 def _check_attack_dtype(dtype, attack):

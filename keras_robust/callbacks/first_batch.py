@@ -15,8 +15,9 @@ _BLIND = (
 )
 _MORE_THAN_ALL = (
     "Epsilon is larger than all of the range of the first batch, so that every example may become "
-    "any other. What reaches the model seems to have been rescaled, as by the preprocessor of a "
-    "task of keras_hub. Give `epsilon` and `bounds` in the units of these inputs."
+    "any other. Either epsilon has other units than the inputs, or the inputs have been rescaled, "
+    "as by the preprocessor of a task of keras_hub. Give `epsilon` and `bounds` in the units of "
+    "these inputs."
 )
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import warnings
 
 import keras
 import numpy as np
@@ -15,7 +16,9 @@ from keras_robust.attacks.attack_loss import check_seed
 from keras_robust.attacks.data import check_classes
 from keras_robust.attacks.data import check_examples
 from keras_robust.attacks.data import to_arrays
+from keras_robust.attacks.step_reach import step_size_complaint
 from keras_robust.callbacks.callback_list import move
+from keras_robust.evaluation.checks.cheap_checks import check_epsilon
 
 
 class HeldOut(keras.callbacks.Callback):
@@ -48,7 +51,17 @@ class HeldOut(keras.callbacks.Callback):
         self.seed = seed
         x, y = to_arrays(data, num_examples)
         self.x, self.y = check_examples(x, y, self.threat_model)
+        self._warn_of_units()
         self._neighbours = list
+
+    def _warn_of_units(self):
+        """Warns of an epsilon, or a step size, that seems to have other units than the inputs."""
+        check = check_epsilon(self.x, self.threat_model)
+        small_steps = step_size_complaint(self.attack, self.threat_model)
+        if check.verdict == "failed":
+            warnings.warn(f"{check.advice} Received: {self.threat_model!r}", stacklevel=4)
+        elif small_steps:
+            warnings.warn(small_steps, stacklevel=4)
 
     def set_model(self, model):
         # Before the first epoch, and not after it.

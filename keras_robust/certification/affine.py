@@ -62,7 +62,7 @@ def worst_logits(logits, slopes, x, labels, threat_model):
     return ops.expand_dims(lowest, -1) + margins
 
 
-def check_affine(model, shape, threat_model, weights=()):
+def check_affine(model, shape, threat_model, weights=(), x=None):
     """Raises `ValueError` for a model whose logits are not affine in the input, as far as seen.
 
     Told from 64 pairs of points in the bounds of the threat model, corners among them: the middle
@@ -73,13 +73,14 @@ def check_affine(model, shape, threat_model, weights=()):
         shape: tuple, of one example.
         weights: pairs of a variable of the model and the value that it is to have.
         threat_model: a `ThreatModel`.
+        x: array of examples, which widen the range without bounds; or `None`.
     """
     if type(threat_model).expose is not ThreatModel.expose:
         raise ValueError(
             "The exact worst case is known for threat models of the one input, such as Linf, L2 "
             f"and L1. Received: {threat_model!r}"
         )
-    first, second = _pairs(shape, threat_model.bounds or _USUAL_RANGE)
+    first, second = _pairs(shape, threat_model.bounds or _range_of(x, threat_model))
     classifier = models.Classifier(model)
     middle = ops.convert_to_tensor(0.5 * (np.asarray(first) + np.asarray(second)))
     with keras.StatelessScope(list(weights)):
@@ -97,6 +98,15 @@ def check_affine(model, shape, threat_model, weights=()):
             'the objective "adversarial", and judge it with `evaluate`. Received: logits of up to '
             f"{size:.3g} that leave the affine function by up to {gap:.3g}"
         )
+
+
+def _range_of(x, threat_model):
+    """Returns the range in which the model must be affine, for a threat model without bounds."""
+    low, high = _USUAL_RANGE
+    if x is None:
+        return low, high
+    reach = 2.0 * float(np.max(np.abs(x))) + float(np.max(threat_model.radius))
+    return min(low, -reach), max(high, reach)
 
 
 def _pairs(shape, bounds):

@@ -4,6 +4,7 @@ import reprlib
 
 import numpy as np
 
+from keras_robust.certification.certificate import registry
 from keras_robust.evaluation.reports.json_types import dict_of
 from keras_robust.evaluation.reports.json_types import integer
 from keras_robust.evaluation.reports.json_types import json_value
@@ -71,6 +72,22 @@ def check_certificate(plain):
         if given < 0 and radius:
             refuse("certificate.radii", "0 where the prediction is -1, abstained", plain["radii"])
     _check_figures(plain)
+    _check_method(plain)
+
+
+def _check_method(plain):
+    """Checks that a certificate of this package is one in the norm that it says."""
+    method = plain["method"]
+    cls = registry.classes.get(method["class_name"].lower())
+    if cls is None:  # One of the user's own.
+        return
+    try:
+        # Not by `from_config`, which makes whatever classes a file from a stranger names.
+        norm = cls(**method["config"]).norm
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{error}, in certificate.method.config") from error
+    if plain["norm"] != norm:
+        refuse("certificate.norm", f"{norm!r}, that of {method['class_name']}", plain["norm"])
 
 
 def _check_figures(plain):

@@ -89,7 +89,14 @@ def certify(
     check_counts(batch_size=batch_size)
     box = threat_models.Linf(0.0, getattr(method, "bounds", None))
     whose = "the bounds of the certificate, its argument `bounds`"
-    x, y = check_examples(*to_arrays(data, num_examples), box, whose)
+    x, y = to_arrays(data, num_examples)
+    if keras.tree.is_nested(x):
+        raise ValueError(
+            "A certificate is about a model with one input, and this one has several. Make a "
+            "keras.Model of the input in question, with the others fixed. "
+            f"Received: inputs {list(x) if isinstance(x, dict) else len(x)}"
+        )
+    x, y = check_examples(x, y, box, whose)
     plain = model.model if isinstance(model, RandomizedSmoothing) else model
     logits = predict_clean(plain, x, batch_size)
     labels = check_labels(y, logits)

@@ -96,7 +96,7 @@ class _AffineModel:
 
     def __init__(self, model, x, threat_model, batch_size):
         check_precision(model)
-        affine.check_affine(model, x.shape[1:], threat_model)
+        affine.check_affine(model, x.shape[1:], threat_model, x=x)
         self.logits = models.predict_logits(model, x, batch_size)
         self.slopes = affine.slopes(models.Classifier(model), ops.convert_to_tensor(x[:1]))
         self._x, self._batch_size = x, batch_size

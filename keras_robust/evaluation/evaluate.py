@@ -23,6 +23,7 @@ from keras_robust.evaluation.metrics.per_class import accuracy_per_class
 from keras_robust.evaluation.metrics.per_class import confusion
 from keras_robust.evaluation.plan import Turn
 from keras_robust.evaluation.plan import can_measure
+from keras_robust.evaluation.plan import doubts_of_attacks
 from keras_robust.evaluation.plan import make_turns
 from keras_robust.evaluation.plan import usual_search
 from keras_robust.evaluation.reports.report import RobustnessReport
@@ -131,7 +132,11 @@ def evaluate(  # noqa: PLR0913
     checks = cheap_checks(model, worst, turns, contest.reports, threat_model, batch_size)
     report = RobustnessReport(
         **_summary(worst, threat_model, turns, contest.reports),
-        warnings=[*_doubt_of_chance(worst), *contest.warnings],
+        warnings=[
+            *_doubt_of_chance(worst),
+            *doubts_of_attacks(turns, threat_model),
+            *contest.warnings,
+        ],
         checks=checks,
         seed=seed,
         batch_size=batch_size,

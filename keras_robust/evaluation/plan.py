@@ -9,9 +9,11 @@ from keras_robust import attacks as attacks_module
 from keras_robust import threat_models
 from keras_robust.attacks.attack import registry
 from keras_robust.attacks.auto_attack import VERSIONS
+from keras_robust.attacks.step_reach import step_size_complaint
 
 _NORMS = (threat_models.L1, threat_models.L2, threat_models.Linf)
 _LOSSES = ("cross_entropy", "margin")
+_SHORT_SUITE = "APGD"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +46,12 @@ def make_turns(attacks, threat_model, num_classes):
 def _turns_of(item, threat_model, num_classes):
     item = item.lower() if isinstance(item, str) else item
     if isinstance(item, str) and item == "black_box":
+        if not isinstance(threat_model, _NORMS):
+            raise ValueError(
+                'attacks="black_box" runs Square, which knows one input, in Linf, L2 or L1. Use '
+                "attacks=[kr.attacks.RandomNoise()], a weak attack, or attack each input alone. "
+                f"Received: a threat model of class {type(threat_model).__name__}"
+            )
         members = [attacks_module.RandomNoise(), attacks_module.Square()]
         return [Turn(member, "black box") for member in members]
     if isinstance(item, str) and item in VERSIONS:
@@ -53,7 +61,7 @@ def _turns_of(item, threat_model, num_classes):
             return [Turn(member, "PGD") for member in members]
         if item == "standard" and not isinstance(threat_model, _NORMS):
             members = [attacks_module.APGD(), _targeted(num_classes)]
-            return [Turn(member, "APGD") for member in members]
+            return [Turn(member, _SHORT_SUITE) for member in members]
         item = _auto_attack(item)
     if isinstance(item, str) and registry.find(item) is None:
         raise registry.unknown(item, others=(*VERSIONS, "black_box"))
@@ -62,6 +70,30 @@ def _turns_of(item, threat_model, num_classes):
         members = attack.members(threat_model, num_classes)
         return [Turn(member, f"AutoAttack {attack.version}") for member in members]
     return [Turn(attack)]
+
+
+def doubts_of_attacks(turns, threat_model):
+    """Returns a list of what makes the choice of the attacks doubtful, for the report."""
+    doubts = (step_size_complaint(turn.attack, threat_model) for turn in turns)
+    found = [doubt for doubt in doubts if doubt]
+    if any(turn.suite == _SHORT_SUITE for turn in turns):
+        found.append(
+            "AutoAttack knows one input, in Linf, L2 or L1. For this threat model "
+            '"standard" is APGD with two losses, without FAB and Square: a weaker suite.'
+        )
+    if all(map(_is_weak, turns)):
+        names = ", ".join(sorted({type(turn.attack).__name__ for turn in turns}))
+        found.append(
+            f"Only weak attacks ran, {names}: stronger ones break more. Use "
+            'attacks="standard" before you call this number robust accuracy.'
+        )
+    return found
+
+
+def _is_weak(turn):
+    """Whether an attack takes one step, or does not look at the answers of the model."""
+    is_search = turn.is_unbounded or hasattr(turn.attack, "num_queries")
+    return not is_search and getattr(turn.attack, "num_steps", 1) == 1
 
 
 def usual_search(turns, threat_model, num_classes):

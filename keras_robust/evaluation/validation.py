@@ -27,6 +27,11 @@ def decimal_radius(threat_model):
 
 def as_model(model):
     """Returns a callable that gives logits, for a loaded SavedModel too, or says what is wrong."""
+    if isinstance(model, type):
+        raise ValueError(
+            "Expected a model, and got a class. Make an object of it, and train it first. "
+            f"Received: model={model.__name__}"
+        )
     signatures = getattr(model, "signatures", None)
     if not callable(model) and "logits" in (signatures or ()):
         return signatures["logits"]

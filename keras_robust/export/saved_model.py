@@ -167,7 +167,7 @@ def _check_arguments(report, label_names):
     if report is not None and not isinstance(report, RobustnessReport):
         raise ValueError(
             "Expected a RobustnessReport; `RobustnessReport.load(path)` reads one from a file. "
-            f"Received: report={report!r}"
+            f"Received: an object of type {type(report).__name__}"
         )
     for name in label_names or ():
         # Surrogates cannot be written; the others end a line.

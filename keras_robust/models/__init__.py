@@ -7,6 +7,7 @@ from keras_robust.models.classifier import rows_of_probabilities
 from keras_robust.models.classifier import single
 from keras_robust.models.guards import refuse_guards
 from keras_robust.models.guards import rejecting_layers
+from keras_robust.models.input_errors import refuse_integers
 from keras_robust.models.input_errors import told_of_inputs
 from keras_robust.models.layer_classifier import LayerClassifier
 from keras_robust.models.predictions import predict_clean_logits
@@ -31,6 +32,7 @@ __all__ = [
     "predict_clean_logits",
     "predict_logits",
     "refuse_guards",
+    "refuse_integers",
     "refuse_preprocessor",
     "refuse_sparse",
     "rejecting_layers",

@@ -26,6 +26,8 @@ def explained(problem, **values):
 def _reason(error):
     """Returns the line of a Keras error that says what is wrong, without colours."""
     text = re.sub("\\x1b\\[[0-9;]*m", "", str(error))
+    # The values of an array, which may take many lines before the sentence goes on.
+    text = re.sub(r"\[\[.*?\]\]+", "[...]", text, flags=re.DOTALL)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
         lines = lines[1:]

@@ -19,13 +19,28 @@ def told_of_inputs(model):
         yield
     except NoGradientError as error:
         inputs = {tensor.name: tensor.dtype for tensor in _inputs_of(model)}
-        are_integers = bool(inputs) and all("int" in dtype for dtype in inputs.values())
+        are_integers = _are_integers(inputs)
         embeddings = [layer.name for layer in layers_of(model) if _embeds(layer)]
         if embeddings and (are_integers or len(inputs) < 2):
             raise NoGradientError.saying(_about_embeddings(embeddings)) from error
         if are_integers:
             raise NoGradientError.saying(_about_integers(inputs)) from error
         raise
+
+
+def refuse_integers(model):
+    """Raises `ValueError` for a model that takes whole numbers only.
+
+    For attacks without gradients: Keras casts what they find to integers, so that the model would
+    be judged on another point than the one that is feasible.
+    """
+    inputs = {tensor.name: tensor.dtype for tensor in _inputs_of(model)}
+    if _are_integers(inputs):
+        raise ValueError(_about_integers(inputs))
+
+
+def _are_integers(inputs):
+    return bool(inputs) and all("int" in dtype for dtype in inputs.values())
 
 
 def _about_embeddings(names):
@@ -42,7 +57,8 @@ def _about_integers(inputs):
     shown = ", ".join(f"{name!r}: {dtype}" for name, dtype in inputs.items())
     return (
         "The model takes whole numbers: Keras casts every input to integers, so that it has no "
-        'gradient there. For images make it with keras.Input(..., dtype="float32"); weights can be '
+        "gradient there, and no input that an attack finds reaches it as it is. "
+        'For images make it with keras.Input(..., dtype="float32"); weights can be '
         f"copied by get_weights and set_weights. Received: a model with inputs of dtype {shown}"
     )
 

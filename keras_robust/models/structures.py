@@ -11,7 +11,8 @@ def only_input(inputs):
         names = list(inputs) if isinstance(inputs, dict) else f"{len(leaves)} tensors"
         raise ValueError(
             "The model has several inputs: say which of them the attacker may change, and by how "
-            'much, with a dict such as threat_model={"image": Linf("8/255")}. '
+            'much, with a dict such as threat_model={"image": kr.Linf("8/255")}, or by position '
+            'for inputs in a list, {0: kr.Linf("8/255")}. '
             f"Received: inputs {names}"
         )
     refuse_sparse(leaves[0])

@@ -105,8 +105,9 @@ def _shape_of(inputs, name):
     known = names_of(inputs)
     if name not in known:
         raise ValueError(
-            f"The threat model names the input {name!r}, which the model is not given: name a dict "
-            f"by its keys, a list by positions. Received: inputs {known}"
+            f"The threat model names the input {name!r}, which the model is not given. Name inputs "
+            "in a dict by their keys, and inputs in a list by their positions, such as "
+            f'{{{known[0]!r}: kr.Linf("8/255")}}. Received: inputs {known}'
         )
     leaf = inputs[name]
     if keras.tree.is_nested(leaf):

@@ -7,6 +7,8 @@ import numpy as np
 
 from keras_robust.configurable import shown
 
+_ROUNDING = 2.0**-20  # Of the end of a box, which float32 may round several times.
+
 SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
 
 
@@ -71,3 +73,23 @@ def parse_bounds(bounds):
             f"Received: bounds={shown(bounds)}"
         )
     return tuple(float(bound) if bound.ndim == 0 else bound for bound in (low, high))
+
+
+def box_slack(bounds, share):
+    """Returns how far outside of a box a point may lie for rounding, float32, per feature.
+
+    `share` of the width of the box, and what float32 rounds off its ends. Where one end is
+    infinite, `share` of the other.
+
+    Args:
+        bounds: pair `(low, high)` of numbers or arrays.
+        share: float.
+    """
+    low, high = (np.asarray(bound, "float64") for bound in bounds)
+    ends = np.stack(np.broadcast_arrays(low, high))
+    size = np.abs(np.where(np.isfinite(ends), ends, 0.0)).max(axis=0)
+    # The width is that of the ends in float32 too, where the difference is infinite.
+    with np.errstate(invalid="ignore"):
+        width = high - low
+    slack = share * np.where(np.isfinite(width), width, size) + _ROUNDING * size
+    return slack.astype("float32")

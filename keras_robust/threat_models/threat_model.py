@@ -11,6 +11,7 @@ from keras_robust import models
 from keras_robust.configurable import Configurable
 from keras_robust.registry import Registry
 from keras_robust.threat_models.parsing import SCHEDULE
+from keras_robust.threat_models.parsing import box_slack
 from keras_robust.threat_models.parsing import parse_bounds
 from keras_robust.threat_models.parsing import parse_epsilon
 
@@ -226,16 +227,18 @@ class ThreatModel(Configurable):
         return x_adv + step_size * self.steepest_direction(gradient)
 
     def contains(self, x_adv, x, tolerance=1e-5):
-        """Returns, per example, whether `x_adv` is feasible up to `tolerance * (1 + epsilon)`.
+        """Returns, per example, whether `x_adv` is feasible up to `tolerance * epsilon`.
 
-        What float32 rounds off `x` comes on top.
+        For the box it is `tolerance` of its width. What float32 rounds off `x`, and off the ends of
+        the box, comes on top.
         """
-        slack = tolerance * (1.0 + self.radius)
+        slack = tolerance * self.radius
         inside = self._in_ball(x_adv, x, slack, _ROUNDING * ops.abs(x))
         if self._bounds is None:
             return inside
         low, high = self._box()
-        in_box = ops.logical_and(x_adv >= low - tolerance, x_adv <= high + tolerance)
+        beyond = box_slack(self._bounds, tolerance)
+        in_box = ops.logical_and(x_adv >= low - beyond, x_adv <= high + beyond)
         return ops.logical_and(inside, ops.all(flatten(in_box), axis=-1))
 
     def _arguments(self):

@@ -6,24 +6,32 @@ import typing
 import numpy as np
 
 _GREY_LEVELS = 255
+_SLACK = 1.0 + 1e-6
 
 
 class Size(typing.NamedTuple):
     """How large a radius is.
 
     Fields: `epsilon`, where it is largest against the box; `least`, the smallest that is plausible;
-    `likely`, what may have been meant if `epsilon` is below that, or `None`; `width`, of the box,
-    or of the inputs where there is none.
+    `most`, at which every point of the box is feasible; `likely`, what may have been meant if
+    `epsilon` is below `least`, or `None`; `width`, of the box, or of the inputs without one.
     """
 
     epsilon: float
     least: float
+    most: float
     likely: float | None
     width: float
 
     @property
     def complaint(self):
-        """What is wrong with a radius that is too small, or `None` if it is not."""
+        """What is wrong with a radius that is too small or too large, or `None`."""
+        if self.epsilon > self.most:
+            return (
+                f"Epsilon is larger than the range of the inputs allows, {self.most:.4g}: every "
+                "example may become any other, and no model withstands that. Give `epsilon` in the "
+                "units of the inputs and of `bounds`."
+            )
         if self.epsilon >= self.least:
             return None
         meant = "" if self.likely is None else f"Was {self.likely:.4g} meant? "
@@ -59,11 +67,11 @@ def size_of(ball, shape, extent=None, median=0.0):
     num_features = math.prod(size or 1 for size in shape)
     least = width / (2 * _GREY_LEVELS) * num_features ** (0.5 / ball.order)
     least = max(least, median / 100.0)
-    most = 0.5 * width * num_features ** (1.0 / ball.order)
+    most = width * num_features ** (1.0 / ball.order)
     # A share of the box, grey levels that were divided twice, or both.
     factors = (width, _GREY_LEVELS, width * _GREY_LEVELS)
-    plausible = (radius * factor for factor in factors if least <= radius * factor < most)
-    return Size(radius, least, next(plausible, None), width)
+    plausible = (radius * factor for factor in factors if least <= radius * factor < 0.5 * most)
+    return Size(radius, least, most * _SLACK, next(plausible, None), width)
 
 
 def _largest(radius, widths, order):

@@ -17,8 +17,9 @@ from keras_robust.models.classifier import are_probabilities
 from keras_robust.models.classifier import name_of_loss
 from keras_robust.models.classifier import single
 from keras_robust.models.structures import is_sparse
+from keras_robust.threat_models.parsing import box_slack
 
-_TOLERANCE = 1e-3
+_TOLERANCE = 1e-3  # Of the width of the box.
 _REGRESSION = ("mean_squared_error", "mean_absolute_error", "mean_squared_logarithmic_error")
 _REGRESSION += ("huber", "log_cosh", "cosine_similarity")
 _HINGE = "Keras turns 0 and 1 into the -1 and 1 of the hinge. "
@@ -64,7 +65,8 @@ def _check_input(x, label, threat_model):
     ]
     if threat_model is not None and threat_model.bounds is not None:
         low, high = threat_model.bounds
-        inside = ops.all(ops.logical_and(x >= low - _TOLERANCE, x <= high + _TOLERANCE))
+        slack = box_slack(threat_model.bounds, _TOLERANCE)
+        inside = ops.all(ops.logical_and(x >= low - slack, x <= high + slack))
         checks.append(
             Requirement(
                 ops.logical_or(inside, bad > 0),
@@ -329,6 +331,7 @@ def tell_of_classes(classifier, outputs, y, logs):
         y: the labels.
         logs: dict by the names of the compiled metrics.
     """
+    _tell_of_threshold(classifier, outputs)
     is_of_numbers = classifier.is_known_loss and classifier.loss_name in _REGRESSION
     if not is_of_numbers or classifier.is_classification(outputs, y):
         return
@@ -342,3 +345,20 @@ def tell_of_classes(classifier, outputs, y, logs):
             f"Received: loss={classifier.loss_name!r} with labels of shape {wanted}",
             stacklevel=2,
         )
+
+
+def _tell_of_threshold(classifier, outputs):
+    """Warns if a compiled accuracy takes logits for probabilities, which Keras does by default."""
+    is_logit = classifier.is_known_loss and classifier.from_logits
+    if not is_logit or getattr(single(outputs), "shape", (0,))[-1] != 1:
+        return
+    metrics = [own for one in classifier.model.metrics for own in getattr(one, "metrics", [one])]
+    for metric in metrics:
+        if isinstance(metric, keras.metrics.BinaryAccuracy) and metric.threshold == 0.5:
+            warnings.warn(
+                f"The metric {metric.name!r} takes a logit above 0.5 for class 1, and "
+                "`adv_accuracy` one above 0, so that the two cannot be compared. Compile with "
+                'metrics=[keras.metrics.BinaryAccuracy(threshold=0, name="accuracy")]. '
+                "Received: one logit for each example and a threshold of 0.5",
+                stacklevel=2,
+            )

@@ -61,6 +61,9 @@ def test_no_more_batches_are_read_than_needed():
             r"map\(lambda batch: \(batch\['image'\], batch\['label'\]\)\)`.*keys 'image', 'label'",
         ),
         ([{"a": X, "b": X, "c": Y}], None, "batches that are dicts, with the keys 'a', 'b', 'c'"),
+        ([(X, Y), (X[:, :2], Y)], None, r"one shape in all batches.*Received: .*\(2,\), \(3,\)"),
+        ((tf.ragged.constant([[0.1, 0.2], [0.3]]), Y[:2]), None, "of one length.*RaggedTensor"),
+        ((X.tolist(), Y.tolist()), None, r"two Python lists `\(np.asarray\(x\), np.asarray"),
         ([(X,)], None, r"Expected batches \(x, y\), with labels. Received: .* type tuple"),
     ],
 )
@@ -151,3 +154,13 @@ def test_several_inputs_need_a_threat_model_for_them():
     np.testing.assert_array_equal(x["a"], X + 2.0)
     with pytest.raises(ValueError, match="Expected one label per example. Received: 7 examples"):
         check_examples(SEVERAL, Y[:3], kr.threat_models.get({"b": kr.Linf(0.1)}))
+
+
+def test_one_example_may_come_with_a_list_of_one_label():
+    x, y = to_arrays((X[:1], [2]))
+    assert x.shape == (1, 3) and y.tolist() == [2]
+
+
+def test_text_is_no_input_that_an_attack_can_change():
+    with pytest.raises(ValueError, match="must be numbers.*AtLayer.*dtype <U1"):
+        check_examples(np.array(["a", "b"]), np.array([0, 1]), kr.Linf(0.1))

@@ -35,7 +35,7 @@ def test_accuracy_and_loss_equal_numpy():
 
 
 def test_the_same_starts_every_time_and_others_for_another_seed():
-    model, attack = linear_fit.make_model(), kr.attacks.PGD(num_steps=1, step_size=0.001)
+    model, attack = linear_fit.make_model(), kr.attacks.PGD(num_steps=1, step_size=0.05)
     callback = _held_out(attack=attack)
     callback.set_model(model)
     first = callback.measure()

@@ -199,3 +199,10 @@ def test_batches_of_dicts_with_one_entry():
     accuracy, loss = _expected(kernel.astype("float64"))
     assert history["val_adv_accuracy"][0] == pytest.approx(accuracy, abs=1e-6)
     assert history["val_adv_loss"][0] == pytest.approx(loss, rel=1e-5)
+
+
+def test_an_epsilon_in_other_units_is_told_before_the_training():
+    with pytest.warns(UserWarning, match="Epsilon seems to have other units.*Was 8 meant"):
+        kr.RobustValidation((X * 255, Y), kr.Linf(8 / 255, bounds=(0, 255)))
+    with pytest.warns(UserWarning, match="Epsilon is larger than the range of the inputs"):
+        kr.RobustValidation((X, Y), kr.Linf(8, bounds=None))

@@ -192,6 +192,18 @@ def test_a_kink_in_a_corner_of_the_box_is_seen():
         affine.check_affine(bent, (100,), kr.Linf(0.1))
 
 
+def test_without_bounds_the_examples_say_where_to_look():
+    def bent(x):
+        return keras.ops.concatenate([x, keras.ops.relu(x - 100.0)], axis=-1)
+
+    affine.check_affine(bent, (1,), kr.L2(0.1, bounds=None))
+    with pytest.raises(ValueError, match="affine"):
+        affine.check_affine(bent, (1,), kr.L2(0.1, bounds=None), x=np.array([[95.0]]))
+    with pytest.raises(ValueError, match="affine"):
+        data = np.array([[95.0]], "float32"), np.array([0])
+        kr.certify(bent, data, "linear", norm="L2", bounds=None)
+
+
 def test_nan_is_no_affine_model():
     with pytest.raises(ValueError, match="affine"):
         affine.check_affine(lambda x: x[:, 0] * float("nan"), SHAPE, kr.Linf(0.1))

@@ -16,7 +16,7 @@ PREDICTIONS = [0, -1, 2, 0, 0]
 
 def make(**changes):
     arguments = {
-        "method": {"class_name": "Smoothing", "config": {"noise_stddev": 0.25, "alpha": None}},
+        "method": {"class_name": "Smoothing", "config": {"noise_stddev": 0.25}},
         "norm": "L2",
         "num_examples": 5,
         "num_classes": 3,

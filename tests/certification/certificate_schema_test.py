@@ -24,6 +24,18 @@ def test_what_is_written_is_accepted():
         ({"average_radius": float("nan")}, "certificate.average_radius to be a number"),
         ({"extra": 1}, r"unknown \['extra'\]"),
         ({"num_classes": 1}, "certificate.num_classes to be an integer, at least 2"),
+        (
+            {"method": {"class_name": "Interval", "config": {}}, "norm": "L2"},
+            "certificate.norm to be 'Linf', that of Interval. Received: certificate.norm='L2'",
+        ),
+        (
+            {"method": {"class_name": "Linear", "config": {"norm": "L1"}}, "norm": "L2"},
+            "certificate.norm to be 'L1', that of Linear",
+        ),
+        (
+            {"method": {"class_name": "Interval", "config": {"many": 1}}},
+            "no argument `many`.*in certificate.method.config",
+        ),
         ({"method": {"class_name": "Smoothing"}}, r"certificate.method.*missing \['config'\]"),
         ({"labels": [0, 1]}, "certificate.labels to be a list of num_examples 5"),
         ({"predictions": [0, -2, 2, 0, 0]}, r"predictions\[1\] to be an integer, at least -1"),

@@ -32,8 +32,9 @@ def train(objective):
         lambda: train("grad_align"),
         lambda: kr.evaluate(model("uint8"), (X, Y), BALL, attacks="pgd"),
         lambda: kr.attacks.FGSM()(model("uint8"), X.astype("float32"), Y, BALL),
+        lambda: kr.evaluate(model("uint8"), (X, Y), BALL, attacks="black_box"),
     ],
-    ids=["AdvTrain", "InputGradient", "GradAlign", "evaluate", "attack"],
+    ids=["AdvTrain", "InputGradient", "GradAlign", "evaluate", "attack", "black box"],
 )
 def test_integer_inputs_are_named(call):
     with pytest.raises(ValueError, match="takes whole numbers.*Received: .*of dtype .*uint8"):

@@ -83,12 +83,16 @@ def _sequence(y):
     _fit(model, X, y, _with(attack=kr.attacks.PGD(num_steps=1)))
 
 
-def _two_inputs(x, threat_model):
+def _model_of_two():
     inputs = {name: keras.Input((4,), name=name) for name in "ab"}
     outputs = keras.layers.Dense(3)(keras.layers.Add()(list(inputs.values())))
     model = keras.Model(inputs, outputs)
     model.compile("sgd", LOGITS)
-    _fit(model, x, Y, _with(threat_model=threat_model, attack="fgsm"))
+    return model
+
+
+def _two_inputs(x, threat_model):
+    _fit(_model_of_two(), x, Y, _with(threat_model=threat_model, attack="fgsm"))
 
 
 class _Rounds(keras.layers.Layer):
@@ -141,10 +145,14 @@ def _second_derivative():
     _fit(_model(layers=layers), callbacks=_with(objective="jacobian"))
 
 
-def _of_integers(x):
+def _integer_model():
     model = keras.Sequential([keras.Input((4,), dtype="uint8"), keras.layers.Dense(3)])
     model.compile("sgd", LOGITS)
-    _fit(model, x, callbacks=_with(threat_model=kr.Linf(1, bounds=(0, 255))))
+    return model
+
+
+def _of_integers(x):
+    _fit(_integer_model(), x, callbacks=_with(threat_model=kr.Linf(1, bounds=(0, 255))))
 
 
 def _sparse():
@@ -277,6 +285,25 @@ MISTAKES = {
         lambda path: _evaluate(checkpoint=path)
     ),
     "a report whose figures do not fit together": _forged,
+    "evaluation: a class in place of a model": lambda: _evaluate(keras.Sequential),
+    "evaluation: batches of examples of different shapes": lambda: kr.evaluate(
+        _model(), [(X, Y), (X[:, :2], Y)], kr.Linf(0.1)
+    ),
+    "evaluation: text as the input": lambda: kr.evaluate(
+        _model(), (np.array(["a"] * len(Y)), Y), kr.Linf(0.1)
+    ),
+    'evaluation: `"black_box"` on several inputs': lambda: kr.evaluate(
+        _model_of_two(), ({"a": X, "b": X}, Y), {"a": kr.Linf(0.1)}, attacks="black_box"
+    ),
+    'evaluation: `"black_box"` on a model with integer inputs': lambda: kr.evaluate(
+        _integer_model(), (X, Y), kr.Linf(0.1), attacks="black_box"
+    ),
+    "a certificate of a model with several inputs": lambda: kr.certify(
+        _model_of_two(), ({"a": X, "b": X}, Y), "interval"
+    ),
+    "a threat model in place of the examples": lambda: kr.attacks.PGD()(
+        _model(), kr.Linf(0.1), X, Y
+    ),
     "inputs outside of the box of a certificate": lambda: kr.certify(
         _model(), (X + 5.0, Y), kr.certification.Interval(bounds=(0, 1))
     ),

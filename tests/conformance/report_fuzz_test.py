@@ -101,7 +101,7 @@ def _use(report, draws):
         assert card.count("\n#") == CARD.count("\n#") and card.count("\n\n") == CARD.count("\n\n")
         texts.append(card)
         if draws:
-            texts.append(kr.evaluation.html_page.make_page(report))
+            texts.append(kr.evaluation.reports.html.page.make_page(report))
     elif draws:
         report.plot(io.BytesIO())
     for text in texts:

@@ -4,6 +4,7 @@ import pytest
 import keras_robust as kr
 from keras_robust.evaluation.plan import Turn
 from keras_robust.evaluation.plan import can_measure
+from keras_robust.evaluation.plan import doubts_of_attacks
 from keras_robust.evaluation.plan import make_turns
 
 BALL = kr.Linf(0.1)
@@ -92,3 +93,23 @@ def test_distances_are_of_one_norm_and_one_radius():
         assert can_measure(ball)
     assert not can_measure(PARTS)
     assert not can_measure(kr.Linf(np.array([[0.1], [0.2]])))
+
+
+def test_weak_attacks_and_a_shorter_suite_are_doubtful():
+    linf = kr.Linf(0.1)
+
+    def doubts(attacks, ball=linf):
+        return doubts_of_attacks(make_turns(attacks, ball, 5), ball)
+
+    assert doubts("standard") == doubts("pgd") == doubts("square") == doubts("black_box") == []
+    (weak,) = doubts(["fgsm", "random_noise"])
+    assert weak.startswith("Only weak attacks ran, FGSM, RandomNoise: stronger ones break more.")
+    assert doubts(["fgsm", "pgd"]) == []
+    (short,) = doubts("standard", kr.threat_models.PerInput({"a": kr.Linf(0.1)}))
+    assert '"standard" is APGD with two losses, without FAB and Square' in short
+
+
+def test_a_black_box_suite_knows_one_input_in_three_norms():
+    ball = kr.threat_models.PerInput({"a": kr.Linf(0.1)})
+    with pytest.raises(ValueError, match="runs Square, .*Received: .* class PerInput$"):
+        make_turns("black_box", ball, 5)

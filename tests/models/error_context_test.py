@@ -51,3 +51,12 @@ def test_what_keras_met_when_it_asked_for_shapes():
     with pytest.raises(ValueError, match="^It fails: no such product[.] Received: x \\(2,\\)$"):
         with explained("It fails", x=np.zeros(2)):
             Broken()(keras.Input((2,)))
+
+
+def test_the_expected_shape_is_told_and_no_values():
+    model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
+    x = np.random.default_rng(0).uniform(size=(40, 64)).astype("float32")
+    with pytest.raises(ValueError, match=r"Expected shape \(None, 8, 8, 1\).*Received: ") as error:
+        with explained("The model cannot run on these inputs", inputs=x):
+            model(x)
+    assert "0." not in str(error.value)

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
+from keras_robust import backend
 from keras_robust.models import guards
 from tests.support import linear_fit
 
@@ -13,6 +14,20 @@ def _guarded(**arguments):
     return linear_fit.make_model([kr.layers.InputGuard((0, 1), **arguments)])
 
 
+_JAX_ONLY = pytest.mark.skipif(
+    backend.RAISES_IN_GRAPHS, reason="a guard raises its own error in a graph of TensorFlow"
+)
+
+
+def test_layers_that_reject_are_found_and_refused_where_they_cannot_raise():
+    model = _guarded()
+    assert [layer.name for layer in guards.rejecting_layers(model)] == [model.layers[0].name]
+    assert guards.rejecting_layers(_guarded(outside="clip")) == []
+    if backend.RAISES_IN_GRAPHS:
+        guards.refuse_guards(model, kr.Linf(0.1, bounds=None))
+
+
+@_JAX_ONLY
 @pytest.mark.parametrize(
     ("bounds", "is_refused"),
     [((0, 1), False), ((0.2, 0.8), False), (None, True), ((0, 2), True), ((-1, 1), True)],
@@ -35,6 +50,7 @@ def test_points_that_a_guard_rejects_are_refused(bounds, is_refused):
             refuse()
 
 
+@_JAX_ONLY
 def test_noise_that_a_guard_rejects_leaves_the_weights():
     model = _guarded()
     before = model.get_weights()

@@ -26,7 +26,7 @@ def make(**changes):
         "num_classes": 3,
         "clean_accuracy": 5 / 6,
         "robust_accuracy": 2 / 6,
-        "confidence": (0.123, 0.789),
+        "confidence": (0.043271868292889565, 0.7772219044964505),
         "attacks": [
             evaluation.AttackReport(
                 "PGD", SETTINGS, 4 / 6, 3 / 6, 0.25, 1.5, 6, 2345, robust=np.ones(6, bool)

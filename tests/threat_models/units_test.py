@@ -67,3 +67,11 @@ def test_without_a_box_the_range_of_the_inputs_takes_its_place():
 @pytest.mark.parametrize("ball", [kr.Linf(0.0), kr.threat_models.L0(2)])
 def test_what_has_no_size(ball):
     assert size_of(ball, (3,)) is None
+
+
+def test_a_radius_as_large_as_the_range_is_told():
+    assert size_of(kr.Linf(0.99), (4,)).complaint is None
+    assert size_of(kr.L2(2.0), (4,)).complaint is None
+    text = "Epsilon is larger than the range of the inputs allows, 2: every example"
+    assert size_of(kr.L2(2.1), (4,)).complaint.startswith(text)
+    assert "allows, 1: " in size_of(kr.Linf(8.0, bounds=None), (4,), (0.0, 1.0)).complaint

@@ -217,3 +217,17 @@ def test_outputs_that_were_misread():
     assert _message(check, (False, "bad from {} to {}"), outputs) is None
     message = _message(check, (True, "bad from {} to {}"), {"label": outputs})
     assert message == "bad from -3 to 4.5"
+
+
+def test_an_accuracy_that_takes_logits_for_probabilities_is_told():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    x, y = np.ones((8, 4), "float32"), np.arange(8) % 2
+
+    def train(metric):
+        model.compile("sgd", loss, metrics=[metric])
+        model.fit(x, y, verbose=0, callbacks=[kr.AdvTrain(kr.Linf(0.1), warmup=0, attack="fgsm")])
+
+    with pytest.warns(UserWarning, match="metric 'accuracy' takes a logit above 0.5 for class 1"):
+        train("accuracy")
+    train(keras.metrics.BinaryAccuracy(threshold=0, name="accuracy"))

@@ -94,6 +94,11 @@ class IterativeAttack(Attack):
         self.eot_samples = eot_samples
         self._step_size = None if step_size is None else _parse_step_size(step_size)
 
+    @property
+    def parsed_step_size(self):
+        """The step size that was given, as a float, or `None`."""
+        return self._step_size
+
     def memory(self, x):
         """Returns what `direction` remembers before the first step."""
         return ()

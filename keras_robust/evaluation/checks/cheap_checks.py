@@ -51,9 +51,15 @@ def check_chance(labels, logits):
 
 
 def check_determinism(model, x, logits, batch_size):
-    """Whether a second pass gives the same logits as the first, up to 1e-4 of their length."""
-    some = slice(_NUM_EXAMPLES)
-    again = models.predict_logits(model, models.take(x, some), batch_size)
+    """Whether a second pass gives the same logits as the first, up to 1e-4 of their length.
+
+    The second pass is on a batch of the same size, in which the first half of the examples stands
+    twice: an example must not depend on the others in its batch.
+    """
+    size = min(len(logits), batch_size, _NUM_EXAMPLES)
+    some = np.arange((size + 1) // 2)
+    twice = np.concatenate([some, some[: size // 2]])
+    again = models.predict_logits(model, models.take(x, twice), batch_size)[: len(some)]
     length = np.maximum(np.linalg.norm(logits[some], axis=-1), 1e-12)
     change = float((np.linalg.norm(again - logits[some], axis=-1) / length).max())
     return make_check(
@@ -61,8 +67,10 @@ def check_determinism(model, x, logits, batch_size):
         change,
         _SAME,
         change <= _SAME,
-        'The model is random. Use attacks="rand", which averages gradients, and judge by the '
-        "majority of repeated predictions.",
+        "The answer to an example changes with the pass, or with the other examples in its batch. "
+        "BatchNormalization must not be called with training=True. For a random model use "
+        'attacks="rand", which averages gradients, and judge by the majority of repeated '
+        "predictions.",
     )
 
 
@@ -117,8 +125,11 @@ def check_epsilon(x, threat_model, distances=None):
     sizes = [size for size in sizes if size is not None]
     if not sizes:
         return Check(name, None, None, "skipped", "There is no radius in the units of the inputs.")
-    size = min(sizes, key=lambda size: size.epsilon / size.least)
-    return make_check(name, size.epsilon, size.least, size.complaint is None, size.complaint)
+    small = min(sizes, key=lambda size: size.epsilon / size.least)
+    large = max(sizes, key=lambda size: size.epsilon / size.most)
+    if large.epsilon > large.most:
+        return make_check(name, large.epsilon, large.most, False, large.complaint)
+    return make_check(name, small.epsilon, small.least, small.complaint is None, small.complaint)
 
 
 def _extent(x):

@@ -115,6 +115,10 @@ class RobustnessReport:
 
     def save(self, path):
         """Writes the report as JSON; a reader never sees half of it."""
+        if str(path).endswith((".html", ".htm")):
+            raise ValueError(
+                f"`save` writes JSON, and `save_html` writes a page. Received: path={str(path)!r}"
+            )
         write_text(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
 
     @classmethod

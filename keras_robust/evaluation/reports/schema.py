@@ -5,8 +5,10 @@ import math
 import reprlib
 
 import numpy as np
+from scipy.stats import binomtest
 
 from keras_robust import threat_models
+from keras_robust.configurable import shown
 from keras_robust.evaluation.checks.check import VERDICTS
 from keras_robust.evaluation.reports.json_types import array_of
 from keras_robust.evaluation.reports.json_types import dict_of
@@ -19,6 +21,7 @@ from keras_robust.evaluation.reports.json_types import record
 from keras_robust.evaluation.reports.json_types import refuse
 from keras_robust.evaluation.reports.json_types import text
 from keras_robust.evaluation.validation import decimal_radius
+from keras_robust.threat_models.parsing import box_slack
 
 SCHEMA = "keras_robust.robustness_report"
 SCHEMA_VERSION = 2
@@ -141,15 +144,46 @@ def _check_together(plain):
     if curve is not None and not _is_curve(curve["epsilons"], curve["robust_accuracy"]):
         expected = "ascending epsilons, with a robust accuracy for each that never rises"
         refuse("report.curve", expected, curve)
-    _check_inputs(plain.get("inputs"))
+    _check_inputs(plain.get("inputs"), plain["threat_model"])
     _check_threat_model(plain["threat_model"])
     _check_attacks(plain)
     _check_classes(plain)
+    _check_confidence(plain)
+    _check_sums(plain)
 
 
-def _check_inputs(inputs):
-    if inputs is not None and inputs["low"] > inputs["high"]:
+def _check_inputs(inputs, threat_model):
+    if inputs is None:
+        return
+    if inputs["low"] > inputs["high"]:
         refuse("report.inputs", "the lower and then the upper end", inputs)
+    bounds = _known(threat_model, "bounds")
+    if bounds is None:
+        return
+    low, high = (np.asarray(bound, "float64") for bound in bounds)
+    slack = box_slack(bounds, 1e-3)
+    if inputs["low"] < np.min(low - slack) or inputs["high"] > np.max(high + slack):
+        refuse("report.inputs", f"values in the bounds {shown(bounds)}", inputs)
+
+
+def _check_confidence(plain):
+    """Checks that the interval is the exact binomial one of that many robust examples."""
+    size = plain["num_examples"]
+    robust = round(plain["robust_accuracy"] * size)
+    own = binomtest(robust, size).proportion_ci(0.95, method="exact")
+    if not all(map(_is_near, plain["confidence"], own)):
+        expected = f"the exact interval of {robust} of {size} examples, {list(map(float, own))}"
+        refuse("report.confidence", expected, plain["confidence"])
+
+
+def _check_sums(plain):
+    """Checks the number of model calls, and that a suite has its first attack."""
+    calls = [attack["queries"] for attack in plain["attacks"]]
+    if plain["queries"] is not None and None not in calls and plain["queries"] != sum(calls):
+        refuse("report.queries", f"those of the attacks, {sum(calls)}", plain["queries"])
+    names = {attack["name"] for attack in plain["attacks"]}
+    if (plain["suite"] or "").startswith("AutoAttack") and "APGD" not in names:
+        refuse("report.suite", f"None for the attacks {sorted(names)}", plain["suite"])
 
 
 def _is_curve(epsilons, accuracies):
@@ -157,13 +191,20 @@ def _is_curve(epsilons, accuracies):
     return len(epsilons) == len(accuracies) >= 1 and rises.all() and falls.all()
 
 
-def _check_threat_model(threat_model):
-    """Checks that the radius follows from the arguments, where the class is known."""
+def _known(threat_model, name):
+    """Returns the `radius` or the `bounds` that follow from the arguments, or `None`."""
     try:
         found = threat_models.from_plain(threat_model["class_name"], threat_model["config"])
-        radius = None if found is None else decimal_radius(found)
+        if found is None:
+            return None
+        return decimal_radius(found) if name == "radius" else found.bounds
     except ValueError as error:
         raise ValueError(f"{error}, in report.threat_model.config") from error
+
+
+def _check_threat_model(threat_model):
+    """Checks that the radius follows from the arguments, where the class is known."""
+    radius = _known(threat_model, "radius")
     epsilon = np.asarray(threat_model["epsilon"], "float64")
     is_same = radius is None or (
         radius.shape == epsilon.shape and np.allclose(radius, epsilon, rtol=1e-5, atol=0.0)

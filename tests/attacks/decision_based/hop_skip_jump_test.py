@@ -144,6 +144,7 @@ def test_restarts_lead_to_the_nearest_of_several_mistakes(attack):
 
 @pytest.mark.exhaustive
 @every_norm
+@pytest.mark.usefixtures("search_alone")  # The way back to the boundary asks for a lead.
 def test_looks_at_the_class_alone_and_needs_no_gradient(norm):
     x, y = linear_model.examples()
     rng = np.random.default_rng(0)

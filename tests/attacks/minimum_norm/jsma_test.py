@@ -82,6 +82,7 @@ def test_changes_the_pairs_that_the_rule_says(theta, budget):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.usefixtures("search_alone")
 def test_pixels_change_in_all_channels():
     x, y = examples()
     images = x.reshape(-1, 1, 3, 3)
@@ -94,6 +95,7 @@ def test_pixels_change_in_all_channels():
 
 
 @pytest.mark.exhaustive
+@pytest.mark.usefixtures("search_alone")
 def test_later_targets_are_for_those_that_the_first_did_not_break():
     x, y = examples(30)
     one = JSMA(num_targets=1).run(linear, x, y, kr.L0(2))
@@ -140,6 +142,7 @@ def test_follows_the_slopes_of_a_network_step_by_step():
 
 
 @pytest.mark.exhaustive
+@pytest.mark.usefixtures("search_alone")
 def test_queries_end_with_the_search():
     x, y = examples()
     found = JSMA().run(linear, x, y, unbounded())

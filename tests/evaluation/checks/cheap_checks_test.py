@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 import keras_robust as kr
+from keras_robust import models
 from keras_robust.evaluation.checks.cheap_checks import cheap_checks
 from keras_robust.evaluation.checks.cheap_checks import check_bounds
 from keras_robust.evaluation.checks.cheap_checks import check_determinism
@@ -71,12 +72,27 @@ def test_a_random_model_is_not():
     assert check_determinism(told.random_model, X, first, 256).verdict == "failed"
 
 
+@pytest.mark.parametrize("batch_size", [3, 256])
+def test_an_answer_must_not_depend_on_the_batch(batch_size):
+    def centred(x):
+        return model(x - ops.mean(x, axis=0))
+
+    x = np.repeat(X, 3, axis=0) + np.arange(3 * len(X))[:, None].astype("float32")
+    logits = models.predict_logits(centred, x, batch_size)
+    check = check_determinism(centred, x, logits, batch_size)
+    assert check.verdict == "failed" and "other examples in its batch" in check.advice
+    alone = models.predict_logits(model, x, batch_size)
+    assert check_determinism(model, x, alone, batch_size).verdict == "passed"
+
+
 def test_determinism_is_asked_of_the_first_examples():
     x = np.repeat(X, 60, axis=0)
     logits = np.array(model(x))
     logits[256:] += 1.0
     assert check_determinism(model, x, logits, 256).value == 0.0
-    logits[255] += 1.0
+    logits[128:] += 1.0
+    assert check_determinism(model, x, logits, 256).value == 0.0
+    logits[127] += 1.0
     assert check_determinism(model, x, logits, 256).value > 0.1
 
 

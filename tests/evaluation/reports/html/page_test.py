@@ -28,7 +28,7 @@ def test_the_numbers_stand_at_the_top():
     assert document.texts["title"] == document.texts["h1"]
     assert document.texts["strong"] == ["33.3%", "83.3%", "1 of 2 failed"]
     text = _text(document)
-    assert "95% interval 12.3% - 78.9%, 6 examples" in text
+    assert "95% interval 4.3% - 77.7%, 6 examples" in text
     assert "1 passed, 1 failed, 1 skipped: robust accuracy may be lower" in text
 
 
