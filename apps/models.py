@@ -102,7 +102,7 @@ def load_for_attack(path):
     name = next(iter(logits.structured_input_signature[1]))
 
     # `loaded` owns the variables: the closure keeps it alive.
-    served = backend.from_graph(lambda x: loaded.signatures["logits"](**{name: x})["logits"])
+    served = backend.from_tf_function(lambda x: loaded.signatures["logits"](**{name: x})["logits"])
     served.input_shape = tuple(logits.structured_input_signature[1][name].shape)
     served.output_shape = tuple(logits.output_shapes["logits"])
     return served

@@ -44,7 +44,7 @@ _Kind = inspect.Parameter
 _NAMED = (_Kind.POSITIONAL_OR_KEYWORD, _Kind.KEYWORD_ONLY)
 
 
-def explained(function, name=None):
+def with_argument_advice(function, name=None):
     """Returns a function whose calls with unknown arguments raise a `TypeError` that helps.
 
     Args:
@@ -68,7 +68,7 @@ def explain_calls(classes):
     """Makes the constructors of classes say what to write instead of an unknown argument."""
     for cls in classes:
         if cls.__init__ is not object.__init__ and not hasattr(cls.__init__, "explains"):
-            cls.__init__ = explained(cls.__init__, cls.__name__)
+            cls.__init__ = with_argument_advice(cls.__init__, cls.__name__)
 
 
 def advice(name, value, known):

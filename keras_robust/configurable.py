@@ -13,11 +13,11 @@ class Configurable:
     """Config and repr from the arguments of the constructor, kept in attributes of their names."""
 
     def get_config(self):
-        return {name: plain(value) for name, value in self._arguments().items()}
+        return {name: to_config_value(value) for name, value in self._arguments().items()}
 
     @classmethod
     def from_config(cls, config):
-        return cls(**{name: revived(value) for name, value in config.items()})
+        return cls(**{name: from_config_value(value) for name, value in config.items()})
 
     def __repr__(self):
         arguments = ", ".join(f"{key}={shown(value)}" for key, value in self._arguments().items())
@@ -75,30 +75,30 @@ def required_arguments(cls):
     ]
 
 
-def plain(value):
+def to_config_value(value):
     """Turns an argument into what JSON can hold."""
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: to_config_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [to_config_value(item) for item in value]
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     return keras.saving.serialize_keras_object(value) if hasattr(value, "get_config") else value
 
 
-def described(value):
+def fingerprint(value):
     """Returns what tells a value from another in a later process, in what JSON can hold.
 
     Of what is neither configurable nor plain, such as a model or a function, only the type.
     """
     if isinstance(value, (Configurable, keras.optimizers.schedules.LearningRateSchedule)):
-        return {"class": type(value).__name__, **described(_settings_of(value))}
+        return {"class": type(value).__name__, **fingerprint(_settings_of(value))}
     if keras.ops.is_tensor(value):
         return keras.ops.convert_to_numpy(value).tolist()
     if isinstance(value, dict):
-        return {str(key): described(item) for key, item in value.items()}
+        return {str(key): fingerprint(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [described(item) for item in value]
+        return [fingerprint(item) for item in value]
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     return value if isinstance(value, (str, int, float, type(None))) else type(value).__name__
@@ -112,12 +112,12 @@ def _settings_of(value):
         return {}
 
 
-def revived(value):
-    """Turns what `plain` returned into an argument."""
+def from_config_value(value):
+    """Turns what `to_config_value` returned into an argument."""
     if isinstance(value, dict) and "class_name" in value:
         return keras.saving.deserialize_keras_object(value)
     if isinstance(value, dict):
-        return {key: revived(item) for key, item in value.items()}
+        return {key: from_config_value(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [revived(item) for item in value]
+        return [from_config_value(item) for item in value]
     return value

@@ -47,7 +47,7 @@ def explained_classes():
 
 
 def test_a_call_that_fits_is_the_same_call():
-    call = calls.explained(add)
+    call = calls.with_argument_advice(add)
     assert call(1) == 6
     assert call(1, 5, third=7) == 13
     assert inspect.signature(call) == inspect.signature(add)
@@ -57,9 +57,9 @@ def test_a_call_that_fits_is_the_same_call():
 
 def test_an_error_within_the_function_is_left_alone():
     with pytest.raises(TypeError, match="can only concatenate str"):
-        calls.explained(add)("a")
+        calls.with_argument_advice(add)("a")
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'first'"):
-        calls.explained(add)()
+        calls.with_argument_advice(add)()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_an_error_within_the_function_is_left_alone():
 )
 def test_arguments_that_are_not_there(args, kwargs, message):
     with pytest.raises(TypeError, match=message):
-        calls.explained(add)(*args, **kwargs)
+        calls.with_argument_advice(add)(*args, **kwargs)
 
 
 def test_constructors(explained_classes):

@@ -6,10 +6,10 @@ import pytest
 
 import keras_robust as kr
 from keras_robust.configurable import Configurable
-from keras_robust.configurable import described
-from keras_robust.configurable import plain
+from keras_robust.configurable import fingerprint
+from keras_robust.configurable import from_config_value
 from keras_robust.configurable import required_arguments
-from keras_robust.configurable import revived
+from keras_robust.configurable import to_config_value
 
 SCHEDULE = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
 
@@ -35,7 +35,7 @@ def test_required_arguments_have_no_default():
 
 
 def test_a_description_has_all_that_tells_one_from_another():
-    found = described({"pair": Pair(kr.Linf(SCHEDULE), second=[np.float32(0.5), np.arange(2)])})
+    found = fingerprint({"pair": Pair(kr.Linf(SCHEDULE), second=[np.float32(0.5), np.arange(2)])})
     assert json.loads(json.dumps(found)) == found
     assert found["pair"]["class"] == "Pair"
     assert found["pair"]["first"]["bounds"] == [0.0, 1.0]
@@ -45,7 +45,7 @@ def test_a_description_has_all_that_tells_one_from_another():
 
 
 def test_a_description_of_models_and_functions_is_their_type():
-    found = described(Pair(keras.Sequential([keras.layers.Dense(2)]), second=lambda: None))
+    found = fingerprint(Pair(keras.Sequential([keras.layers.Dense(2)]), second=lambda: None))
     assert found == {"class": "Pair", "first": "Sequential", "second": "function"}
 
 
@@ -58,7 +58,7 @@ def test_what_is_plain_comes_back():
         "bounds": (0, 1),
         "name": "x",
     }
-    back = revived(json.loads(json.dumps(plain(given))))
+    back = from_config_value(json.loads(json.dumps(to_config_value(given))))
     assert repr(back["parts"]) == repr(given["parts"])
     assert float(back["epsilon"](10)) == pytest.approx(0.05)
     assert (back["array"], back["number"]) == ([1.0, 2.0], 0.5)

@@ -26,8 +26,7 @@ from keras_robust.attacks.minimum_norm.minimum_norm_attack import NEVER
 from keras_robust.attacks.minimum_norm.minimum_norm_attack import MinimumNormAttack
 from keras_robust.attacks.minimum_norm.targeted_fab import TargetedFAB
 from keras_robust.attacks.random_noise import RandomNoise
-from keras_robust.attacks.result import Found
-from keras_robust.attacks.result import unsearched
+from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.score_based.one_pixel import OnePixel
 from keras_robust.attacks.score_based.spsa import SPSA
 from keras_robust.attacks.score_based.square import Square
@@ -100,7 +99,7 @@ __all__ = [
     "FGSM",
     "FMN",
     "Attack",
-    "Found",
+    "AttackResult",
     "HopSkipJump",
     "IterativeAttack",
     "JSMA",
@@ -122,5 +121,4 @@ __all__ = [
     "get",
     "get_for_evaluation",
     "get_untargeted",
-    "unsearched",
 ]

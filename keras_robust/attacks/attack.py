@@ -9,9 +9,9 @@ from keras import ops
 from keras_robust import backend
 from keras_robust import models
 from keras_robust import threat_models
-from keras_robust.attacks.dataset_attack import Run
-from keras_robust.attacks.result import better
-from keras_robust.calls import explained
+from keras_robust.attacks.dataset_attack import DatasetAttack
+from keras_robust.attacks.result import strongest
+from keras_robust.calls import with_argument_advice
 from keras_robust.configurable import Configurable
 from keras_robust.registry import Registry
 
@@ -36,7 +36,7 @@ class Attack(Configurable):
     tolerates_rounding = False
 
     def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        """Runs one search from one start and returns `Found`.
+        """Runs one search from one start and returns `AttackResult`.
 
         Args:
             classifier: a `models.Classifier`.
@@ -53,7 +53,7 @@ class Attack(Configurable):
         raise NotImplementedError
 
     def perturb(self, classifier, x, y, threat_model, seed):
-        """Returns `Found` for one batch, inside a traced train step."""
+        """Returns `AttackResult` for one batch, inside a traced train step."""
         arguments = (classifier, x, y, threat_model, seed)
         return classifier.under_attack(lambda: self._perturb(*arguments), x)
 
@@ -64,10 +64,10 @@ class Attack(Configurable):
         for restart in range(self.num_restarts):
             one = backend.fold_in(seed, restart)
             found = self.search(classifier, x, y, threat_model, one, True, restart)
-            best = found if best is None else better(best, found)
+            best = found if best is None else strongest(best, found)
         return best
 
-    @explained
+    @with_argument_advice
     def __call__(
         self, model, x, y=None, threat_model="linf", *, batch_size=256, seed=0, verbose=False
     ):
@@ -104,8 +104,8 @@ class Attack(Configurable):
         if any(backend.is_symbolic(leaf) for leaf in leaves):
             seed = ops.cast(seed, "int32")
             seed = seed if len(seed.shape) else ops.stack([seed, 0])
-            exposed, classifier, ball = threat_model.expose(model, x)
-            return ball.restore(self.perturb(classifier, exposed, y, ball, seed).x_adv, x)
+            exposed, classifier, ball = threat_model.bind(model, x)
+            return ball.pack(self.perturb(classifier, exposed, y, ball, seed).x_adv, x)
         found = self.run(
             model, x, y, threat_model, batch_size=batch_size, seed=seed, verbose=verbose
         )
@@ -113,10 +113,10 @@ class Attack(Configurable):
             return found.x_adv
         return keras.tree.map_structure(ops.convert_to_tensor, found.x_adv)
 
-    @explained
+    @with_argument_advice
     @models.with_own_noise
     def run(self, model, x, y, threat_model, *, rows=None, batch_size=256, seed=0, verbose=False):
-        """Attacks a data set and returns `Found` with NumPy arrays.
+        """Attacks a data set and returns `AttackResult` with NumPy arrays.
 
         Each restart visits only the examples that no earlier one has broken. The random numbers of
         an example depend on its position in `x`, `seed` and the restart, not on its batch.
@@ -126,13 +126,16 @@ class Attack(Configurable):
             x: as when called.
             y: as when called.
             threat_model: as when called.
-            rows: int array, the examples to attack, of which alone `Found` then tells; `None` for
+            rows: int array, the examples to attack, of which alone `AttackResult` then tells;
+            `None` for
                 all.
             batch_size: as when called.
             seed: as when called.
             verbose: as when called.
         """
-        run = Run(self, model, x, y, threat_model, rows=rows, batch_size=batch_size, seed=seed)
+        run = DatasetAttack(
+            self, model, x, y, threat_model, rows=rows, batch_size=batch_size, seed=seed
+        )
         for _ in run.shown(verbose):
             pass
         return run.found()
@@ -149,7 +152,7 @@ class Attack(Configurable):
         return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
     def compiled(self, model, threat_model, x, y):
-        """Returns `search` compiled for `model` and data like these, a `Compiled`, for `Run`.
+        """Returns the `Compiled` search for `model` and data like these.
 
         It is kept as long as the model lives.
         """
@@ -180,8 +183,8 @@ class Compiled:
 
         def search(x, y, epsilon, seed, restart):
             ball = threat_model.with_epsilon(epsilon)
-            x, classifier, ball = ball.expose(model(), x)
-            with models.told_of_inputs(classifier.model):
+            x, classifier, ball = ball.bind(model(), x)
+            with models.input_error_context(classifier.model):
                 found = attack.search(classifier, x, y, ball, seed, True, restart)
             self.num_classes = classifier.num_classes
             self.has_unknown_column = classifier.has_unknown_column

@@ -16,7 +16,7 @@ _FLOAT16_SCALE = 256.0
 _LARGE = 3e38
 
 
-def make_goal(classifier, x, y, loss, targeted):
+def make_attack_loss(classifier, x, y, loss, targeted):
     """Returns a function `x_adv -> (values, success)` for the search around `x`.
 
     Args:

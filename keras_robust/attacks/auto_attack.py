@@ -15,7 +15,7 @@ from keras_robust.attacks.gradient.apgd import APGD
 from keras_robust.attacks.gradient.targeted_apgd import TargetedAPGD
 from keras_robust.attacks.minimum_norm.fab import FAB
 from keras_robust.attacks.minimum_norm.targeted_fab import TargetedFAB
-from keras_robust.attacks.result import Found
+from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.score_based.square import Square
 
 VERSIONS = ("standard", "plus", "rand")
@@ -144,8 +144,8 @@ class AutoAttack(Attack):
                 x_adv = models.single(more.x_adv)
                 logits[todo] = models.predict_logits(model, x_adv, batch_size)
                 _take_in(found, more._replace(x_adv=x_adv), todo, logits, labels, member)
-        found = Found(*(field if rows is None else field[rows] for field in found))
-        return found._replace(x_adv=threat_model.restore(found.x_adv, as_structure(x)))
+        found = AttackResult(*(field if rows is None else field[rows] for field in found))
+        return found._replace(x_adv=threat_model.pack(found.x_adv, as_structure(x)))
 
 
 def member_seed(seed, index):
@@ -154,8 +154,8 @@ def member_seed(seed, index):
 
 
 def _unattacked(x, logits, labels):
-    """Returns `Found` before the first attack: clean mistakes are broken already."""
-    return Found(
+    """Returns `AttackResult` before the first attack: clean mistakes are broken already."""
+    return AttackResult(
         x_adv=np.array(x),
         loss=ops.convert_to_numpy(losses.margin(labels, logits)).copy(),
         success=logits.argmax(-1) != labels,

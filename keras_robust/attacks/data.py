@@ -200,7 +200,7 @@ def _check_input(x, name, threat_model, box):
     if threat_model is None:
         return x
     if name is None:
-        threat_model.check_fits(x.shape)
+        threat_model.check_shape(x.shape)
     if threat_model.bounds is not None:
         low, high = threat_model.bounds
         slack = box_slack(threat_model.bounds, _BOX_SLACK)

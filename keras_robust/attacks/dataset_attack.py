@@ -11,11 +11,11 @@ from keras_robust.attacks.attack_loss import check_seed
 from keras_robust.attacks.data import as_structure
 from keras_robust.attacks.data import check_classes
 from keras_robust.attacks.data import check_examples
-from keras_robust.attacks.result import Found
-from keras_robust.attacks.result import better
+from keras_robust.attacks.result import AttackResult
+from keras_robust.attacks.result import strongest
 
 
-class Run:
+class DatasetAttack:
     """The turns of an attack on the examples of a data set, restart by restart, batch by batch.
 
     Iterate over it to the end, then ask for what was `found`. Between two turns its state can be
@@ -48,7 +48,7 @@ class Run:
         self.rows = np.arange(models.size_of(checked)) if rows is None else np.asarray(rows)
         if not len(self.rows):
             raise ValueError("Expected at least one example to attack. Received: rows=[]")
-        epsilon = threat_model.radius_of_rows(self.rows, checked)
+        epsilon = threat_model.epsilon_for_rows(self.rows, checked)
         self.threat_model = threat_model.with_epsilon(epsilon)
         # The compiled search keeps no model alive.
         self.attack, self.model, self.seed = attack, model, seed
@@ -107,17 +107,17 @@ class Run:
         state = {name: np.copy(array) for name, array in state.items()}
         self._restart, self._start = int(state.pop("restart")), int(state.pop("start"))
         self._todo = state.pop("todo")
-        self._best = Found(**state) if state else None
+        self._best = AttackResult(**state) if state else None
 
     def found(self):
-        """Returns `Found` with NumPy arrays, with `x_adv` in the form of the inputs."""
-        x_adv = self.threat_model.restore(self._best.x_adv, self.inputs)
+        """Returns `AttackResult` with NumPy arrays, with `x_adv` in the form of the inputs."""
+        x_adv = self.threat_model.pack(self._best.x_adv, self.inputs)
         return self._best._replace(x_adv=x_adv)
 
     def _attack(self, batch):
         """Attacks some examples; the search was traced for batches of any size."""
         models.check_batch_size(self.model, len(batch))
-        epsilon = self.threat_model.radius_of_rows(batch, self.x)
+        epsilon = self.threat_model.epsilon_for_rows(batch, self.x)
         seed = ops.convert_to_tensor([self.seed, self._restart], "int32")
         seed = ops.convert_to_numpy(backend.fold_in(seed, self._restart))
         seeds = np.stack([np.full(len(batch), seed[0]), seed[1] ^ self.rows[batch]], axis=1)
@@ -128,7 +128,7 @@ class Run:
             ops.convert_to_tensor(seeds.astype("int32")),
             ops.convert_to_tensor(self._restart),
         )
-        return Found(*map(ops.convert_to_numpy, found))
+        return AttackResult(*map(ops.convert_to_numpy, found))
 
     def _store(self, found, batch):
         """Writes the results of some examples over those of earlier restarts that they beat."""
@@ -138,8 +138,8 @@ class Run:
             if self._step.has_unknown_column and self._is_of_all:
                 models.predict_clean_logits(self.model, self.x, self.batch_size)
             fields = (np.zeros((len(self.rows), *field.shape[1:]), field.dtype) for field in found)
-            self._best = Found(*fields)
+            self._best = AttackResult(*fields)
         if self._restart:
-            found = better(Found(*(field[batch] for field in self._best)), found)
+            found = strongest(AttackResult(*(field[batch] for field in self._best)), found)
         for target, new in zip(self._best, found, strict=True):
             target[batch] = ops.convert_to_numpy(new)

@@ -12,11 +12,11 @@ from keras_robust.attacks import counter_rng
 from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack_loss import check_choice
 from keras_robust.attacks.attack_loss import check_counts
-from keras_robust.attacks.attack_loss import make_goal
-from keras_robust.attacks.result import Found
-from keras_robust.attacks.result import better
+from keras_robust.attacks.attack_loss import make_attack_loss
+from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import choose
 from keras_robust.attacks.result import counted
+from keras_robust.attacks.result import strongest
 
 _LOSSES = (None, *losses.FUNCTIONS)
 _RESOLUTION = 2.0**23
@@ -36,10 +36,10 @@ class RandomNoise(Attack):
     size.
 
     The points are those of `threat_model.random_start`, uniform in the ball, or with `sphere=True`
-    those of `threat_model.sphere_start`, which lie on its border; in many dimensions both do.
-    Points that leave the box are projected into it. Every example has random numbers of its own. In
-    `Linf` they come from a hash that costs next to nothing; in other threat models drawing them for
-    one example after the other takes longer than a small model does.
+    those of `threat_model.random_start_on_sphere`, which lie on its border; in many dimensions both
+    do. Points that leave the box are projected into it. Every example has random numbers of its
+    own. In `Linf` they come from a hash that costs next to nothing; in other threat models drawing
+    them for one example after the other takes longer than a small model does.
 
     Deviations from the paper: none; it leaves the distribution open.
 
@@ -84,20 +84,20 @@ class RandomNoise(Attack):
         self.loss = loss
 
     def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        score = make_goal(classifier, x, y, self.loss or "cross_entropy", self.targeted)
+        score = make_attack_loss(classifier, x, y, self.loss or "cross_entropy", self.targeted)
         shape = ops.shape(x)[:1]
         never = ops.zeros(shape, dtype="bool")
         draw = self._drawing(x, threat_model, seed)
 
         def judged(number):
             point = draw(number)
-            return Found(point, *score(point), never, counted(shape, 1))
+            return AttackResult(point, *score(point), never, counted(shape, 1))
 
         if not keep_best:
             first = judged(0)
             first = first._replace(queries=first.queries + 1)  # The goal looked at the example.
             return backend.fori_loop(
-                1, self.num_samples, lambda number, worst: better(worst, judged(number)), first
+                1, self.num_samples, lambda number, worst: strongest(worst, judged(number)), first
             )
 
         def is_going_on(number, best):
@@ -105,9 +105,9 @@ class RandomNoise(Attack):
             return ops.logical_and(number < self.num_samples, is_open)
 
         def body(number, best):
-            return number + 1, choose(best.success, best, better(best, judged(number)))
+            return number + 1, choose(best.success, best, strongest(best, judged(number)))
 
-        clean = Found(x, *score(x), never, counted(shape, 2))
+        clean = AttackResult(x, *score(x), never, counted(shape, 2))
         _, best = backend.while_loop(is_going_on, body, (ops.convert_to_tensor(0, "int32"), clean))
         return best
 
@@ -116,11 +116,11 @@ class RandomNoise(Attack):
         if type(threat_model) is threat_models.Linf:
             keys = counter_rng.make_keys(seed, ops.shape(x)[0])
             return lambda number: self._drawn_from_cube(x, threat_model, keys, number)
-        draw = threat_model.sphere_start if self.sphere else threat_model.random_start
+        draw = threat_model.random_start_on_sphere if self.sphere else threat_model.random_start
         return lambda number: draw(x, seed + ops.stack([ops.cast(number, "int32"), 0]))
 
     def _drawn_from_cube(self, x, threat_model, keys, number):
-        """What `Linf.random_start` and `Linf.sphere_start` draw, with bits of a hash."""
+        """What `Linf.random_start` and `Linf.random_start_on_sphere` draw, with bits of a hash."""
         bits = counter_rng.draw(keys, number, math.prod(ops.shape(x)[1:]))
         # The middles of equal parts of (-1, 1), none of which is 0.
         noise = (2.0 * counter_rng.below(bits, _RESOLUTION) + 1.0) / _RESOLUTION - 1.0

@@ -5,7 +5,7 @@ import typing
 from keras import ops
 
 
-class Found(typing.NamedTuple):
+class AttackResult(typing.NamedTuple):
     """What a search returns; every field has one entry per example.
 
     Fields: `x_adv`, the adversarial examples; `loss`, the value that was maximised; `success`,
@@ -20,12 +20,12 @@ class Found(typing.NamedTuple):
     zero_gradient: object
     queries: object
 
-
-def unsearched(x_adv):
-    """Returns `Found` for examples that no attack made."""
-    shape = ops.shape(x_adv)[:1]
-    never = ops.zeros(shape, dtype="bool")
-    return Found(x_adv, ops.zeros(shape, "float32"), never, never, ops.zeros(shape, dtype="int32"))
+    @classmethod
+    def unattacked(cls, x):
+        """Returns the result for examples that no attack has changed."""
+        shape = ops.shape(x)[:1]
+        never = ops.zeros(shape, dtype="bool")
+        return cls(x, ops.zeros(shape, "float32"), never, never, ops.zeros(shape, dtype="int32"))
 
 
 def counted(shape, queries):
@@ -33,8 +33,8 @@ def counted(shape, queries):
     return ops.full(shape, queries, dtype="int32")
 
 
-def better(first, second):
-    """Returns, per example, the `Found` that won, or else the one with the higher loss.
+def strongest(first, second):
+    """Returns, per example, the `AttackResult` that won, or else the one with the higher loss.
 
     The queries of both are added, and the gradients of both must have been zero.
     """

@@ -8,12 +8,11 @@ from keras import ops
 from keras_robust import models
 from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack import registry
-from keras_robust.attacks.attack_loss import make_goal
-from keras_robust.attacks.result import Found
-from keras_robust.attacks.result import better
+from keras_robust.attacks.attack_loss import make_attack_loss
+from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import choose
 from keras_robust.attacks.result import counted
-from keras_robust.attacks.result import unsearched
+from keras_robust.attacks.result import strongest
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
@@ -32,8 +31,8 @@ class Transfer(Attack):
     are none, and returns its last point, also where the surrogate is wrong from the start. Every
     restart of the attack is tried on the attacked model; where the point has a lower margin loss
     there than `x`, `x` comes back. The surrogate runs in inference mode and never changes. It gets
-    the inputs of the attacked model. `Found.zero_gradient` is about the gradients of the surrogate,
-    `Found.queries` counts those of the attacked model alone.
+    the inputs of the attacked model. `AttackResult.zero_gradient` is about the gradients of the
+    surrogate, `AttackResult.queries` counts those of the attacked model alone.
 
     Deviations from the papers: none; the surrogate is a given one, where Papernot et al. train it
     on labels asked from the attacked model.
@@ -115,12 +114,12 @@ class Transfer(Attack):
         surrogate = self._surrogate_of(classifier, x, logits.shape[-1])
         away = self.attack.search(surrogate, x, y, threat_model, seed, False, restart)
         if not keep_best:
-            return unsearched(away.x_adv)._replace(zero_gradient=away.zero_gradient)
+            return AttackResult.unattacked(away.x_adv)._replace(zero_gradient=away.zero_gradient)
         shape = ops.shape(x)[:1]
-        score = make_goal(classifier, x, y, self.loss, self.targeted)
-        clean = Found(x, *score(x), away.zero_gradient, counted(shape, 3))
-        point = Found(away.x_adv, *score(away.x_adv), away.zero_gradient, counted(shape, 1))
-        best = better(clean, point)
+        score = make_attack_loss(classifier, x, y, self.loss, self.targeted)
+        clean = AttackResult(x, *score(x), away.zero_gradient, counted(shape, 3))
+        point = AttackResult(away.x_adv, *score(away.x_adv), away.zero_gradient, counted(shape, 1))
+        best = strongest(clean, point)
         return choose(clean.success, clean, best)._replace(queries=best.queries)
 
     def _surrogate_of(self, classifier, x, num_classes):

@@ -18,7 +18,7 @@ from keras_robust.backend.requirement import Requirement
 if keras.backend.backend() == "tensorflow":
     from keras_robust.backend.tensorflow import export
     from keras_robust.backend.tensorflow import ops as framework
-    from keras_robust.backend.tensorflow.convolution import fast_first_layers
+    from keras_robust.backend.tensorflow.convolution import fast_input_gradients
     from keras_robust.backend.tensorflow.hardware import fast_dtype
     from keras_robust.backend.tensorflow.passes import forgotten_pass
     from keras_robust.backend.tensorflow.passes import inference_pass
@@ -27,14 +27,14 @@ else:
     from keras_robust.backend.jax import export
     from keras_robust.backend.jax import ops as framework
     from keras_robust.backend.jax.hardware import fast_dtype
-    from keras_robust.backend.jax.hardware import fast_first_layers
+    from keras_robust.backend.jax.hardware import fast_input_gradients
     from keras_robust.backend.jax.passes import forgotten_pass
     from keras_robust.backend.jax.passes import inference_pass
     from keras_robust.backend.jax.passes import state_of
 
-Archive = export.Archive
-from_graph = export.from_graph
-own_function = export.own_function
+ExportArchive = export.ExportArchive
+from_tf_function = export.from_tf_function
+as_backend_function = export.as_backend_function
 IS_JAX = keras.backend.backend() == "jax"
 END_OF_DATA = framework.END_OF_DATA
 RAISES_IN_GRAPHS = framework.RAISES_IN_GRAPHS
@@ -46,7 +46,7 @@ fori_loop = framework.fori_loop
 host_function = framework.host_function
 is_symbolic = framework.is_symbolic
 normal = framework.normal
-noted_logits = framework.noted_logits
+record_logits = framework.record_logits
 refuse_distribution = framework.refuse_distribution
 repeat = framework.repeat
 require_all = framework.require_all
@@ -68,19 +68,19 @@ __all__ = [
     "cond",
     "double_precision",
     "fast_dtype",
-    "fast_first_layers",
+    "fast_input_gradients",
     "fold_in",
     "forgotten_pass",
     "fori_loop",
-    "from_graph",
+    "from_tf_function",
     "host_function",
     "inference_pass",
     "is_symbolic",
     "keras_logits",
     "layers_of",
     "normal",
-    "noted_logits",
-    "own_function",
+    "record_logits",
+    "as_backend_function",
     "refuse_distribution",
     "repeat",
     "require_all",

@@ -20,7 +20,7 @@ from keras_robust.callbacks.compiled_step import CompiledStep
 from keras_robust.callbacks.compiled_step import forget_step
 from keras_robust.callbacks.compiled_step import kept_step
 from keras_robust.callbacks.first_batch import warn_of_first_batch
-from keras_robust.callbacks.told_after import told_after
+from keras_robust.callbacks.print_after import print_after
 from keras_robust.callbacks.train_function import LastCallback
 from keras_robust.callbacks.train_function import current_fit
 from keras_robust.callbacks.train_function import install
@@ -191,11 +191,11 @@ class AdvTrain(keras.callbacks.Callback):
         self._warm_up = WarmUp(self)
         self._tell("warm-up", self._warm_up.note())
         self._compiled = self._compiled_step()
-        self._step.ramp, self._step.seed = self._warm_up.ramp, self.seed
+        self._step.epsilon_warmup, self._step.seed = self._warm_up.epsilon_warmup, self.seed
         self._install()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._is_clean = training.read_steps(self.model.optimizer) < self._ramp[0]
+        self._is_clean = training.read_steps(self.model.optimizer) < self._epsilon_warmup[0]
         self._step.reset_meters()
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -239,13 +239,13 @@ class AdvTrain(keras.callbacks.Callback):
         return self._compiled and self._compiled.step
 
     @property
-    def _ramp(self):
+    def _epsilon_warmup(self):
         """The optimizer steps of clean epochs, and those in which epsilon grows."""
-        return self._step.ramp
+        return self._step.epsilon_warmup
 
-    @_ramp.setter
-    def _ramp(self, ramp):
-        self._step.ramp = tuple(ramp)
+    @_epsilon_warmup.setter
+    def _epsilon_warmup(self, epsilon_warmup):
+        self._step.epsilon_warmup = tuple(epsilon_warmup)
 
     def _known_attack_dtype(self):
         """Returns `attack_dtype`, with "auto" decided and, where `fit` shows anything, told."""
@@ -294,7 +294,7 @@ class AdvTrain(keras.callbacks.Callback):
         model_reference, check = weakref.ref(model), weakref.WeakMethod(self._check_first_batch)
         uninstall(model)
         self._compiled.prepare()
-        self._run = self._step.guarded(self._compiled.run, lambda: check()())
+        self._run = self._step.wrap_train_function(self._compiled.run, lambda: check()())
 
         def train_function(*arguments):
             # JAX hands over the state of the variables, and then the data.
@@ -319,7 +319,7 @@ class AdvTrain(keras.callbacks.Callback):
         try:
             with self._told_of_compiling():
                 step.build(arguments[-1])
-                logs = step.over_replicas(self._run(*arguments))
+                logs = step.aggregate_logs(self._run(*arguments))
         except backend.END_OF_DATA:
             raise
         except BaseException as error:
@@ -337,7 +337,7 @@ class AdvTrain(keras.callbacks.Callback):
         compiles = self._compiled.is_new and self._step.model.steps_per_execution == 1
         if not compiles or self._step.model.run_eagerly or not self.params.get("verbose"):
             return contextlib.nullcontext()
-        return told_after(
+        return print_after(
             _LONG,
             "AdvTrain: compiling the train step with the attack in it, once; this may take a few "
             "times as long as that of plain training.",
@@ -348,7 +348,7 @@ class AdvTrain(keras.callbacks.Callback):
         if "gradients" in self._warned:
             return
         self._warned.add("gradients")
-        if _read(self._step.misread.result()) > 0.0:
+        if _read(self._step.logits_mismatch.result()) > 0.0:
             uninstall(self.model)
             raise ValueError(
                 "The loss takes logits and the outputs of the model are probabilities, or the "

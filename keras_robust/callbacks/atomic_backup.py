@@ -17,7 +17,7 @@ from keras_robust.backend.keras_internals import start_fit_at
 from keras_robust.callbacks.adv_train import AdvTrain
 from keras_robust.callbacks.callback_list import move
 from keras_robust.callbacks.robust_validation import RobustValidation
-from keras_robust.configurable import described
+from keras_robust.configurable import fingerprint
 from keras_robust.sealed import read_sealed
 from keras_robust.sealed import sealed
 
@@ -26,7 +26,7 @@ _VERSION = 3
 _META = "meta"
 # What callbacks remember from epoch to epoch.
 _REMEMBERED = {
-    AdvTrain: ("_ramp",),
+    AdvTrain: ("_epsilon_warmup",),
     **REMEMBERED,
     RobustValidation: ("_latest",),
 }
@@ -112,12 +112,12 @@ class AtomicBackup(keras.callbacks.Callback):
             )
         self.path = str(path)
         self.delete_checkpoint = delete_checkpoint
-        self._neighbours = list
+        self._callback_list = list
         self._training = None
 
     def set_model(self, model):
         super().set_model(model)
-        self._neighbours = move(self, inspect.currentframe().f_back, len)
+        self._callback_list = move(self, inspect.currentframe().f_back, len)
 
     def get_config(self):
         return {"path": self.path, "delete_checkpoint": self.delete_checkpoint}
@@ -135,7 +135,7 @@ class AtomicBackup(keras.callbacks.Callback):
             )
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
-        self._training = _training_of(self._neighbours())
+        self._training = _training_of(self._callback_list())
         check_writable(self.path)
         if pathlib.Path(self.path).exists():
             self._restore()
@@ -144,7 +144,7 @@ class AtomicBackup(keras.callbacks.Callback):
         values = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
         arrays = {f"variable_{index}": _plain(value) for index, value in enumerate(values)}
         remembered = {}
-        for name, callback, attributes in _remembering(self._neighbours()):
+        for name, callback, attributes in _remembering(self._callback_list()):
             state = {attribute: getattr(callback, attribute, None) for attribute in attributes}
             weights = state.pop("best_weights", None) or []
             arrays.update((f"{name}_{index}", _plain(value)) for index, value in enumerate(weights))
@@ -186,11 +186,11 @@ class AtomicBackup(keras.callbacks.Callback):
         epoch, values, _, remembered = state
         for variable, value in zip(self._variables(), values, strict=True):
             variable.assign(value)
-        for name, callback, attributes in _remembering(self._neighbours()):
+        for name, callback, attributes in _remembering(self._callback_list()):
             for attribute in attributes if name in remembered else ():
                 setattr(callback, attribute, remembered[name].get(attribute))
         # Where `fit` starts to count; Keras's own callback sets it too.
-        is_over = any(map(_has_stopped, self._neighbours()))
+        is_over = any(map(_has_stopped, self._callback_list()))
         params = self.params or {}
         start_fit_at(self.model, params.get("epochs", epoch) if is_over else epoch)
         if params.get("verbose"):
@@ -237,7 +237,7 @@ def _training_of(callbacks):
         if isinstance(one, AdvTrain):
             names = inspect.signature(type(one)).parameters
             settings = {name: getattr(one, name, None) for name in names}
-            text = json.dumps(described({"class": type(one).__name__, **settings}), default=float)
+            text = json.dumps(fingerprint({"class": type(one).__name__, **settings}), default=float)
             return json.loads(text)
     return None
 

@@ -2,14 +2,14 @@
 
 import warnings
 
-from keras_robust.callbacks.held_out_attack import HeldOut
+from keras_robust.callbacks.held_out_attack import HeldOutAttack
 from keras_robust.callbacks.snapshot import Snapshot
 from keras_robust.callbacks.snapshot import start_optimizer
 
 _ROUNDING = 1e-9
 
 
-class CollapseGuard(HeldOut):
+class CollapseGuard(HeldOutAttack):
     """Takes back the weights if catastrophic overfitting strikes, and stops the training.
 
     One-step training may collapse: within an epoch the accuracy under PGD falls to 0 while that

@@ -52,7 +52,7 @@ class CompiledStep:
         if self._made_for is not None:
             return
         # Not before: with the first batch Keras makes the variables that are missing.
-        self._made_for = self._circumstances()
+        self._made_for = self._step_context()
         if plain is not None and not self.step.carries_on:
             kept = getattr(plain, _KEPT, None)
             if kept is None:
@@ -61,9 +61,9 @@ class CompiledStep:
             kept[callback] = self
 
     def _holds(self):
-        return self._made_for is not None and _are_same(self._made_for, self._circumstances())
+        return self._made_for is not None and _are_same(self._made_for, self._step_context())
 
-    def _circumstances(self):
+    def _step_context(self):
         """Returns a list of what is no data of the compiled step."""
         step, model = self.step, self.step.model
         optimizer, layers = model.optimizer, backend.layers_of(model)

@@ -21,7 +21,7 @@ from keras_robust.callbacks.callback_list import move
 from keras_robust.evaluation.checks.cheap_checks import check_epsilon
 
 
-class HeldOut(keras.callbacks.Callback):
+class HeldOutAttack(keras.callbacks.Callback):
     """Base of the callbacks that attack the same held-out examples again and again.
 
     It stands in front of the callbacks of `fit`, wherever it was put, so that the others see what
@@ -52,7 +52,7 @@ class HeldOut(keras.callbacks.Callback):
         x, y = to_arrays(data, num_examples)
         self.x, self.y = check_examples(x, y, self.threat_model)
         self._warn_of_units()
-        self._neighbours = list
+        self._callback_list = list
 
     def _warn_of_units(self):
         """Warns of an epsilon, or a step size, that seems to have other units than the inputs."""
@@ -67,14 +67,14 @@ class HeldOut(keras.callbacks.Callback):
         # Before the first epoch, and not after it.
         models.refuse_preprocessor(model)
         super().set_model(model)
-        self._neighbours = move(self, inspect.currentframe().f_back, self._place)
+        self._callback_list = move(self, inspect.currentframe().f_back, self._place)
 
     def measure(self):
         """Returns accuracy and mean cross-entropy under the attack, as floats.
 
         The weights are those that Keras validates: the averages, if `SwapEMAWeights` is there.
         """
-        swaps = [c for c in self._neighbours() if isinstance(c, keras.callbacks.SwapEMAWeights)]
+        swaps = [c for c in self._callback_list() if isinstance(c, keras.callbacks.SwapEMAWeights)]
         for swap in swaps:
             swap.on_test_begin()
         try:
@@ -89,7 +89,7 @@ class HeldOut(keras.callbacks.Callback):
         return sum(1 for _ in itertools.takewhile(self._is_ahead, others))
 
     def _is_ahead(self, other):
-        return isinstance(other, HeldOut) and other.rank < self.rank
+        return isinstance(other, HeldOutAttack) and other.rank < self.rank
 
     def _measure(self):
         found = self.attack.run(

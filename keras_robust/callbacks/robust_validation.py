@@ -1,9 +1,9 @@
 """The callback that adds the accuracy under an attack to the validation logs."""
 
-from keras_robust.callbacks.held_out_attack import HeldOut
+from keras_robust.callbacks.held_out_attack import HeldOutAttack
 
 
-class RobustValidation(HeldOut):
+class RobustValidation(HeldOutAttack):
     """Attacks validation examples after an epoch, and logs how the model stands.
 
     Adds `val_adv_accuracy`, the accuracy under the attack, and `val_adv_loss`, the mean

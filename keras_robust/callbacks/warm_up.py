@@ -28,8 +28,9 @@ class WarmUp:
     Args:
         callback: the `AdvTrain`, with its model and the parameters of the `fit`.
 
-    Attributes: `ramp`, the optimizer step at which epsilon starts to grow, and the number of steps
-    until it is there; `is_guessed`, whether that number is the default for data of unknown length.
+    Attributes: `epsilon_warmup`, the optimizer step at which epsilon starts to grow, and the number
+    of steps until it is there; `is_guessed`, whether that number is the default for data of unknown
+    length.
     """
 
     def __init__(self, callback):
@@ -44,7 +45,7 @@ class WarmUp:
             clean = min(callback.clean_epochs, epochs)
             counted = clean + (epochs - clean) * callback.objective.steps_per_batch
             steps = int(share * _planned(callback, counted))
-        self.ramp = (start, steps)
+        self.epsilon_warmup = (start, steps)
 
     def note(self):
         """Returns what to tell about a default that was guessed, or `None`."""
@@ -52,12 +53,12 @@ class WarmUp:
             return None
         return (
             "the length of the data is not known, so that epsilon grows over the first "
-            f"{self.ramp[1]} optimizer steps. Pass `warmup` for another number."
+            f"{self.epsilon_warmup[1]} optimizer steps. Pass `warmup` for another number."
         )
 
     def shortfall(self, iterations):
         """Returns what to say of a training that ended before a guessed ramp did, or `None`."""
-        steps = self.ramp[1]
+        steps = self.epsilon_warmup[1]
         if not self.is_guessed or iterations >= steps:
             return None
         return (

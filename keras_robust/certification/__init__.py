@@ -1,7 +1,7 @@
 """What can be proven about a model?"""
 
 from keras_robust.certification.certificate import Certificate
-from keras_robust.certification.certificate import Certified
+from keras_robust.certification.certificate import CertificationResult
 from keras_robust.certification.certificate import registry
 from keras_robust.certification.certificate_report import CertificateReport
 from keras_robust.certification.certify import certify
@@ -22,7 +22,7 @@ __all__ = [
     "ALL",
     "Certificate",
     "CertificateReport",
-    "Certified",
+    "CertificationResult",
     "Exact",
     "Interval",
     "Linear",

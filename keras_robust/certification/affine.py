@@ -75,7 +75,7 @@ def check_affine(model, shape, threat_model, weights=(), x=None):
         threat_model: a `ThreatModel`.
         x: array of examples, which widen the range without bounds; or `None`.
     """
-    if type(threat_model).expose is not ThreatModel.expose:
+    if type(threat_model).bind is not ThreatModel.bind:
         raise ValueError(
             "The exact worst case is known for threat models of the one input, such as Linf, L2 "
             f"and L1. Received: {threat_model!r}"
@@ -127,6 +127,6 @@ def _pick(logits, labels):
 def _gain(direction, x, threat_model):
     """`max <direction, delta>` per example, with the gradient at its maximiser."""
     x = ops.stop_gradient(x)
-    best = threat_model.linear_maximiser(ops.stop_gradient(direction), x)
+    best = threat_model.linear_maximization_oracle(ops.stop_gradient(direction), x)
     products = direction * ops.stop_gradient(best - x)
     return ops.sum(products, axis=tuple(range(1, len(x.shape))))

@@ -13,7 +13,7 @@ ABSTAINED = -1
 LARGEST = float(np.finfo("float32").max)
 
 
-class Certified(typing.NamedTuple):
+class CertificationResult(typing.NamedTuple):
     """What a certificate says about each input, whatever its label.
 
     Fields: `predictions`, int64 `(n,)`, the class, or `ABSTAINED` (-1); `radii`, float64 `(n,)`,
@@ -35,12 +35,12 @@ class Certificate(Configurable):
 
     norm = "L2"
 
-    def settled(self, model):
+    def resolve(self, model):
         """Returns the certificate with what only the model tells, for the record."""
         return self
 
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
-        """Returns `Certified`.
+        """Returns `CertificationResult`.
 
         Args:
             model: `keras.Model`, or for some certificates a callable that returns logits.

@@ -13,8 +13,8 @@ from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.attacks.data import check_examples
 from keras_robust.attacks.data import to_arrays
 from keras_robust.calls import advice
-from keras_robust.calls import explained
 from keras_robust.calls import is_radius
+from keras_robust.calls import with_argument_advice
 from keras_robust.certification.certificate import registry
 from keras_robust.certification.certificate_report import CertificateReport
 from keras_robust.certification.certificate_report import certified_curve
@@ -29,7 +29,7 @@ _OWN_RADII = (
 )
 
 
-@explained
+@with_argument_advice
 def certify(
     model,
     data,
@@ -85,7 +85,7 @@ def certify(
         - [Gowal et al., 2018](https://arxiv.org/abs/1810.12715)
     """
     start, seed = time.perf_counter(), operator.index(seed)
-    method = _get(method, options).settled(model)
+    method = _get(method, options).resolve(model)
     check_counts(batch_size=batch_size)
     box = threat_models.Linf(0.0, getattr(method, "bounds", None))
     whose = "the bounds of the certificate, its argument `bounds`"

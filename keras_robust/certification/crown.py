@@ -9,7 +9,7 @@ from keras import ops
 from keras_robust import backend
 from keras_robust.certification.graph import propagate
 from keras_robust.certification.graph import refuse
-from keras_robust.certification.interval_bounds import Box
+from keras_robust.certification.interval_bounds import IntervalBounds
 from keras_robust.certification.interval_rules import before_activation
 from keras_robust.threat_models.threat_model import flatten
 
@@ -25,7 +25,7 @@ _AFFINE = (
 
 
 def crown_margins(model, box, labels):
-    """Returns upper bounds of `z_j - z_y` over a `Box` of inputs, `(batch_size, num_classes)`.
+    """Returns upper bounds of `z_j - z_y` over a box of inputs, `(batch_size, num_classes)`.
 
     With interval bounds `l`, `u` in front of every ReLU, `max(h, 0)` is at most
     `u (h - l) / (u - l)` and at least `h` if `u > -l`, else 0. From the margins backwards, every
@@ -35,7 +35,7 @@ def crown_margins(model, box, labels):
 
     Args:
         model: built `keras.Model` of affine layers and ReLU, one after the other, up to logits.
-        box: `Box` of inputs.
+        box: `IntervalBounds` of inputs.
         labels: int32 `(batch_size,)`, `y`; of two classes if there is one logit.
 
     Raises:
@@ -51,7 +51,7 @@ def crown_margins(model, box, labels):
         if not has_relu:
             return before
         steps.append((None, before))
-        return Box(ops.relu(before.lower), ops.relu(before.upper))
+        return IntervalBounds(ops.relu(before.lower), ops.relu(before.upper))
 
     count = propagate(model, box, record).upper.shape[-1]
     # A single logit z stands for the two logits (0, z).
@@ -97,7 +97,7 @@ def _back(layer, slopes, box):
     rows = ops.reshape(slopes, (-1, features))
 
     def values(x):
-        outputs = before_activation(layer, Box(x, x)).centre
+        outputs = before_activation(layer, IntervalBounds(x, x)).centre
         return ops.sum(rows * flatten(outputs), axis=-1), ()
 
     # A linear function has its slopes for a gradient, and its offset at 0.

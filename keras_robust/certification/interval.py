@@ -10,10 +10,10 @@ from keras import ops
 from keras_robust import backend
 from keras_robust import models
 from keras_robust.certification.certificate import Certificate
-from keras_robust.certification.certificate import Certified
+from keras_robust.certification.certificate import CertificationResult
 from keras_robust.certification.certificate import largest_radii
 from keras_robust.certification.certificate import shown
-from keras_robust.certification.interval_bounds import Box
+from keras_robust.certification.interval_bounds import IntervalBounds
 from keras_robust.certification.interval_bounds import worst_margins
 from keras_robust.certification.interval_rules import propagate_box
 from keras_robust.certification.model_checks import check_logits
@@ -124,7 +124,7 @@ class Interval(Certificate):
 
             none = np.zeros(len(x[rows]))
             radii.append(largest_radii(is_certified, none, none + largest, self.num_steps))
-        return Certified(predictions.astype("int64"), np.concatenate(radii))
+        return CertificationResult(predictions.astype("int64"), np.concatenate(radii))
 
 
 def interval_margins(model, x, radii, labels, bounds):
@@ -144,18 +144,18 @@ def interval_margins(model, x, radii, labels, bounds):
 
 
 def box_margins(model, box, labels):
-    """Returns the same for a `Box` of inputs."""
+    """Returns the same for a `IntervalBounds` of inputs."""
     outputs = propagate_box(model, box)
     check_logits(model, outputs)
     return worst_margins(outputs, labels)
 
 
 def ball_box(x, radii, bounds):
-    """Returns the `Box` of an Linf ball cut off by the bounds; arguments as above."""
+    """Returns the `IntervalBounds` of an Linf ball cut off by the bounds; arguments as above."""
     lower, upper = x - radii, x + radii
     if bounds is None:
-        return Box(lower, upper)
+        return IntervalBounds(lower, upper)
     low, high = (ops.convert_to_tensor(bound, dtype=x.dtype) for bound in bounds)
     # A point that is outside by a rounding error stays in its ball.
     lower = ops.minimum(ops.maximum(lower, low), x)
-    return Box(lower, ops.maximum(ops.minimum(upper, high), x))
+    return IntervalBounds(lower, ops.maximum(ops.minimum(upper, high), x))

@@ -6,7 +6,7 @@ from keras import ops
 
 
 @dataclasses.dataclass(frozen=True)
-class Box:
+class IntervalBounds:
     """All tensors between two tensors.
 
     Args:

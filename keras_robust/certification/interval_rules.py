@@ -6,7 +6,7 @@ from keras import ops
 from keras_robust.certification.graph import propagate
 from keras_robust.certification.graph import refuse
 from keras_robust.certification.graph import refuse_activation
-from keras_robust.certification.interval_bounds import Box
+from keras_robust.certification.interval_bounds import IntervalBounds
 from keras_robust.layers import GroupSort
 from keras_robust.layers import InputGuard
 from keras_robust.layers import OrthogonalConv2D
@@ -38,7 +38,7 @@ _INCREASING = {
 
 
 def propagate_box(model, box):
-    """Returns a `Box` that has in it what a model gives, in inference mode, for all of a `Box`.
+    """Returns bounds on the outputs of a model, in inference mode, for all inputs in a box.
 
     `W x + b` maps centre and radius to `W c + b` and `|W| r`; increasing functions map the ends.
 
@@ -49,14 +49,14 @@ def propagate_box(model, box):
 
 
 def bound_layer(layer, *values):
-    """Returns the `Box` behind a layer from that before it: the rule for `graph.propagate`."""
+    """Returns the `IntervalBounds` after a layer: the rule for `graph.propagate`."""
     box = before_activation(layer, *values)
     function = getattr(layer, "activation", None)
     return box if function is None else _activate(layer, function, box)
 
 
 def before_activation(layer, *values):
-    """Returns the `Box` in front of the activation of a layer, or behind a layer without one."""
+    """Returns the `IntervalBounds` before the activation of a layer, or after it."""
     rule = _RULES.get(type(layer))
     if rule is None or getattr(layer, "quantization_mode", None):
         refuse(layer, "interval bound", [cls.__name__ for cls in _RULES])
@@ -74,7 +74,7 @@ def _activate(layer, function, box):
     logits = box if function is _activations.sigmoid else None
     if function is _activations.tanh:
         function = _tanh
-    return Box(function(box.lower), function(box.upper), logits=logits)
+    return IntervalBounds(function(box.lower), function(box.upper), logits=logits)
 
 
 def _tanh(x):
@@ -93,7 +93,7 @@ def _softmax(box):
         mixed = ops.swapaxes(own * mine + (1.0 - own) * others, -1, -2)
         return ops.sum(own * ops.softmax(mixed, axis=-1), axis=-1)
 
-    return Box(probability(lower, upper), probability(upper, lower), logits=box)
+    return IntervalBounds(probability(lower, upper), probability(upper, lower), logits=box)
 
 
 def _affine(box, function, kernel, bias, shape):
@@ -117,7 +117,7 @@ def _dense(layer, box):
     )
     centre, radius = _affine(box, ops.matmul, kernel, bias, (-1,))
     origin = (kernel, bias, box) if len(box.lower.shape) == 2 else None
-    return Box(centre - radius, centre + radius, origin)
+    return IntervalBounds(centre - radius, centre + radius, origin)
 
 
 def _convolution(layer, box):
@@ -126,13 +126,13 @@ def _convolution(layer, box):
     is_last = layer.data_format == "channels_last"
     shape = (-1,) if is_last else (-1,) + (1,) * layer.rank
     centre, radius = _affine(box, layer.convolution_op, layer.kernel, layer.bias, shape)
-    return Box(centre - radius, centre + radius)
+    return IntervalBounds(centre - radius, centre + radius)
 
 
 def _orthogonal(layer, box):
     kernel = layer.effective_kernel()
     centre, radius = _affine(box, layer.convolution_op, kernel, layer.bias, (-1,))
-    return Box(centre - radius, centre + radius)
+    return IntervalBounds(centre - radius, centre + radius)
 
 
 def _scale(box, factor, offset):
@@ -140,7 +140,7 @@ def _scale(box, factor, offset):
     dtype = box.lower.dtype
     factor, offset = (ops.cast(value, dtype) for value in (factor, offset))
     centre, radius = factor * box.centre + offset, ops.abs(factor) * box.radius
-    return Box(centre - radius, centre + radius)
+    return IntervalBounds(centre - radius, centre + radius)
 
 
 def _rescaling(layer, box):
@@ -176,14 +176,16 @@ def _batch_normalization(layer, box):
 def _guard(layer, box):
     """Within the bounds the identity; what lies beyond is clipped, or gets no answer at all."""
     if layer.bounds is None:
-        return Box(box.lower, box.upper)
+        return IntervalBounds(box.lower, box.upper)
     low, high = (ops.convert_to_tensor(bound, dtype=box.lower.dtype) for bound in layer.bounds)
-    return Box(*(ops.minimum(ops.maximum(end, low), high) for end in (box.lower, box.upper)))
+    return IntervalBounds(
+        *(ops.minimum(ops.maximum(end, low), high) for end in (box.lower, box.upper))
+    )
 
 
 def _increasing(layer, box):
     """For layers that never fall when an input grows."""
-    return Box(layer.call(box.lower), layer.call(box.upper))
+    return IntervalBounds(layer.call(box.lower), layer.call(box.upper))
 
 
 def _elu(layer, box):
@@ -194,12 +196,14 @@ def _elu(layer, box):
 
 def _merge(layer, boxes):
     """The same for layers that take a list."""
-    return Box(layer.call([b.lower for b in boxes]), layer.call([b.upper for b in boxes]))
+    return IntervalBounds(
+        layer.call([b.lower for b in boxes]), layer.call([b.upper for b in boxes])
+    )
 
 
 def _subtract(layer, boxes):
     first, second = boxes
-    return Box(first.lower - second.upper, first.upper - second.lower)
+    return IntervalBounds(first.lower - second.upper, first.upper - second.lower)
 
 
 def _softmax_layer(layer, box):

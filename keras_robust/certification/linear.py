@@ -11,11 +11,11 @@ from keras_robust import models
 from keras_robust import threat_models
 from keras_robust.attacks.data import check_classes
 from keras_robust.attacks.data import check_examples
-from keras_robust.calls import explained
+from keras_robust.calls import with_argument_advice
 from keras_robust.certification import affine
 from keras_robust.certification.certificate import LARGEST
 from keras_robust.certification.certificate import Certificate
-from keras_robust.certification.certificate import Certified
+from keras_robust.certification.certificate import CertificationResult
 from keras_robust.certification.certificate import largest_radii
 from keras_robust.certification.model_checks import check_precision
 from keras_robust.layers.input_transformation import check_count
@@ -36,7 +36,7 @@ class Exact(typing.NamedTuple):
     margin: np.ndarray
 
 
-@explained
+@with_argument_advice
 def exact_linear(model, x, y, threat_model="linf", *, batch_size=256):
     """Returns the exact robustness of a linear model on every example, no attack needed.
 
@@ -115,7 +115,7 @@ class _AffineModel:
         for start in range(0, len(self._x), self._batch_size):
             rows = np.arange(start, min(start + self._batch_size, len(self._x)))
             parts = self.logits[rows], self.slopes, self._x[rows], labels[rows]
-            epsilon = threat_model.radius_of_rows(rows, self._x)
+            epsilon = threat_model.epsilon_for_rows(rows, self._x)
             arguments = map(ops.convert_to_tensor, (*parts, epsilon))
             margins.append(ops.convert_to_numpy(self._worst(*arguments)))
         return np.concatenate(margins)
@@ -174,7 +174,7 @@ class Linear(Certificate):
         labels = np.argmax(logits, axis=-1)
         free = _distances(logits, labels, slopes, ball)
         if self.bounds is None:
-            return Certified(labels, free)
+            return CertificationResult(labels, free)
         ends = [np.broadcast_to(end, x.shape).astype("float32") for end in self.bounds]
         sizes = ball.distance(*(ops.convert_to_tensor(end) for end in ends[::-1]))
         largest = ops.convert_to_numpy(sizes).astype("float64")
@@ -186,7 +186,7 @@ class Linear(Certificate):
             return affine_model.worst_margin(labels, boxed.with_epsilon(radii)) < 0.0
 
         low = np.minimum(free, largest)
-        return Certified(labels, largest_radii(is_robust, low, largest, self.num_steps))
+        return CertificationResult(labels, largest_radii(is_robust, low, largest, self.num_steps))
 
 
 def _distances(logits, labels, slopes, ball):

@@ -8,10 +8,10 @@ import numpy as np
 from keras_robust import models
 from keras_robust.certification.certificate import LARGEST
 from keras_robust.certification.certificate import Certificate
-from keras_robust.certification.certificate import Certified
+from keras_robust.certification.certificate import CertificationResult
 from keras_robust.certification.graph import propagate
-from keras_robust.certification.lipschitz_constants import Reach
-from keras_robust.certification.lipschitz_constants import constant_of
+from keras_robust.certification.lipschitz_constants import LipschitzBound
+from keras_robust.certification.lipschitz_constants import lipschitz_bound
 from keras_robust.certification.model_checks import check_logits
 from keras_robust.certification.model_checks import check_precision
 from keras_robust.certification.model_checks import check_shape
@@ -69,7 +69,7 @@ class Lipschitz(Certificate):
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
         check_shape(model, x)
         check_precision(model)
-        reach = propagate(model, Reach(1.0, x.shape), constant_of)
+        reach = propagate(model, LipschitzBound(1.0, x.shape), lipschitz_bound)
         check_logits(model, reach)
         reach = reach.logits or reach
         logits = models.predict_logits(model, x, batch_size).astype("float64")
@@ -78,7 +78,7 @@ class Lipschitz(Certificate):
         constants = _ABOVE * _pair_constants(reach, logits.shape[-1])[labels]
         radii = np.divide(gaps, constants, out=np.full(gaps.shape, LARGEST), where=constants > 0.0)
         radii[np.arange(len(logits)), labels] = LARGEST
-        return Certified(labels, np.minimum(np.min(radii, axis=-1), LARGEST))
+        return CertificationResult(labels, np.minimum(np.min(radii, axis=-1), LARGEST))
 
 
 def _pair_constants(reach, num_classes):

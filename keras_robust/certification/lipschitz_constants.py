@@ -31,14 +31,15 @@ _CONSTANTS = {
 }
 
 
-class Reach:
+class LipschitzBound:
     """How far outputs can move when the input moves by 1.
 
     Args:
         constant: float, the Lipschitz constant up to here.
-        shape: tuple, of a batch here; `constant_of` fills it in.
+        shape: tuple, of a batch here; `lipschitz_bound` fills it in.
         head: `(kernel, constant before it)` of a last Dense layer, or `None`.
-        logits: the `Reach` in front of a final softmax or sigmoid, or `None`. Only a layer that
+        logits: the `LipschitzBound` in front of a final softmax or sigmoid, or `None`. Only a layer
+        that
             returns its very input keeps it: of any other the logits are no longer known.
     """
 
@@ -49,15 +50,15 @@ class Reach:
         self.logits = logits
 
 
-def constant_of(layer, *values):
-    """Returns the `Reach` behind a layer from that before it: the rule for `graph.propagate`."""
+def lipschitz_bound(layer, *values):
+    """Returns the `LipschitzBound` after a layer: the rule for `graph.propagate`."""
     rule = _RULES.get(type(layer))
     if rule is None or getattr(layer, "quantization_mode", None):
         refuse(layer, "Lipschitz constant", [cls.__name__ for cls in _RULES])
     shapes = keras.tree.map_structure(lambda value: tuple(value.shape), values[0])
     found = rule(layer, *values)
     shape = tuple(layer.compute_output_shape(shapes))
-    return Reach(found.constant, shape, found.head, found.logits)
+    return LipschitzBound(found.constant, shape, found.head, found.logits)
 
 
 def singular_values(matrix):
@@ -91,21 +92,21 @@ def convolution_norm(kernel, image_shape, dilation=(1, 1)):
 def _activated(function, layer, reach):
     if function is keras.activations.softmax:
         # The Jacobian diag(p) - p p^T has norm 1/2 at most.
-        return Reach(0.5 * reach.constant, logits=reach)
+        return LipschitzBound(0.5 * reach.constant, logits=reach)
     name = getattr(function, "__name__", None)
     if name not in _CONSTANTS or getattr(keras.activations, name, None) is not function:
         refuse_activation(layer, function, "Lipschitz constant", [*_CONSTANTS, "softmax"])
     if name == "linear":
         return reach
     logits = reach if name == "sigmoid" else None
-    return Reach(_CONSTANTS[name] * reach.constant, logits=logits)
+    return LipschitzBound(_CONSTANTS[name] * reach.constant, logits=logits)
 
 
 def _dense(layer, reach):
     is_spectral = isinstance(layer, SpectralDense)
     kernel = layer.effective_kernel() if is_spectral else layer.kernel
     kernel = ops.convert_to_numpy(kernel).astype("float64")
-    out = Reach(singular_values(kernel)[0] * reach.constant, head=(kernel, reach.constant))
+    out = LipschitzBound(singular_values(kernel)[0] * reach.constant, head=(kernel, reach.constant))
     return _activated(layer.activation, layer, out)
 
 
@@ -115,17 +116,17 @@ def _convolution(layer, reach):
     constant = convolution_norm(
         ops.convert_to_numpy(layer.kernel), reach.shape[1:3], layer.dilation_rate
     )
-    return _activated(layer.activation, layer, Reach(constant * reach.constant))
+    return _activated(layer.activation, layer, LipschitzBound(constant * reach.constant))
 
 
 def _orthogonal(layer, reach):
     kernel = ops.convert_to_numpy(layer.effective_kernel())
-    return Reach(convolution_norm(kernel, reach.shape[1:3]) * reach.constant)
+    return LipschitzBound(convolution_norm(kernel, reach.shape[1:3]) * reach.constant)
 
 
 def _times(function):
     """Returns the rule for layers with a constant that a function of the layer gives."""
-    return lambda layer, reach: Reach(function(layer) * reach.constant)
+    return lambda layer, reach: LipschitzBound(function(layer) * reach.constant)
 
 
 def _batch_normalization(layer):
@@ -161,14 +162,14 @@ def _max_pooling(layer):
 def _global_average(layer, reach):
     if layer.data_format != "channels_last":
         refuse(layer, "Lipschitz constant with channels first", ["GlobalAveragePooling2D"])
-    return Reach(reach.constant / math.sqrt(math.prod(reach.shape[1:3])))
+    return LipschitzBound(reach.constant / math.sqrt(math.prod(reach.shape[1:3])))
 
 
 def _add(layer, values):
     if len({value.shape[1:] for value in values}) > 1:
         # An entry that is repeated moves the sum more than once.
         refuse(layer, "Lipschitz constant for inputs of several shapes", ["Add"])
-    return Reach(sum(value.constant for value in values))
+    return LipschitzBound(sum(value.constant for value in values))
 
 
 def _rescaling(layer, reach):
@@ -176,7 +177,7 @@ def _rescaling(layer, reach):
     shape = tuple(size or 1 for size in reach.shape)
     if np.broadcast_shapes(scale.shape, shape) != shape:
         refuse(layer, "Lipschitz constant for a scale larger than the input", ["Rescaling"])
-    return Reach(np.max(np.abs(scale)) * reach.constant)
+    return LipschitzBound(np.max(np.abs(scale)) * reach.constant)
 
 
 _UNCHANGED = "ActivityRegularization Dropout GaussianNoise Identity SpatialDropout2D"
@@ -195,7 +196,9 @@ _RULES = {
     _layers.Add: _add,
     _layers.AveragePooling2D: _times(_average_pooling),
     _layers.BatchNormalization: _times(_batch_normalization),
-    _layers.Concatenate: lambda layer, values: Reach(math.hypot(*(v.constant for v in values))),
+    _layers.Concatenate: lambda layer, values: LipschitzBound(
+        math.hypot(*(v.constant for v in values))
+    ),
     _layers.ELU: _times(lambda layer: max(1.0, abs(float(layer.alpha)))),
     _layers.GlobalAveragePooling2D: _global_average,
     _layers.LeakyReLU: _times(lambda layer: max(1.0, float(layer.negative_slope))),
@@ -204,5 +207,5 @@ _RULES = {
     _layers.ReLU: _times(_relu),
     _layers.Rescaling: _rescaling,
     _layers.Softmax: lambda layer, reach: _activated(keras.activations.softmax, layer, reach),
-    _layers.SpectralNormalization: lambda layer, reach: constant_of(layer.layer, reach),
+    _layers.SpectralNormalization: lambda layer, reach: lipschitz_bound(layer.layer, reach),
 }

@@ -14,7 +14,7 @@ from keras_robust import backend
 from keras_robust import models
 from keras_robust.certification.certificate import ABSTAINED
 from keras_robust.certification.certificate import Certificate
-from keras_robust.certification.certificate import Certified
+from keras_robust.certification.certificate import CertificationResult
 from keras_robust.certification.certificate import shown
 from keras_robust.layers import RandomizedSmoothing
 from keras_robust.threat_models.parsing import parse_fraction
@@ -121,7 +121,7 @@ class Smoothing(Certificate):
         self.selection_samples = selection_samples
         self.alpha = alpha
 
-    def settled(self, model):
+    def resolve(self, model):
         if self.noise_stddev is not None or not isinstance(model, RandomizedSmoothing):
             return self
         return type(self)(**{**self.get_config(), "noise_stddev": model.noise_stddev})
@@ -143,7 +143,7 @@ class Smoothing(Certificate):
             predictions[row] = np.argmax(select(image, backend.fold_in(own, _SELECTION)))
             counts[row] = estimate(image, backend.fold_in(own, _ESTIMATION))[predictions[row]]
         radii = smoothed_radius(counts, self.num_samples, stddev, self.alpha)
-        return Certified(np.where(radii > 0.0, predictions, ABSTAINED), radii)
+        return CertificationResult(np.where(radii > 0.0, predictions, ABSTAINED), radii)
 
     def _parts(self, model):
         """Returns the model to which noise is added, and the size of the noise."""

@@ -1,9 +1,9 @@
 """The one function that loads a data set by its name."""
 
-from keras_robust.calls import explained
+from keras_robust.calls import with_argument_advice
 
 
-@explained
+@with_argument_advice
 def load(name="digits", *, data_dir=None):
     """Loads a data set by its name.
 

@@ -7,7 +7,7 @@ from keras_robust import attacks
 NUM_STEPS = 40
 
 
-class Trials:
+class AttackCache:
     """Attacks on the same examples, each run once.
 
     Args:
@@ -33,7 +33,7 @@ class Trials:
         self._done = {}
 
     def found(self, attack, ball=None):
-        """Returns `Found` of an attack."""
+        """Returns `AttackResult` of an attack."""
         ball = ball or self.threat_model
         key = repr((attack, ball))
         if key not in self._done:

@@ -12,28 +12,28 @@ import scipy.stats
 
 from keras_robust import attacks as attacks_module
 from keras_robust import models
-from keras_robust.calls import explained
+from keras_robust.calls import with_argument_advice
 from keras_robust.evaluation.checkpoint import Checkpoint
 from keras_robust.evaluation.checks.chance import measure_chance
 from keras_robust.evaluation.checks.cheap_checks import cheap_checks
-from keras_robust.evaluation.inputs import Question
+from keras_robust.evaluation.inputs import EvaluationInputs
 from keras_robust.evaluation.metrics.curve import median_distance
 from keras_robust.evaluation.metrics.curve import robustness_curve
 from keras_robust.evaluation.metrics.per_class import accuracy_per_class
 from keras_robust.evaluation.metrics.per_class import confusion
-from keras_robust.evaluation.plan import Turn
-from keras_robust.evaluation.plan import can_measure
-from keras_robust.evaluation.plan import doubts_of_attacks
-from keras_robust.evaluation.plan import make_turns
-from keras_robust.evaluation.plan import usual_search
+from keras_robust.evaluation.plan import PlannedAttack
+from keras_robust.evaluation.plan import default_minimum_norm_attack
+from keras_robust.evaluation.plan import has_single_norm
+from keras_robust.evaluation.plan import plan_attacks
+from keras_robust.evaluation.plan import warnings_of_attacks
 from keras_robust.evaluation.reports.report import RobustnessReport
-from keras_robust.evaluation.runner import Contest
+from keras_robust.evaluation.runner import AttackRunner
 from keras_robust.evaluation.validation import decimal_radius
 from keras_robust.evaluation.worst_case import WorstCase
 from keras_robust.version import __version__
 
 
-@explained
+@with_argument_advice
 @models.with_own_noise
 def evaluate(  # noqa: PLR0913
     model,
@@ -108,14 +108,14 @@ def evaluate(  # noqa: PLR0913
         - [Croce and Hein, 2020](https://arxiv.org/abs/2003.01690), AutoAttack.
     """
     start, seed = time.perf_counter(), _index("seed", seed)
-    question = Question.of(
+    question = EvaluationInputs.of(
         model, data, threat_model, num_examples=num_examples, batch_size=batch_size
     )
     model, x, labels, threat_model, logits = question
-    turns = make_turns(attacks, threat_model, logits.shape[-1])
-    measures = can_measure(threat_model)
+    plan = plan_attacks(attacks, threat_model, logits.shape[-1])
+    measures = has_single_norm(threat_model)
     if minimum_norm == "auto":
-        minimum_norm = usual_search(turns, threat_model, logits.shape[-1])
+        minimum_norm = default_minimum_norm_attack(plan, threat_model, logits.shape[-1])
     if minimum_norm is not None and measures:
         search = attacks_module.get_for_evaluation(minimum_norm)
         if not isinstance(search, attacks_module.MinimumNormAttack):
@@ -123,19 +123,19 @@ def evaluate(  # noqa: PLR0913
                 "Argument `minimum_norm` must be an attack that looks for the nearest mistake, "
                 f'such as "fmn", or None. Received: minimum_norm={minimum_norm!r}'
             )
-        turns.append(Turn(search, is_unbounded=True))
+        plan.append(PlannedAttack(search, is_unbounded=True))
     worst = WorstCase(x, labels, logits, measures=measures)
     outputs = {"outputs of the model": logits}
-    state = Checkpoint(checkpoint, _identity(worst, threat_model, turns, seed), outputs)
-    contest = Contest(model, worst, threat_model, batch_size=batch_size, seed=seed)
-    contest.run(turns, state, verbose)
-    checks = cheap_checks(model, worst, turns, contest.reports, threat_model, batch_size)
+    state = Checkpoint(checkpoint, _identity(worst, threat_model, plan, seed), outputs)
+    runner = AttackRunner(model, worst, threat_model, batch_size=batch_size, seed=seed)
+    runner.run(plan, state, verbose)
+    checks = cheap_checks(model, worst, plan, runner.reports, threat_model, batch_size)
     report = RobustnessReport(
-        **_summary(worst, threat_model, turns, contest.reports),
+        **_summary(worst, threat_model, plan, runner.reports),
         warnings=[
             *_doubt_of_chance(worst),
-            *doubts_of_attacks(turns, threat_model),
-            *contest.warnings,
+            *warnings_of_attacks(plan, threat_model),
+            *runner.warnings,
         ],
         checks=checks,
         seed=seed,
@@ -164,7 +164,7 @@ def _versions():
     }
 
 
-def _identity(worst, threat_model, turns, seed):
+def _identity(worst, threat_model, plan, seed):
     """What two evaluations must share for the one to go on where the other was stopped."""
     digest = hashlib.sha256()
     for leaf in [*keras.tree.flatten(worst.x), worst.y]:
@@ -176,19 +176,19 @@ def _identity(worst, threat_model, turns, seed):
         "data": digest.hexdigest(),
         "threat_model": f"{threat_model!r} with epsilon {radius}",
         # Those of functions change with the process.
-        "attacks": [re.sub(" at 0x[0-9a-f]+", "", repr(turn)) for turn in turns],
+        "attacks": [re.sub(" at 0x[0-9a-f]+", "", repr(planned)) for planned in plan],
         "seed": seed,
         "version": __version__,
     }
 
 
-def _summary(worst, threat_model, turns, reports):
+def _summary(worst, threat_model, plan, reports):
     """Returns the fields of the report that follow from what was found."""
     size, num_classes = worst.logits.shape
     robust = int(worst.robust.sum())
     interval = scipy.stats.binomtest(robust, size).proportion_ci(0.95, method="exact")
-    suites = {turn.suite for turn in turns if not turn.is_unbounded}
-    search = [report for turn, report in zip(turns, reports, strict=True) if turn.is_unbounded]
+    suites = {planned.suite for planned in plan if not planned.is_unbounded}
+    search = [report for planned, report in zip(plan, reports, strict=True) if planned.is_unbounded]
     epsilon, curve = decimal_radius(threat_model).tolist(), None
     if search:
         curve = robustness_curve(worst.distances, epsilon=epsilon)

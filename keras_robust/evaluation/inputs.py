@@ -14,7 +14,7 @@ from keras_robust.evaluation.validation import predict_clean
 from keras_robust.threat_models import ThreatModel
 
 
-class Question(typing.NamedTuple):
+class EvaluationInputs(typing.NamedTuple):
     """A model and checked examples.
 
     Fields: `model`, callable that gives logits; `x`, array or structure of arrays; `labels`, class

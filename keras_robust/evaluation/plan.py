@@ -17,7 +17,7 @@ _SHORT_SUITE = "APGD"
 
 
 @dataclasses.dataclass(frozen=True)
-class Turn:
+class PlannedAttack:
     """One attack of an evaluation.
 
     Args:
@@ -32,15 +32,15 @@ class Turn:
     is_unbounded: bool = False
 
 
-def make_turns(attacks, threat_model, num_classes):
-    """Returns the list of `Turn` for what `evaluate` was given as `attacks`."""
+def plan_attacks(attacks, threat_model, num_classes):
+    """Returns the list of `PlannedAttack` for what `evaluate` was given as `attacks`."""
     items = attacks if isinstance(attacks, (list, tuple)) else [attacks]
     if not items:
         raise ValueError("Expected at least one attack. Received: attacks=[]")
-    turns = []
+    plan = []
     for item in items:
-        turns += _turns_of(item, threat_model, num_classes)
-    return turns
+        plan += _turns_of(item, threat_model, num_classes)
+    return plan
 
 
 def _turns_of(item, threat_model, num_classes):
@@ -53,36 +53,36 @@ def _turns_of(item, threat_model, num_classes):
                 f"Received: a threat model of class {type(threat_model).__name__}"
             )
         members = [attacks_module.RandomNoise(), attacks_module.Square()]
-        return [Turn(member, "black box") for member in members]
+        return [PlannedAttack(member, "black box") for member in members]
     if isinstance(item, str) and item in VERSIONS:
         if item == "standard" and isinstance(threat_model, threat_models.L0):
             strength = {"num_steps": 50, "num_restarts": 10}
             members = [attacks_module.PGD(loss=loss, **strength) for loss in _LOSSES]
-            return [Turn(member, "PGD") for member in members]
+            return [PlannedAttack(member, "PGD") for member in members]
         if item == "standard" and not isinstance(threat_model, _NORMS):
             members = [attacks_module.APGD(), _targeted(num_classes)]
-            return [Turn(member, _SHORT_SUITE) for member in members]
+            return [PlannedAttack(member, _SHORT_SUITE) for member in members]
         item = _auto_attack(item)
     if isinstance(item, str) and registry.find(item) is None:
         raise registry.unknown(item, others=(*VERSIONS, "black_box"))
     attack = attacks_module.get_for_evaluation(item)
     if isinstance(attack, attacks_module.AutoAttack):
         members = attack.members(threat_model, num_classes)
-        return [Turn(member, f"AutoAttack {attack.version}") for member in members]
-    return [Turn(attack)]
+        return [PlannedAttack(member, f"AutoAttack {attack.version}") for member in members]
+    return [PlannedAttack(attack)]
 
 
-def doubts_of_attacks(turns, threat_model):
+def warnings_of_attacks(plan, threat_model):
     """Returns a list of what makes the choice of the attacks doubtful, for the report."""
-    doubts = (step_size_complaint(turn.attack, threat_model) for turn in turns)
-    found = [doubt for doubt in doubts if doubt]
-    if any(turn.suite == _SHORT_SUITE for turn in turns):
+    report_warnings = (step_size_complaint(planned.attack, threat_model) for planned in plan)
+    found = [doubt for doubt in report_warnings if doubt]
+    if any(planned.suite == _SHORT_SUITE for planned in plan):
         found.append(
             "AutoAttack knows one input, in Linf, L2 or L1. For this threat model "
             '"standard" is APGD with two losses, without FAB and Square: a weaker suite.'
         )
-    if all(map(_is_weak, turns)):
-        names = ", ".join(sorted({type(turn.attack).__name__ for turn in turns}))
+    if all(map(_is_weak, plan)):
+        names = ", ".join(sorted({type(planned.attack).__name__ for planned in plan}))
         found.append(
             f"Only weak attacks ran, {names}: stronger ones break more. Use "
             'attacks="standard" before you call this number robust accuracy.'
@@ -90,15 +90,15 @@ def doubts_of_attacks(turns, threat_model):
     return found
 
 
-def _is_weak(turn):
+def _is_weak(planned):
     """Whether an attack takes one step, or does not look at the answers of the model."""
-    is_search = turn.is_unbounded or hasattr(turn.attack, "num_queries")
-    return not is_search and getattr(turn.attack, "num_steps", 1) == 1
+    is_search = planned.is_unbounded or hasattr(planned.attack, "num_queries")
+    return not is_search and getattr(planned.attack, "num_steps", 1) == 1
 
 
-def usual_search(turns, threat_model, num_classes):
+def default_minimum_norm_attack(plan, threat_model, num_classes):
     """Returns the search for the nearest mistakes, or `None` if no attack uses gradients."""
-    if not any(turn.attack.uses_gradients for turn in turns):
+    if not any(planned.attack.uses_gradients for planned in plan):
         return None
     return _search(isinstance(threat_model, threat_models.L0), min(num_classes - 1, 3))
 
@@ -121,7 +121,7 @@ def _targeted(num_classes):
     return attacks_module.TargetedAPGD(num_targets=min(num_classes - 1, 9), loss=loss)
 
 
-def can_measure(threat_model):
+def has_single_norm(threat_model):
     """Whether there is one norm and one radius, so that distances can be compared."""
     is_norm = isinstance(threat_model, (*_NORMS, threat_models.L0))
     return is_norm and np.size(threat_model.radius) == 1

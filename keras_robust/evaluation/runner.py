@@ -6,14 +6,14 @@ import numpy as np
 
 from keras_robust import models
 from keras_robust.attacks.auto_attack import member_seed
-from keras_robust.attacks.dataset_attack import Run
+from keras_robust.attacks.dataset_attack import DatasetAttack
 from keras_robust.evaluation.reports.attack_report import AttackReport
 
 # What a state raises that lacks something, or has something else there.
 _MISSING = (AttributeError, KeyError, TypeError, ValueError)
 
 
-class Contest:
+class AttackRunner:
     """Runs attacks against a model, and keeps count.
 
     Args:
@@ -32,32 +32,34 @@ class Contest:
         self.batch_size, self.seed = batch_size, seed
         self.reports, self.warnings = [], []
 
-    def run(self, turns, checkpoint, verbose):
+    def run(self, plan, checkpoint, verbose):
         """Runs all turns, from where the checkpoint says on."""
-        run_state, seconds = self._resume(checkpoint, len(turns))
-        for index in range(len(self.reports), len(turns)):
-            turn, start = turns[index], time.perf_counter() - seconds
-            rows = np.flatnonzero(self.worst.robust if turn.suite else self.worst.correct)
+        run_state, seconds = self._resume(checkpoint, len(plan))
+        for index in range(len(self.reports), len(plan)):
+            planned, start = plan[index], time.perf_counter() - seconds
+            rows = np.flatnonzero(self.worst.robust if planned.suite else self.worst.correct)
             found = None
             if len(rows):
                 if verbose:
-                    print(f"{turn.attack}")  # noqa: T201
-                run = self._start(turn, rows, index)
+                    print(f"{planned.attack}")  # noqa: T201
+                run = self._start(planned, rows, index)
                 if run_state is not None:
                     self._restore(run, run_state, checkpoint)
                 for _ in run.shown(verbose, *self._others(rows)):
                     if checkpoint.is_due:
                         self._save(checkpoint, run.state(), time.perf_counter() - start)
                 found = run.found()
-            self._take_in(turn, rows, found, start)
+            self._take_in(planned, rows, found, start)
             self._save(checkpoint, None, 0.0)
             run_state, seconds = None, 0.0
 
-    def _start(self, turn, rows, index):
-        ball = self.threat_model.with_epsilon(np.inf) if turn.is_unbounded else self.threat_model
+    def _start(self, planned, rows, index):
+        ball = self.threat_model.with_epsilon(np.inf) if planned.is_unbounded else self.threat_model
         arguments = {"batch_size": self.batch_size, "seed": member_seed(self.seed, index)}
         worst = self.worst
-        return Run(turn.attack, self.model, worst.x, worst.y, ball, rows=rows, **arguments)
+        return DatasetAttack(
+            planned.attack, self.model, worst.x, worst.y, ball, rows=rows, **arguments
+        )
 
     def _others(self, rows):
         """Examples that are not attacked now, and how many of them are robust."""
@@ -65,19 +67,19 @@ class Contest:
         others[rows] = False
         return int(others.sum()), int(self.worst.robust[others].sum())
 
-    def _take_in(self, turn, rows, found, start):
+    def _take_in(self, planned, rows, found, start):
         worst = self.worst
         broken = np.zeros(len(rows), "bool")
         blind, queries = 0.0, 0
-        label = AttackReport.of(turn.attack).label
+        label = AttackReport.of(planned.attack).label
         if found is not None:
             logits = models.predict_logits(self.model, found.x_adv, self.batch_size)
-            radius = self.threat_model.radius_of_rows(rows, worst.x)
+            radius = self.threat_model.epsilon_for_rows(rows, worst.x)
             ball = self.threat_model.with_epsilon(radius)
             broken, feasible = worst.update(rows, found.x_adv, logits, ball)
             blind = float(found.zero_gradient.sum() / worst.correct.sum())
             queries = int(found.queries.sum())
-            if not feasible.all() and not turn.is_unbounded:
+            if not feasible.all() and not planned.is_unbounded:
                 self.warnings.append(
                     f"{label} left the threat model on {(~feasible).sum()} examples, which are "
                     "counted as not broken."
@@ -87,8 +89,8 @@ class Contest:
         saw_all = len(rows) == worst.correct.sum()
         self.reports.append(
             AttackReport.of(
-                turn.attack,
-                is_unbounded=turn.is_unbounded,
+                planned.attack,
+                is_unbounded=planned.is_unbounded,
                 accuracy=float(robust.mean()) if saw_all else None,
                 accuracy_so_far=float(worst.robust.mean()),
                 zero_gradient=blind,

@@ -2,8 +2,8 @@
 
 from keras_robust import attacks
 from keras_robust import models
-from keras_robust.calls import explained
-from keras_robust.evaluation.cache import Trials
+from keras_robust.calls import with_argument_advice
+from keras_robust.evaluation.cache import AttackCache
 from keras_robust.evaluation.checks.attack_checks import check_beaten
 from keras_robust.evaluation.checks.attack_checks import check_stability
 from keras_robust.evaluation.checks.attack_checks import check_transfer
@@ -13,13 +13,13 @@ from keras_robust.evaluation.checks.cheap_checks import check_chance
 from keras_robust.evaluation.checks.cheap_checks import check_determinism
 from keras_robust.evaluation.checks.cheap_checks import check_epsilon
 from keras_robust.evaluation.checks.cheap_checks import check_logits
-from keras_robust.evaluation.inputs import Question
+from keras_robust.evaluation.inputs import EvaluationInputs
 from keras_robust.evaluation.reports.sanity_report import SanityReport
 
 _RANDOM_QUERIES = 500
 
 
-@explained
+@with_argument_advice
 @models.with_own_noise
 def sanity_check(
     model,
@@ -93,26 +93,26 @@ def sanity_check(
         - [Athalye et al., 2018](https://arxiv.org/abs/1802.00420), symptoms of masked gradients.
         - [Pintor et al., 2022](https://arxiv.org/abs/2106.09947), indicators of attack failure.
     """
-    question = Question.of(
+    question = EvaluationInputs.of(
         model, data, threat_model, num_examples=num_examples, batch_size=batch_size
     )
     model, x, labels, threat_model, logits = question
     arguments = {"batch_size": batch_size, "seed": seed}
-    trials = Trials(model, x, labels, threat_model, logits, **arguments)
-    transfer = None if surrogate is None else attacks.Transfer(surrogate, trials.pgd("margin"))
+    cache = AttackCache(model, x, labels, threat_model, logits, **arguments)
+    transfer = None if surrogate is None else attacks.Transfer(surrogate, cache.pgd("margin"))
     checks = [
         check_chance(labels, logits),
         check_determinism(model, x, logits, batch_size),
         check_logits(model, logits),
         check_bounds(x, threat_model),
         check_epsilon(x, threat_model),
-        check_stability(trials),
+        check_stability(cache),
     ]
-    checks += gradient_checks(trials)
+    checks += gradient_checks(cache)
     noise = attacks.RandomNoise(num_samples=_RANDOM_QUERIES)
     checks += [
-        check_beaten(trials, "random noise", noise, 0.002),
-        check_beaten(trials, "black box", attacks.Square(num_queries=_RANDOM_QUERIES), 0.01),
-        check_transfer(trials, transfer),
+        check_beaten(cache, "random noise", noise, 0.002),
+        check_beaten(cache, "black box", attacks.Square(num_queries=_RANDOM_QUERIES), 0.01),
+        check_transfer(cache, transfer),
     ]
     return SanityReport(checks)

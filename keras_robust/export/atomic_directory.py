@@ -8,7 +8,7 @@ import tempfile
 
 
 @contextlib.contextmanager
-def new_folder(path):
+def atomic_directory(path):
     """Gives a hidden folder to fill, which takes the name `path` once all went well.
 
     What is in it is on the disk before it has the name. A process that is killed leaves the hidden

@@ -74,7 +74,7 @@ def scale_of(model, spec, guard):
     return None
 
 
-def boxes_of(model, inputs, guards):
+def input_bounds(model, inputs, guards):
     """Returns the bounds of every input, or `None` where they are not known."""
     if len(inputs.specs) == 1:
         guards = [scale_of(model, inputs.specs[0], guards[0])]
@@ -131,7 +131,7 @@ def threat_model_of(report):
             class does not take.
     """
     name, config = report.threat_model["class_name"], report.threat_model["config"]
-    found = threat_models.from_plain(name, config)
+    found = threat_models.from_untrusted_config(name, config)
     if found is None:
         raise ValueError(
             f"The report's threat model {name} is not known here, and so are its bounds: give "

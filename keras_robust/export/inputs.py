@@ -85,7 +85,7 @@ class Inputs:
         """Whether there is an input of text, or with lengths that differ from batch to batch."""
         return any(spec.dtype == tf.string or None in spec.shape[1:] for spec in self.specs)
 
-    def make_up(self, count, boxes):
+    def random_examples(self, count, boxes):
         """Returns a list of random arrays, each in its box `(low, high)`, in [0, 1] for `None`."""
         rng, arrays = np.random.default_rng(0), []
         for spec, box in zip(self.specs, boxes, strict=True):

@@ -4,11 +4,11 @@ import re
 
 from keras_robust.evaluation import RobustnessReport
 from keras_robust.evaluation.reports.characters import one_line
-from keras_robust.evaluation.reports.table import doubts
+from keras_robust.evaluation.reports.table import report_warnings
 from keras_robust.evaluation.reports.threat_text import describe_threat
 
 
-def write_card(manifest):
+def write_model_card(manifest):
     """Returns the model card, Markdown, for what `make_manifest` returned.
 
     Raises:
@@ -81,7 +81,7 @@ def _robustness(manifest):
         f"{high:.2%}, {report.num_examples} examples)",
         _escaped(attacks, "- Attacks: "),
     ]
-    lines += [_escaped(warning, "- Warning: ") for warning in doubts(report)]
+    lines += [_escaped(warning, "- Warning: ") for warning in report_warnings(report)]
     if manifest["data_fingerprint"] is not None:
         lines.append(f"- SHA-256 of the examples: {manifest['data_fingerprint']['sha256']}")
     return "\n".join(lines)

@@ -10,19 +10,19 @@ import tensorflow as tf
 from keras import ops
 
 from keras_robust.attacks.data import to_arrays
-from keras_robust.calls import explained
-from keras_robust.export.atomic_directory import new_folder
+from keras_robust.calls import with_argument_advice
+from keras_robust.export.atomic_directory import atomic_directory
 from keras_robust.export.guards import choose_guards
 from keras_robust.export.guards import guards_within
 from keras_robust.export.guards import scale_of
 from keras_robust.export.guards import warn_without_bounds
 from keras_robust.export.inputs import Inputs
 from keras_robust.export.manifest import make_manifest
-from keras_robust.export.model_card import write_card
-from keras_robust.export.prediction_function import Answers
+from keras_robust.export.model_card import write_model_card
+from keras_robust.export.prediction_function import PredictionFunction
 from keras_robust.export.prediction_function import is_random
 from keras_robust.export.warmup import first_rows
-from keras_robust.export.warmup import told_to_give_data
+from keras_robust.export.warmup import missing_data_context
 
 _SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
 FORMATS = tuple(_SUFFIXES)
@@ -30,7 +30,7 @@ _NEEDS = {"onnx": ("tf2onnx", "onnxruntime"), "litert": (), "openvino": ("openvi
 _TOLERANCE = 1e-4
 
 
-@explained
+@with_argument_advice
 def export_portable(model, path, format, *, report=None, label_names=None, guard="auto", data=None):
     """Writes a Keras classifier for another runtime, and checks that it predicts the same there.
 
@@ -69,7 +69,7 @@ def export_portable(model, path, format, *, report=None, label_names=None, guard
     for name in _NEEDS[format]:
         _load(name, format)
     path = pathlib.Path(path).absolute()
-    with new_folder(path) as partial:
+    with atomic_directory(path) as partial:
         inputs = Inputs(model)
         data = None if data is None else to_arrays(data)
         if len(inputs.specs) != 1:
@@ -82,7 +82,7 @@ def export_portable(model, path, format, *, report=None, label_names=None, guard
             data = report.x, report.y
         (x,) = first_rows(model, inputs, guards, data)
         guarded = _Guarded(model, inputs, guards[0])
-        with told_to_give_data(inputs, data):
+        with missing_data_context(inputs, data):
             expected = [np.asarray(value) for value in _pair(guarded(tf.constant(x)))]
         file = partial / f"model{_SUFFIXES[format]}"
         (spec,) = inputs.specs
@@ -94,7 +94,7 @@ def export_portable(model, path, format, *, report=None, label_names=None, guard
         )
         text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
         (partial / "robustness.json").write_text(text, encoding="utf-8")
-        (partial / "MODEL_CARD.md").write_text(write_card(manifest), encoding="utf-8")
+        (partial / "MODEL_CARD.md").write_text(write_model_card(manifest), encoding="utf-8")
         warn_without_bounds(guards, guard, report)
     return path
 
@@ -117,7 +117,7 @@ class _Guarded(keras.Model):
     def __init__(self, model, inputs, guard):
         super().__init__(name="guarded")
         self.model = model
-        self._answers = Answers(model, pack=lambda x: inputs.pack([x]))
+        self._answers = PredictionFunction(model, pack=lambda x: inputs.pack([x]))
         self._in_front = guard
         self._judge = scale_of(model, inputs.specs[0], guard)
         _check_hidden(model, self._judge)

@@ -21,7 +21,7 @@ def is_random(model):
     return any(layer.seed is None for layer in smoothings(model))
 
 
-class Answers:
+class PredictionFunction:
     """A model as a function from its inputs to pairs of float32 logits and probabilities.
 
     Probabilities are the softmax of the logits. For a `RandomizedSmoothing` they are its shares of

@@ -7,30 +7,30 @@ import unicodedata
 import numpy as np
 
 from keras_robust.attacks.data import to_arrays
-from keras_robust.backend import Archive
-from keras_robust.calls import explained
+from keras_robust.backend import ExportArchive
+from keras_robust.calls import with_argument_advice
 from keras_robust.evaluation import RobustnessReport
 from keras_robust.evaluation.validation import check_labels
 from keras_robust.export import warmup_log
-from keras_robust.export.atomic_directory import new_folder
+from keras_robust.export.atomic_directory import atomic_directory
 from keras_robust.export.guards import choose_guards
 from keras_robust.export.guards import warn_without_bounds
 from keras_robust.export.inputs import Inputs
 from keras_robust.export.manifest import make_manifest
 from keras_robust.export.manifest import models_config
-from keras_robust.export.model_card import write_card
+from keras_robust.export.model_card import write_model_card
 from keras_robust.export.prediction_function import is_random
 from keras_robust.export.signatures import make_signatures
 from keras_robust.export.warmup import first_rows
-from keras_robust.export.warmup import make_exchanges
-from keras_robust.export.warmup import told_to_give_data
+from keras_robust.export.warmup import make_warmup_requests
+from keras_robust.export.warmup import missing_data_context
 from keras_robust.layers.input_transformation import check_count
 from keras_robust.models import predict_clean_logits
 
 _BREAKING = {"Cc", "Cs", "Zl", "Zp"}
 
 
-@explained
+@with_argument_advice
 def export_saved_model(
     model,
     path,
@@ -110,7 +110,7 @@ def export_saved_model(
     ['MODEL_CARD.md', 'models.config', 'robustness.json', 'tf_serving_warmup_requests']
     """
     path = pathlib.Path(path).absolute()
-    with new_folder(path) as partial:
+    with atomic_directory(path) as partial:
         _check_arguments(report, label_names)
         max_samples = check_count("max_samples", max_samples, 1000, 10**7)
         inputs = Inputs(model)
@@ -121,32 +121,32 @@ def export_saved_model(
         _check_classes(_num_classes(model, inputs, guards, data), report, label_names)
         if report is not None and data is not None:
             _check_accuracy(model, inputs, report, data)
-        archive = Archive(model)
+        archive = ExportArchive(model)
         signatures = make_signatures(model, inputs, guards, label_names, max_samples, archive)
         x = None if data is None else data[0]
-        exchanges = make_exchanges(model, signatures, inputs, guards, x)
+        warmup_requests = make_warmup_requests(model, signatures, inputs, guards, x)
         for name, signature in signatures.items():
             archive.add_endpoint(name, signature.function, list(signature.specs))
         archive.write_out(str(partial), verbose=False)
         manifest = make_manifest(
             model, inputs, guards, signatures, report=report, label_names=label_names, data=data
         )
-        _write_extra(partial, path, manifest, exchanges)
+        _write_extra(partial, path, manifest, warmup_requests)
         if check is not None:
             check(partial)
         warn_without_bounds(guards, guard, report)
     return path
 
 
-def _write_extra(partial, path, manifest, exchanges):
+def _write_extra(partial, path, manifest, warmup_requests):
     texts = {
         "robustness.json": json.dumps(manifest, indent=2, allow_nan=False) + "\n",
-        "MODEL_CARD.md": write_card(manifest),
+        "MODEL_CARD.md": write_model_card(manifest),
         "models.config": models_config(path),
     }
     extra = partial / warmup_log.PLACE.parent
     extra.mkdir()
-    warmup_log.write(partial / warmup_log.PLACE, path.parent.name, exchanges)
+    warmup_log.write(partial / warmup_log.PLACE, path.parent.name, warmup_requests)
     for name, text in texts.items():
         (extra / name).write_text(text, encoding="utf-8")
 
@@ -159,7 +159,7 @@ def _logits(model, inputs, arrays):
 def _num_classes(model, inputs, guards, data):
     """Counts the classes on a few examples, which also tells logits from probabilities."""
     rows = first_rows(model, inputs, guards, data)
-    with told_to_give_data(inputs, data):
+    with missing_data_context(inputs, data):
         return _logits(model, inputs, rows).shape[-1]
 
 

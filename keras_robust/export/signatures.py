@@ -12,7 +12,7 @@ from keras_robust.backend.tensorflow import ops as graph
 from keras_robust.export.certify import certify_signature
 from keras_robust.export.guards import scale_of
 from keras_robust.export.image_bytes import decode_images
-from keras_robust.export.prediction_function import Answers
+from keras_robust.export.prediction_function import PredictionFunction
 from keras_robust.export.prediction_function import is_random
 from keras_robust.export.prediction_function import seed_of_the_system
 
@@ -38,8 +38,8 @@ def make_signatures(model, inputs, guards, label_names, max_samples=100_000, arc
         max_samples: int, the most noisy copies in a request to `certify`.
         archive: `backend.Archive` of the model, or `None` for a new one.
     """
-    archive = archive or backend.Archive(model)
-    answers = Answers(model, pack=inputs.pack)
+    archive = archive or backend.ExportArchive(model)
+    answers = PredictionFunction(model, pack=inputs.pack)
 
     def guarded(tensors):
         pairs = zip(tensors, guards, strict=True)

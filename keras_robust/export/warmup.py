@@ -11,18 +11,18 @@ from scipy import special
 from keras_robust import backend
 from keras_robust import models
 from keras_robust.backend.tensorflow.ops import required_message
-from keras_robust.export.guards import boxes_of
+from keras_robust.export.guards import input_bounds
 from keras_robust.export.guards import scale_of
 from keras_robust.export.prediction_function import is_random
-from keras_robust.export.warmup_log import Exchange
+from keras_robust.export.warmup_log import WarmupRequest
 
 _SIZES = (1, 8)
 # Of a certificate, to warm up; a real one takes more copies.
 _NUM_SAMPLES = 100
 
 
-def make_exchanges(model, signatures, inputs, guards, x=None):
-    """Returns a list of `Exchange`, at least one for every signature.
+def make_warmup_requests(model, signatures, inputs, guards, x=None):
+    """Returns a list of `WarmupRequest`, at least one for every signature.
 
     Logits, probabilities and labels are those of the model itself, called in Keras, and not those
     of the signatures. Answers are left out where they are random.
@@ -39,9 +39,9 @@ def make_exchanges(model, signatures, inputs, guards, x=None):
         ValueError: for examples that the guard rejects.
     """
     keras_answer = _KerasAnswer(model, inputs, guards)
-    boxes = boxes_of(model, inputs, guards)
+    boxes = input_bounds(model, inputs, guards)
     arrays = first_rows(model, inputs, guards, None if x is None else (x,))
-    exchanges, draws = [], is_random(model)
+    warmup_requests, draws = [], is_random(model)
     for name, signature in signatures.items():
         for size in _SIZES:
             rows = [array[:size] for array in arrays]
@@ -51,19 +51,19 @@ def make_exchanges(model, signatures, inputs, guards, x=None):
                 exchange.outputs.clear()
             elif exchange.outputs and name != "certify":
                 exchange.outputs.update(keras_answer(exchange))
-            exchanges.append(exchange)
-    return exchanges
+            warmup_requests.append(exchange)
+    return warmup_requests
 
 
 def first_rows(model, inputs, guards, data):
     """Returns a list of arrays, the first examples in the data, or random ones for `None`."""
     if data is not None:
         return [array[: max(_SIZES)] for array in inputs.unpack(data[0])]
-    return inputs.make_up(max(_SIZES), boxes_of(model, inputs, guards))
+    return inputs.random_examples(max(_SIZES), input_bounds(model, inputs, guards))
 
 
 @contextlib.contextmanager
-def told_to_give_data(inputs, data):
+def missing_data_context(inputs, data):
     """Says what to do if a model fails that nobody but its user can make examples for."""
     try:
         yield
@@ -137,7 +137,7 @@ def _exchange(name, signature, request):
             f"or other examples. {required_message(error) or error.message}"
         ) from error
     is_same = all(np.array_equal(answer[key], again[key]) for key in answer)
-    return Exchange(name, inputs, answer if is_same else {})
+    return WarmupRequest(name, inputs, answer if is_same else {})
 
 
 def _answer(signature, request):

@@ -30,14 +30,14 @@ _MESSAGES = {
     "PredictionLog": {"predict_log": (6, "PredictLog")},
 }
 
-Exchange = collections.namedtuple("Exchange", "signature inputs outputs")
-Exchange.__doc__ = "A request and its answer: the name of a signature, and dicts of arrays."
+WarmupRequest = collections.namedtuple("Exchange", "signature inputs outputs")
+WarmupRequest.__doc__ = "A request and its answer: the name of a signature, and dicts of arrays."
 
 
-def write(path, model_name, exchanges):
+def write(path, model_name, warmup_requests):
     """Writes exchanges to a file; TensorFlow Serving reads 1000 at most."""
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for exchange in exchanges:
+        for exchange in warmup_requests:
             record = _record_class()()
             log = record.predict_log
             for spec in (log.request.model_spec, log.response.model_spec):
@@ -51,13 +51,15 @@ def write(path, model_name, exchanges):
 
 def read(path):
     """Returns the exchanges in a file."""
-    exchanges = []
+    warmup_requests = []
     for bytes_of_record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
         log = _record_class().FromString(bytes_of_record).predict_log
         inputs = {name: tf.make_ndarray(value) for name, value in log.request.inputs.items()}
         outputs = {name: tf.make_ndarray(value) for name, value in log.response.outputs.items()}
-        exchanges.append(Exchange(log.request.model_spec.signature_name, inputs, outputs))
-    return exchanges
+        warmup_requests.append(
+            WarmupRequest(log.request.model_spec.signature_name, inputs, outputs)
+        )
+    return warmup_requests
 
 
 def replay(folder):
@@ -69,9 +71,9 @@ def replay(folder):
         the answers; `others_equal`, whether labels and texts are the same.
     """
     loaded = tf.saved_model.load(str(folder))
-    exchanges = read(pathlib.Path(folder) / PLACE)
+    warmup_requests = read(pathlib.Path(folder) / PLACE)
     differences, equal = [0.0], True
-    for exchange in exchanges:
+    for exchange in warmup_requests:
         inputs = {name: tf.constant(value) for name, value in exchange.inputs.items()}
         answers = loaded.signatures[exchange.signature](**inputs)
         if not exchange.outputs:  # They are random.
@@ -85,9 +87,9 @@ def replay(folder):
             else:
                 equal &= bool(np.array_equal(found, expected))
     return {
-        "requests": len(exchanges),
-        "compared": sum(bool(exchange.outputs) for exchange in exchanges),
-        "signatures": sorted({exchange.signature for exchange in exchanges}),
+        "requests": len(warmup_requests),
+        "compared": sum(bool(exchange.outputs) for exchange in warmup_requests),
+        "signatures": sorted({exchange.signature for exchange in warmup_requests}),
         "largest_difference": float(np.max(differences)),
         "others_equal": equal,
     }

@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from keras_robust import backend
-from keras_robust.configurable import plain
 from keras_robust.configurable import shown
+from keras_robust.configurable import to_config_value
 from keras_robust.threat_models.parsing import parse_bounds
 
 _LARGEST = {"uint8": 255.0, "uint16": 65535.0}
@@ -127,7 +127,7 @@ class InputGuard(keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
-            "bounds": plain(self.bounds),
+            "bounds": to_config_value(self.bounds),
             "outside": self.outside,
             "non_finite": self.non_finite,
             "integers": self.integers,
@@ -173,7 +173,7 @@ class InputGuard(keras.layers.Layer):
     def _message(self):
         within = ""
         if self.bounds is not None and self.outside == "reject":
-            within = f" within {shown(list(plain(self.bounds)))}"
+            within = f" within {shown(list(to_config_value(self.bounds)))}"
         return f"Expected finite values{within}. Received: an example with other values"
 
 

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_robust.configurable import plain
+from keras_robust.configurable import to_config_value
 from keras_robust.threat_models.parsing import parse_bounds
 
 
@@ -67,7 +67,7 @@ class InputTransformation(keras.layers.Layer):
         return tuple(input_shape)
 
     def get_config(self):
-        return {**super().get_config(), "bpda": self.bpda, "bounds": plain(self.bounds)}
+        return {**super().get_config(), "bpda": self.bpda, "bounds": to_config_value(self.bounds)}
 
     def to_unit(self, x):
         """Maps the bounds to `[0, 1]`."""

@@ -7,8 +7,8 @@ from keras_robust.models.classifier import rows_of_probabilities
 from keras_robust.models.classifier import single
 from keras_robust.models.guards import refuse_guards
 from keras_robust.models.guards import rejecting_layers
+from keras_robust.models.input_errors import input_error_context
 from keras_robust.models.input_errors import refuse_integers
-from keras_robust.models.input_errors import told_of_inputs
 from keras_robust.models.layer_classifier import LayerClassifier
 from keras_robust.models.predictions import predict_clean_logits
 from keras_robust.models.predictions import predict_logits
@@ -40,6 +40,6 @@ __all__ = [
     "single",
     "size_of",
     "take",
-    "told_of_inputs",
+    "input_error_context",
     "with_own_noise",
 ]

@@ -10,13 +10,13 @@ from keras_robust import backend
 from keras_robust.backend.keras_internals import without_output_metrics
 from keras_robust.backend.keras_internals import without_regularisers
 from keras_robust.models.batch_size import check_batch_size
+from keras_robust.models.dtypes import compute_dtype_scope
 from keras_robust.models.dtypes import current_dtype
-from keras_robust.models.dtypes import layers_in
-from keras_robust.models.error_context import explained
+from keras_robust.models.error_context import error_context
 from keras_robust.models.random_state import own_noise
 from keras_robust.models.softmax_end import ends_in_softmax
 from keras_robust.models.structures import only_input
-from keras_robust.models.tracing_errors import untraceable_told
+from keras_robust.models.tracing_errors import tracing_error_context
 
 _TINY = 1e-7
 # What bfloat16 leaves of the sum of probabilities, of which each has an error of up to 2**-9.
@@ -65,7 +65,7 @@ class Classifier:
     """
 
     def __init__(self, model, pack=None):
-        self.model = backend.own_function(model)
+        self.model = backend.as_backend_function(model)
         self.pack = pack or _pack_for(model)
         self.num_calls = 0
         self.num_classes = None
@@ -81,10 +81,10 @@ class Classifier:
         """
         self.num_calls += 1
         inputs = self.pack(x)
-        with backend.noted_logits(self.model), untraceable_told(self.model, inputs):
+        with backend.record_logits(self.model), tracing_error_context(self.model, inputs):
             if not isinstance(self.model, keras.Layer):
                 return self.model(inputs)
-            with explained("The model cannot run on these inputs", inputs=inputs):
+            with error_context("The model cannot run on these inputs", inputs=inputs):
                 check_batch_size(self.model, _num_rows(inputs))
                 if training:
                     for variable, value in self._start:
@@ -130,12 +130,12 @@ class Classifier:
         if not getattr(self.model, "built", True):
             # A layer might keep for good what it makes in another dtype than its own.
             self(x)
-        with own_noise(self.model), backend.fast_first_layers(self.model):
+        with own_noise(self.model), backend.fast_input_gradients(self.model):
             return function() if self.attack_dtype is None else self._in_attack_dtype(function)
 
     def _in_attack_dtype(self, function):
         try:
-            with layers_in(self.model, self.attack_dtype):
+            with compute_dtype_scope(self.model, self.attack_dtype):
                 return function()
         except Exception as error:
             # What fails in any dtype fails here again.
@@ -224,7 +224,7 @@ class Classifier:
             logits = activation(logits)
         return keras.tree.pack_sequence_as(outputs, [logits])
 
-    def misread(self, outputs, y=None):
+    def logits_mismatch(self, outputs, y=None):
         """Tells logits taken for probabilities, and probabilities taken for logits.
 
         Returns:
@@ -267,7 +267,7 @@ class Classifier:
     def loss_of(self, outputs, x, y, sample_weight=None):
         """Returns the compiled loss of outputs for `x`, a scalar, without regularisers."""
         told = {"outputs": outputs, "labels": y}
-        failing = explained("The compiled loss cannot be computed", **told)
+        failing = error_context("The compiled loss cannot be computed", **told)
         with without_output_metrics(self.model), without_regularisers(self.model), failing:
             loss = self.model.compute_loss(
                 x=self.pack(x), y=y, y_pred=outputs, sample_weight=sample_weight

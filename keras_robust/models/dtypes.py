@@ -26,7 +26,7 @@ def current_dtype():
 
 
 @contextlib.contextmanager
-def layers_in(model, dtype):
+def compute_dtype_scope(model, dtype):
     """Within, and in this thread, the float32 layers of `model` compute in `dtype`.
 
     Weights stay what they are, and are cast when a layer reads them. Models within models are not

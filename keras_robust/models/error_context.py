@@ -7,7 +7,7 @@ import keras
 
 
 @contextlib.contextmanager
-def explained(problem, **values):
+def error_context(problem, **values):
     """Says of what Keras raises inside what it means here, and what was given.
 
     Args:

@@ -9,7 +9,7 @@ from keras_robust.backend import layers_of
 
 
 @contextlib.contextmanager
-def told_of_inputs(model):
+def input_error_context(model):
     """Within, a `NoGradientError` says what to do about inputs that cannot move a little.
 
     Those are tokens and other whole numbers. Where a model has inputs of both kinds, nobody knows

@@ -47,7 +47,7 @@ def _predict(model, x, batch_size):
             raise ValueError(
                 f"Expected a model that returns logits. Received: None from {classifier.model!r}"
             )
-        problem = classifier.misread(outputs) if classifier.loss_name else None
+        problem = classifier.logits_mismatch(outputs) if classifier.loss_name else None
         if problem is not None and bool(problem[0]):
             values = ops.convert_to_numpy(single(outputs))
             raise ValueError(problem[1].format(f"{values.min():g}", f"{values.max():g}"))

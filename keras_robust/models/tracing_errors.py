@@ -13,7 +13,7 @@ _ERRORS = (NotImplementedError, TypeError, AttributeError)
 
 
 @contextlib.contextmanager
-def untraceable_told(model, inputs):
+def tracing_error_context(model, inputs):
     """Says of a model that is called within what to write, if it cannot be traced.
 
     Args:

@@ -24,8 +24,8 @@ from keras_robust.objectives.mma import MMA
 from keras_robust.objectives.objective import Objective
 from keras_robust.objectives.objective import get
 from keras_robust.objectives.objective import registry
+from keras_robust.objectives.objective_wrapper import ObjectiveWrapper
 from keras_robust.objectives.objective_wrapper import Regularised
-from keras_robust.objectives.objective_wrapper import Wrapping
 from keras_robust.objectives.rslad import RSLAD
 from keras_robust.objectives.smooth_adv import SmoothAdv
 from keras_robust.objectives.trades import TRADES
@@ -92,6 +92,6 @@ __all__ = [
     "TRADES",
     "VAT",
     "WorstCaseLinear",
-    "Wrapping",
+    "ObjectiveWrapper",
     "get",
 ]

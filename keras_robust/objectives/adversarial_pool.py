@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_robust import backend
-from keras_robust.attacks import unsearched
+from keras_robust.attacks import AttackResult
 from keras_robust.objectives.objective import Objective
 from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight
@@ -97,7 +97,7 @@ class AdversarialPool(Objective):
                 f"of them. Use the objective Mixed. Received: {threat_model!r}"
             )
 
-    def new_memory(self, x, y, sample_weight):
+    def new_objective_state(self, x, y, sample_weight):
         def rows_like(tensor):
             if tensor is None:
                 return None
@@ -115,11 +115,11 @@ class AdversarialPool(Objective):
         alpha = at(self.alpha, clean)
         return alpha * clean.loss + (1.0 - alpha) * adversarial.loss
 
-    def step(self, trainer, attack, batch):
-        blind = self._refresh(trainer.classifier, attack, batch)
+    def step(self, gradient_step, attack, batch):
+        blind = self._refresh(gradient_step.classifier, attack, batch)
         drawn = self._draw(batch)
-        found = unsearched(drawn.x)._replace(zero_gradient=blind)
-        return trainer.apply(trainer.backward(self.loss, found, batch=drawn))
+        found = AttackResult.unattacked(drawn.x)._replace(zero_gradient=blind)
+        return gradient_step.apply(gradient_step.backward(self.loss, found, batch=drawn))
 
     def _variable(self, shape, dtype):
         dtype = keras.backend.standardize_dtype(dtype)

@@ -5,13 +5,13 @@ from keras import ops
 
 from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight
-from keras_robust.objectives.objective_wrapper import Wrapping
+from keras_robust.objectives.objective_wrapper import ObjectiveWrapper
 
 _TINY = 1e-12
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
-class AWP(Wrapping):
+class AWP(ObjectiveWrapper):
     """Adversarial weight perturbation: the gradient is taken at the worst nearby weights.
 
     `min_w max_v L(w + v)`, where one ascent step gives, for every kernel `l`,
@@ -51,15 +51,15 @@ class AWP(Wrapping):
         super().__init__(objective)
         self.gamma = check_weight("gamma", gamma)
 
-    def step(self, trainer, attack, batch):
-        found = self.perturb(attack, trainer.classifier, batch)
-        here = trainer.backward(self.loss, found, keeps_state=False)
-        weights = trainer.classifier.model.trainable_weights
-        gradients = trainer.sum_over_replicas(here.gradients)
+    def step(self, gradient_step, attack, batch):
+        found = self.perturb(attack, gradient_step.classifier, batch)
+        here = gradient_step.backward(self.loss, found, update_state=False)
+        weights = gradient_step.classifier.model.trainable_weights
+        gradients = gradient_step.sum_over_replicas(here.gradients)
         gamma = at(self.gamma, here.clean)
         worst = [_ascend(w, g, gamma) for w, g in zip(weights, gradients, strict=True)]
-        there = trainer.backward(self.loss, found, weights=worst)
-        return trainer.apply(here._replace(gradients=there.gradients))
+        there = gradient_step.backward(self.loss, found, weights=worst)
+        return gradient_step.apply(here._replace(gradients=there.gradients))
 
 
 def _ascend(weight, gradient, gamma):

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_robust.attacks import unsearched
+from keras_robust.attacks import AttackResult
 from keras_robust.objectives.objective import Objective
 
 
@@ -25,7 +25,7 @@ class Clean(Objective):
     runs_attack = False
 
     def perturb(self, attack, classifier, batch):
-        return unsearched(batch.x)
+        return AttackResult.unattacked(batch.x)
 
     def loss(self, clean, adversarial):
         return clean.loss

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_robust.attacks import unsearched
+from keras_robust.attacks import AttackResult
 from keras_robust.losses import logit_distance
 from keras_robust.objectives.noise import with_noise
 from keras_robust.objectives.objective import Objective
@@ -48,7 +48,7 @@ class CleanLogitPairing(Objective):
         self.noise_stddev = check_weight("noise_stddev", noise_stddev)
 
     def perturb(self, attack, classifier, batch):
-        return unsearched(with_noise(batch, self.noise_stddev))
+        return AttackResult.unattacked(with_noise(batch, self.noise_stddev))
 
     def loss(self, clean, adversarial):
         loss, logits = adversarial.loss, adversarial.logits

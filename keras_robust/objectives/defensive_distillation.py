@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_robust.attacks import unsearched
+from keras_robust.attacks import AttackResult
 from keras_robust.losses import check_temperature
 from keras_robust.objectives.distillation import Distillation
 
@@ -68,7 +68,7 @@ class DefensiveDistillation(Distillation):
         self.temperature = check_temperature(temperature)
 
     def perturb(self, attack, classifier, batch):
-        return unsearched(batch.x)
+        return AttackResult.unattacked(batch.x)
 
     def loss(self, clean, adversarial):
         teacher = self.teacher_logits(clean.classifier, clean.x)

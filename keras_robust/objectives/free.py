@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_robust.attacks import unsearched
+from keras_robust.attacks import AttackResult
 from keras_robust.attacks.attack_loss import zero_gradient
 from keras_robust.objectives.objective import Objective
 
@@ -62,7 +62,7 @@ class Free(Objective):
         - [Shafahi et al., 2019](https://arxiv.org/abs/1904.12843)
     """
 
-    carries_delta = True
+    persistent_delta = True
 
     def __init__(self, num_replays=8):
         if not isinstance(num_replays, int) or num_replays < 1:
@@ -78,11 +78,11 @@ class Free(Objective):
     def loss(self, clean, adversarial):
         return adversarial.loss
 
-    def step(self, trainer, attack, batch):
+    def step(self, gradient_step, attack, batch):
         delta, is_blind = batch.delta, True
         for _ in range(self.num_replays):
-            found = unsearched(batch.threat_model.project(batch.x + delta, batch.x))
-            result = trainer.apply(trainer.backward(self.loss, found))
+            found = AttackResult.unattacked(batch.threat_model.project(batch.x + delta, batch.x))
+            result = gradient_step.apply(gradient_step.backward(self.loss, found))
             # A NaN would stay in `delta` for good.
             gradient = ops.where(ops.isfinite(result.input_gradient), result.input_gradient, 0.0)
             is_blind = ops.logical_and(is_blind, zero_gradient(gradient))

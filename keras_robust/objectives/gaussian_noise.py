@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_robust.attacks import unsearched
+from keras_robust.attacks import AttackResult
 from keras_robust.objectives.noise import with_noise
 from keras_robust.objectives.objective import Objective
 from keras_robust.objectives.objective import check_weight
@@ -50,7 +50,7 @@ class GaussianNoise(Objective):
 
     def perturb(self, attack, classifier, batch):
         free = batch._replace(threat_model=batch.threat_model.without_bounds())
-        return unsearched(with_noise(free, self.noise_stddev))
+        return AttackResult.unattacked(with_noise(free, self.noise_stddev))
 
     def loss(self, clean, adversarial):
         return adversarial.loss

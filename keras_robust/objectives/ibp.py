@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_robust import losses
 from keras_robust import models
-from keras_robust.attacks import unsearched
+from keras_robust.attacks import AttackResult
 from keras_robust.certification.crown import crown_margins
 from keras_robust.certification.interval import ball_box
 from keras_robust.certification.interval import box_margins
@@ -110,7 +110,7 @@ class IBP(Objective):
         self._margins(model, ball_box(x, 0.0, None), label, 1.0)
 
     def perturb(self, attack, classifier, batch):
-        return unsearched(batch.x)
+        return AttackResult.unattacked(batch.x)
 
     def loss(self, clean, adversarial):
         kappa, ball = at(self.kappa, clean), clean.batch.threat_model

@@ -8,8 +8,7 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust.attacks import FGSM
-from keras_robust.attacks import Found
-from keras_robust.attacks import unsearched
+from keras_robust.attacks import AttackResult
 from keras_robust.objectives.objective import Objective
 from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight
@@ -78,7 +77,7 @@ class Kurakin(Objective):
         self.weight = check_weight("weight", weight)
         self.random_epsilon = bool(random_epsilon)
 
-    def attacked(self, batch):
+    def attacked_mask(self, batch):
         size = ops.shape(batch.x)[0]
         return ops.arange(size, dtype="int32") < self._count(size)
 
@@ -91,12 +90,14 @@ class Kurakin(Objective):
         if self.random_epsilon:
             chosen = chosen._replace(threat_model=_randomised(chosen))
         found = super().perturb(attack, classifier, chosen)
-        pairs = zip(found, unsearched(x[count:]), strict=True)
-        return Found(*(ops.concatenate([one[:count], other], axis=0) for one, other in pairs))
+        pairs = zip(found, AttackResult.unattacked(x[count:]), strict=True)
+        return AttackResult(
+            *(ops.concatenate([one[:count], other], axis=0) for one, other in pairs)
+        )
 
     def loss(self, clean, adversarial):
-        attacked = ops.cast(self.attacked(adversarial.batch), "float32")
-        weights = 1.0 + attacked * (at(self.weight, adversarial) - 1.0)
+        attacked_mask = ops.cast(self.attacked_mask(adversarial.batch), "float32")
+        weights = 1.0 + attacked_mask * (at(self.weight, adversarial) - 1.0)
         # Keras divides by the size of the batch.
         return adversarial.weighted_loss(weights / ops.maximum(ops.mean(weights), _TINY))
 
@@ -110,7 +111,7 @@ class Kurakin(Objective):
 
 def _is_plain(threat_model):
     """Whether a part of a batch can be attacked; elsewhere the model holds inputs of all of it."""
-    return type(threat_model).expose is ThreatModel.expose
+    return type(threat_model).bind is ThreatModel.bind
 
 
 def _randomised(batch):

@@ -7,13 +7,13 @@ from keras_robust import losses
 from keras_robust import models
 from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight
-from keras_robust.objectives.objective_wrapper import Wrapping
+from keras_robust.objectives.objective_wrapper import ObjectiveWrapper
 
 _LOSSES = ("sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy")
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
-class LabelSmoothing(Wrapping):
+class LabelSmoothing(ObjectiveWrapper):
     """Label smoothing: the true class is to have probability `1 - smoothing + smoothing / C`.
 
     Every other of the `C` classes gets `smoothing / C`. Wherever the objective within uses the

@@ -8,7 +8,7 @@ from keras import ops
 from keras_robust import losses
 from keras_robust import models
 from keras_robust import training
-from keras_robust.attacks import unsearched
+from keras_robust.attacks import AttackResult
 from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.attacks.attack_loss import check_numbers
 from keras_robust.objectives.noisy_copies import check_copies
@@ -87,12 +87,12 @@ class MACER(Objective):
         check_copies(type(self).__name__, model, threat_model)
 
     def perturb(self, attack, classifier, batch):
-        return unsearched(batch.x)
+        return AttackResult.unattacked(batch.x)
 
     def loss(self, clean, adversarial):
         batch, classifier = clean.batch, clean.classifier
         noise = draw_noise(batch, self.noise_stddev, self.num_samples)
-        noisy = training.Stream(classifier, copies(batch, noise, self.num_samples))
+        noisy = training.ForwardPass(classifier, copies(batch, noise, self.num_samples))
         smoothed = log_mean_probabilities(noisy.logits, self.num_samples)
         outputs = classifier.to_outputs(smoothed, noisy.outputs)
         inputs = classifier.pack(clean.x)

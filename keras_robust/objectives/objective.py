@@ -26,8 +26,8 @@ class Objective(Configurable):
     is given none; `runs_attack`, whether `perturb` makes adversarial examples, so that there is an
     accuracy under attack to log; `takes_unlabelled`, whether labels may be -1, for none
     (`"if_ignored"`: if the compiled loss leaves such examples out);
-    `carries_delta`, whether `step` hands a perturbation from batch to batch; `steps_per_batch`, how
-    many optimizer steps `step` takes, by which `AdvTrain` reckons the length of a training.
+    `persistent_delta`, whether `step` hands a perturbation from batch to batch; `steps_per_batch`,
+    how many optimizer steps `step` takes, by which `AdvTrain` reckons the length of a training.
 
     Example:
 
@@ -43,7 +43,7 @@ class Objective(Configurable):
     default_attack = "pgd"
     runs_attack = True
     takes_unlabelled = False
-    carries_delta = False
+    persistent_delta = False
     steps_per_batch = 1
 
     def check(self, model, threat_model):
@@ -55,14 +55,14 @@ class Objective(Configurable):
         """
 
     def perturb(self, attack, classifier, batch):
-        """Returns `attacks.Found` for a `training.Batch`: by default what the attack finds."""
+        """Returns the `AttackResult` for a `Batch`: by default what the attack finds."""
         return attack.perturb(classifier, batch.x, batch.y, batch.threat_model, batch.seed)
 
-    def attacked(self, batch):
+    def attacked_mask(self, batch):
         """Returns, per example, whether `perturb` attacks it; `None` for all."""
         return None
 
-    def new_memory(self, x, y, sample_weight):
+    def new_objective_state(self, x, y, sample_weight):
         """Returns variables that outlive a batch, made once in a `fit`; by default `None`.
 
         `step` finds them in `batch.memory`, and may assign to them. They are gone after `fit`.
@@ -78,21 +78,21 @@ class Objective(Configurable):
         """Returns the scalar loss.
 
         Args:
-            clean: `training.Stream` of the examples as they are.
-            adversarial: `training.Stream` of what `perturb` made of them.
+            clean: `training.ForwardPass` of the examples as they are.
+            adversarial: `training.ForwardPass` of what `perturb` made of them.
         """
         raise NotImplementedError
 
-    def step(self, trainer, attack, batch):
-        """Takes the optimizer step for one batch, and returns a `training.Result`.
+    def step(self, gradient_step, attack, batch):
+        """Takes the optimizer step for one batch, and returns a `training.StepResult`.
 
         Args:
-            trainer: `training.Trainer`, with `backward` and `apply`.
+            gradient_step: `training.GradientStep`, with `backward` and `apply`.
             attack: an `Attack`.
             batch: `training.Batch`.
         """
-        found = self.perturb(attack, trainer.classifier, batch)
-        return trainer.apply(trainer.backward(self.loss, found))
+        found = self.perturb(attack, gradient_step.classifier, batch)
+        return gradient_step.apply(gradient_step.backward(self.loss, found))
 
 
 registry = Registry("objective", Objective)

@@ -6,7 +6,7 @@ from keras_robust.objectives.objective import check_weight
 from keras_robust.objectives.objective import get
 
 
-class Wrapping(Objective):
+class ObjectiveWrapper(Objective):
     """Is the objective within, in all that a subclass does not override.
 
     Args:
@@ -38,20 +38,20 @@ class Wrapping(Objective):
     def check(self, model, threat_model):
         self.objective.check(model, threat_model)
 
-    def new_memory(self, x, y, sample_weight):
-        return self.objective.new_memory(x, y, sample_weight)
+    def new_objective_state(self, x, y, sample_weight):
+        return self.objective.new_objective_state(x, y, sample_weight)
 
     def perturb(self, attack, classifier, batch):
         return self.objective.perturb(attack, classifier, batch)
 
-    def attacked(self, batch):
-        return self.objective.attacked(batch)
+    def attacked_mask(self, batch):
+        return self.objective.attacked_mask(batch)
 
     def loss(self, clean, adversarial):
         return self.objective.loss(clean, adversarial)
 
 
-class Regularised(Wrapping):
+class Regularised(ObjectiveWrapper):
     """Adds `weight * mean_i penalty_i` to the loss of another objective.
 
     Subclasses write `penalty`. Sample weights weigh it as they weigh the loss.

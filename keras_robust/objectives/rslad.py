@@ -2,15 +2,15 @@
 
 import keras
 
-from keras_robust.attacks import Found
+from keras_robust.attacks import AttackResult
 from keras_robust.objectives.distillation import Distillation
 
 _ADVERSARIAL = 5.0 / 6.0
 _CLEAN = 1.0 / 6.0
 
 
-class _Taught(Found):
-    """`Found`, with what the teacher said, which need not be asked twice."""
+class _Taught(AttackResult):
+    """`AttackResult`, with what the teacher said, which need not be asked twice."""
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")

@@ -87,7 +87,7 @@ class SmoothAdv(Objective):
         noise = draw_noise(batch, self.noise_stddev, num_samples)
         # The first copy is what `perturb` returned.
         more = noise - repeat_rows(noise[::num_samples], num_samples)
-        stream = training.Stream(adversarial.classifier, copies(batch, more, num_samples))
+        stream = training.ForwardPass(adversarial.classifier, copies(batch, more, num_samples))
         if stream.classifier.reduction != "sum":
             return stream.loss
         return stream.weighted_loss(ops.ones(ops.shape(noise)[:1], "float32") / num_samples)

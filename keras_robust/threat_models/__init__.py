@@ -11,9 +11,9 @@ from keras_robust.threat_models.l1 import L1
 from keras_robust.threat_models.l2 import L2
 from keras_robust.threat_models.linf import Linf
 from keras_robust.threat_models.per_input import PerInput
-from keras_robust.threat_models.plain import from_plain
 from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import registry
+from keras_robust.threat_models.untrusted_config import from_untrusted_config
 
 ALL = (AtLayer, Joint, L0, L1, L2, Linf, PerInput)
 registry.extend(ALL)
@@ -55,6 +55,6 @@ __all__ = [
     "Linf",
     "PerInput",
     "ThreatModel",
-    "from_plain",
+    "from_untrusted_config",
     "get",
 ]

@@ -7,11 +7,11 @@ from keras import ops
 
 from keras_robust import models
 from keras_robust.threat_models.layout import map_named
-from keras_robust.threat_models.threat_model_wrapper import Wrapping
+from keras_robust.threat_models.threat_model_wrapper import ThreatModelWrapper
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
-class AtLayer(Wrapping):
+class AtLayer(ThreatModelWrapper):
     """Perturbs what a layer of the model puts out: for text, the embeddings of the tokens.
 
     Tokens cannot move a little, but their embeddings can. With `h` the model up to the layer and
@@ -78,7 +78,7 @@ class AtLayer(Wrapping):
         self._given = {"layer": layer, "threat_model": self.threat_model}
         self._mask = None
 
-    def expose(self, model, inputs):
+    def bind(self, model, inputs):
         classifier = models.LayerClassifier(model, self.layer, inputs)
         other = copy.copy(self)
         other._mask = classifier.mask
@@ -89,7 +89,7 @@ class AtLayer(Wrapping):
             return map_named(function, inputs, {})
         return function(inputs, None, None)
 
-    def restore(self, x_adv, inputs):
+    def pack(self, x_adv, inputs):
         return x_adv
 
     def predict_logits(self, model, inputs, x_adv, batch_size):
@@ -109,8 +109,8 @@ class AtLayer(Wrapping):
     def steepest_direction(self, gradient):
         return super().steepest_direction(self._visible(gradient, 0.0))
 
-    def linear_maximiser(self, direction, x):
-        return super().linear_maximiser(self._visible(direction, 0.0), x)
+    def linear_maximization_oracle(self, direction, x):
+        return super().linear_maximization_oracle(self._visible(direction, 0.0), x)
 
     def step(self, x_adv, gradient, step_size):
         return super().step(x_adv, self._visible(gradient, 0.0), step_size)
@@ -118,11 +118,13 @@ class AtLayer(Wrapping):
     def random_start(self, x, seed):
         return self._visible(super().random_start(x, seed), x)
 
-    def sphere_start(self, x, seed):
-        return self._visible(super().sphere_start(x, seed), x)
+    def random_start_on_sphere(self, x, seed):
+        return self._visible(super().random_start_on_sphere(x, seed), x)
 
-    def cross(self, x, gradient, change):
-        return self._visible(super().cross(x, self._visible(gradient, 0.0), change), 0.0)
+    def project_onto_hyperplane(self, x, gradient, change):
+        return self._visible(
+            super().project_onto_hyperplane(x, self._visible(gradient, 0.0), change), 0.0
+        )
 
     def _visible(self, values, otherwise):
         """Returns `values`, and `otherwise` at the positions that the mask of the layer hides."""

@@ -4,11 +4,11 @@ import keras
 
 from keras_robust.threat_models.layout import Layout
 from keras_robust.threat_models.layout import map_named
-from keras_robust.threat_models.threat_model_wrapper import Wrapping
+from keras_robust.threat_models.threat_model_wrapper import ThreatModelWrapper
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
-class Joint(Wrapping):
+class Joint(ThreatModelWrapper):
     """Perturbs several inputs of a model within one budget, as if they were one input.
 
     The inputs are flattened and put side by side, and the threat model holds for the whole: with
@@ -71,22 +71,22 @@ class Joint(Wrapping):
         other._given["bounds"] = None
         return other
 
-    def expose(self, model, inputs):
+    def bind(self, model, inputs):
         layout = Layout(inputs, self.inputs)
-        self.check_fits((None, sum(layout.sizes)))
+        self.check_shape((None, sum(layout.sizes)))
         bounds = layout.join_bounds([box.bounds for box in self._boxes.values()])
         bound = self.around(self.threat_model.with_bounds(bounds))
         return layout.join(inputs), layout.classifier(model, inputs), bound
 
     def map_inputs(self, function, inputs):
-        self.expose(None, inputs)
+        self.bind(None, inputs)
         return map_named(function, inputs, self._boxes)
 
-    def restore(self, x_adv, inputs):
+    def pack(self, x_adv, inputs):
         return Layout(inputs, self.inputs).replace(inputs, x_adv)
 
     def contains(self, x_adv, x, tolerance=1e-5):
         if not keras.tree.is_nested(x):
             return super().contains(x_adv, x, tolerance)
-        joined, _, bound = self.expose(None, x)
+        joined, _, bound = self.bind(None, x)
         return bound.contains(Layout(x, self.inputs).join(x_adv), joined, tolerance)

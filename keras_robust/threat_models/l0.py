@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust.configurable import shown
-from keras_robust.threat_models.crossing import largest_of
+from keras_robust.threat_models.hyperplane_step import largest_of
 from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
@@ -110,7 +110,7 @@ class L0(ThreatModel):
         limit = _FAR * ops.sign(gradient)
         return x_adv + ops.where(ops.abs(gradient) * scale > _FAR, limit, gradient * scale) * width
 
-    def linear_maximiser(self, direction, x):
+    def linear_maximization_oracle(self, direction, x):
         room = ops.minimum(self._headroom(x, direction), _LARGEST)
         size = ops.abs(direction)
         keep = self._largest(size / per_example(largest_of(size), x) * room)
@@ -127,7 +127,7 @@ class L0(ThreatModel):
         values = low + (high - low) * ops.reshape(noise[:, :features], ops.shape(x))
         return ops.where(self.spread(keep, x), values, x)
 
-    def sphere_start(self, x, seed):
+    def random_start_on_sphere(self, x, seed):
         return self.random_start(x, seed)
 
     def distance(self, x_adv, x):

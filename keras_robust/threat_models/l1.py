@@ -4,8 +4,8 @@ import keras
 from keras import ops
 
 from keras_robust import backend
-from keras_robust.threat_models.crossing import FAR
-from keras_robust.threat_models.crossing import largest_of
+from keras_robust.threat_models.hyperplane_step import FAR
+from keras_robust.threat_models.hyperplane_step import largest_of
 from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
@@ -81,7 +81,7 @@ class L1(ThreatModel):
         fill = ops.take_along_axis(fill, ops.argsort(order, axis=-1), axis=-1)
         return x_adv + ops.reshape(fill * ops.sign(flat), ops.shape(x_adv))
 
-    def linear_maximiser(self, direction, x):
+    def linear_maximization_oracle(self, direction, x):
         # A fractional knapsack: the largest coordinates first, each up to its bound.
         return self.project(self.step(x, direction, self._radius_per_example()), x)
 
@@ -94,7 +94,7 @@ class L1(ThreatModel):
         noise = ops.reshape(noise[:, :features], ops.shape(x))
         return self.project(x + per_example(self._radius_per_example(), x) * noise, x)
 
-    def sphere_start(self, x, seed):
+    def random_start_on_sphere(self, x, seed):
         noise = backend.normal(ops.shape(x), seed)
         # Long enough to reach the sphere, and no longer than a projection can tell in float32.
         radius = self._radius_per_example()
@@ -102,7 +102,7 @@ class L1(ThreatModel):
         length = ops.maximum(least, ops.minimum(_LONGEST * radius, 1.0))
         return self.project(x + per_example(length, x) * noise, x)
 
-    def cross(self, x, gradient, change):
+    def project_onto_hyperplane(self, x, gradient, change):
         direction = gradient * per_example(ops.sign(change), x)
         # In units of the largest entry: products with huge ones would leave float32.
         largest = largest_of(ops.abs(gradient))

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_robust import backend
-from keras_robust.threat_models.crossing import crossing
+from keras_robust.threat_models.hyperplane_step import hyperplane_step
 from keras_robust.threat_models.lengths import LARGEST
 from keras_robust.threat_models.lengths import normalised
 from keras_robust.threat_models.threat_model import ThreatModel
@@ -89,7 +89,7 @@ class L2(ThreatModel):
         step_size = per_example(ops.convert_to_tensor(step_size, dtype="float32"), x_adv)
         return x_adv + step_size * self.steepest_direction(gradient)
 
-    def linear_maximiser(self, direction, x):
+    def linear_maximization_oracle(self, direction, x):
         # It is `clip(x + direction / lambda)`, and so is the projection of any point that lies far
         # enough in the direction.
         direction, _ = normalised(direction)
@@ -104,14 +104,14 @@ class L2(ThreatModel):
         noise = ops.reshape(noise[:, :features], ops.shape(x))
         return self.project(x + per_example(self._radius_per_example(), x) * noise, x)
 
-    def sphere_start(self, x, seed):
+    def random_start_on_sphere(self, x, seed):
         noise = backend.normal(ops.shape(x), seed)
         length = self.steepest_direction(noise)
         return self.project(x + per_example(self._radius_per_example(), x) * length, x)
 
-    def cross(self, x, gradient, change):
+    def project_onto_hyperplane(self, x, gradient, change):
         room = self._headroom(x, gradient * per_example(ops.sign(change), x))
-        return crossing(x, gradient, change, room, ops.abs(gradient))
+        return hyperplane_step(x, gradient, change, room, ops.abs(gradient))
 
     def distance(self, x_adv, x):
         return normalised(x_adv - x)[1]

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust.configurable import shown
-from keras_robust.threat_models.crossing import crossing
+from keras_robust.threat_models.hyperplane_step import hyperplane_step
 from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
@@ -68,23 +68,23 @@ class Linf(ThreatModel):
     def steepest_direction(self, gradient):
         return ops.sign(gradient)
 
-    def linear_maximiser(self, direction, x):
+    def linear_maximization_oracle(self, direction, x):
         return self.project(x + self.radius * ops.sign(direction), x)
 
     def random_start(self, x, seed):
         noise = backend.uniform(ops.shape(x), seed, minval=-1.0, maxval=1.0)
         return self.project(x + self.radius * noise, x)
 
-    def sphere_start(self, x, seed):
+    def random_start_on_sphere(self, x, seed):
         noise = backend.uniform(ops.shape(x), seed, minval=-1.0, maxval=1.0)
         largest = ops.max(flatten(ops.abs(noise)), axis=-1)
         return self.project(x + self.radius * noise / per_example(largest, x), x)
 
-    def cross(self, x, gradient, change):
+    def project_onto_hyperplane(self, x, gradient, change):
         room = self._headroom(x, gradient * per_example(ops.sign(change), x))
-        return crossing(x, gradient, change, room, ops.ones_like(x))
+        return hyperplane_step(x, gradient, change, room, ops.ones_like(x))
 
-    def share_of_radius(self, share, x):
+    def relative_step(self, share, x):
         return per_example(share, x) * self.radius
 
     def with_radii(self, radii, x):
@@ -93,7 +93,7 @@ class Linf(ThreatModel):
     def distance(self, x_adv, x):
         return ops.max(flatten(ops.abs(x_adv - x)), axis=-1)
 
-    def check_fits(self, shape):
+    def check_shape(self, shape):
         given = getattr(self.epsilon, "shape", ())
         sizes = zip(reversed(given), reversed(shape), strict=False)
         if len(given) > len(shape) or any(own not in (1, size) for own, size in sizes):
@@ -103,7 +103,7 @@ class Linf(ThreatModel):
                 f"Received: epsilon of shape {given} for inputs of shape {shape}"
             )
 
-    def radius_of_rows(self, rows, x):
+    def epsilon_for_rows(self, rows, x):
         radius = ops.convert_to_numpy(self.radius)
         # `(channels,)` broadcasts against every row; only an axis for the examples is indexed.
         if radius.ndim == x.ndim and len(radius) == len(x):

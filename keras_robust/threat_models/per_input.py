@@ -98,7 +98,7 @@ class PerInput(ThreatModel):
         """Returns a copy in which every part has this box."""
         return self._with_parts(lambda part: part.with_bounds(bounds))
 
-    def expose(self, model, inputs):
+    def bind(self, model, inputs):
         bound = self._bound_to(inputs)
         layout = bound._layout
         return layout.join(inputs), layout.classifier(model, inputs), bound
@@ -106,7 +106,7 @@ class PerInput(ThreatModel):
     def map_inputs(self, function, inputs):
         return map_named(function, inputs, self._bound_to(inputs).parts)
 
-    def restore(self, x_adv, inputs):
+    def pack(self, x_adv, inputs):
         return Layout(inputs, self.parts).replace(inputs, x_adv)
 
     def project(self, x_adv, x):
@@ -118,8 +118,10 @@ class PerInput(ThreatModel):
             for part, one in self._split(gradient, scaled=False)
         )
 
-    def linear_maximiser(self, direction, x):
-        return self._join(part.linear_maximiser(*pair) for part, *pair in self._split(direction, x))
+    def linear_maximization_oracle(self, direction, x):
+        return self._join(
+            part.linear_maximization_oracle(*pair) for part, *pair in self._split(direction, x)
+        )
 
     def step(self, x_adv, gradient, step_size):
         share = ops.convert_to_tensor(step_size, dtype="float32")
@@ -131,8 +133,8 @@ class PerInput(ThreatModel):
     def random_start(self, x, seed):
         return self._started(x, seed, "random_start")
 
-    def sphere_start(self, x, seed):
-        return self._started(x, seed, "sphere_start")
+    def random_start_on_sphere(self, x, seed):
+        return self._started(x, seed, "random_start_on_sphere")
 
     def _started(self, x, seed, how):
         starts = (
@@ -174,7 +176,7 @@ class PerInput(ThreatModel):
         other = copy.copy(self)
         other._layout = Layout(inputs, self.parts)
         for part, shape in zip(self.parts.values(), other._layout.shapes, strict=True):
-            part.check_fits((None, *shape))
+            part.check_shape((None, *shape))
         return other
 
     def _split(self, *tensors, scaled=True):
@@ -182,7 +184,7 @@ class PerInput(ThreatModel):
         if self._layout is None:
             raise ValueError(
                 "Only `contains` takes inputs as they are; a step or projection needs what "
-                f"`expose` returns. Received: {self!r} without data"
+                f"`bind` returns. Received: {self!r} without data"
             )
         pieces = zip(*(self._layout.split(tensor) for tensor in tensors), strict=True)
         for part, own in zip(self.parts.values(), pieces, strict=True):

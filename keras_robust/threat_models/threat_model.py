@@ -95,7 +95,7 @@ class ThreatModel(Configurable):
         """Returns a copy with one radius per example of `x`, a tensor `(batch_size,)`."""
         return self.with_epsilon(radii)
 
-    def share_of_radius(self, share, x):
+    def relative_step(self, share, x):
         """Returns `share * radius`, for a share per example, as a step size that `step` takes."""
         return per_example(share * self._radius_per_example(), x)
 
@@ -114,7 +114,7 @@ class ThreatModel(Configurable):
         """Returns a copy without a box."""
         return self.with_bounds(None)
 
-    def expose(self, model, inputs):
+    def bind(self, model, inputs):
         """Returns what the attacker changes, and the model as a function of it.
 
         Args:
@@ -138,15 +138,15 @@ class ThreatModel(Configurable):
         leaf = function(models.only_input(inputs), None, self)
         return keras.tree.pack_sequence_as(inputs, [leaf])
 
-    def restore(self, x_adv, inputs):
-        """Returns `x_adv`, an array such as `expose` gives, in the form of the inputs."""
+    def pack(self, x_adv, inputs):
+        """Returns `x_adv`, an array such as `bind` gives, in the form of the inputs."""
         return keras.tree.pack_sequence_as(inputs, [x_adv])
 
     def predict_logits(self, model, inputs, x_adv, batch_size):
         """Returns NumPy logits for what an attack on `inputs` returned."""
         return models.predict_logits(model, x_adv, batch_size)
 
-    def check_fits(self, shape):
+    def check_shape(self, shape):
         """Raises `ValueError` if `epsilon` is an array that does not fit examples of `shape`.
 
         Args:
@@ -160,7 +160,7 @@ class ThreatModel(Configurable):
                 f"Received: epsilon of shape {self._epsilon.shape} for inputs of shape {shape}"
             )
 
-    def radius_of_rows(self, rows, x):
+    def epsilon_for_rows(self, rows, x):
         """Returns the radius, as an array, for some rows of the data set `x`."""
         radius = ops.convert_to_numpy(self.radius)
         return radius if radius.size == 1 else radius[rows]
@@ -173,7 +173,7 @@ class ThreatModel(Configurable):
         """Returns the `d` of norm 1 with the largest `<gradient, d>`, per example."""
         raise NotImplementedError
 
-    def linear_maximiser(self, direction, x):
+    def linear_maximization_oracle(self, direction, x):
         """Returns the feasible point with the largest `<direction, x_adv>`, per example, exactly.
 
         It is the worst case of a model that is linear in its input. A coordinate of which
@@ -191,14 +191,14 @@ class ThreatModel(Configurable):
         """
         raise NotImplementedError
 
-    def sphere_start(self, x, seed):
+    def random_start_on_sphere(self, x, seed):
         """Returns a random point about `epsilon` away from `x`, in the ball and the box.
 
         APGD starts there. The arguments are those of `random_start`.
         """
         raise NotImplementedError
 
-    def cross(self, x, gradient, change):
+    def project_onto_hyperplane(self, x, gradient, change):
         """Returns the shortest step from `x`, in the box, that changes `<gradient, x>` by `change`.
 
         Short is meant in the norm of the ball, of which the radius plays no role. Where the box has

@@ -6,10 +6,10 @@ from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import registry
 
 
-class Wrapping(ThreatModel):
+class ThreatModelWrapper(ThreatModel):
     """Is the threat model within, in all that a subclass does not override.
 
-    A subclass has one more argument at least, and writes `expose`.
+    A subclass has one more argument at least, and writes `bind`.
 
     Args:
         threat_model: a `ThreatModel` for one tensor, or its name.
@@ -23,7 +23,7 @@ class Wrapping(ThreatModel):
         self.threat_model = get_plain(threat_model)
         epsilon = self.threat_model.epsilon
         if getattr(epsilon, "ndim", 0):
-            self.threat_model.check_fits((None, epsilon.shape[-1]))
+            self.threat_model.check_shape((None, epsilon.shape[-1]))
         self._given = {"threat_model": self.threat_model}
 
     @property
@@ -62,13 +62,13 @@ class Wrapping(ThreatModel):
         other._given = {**self._given, "threat_model": threat_model}
         return other
 
-    def expose(self, model, inputs):
+    def bind(self, model, inputs):
         raise NotImplementedError
 
-    def check_fits(self, shape):
-        self.threat_model.check_fits((None, *shape[1:]))
+    def check_shape(self, shape):
+        self.threat_model.check_shape((None, *shape[1:]))
 
-    def radius_of_rows(self, rows, x):
+    def epsilon_for_rows(self, rows, x):
         return self.radius
 
     def project(self, x_adv, x):
@@ -77,20 +77,20 @@ class Wrapping(ThreatModel):
     def steepest_direction(self, gradient):
         return self.threat_model.steepest_direction(gradient)
 
-    def linear_maximiser(self, direction, x):
-        return self.threat_model.linear_maximiser(direction, x)
+    def linear_maximization_oracle(self, direction, x):
+        return self.threat_model.linear_maximization_oracle(direction, x)
 
     def random_start(self, x, seed):
         return self.threat_model.random_start(x, seed)
 
-    def sphere_start(self, x, seed):
-        return self.threat_model.sphere_start(x, seed)
+    def random_start_on_sphere(self, x, seed):
+        return self.threat_model.random_start_on_sphere(x, seed)
 
-    def cross(self, x, gradient, change):
-        return self.threat_model.cross(x, gradient, change)
+    def project_onto_hyperplane(self, x, gradient, change):
+        return self.threat_model.project_onto_hyperplane(x, gradient, change)
 
-    def share_of_radius(self, share, x):
-        return self.threat_model.share_of_radius(share, x)
+    def relative_step(self, share, x):
+        return self.threat_model.relative_step(share, x)
 
     def with_radii(self, radii, x):
         return self.around(self.threat_model.with_radii(radii, x))
@@ -111,7 +111,7 @@ class Wrapping(ThreatModel):
 def get_plain(identifier):
     """Returns the threat model for `identifier`, which must be one for a single tensor."""
     threat_model = registry.get(identifier)
-    if type(threat_model).expose is not ThreatModel.expose:
+    if type(threat_model).bind is not ThreatModel.bind:
         raise ValueError(
             "Threat models for several inputs or for a layer hold threat models for one tensor, "
             f"such as Linf(0.1). Received: {threat_model!r}"

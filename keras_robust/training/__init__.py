@@ -2,22 +2,22 @@
 
 from keras_robust import backend
 from keras_robust.training.batch import Batch
-from keras_robust.training.forward_pass import Stream
-from keras_robust.training.gradients import Result
+from keras_robust.training.forward_pass import ForwardPass
+from keras_robust.training.gradients import StepResult
 from keras_robust.training.steps_taken import read_steps
 
 if backend.IS_JAX:
-    from keras_robust.training.jax_gradients import Trainer
+    from keras_robust.training.jax_gradients import GradientStep
     from keras_robust.training.jax_train_step import TrainStep
 else:
-    from keras_robust.training.tensorflow_gradients import Trainer
+    from keras_robust.training.tensorflow_gradients import GradientStep
     from keras_robust.training.tensorflow_train_step import TrainStep
 
 __all__ = [
     "Batch",
-    "Result",
-    "Stream",
+    "StepResult",
+    "ForwardPass",
     "TrainStep",
-    "Trainer",
+    "GradientStep",
     "read_steps",
 ]

@@ -10,9 +10,9 @@ class Batch(typing.NamedTuple):
     `sample_weight`, `(batch_size,)` or `None`, class weights included; `threat_model`, whose radius
     is known; `iteration`, an integer `()` in the dtype of `optimizer.iterations`, the optimizer
     steps so far, at which schedules are read; `seed`, int32 `(2,)`, another one for every batch and
-    replica; `delta`, shape of `x`, what an objective with `carries_delta` left behind at the last
-    batch, or `None`; `memory`, the variables that `new_memory` of the objective made for this
-    `fit`, or `None`.
+    replica; `delta`, shape of `x`, what an objective with `persistent_delta` left behind at the
+    last batch, or `None`; `memory`, the variables that `new_objective_state` of the objective made
+    for this `fit`, or `None`.
     """
 
     x: object

@@ -3,10 +3,10 @@
 import keras
 from keras import ops
 
-from keras_robust.models.error_context import explained
+from keras_robust.models.error_context import error_context
 
 
-class Stream:
+class ForwardPass:
     """One stream of examples: clean or adversarial.
 
     The model runs once, in training mode, when the outputs are first asked for; a stream that an
@@ -16,7 +16,7 @@ class Stream:
     Args:
         classifier: a `models.Classifier`.
         batch: a `training.Batch`; its `x` is what goes through the model.
-        found: the `attacks.Found` from which `x` comes, or `None` for clean examples.
+        found: the `attacks.AttackResult` from which `x` comes, or `None` for clean examples.
         outputs: those of the model, if it has run already, or `None`. There is no loss then.
     """
 
@@ -101,7 +101,7 @@ class Stream:
             )
         outputs = own if outputs is None else outputs
         told = {"outputs": outputs, "labels": self.y, "sample weights": sample_weight}
-        with explained("The compiled loss cannot be computed", **told):
+        with error_context("The compiled loss cannot be computed", **told):
             _require_loss(self.classifier.model)
             loss = self.classifier.model.compute_loss(
                 self.classifier.pack(self.x), self.y, outputs, sample_weight

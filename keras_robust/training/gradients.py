@@ -4,26 +4,26 @@ import typing
 
 from keras_robust import backend
 from keras_robust.training.checks import check_outputs
-from keras_robust.training.forward_pass import Stream
+from keras_robust.training.forward_pass import ForwardPass
 
 
-class Result(typing.NamedTuple):
+class StepResult(typing.NamedTuple):
     """What a backward pass gives.
 
     Fields: `loss`, a scalar; `gradients`, one per trainable weight, times the loss scale;
     `input_gradient`, the same for `x_adv`; `clean` and `adversarial`, the streams; `delta`, what an
-    objective with `carries_delta` hands to the next batch, or `None`.
+    objective with `persistent_delta` hands to the next batch, or `None`.
     """
 
     loss: object
     gradients: list
     input_gradient: object
-    clean: Stream
-    adversarial: Stream
+    clean: ForwardPass
+    adversarial: ForwardPass
     delta: object = None
 
 
-class BaseTrainer:
+class BaseGradientStep:
     """The two things of which objectives make a train step, for one batch.
 
     Args:
@@ -31,29 +31,29 @@ class BaseTrainer:
         batch: a `training.Batch`.
         checks_outputs: bool, whether misread outputs stop the training before the first update.
 
-    `outputs` are those for the clean examples before the first update, and `misread` says if they
-    are logits taken for probabilities, or the reverse; both are `None` until then. `requirements`
-    is a list that says what of this must hold.
+    `outputs` are those for the clean examples before the first update, and `logits_mismatch` says
+    if they are logits taken for probabilities, or the reverse; both are `None` until then.
+    `requirements` is a list that says what of this must hold.
     """
 
     def __init__(self, classifier, batch, *, checks_outputs=True):
         self.classifier = classifier
         self.batch = batch
         self.outputs = None
-        self.misread = None
+        self.logits_mismatch = None
         self.requirements = []
         self._checks_outputs = checks_outputs
 
-    def backward(self, loss, found, *, batch=None, weights=None, keeps_state=True):
-        """Returns the `Result` of one backward pass; every call runs the model anew.
+    def backward(self, loss, found, *, batch=None, weights=None, update_state=True):
+        """Returns the `StepResult` of one backward pass; every call runs the model anew.
 
         Args:
-            loss: function `(clean, adversarial) -> scalar` of two `training.Stream`.
-            found: `attacks.Found`, the adversarial examples.
+            loss: function `(clean, adversarial) -> scalar` of two `training.ForwardPass`.
+            found: `attacks.AttackResult`, the adversarial examples.
             batch: `training.Batch` with their labels and sample weights, or `None` where these are
                 the ones of the clean examples.
             weights: tensors to be used in place of the trainable weights, or `None`.
-            keeps_state: bool, whether BatchNorm statistics and seeds are updated. Metrics in which
+            update_state: bool, whether BatchNorm statistics and seeds are updated. Metrics in which
                 Keras logs the loss of each output see only passes at the weights of the model.
         """
         raise NotImplementedError
@@ -93,8 +93,8 @@ class BaseTrainer:
         if self.outputs is not None:
             return []
         self.outputs = self.outputs_of(result.clean)
-        problem = self.classifier.misread(self.outputs, self.batch.y)
-        self.misread = None if problem is None else problem[0]
+        problem = self.classifier.logits_mismatch(self.outputs, self.batch.y)
+        self.logits_mismatch = None if problem is None else problem[0]
         required = check_outputs(problem, self.outputs)
         self.requirements += required
         return required

@@ -7,14 +7,14 @@ from keras_robust.backend.jax.scope import Scope
 from keras_robust.backend.jax.scope import assign
 from keras_robust.backend.keras_logits import keras_logits
 from keras_robust.backend.keras_logits import set_keras_logits
-from keras_robust.training.forward_pass import Stream
-from keras_robust.training.gradients import BaseTrainer
-from keras_robust.training.gradients import Result
+from keras_robust.training.forward_pass import ForwardPass
+from keras_robust.training.gradients import BaseGradientStep
+from keras_robust.training.gradients import StepResult
 from keras_robust.training.gradients import refuse_assigned
 from keras_robust.training.jax_guards import finite_loss
 
 
-class Trainer(BaseTrainer):
+class GradientStep(BaseGradientStep):
     """Takes gradients of functions, and carries their side effects out of them.
 
     As in Keras's own train step on this backend, a weight without use has a gradient of zeros, and
@@ -22,7 +22,7 @@ class Trainer(BaseTrainer):
     stop in the middle of compiled code: `requirements` must be looked at afterwards.
     """
 
-    def backward(self, loss, found, *, batch=None, weights=None, keeps_state=True):
+    def backward(self, loss, found, *, batch=None, weights=None, update_state=True):
         self.classifier.note_start()
         x_adv = jax.lax.stop_gradient(jax.numpy.asarray(found.x_adv))
         trained = self.classifier.model.trainable_variables
@@ -31,9 +31,9 @@ class Trainer(BaseTrainer):
 
         def run(sources, x_adv):
             with Scope(zip(trained, sources, strict=True)) as scope:
-                clean = Stream(self.classifier, self.batch)
+                clean = ForwardPass(self.classifier, self.batch)
                 moved = (batch or self.batch)._replace(x=x_adv)
-                adversarial = Stream(self.classifier, moved, found)
+                adversarial = ForwardPass(self.classifier, moved, found)
                 value = loss(clean, adversarial)
                 scaled = self.classifier.model.optimizer.scale_loss(value)
             assigned.extend(scope.assigned)
@@ -43,13 +43,13 @@ class Trainer(BaseTrainer):
             sources, x_adv
         )
         self.requirements += finite_loss(self.classifier.model, value)
-        self._keep(assigned, updates, weights, keeps_state)
+        self._keep(assigned, updates, weights, update_state)
         adversarial_batch = (batch or self.batch)._replace(x=x_adv)
-        return Result(
+        return StepResult(
             value,
             *gradients,
-            Stream(self.classifier, self.batch, outputs=_unpacked(clean)),
-            Stream(self.classifier, adversarial_batch, found, outputs=_unpacked(adversarial)),
+            ForwardPass(self.classifier, self.batch, outputs=_unpacked(clean)),
+            ForwardPass(self.classifier, adversarial_batch, found, outputs=_unpacked(adversarial)),
         )
 
     def apply(self, result):
@@ -71,16 +71,16 @@ class Trainer(BaseTrainer):
         tracked = {id(variable) for variable in self.classifier.model.variables}
         return {id(variable) for variable in self.classifier.state} - tracked
 
-    def _keep(self, assigned, updates, weights, keeps_state):
+    def _keep(self, assigned, updates, weights, update_state):
         """Assigns what a pass has changed, as far as it is to outlive it."""
         model = self.classifier.model
         trained = {id(variable) for variable in model.trainable_variables}
-        if weights is not None or not keeps_state:
+        if weights is not None or not update_state:
             refuse_assigned([variable for variable in assigned if id(variable) in trained])
         kept = {id(variable) for variable in assigned} - trained - self._untracked_state()
         if weights is not None:
-            kept &= {id(variable) for variable in model.variables if keeps_state}
-        elif not keeps_state:
+            kept &= {id(variable) for variable in model.variables if update_state}
+        elif not update_state:
             # Keras logs the losses of several outputs as those at the weights of the model.
             kept = {id(v) for metric in model.metrics for v in metric.variables}
         for variable, value in zip(assigned, updates, strict=True):

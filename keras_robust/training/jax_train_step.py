@@ -9,7 +9,7 @@ from keras_robust.backend.jax.function import Function
 from keras_robust.backend.jax.scope import Scope
 from keras_robust.backend.jax.scope import assign
 from keras_robust.backend.keras_internals import put_back_jax_state
-from keras_robust.training.jax_gradients import Trainer
+from keras_robust.training.jax_gradients import GradientStep
 from keras_robust.training.train_step import BaseTrainStep
 
 
@@ -21,10 +21,24 @@ class TrainStep(BaseTrainStep):
     """
 
     def __init__(
-        self, model, attack, objective, threat_model, *, ramp=(0, 0), seed, attack_dtype=None
+        self,
+        model,
+        attack,
+        objective,
+        threat_model,
+        *,
+        epsilon_warmup=(0, 0),
+        seed,
+        attack_dtype=None,
     ):
         super().__init__(
-            model, attack, objective, threat_model, ramp=ramp, seed=seed, attack_dtype=attack_dtype
+            model,
+            attack,
+            objective,
+            threat_model,
+            epsilon_warmup=epsilon_warmup,
+            seed=seed,
+            attack_dtype=attack_dtype,
         )
         self._is_compiled = False
         self._function = None
@@ -39,8 +53,8 @@ class TrainStep(BaseTrainStep):
     def forget(self):
         self._function = None
 
-    def guarded(self, train_function, check):
-        def guarded(state, iterator):
+    def wrap_train_function(self, train_function, check):
+        def wrap_train_function(state, iterator):
             self._state = state
             try:
                 result = train_function(state, iterator)
@@ -54,7 +68,7 @@ class TrainStep(BaseTrainStep):
             finally:
                 self._state = None
 
-        return guarded
+        return wrap_train_function
 
     def __call__(self, state, data):
         """Runs the step on one batch, from one state of all variables to the next."""
@@ -93,7 +107,7 @@ class TrainStep(BaseTrainStep):
 
         def exposed(inputs, y, sample_weight):
             with Scope(values):
-                return self.threat_model.expose(self.model, inputs)[0], y, sample_weight
+                return self.threat_model.bind(self.model, inputs)[0], y, sample_weight
 
         x, y, sample_weight = jax.eval_shape(exposed, inputs, y, sample_weight)
         self._remember(x, y, sample_weight)
@@ -123,7 +137,7 @@ class TrainStep(BaseTrainStep):
                 raise ValueError(template.format(*(f"{float(value):g}" for value in found)))
 
     def _trainer(self, classifier, batch):
-        return Trainer(classifier, batch)
+        return GradientStep(classifier, batch)
 
 
 class _Texts(tuple):

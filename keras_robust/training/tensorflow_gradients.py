@@ -5,25 +5,25 @@ import contextlib
 import keras
 import tensorflow as tf
 
+from keras_robust.backend.tensorflow.ops import derivative_error_context
 from keras_robust.backend.tensorflow.ops import require
-from keras_robust.backend.tensorflow.ops import told_derivatives
-from keras_robust.training.forward_pass import Stream
-from keras_robust.training.gradients import BaseTrainer
-from keras_robust.training.gradients import Result
+from keras_robust.training.forward_pass import ForwardPass
+from keras_robust.training.gradients import BaseGradientStep
+from keras_robust.training.gradients import StepResult
 from keras_robust.training.gradients import refuse_assigned
 
 
-class Trainer(BaseTrainer):
+class GradientStep(BaseGradientStep):
     """Takes gradients with a tape."""
 
-    def backward(self, loss, found, *, batch=None, weights=None, keeps_state=True):
+    def backward(self, loss, found, *, batch=None, weights=None, update_state=True):
         self.classifier.note_start()
         model = self.classifier.model
         x_adv = tf.stop_gradient(found.x_adv)
-        clean = Stream(self.classifier, self.batch)
-        adversarial = Stream(self.classifier, (batch or self.batch)._replace(x=x_adv), found)
+        clean = ForwardPass(self.classifier, self.batch)
+        adversarial = ForwardPass(self.classifier, (batch or self.batch)._replace(x=x_adv), found)
         scope, watched, sources = contextlib.nullcontext(), [x_adv], model.trainable_weights
-        if weights is not None or not keeps_state:
+        if weights is not None or not update_state:
             # Inside, nothing is assigned, and every weight that Keras reads must be given.
             sources = [tf.convert_to_tensor(weight) for weight in weights or sources]
             pairs = zip(model.trainable_weights, sources, strict=True)
@@ -36,15 +36,15 @@ class Trainer(BaseTrainer):
         if isinstance(scope, keras.StatelessScope):
             pairs = zip(model.trainable_weights, sources, strict=True)
             refuse_assigned([w for w, value in pairs if scope.get_current_value(w) is not value])
-        with told_derivatives():
+        with derivative_error_context():
             gradients = tape.gradient(scaled, [*sources, x_adv])
-        if keeps_state and weights is not None:
+        if update_state and weights is not None:
             trained = {id(weight) for weight in model.trainable_weights}
             _assign([v for v in model.variables if id(v) not in trained], scope)
-        if not keeps_state and weights is None:
+        if not update_state and weights is None:
             # Keras logs the losses of several outputs as those at the weights of the model.
             _assign([v for metric in model.metrics for v in metric.variables], scope)
-        return Result(value, gradients[:-1], gradients[-1], clean, adversarial)
+        return StepResult(value, gradients[:-1], gradients[-1], clean, adversarial)
 
     def apply(self, result):
         model = self.classifier.model

@@ -6,9 +6,9 @@ import tensorflow as tf
 from keras_robust.backend.keras_internals import compiled_parts
 from keras_robust.backend.tensorflow.ops import fold_in
 from keras_robust.backend.tensorflow.ops import require
-from keras_robust.models.error_context import explained
+from keras_robust.models.error_context import error_context
 from keras_robust.training.checks import check_size
-from keras_robust.training.tensorflow_gradients import Trainer
+from keras_robust.training.tensorflow_gradients import GradientStep
 from keras_robust.training.train_step import BaseTrainStep
 
 
@@ -16,10 +16,24 @@ class TrainStep(BaseTrainStep):
     """The train step as Keras calls it on this backend: `step(data) -> logs`."""
 
     def __init__(
-        self, model, attack, objective, threat_model, *, ramp=(0, 0), seed, attack_dtype=None
+        self,
+        model,
+        attack,
+        objective,
+        threat_model,
+        *,
+        epsilon_warmup=(0, 0),
+        seed,
+        attack_dtype=None,
     ):
         super().__init__(
-            model, attack, objective, threat_model, ramp=ramp, seed=seed, attack_dtype=attack_dtype
+            model,
+            attack,
+            objective,
+            threat_model,
+            epsilon_warmup=epsilon_warmup,
+            seed=seed,
+            attack_dtype=attack_dtype,
         )
         self.forget()
 
@@ -55,7 +69,7 @@ class TrainStep(BaseTrainStep):
             x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(symbols)
         parts = [part for part in compiled_parts(model) if not part.built and y is not None]
         if x is not None and (parts or not model.built):
-            with explained("The model cannot run on these inputs", inputs=x):
+            with error_context("The model cannot run on these inputs", inputs=x):
                 outputs = model(_with_last_axis(model, x))
         self._refuse_frozen()
         # Built for a model without weights, it would refuse those that come later.
@@ -65,12 +79,12 @@ class TrainStep(BaseTrainStep):
             if _is_other_form(y, outputs):
                 # Keras brings one into the form of the other where it calls them.
                 continue
-            with explained("The labels do not fit the model", outputs=outputs, labels=y):
+            with error_context("The labels do not fit the model", outputs=outputs, labels=y):
                 part.build(y, outputs)
         if x is not None and y is not None:
-            self._remember(self.threat_model.expose(model, x)[0], y, sample_weight)
+            self._remember(self.threat_model.bind(model, x)[0], y, sample_weight)
 
-    def over_replicas(self, logs):
+    def aggregate_logs(self, logs):
         if self._num_replicas == 1:
             return logs
         measured = {"adv_accuracy": self.adv_accuracy, "adv_loss": self.adv_loss}
@@ -87,7 +101,7 @@ class TrainStep(BaseTrainStep):
         with tf.control_dependencies(checks):
             inputs = keras.tree.map_structure(_identity, inputs)
         self._remember(x, y, sample_weight)
-        delta = self._carried_delta(self._delta, x) if self.objective.carries_delta else None
+        delta = self._carried_delta(self._delta, x) if self.objective.persistent_delta else None
         logs, delta = self._compiled_update(inputs, y, sample_weight, delta)
         if delta is not None:
             self._delta.assign(self._carried(delta, self._delta))
@@ -117,11 +131,11 @@ class TrainStep(BaseTrainStep):
         return seed
 
     def _trainer(self, classifier, batch):
-        return Trainer(classifier, batch, checks_outputs=self._checks_outputs)
+        return GradientStep(classifier, batch, checks_outputs=self._checks_outputs)
 
-    def _new_memory(self, x, y, sample_weight):
+    def _new_objective_state(self, x, y, sample_weight):
         with tf.init_scope():
-            return super()._new_memory(x, y, sample_weight)
+            return super()._new_objective_state(x, y, sample_weight)
 
     def _new_delta(self, shape):
         with tf.init_scope():

@@ -8,7 +8,7 @@ from keras_robust import backend
 from keras_robust import losses
 from keras_robust import models
 from keras_robust.models.classifier import single
-from keras_robust.models.input_errors import told_of_inputs
+from keras_robust.models.input_errors import input_error_context
 from keras_robust.training.batch import Batch
 from keras_robust.training.checks import attacked_inputs
 from keras_robust.training.checks import check_inputs
@@ -27,7 +27,7 @@ class BaseTrainStep:
 
     Args:
         model: compiled `keras.Model`.
-        attack, objective, threat_model: objects with `perturb`, `step` and `expose`.
+        attack, objective, threat_model: objects with `perturb`, `step` and `bind`.
         ramp: pair of ints, the optimizer step at which epsilon starts to grow from 0, and the
             number of steps until it is there; 0 for none.
         seed: int.
@@ -35,7 +35,7 @@ class BaseTrainStep:
 
     Attributes `adv_accuracy`, `adv_loss` (in its place where there is no accuracy, the compiled
     loss of the adversarial examples), `accuracy` (of clean examples), `zero_gradient` (share of
-    examples whose every input gradient was zero) and `misread` (share of batches on which
+    examples whose every input gradient was zero) and `logits_mismatch` (share of batches on which
     probabilities were taken for logits or the reverse, for XLA, which cannot fail) and
     `share_of_range` (of what a batch spans, see the function) are running means since
     `reset_meters`; `num_classes`, 0 for what is no classifier, and `attacked` (see
@@ -43,7 +43,15 @@ class BaseTrainStep:
     """
 
     def __init__(
-        self, model, attack, objective, threat_model, *, ramp=(0, 0), seed, attack_dtype=None
+        self,
+        model,
+        attack,
+        objective,
+        threat_model,
+        *,
+        epsilon_warmup=(0, 0),
+        seed,
+        attack_dtype=None,
     ):
         self.model = model
         self.attack = attack
@@ -54,28 +62,28 @@ class BaseTrainStep:
         self.attacked = []
         with backend.variable_scope(model):
             # Data of the compiled step, which another `fit` may change.
-            self._ramp_variable = keras.Variable((0, 0), trainable=False, dtype="int")
+            self._epsilon_warmup_variable = keras.Variable((0, 0), trainable=False, dtype="int")
             self._seed_variable = keras.Variable(0, trainable=False, dtype="int32")
             self.adv_accuracy = keras.metrics.Mean(dtype="float32")
             self.adv_loss = keras.metrics.Mean(dtype="float32")
             self.accuracy = keras.metrics.Mean(dtype="float32")
             self.zero_gradient = keras.metrics.Mean(dtype="float32")
-            self.misread = keras.metrics.Mean(dtype="float32")
+            self.logits_mismatch = keras.metrics.Mean(dtype="float32")
             self.share_of_range = keras.metrics.Mean(dtype="float32")
-        self.ramp, self.seed = ramp, seed
+        self.epsilon_warmup, self.seed = epsilon_warmup, seed
         self._delta = None
         self._memory = None
 
     @property
-    def ramp(self):
+    def epsilon_warmup(self):
         """The pair of ints."""
-        return self._ramp
+        return self._epsilon_warmup
 
-    @ramp.setter
-    def ramp(self, ramp):
-        self._ramp = tuple(ramp)
-        last = np.iinfo(self._ramp_variable.dtype).max
-        self._ramp_variable.assign([min(steps, last) for steps in self._ramp])
+    @epsilon_warmup.setter
+    def epsilon_warmup(self, epsilon_warmup):
+        self._epsilon_warmup = tuple(epsilon_warmup)
+        last = np.iinfo(self._epsilon_warmup_variable.dtype).max
+        self._epsilon_warmup_variable.assign([min(steps, last) for steps in self._epsilon_warmup])
 
     @property
     def seed(self):
@@ -98,18 +106,18 @@ class BaseTrainStep:
         """Whether a batch leaves something behind for the next, which no other `fit` must see."""
         return self._delta is not None or self._memory is not None
 
-    def guarded(self, train_function, check):
+    def wrap_train_function(self, train_function, check):
         """Returns the train function that Keras made around this step, fit for exceptions.
 
         `check` is called after it, and may raise.
         """
 
-        def guarded(*arguments):
+        def wrap_train_function(*arguments):
             logs = train_function(*arguments)
             check()
             return logs
 
-        return guarded
+        return wrap_train_function
 
     def reset_meters(self):
         """Starts the running means anew."""
@@ -119,15 +127,15 @@ class BaseTrainStep:
     @property
     def _meters(self):
         meters = self.adv_accuracy, self.adv_loss, self.accuracy, self.zero_gradient
-        return *meters, self.misread, self.share_of_range
+        return *meters, self.logits_mismatch, self.share_of_range
 
     @property
     def _own_variables(self):
         """The variables beside those of the model that the step reads or assigns."""
         meters = [variable for meter in self._meters for variable in meter.variables]
-        return [self._ramp_variable, self._seed_variable, *meters]
+        return [self._epsilon_warmup_variable, self._seed_variable, *meters]
 
-    def over_replicas(self, logs):
+    def aggregate_logs(self, logs):
         """Returns the logs of all replicas together; a step returns means over the replicas.
 
         Those are not the same for an uneven batch, nor ever for a metric such as the AUC.
@@ -162,7 +170,7 @@ class BaseTrainStep:
         raise ValueError(f"AdvTrain needs labels to train on. {advice}Received: y=None")
 
     def _trainer(self, classifier, batch):
-        """Returns the `Trainer` of the framework."""
+        """Returns the `GradientStep` of the framework."""
         raise NotImplementedError
 
     def _requirements(self, inputs, y, sample_weight):
@@ -172,8 +180,8 @@ class BaseTrainStep:
         """
         if y is None:
             self._refuse_no_labels()
-        x, classifier, threat_model = self.threat_model.expose(self.model, inputs)
-        threat_model.check_fits(tuple(x.shape))
+        x, classifier, threat_model = self.threat_model.bind(self.model, inputs)
+        threat_model.check_shape(tuple(x.shape))
         self.attacked = attacked_inputs(inputs, self.threat_model)
         models.refuse_guards(self.model, self.threat_model)
         unlabelled = self.objective.takes_unlabelled
@@ -182,28 +190,30 @@ class BaseTrainStep:
 
     def _update(self, inputs, y, sample_weight, delta):
         """Takes the step; returns the logs, `delta` for the next batch, and requirements."""
-        threat_model, iteration, seed = self._circumstances()
+        threat_model, iteration, seed = self._step_context()
         full = self.threat_model.at(iteration)
         self.share_of_range.update_state(share_of_range(inputs, full))
-        x, classifier, threat_model = threat_model.expose(self.model, inputs)
+        x, classifier, threat_model = threat_model.bind(self.model, inputs)
         classifier.attack_dtype = self.attack_dtype
         batch = Batch(x, y, sample_weight, threat_model, iteration, seed, delta, self._memory)
-        trainer = self._trainer(classifier, batch)
-        with told_of_inputs(self.model):
-            result = self.objective.step(trainer, self.attack, batch)
-        if trainer.misread is not None:
-            self.misread.update_state(ops.cast(trainer.misread, "float32"))
+        gradient_step = self._trainer(classifier, batch)
+        with input_error_context(self.model):
+            result = self.objective.step(gradient_step, self.attack, batch)
+        if gradient_step.logits_mismatch is not None:
+            self.logits_mismatch.update_state(ops.cast(gradient_step.logits_mismatch, "float32"))
         self._track_loss(result.loss, x)
-        logs = self.model.compute_metrics(inputs, y, trainer.outputs, sample_weight=sample_weight)
-        measured = self._measure(trainer, y, result.adversarial)
-        tell_of_classes(classifier, trainer.outputs, y, logs)
-        return {**logs, **measured}, result.delta, trainer.requirements
+        logs = self.model.compute_metrics(
+            inputs, y, gradient_step.outputs, sample_weight=sample_weight
+        )
+        measured = self._measure(gradient_step, y, result.adversarial)
+        tell_of_classes(classifier, gradient_step.outputs, y, logs)
+        return {**logs, **measured}, result.delta, gradient_step.requirements
 
-    def _circumstances(self):
+    def _step_context(self):
         """Returns the threat model of this step, the optimizer steps so far, and the seed."""
         optimizer = self.model.optimizer
         iteration = steps_taken(optimizer)
-        start, num_steps = ops.unstack(self._ramp_variable + 0)
+        start, num_steps = ops.unstack(self._epsilon_warmup_variable + 0)
         # Counted in integers: float32 knows no steps above 2**24.
         done = ops.cast(iteration - start, "float32") + 1.0
         share = ops.clip(done / ops.cast(ops.maximum(num_steps, 1), "float32"), 0.0, 1.0)
@@ -222,16 +232,16 @@ class BaseTrainStep:
 
     def _remember(self, x, y, sample_weight):
         """Makes the variables in which the objective keeps what it needs later in this `fit`."""
-        if self.objective.carries_delta and self._delta is None:
+        if self.objective.persistent_delta and self._delta is None:
             self._require_one_replica("one perturbation")
             self._delta = self._new_delta(tuple(x.shape[1:]))
         if self._memory is None:
-            self._memory = self._new_memory(x, y, sample_weight)
+            self._memory = self._new_objective_state(x, y, sample_weight)
         if self._memory is not None:
             self._require_one_replica("a memory")
 
-    def _new_memory(self, x, y, sample_weight):
-        return self.objective.new_memory(x, y, sample_weight)
+    def _new_objective_state(self, x, y, sample_weight):
+        return self.objective.new_objective_state(x, y, sample_weight)
 
     def _new_delta(self, shape):
         if None in shape:
@@ -256,28 +266,33 @@ class BaseTrainStep:
             if metric.name == "loss":
                 metric.update_state(loss * self._num_replicas, sample_weight=ops.shape(x)[0])
 
-    def _measure(self, trainer, y, adversarial):
+    def _measure(self, gradient_step, y, adversarial):
         """Feeds the meters; returns what of them belongs into the logs."""
-        classifier, outputs = trainer.classifier, trainer.outputs
-        attacked = self.objective.attacked(adversarial.batch)
+        classifier, outputs = gradient_step.classifier, gradient_step.outputs
+        attacked = self.objective.attacked_mask(adversarial.batch)
         blind = ops.cast(adversarial.found.zero_gradient, "float32")
         self.zero_gradient.update_state(blind, attacked)
         if not classifier.is_classification(outputs, y):
-            return self._measure_loss(trainer, adversarial)
+            return self._measure_loss(gradient_step, adversarial)
         self.accuracy.update_state(*self._hits(classifier, outputs, y))
         if not self.objective.runs_attack:
             return {}
-        hits, labelled = self._hits(classifier, trainer.outputs_of(adversarial), adversarial.y)
+        hits, labelled = self._hits(
+            classifier, gradient_step.outputs_of(adversarial), adversarial.y
+        )
         if attacked is not None:
             labelled = labelled * ops.cast(attacked, "float32")
         self.adv_accuracy.update_state(hits, labelled)
         return {"adv_accuracy": self.adv_accuracy.result()}
 
-    def _measure_loss(self, trainer, adversarial):
+    def _measure_loss(self, gradient_step, adversarial):
         """Feeds the meter of the loss under attack; returns what belongs into the logs."""
-        if not self.objective.runs_attack or self.objective.attacked(adversarial.batch) is not None:
+        if (
+            not self.objective.runs_attack
+            or self.objective.attacked_mask(adversarial.batch) is not None
+        ):
             return {}
-        loss = trainer.loss_of(adversarial) * self._num_replicas
+        loss = gradient_step.loss_of(adversarial) * self._num_replicas
         self.adv_loss.update_state(loss, sample_weight=ops.shape(adversarial.x)[0])
         return {"adv_loss": self.adv_loss.result()}
 

@@ -6,7 +6,7 @@ import keras_robust as kr
 from keras_robust import models
 from keras_robust.attacks.attack_loss import check_numbers
 from keras_robust.attacks.attack_loss import label_indices
-from keras_robust.attacks.attack_loss import make_goal
+from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.attack_loss import zero_gradient
 from tests.support import tiers
 
@@ -23,14 +23,14 @@ class Identity:
         return 1.0 * x
 
 
-def goal(loss=None, targeted=False, y=Y, model=None):
+def attack_loss(loss=None, targeted=False, y=Y, model=None):
     classifier = models.Classifier(model or Identity())
-    return make_goal(classifier, keras.ops.convert_to_tensor(X), y, loss, targeted)
+    return make_attack_loss(classifier, keras.ops.convert_to_tensor(X), y, loss, targeted)
 
 
 @pytest.mark.parametrize("loss", [None, "cross_entropy", "margin", "dlr"])
 def test_untargeted_maximises_the_loss_of_the_label(loss):
-    values, success = goal(loss)(X_ADV)
+    values, success = attack_loss(loss)(X_ADV)
     np.testing.assert_allclose(
         values, kr.losses.FUNCTIONS[loss or "cross_entropy"](Y, X_ADV), rtol=1e-6
     )
@@ -39,7 +39,7 @@ def test_untargeted_maximises_the_loss_of_the_label(loss):
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin", "dlr"])
 def test_targeted_minimises_the_loss_of_the_target(loss):
-    values, success = goal(loss, targeted=True, y=np.array([1, 0, 2]))(X_ADV)
+    values, success = attack_loss(loss, targeted=True, y=np.array([1, 0, 2]))(X_ADV)
     expected = -kr.losses.FUNCTIONS[loss](np.array([1, 0, 2]), X_ADV)
     np.testing.assert_allclose(values, expected, rtol=1e-6)
     # Predictions are 1, 1, 1.
@@ -49,37 +49,37 @@ def test_targeted_minimises_the_loss_of_the_target(loss):
 def test_least_likely_takes_the_target_at_the_clean_example():
     # Smallest logits at X: 2, 0, 1. At X_ADV the third example has another one. Success is still
     # any wrong class.
-    values, success = goal("margin", targeted="least_likely")(X_ADV)
+    values, success = attack_loss("margin", targeted="least_likely")(X_ADV)
     expected = -kr.losses.margin(np.array([2, 0, 1]), X_ADV)
     np.testing.assert_allclose(values, expected, rtol=1e-6)
     assert np.asarray(success).tolist() == [True, False, True]
 
 
 def test_without_labels_the_clean_predictions_count():
-    values, success = goal("margin", y=None)(X_ADV)
-    expected, wins = goal("margin")(X_ADV)
+    values, success = attack_loss("margin", y=None)(X_ADV)
+    expected, wins = attack_loss("margin")(X_ADV)
     np.testing.assert_array_equal(values, expected)
     np.testing.assert_array_equal(success, wins)
 
 
 def test_kl_is_the_divergence_from_the_clean_prediction():
-    values, success = goal("kl")(X_ADV)
+    values, success = attack_loss("kl")(X_ADV)
     np.testing.assert_allclose(values, kr.losses.kl_divergence(X, X_ADV), rtol=1e-5)
     assert np.asarray(success).tolist() == [True, False, True]
 
 
 def test_a_function_of_labels_and_logits():
-    values, _ = goal(lambda y, logits: keras.ops.take_along_axis(logits, y[:, None], 1)[:, 0])(
-        X_ADV
-    )
+    values, _ = attack_loss(
+        lambda y, logits: keras.ops.take_along_axis(logits, y[:, None], 1)[:, 0]
+    )(X_ADV)
     np.testing.assert_array_equal(values, [1.0, 2.0, 4.0])
-    values, _ = goal(lambda y, logits: 2.0 * logits[:, 0], targeted=True)(X_ADV)
+    values, _ = attack_loss(lambda y, logits: 2.0 * logits[:, 0], targeted=True)(X_ADV)
     np.testing.assert_array_equal(values, [-2.0, 0.0, -2.0])
 
 
 def test_targets_must_be_given():
     with pytest.raises(ValueError, match="needs target labels. Received: targeted=True, y=None"):
-        goal(targeted=True, y=None)
+        attack_loss(targeted=True, y=None)
 
 
 def compiled(units, loss):
@@ -91,7 +91,7 @@ def compiled(units, loss):
 def test_a_model_compiled_for_regression_uses_its_own_loss():
     model = compiled(1, "mean_squared_error")
     target = np.array([[1.0], [2.0], [3.0]], "float32")
-    values, success = goal(model=model, y=target)(X_ADV)
+    values, success = attack_loss(model=model, y=target)(X_ADV)
     mean = np.mean((model.predict(X_ADV, verbose=0) - target) ** 2)
     np.testing.assert_allclose(values, [mean] * 3, rtol=1e-5)
     assert not np.asarray(success).any()
@@ -100,7 +100,7 @@ def test_a_model_compiled_for_regression_uses_its_own_loss():
 @tiers.parametrize(("loss", "expected"), [(None, "cross_entropy"), ("compiled", "mean")])
 def test_a_compiled_classifier_uses_the_cross_entropy_unless_told(loss, expected):
     model = compiled(3, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    values, _ = goal(loss, model=model)(X_ADV)
+    values, _ = attack_loss(loss, model=model)(X_ADV)
     each = np.asarray(kr.losses.cross_entropy(Y, model.predict(X_ADV, verbose=0)))
     wanted = np.full(3, each.mean()) if expected == "mean" else each
     np.testing.assert_allclose(values, wanted, rtol=1e-5)
@@ -117,13 +117,13 @@ def test_a_compiled_classifier_uses_the_cross_entropy_unless_told(loss, expected
 def test_the_compiled_loss_needs_a_compiled_model_and_labels(model, y, targeted, received):
     model = model and compiled(3, "mean_squared_error")
     with pytest.raises(ValueError, match=f"needs a compiled model and labels.*{received}"):
-        goal("compiled", targeted, y, model)
+        attack_loss("compiled", targeted, y, model)
 
 
 def test_the_loss_of_a_float16_model_is_scaled_out_of_the_underflow():
     layer = keras.layers.Dense(3, dtype="mixed_float16")
     layer.build((None, 3))
-    values, _ = goal("margin", model=layer)(X_ADV)
+    values, _ = attack_loss("margin", model=layer)(X_ADV)
     plain = kr.losses.margin(Y, keras.ops.cast(layer(X_ADV), "float32"))
     np.testing.assert_allclose(values, 256.0 * plain, rtol=1e-6)
 

@@ -282,7 +282,7 @@ def test_an_attack_of_ones_own_needs_only_a_search():
                 keras.ops.cast(keras.ops.argmax(classifier.logits(x_adv), -1), y.dtype), y
             )
             zero = keras.ops.zeros(keras.ops.shape(x)[0])
-            return kr.attacks.Found(x_adv, zero, wrong, wrong, keras.ops.cast(zero, "int32"))
+            return kr.attacks.AttackResult(x_adv, zero, wrong, wrong, keras.ops.cast(zero, "int32"))
 
     x, y = examples()
     assert repr(Corner()) == "Corner()"
@@ -351,9 +351,9 @@ def test_a_used_attack_sees_the_rules_of_another_threat_model():
         np.testing.assert_array_equal(x_adv[:, np.array(mask) == 0], 0.5)
 
 
-def test_unsearched_examples_are_those_that_no_attack_has_seen():
+def test_unattacked_examples_are_those_that_no_attack_has_seen():
     x = keras.ops.convert_to_tensor(np.arange(6.0, dtype="float32").reshape(3, 2))
-    found = kr.attacks.unsearched(x)
+    found = kr.attacks.AttackResult.unattacked(x)
     assert found.x_adv is x
     np.testing.assert_array_equal(found.loss, np.zeros(3))
     # Not broken, and not blind either: nothing was looked at.
@@ -363,13 +363,13 @@ def test_unsearched_examples_are_those_that_no_attack_has_seen():
 
 
 @backends.tensorflow_only("a batch of unknown size is TensorFlow's")
-def test_unsearched_examples_in_a_batch_of_unknown_size():
+def test_unattacked_examples_in_a_batch_of_unknown_size():
     sizes = []
 
     @tf.function(input_signature=[tf.TensorSpec((None, 2))])
     def count(x):
         sizes.append(x.shape[0])
-        return kr.attacks.unsearched(x).zero_gradient
+        return kr.attacks.AttackResult.unattacked(x).zero_gradient
 
     assert [len(count(keras.ops.ones((size, 2)))) for size in (3, 5)] == [3, 5]
     assert sizes == [None]

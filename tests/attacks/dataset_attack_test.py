@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust.attacks.dataset_attack import Run
+from keras_robust.attacks.dataset_attack import DatasetAttack
 from tests.support import numpy_reference
 from tests.support import tiers
 
@@ -13,7 +13,7 @@ def start(batch_size=4, seed=7, ball=None, attack=ATTACK, rows=None, count=10):
     x, y = numpy_reference.examples(count)
     model = numpy_reference.keras_model()
     ball = kr.Linf(0.15) if ball is None else ball
-    return Run(attack, model, x, y, ball, rows=rows, batch_size=batch_size, seed=seed)
+    return DatasetAttack(attack, model, x, y, ball, rows=rows, batch_size=batch_size, seed=seed)
 
 
 def finished(run):

@@ -27,7 +27,7 @@ def search(attack, ball, keep_best=True, seeds=SEEDS):
 def drawn(x, ball, number, sphere):
     """The points of one draw: in Linf from the hash, else those of the threat model."""
     if not isinstance(ball, kr.Linf):
-        draw = ball.sphere_start if sphere else ball.random_start
+        draw = ball.random_start_on_sphere if sphere else ball.random_start
         return np.asarray(draw(x, SEEDS + np.array([number, 0], "int32")))
     bits = [hashing.draw(hashing.key(seed), number, x[0].size) for seed in SEEDS]
     noise = (2 * (np.array(bits) >> 9) + 1) / 2**23 - 1.0

@@ -1,20 +1,20 @@
 import numpy as np
 
 import keras_robust as kr
-from keras_robust.attacks.result import Found
-from keras_robust.attacks.result import better
+from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import choose
 from keras_robust.attacks.result import counted
 from keras_robust.attacks.result import select
+from keras_robust.attacks.result import strongest
 
-FIRST = Found(
+FIRST = AttackResult(
     x_adv=np.zeros((4, 2), "float32"),
     loss=np.array([1.0, 2.0, 3.0, 4.0], "float32"),
     success=np.array([True, False, False, True]),
     zero_gradient=np.array([True, False, True, False]),
     queries=np.array([1, 2, 3, 4], "int32"),
 )
-SECOND = Found(
+SECOND = AttackResult(
     x_adv=np.ones((4, 2), "float32"),
     loss=np.array([5.0, 1.0, 4.0, 1.0], "float32"),
     success=np.array([False, True, False, True]),
@@ -24,7 +24,7 @@ SECOND = Found(
 
 
 def test_success_counts_before_the_loss():
-    found = better(FIRST, SECOND)
+    found = strongest(FIRST, SECOND)
     np.testing.assert_array_equal(found.x_adv[:, 0], [0.0, 1.0, 1.0, 0.0])
     np.testing.assert_array_equal(found.loss, [1.0, 1.0, 4.0, 4.0])
     np.testing.assert_array_equal(found.success, [True, True, False, True])
@@ -32,8 +32,8 @@ def test_success_counts_before_the_loss():
 
 def test_queries_are_added_and_all_gradients_must_have_been_zero():
     both = SECOND._replace(zero_gradient=np.array([True, True, False, False]))
-    np.testing.assert_array_equal(better(FIRST, both).zero_gradient, [True, False, False, False])
-    np.testing.assert_array_equal(better(FIRST, SECOND).queries, [11, 22, 33, 44])
+    np.testing.assert_array_equal(strongest(FIRST, both).zero_gradient, [True, False, False, False])
+    np.testing.assert_array_equal(strongest(FIRST, SECOND).queries, [11, 22, 33, 44])
 
 
 def test_choose_and_select_take_one_or_the_other_for_each_example():
@@ -44,8 +44,8 @@ def test_choose_and_select_take_one_or_the_other_for_each_example():
     np.testing.assert_array_equal(select(condition, FIRST.x_adv, SECOND.x_adv)[:, 1], [0, 1, 0, 1])
 
 
-def test_unsearched_examples_have_cost_nothing_and_won_nothing():
-    found = kr.attacks.unsearched(SECOND.x_adv)
+def test_unattacked_examples_have_cost_nothing_and_won_nothing():
+    found = kr.attacks.AttackResult.unattacked(SECOND.x_adv)
     np.testing.assert_array_equal(found.x_adv, SECOND.x_adv)
     for field in found[1:]:
         np.testing.assert_array_equal(field, [0, 0, 0, 0])

@@ -229,7 +229,9 @@ def test_more_epochs_go_on_with_the_warm_up_of_the_first_call(tmp_path):
     for epochs in (2, 4):
         adversarial = kr.AdvTrain(kr.Linf(0.1), attack="fgsm", warmup="50%", clean_epochs=1)
         spy = keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, logs, one=adversarial: found.update({epoch: one._ramp})
+            on_epoch_begin=lambda epoch, logs, one=adversarial: found.update(
+                {epoch: one._epsilon_warmup}
+            )
         )
         backups.fit(
             backups.make_model(),

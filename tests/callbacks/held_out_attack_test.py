@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust.callbacks.held_out_attack import HeldOut
+from keras_robust.callbacks.held_out_attack import HeldOutAttack
 from tests.support import linear_fit
 from tests.support import tiers
 
@@ -13,7 +13,7 @@ X, Y = linear_fit.data(40)
 EPSILON = 0.1
 
 
-def _held_out(cls=HeldOut, data=(X, Y), **arguments):
+def _held_out(cls=HeldOutAttack, data=(X, Y), **arguments):
     arguments = {"attack": "fgsm", "num_examples": None, "batch_size": 16, **arguments}
     return cls(data, kr.Linf(EPSILON), **arguments)
 
@@ -43,14 +43,14 @@ def test_the_same_starts_every_time_and_others_for_another_seed():
     assert _measured(model, attack=attack, seed=1) != first
 
 
-class First(HeldOut):
+class First(HeldOutAttack):
     rank = 0
 
     def on_epoch_end(self, epoch, logs=None):
         logs["order"].append("first")
 
 
-class Second(HeldOut):
+class Second(HeldOutAttack):
     def on_epoch_end(self, epoch, logs=None):
         logs["order"].append("second")
 
@@ -75,7 +75,7 @@ def test_they_stand_in_front_in_the_order_of_their_rank(order):
 def test_without_a_list_it_stays_alone():
     callback = _held_out()
     callback.set_model(linear_fit.make_model())
-    assert callback._neighbours() == []
+    assert callback._callback_list() == []
 
 
 def test_an_attack_that_fails_leaves_the_weights_in_place():

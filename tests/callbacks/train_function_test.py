@@ -52,9 +52,9 @@ def test_a_neighbour_that_trains_costs_no_further_trace():
             traces.append("trace")
             return super().loss(clean, adversarial)
 
-    for neighbours in ([], [Neighbour("on_train_batch_begin", _frozen_step)]):
+    for callback_list in ([], [Neighbour("on_train_batch_begin", _frozen_step)]):
         callback, model = linear_fit.adv_train(objective=Counting()), linear_fit.make_model()
-        model.fit(X, Y, batch_size=8, verbose=0, callbacks=[callback, *neighbours])
+        model.fit(X, Y, batch_size=8, verbose=0, callbacks=[callback, *callback_list])
         traces.append("end")
     first = traces.index("end")
     assert len(traces) == 2 * (first + 1)

@@ -20,7 +20,7 @@ def _warm_up(steps=3, epochs=5, optimizer=None, **arguments):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "ramp"),
+    ("arguments", "epsilon_warmup"),
     [
         ({}, (0, 3)),
         ({"steps": None}, (0, 500)),
@@ -32,8 +32,8 @@ def _warm_up(steps=3, epochs=5, optimizer=None, **arguments):
         ({"optimizer": keras.optimizers.SGD(0.1, gradient_accumulation_steps=3)}, (0, 1)),
     ],
 )
-def test_the_ramp_counts_optimizer_steps(arguments, ramp):
-    assert _warm_up(**arguments).ramp == ramp
+def test_the_ramp_counts_optimizer_steps(arguments, epsilon_warmup):
+    assert _warm_up(**arguments).epsilon_warmup == epsilon_warmup
 
 
 def test_a_schedule_has_no_warm_up_of_its_own():
@@ -41,7 +41,7 @@ def test_a_schedule_has_no_warm_up_of_its_own():
     callback = kr.AdvTrain(kr.Linf(schedule))
     callback.set_params({"steps": None, "epochs": 2})
     found = warm_up.WarmUp(callback)
-    assert found.ramp == (0, 0)
+    assert found.epsilon_warmup == (0, 0)
     assert found.note() is None and found.shortfall(0) is None
 
 
@@ -65,8 +65,10 @@ def _default():
 def test_data_of_unknown_length_train_by_default_and_equal_numpy(monkeypatch, capsys):
     monkeypatch.setattr(warm_up, "DEFAULT_STEPS", 4)
     found = _fit_unknown(2, [_default()], verbose=2)
-    ramp = lambda step: linear_fit.EPSILON * min(1.0, (step + 1) / 4)  # noqa: E731
-    np.testing.assert_allclose(found, linear_fit.expected(X, Y, epochs=2, epsilon=ramp)[0], 1e-4)
+    epsilon_warmup = lambda step: linear_fit.EPSILON * min(1.0, (step + 1) / 4)  # noqa: E731
+    np.testing.assert_allclose(
+        found, linear_fit.expected(X, Y, epochs=2, epsilon=epsilon_warmup)[0], 1e-4
+    )
     assert f"AdvTrain: {NAME}, so that epsilon grows over the first 4" in capsys.readouterr().out
 
 

@@ -7,7 +7,7 @@ from keras import ops
 import keras_robust as kr
 from keras_robust import backend
 from keras_robust.certification.crown import crown_margins
-from keras_robust.certification.interval_bounds import Box
+from keras_robust.certification.interval_bounds import IntervalBounds
 from keras_robust.certification.interval_bounds import worst_margins
 from keras_robust.certification.interval_rules import propagate_box
 from tests.support import tiers
@@ -25,7 +25,9 @@ def _double_precision():
 
 
 def _box(x, radius):
-    return Box(*(ops.convert_to_tensor(x + sign * radius, "float64") for sign in (-1.0, 1.0)))
+    return IntervalBounds(
+        *(ops.convert_to_tensor(x + sign * radius, "float64") for sign in (-1.0, 1.0))
+    )
 
 
 def _by_hand(weights, x, radius, y):

@@ -6,7 +6,7 @@ from keras import ops
 
 import keras_robust as kr
 from keras_robust import backend
-from keras_robust.certification.interval_bounds import Box
+from keras_robust.certification.interval_bounds import IntervalBounds
 from keras_robust.certification.interval_bounds import worst_margins
 from keras_robust.certification.interval_rules import propagate_box
 from tests.support.bounded import IMAGE
@@ -57,7 +57,9 @@ for _name in ("sigmoid", "selu", "softplus", "hard_sigmoid", "exponential", "sof
 def contained(model, x, radius, count=2000):
     """Checks random points, corners among them, and returns the box of the outputs."""
     low, high = x - radius, x + radius
-    box = propagate_box(model, Box(*(ops.convert_to_tensor(end, "float64") for end in (low, high))))
+    box = propagate_box(
+        model, IntervalBounds(*(ops.convert_to_tensor(end, "float64") for end in (low, high)))
+    )
     share = RNG.uniform(size=(count, *x.shape[1:]))
     share = np.where(RNG.uniform(size=(count, 1, 1, 1)) < 0.5, share, np.rint(share))
     outputs = np.asarray(model((low + share * (high - low)).astype("float32")))
@@ -73,7 +75,7 @@ def test_every_layer_keeps_its_outputs_in_the_box(name):
     box, outputs = contained(model, x, 0.3)
     assert "float64" in str(box.lower.dtype)
     assert np.all(box.upper >= box.lower) and np.any(box.upper > box.lower)
-    exact = propagate_box(model, Box(*[ops.convert_to_tensor(x, "float64")] * 2))
+    exact = propagate_box(model, IntervalBounds(*[ops.convert_to_tensor(x, "float64")] * 2))
     expected = model(x.astype("float32"))
     np.testing.assert_allclose(exact.lower, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(exact.upper, expected, rtol=1e-4, atol=1e-5)
@@ -84,7 +86,8 @@ def test_a_dense_layer_is_bounded_exactly():
     kernel, bias = model.layers[0].get_weights()
     x, radius = np.array([[0.1, -0.4, 0.7]]), np.array([[0.1, 0.2, 0.0]])
     box = propagate_box(
-        model, Box(*(ops.convert_to_tensor(x + sign * radius, "float64") for sign in (-1, 1)))
+        model,
+        IntervalBounds(*(ops.convert_to_tensor(x + sign * radius, "float64") for sign in (-1, 1))),
     )
     for end, sign in ((box.lower, -1), (box.upper, 1)):
         z = x @ kernel + bias + sign * radius @ np.abs(kernel)
@@ -135,7 +138,7 @@ def test_what_has_no_rule_is_refused_by_name(layer, message):
     model = sequential(layer)
     x = ops.zeros((1, *IMAGE))
     with pytest.raises(ValueError, match=f"No interval bound.*{message}"):
-        propagate_box(model, Box(x, x))
+        propagate_box(model, IntervalBounds(x, x))
 
 
 def test_a_subclass_may_do_anything_and_is_refused():
@@ -145,11 +148,11 @@ def test_a_subclass_may_do_anything_and_is_refused():
 
     x = ops.zeros((1, 3))
     with pytest.raises(ValueError, match="of class Odd"):
-        propagate_box(sequential(Odd(2), shape=(3,)), Box(x, x))
+        propagate_box(sequential(Odd(2), shape=(3,)), IntervalBounds(x, x))
 
 
 def test_causal_padding_is_refused():
     model = sequential(layers.Conv1D(2, 2, padding="causal"), shape=(5, 2))
     x = ops.zeros((1, 5, 2))
     with pytest.raises(ValueError, match="padding='causal'.*Conv1D"):
-        propagate_box(model, Box(x, x))
+        propagate_box(model, IntervalBounds(x, x))

@@ -5,9 +5,9 @@ from keras import layers
 
 import keras_robust as kr
 from keras_robust.certification.graph import propagate
-from keras_robust.certification.lipschitz_constants import Reach
-from keras_robust.certification.lipschitz_constants import constant_of
+from keras_robust.certification.lipschitz_constants import LipschitzBound
 from keras_robust.certification.lipschitz_constants import convolution_norm
+from keras_robust.certification.lipschitz_constants import lipschitz_bound
 from keras_robust.certification.lipschitz_constants import singular_values
 from tests.support.bounded import IMAGE
 from tests.support.bounded import sequential
@@ -39,7 +39,7 @@ OTHERS = {
 
 
 def constant(model):
-    return propagate(model, Reach(1.0, (None, *IMAGE)), constant_of).constant
+    return propagate(model, LipschitzBound(1.0, (None, *IMAGE)), lipschitz_bound).constant
 
 
 def matrix_of(model):
@@ -118,16 +118,20 @@ def test_repeated_entries_are_refused():
         (sequential(layers.Rescaling([1.0, 2.0], name="b"), shape=(1,)), "larger.*layer 'b'"),
     ):
         with pytest.raises(ValueError, match=message):
-            propagate(given, Reach(1.0, (None, 1)), constant_of)
+            propagate(given, LipschitzBound(1.0, (None, 1)), lipschitz_bound)
 
 
 def test_only_layers_that_return_their_input_keep_what_is_known_of_it():
     dense = layers.Dense(3, activation="softmax")
     for layer in (layers.Identity(), layers.Dropout(0.5), layers.GaussianNoise(0.1)):
-        reach = propagate(sequential(dense, layer, shape=(2,)), Reach(1.0, (None, 2)), constant_of)
+        reach = propagate(
+            sequential(dense, layer, shape=(2,)), LipschitzBound(1.0, (None, 2)), lipschitz_bound
+        )
         assert reach.logits.head is not None
     for layer in (layers.Flatten(), layers.Reshape((3,)), layers.Rescaling(1.0)):
-        reach = propagate(sequential(dense, layer, shape=(2,)), Reach(1.0, (None, 2)), constant_of)
+        reach = propagate(
+            sequential(dense, layer, shape=(2,)), LipschitzBound(1.0, (None, 2)), lipschitz_bound
+        )
         assert reach.logits is None and reach.head is None
 
 

@@ -248,7 +248,7 @@ def test_the_record_has_the_noise_of_the_model():
     found = kr.certify(smoothed, data, num_samples=200)
     assert found.method["config"]["noise_stddev"] == 0.2
     given = kr.certification.Smoothing("1/4", num_samples=200)
-    assert given.settled(base) is given
+    assert given.resolve(base) is given
     assert given.noise_stddev == 0.25
 
 

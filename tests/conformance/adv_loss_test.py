@@ -25,7 +25,7 @@ class Shift(kr.attacks.Attack):
     """Moves every coordinate up, so that Keras can be given the same examples."""
 
     def perturb(self, classifier, x, y, threat_model, seed):
-        return kr.attacks.unsearched(x + threat_model.radius)
+        return kr.attacks.AttackResult.unattacked(x + threat_model.radius)
 
 
 def _model(names, regularizer=None):

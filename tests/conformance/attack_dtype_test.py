@@ -42,7 +42,7 @@ class Recorded(kr.attacks.PGD):
             found = super().perturb(classifier, x, y, threat_model, seed)
         else:
             x_adv = keras.ops.convert_to_tensor(self.given[len(self.found)])
-            found = kr.attacks.unsearched(x_adv)
+            found = kr.attacks.AttackResult.unattacked(x_adv)
         self.found.append(np.array(found.x_adv))
         return found
 
@@ -327,7 +327,7 @@ def test_auto_leaves_attacks_that_compare_near_points_alone(monkeypatch):
         type(callback.attack),
         "perturb",
         lambda attack, classifier, x, *_: (
-            seen.append(classifier.attack_dtype) or kr.attacks.unsearched(x)
+            seen.append(classifier.attack_dtype) or kr.attacks.AttackResult.unattacked(x)
         ),
     )
     linear_fit.fit(linear_fit.make_model(), callback)

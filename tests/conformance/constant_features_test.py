@@ -40,13 +40,13 @@ def test_no_point_of_a_ball_changes_it(name):
     points = [
         ball.project(x + direction, x),
         ball.random_start(x, seed),
-        ball.sphere_start(x, seed),
-        ball.linear_maximiser(direction, x),
+        ball.random_start_on_sphere(x, seed),
+        ball.linear_maximization_oracle(direction, x),
         ball.project(ball.step(x, direction, 0.5), x),
     ]
     if name != "L0":
         change = np.linspace(-1.0, 1.0, len(x), dtype="float32")
-        points.append(x + ball.cross(x, direction, change))
+        points.append(x + ball.project_onto_hyperplane(x, direction, change))
     for point in map(np.asarray, points):
         assert np.isfinite(point).all() and np.all(point[:, CONSTANT] == 0.25)
         assert np.any(point != x)

@@ -195,7 +195,7 @@ def test_keras_keeps_the_logits_of_a_softmax(layers, kept, nested):
         model = keras.Sequential([keras.Input((4,)), model])
     assert hasattr(model(np.zeros((2, 4), "float32")), "_keras_logits") is kept
     if not backends.IS_JAX:
-        # Tracers of JAX take no attributes: see `noted_logits`.
+        # Tracers of JAX take no attributes: see `record_logits`.
         found = tf.function(lambda x: hasattr(model(x), "_keras_logits"), autograph=False)
         assert bool(found(tf.zeros((2, 4)))) is kept
 

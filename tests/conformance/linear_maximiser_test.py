@@ -19,7 +19,7 @@ def test_linear_maximiser_is_the_best_of_the_feasible_points(cls, bounds, share)
     x, _ = balls.points(box)
     direction = np.random.default_rng(13).normal(size=x.shape).astype("float32") ** 3
     threat_model = cls(0.1, box).with_epsilon(epsilon)
-    found = threat_model.linear_maximiser(direction, x)
+    found = threat_model.linear_maximization_oracle(direction, x)
     low, high = (-np.inf, np.inf) if box is None else balls.row_bounds(box)
     expected = linear_model.largest_gain(
         balls.rows(direction), balls.rows(x), name, epsilon, low, high
@@ -34,11 +34,11 @@ def test_linear_maximiser_is_the_best_of_the_feasible_points(cls, bounds, share)
 def test_linear_maximiser_has_a_radius_for_each_example(cls):
     x, direction = balls.points((0.0, 1.0), count=3)
     epsilon = np.array([0.05, 0.0, 0.2], "float32").reshape(-1, 1, 1, 1)
-    together = cls(epsilon).linear_maximiser(direction, x)
+    together = cls(epsilon).linear_maximization_oracle(direction, x)
     for i in range(3):
         alone = cls(float(epsilon[i, 0, 0, 0]))
         balls.rows = slice(i, i + 1)
-        expected = alone.linear_maximiser(direction[balls.rows], x[balls.rows])[0]
+        expected = alone.linear_maximization_oracle(direction[balls.rows], x[balls.rows])[0]
         np.testing.assert_allclose(together[i], expected, rtol=0, atol=1e-6)
 
 
@@ -46,6 +46,6 @@ def test_linear_maximiser_has_a_radius_for_each_example(cls):
 @pytest.mark.parametrize("cls", NORMS)
 def test_linear_maximiser_takes_any_length_of_the_direction(cls, scale):
     x, direction = balls.points((0.0, 1.0))
-    found = cls(0.1).linear_maximiser(np.float32(scale) * direction, x)
-    expected = cls(0.1).linear_maximiser(direction, x) if scale else x
+    found = cls(0.1).linear_maximization_oracle(np.float32(scale) * direction, x)
+    expected = cls(0.1).linear_maximization_oracle(direction, x) if scale else x
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)

@@ -54,8 +54,13 @@ def attack_gap(attack, norm, bounds, model=linear_model.logits):
     epsilon = linear_model.EPSILON[norm]
     best = linear_model.best(x, y, norm, epsilon, BOUNDS[bounds])
     x_adv = attack(model, x, y, getattr(kr.threat_models, norm)(epsilon, BOUNDS[bounds]))
-    goal = linear_model.margin(best, y)
-    return goal - linear_model.margin(x_adv, y), goal - linear_model.margin(x, y), x_adv, best
+    attack_loss = linear_model.margin(best, y)
+    return (
+        attack_loss - linear_model.margin(x_adv, y),
+        attack_loss - linear_model.margin(x, y),
+        x_adv,
+        best,
+    )
 
 
 def test_every_attack_is_here():

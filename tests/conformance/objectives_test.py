@@ -61,13 +61,13 @@ STEPS_ON_WEIGHTS = {
 
 def _kind_of_step(name):
     """What decides how a step is built: classes with the same share all code but the loss."""
-    parts = ("step", "new_memory", "attacked", "carries_delta", "runs_attack")
+    parts = ("step", "new_objective_state", "attacked_mask", "persistent_delta", "runs_attack")
     return tuple(getattr(type(OBJECTIVES[name]), part) for part in parts)
 
 
 def _memory_of_step(name):
     """What a step keeps for the next. The rest of it is operations, which XLA compiles alike."""
-    parts = ("new_memory", "carries_delta")
+    parts = ("new_objective_state", "persistent_delta")
     return tuple(getattr(type(OBJECTIVES[name]), part) for part in parts)
 
 

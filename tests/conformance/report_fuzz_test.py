@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import keras_robust as kr
 from keras_robust.evaluation.reports.characters import HIDDEN
-from keras_robust.export.model_card import write_card
+from keras_robust.export.model_card import write_model_card
 from tests.certification import certificate_report_test as certificates
 from tests.export import manifest_test
 from tests.support import reports
@@ -97,9 +97,11 @@ def _use(report, draws):
     assert type(report).from_dict(report.to_dict()) == report
     if isinstance(report, kr.RobustnessReport):
         manifest = {**manifest_test.make(), "signatures": [], "report": report.to_dict()}
-        card = write_card(manifest)
-        assert card.count("\n#") == CARD.count("\n#") and card.count("\n\n") == CARD.count("\n\n")
-        texts.append(card)
+        model_card = write_model_card(manifest)
+        assert model_card.count("\n#") == CARD.count("\n#") and model_card.count(
+            "\n\n"
+        ) == CARD.count("\n\n")
+        texts.append(model_card)
         if draws:
             texts.append(kr.evaluation.reports.html.page.make_page(report))
     elif draws:
@@ -108,7 +110,9 @@ def _use(report, draws):
         assert not HIDDEN.search(text), HIDDEN.search(text)
 
 
-CARD = write_card({**manifest_test.make(), "signatures": [], "report": PLAIN[kr.RobustnessReport]})
+CARD = write_model_card(
+    {**manifest_test.make(), "signatures": [], "report": PLAIN[kr.RobustnessReport]}
+)
 
 
 def _try(cls, plain, draws):

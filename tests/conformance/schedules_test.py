@@ -17,8 +17,8 @@ X, Y = linear_fit.data()
 def test_warmup_grows_epsilon_with_the_optimizer_steps():
     model = linear_fit.make_model()
     linear_fit.fit(model, linear_fit.adv_train(warmup=4), epochs=2)
-    ramp = lambda step: linear_fit.EPSILON * min(1.0, (step + 1) / 4)  # noqa: E731
-    weights, _ = linear_fit.expected(X, Y, epochs=2, epsilon=ramp)
+    epsilon_warmup = lambda step: linear_fit.EPSILON * min(1.0, (step + 1) / 4)  # noqa: E731
+    weights, _ = linear_fit.expected(X, Y, epochs=2, epsilon=epsilon_warmup)
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
@@ -26,8 +26,8 @@ def test_warmup_grows_epsilon_with_the_optimizer_steps():
 def test_warmup_as_a_percentage_of_the_planned_steps():
     model = linear_fit.make_model()
     linear_fit.fit(model, linear_fit.adv_train(warmup="50%"), epochs=4)
-    ramp = lambda step: linear_fit.EPSILON * min(1.0, (step + 1) / 6)  # noqa: E731
-    weights, _ = linear_fit.expected(X, Y, epochs=4, epsilon=ramp)
+    epsilon_warmup = lambda step: linear_fit.EPSILON * min(1.0, (step + 1) / 6)  # noqa: E731
+    weights, _ = linear_fit.expected(X, Y, epochs=4, epsilon=epsilon_warmup)
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
@@ -35,8 +35,8 @@ def test_warmup_as_a_percentage_of_the_planned_steps():
 def test_warmup_is_on_by_default_for_a_fifth_of_the_steps():
     model = linear_fit.make_model()
     linear_fit.fit(model, kr.AdvTrain(kr.Linf(linear_fit.EPSILON), attack="fgsm"), epochs=5)
-    ramp = lambda step: linear_fit.EPSILON * min(1.0, (step + 1) / 3)  # noqa: E731
-    weights, _ = linear_fit.expected(X, Y, epochs=5, epsilon=ramp)
+    epsilon_warmup = lambda step: linear_fit.EPSILON * min(1.0, (step + 1) / 3)  # noqa: E731
+    weights, _ = linear_fit.expected(X, Y, epochs=5, epsilon=epsilon_warmup)
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 
@@ -45,8 +45,8 @@ def test_a_second_fit_goes_on_where_the_warmup_was():
     model = linear_fit.make_model()
     for _ in range(2):
         linear_fit.fit(model, linear_fit.adv_train(warmup=5))
-    ramp = lambda step: linear_fit.EPSILON * min(1.0, (step + 1) / 5)  # noqa: E731
-    weights, _ = linear_fit.expected(X, Y, epochs=2, epsilon=ramp)
+    epsilon_warmup = lambda step: linear_fit.EPSILON * min(1.0, (step + 1) / 5)  # noqa: E731
+    weights, _ = linear_fit.expected(X, Y, epochs=2, epsilon=epsilon_warmup)
     np.testing.assert_allclose(linear_fit.weights(model), weights, atol=1e-5)
 
 

@@ -134,7 +134,7 @@ def test_expose_gives_the_tensor_and_the_model_as_a_function_of_it(form, dtype):
 
     threat_model = kr.Linf(0.1)
     inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, structures[form])
-    exposed, classifier, ball = threat_model.expose(model, inputs)
+    exposed, classifier, ball = threat_model.bind(model, inputs)
     assert exposed.dtype == "float32"
     np.testing.assert_array_equal(exposed, x)
     np.testing.assert_array_equal(classifier.logits(exposed + 1.0), 2.0 * (x + 1.0))
@@ -145,6 +145,6 @@ def test_expose_needs_to_be_told_which_of_several_inputs():
     inputs = {"image": np.zeros((2, 3)), "text": np.zeros((2, 3))}
     message = r"The model has several inputs: say which.*Received: inputs \['image', 'text'\]"
     with pytest.raises(ValueError, match=message):
-        kr.Linf(0.1).expose(None, inputs)
+        kr.Linf(0.1).bind(None, inputs)
     with pytest.raises(ValueError, match="Received: inputs 2 tensors"):
-        kr.Linf(0.1).expose(None, list(inputs.values()))
+        kr.Linf(0.1).bind(None, list(inputs.values()))

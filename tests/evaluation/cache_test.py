@@ -2,62 +2,62 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust.evaluation.cache import Trials
+from keras_robust.evaluation.cache import AttackCache
 from tests.support import told
 
 
 def _trials(network=told.model, x=told.X, y=told.Y, **arguments):
     arguments = {"batch_size": 3, "seed": 0, "num_steps": 2, **arguments}
-    return Trials(network, x, y, told.BALL, np.asarray(told.model(x)), **arguments)
+    return AttackCache(network, x, y, told.BALL, np.asarray(told.model(x)), **arguments)
 
 
 @pytest.mark.exhaustive
 def test_every_attack_runs_once_in_every_ball():
-    trials, runs = _trials(), []
+    cache, runs = _trials(), []
 
     class Counting(kr.attacks.FGSM):
         def run(self, *arguments, **others):
             runs.append(repr(self))
             return super().run(*arguments, **others)
 
-    first = trials.found(Counting())
-    assert trials.found(Counting()) is first
-    assert trials.found(Counting(), told.BALL) is first
-    assert trials.found(Counting(), kr.Linf(0.1)) is not first
-    assert trials.found(Counting(loss="margin")) is not first
+    first = cache.found(Counting())
+    assert cache.found(Counting()) is first
+    assert cache.found(Counting(), told.BALL) is first
+    assert cache.found(Counting(), kr.Linf(0.1)) is not first
+    assert cache.found(Counting(loss="margin")) is not first
     assert len(runs) == 3
 
 
 def test_accuracy_is_that_of_what_was_right():
-    trials = _trials()
-    np.testing.assert_array_equal(trials.correct, [1, 1, 1, 1, 0])
+    cache = _trials()
+    np.testing.assert_array_equal(cache.correct, [1, 1, 1, 1, 0])
     # The attack claims all; the fifth is a mistake anyway.
-    assert trials.accuracy(told.Fixed([0.0] * 5, claim=False)) == 0.8
-    assert trials.accuracy(told.Fixed([0.0] * 5)) == 0.0
-    assert trials.accuracy(kr.attacks.FGSM()) == 0.4
-    assert trials.accuracy(kr.attacks.FGSM(), kr.Linf(0.22)) == pytest.approx(0.6)
+    assert cache.accuracy(told.Fixed([0.0] * 5, claim=False)) == 0.8
+    assert cache.accuracy(told.Fixed([0.0] * 5)) == 0.0
+    assert cache.accuracy(kr.attacks.FGSM()) == 0.4
+    assert cache.accuracy(kr.attacks.FGSM(), kr.Linf(0.22)) == pytest.approx(0.6)
 
 
 def test_steps():
-    trials = _trials(num_steps=7)
-    assert repr(trials.pgd("margin")) == repr(kr.attacks.PGD(num_steps=7, loss="margin"))
-    assert trials.pgd("margin", times=2).num_steps == 14
-    assert Trials(None, told.X, told.Y, None, told.X, batch_size=1, seed=0).num_steps == 40
+    cache = _trials(num_steps=7)
+    assert repr(cache.pgd("margin")) == repr(kr.attacks.PGD(num_steps=7, loss="margin"))
+    assert cache.pgd("margin", times=2).num_steps == 14
+    assert AttackCache(None, told.X, told.Y, None, told.X, batch_size=1, seed=0).num_steps == 40
 
 
 @pytest.mark.parametrize("num_classes,targets,loss", [(2, 1, "margin"), (5, 3, "dlr")])
 def test_the_white_box_is_three_attacks(num_classes, targets, loss, monkeypatch):
     logits = np.zeros((3, num_classes), "float32")
-    trials = Trials(None, logits, np.zeros(3, "int64"), None, logits, batch_size=3, seed=0)
+    cache = AttackCache(None, logits, np.zeros(3, "int64"), None, logits, batch_size=3, seed=0)
     seen = []
 
     def found(attack):
         seen.append(attack)
         success = np.eye(3, dtype="bool")[len(seen) - 1] & np.array([1, 1, 0], "bool")
-        return kr.attacks.Found(None, None, success, None, None)
+        return kr.attacks.AttackResult(None, None, success, None, None)
 
-    monkeypatch.setattr(trials, "found", found)
-    np.testing.assert_array_equal(trials.white_box(), [0, 0, 1])
+    monkeypatch.setattr(cache, "found", found)
+    np.testing.assert_array_equal(cache.white_box(), [0, 0, 1])
     assert [type(attack).__name__ for attack in seen] == ["PGD", "PGD", "TargetedAPGD"]
     assert [attack.loss for attack in seen] == ["cross_entropy", "margin", loss]
     assert seen[2].num_targets == targets and {attack.num_steps for attack in seen} == {40}

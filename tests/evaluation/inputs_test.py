@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust.evaluation.inputs import Question
+from keras_robust.evaluation.inputs import EvaluationInputs
 
 X, Y = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.5]], "float32"), np.eye(2)[[0, 1, 1]]
 
 
 def test_holds_the_first_examples_their_classes_and_clean_logits():
-    found = Question.of(lambda x: 3.0 * x, (X, Y), "linf", num_examples=2, batch_size=1)
+    found = EvaluationInputs.of(lambda x: 3.0 * x, (X, Y), "linf", num_examples=2, batch_size=1)
     np.testing.assert_array_equal(found.x, X[:2])
     np.testing.assert_array_equal(found.labels, [0, 1])
     np.testing.assert_allclose(found.logits, 3.0 * X[:2], rtol=1e-6)
@@ -30,4 +30,4 @@ def test_says_which_argument_is_wrong(changes, message):
     arguments = {"model": lambda x: x, "data": (X, Y), "threat_model": "linf", **changes}
     arguments = {"num_examples": None, "batch_size": 2, **arguments}
     with pytest.raises(ValueError, match=message):
-        Question.of(**arguments)
+        EvaluationInputs.of(**arguments)

@@ -3,8 +3,8 @@ import pytest
 
 import keras_robust as kr
 from keras_robust.evaluation.checkpoint import Checkpoint
-from keras_robust.evaluation.plan import Turn
-from keras_robust.evaluation.runner import Contest
+from keras_robust.evaluation.plan import PlannedAttack
+from keras_robust.evaluation.runner import AttackRunner
 from keras_robust.evaluation.worst_case import WorstCase
 from tests.support.told import BALL
 from tests.support.told import Fixed
@@ -16,24 +16,24 @@ from tests.support.told import model
 LOGITS = np.asarray(model(X))
 
 
-def _contest(turns, network=model, ball=BALL, seed=0):
+def _contest(plan, network=model, ball=BALL, seed=0):
     worst = WorstCase(X, Y, LOGITS, measures=True)
-    contest = Contest(network, worst, ball, batch_size=2, seed=seed)
-    contest.run(turns, Checkpoint(None, {}, {}), verbose=False)
-    return contest
+    runner = AttackRunner(network, worst, ball, batch_size=2, seed=seed)
+    runner.run(plan, Checkpoint(None, {}, {}), verbose=False)
+    return runner
 
 
 def test_members_of_a_suite_see_what_is_left_and_others_see_all():
     first = Fixed([0.0, -0.3, 0.0, 0.0, 0.0], queries=[1, 2, 3, 4, 5])
     second = Fixed([0.0, -0.3, -0.3, 0.0, 0.0], queries=[10, 20, 30, 40, 50])
-    members = _contest([Turn(first, "suite"), Turn(second, "suite")]).reports
+    members = _contest([PlannedAttack(first, "suite"), PlannedAttack(second, "suite")]).reports
     assert [report.num_attacked for report in members] == [4, 3]
     assert [report.queries for report in members] == [1 + 2 + 3 + 4, 10 + 30 + 40]
     # Of all that the model gets right, the second says nothing alone.
     assert [report.accuracy for report in members] == [pytest.approx(0.6), None]
     assert [report.accuracy_so_far for report in members] == pytest.approx([0.6, 0.4])
     np.testing.assert_array_equal(members[1].robust, [1, 0, 0, 1, 0])
-    others = _contest([Turn(second), Turn(first)]).reports
+    others = _contest([PlannedAttack(second), PlannedAttack(first)]).reports
     assert [report.num_attacked for report in others] == [4, 4]
     assert [report.queries for report in others] == [100, 10]
     assert [report.accuracy for report in others] == pytest.approx([0.4, 0.6])
@@ -43,7 +43,9 @@ def test_members_of_a_suite_see_what_is_left_and_others_see_all():
 
 def test_a_member_with_nothing_left_is_not_run():
     falls = Fixed([-0.5, -0.3, -0.3, 0.5, 0.0])
-    reports = _contest([Turn(falls, "suite"), Turn(falls, "suite")], ball=kr.Linf(0.5)).reports
+    reports = _contest(
+        [PlannedAttack(falls, "suite"), PlannedAttack(falls, "suite")], ball=kr.Linf(0.5)
+    ).reports
     assert [report.num_attacked for report in reports] == [4, 0]
     assert [report.queries for report in reports] == [4, 0]
     assert [report.accuracy_so_far for report in reports] == [0.0, 0.0]
@@ -51,53 +53,55 @@ def test_a_member_with_nothing_left_is_not_run():
 
 @pytest.mark.parametrize("claim", [False, True])
 def test_success_is_verified_and_not_believed(claim):
-    report = _contest([Turn(Fixed([-0.3, -0.3, 0.01, 0.0, 0.0], claim=claim))]).reports[0]
+    report = _contest([PlannedAttack(Fixed([-0.3, -0.3, 0.01, 0.0, 0.0], claim=claim))]).reports[0]
     np.testing.assert_array_equal(report.robust, [1, 0, 1, 1, 0])
 
 
 @pytest.mark.parametrize("far", [-0.31, np.nan])
 def test_infeasible_examples_are_not_believed(far):
     left, kept = Fixed([0.0, far, far, 0.0, 0.0], name="a"), Fixed([0.0, 0.0, -0.3, 0.0, 0.0])
-    contest = _contest([Turn(left), Turn(kept)])
-    np.testing.assert_array_equal(contest.reports[0].robust, [1, 1, 1, 1, 0])
-    assert contest.reports[1].accuracy_so_far == pytest.approx(0.6)
-    assert contest.warnings == [
+    runner = _contest([PlannedAttack(left), PlannedAttack(kept)])
+    np.testing.assert_array_equal(runner.reports[0].robust, [1, 1, 1, 1, 0])
+    assert runner.reports[1].accuracy_so_far == pytest.approx(0.6)
+    assert runner.warnings == [
         "Fixed left the threat model on 2 examples, which are counted as not broken."
     ]
-    np.testing.assert_allclose(contest.worst.x_adv[:, 0], X[:, 0] - [0, 0, 0.3, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(runner.worst.x_adv[:, 0], X[:, 0] - [0, 0, 0.3, 0, 0], rtol=1e-6)
 
 
 def test_the_box_is_part_of_the_threat_model():
-    contest = _contest([Turn(Fixed([0.2, 0, 0, 0, 0]))], ball=kr.Linf(0.3, (0.0, 0.95)))
-    assert "on 1 examples" in contest.warnings[0]
+    runner = _contest([PlannedAttack(Fixed([0.2, 0, 0, 0, 0]))], ball=kr.Linf(0.3, (0.0, 0.95)))
+    assert "on 1 examples" in runner.warnings[0]
 
 
 def test_a_search_for_the_nearest_may_leave_the_ball(search_alone):
-    contest = _contest([Turn(FixedNearest([-0.5, -0.25, 0.0, 0.0, 0.0]), is_unbounded=True)])
-    assert contest.warnings == []
-    np.testing.assert_allclose(contest.worst.distances, [0.5, 0.25, np.inf, np.inf, 0.0], rtol=1e-5)
-    np.testing.assert_array_equal(contest.reports[0].robust, [1, 0, 1, 1, 0])
+    runner = _contest(
+        [PlannedAttack(FixedNearest([-0.5, -0.25, 0.0, 0.0, 0.0]), is_unbounded=True)]
+    )
+    assert runner.warnings == []
+    np.testing.assert_allclose(runner.worst.distances, [0.5, 0.25, np.inf, np.inf, 0.0], rtol=1e-5)
+    np.testing.assert_array_equal(runner.reports[0].robust, [1, 0, 1, 1, 0])
 
 
 def test_one_radius_for_each_example():
     worst = WorstCase(X, Y, LOGITS, measures=False)
     ball = kr.Linf(np.array([[0.1], [0.1], [0.3], [0.1], [0.1]]))
-    contest = Contest(model, worst, ball, batch_size=2, seed=0)
-    turns = [Turn(Fixed([0.0, -0.25, -0.28, 0.0, 0.0]), "suite") for _ in range(2)]
-    contest.run(turns, Checkpoint(None, {}, {}), verbose=False)
+    runner = AttackRunner(model, worst, ball, batch_size=2, seed=0)
+    plan = [PlannedAttack(Fixed([0.0, -0.25, -0.28, 0.0, 0.0]), "suite") for _ in range(2)]
+    runner.run(plan, Checkpoint(None, {}, {}), verbose=False)
     np.testing.assert_array_equal(worst.robust, [1, 1, 0, 1, 0])
     assert (
-        contest.warnings
+        runner.warnings
         == ["Fixed left the threat model on 1 examples, which are counted as not broken."] * 2
     )
 
 
 def test_blindness_is_a_share_of_what_the_model_gets_right():
     blind = [True, False, False, False, True]
-    contest = _contest([Turn(Fixed([0.0, -0.3, 0, 0, 0], blind=blind), "suite")] * 2)
+    runner = _contest([PlannedAttack(Fixed([0.0, -0.3, 0, 0, 0], blind=blind), "suite")] * 2)
     # Of four examples one; the second sees three of them.
-    assert [report.zero_gradient for report in contest.reports] == [0.25, 0.25]
-    silent = _contest([Turn(Fixed([0.0] * 5, blind=[False] * 4 + [True]))])
+    assert [report.zero_gradient for report in runner.reports] == [0.25, 0.25]
+    silent = _contest([PlannedAttack(Fixed([0.0] * 5, blind=[False] * 4 + [True]))])
     assert silent.reports[0].zero_gradient == 0.0
 
 
@@ -105,9 +109,11 @@ def test_blindness_is_a_share_of_what_the_model_gets_right():
 def test_every_turn_has_random_numbers_of_its_own():
     attack = kr.attacks.PGD(num_steps=1, step_size=1e-6)
     starts = []
-    for turns, seed in (([attack], 3), ([attack, attack], 3), ([attack], 4)):
-        contest = _contest([Turn(Fixed([0.0] * 5))] * 0 + [Turn(one) for one in turns], seed=seed)
-        starts.append(contest.worst.x_adv)
+    for plan, seed in (([attack], 3), ([attack, attack], 3), ([attack], 4)):
+        runner = _contest(
+            [PlannedAttack(Fixed([0.0] * 5))] * 0 + [PlannedAttack(one) for one in plan], seed=seed
+        )
+        starts.append(runner.worst.x_adv)
     # The second turn found stronger points than the first alone.
     assert np.any(starts[0] != starts[1]) and np.any(starts[0] != starts[2])
 
@@ -115,19 +121,22 @@ def test_every_turn_has_random_numbers_of_its_own():
 def test_accuracy_so_far_is_the_worst_case_up_to_each_attack():
     x = np.random.default_rng(0).uniform(size=(50, 3)).astype("float32")
     worst = WorstCase(x, np.argmax(x, axis=-1), x, measures=False)
-    contest = Contest(lambda x: 1.0 * x, worst, kr.Linf(0.1), batch_size=50, seed=0)
-    turns = [Turn(kr.attacks.FGSM()), Turn(kr.attacks.PGD(num_steps=3, loss="margin"))]
-    contest.run(turns, Checkpoint(None, {}, {}), verbose=False)
-    first, second = contest.reports
+    runner = AttackRunner(lambda x: 1.0 * x, worst, kr.Linf(0.1), batch_size=50, seed=0)
+    plan = [
+        PlannedAttack(kr.attacks.FGSM()),
+        PlannedAttack(kr.attacks.PGD(num_steps=3, loss="margin")),
+    ]
+    runner.run(plan, Checkpoint(None, {}, {}), verbose=False)
+    first, second = runner.reports
     assert first.accuracy_so_far == first.accuracy
     assert second.accuracy_so_far == worst.robust.mean() <= second.accuracy
 
 
 def test_the_bar_shows_the_accuracy_so_far(capsys):
     worst = WorstCase(X, Y, LOGITS, measures=False)
-    contest = Contest(model, worst, BALL, batch_size=2, seed=0)
+    runner = AttackRunner(model, worst, BALL, batch_size=2, seed=0)
     attack = Fixed([0.0, -0.3, 0.0, 0.0, 0.0], claim=False)
-    contest.run([Turn(attack)], Checkpoint(None, {}, {}), verbose=True)
+    runner.run([PlannedAttack(attack)], Checkpoint(None, {}, {}), verbose=True)
     shown = capsys.readouterr().out
     assert shown.startswith("Fixed(") and "4/4" in shown
     # The attack claims nothing: the four that are right, of five.
@@ -168,10 +177,12 @@ def test_a_state_that_lacks_something_is_refused_as_a_whole(tmp_path, name):
         state = {"reports": [], "warnings": [], "seconds": 0.0, **state}
     Checkpoint(tmp_path / "state.npz", {}, {}).save(state, arrays)
     worst = WorstCase(X, Y, LOGITS, measures=True)
-    contest = Contest(model, worst, BALL, batch_size=2, seed=0)
+    runner = AttackRunner(model, worst, BALL, batch_size=2, seed=0)
     with pytest.raises(
         ValueError, match="Expected a checkpoint of `evaluate` at .*delete the file"
     ):
-        contest.run([Turn(Fixed([0.0] * 5))], Checkpoint(tmp_path / "state.npz", {}, {}), False)
+        runner.run(
+            [PlannedAttack(Fixed([0.0] * 5))], Checkpoint(tmp_path / "state.npz", {}, {}), False
+        )
     np.testing.assert_array_equal(worst.robust, worst.correct)
-    assert contest.reports == []
+    assert runner.reports == []

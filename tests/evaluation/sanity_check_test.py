@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust.evaluation.cache import Trials
+from keras_robust.evaluation.cache import AttackCache
 from tests.support import told
 
 BALL = kr.Linf(0.1)
@@ -42,7 +42,7 @@ def linear(x):
 @pytest.fixture
 def _few_steps(monkeypatch):
     module = sys.modules["keras_robust.evaluation.sanity_check"]
-    monkeypatch.setattr(module, "Trials", functools.partial(Trials, num_steps=3))
+    monkeypatch.setattr(module, "Trials", functools.partial(AttackCache, num_steps=3))
     monkeypatch.setattr(module, "_RANDOM_QUERIES", 60)
 
 

@@ -2,12 +2,12 @@ import os
 
 import pytest
 
-from keras_robust.export.atomic_directory import new_folder
+from keras_robust.export.atomic_directory import atomic_directory
 
 
 def test_the_name_appears_at_the_end(tmp_path):
     path = tmp_path / "models" / "1"
-    with new_folder(path) as partial:
+    with atomic_directory(path) as partial:
         (partial / "a").write_text("b")
         assert not path.exists()
         assert partial.parent == path.parent
@@ -19,7 +19,7 @@ def test_the_name_appears_at_the_end(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
 def test_a_failure_leaves_nothing(tmp_path, error):
-    with pytest.raises(type(error)), new_folder(tmp_path / "1") as partial:
+    with pytest.raises(type(error)), atomic_directory(tmp_path / "1") as partial:
         (partial / "a").write_text("b")
         raise error
     assert list(tmp_path.iterdir()) == []
@@ -27,13 +27,13 @@ def test_a_failure_leaves_nothing(tmp_path, error):
 
 def test_what_exists_stays(tmp_path):
     with pytest.raises(FileExistsError, match="never changed.*Received: path="):
-        with new_folder(tmp_path):
+        with atomic_directory(tmp_path):
             pass
 
 
 def test_what_another_process_wrote_meanwhile_stays(tmp_path):
     path = tmp_path / "1"
-    with pytest.raises(FileExistsError), new_folder(path) as partial:
+    with pytest.raises(FileExistsError), atomic_directory(path) as partial:
         (partial / "a").write_text("mine")
         path.mkdir()
         (path / "a").write_text("theirs")
@@ -43,7 +43,7 @@ def test_what_another_process_wrote_meanwhile_stays(tmp_path):
 
 def test_an_empty_folder_that_appears_meanwhile_stays(tmp_path):
     path = tmp_path / "1"
-    with pytest.raises(FileExistsError, match="never changed"), new_folder(path) as partial:
+    with pytest.raises(FileExistsError, match="never changed"), atomic_directory(path) as partial:
         (partial / "a").write_text("mine")
         path.mkdir()
     assert list(path.iterdir()) == [] and list(tmp_path.iterdir()) == [path]
@@ -56,13 +56,13 @@ def test_a_name_that_is_taken_at_the_last_moment(tmp_path, monkeypatch):
         raise OSError("Directory not empty")
 
     monkeypatch.setattr("pathlib.Path.rename", rename)
-    with pytest.raises(FileExistsError, match="never changed"), new_folder(tmp_path / "1"):
+    with pytest.raises(FileExistsError, match="never changed"), atomic_directory(tmp_path / "1"):
         pass
 
 
 def test_a_failure_takes_the_parents_that_it_made_along(tmp_path):
     (tmp_path / "a").mkdir()
-    with pytest.raises(ValueError), new_folder(tmp_path / "a" / "b" / "c" / "1"):
+    with pytest.raises(ValueError), atomic_directory(tmp_path / "a" / "b" / "c" / "1"):
         (tmp_path / "a" / "b" / "theirs").write_text("")
         raise ValueError
     assert sorted(tmp_path.rglob("*")) == [
@@ -75,7 +75,7 @@ def test_a_failure_takes_the_parents_that_it_made_along(tmp_path):
 def test_everything_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch):
     written, path = [], tmp_path / "1"
     monkeypatch.setattr("os.fsync", lambda handle: written.append((_inode(handle), path.exists())))
-    with new_folder(path) as partial:
+    with atomic_directory(path) as partial:
         (partial / "b").mkdir()
         (partial / "b" / "c").write_text("d")
     places = [path / "b" / "c", path / "b", path]

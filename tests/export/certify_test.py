@@ -116,8 +116,8 @@ def test_the_guard_stands_in_front(served):
 @pytest.mark.exhaustive
 def test_random_answers_are_not_compared(served):
     path, _ = served
-    exchanges = warmup_log.read(path / warmup_log.PLACE)
-    kinds = {exchange.signature: bool(exchange.outputs) for exchange in exchanges}
+    warmup_requests = warmup_log.read(path / warmup_log.PLACE)
+    kinds = {exchange.signature: bool(exchange.outputs) for exchange in warmup_requests}
     assert kinds == {"serving_default": False, "logits": False, "certify": True}
     replayed = warmup_log.replay(path)
     assert replayed["others_equal"] and replayed["largest_difference"] < 1e-5

@@ -55,7 +55,7 @@ def test_what_is_made_up_is_in_its_box():
         keras.Input((), name="number", dtype="int32"),
     ]
     inputs = Inputs(keras.Model(tensors, keras.layers.Flatten()(tensors[0][..., :1])))
-    x, text, number = inputs.make_up(7, [([-1.0], [2.0]), None, None])
+    x, text, number = inputs.random_examples(7, [([-1.0], [2.0]), None, None])
     assert (x.shape, x.dtype) == ((7, 5, 1), "float32")
     assert -1.0 <= x.min() < -0.5 and 1.5 < x.max() <= 2.0
     assert (text.shape, text[0, 0], number.dtype) == ((7, 2), b"", "int32")

@@ -179,8 +179,8 @@ def test_the_report_goes_along(named):
     assert plain["data_fingerprint"]["num_examples"] == 5
     guard = plain["inputs"]["features"]["guard"]
     assert (guard["bounds"], guard["outside"]) == ([0.0, 1.0], "reject")
-    card = (path / "assets.extra" / "MODEL_CARD.md").read_text()
-    assert "Linf, epsilon 0.1" in card and "- 2: cat" in card
+    model_card = (path / "assets.extra" / "MODEL_CARD.md").read_text()
+    assert "Linf, epsilon 0.1" in model_card and "- 2: cat" in model_card
 
 
 def test_the_guard_stands_in_front(named):
@@ -322,7 +322,7 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path, monkeypatch, er
         seen.extend(item.name for item in tmp_path.iterdir())
         raise error
 
-    archive = kr.backend.Archive
+    archive = kr.backend.ExportArchive
     monkeypatch.setattr(archive, "write_out", write_out)
     with pytest.raises(type(error)):
         kr.export_saved_model(small_models.simple(), tmp_path / "1", guard=kr.layers.InputGuard())

@@ -30,15 +30,15 @@ def test_replay_refuses_another_model(exported, tmp_path):
     other = tmp_path / "1"
     shutil.copytree(path, other)
     shutil.copy(path / warmup_log.PLACE, tmp_path / "log")
-    exchanges = warmup_log.read(other / warmup_log.PLACE)
-    exchanges[0].outputs["probabilities"] += 0.001
-    warmup_log.write(other / warmup_log.PLACE, "1", exchanges)
+    warmup_requests = warmup_log.read(other / warmup_log.PLACE)
+    warmup_requests[0].outputs["probabilities"] += 0.001
+    warmup_log.write(other / warmup_log.PLACE, "1", warmup_requests)
     with pytest.raises(
         ValueError, match="answers its warmup requests in another way.*Received: path="
     ):
         verify.replay_in_fresh_process(other)
-    exchanges[0].outputs["probabilities"][:] = np.nan
-    warmup_log.write(other / warmup_log.PLACE, "1", exchanges)
+    warmup_requests[0].outputs["probabilities"][:] = np.nan
+    warmup_log.write(other / warmup_log.PLACE, "1", warmup_requests)
     with pytest.raises(ValueError, match="answers its warmup requests in another way"):
         verify.replay_in_fresh_process(other)
 

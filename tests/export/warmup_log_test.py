@@ -13,12 +13,12 @@ import keras_robust as kr
 from keras_robust.export import warmup_log
 
 EXCHANGES = [
-    warmup_log.Exchange(
+    warmup_log.WarmupRequest(
         "serving_default",
         {"x": np.arange(6, dtype="float32").reshape(2, 3), "n": np.array([7, 8])},
         {"label": np.array([1, 2]), "name": np.array([b"a", b"b"], object)},
     ),
-    warmup_log.Exchange("predict_bytes", {"image_bytes": np.array([b"\x00\xff"], object)}, {}),
+    warmup_log.WarmupRequest("predict_bytes", {"image_bytes": np.array([b"\x00\xff"], object)}, {}),
 ]
 
 
@@ -105,13 +105,13 @@ def test_replay(exported):
 def test_replay_tells_what_differs(exported, tmp_path, change):
     folder = tmp_path / "1"
     shutil.copytree(exported, folder)
-    exchanges = warmup_log.read(folder / warmup_log.PLACE)
-    outputs = exchanges[0].outputs
+    warmup_requests = warmup_log.read(folder / warmup_log.PLACE)
+    outputs = warmup_requests[0].outputs
     if change == "missing":
         del outputs["label"]
     else:
         outputs[change] = outputs[change] + outputs[change].dtype.type(1)
-    warmup_log.write(folder / warmup_log.PLACE, "digits", exchanges)
+    warmup_log.write(folder / warmup_log.PLACE, "digits", warmup_requests)
     found = warmup_log.replay(folder)
     if change == "probabilities":
         np.testing.assert_allclose(found["largest_difference"], 1.0, atol=1e-5)
@@ -122,9 +122,9 @@ def test_replay_tells_what_differs(exported, tmp_path, change):
 def test_nan_is_a_difference(exported, tmp_path):
     folder = tmp_path / "1"
     shutil.copytree(exported, folder)
-    exchanges = warmup_log.read(folder / warmup_log.PLACE)
-    exchanges[0].outputs["probabilities"][0, 0] = np.nan
-    warmup_log.write(folder / warmup_log.PLACE, "digits", exchanges)
+    warmup_requests = warmup_log.read(folder / warmup_log.PLACE)
+    warmup_requests[0].outputs["probabilities"][0, 0] = np.nan
+    warmup_log.write(folder / warmup_log.PLACE, "digits", warmup_requests)
     assert np.isnan(warmup_log.replay(folder)["largest_difference"])
 
 

@@ -6,7 +6,7 @@ import tensorflow as tf
 from keras_robust.export.guards import choose_guards
 from keras_robust.export.inputs import Inputs
 from keras_robust.export.signatures import make_signatures
-from keras_robust.export.warmup import make_exchanges
+from keras_robust.export.warmup import make_warmup_requests
 from keras_robust.layers import InputGuard
 
 X = np.random.default_rng(0).uniform(-1.0, 1.0, size=(9, 4, 5, 1)).astype("float32")
@@ -19,7 +19,7 @@ def exchanges_of(x, guard):
     inputs = Inputs(model)
     guards = choose_guards(model, inputs, guard, None)
     signatures = make_signatures(model, inputs, guards, None)
-    return model, make_exchanges(model, signatures, inputs, guards, x)
+    return model, make_warmup_requests(model, signatures, inputs, guards, x)
 
 
 def test_requests_are_the_first_examples_and_answers_those_of_keras():
@@ -67,7 +67,7 @@ def test_answers_are_those_of_the_model_and_not_of_the_signature():
     wrong = signatures["logits"]._replace(
         function=lambda x: {"logits": function(x)["logits"] + 1.0}
     )
-    found = make_exchanges(model, {"logits": wrong}, inputs, [None], X[:2, 0, :3, 0])
+    found = make_warmup_requests(model, {"logits": wrong}, inputs, [None], X[:2, 0, :3, 0])
     np.testing.assert_allclose(found[0].outputs["logits"], model(X[:1, 0, :3, 0]), rtol=1e-6)
 
 
@@ -75,7 +75,9 @@ def test_answers_are_those_of_the_model_and_not_of_the_signature():
 def test_a_single_output_has_two_classes(activation):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, activation=activation)])
     inputs = Inputs(model)
-    found = make_exchanges(model, make_signatures(model, inputs, [None], None), inputs, [None])
+    found = make_warmup_requests(
+        model, make_signatures(model, inputs, [None], None), inputs, [None]
+    )
     share = np.asarray(model(found[1].inputs[inputs.specs[0].name]))
     share = share if activation else 1.0 / (1.0 + np.exp(-share))
     expected = np.concatenate([1.0 - share, share], axis=-1)
@@ -85,5 +87,7 @@ def test_a_single_output_has_two_classes(activation):
 def test_a_guard_within_tells_the_range_of_made_up_requests():
     model = keras.Sequential([keras.Input((3,)), InputGuard((5, 6)), keras.layers.Dense(2)])
     inputs = Inputs(model)
-    found = make_exchanges(model, make_signatures(model, inputs, [None], None), inputs, [None])
+    found = make_warmup_requests(
+        model, make_signatures(model, inputs, [None], None), inputs, [None]
+    )
     assert found[0].inputs[inputs.specs[0].name].min() >= 5.0

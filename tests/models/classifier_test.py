@@ -362,7 +362,7 @@ def test_the_losses_of_the_package_that_take_labels_are_known(loss):
     for labels in (None, np.array([0, 1, 2]), np.eye(3, dtype="float32")):
         np.testing.assert_allclose(_logits(model, labels), LOGITS, rtol=1e-6)
     assert not classifier.is_classification(LOGITS[:, :1])
-    wrong, message = classifier.misread(np.full((2, 3), 1 / 3, "float32"))
+    wrong, message = classifier.logits_mismatch(np.full((2, 3), 1 / 3, "float32"))
     assert bool(wrong) and "The loss takes logits" in message
 
 

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
+from keras_robust.models.dtypes import compute_dtype_scope
 from keras_robust.models.dtypes import current_dtype
-from keras_robust.models.dtypes import layers_in
 from tests.support import backends
 from tests.support import tiers
 
@@ -76,7 +76,7 @@ def assert_same(before, after):
 def test_it_computes_what_a_model_with_mixed_policies_computes(dtype):
     model, mixed = network(), network(f"mixed_{dtype}")
     expected, own = mixed(X), model(X)
-    with layers_in(model, dtype):
+    with compute_dtype_scope(model, dtype):
         outputs = model(X)
     assert outputs.dtype.name == dtype
     np.testing.assert_array_equal(
@@ -91,7 +91,7 @@ def test_layers_on_every_level():
     model = Subclassed()
     model(X)
     before = policies(model)
-    with layers_in(model, "bfloat16"):
+    with compute_dtype_scope(model, "bfloat16"):
         model(X)
         assert current_dtype() == "bfloat16"
     for probe in (model.outer, model.inner, model.deep):
@@ -107,7 +107,7 @@ def test_layers_on_every_level():
 def test_policies_come_back_after_an_exception():
     model = network()
     before = policies(model)
-    with pytest.raises(KeyboardInterrupt), layers_in(model, "bfloat16"):
+    with pytest.raises(KeyboardInterrupt), compute_dtype_scope(model, "bfloat16"):
         raise KeyboardInterrupt
     assert_same(before, policies(model))
     assert current_dtype() is None
@@ -119,7 +119,7 @@ def test_a_map_of_policies_comes_back_untouched():
     mapping = keras.dtype_policies.DTypePolicyMap()
     mapping[model.inner.path] = keras.DTypePolicy("float32")
     model.inner._dtype_policy = model.outer._dtype_policy = mapping
-    with layers_in(model, "bfloat16"):
+    with compute_dtype_scope(model, "bfloat16"):
         model(X)
     assert model.inner.seen == model.outer.seen == ("bfloat16", "bfloat16")
     assert model.inner._dtype_policy is model.outer._dtype_policy is mapping
@@ -139,7 +139,7 @@ def test_layers_that_keep_their_dtype(kept):
     model = keras.Sequential([probe, other])
     model(X)
     own = probe.seen
-    with layers_in(model, "bfloat16"):
+    with compute_dtype_scope(model, "bfloat16"):
         model(X)
     assert probe.seen == own
     assert other.seen == ("bfloat16", "bfloat16")
@@ -153,7 +153,7 @@ def test_inputs_are_normalised_before_they_lose_digits():
     ):
         probe = Probe()
         model = keras.Sequential([keras.Input((1,)), layer, probe])
-        with layers_in(model, "bfloat16"):
+        with compute_dtype_scope(model, "bfloat16"):
             outputs = model(x)
         assert probe.seen == ("bfloat16", "bfloat16")
         np.testing.assert_array_equal(keras.ops.cast(outputs, "float32"), [[-1.0], [0.0], [1.0]])
@@ -165,7 +165,7 @@ def test_a_model_that_mixes_dtypes_itself_stays_as_it_is(policy):
     model = keras.Sequential([low, head])
     model(X)
     own = low.seen, head.seen
-    with layers_in(model, "bfloat16"):
+    with compute_dtype_scope(model, "bfloat16"):
         assert current_dtype() is None
         model(X)
     assert (low.seen, head.seen) == own == (own[0], ("float32", "float32"))
@@ -177,7 +177,7 @@ def test_integers_stay_integers():
     model = keras.Sequential([keras.Input((2,), dtype="int32"), *layers])
     tokens = np.array([[299, 300]])
     expected = model.layers[0].get_weights()[0][tokens]
-    with layers_in(model, "bfloat16"):
+    with compute_dtype_scope(model, "bfloat16"):
         outputs = model(tokens)
     assert probe.seen == ("bfloat16", "bfloat16")
     np.testing.assert_allclose(keras.ops.cast(outputs, "float32"), expected, rtol=2**-8)
@@ -191,7 +191,7 @@ def test_normalisations_of_keras_give_what_they_give_under_a_mixed_policy():
         keras.layers.GroupNormalization(2),
     ):
         model = keras.Sequential([keras.Input((4,)), layer, probe])
-        with layers_in(model, "bfloat16"):
+        with compute_dtype_scope(model, "bfloat16"):
             outputs = model(X)
         assert probe.seen == ("bfloat16", "float32")
         mixed = type(layer).from_config({**layer.get_config(), "dtype": "mixed_bfloat16"})
@@ -201,19 +201,19 @@ def test_normalisations_of_keras_give_what_they_give_under_a_mixed_policy():
 
 def test_nothing_changes_without_a_dtype_or_a_model():
     model = network()
-    with layers_in(model, None):
+    with compute_dtype_scope(model, None):
         assert model(X).dtype.name == "float32"
-    with layers_in(lambda x: x, "bfloat16"):
+    with compute_dtype_scope(lambda x: x, "bfloat16"):
         assert current_dtype() is None
 
 
 def test_within_another():
     model = network()
     before = policies(model)
-    with layers_in(model, "bfloat16"):
-        with layers_in(model, None):
+    with compute_dtype_scope(model, "bfloat16"):
+        with compute_dtype_scope(model, None):
             assert model(X).dtype.name == "float32"
-        with layers_in(model, "float16"):
+        with compute_dtype_scope(model, "float16"):
             assert model(X).dtype.name == "float16"
         assert model(X).dtype.name == "bfloat16"
     assert_same(before, policies(model))
@@ -225,7 +225,7 @@ def test_threads_do_not_see_each_other():
     arrived, gone = threading.Barrier(2), threading.Event()
 
     def first():
-        with layers_in(model, "bfloat16"):
+        with compute_dtype_scope(model, "bfloat16"):
             arrived.wait()
             seen["first"] = model(X).dtype.name
             gone.wait()
@@ -233,7 +233,7 @@ def test_threads_do_not_see_each_other():
 
     def second():
         seen["outside"] = model(X).dtype.name
-        with layers_in(model, "float16"):
+        with compute_dtype_scope(model, "float16"):
             arrived.wait()
             seen["second"] = model(X).dtype.name
         seen["outside, after"] = model(X).dtype.name
@@ -268,7 +268,7 @@ def test_layers_made_within_have_the_policy_that_they_were_meant_to_have():
     growing = Growing()
     model = keras.Sequential([keras.layers.Dense(4), growing])
     model.layers[0].build((None, 4))
-    with layers_in(model, "bfloat16"):
+    with compute_dtype_scope(model, "bfloat16"):
         model(X)
     assert growing.made._dtype_policy is growing._dtype_policy
     assert growing.made.scale.dtype == "float32"

@@ -2,14 +2,14 @@ import keras
 import numpy as np
 import pytest
 
-from keras_robust.models.error_context import explained
+from keras_robust.models.error_context import error_context
 
 
 def test_a_keras_error_becomes_a_sentence_about_what_was_given():
     layer = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     x = {"a": np.zeros((2, 5)), "b": [np.zeros(7)]}
     with pytest.raises(ValueError, match="^It fails: Input 0 .*incompatible") as caught:
-        with explained("It fails", inputs=x, labels=None):
+        with error_context("It fails", inputs=x, labels=None):
             layer(np.zeros((2, 5)))
     text = str(caught.value)
     assert text.endswith("Received: inputs {'a': (2, 5), 'b': [(7,)]}, labels ()")
@@ -22,13 +22,13 @@ def test_a_keras_error_becomes_a_sentence_about_what_was_given():
 )
 def test_what_a_layer_raises_is_a_value_error(error):
     with pytest.raises(ValueError, match="^It fails: '?no'?[.] Received: x \\(2,\\)$"):
-        with explained("It fails", x=np.zeros(2)):
+        with error_context("It fails", x=np.zeros(2)):
             raise error
 
 
 def test_an_error_without_a_text_is_told_by_its_name():
     with pytest.raises(ValueError, match="It fails: ValueError[.] Received: "):
-        with explained("It fails"):
+        with error_context("It fails"):
             raise ValueError
 
 
@@ -38,7 +38,7 @@ def test_an_error_without_a_text_is_told_by_its_name():
 )
 def test_other_errors_and_our_own_pass(error):
     with pytest.raises(type(error)) as caught:
-        with explained("It fails", x=1):
+        with error_context("It fails", x=1):
             raise error
     assert caught.value is error
 
@@ -49,7 +49,7 @@ def test_what_keras_met_when_it_asked_for_shapes():
             raise TypeError("no such product")
 
     with pytest.raises(ValueError, match="^It fails: no such product[.] Received: x \\(2,\\)$"):
-        with explained("It fails", x=np.zeros(2)):
+        with error_context("It fails", x=np.zeros(2)):
             Broken()(keras.Input((2,)))
 
 
@@ -57,6 +57,6 @@ def test_the_expected_shape_is_told_and_no_values():
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
     x = np.random.default_rng(0).uniform(size=(40, 64)).astype("float32")
     with pytest.raises(ValueError, match=r"Expected shape \(None, 8, 8, 1\).*Received: ") as error:
-        with explained("The model cannot run on these inputs", inputs=x):
+        with error_context("The model cannot run on these inputs", inputs=x):
             model(x)
     assert "0." not in str(error.value)

@@ -43,14 +43,14 @@ def test_inputs_of_both_kinds_are_not_blamed():
     image, place = keras.Input((5,), name="image"), keras.Input((5,), name="place", dtype="int32")
     words = keras.layers.Flatten()(keras.layers.Embedding(9, 4)(place))
     model = keras.Model([image, place], keras.layers.Concatenate()([image, words]))
-    with pytest.raises(NoGradientError, match="leaves JAX"), models.told_of_inputs(model):
+    with pytest.raises(NoGradientError, match="leaves JAX"), models.input_error_context(model):
         raise NoGradientError("JAX", "out", [2, 3], "float32")
 
 
 def test_every_embedding_is_named_and_other_models_keep_their_error():
     with pytest.raises(ValueError, match=r"\(or at one of \['places'\]\)"):
-        with models.told_of_inputs(_text_model(more=["places"])):
+        with models.input_error_context(_text_model(more=["places"])):
             raise NoGradientError("JAX", "out", [2, 3], "float32")
     with pytest.raises(NoGradientError, match="leaves JAX"):
-        with models.told_of_inputs(keras.Sequential([keras.layers.Dense(2)])):
+        with models.input_error_context(keras.Sequential([keras.layers.Dense(2)])):
             raise NoGradientError("JAX", "out", [2, 3], "float32")

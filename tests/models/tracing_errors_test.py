@@ -4,7 +4,7 @@ import pytest
 
 import keras_robust as kr
 from keras_robust import backend
-from keras_robust.models.tracing_errors import untraceable_told
+from keras_robust.models.tracing_errors import tracing_error_context
 from tests.support import small_models
 
 X = np.random.default_rng(0).uniform(size=(6, 4)).astype("float32")
@@ -46,11 +46,11 @@ def test_what_is_advised_works():
 
 def test_other_errors_and_those_on_numbers_are_left_alone():
     for inputs, error in ((X, TypeError("numpy")), (X, NotImplementedError("numpy"))):
-        with pytest.raises(type(error), match="^numpy$"), untraceable_told(on_arrays, inputs):
+        with pytest.raises(type(error), match="^numpy$"), tracing_error_context(on_arrays, inputs):
             raise error
 
     def traced(x):
-        with untraceable_told(on_arrays, x):
+        with tracing_error_context(on_arrays, x):
             raise TypeError("something else")
 
     with pytest.raises(TypeError, match="something else"):

@@ -233,7 +233,7 @@ def test_examples_of_several_shapes_are_refused():
     x = keras.KerasTensor((None, None, 3))
     message = r"needs examples and labels of one shape.*Received: a tensor of shape \(None, None, 3"
     with pytest.raises(ValueError, match=message):
-        AdversarialPool().new_memory(x, keras.KerasTensor((None,)), None)
+        AdversarialPool().new_objective_state(x, keras.KerasTensor((None,)), None)
 
 
 @pytest.mark.parametrize(

@@ -23,14 +23,14 @@ class Fixed(kr.attacks.Attack):
     """Finds the adversarial examples that the tests know."""
 
     def perturb(self, classifier, x, y, threat_model, seed):
-        return kr.attacks.unsearched(keras.ops.convert_to_tensor(X_ADV))
+        return kr.attacks.AttackResult.unattacked(keras.ops.convert_to_tensor(X_ADV))
 
 
 def _step(objective, model, iteration=0, **arguments):
     """Takes one step on one batch, and returns the trainer and the result."""
     batch = streams.batch(iteration=iteration, **arguments)
-    trainer = training.Trainer(models.Classifier(model), batch)
-    return trainer, kr.objectives.get(objective).step(trainer, Fixed(), batch)
+    gradient_step = training.GradientStep(models.Classifier(model), batch)
+    return gradient_step, kr.objectives.get(objective).step(gradient_step, Fixed(), batch)
 
 
 def _network(**arguments):
@@ -93,14 +93,14 @@ def test_the_size_of_the_step_is_relative_to_each_kernel():
     weights, model = _reference(), _network()
     seen = []
 
-    class Spy(training.Trainer):
+    class Spy(training.GradientStep):
         def backward(self, loss, found, *, weights=None, **arguments):
             seen.append(weights and [np.array(weight) for weight in weights])
             return super().backward(loss, found, weights=weights, **arguments)
 
     batch = streams.batch()
-    trainer = Spy(models.Classifier(model), batch)
-    kr.objectives.AWP(GAMMA).step(trainer, Fixed(), batch)
+    gradient_step = Spy(models.Classifier(model), batch)
+    kr.objectives.AWP(GAMMA).step(gradient_step, Fixed(), batch)
     assert seen[0] is None
     slopes = _gradients(weights)
     for found, w, g in zip(seen[1], weights, slopes, strict=True):
@@ -138,8 +138,8 @@ def test_kernels_of_convolutions_are_kernels():
     for variable, value in zip(model.variables, start, strict=True):
         variable.assign(value)
     batch = streams.batch(x, y)
-    trainer = training.Trainer(models.Classifier(model), batch)
-    kr.objectives.AWP(GAMMA, "clean").step(trainer, Fixed(), batch)
+    gradient_step = training.GradientStep(models.Classifier(model), batch)
+    kr.objectives.AWP(GAMMA, "clean").step(gradient_step, Fixed(), batch)
     _assert_weights(model, expected)
 
 
@@ -228,10 +228,10 @@ def test_batch_norm_statistics_see_the_pass_at_the_worst_weights_only():
     norm.moving_mean.assign(np.linspace(-1.0, 1.0, 5))
     batch = streams.batch()
     classifier = models.Classifier(model)
-    here = training.Trainer(classifier, batch).backward(
+    here = training.GradientStep(classifier, batch).backward(
         lambda clean, adversarial: adversarial.loss,
-        kr.attacks.unsearched(keras.ops.convert_to_tensor(X_ADV)),
-        keeps_state=False,
+        kr.attacks.AttackResult.unattacked(keras.ops.convert_to_tensor(X_ADV)),
+        update_state=False,
     )
     kernel, bias = model.layers[0].get_weights()
     (worst,) = _worst([kernel], [np.asarray(here.gradients[0])])

@@ -83,6 +83,6 @@ def test_the_loss_of_a_regression():
 
 def test_a_step_runs_the_model_once():
     model = streams.model()
-    trainer = training.Trainer(models.Classifier(model), streams.batch())
-    kr.objectives.Clean().step(trainer, Refusing(), streams.batch())
-    assert trainer.classifier.num_calls == 1
+    gradient_step = training.GradientStep(models.Classifier(model), streams.batch())
+    kr.objectives.Clean().step(gradient_step, Refusing(), streams.batch())
+    assert gradient_step.classifier.num_calls == 1

@@ -152,7 +152,7 @@ def test_the_warm_up_counts_replays(arguments, start, steps):
     model, callback = linear_fit.make_model(), free(**_without(arguments, "epochs"))
     seen = []
     watch = keras.callbacks.LambdaCallback(
-        on_train_batch_begin=lambda batch, logs: seen.append(callback._step.ramp)
+        on_train_batch_begin=lambda batch, logs: seen.append(callback._step.epsilon_warmup)
     )
     model.fit(
         X, Y, batch_size=8, epochs=arguments["epochs"], verbose=0, callbacks=[callback, watch]
@@ -217,7 +217,7 @@ def test_an_epsilon_per_feature():
 
 
 class Recorded:
-    """A `training.Trainer` whose input gradients are known."""
+    """A `training.GradientStep` whose input gradients are known."""
 
     def __init__(self, gradients):
         self.gradients = [np.asarray(gradient, "float32") for gradient in gradients]
@@ -226,8 +226,8 @@ class Recorded:
     def backward(self, loss, found):
         self.x_adv.append(np.asarray(found.x_adv))
         gradient = keras.ops.convert_to_tensor(self.gradients[len(self.x_adv) - 1])
-        stream = training.Stream(None, None, found)
-        return training.Result(len(self.x_adv), [], gradient, None, stream)
+        stream = training.ForwardPass(None, None, found)
+        return training.StepResult(len(self.x_adv), [], gradient, None, stream)
 
     def apply(self, result):
         return result
@@ -235,17 +235,17 @@ class Recorded:
 
 def _recorded(gradients, delta, ball):
     x = keras.ops.convert_to_tensor([[0.0, 0.5], [1.0, 0.3]])
-    trainer, zero = Recorded(gradients), keras.ops.convert_to_tensor(0)
+    gradient_step, zero = Recorded(gradients), keras.ops.convert_to_tensor(0)
     delta = keras.ops.convert_to_tensor(delta, "float32")
     batch = training.Batch(x, None, None, ball, zero, None, delta)
-    return kr.objectives.Free(len(gradients)).step(trainer, None, batch), trainer
+    return kr.objectives.Free(len(gradients)).step(gradient_step, None, batch), gradient_step
 
 
 def test_the_box_of_one_image_does_not_shrink_delta():
     gradients = [[[-1.0, 2.0], [3.0, -1.0]], [[-5.0, -2.0], [4.0, 0.0]]]
-    result, trainer = _recorded(gradients, [[0.0, 0.05], [-0.1, 0.1]], kr.Linf(0.1))
-    np.testing.assert_allclose(trainer.x_adv[0], [[0.0, 0.55], [0.9, 0.4]], atol=1e-6)
-    np.testing.assert_allclose(trainer.x_adv[1], [[0.0, 0.6], [1.0, 0.3]], atol=1e-6)
+    result, gradient_step = _recorded(gradients, [[0.0, 0.05], [-0.1, 0.1]], kr.Linf(0.1))
+    np.testing.assert_allclose(gradient_step.x_adv[0], [[0.0, 0.55], [0.9, 0.4]], atol=1e-6)
+    np.testing.assert_allclose(gradient_step.x_adv[1], [[0.0, 0.6], [1.0, 0.3]], atol=1e-6)
     np.testing.assert_allclose(result.delta, [[-0.1, 0.0], [0.1, 0.0]], atol=1e-6)
     assert result.loss == 2
 

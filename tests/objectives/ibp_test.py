@@ -7,7 +7,7 @@ import keras_robust as kr
 from keras_robust import backend
 from keras_robust.certification.crown import crown_margins
 from keras_robust.certification.interval import box_margins
-from keras_robust.certification.interval_bounds import Box
+from keras_robust.certification.interval_bounds import IntervalBounds
 from keras_robust.objectives import IBP
 from tests.support import backends
 from tests.support import gradients
@@ -156,7 +156,7 @@ def _with_crown(model, kappa, beta):
     x, labels = streams.X.astype("float64"), keras.ops.convert_to_tensor(streams.Y)
     ends = np.clip([x - 0.1, x + 0.1], 0.0, 1.0)
     with backend.double_precision():
-        box = Box(*(keras.ops.convert_to_tensor(end, "float64") for end in ends))
+        box = IntervalBounds(*(keras.ops.convert_to_tensor(end, "float64") for end in ends))
         bounds = beta * np.asarray(crown_margins(model, box, labels))
         bounds += (1.0 - beta) * np.asarray(box_margins(model, box, labels))
     assert bounds.dtype == "float64"

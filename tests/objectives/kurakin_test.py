@@ -25,7 +25,7 @@ class Asked(kr.attacks.Attack):
         self.request = (x, y, threat_model, seed)
         shape = keras.ops.shape(x)[:1]
         yes, one = keras.ops.ones(shape, "bool"), keras.ops.ones(shape)
-        return kr.attacks.Found(x + 1.0, one, yes, yes, keras.ops.cast(one, "int32"))
+        return kr.attacks.AttackResult(x + 1.0, one, yes, yes, keras.ops.cast(one, "int32"))
 
 
 def _mixed(count):
@@ -95,14 +95,14 @@ def test_share_is_rounded_to_at_least_one(share, size, count):
     expected = np.arange(size) < count
     x = np.zeros((size, 2), "float32")
     objective = Kurakin(share=share)
-    np.testing.assert_array_equal(objective.attacked(streams.batch(x, x)), expected)
+    np.testing.assert_array_equal(objective.attacked_mask(streams.batch(x, x)), expected)
 
     if backends.IS_JAX:
         return
 
     @tf.function(input_signature=[tf.TensorSpec((None, 2))], autograph=False)
     def of_unknown_size(x):
-        return objective.attacked(streams.batch(x, x))
+        return objective.attacked_mask(streams.batch(x, x))
 
     np.testing.assert_array_equal(of_unknown_size(x), expected)
 
@@ -152,7 +152,7 @@ def test_beside_other_inputs_the_first_examples_are_changed_too(is_random):
     def model(given):
         return keras.ops.matmul(given["a"], weights.astype("float32")) + given["b"]
 
-    x, classifier, ball = kr.threat_models.get({"a": kr.Linf(0.1)}).expose(model, inputs)
+    x, classifier, ball = kr.threat_models.get({"a": kr.Linf(0.1)}).bind(model, inputs)
     batch = streams.batch(x, np.zeros(7, int), ball=ball)
     objective = Kurakin(random_epsilon=is_random)
     x_adv = np.asarray(objective.perturb(LEAST_LIKELY, classifier, batch).x_adv)

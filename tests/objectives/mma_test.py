@@ -17,7 +17,7 @@ SCHEDULE = keras.optimizers.schedules.PiecewiseConstantDecay([3], [0.0, 0.8])
 
 
 def _found(x_adv=streams.X_ADV, counted=COUNTED):
-    found = kr.attacks.unsearched(keras.ops.convert_to_tensor(x_adv))
+    found = kr.attacks.AttackResult.unattacked(keras.ops.convert_to_tensor(x_adv))
     return found._replace(success=keras.ops.convert_to_tensor(counted))
 
 
@@ -83,7 +83,7 @@ class Ends(kr.attacks.Attack):
         self.ends = ends
 
     def perturb(self, classifier, x, y, threat_model, seed):
-        return kr.attacks.unsearched(keras.ops.convert_to_tensor(self.ends))._replace(
+        return kr.attacks.AttackResult.unattacked(keras.ops.convert_to_tensor(self.ends))._replace(
             loss=keras.ops.arange(float(len(self.ends)))
         )
 
@@ -156,8 +156,8 @@ def test_bisection_is_along_the_way_to_what_was_found(steps):
     assert np.asarray(found.success).tolist() == near.tolist()
     np.testing.assert_array_equal(found.loss, np.arange(8.0))
     # The middle of that one of 2**steps parts of the way in which the margin changes its sign.
-    crossing = before / (before - after)
-    part = (np.floor(crossing * 2**steps) + 0.5) / 2**steps
+    hyperplane_step = before / (before - after)
+    part = (np.floor(hyperplane_step * 2**steps) + 0.5) / 2**steps
     expected = x + part[:, None, None, None] * (ends - x)
     np.testing.assert_allclose(np.asarray(found.x_adv)[near], expected[near], atol=1e-5)
     np.testing.assert_array_equal(np.asarray(found.x_adv)[~near], ends[~near])

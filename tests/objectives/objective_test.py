@@ -184,17 +184,17 @@ def test_repr_shows_the_objects_themselves():
 
 def test_the_base_attacks_all_examples_checks_nothing_and_takes_one_step():
     objective = kr.objectives.Objective()
-    assert objective.attacked(None) is None
+    assert objective.attacked_mask(None) is None
     assert objective.check(None, None) is None
     assert (objective.default_attack, objective.runs_attack) == ("pgd", True)
-    assert (objective.takes_unlabelled, objective.carries_delta) == (False, False)
+    assert (objective.takes_unlabelled, objective.persistent_delta) == (False, False)
     assert objective.steps_per_batch == 1
 
 
 def test_step_goes_along_the_gradient_of_the_loss_at_what_perturb_found():
     calls = []
 
-    class Trainer:
+    class GradientStep:
         classifier = "classifier"
 
         def backward(self, loss, found):
@@ -210,6 +210,6 @@ def test_step_goes_along_the_gradient_of_the_loss_at_what_perturb_found():
             return request
 
     objective = Noting()
-    assert objective.step(Trainer(), "attack", "batch") == "applied"
+    assert objective.step(GradientStep(), "attack", "batch") == "applied"
     found = ("attack", "classifier", "batch")
     assert calls == [("backward", objective.loss, found), ("apply", "result")]

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
+from keras_robust.objectives import ObjectiveWrapper
 from keras_robust.objectives import Regularised
-from keras_robust.objectives import Wrapping
 from tests.support import linear_fit
 from tests.support import numpy_reference
 from tests.support import streams
@@ -24,13 +24,13 @@ class Odd(kr.objectives.Objective):
     def check(self, *request):
         raise KeyError("check", *request)
 
-    def new_memory(self, *request):
+    def new_objective_state(self, *request):
         return request
 
     def perturb(self, *request):
         return "perturb", request
 
-    def attacked(self, *request):
+    def attacked_mask(self, *request):
         return "attacked", request
 
     def loss(self, *request):
@@ -38,22 +38,22 @@ class Odd(kr.objectives.Objective):
 
 
 # Answered by the wrapping class itself; objectives with steps of their own are not wrapped.
-OWN = {"get_config", "from_config", "step", "carries_delta", "steps_per_batch"}
+OWN = {"get_config", "from_config", "step", "persistent_delta", "steps_per_batch"}
 
 
 def test_everything_that_an_objective_has_is_that_of_the_one_within():
     public = {name for name in vars(kr.objectives.Objective) if not name.startswith("_")}
     assert public - OWN == {name for name in vars(Odd) if not name.startswith("_")}
-    wrapping = Wrapping(Odd())
+    wrapping = ObjectiveWrapper(Odd())
     assert wrapping.default_attack == "fgsm"
-    assert wrapping.new_memory(1, 2, 3) == ((1, 2, 3))
+    assert wrapping.new_objective_state(1, 2, 3) == ((1, 2, 3))
     assert wrapping.runs_attack is False
     assert wrapping.takes_unlabelled == "if_ignored"
     assert wrapping.perturb("attack", "classifier", "batch") == (
         "perturb",
         ("attack", "classifier", "batch"),
     )
-    assert wrapping.attacked("batch") == ("attacked", ("batch",))
+    assert wrapping.attacked_mask("batch") == ("attacked", ("batch",))
     assert wrapping.loss("clean", "adversarial") == ("loss", ("clean", "adversarial"))
     with pytest.raises(KeyError) as caught:
         wrapping.check("model", "ball")
@@ -61,20 +61,20 @@ def test_everything_that_an_objective_has_is_that_of_the_one_within():
 
 
 def test_what_is_not_set_within_is_that_of_the_base():
-    wrapping = Wrapping("adversarial")
+    wrapping = ObjectiveWrapper("adversarial")
     assert wrapping.default_attack == "pgd"
     assert wrapping.runs_attack is True
     assert wrapping.takes_unlabelled is False
-    assert wrapping.attacked(None) is None
+    assert wrapping.attacked_mask(None) is None
 
 
 def test_the_default_attack_within_is_the_default():
-    assert isinstance(kr.AdvTrain(objective=Wrapping(Odd())).attack, kr.attacks.FGSM)
+    assert isinstance(kr.AdvTrain(objective=ObjectiveWrapper(Odd())).attack, kr.attacks.FGSM)
 
 
 def test_check_within_runs_before_a_training():
     x, y = linear_fit.data(8)
-    callback = linear_fit.adv_train(objective=Wrapping(Odd()))
+    callback = linear_fit.adv_train(objective=ObjectiveWrapper(Odd()))
     with pytest.raises(KeyError) as caught:
         linear_fit.fit(linear_fit.make_model(), callback, x, y)
     assert caught.value.args[2] is callback.threat_model
@@ -82,13 +82,13 @@ def test_check_within_runs_before_a_training():
 
 @pytest.mark.parametrize("identifier", ["trades", "TRADES", kr.objectives.TRADES])
 def test_the_objective_within_may_be_named(identifier):
-    assert repr(Wrapping(identifier).objective) == "TRADES(beta=6.0)"
+    assert repr(ObjectiveWrapper(identifier).objective) == "TRADES(beta=6.0)"
 
 
 @pytest.mark.parametrize("name", ["pgd", None, 3])
 def test_unknown_objectives(name):
     with pytest.raises(ValueError, match="Unknown objective. Expected one of 'adversarial'"):
-        Wrapping(name)
+        ObjectiveWrapper(name)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_objectives_with_steps_of_their_own_go_outside(within):
         f"round, or use one of the two. Received: objective={name}("
     )
     with pytest.raises(ValueError, match=re.escape(message.format("Wrapping"))):
-        Wrapping(within)
+        ObjectiveWrapper(within)
     with pytest.raises(ValueError, match=re.escape(message.format("Squares"))):
         Squares(1.0, within)
 

@@ -128,7 +128,7 @@ def test_the_attack_is_told_how_the_model_computes(dtype):
     class Asked(kr.attacks.Attack):
         def perturb(self, classifier, x, y, threat_model, seed):
             self.request = classifier, x, y, threat_model, seed
-            return kr.attacks.unsearched(x)
+            return kr.attacks.AttackResult.unattacked(x)
 
     keras.config.set_dtype_policy(dtype)
     try:

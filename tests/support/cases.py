@@ -14,14 +14,14 @@ PACKAGES = ("attacks", "threat_models", "losses", "objectives", "callbacks", "la
 # Bases that are not used themselves, and records.
 NOT_A_CASE = {
     "Attack",
-    "Found",
+    "AttackResult",
     "InputTransformation",
     "IterativeAttack",
     "MinimumNormAttack",
     "Objective",
     "Regularised",
     "ThreatModel",
-    "Wrapping",
+    "ObjectiveWrapper",
 }
 
 ATTACKS = {

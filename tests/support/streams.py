@@ -44,8 +44,10 @@ def streams(network, x=X, x_adv=X_ADV, y=Y, sample_weight=None, found=None, **ci
     classifier = models.Classifier(network)
     clean = batch(x, y, sample_weight, **circumstances)
     adversarial = clean._replace(x=keras.ops.convert_to_tensor(x_adv))
-    found = found or kr.attacks.unsearched(adversarial.x)
-    return training.Stream(classifier, clean), training.Stream(classifier, adversarial, found)
+    found = found or kr.attacks.AttackResult.unattacked(adversarial.x)
+    return training.ForwardPass(classifier, clean), training.ForwardPass(
+        classifier, adversarial, found
+    )
 
 
 def log_softmax(z):

@@ -59,7 +59,7 @@ class Fixed(kr.attacks.Attack):
         shape = ops.shape(x)[:1]
         claim = ops.full(shape, self.claim, dtype="bool")
         blind, queries = ops.take(self.blind, row), ops.take(self.queries, row)
-        return kr.attacks.Found(x_adv, ops.zeros(shape), claim, blind, queries)
+        return kr.attacks.AttackResult(x_adv, ops.zeros(shape), claim, blind, queries)
 
 
 class FixedNearest(kr.attacks.MinimumNormAttack):
@@ -76,7 +76,7 @@ class FixedNearest(kr.attacks.MinimumNormAttack):
         never = ops.zeros(ops.shape(x)[:1], dtype="bool")
         queries = ops.ones(ops.shape(x)[:1], dtype="int32")
         found = ops.take(self.moves, row) != 0.0
-        return kr.attacks.Found(x_adv, ops.zeros(ops.shape(x)[:1]), found, never, queries)
+        return kr.attacks.AttackResult(x_adv, ops.zeros(ops.shape(x)[:1]), found, never, queries)
 
 
 def random_model(x):

@@ -156,7 +156,7 @@ def test_padding_is_not_perturbed_and_costs_no_budget(norm):
 def test_every_part_of_the_geometry_leaves_padding_alone():
     x, _ = tokens()
     network = model(mask_zero=True)
-    h, _, ball = BALL.expose(network, x)
+    h, _, ball = BALL.bind(network, x)
     h = np.asarray(h)
     hidden = x == 0
     noise = np.random.default_rng(0).normal(size=h.shape).astype("float32")
@@ -164,7 +164,7 @@ def test_every_part_of_the_geometry_leaves_padding_alone():
     for x_adv in (
         start,
         ball.project(h + noise, h),
-        ball.linear_maximiser(noise, h),
+        ball.linear_maximization_oracle(noise, h),
         ball.step(h, noise, 0.1),
         h + ball.steepest_direction(noise),
     ):
@@ -175,7 +175,7 @@ def test_every_part_of_the_geometry_leaves_padding_alone():
     length = np.linalg.norm((np.asarray(ball.project(h + noise, h)) - h).reshape(8, -1), axis=1)
     np.testing.assert_allclose(length, 0.5, rtol=1e-5)
     # Without a mask every position is perturbed.
-    _, _, ball = BALL.expose(model(), x)
+    _, _, ball = BALL.bind(model(), x)
     assert np.all(np.asarray(ball.random_start(h, np.array([1, 2]))) != h)
 
 

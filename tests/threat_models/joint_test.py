@@ -29,7 +29,7 @@ def joint(norm, box):
     common, own, known = BOXES[box]
     wholly = Joint(getattr(kr, norm)(EPSILON[norm], common), NAMES, own)
     x = several_inputs.inputs(0.0, 0.9)
-    exposed, _, ball = wholly.expose(lambda inputs: inputs, x)
+    exposed, _, ball = wholly.bind(lambda inputs: inputs, x)
     sides = []
     for side, infinite in enumerate((-np.inf, np.inf)):
         parts = [infinite if pair is None else pair[side] for pair in known]
@@ -56,7 +56,7 @@ def test_projection_is_that_of_the_concatenation(norm, box):
 def test_linear_maximiser_is_that_of_the_concatenation(norm, box):
     ball, x, bounds = joint(norm, box)
     directions = np.concatenate(list(several_inputs.directions().values()), axis=1)
-    found = np.asarray(ball.linear_maximiser(directions.astype("float32"), x), "float64")
+    found = np.asarray(ball.linear_maximization_oracle(directions.astype("float32"), x), "float64")
     expected = linear_model.largest_gain(directions, x, norm, EPSILON[norm], *bounds)
     np.testing.assert_allclose(np.sum(directions * (found - x), axis=1), expected, rtol=1e-5)
 
@@ -80,7 +80,7 @@ def test_the_budget_goes_to_the_inputs_in_the_ratio_of_their_gradients():
 def test_everything_else_is_that_of_the_threat_model_within():
     x = several_inputs.inputs()
     ball, exposed = Joint("linf", NAMES), several_inputs.joined(x)
-    _, _, there = ball.expose(lambda inputs: inputs, x)
+    _, _, there = ball.bind(lambda inputs: inputs, x)
     gradient = exposed - 0.5
     inner = kr.Linf()
     np.testing.assert_array_equal(
@@ -99,7 +99,7 @@ def test_everything_else_is_that_of_the_threat_model_within():
 def test_without_bounds_every_input_is_free():
     x = {"a": np.zeros((1, 1)), "b": np.zeros((1, 1))}
     ball = Joint("linf", ["a", "b"], [(0, 1), (0, 2)]).without_bounds()
-    assert ball.expose(lambda inputs: inputs, x)[2].bounds is None
+    assert ball.bind(lambda inputs: inputs, x)[2].bounds is None
     assert ball.get_config()["bounds"] is None
 
 
@@ -173,7 +173,7 @@ def test_bad_arguments_are_explained(name):
 )
 def test_what_does_not_fit_the_inputs_is_explained(ball, message):
     x = {"a": np.zeros((SIZE, 2)), "b": np.zeros((SIZE, 1))}
-    for use in (ball.expose, ball.map_inputs):
+    for use in (ball.bind, ball.map_inputs):
         with pytest.raises(ValueError, match=message):
             use(lambda *given: given[0], x)
 

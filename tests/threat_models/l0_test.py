@@ -49,7 +49,7 @@ def test_linear_maximiser_is_the_best_of_all_choices(per_pixel, positions):
     direction = np.random.default_rng(5).normal(size=x.shape).astype("float32")
     direction[:, 0, 0] = 0.0
     ball = L0(2, (low, high), per_pixel=per_pixel)
-    found = np.asarray(ball.linear_maximiser(direction, x))
+    found = np.asarray(ball.linear_maximization_oracle(direction, x))
     for one, slope, best in zip(x, direction, found, strict=True):
         corner = np.where(slope > 0.0, high, low)
         gain = slope * (corner - one)
@@ -131,10 +131,10 @@ def test_one_long_step_is_the_best_point_of_a_linear_model():
     gradient = np.random.default_rng(3).normal(size=x.shape).astype("float32")
     ball = L0(3)
     found = ball.project(ball.step(x, gradient, 3.0), x)
-    np.testing.assert_array_equal(found, ball.linear_maximiser(gradient, x))
+    np.testing.assert_array_equal(found, ball.linear_maximization_oracle(gradient, x))
 
 
-@pytest.mark.parametrize("start", ["random_start", "sphere_start"])
+@pytest.mark.parametrize("start", ["random_start", "random_start_on_sphere"])
 def test_random_starts_change_random_places_to_random_values(start):
     x = np.full((4000, 2, 2, 2), 0.5, "float32")
     low, high = np.array([0.0, -1.0]), np.array([1.0, 3.0])

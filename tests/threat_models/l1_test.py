@@ -86,7 +86,9 @@ def test_linear_maximiser_agrees_with_a_linear_program():
     low, high = np.array([-0.5, 0.0, 0.2, 0.0]), np.array([0.5, 1.0, 0.9, 0.7])
     x = low + (high - low) * rng.beta(0.5, 0.5, size=(5, 4))
     direction = rng.normal(size=x.shape)
-    found = L1(0.8, (low, high)).linear_maximiser(direction.astype("float32"), x.astype("float32"))
+    found = L1(0.8, (low, high)).linear_maximization_oracle(
+        direction.astype("float32"), x.astype("float32")
+    )
     for one, d, best in zip(x, direction, found, strict=True):
         room = [(0.0, size) for size in np.concatenate([high - one, one - low])]
         program = {"A_ub": np.ones((1, 8)), "b_ub": [0.8], "bounds": room}

@@ -73,7 +73,7 @@ def test_random_start_is_uniform():
 def test_one_radius_for_all_rows_of_a_compiled_linear_maximiser():
     ball, x = kr.L2(0.5, bounds=(0, 1)), np.full((1, 3), 0.9, "float32")
     directions = np.array([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0], [3.0, -4.0, 0.0]], "float32")
-    one_by_one = [ball.linear_maximiser(row[None], x) for row in directions]
-    found = backends.traced(lambda rows: ball.linear_maximiser(rows, x))(directions)
+    one_by_one = [ball.linear_maximization_oracle(row[None], x) for row in directions]
+    found = backends.traced(lambda rows: ball.linear_maximization_oracle(rows, x))(directions)
     np.testing.assert_allclose(found, np.concatenate(one_by_one), atol=1e-6)
     np.testing.assert_allclose(found[:2], [[1.0, 0.9, 0.9], [0.4, 0.9, 0.9]], atol=1e-6)

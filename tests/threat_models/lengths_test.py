@@ -84,7 +84,10 @@ def test_starts_and_best_points_scale_with_the_inputs(name, bounds, scale):
     one, other = ball(name, 1.0, box), ball(name, scale, box)
     pairs = [
         (one.random_start(x, seed), other.random_start(large, seed)),
-        (one.linear_maximiser(direction, x), other.linear_maximiser(direction, large)),
+        (
+            one.linear_maximization_oracle(direction, x),
+            other.linear_maximization_oracle(direction, large),
+        ),
     ]
     for expected, found in pairs:
         np.testing.assert_allclose(found, np.float32(scale) * np.asarray(expected), rtol=1e-5)
@@ -99,10 +102,10 @@ def test_crossings_scale_with_the_inputs(name, bounds, scale):
     (x, _), (large, _) = points(1.0, box), points(scale, box)
     gradient = np.random.default_rng(5).normal(size=x.shape).astype("float32")
     change = np.linspace(-0.6, 0.6, len(x), dtype="float32")
-    expected = np.asarray(ball(name, 1.0, box).cross(x, gradient, change))
+    expected = np.asarray(ball(name, 1.0, box).project_onto_hyperplane(x, gradient, change))
     steeper = np.float32(2.0**20) * gradient
     change = np.float32(scale * 2.0**20) * change
-    found = ball(name, scale, box).cross(large, steeper, change)
+    found = ball(name, scale, box).project_onto_hyperplane(large, steeper, change)
     np.testing.assert_allclose(found, np.float32(scale) * expected, rtol=1e-5, atol=scale * 1e-7)
 
 
@@ -110,7 +113,7 @@ def test_crossings_scale_with_the_inputs(name, bounds, scale):
 @pytest.mark.parametrize("name", ["L1", "L2", "Linf"])
 def test_sphere_starts_are_on_the_sphere(name, epsilon):
     x = np.zeros((4, 6), "float32")
-    found = getattr(kr, name)(epsilon, None).sphere_start(x, np.array([1, 2], "int32"))
+    found = getattr(kr, name)(epsilon, None).random_start_on_sphere(x, np.array([1, 2], "int32"))
     order = {"L1": 1, "L2": 2, "Linf": np.inf}[name]
     size = np.linalg.norm(np.asarray(found, "float64") / epsilon, ord=order, axis=-1)
     # In L1 a point a thousand times as far away is shortened.

@@ -28,10 +28,10 @@ def test_epsilon_for_each_channel_and_for_each_example():
 def test_an_epsilon_for_each_channel_is_not_taken_for_one_per_example():
     x = np.zeros((3, 2, 2, 3), "float32")
     channels = Linf([0.1, 0.2, 0.3])
-    of_rows = channels.radius_of_rows([2, 1], x)
+    of_rows = channels.epsilon_for_rows([2, 1], x)
     np.testing.assert_allclose(of_rows, [[[[0.1, 0.2, 0.3]]]])
     examples = Linf(np.array([0.1, 0.2, 0.3]).reshape(3, 1, 1, 1))
-    np.testing.assert_allclose(examples.radius_of_rows([2, 1], x).ravel(), [0.3, 0.2])
+    np.testing.assert_allclose(examples.epsilon_for_rows([2, 1], x).ravel(), [0.3, 0.2])
 
 
 def test_contains_with_an_epsilon_for_each_channel():
@@ -76,14 +76,14 @@ def test_grey_levels_need_their_own_box():
 @pytest.mark.parametrize("shape", [(29,), (30, 1), (7, 1), (2, 1, 30)])
 def test_an_epsilon_that_does_not_broadcast_is_refused(shape):
     with pytest.raises(ValueError, match="must broadcast against the inputs.*inputs of shape"):
-        kr.Linf(np.full(shape, 0.1), None).check_fits((5, 30))
+        kr.Linf(np.full(shape, 0.1), None).check_shape((5, 30))
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (30,), (5, 1), (5, 30), (1, 30)])
 def test_an_epsilon_that_broadcasts_is_taken(shape):
-    kr.Linf(np.full(shape, 0.1), None).check_fits((5, 30))
+    kr.Linf(np.full(shape, 0.1), None).check_shape((5, 30))
 
 
 def test_an_epsilon_per_example_does_not_fit_a_batch_of_unknown_size():
     with pytest.raises(ValueError, match="must broadcast"):
-        kr.Linf(np.full((5, 1), 0.1), None).check_fits((None, 30))
+        kr.Linf(np.full((5, 1), 0.1), None).check_shape((None, 30))

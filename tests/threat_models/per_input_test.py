@@ -27,7 +27,7 @@ KNOWN = {
 def bound(parts=None, x=None, **arguments):
     """Returns a threat model that knows the inputs, and what an attack works on."""
     x = several_inputs.inputs(0.0, 0.9) if x is None else x
-    exposed, _, ball = PerInput(parts or PARTS, **arguments).expose(lambda inputs: inputs, x)
+    exposed, _, ball = PerInput(parts or PARTS, **arguments).bind(lambda inputs: inputs, x)
     return ball, np.asarray(exposed)
 
 
@@ -61,7 +61,7 @@ def test_what_is_attacked_lies_side_by_side():
 
 def test_the_model_gets_what_is_attacked_in_its_shape_and_the_rest_as_it_is():
     x = {name: leaf for name, leaf in several_inputs.inputs().items()}
-    _, classifier, _ = PerInput(PARTS).expose(lambda inputs: inputs, x)
+    _, classifier, _ = PerInput(PARTS).bind(lambda inputs: inputs, x)
     exposed = np.arange(12 * SIZE, dtype="float32").reshape(SIZE, 12)
     packed = classifier(exposed)
     assert list(packed) == list(x)
@@ -126,7 +126,7 @@ def test_linear_maximiser_is_the_best_of_every_part(factor):
     directions = several_inputs.directions()
     ball, x = bound(epsilon=factor)
     joined = np.concatenate(list(directions.values()), axis=1).astype("float32")
-    found = np.asarray(ball.linear_maximiser(joined, x), "float64")
+    found = np.asarray(ball.linear_maximization_oracle(joined, x), "float64")
     gain = np.sum(joined * (found - x), axis=1)
     np.testing.assert_allclose(gain, best_gain(directions, x, factor), rtol=1e-5)
 
@@ -228,7 +228,7 @@ def test_the_factor_may_differ_from_example_to_example():
         expected = bound(epsilon=float(factor))[0].project(x_adv, x)[row]
         np.testing.assert_allclose(found[row], expected, rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="one value per example"):
-        PerInput(PARTS, epsilon=factors).check_fits((SIZE + 1, 12))
+        PerInput(PARTS, epsilon=factors).check_shape((SIZE + 1, 12))
 
 
 def test_schedules_in_the_parts_and_in_the_factor():
@@ -242,7 +242,7 @@ def test_schedules_in_the_parts_and_in_the_factor():
         assert not ball.at(5).is_scheduled
         with pytest.raises(ValueError, match="has a radius only at a training step"):
             ball.radius  # noqa: B018
-        _, _, there = ball.at(5).expose(lambda inputs: inputs, x)
+        _, _, there = ball.at(5).bind(lambda inputs: inputs, x)
         found = there.project(far, np.zeros_like(far))
         np.testing.assert_allclose(found, [[0.02**0.5, 0.02**0.5, meta]], rtol=1e-5)
     assert not PerInput(PARTS).is_scheduled
@@ -292,7 +292,7 @@ MISFITS = {
 def test_parts_that_do_not_fit_the_inputs_are_explained(name):
     parts, x, message = MISFITS[name]
     with pytest.raises(ValueError, match=message):
-        PerInput(parts).expose(lambda inputs: inputs, x)
+        PerInput(parts).bind(lambda inputs: inputs, x)
 
 
 @backends.tensorflow_only("shapes are always known elsewhere")
@@ -300,15 +300,15 @@ def test_inputs_of_unknown_shape_are_explained():
     message = r"needs a fixed shape.*input 'a' with examples of shape \(None, 2\)"
 
     @tf.function(input_signature=[tf.TensorSpec((None, None, 2))])
-    def expose(a):
-        return PerInput({"a": "linf"}).expose(lambda inputs: inputs, {"a": a})[0]
+    def bind(a):
+        return PerInput({"a": "linf"}).bind(lambda inputs: inputs, {"a": a})[0]
 
     with pytest.raises(ValueError, match=message):
-        expose(np.zeros((1, 3, 2), "float32"))
+        bind(np.zeros((1, 3, 2), "float32"))
 
 
 def test_steps_need_data():
-    with pytest.raises(ValueError, match="needs what `expose` returns.*PerInput"):
+    with pytest.raises(ValueError, match="needs what `bind` returns.*PerInput"):
         PerInput(PARTS).project(np.zeros((1, 12)), np.zeros((1, 12)))
 
 

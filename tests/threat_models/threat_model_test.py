@@ -377,16 +377,16 @@ def test_get_takes_names_that_need_arguments_for_what_they_are():
 @pytest.mark.parametrize("cls", [L1, L2])
 def test_a_radius_for_each_example_needs_one_for_each(cls):
     x = np.zeros((3, 2), "float32")
-    assert cls([0.1, 0.2, 0.3]).radius_of_rows([2, 0], x).tolist() == pytest.approx([0.3, 0.1])
+    assert cls([0.1, 0.2, 0.3]).epsilon_for_rows([2, 0], x).tolist() == pytest.approx([0.3, 0.1])
     message = r"one value per example.*Received: epsilon of shape \(2,\) for inputs"
     with pytest.raises(ValueError, match=message):
-        cls([0.1, 0.2]).check_fits(x.shape)
+        cls([0.1, 0.2]).check_shape(x.shape)
 
 
 @pytest.mark.parametrize("cls", [kr.L1, kr.L2])
 def test_an_array_is_one_radius_per_example_in_whole_example_norms(cls):
     threat_model = cls(np.full(30, 0.1), None)
-    threat_model.check_fits((30, 4))
+    threat_model.check_shape((30, 4))
     for shape in ((5, 30), (None, 30)):
         with pytest.raises(ValueError, match=r"one value per example.*epsilon of shape \(30,\)"):
-            threat_model.check_fits(shape)
+            threat_model.check_shape(shape)

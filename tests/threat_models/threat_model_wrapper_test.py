@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust.threat_models.threat_model_wrapper import Wrapping
+from keras_robust.threat_models.threat_model_wrapper import ThreatModelWrapper
 from keras_robust.threat_models.threat_model_wrapper import get_plain
 
 X = np.array([[0.2, 0.5], [0.6, 0.9]], "float32")
@@ -14,11 +14,11 @@ SEED = np.array([1, 2])
 @pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
 def test_is_the_threat_model_within(norm):
     inner = kr.threat_models.get(norm).with_epsilon(0.3)
-    ball = Wrapping(inner)
+    ball = ThreatModelWrapper(inner)
     for name, arguments in {
         "project": (X_ADV, X),
         "steepest_direction": (X_ADV,),
-        "linear_maximiser": (X_ADV, X),
+        "linear_maximization_oracle": (X_ADV, X),
         "random_start": (X, SEED),
         "distance": (X_ADV, X),
         "step": (X, X_ADV, 0.1),
@@ -32,7 +32,7 @@ def test_is_the_threat_model_within(norm):
 
 def test_changes_are_made_to_a_copy_around_a_copy():
     inner = kr.L2(0.4)
-    ball = Wrapping(inner)
+    ball = ThreatModelWrapper(inner)
     assert ball.with_epsilon(0.1).threat_model.epsilon == 0.1
     assert float(ball.scaled(0.5).radius) == pytest.approx(0.2)
     assert ball.without_bounds().bounds is None
@@ -44,22 +44,22 @@ def test_changes_are_made_to_a_copy_around_a_copy():
 
 
 def test_schedules():
-    ball = Wrapping(kr.L2(keras.optimizers.schedules.PolynomialDecay(0.0, 10, 0.4)))
+    ball = ThreatModelWrapper(kr.L2(keras.optimizers.schedules.PolynomialDecay(0.0, 10, 0.4)))
     assert ball.is_scheduled
     assert float(ball.at(5).radius) == pytest.approx(0.2)
     assert not ball.at(5).is_scheduled
 
 
 def test_arrays_are_for_features_and_not_for_examples():
-    features = Wrapping(kr.Linf([0.1, 0.2]))
-    features.check_fits((5, 3, 2))
-    np.testing.assert_allclose(features.radius_of_rows(np.array([3]), X), [0.1, 0.2])
+    features = ThreatModelWrapper(kr.Linf([0.1, 0.2]))
+    features.check_shape((5, 3, 2))
+    np.testing.assert_allclose(features.epsilon_for_rows(np.array([3]), X), [0.1, 0.2])
     with pytest.raises(ValueError, match="must broadcast"):
-        features.check_fits((5, 3))
+        features.check_shape((5, 3))
     for inner in (kr.L1([0.1, 0.2]), kr.L2([0.1, 0.2]), kr.Linf([[0.1], [0.2]])):
         with pytest.raises(ValueError, match="epsilon of shape"):
-            Wrapping(inner)
-    Wrapping(kr.L2([0.1])).check_fits((5, 3))
+            ThreatModelWrapper(inner)
+    ThreatModelWrapper(kr.L2([0.1])).check_shape((5, 3))
 
 
 def test_only_threat_models_for_one_tensor_are_plain():
@@ -72,4 +72,4 @@ def test_only_threat_models_for_one_tensor_are_plain():
 
 def test_subclasses_say_what_is_exposed():
     with pytest.raises(NotImplementedError):
-        Wrapping("l2").expose(lambda x: x, X)
+        ThreatModelWrapper("l2").bind(lambda x: x, X)

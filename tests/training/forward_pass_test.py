@@ -16,7 +16,7 @@ from tests.support import tiers
 def test_the_model_runs_once_and_in_training_mode():
     recorder = small_models.Recorder(np.eye(6))
     classifier = models.Classifier(recorder)
-    stream = training.Stream(classifier, streams.batch(y=0))
+    stream = training.ForwardPass(classifier, streams.batch(y=0))
     assert not stream.was_used
     assert recorder.seen == []
     np.testing.assert_allclose(stream.outputs, streams.X, rtol=1e-6)
@@ -63,7 +63,7 @@ def test_loss_gets_what_a_custom_compute_loss_expects():
             return keras.ops.sum(x["image"] + y_pred) + y + sample_weight
 
     classifier = models.Classifier(Custom(), pack=lambda x: {"image": x})
-    stream = training.Stream(classifier, streams.batch([[1.0, 3.0]], 100.0, 1000.0))
+    stream = training.ForwardPass(classifier, streams.batch([[1.0, 3.0]], 100.0, 1000.0))
     assert float(stream.loss) == 3 * 4.0 + 1100.0
 
 

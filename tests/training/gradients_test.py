@@ -2,19 +2,19 @@ import keras
 import numpy as np
 import pytest
 
-from keras_robust.training.gradients import BaseTrainer
+from keras_robust.training.gradients import BaseGradientStep
 from keras_robust.training.gradients import refuse_assigned
-from tests.support import trainers
+from tests.support import gradient_steps
 
 
 def test_without_replicas_sums_are_what_they_are():
     tensors = [keras.ops.ones(2), None]
-    assert BaseTrainer(None, None).sum_over_replicas(tensors) is tensors
+    assert BaseGradientStep(None, None).sum_over_replicas(tensors) is tensors
 
 
 def test_what_frameworks_differ_in_is_left_to_them():
-    trainer = BaseTrainer(None, None)
-    calls = (lambda: trainer.backward(None, None), lambda: trainer.apply(None))
+    gradient_step = BaseGradientStep(None, None)
+    calls = (lambda: gradient_step.backward(None, None), lambda: gradient_step.apply(None))
     for call in calls:
         with pytest.raises(NotImplementedError):
             call()
@@ -28,21 +28,23 @@ def test_refuses_weights_that_a_layer_assigned_by_name():
 
 
 def test_outputs_of_a_stream_without_use_are_of_training_mode_and_leave_no_trace():
-    model, norm = trainers.noisy()
+    model, norm = gradient_steps.noisy()
     model.layers[-2].rate = 0.0
-    trainer = trainers.trainer(model)
-    clean = trainer.backward(trainers.adversarial, trainers.found()).clean
-    before = trainers.state(model)
-    outputs = np.asarray(trainer.outputs_of(clean))
-    trainers.assert_same(trainers.state(model), before)
-    hidden = np.asarray(model.layers[0](trainers.X))
+    gradient_step = gradient_steps.gradient_step(model)
+    clean = gradient_step.backward(gradient_steps.adversarial, gradient_steps.found()).clean
+    before = gradient_steps.state(model)
+    outputs = np.asarray(gradient_step.outputs_of(clean))
+    gradient_steps.assert_same(gradient_steps.state(model), before)
+    hidden = np.asarray(model.layers[0](gradient_steps.X))
     scaled = (hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + norm.epsilon)
     kernel, bias = model.layers[-1].get_weights()
     np.testing.assert_allclose(outputs, scaled @ kernel + bias, rtol=1e-4, atol=1e-5)
 
 
 def test_outputs_of_a_stream_that_ran_are_what_they_were():
-    model, _ = trainers.noisy()
-    trainer = trainers.trainer(model)
-    adversarial = trainer.backward(trainers.adversarial, trainers.found()).adversarial
-    assert trainer.outputs_of(adversarial) is adversarial.outputs
+    model, _ = gradient_steps.noisy()
+    gradient_step = gradient_steps.gradient_step(model)
+    adversarial = gradient_step.backward(
+        gradient_steps.adversarial, gradient_steps.found()
+    ).adversarial
+    assert gradient_step.outputs_of(adversarial) is adversarial.outputs

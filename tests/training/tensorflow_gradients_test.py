@@ -7,29 +7,33 @@ import keras_robust as kr
 from keras_robust import backend
 from keras_robust import models
 from keras_robust import training
-from keras_robust.backend.tensorflow.ops import told_derivatives
+from keras_robust.backend.tensorflow.ops import derivative_error_context
 from tests.support import devices
+from tests.support import gradient_steps
 from tests.support import streams
 from tests.support import tiers
-from tests.support import trainers
 
 X, X_ADV, Y = streams.X, streams.X_ADV, streams.Y
 
 
 @pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
 @pytest.mark.parametrize(
-    "loss,shares", [(trainers.mixed, (0.3, 0.7)), (trainers.adversarial, (0.0, 1.0))]
+    "loss,shares", [(gradient_steps.mixed, (0.3, 0.7)), (gradient_steps.adversarial, (0.0, 1.0))]
 )
 def test_loss_and_gradients_of_softmax_regression(loss, shares, sample_weight):
-    model, weights = trainers.linear()
-    result = trainers.trainer(model, sample_weight=sample_weight).backward(loss, trainers.found())
-    trainers.assert_result(result, trainers.softmax_regression(weights, shares, sample_weight))
+    model, weights = gradient_steps.linear()
+    result = gradient_steps.gradient_step(model, sample_weight=sample_weight).backward(
+        loss, gradient_steps.found()
+    )
+    gradient_steps.assert_result(
+        result, gradient_steps.softmax_regression(weights, shares, sample_weight)
+    )
 
 
 def test_a_result_has_the_streams_of_its_pass():
-    model, _ = trainers.linear()
-    trainer, found = trainers.trainer(model), trainers.found()
-    results = [trainer.backward(trainers.adversarial, found) for _ in range(2)]
+    model, _ = gradient_steps.linear()
+    gradient_step, found = gradient_steps.gradient_step(model), gradient_steps.found()
+    results = [gradient_step.backward(gradient_steps.adversarial, found) for _ in range(2)]
     for result in results:
         np.testing.assert_array_equal(result.clean.x, X)
         np.testing.assert_array_equal(result.adversarial.x, X_ADV)
@@ -39,59 +43,63 @@ def test_a_result_has_the_streams_of_its_pass():
         assert not result.clean.was_used
         assert result.adversarial.was_used
     assert results[0].adversarial is not results[1].adversarial
-    assert trainer.classifier.num_calls == 2
+    assert gradient_step.classifier.num_calls == 2
 
 
 def test_a_pass_after_a_change_of_the_weights_sees_it():
-    model, weights = trainers.linear()
-    trainer = trainers.trainer(model)
-    before = trainer.backward(trainers.mixed, trainers.found())
+    model, weights = gradient_steps.linear()
+    gradient_step = gradient_steps.gradient_step(model)
+    before = gradient_step.backward(gradient_steps.mixed, gradient_steps.found())
     model.set_weights([2.0 * weight for weight in model.get_weights()])
-    after = trainer.backward(trainers.mixed, trainers.found())
-    trainers.assert_result(before, trainers.softmax_regression(weights, (0.3, 0.7)))
-    trainers.assert_result(
-        after, trainers.softmax_regression([2.0 * weight for weight in weights], (0.3, 0.7))
+    after = gradient_step.backward(gradient_steps.mixed, gradient_steps.found())
+    gradient_steps.assert_result(before, gradient_steps.softmax_regression(weights, (0.3, 0.7)))
+    gradient_steps.assert_result(
+        after, gradient_steps.softmax_regression([2.0 * weight for weight in weights], (0.3, 0.7))
     )
 
 
-@pytest.mark.parametrize("keeps_state", [False, True])
-def test_weights_in_place_of_those_of_the_model(keeps_state):
-    model, (_, bias) = trainers.linear()
+@pytest.mark.parametrize("update_state", [False, True])
+def test_weights_in_place_of_those_of_the_model(update_state):
+    model, (_, bias) = gradient_steps.linear()
     others = [np.cos(np.arange(18.0).reshape(6, 3)), bias + [0.5, 0.0, -1.0]]
     before = model.get_weights()
-    result = trainers.trainer(model).backward(
-        trainers.mixed,
-        trainers.found(),
+    result = gradient_steps.gradient_step(model).backward(
+        gradient_steps.mixed,
+        gradient_steps.found(),
         weights=[tf.constant(other, tf.float32) for other in others],
-        keeps_state=keeps_state,
+        update_state=update_state,
     )
-    trainers.assert_result(result, trainers.softmax_regression(others, (0.3, 0.7)))
+    gradient_steps.assert_result(result, gradient_steps.softmax_regression(others, (0.3, 0.7)))
     np.testing.assert_allclose(result.clean.logits, X @ others[0] + others[1], rtol=1e-5)
-    trainers.assert_same(model.get_weights(), before)
+    gradient_steps.assert_same(model.get_weights(), before)
 
 
 def test_some_weights_may_stay_those_of_the_model():
-    model, (kernel, bias) = trainers.linear()
+    model, (kernel, bias) = gradient_steps.linear()
     other = tf.constant(kernel + 1.0, tf.float32)
-    result = trainers.trainer(model).backward(
-        trainers.adversarial, trainers.found(), weights=[other, model.trainable_weights[1]]
+    result = gradient_steps.gradient_step(model).backward(
+        gradient_steps.adversarial,
+        gradient_steps.found(),
+        weights=[other, model.trainable_weights[1]],
     )
-    trainers.assert_result(result, trainers.softmax_regression([kernel + 1.0, bias], (0.0, 1.0)))
+    gradient_steps.assert_result(
+        result, gradient_steps.softmax_regression([kernel + 1.0, bias], (0.0, 1.0))
+    )
 
 
 def test_regularisers_are_those_of_the_weights_in_use():
-    model, (kernel, bias) = trainers.linear(
+    model, (kernel, bias) = gradient_steps.linear(
         kernel_regularizer=keras.regularizers.L2(0.1),
         activity_regularizer=keras.regularizers.L2(0.2),
         before=[keras.layers.Activation("linear", activity_regularizer="l1")],
     )
     other = 2.0 * kernel
-    result = trainers.trainer(model).backward(
-        trainers.mixed,
-        trainers.found(),
+    result = gradient_steps.gradient_step(model).backward(
+        gradient_steps.mixed,
+        gradient_steps.found(),
         weights=[tf.constant(other, tf.float32), tf.constant(bias, tf.float32)],
     )
-    expected = trainers.softmax_regression([other, bias], (0.3, 0.7))
+    expected = gradient_steps.softmax_regression([other, bias], (0.3, 0.7))
     activities = []
     for x in (X, X_ADV):
         # Whether Keras divides an activity regulariser by the batch size depends on its version.
@@ -105,34 +113,44 @@ def test_regularisers_are_those_of_the_weights_in_use():
 
 
 def test_without_keeping_state_statistics_and_seeds_stay():
-    model, _ = trainers.noisy()
-    before = trainers.state(model)
-    trial = trainers.trainer(model).backward(trainers.mixed, trainers.found(), keeps_state=False)
-    trainers.assert_same(trainers.state(model), before)
+    model, _ = gradient_steps.noisy()
+    before = gradient_steps.state(model)
+    trial = gradient_steps.gradient_step(model).backward(
+        gradient_steps.mixed, gradient_steps.found(), update_state=False
+    )
+    gradient_steps.assert_same(gradient_steps.state(model), before)
     # The same seeds drop the same units once more.
-    real = trainers.trainer(model).backward(trainers.mixed, trainers.found())
+    real = gradient_steps.gradient_step(model).backward(
+        gradient_steps.mixed, gradient_steps.found()
+    )
     np.testing.assert_array_equal(trial.loss, real.loss)
-    trainers.assert_same(trial.gradients, real.gradients)
+    gradient_steps.assert_same(trial.gradients, real.gradients)
     np.testing.assert_array_equal(trial.input_gradient, real.input_gradient)
 
 
 def test_a_pass_at_other_weights_keeps_state_as_a_pass_of_the_model_would():
-    model, norm = trainers.noisy()
+    model, norm = gradient_steps.noisy()
     plain = keras.models.clone_model(model)
     plain.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    start = trainers.state(model)
+    start = gradient_steps.state(model)
     others = [weight.numpy() + 0.25 for weight in model.trainable_weights]
     for variable, value in zip(plain.variables, start, strict=True):
         variable.assign(value)
     for variable, value in zip(plain.trainable_weights, others, strict=True):
         variable.assign(value)
-    expected = trainers.trainer(plain).backward(trainers.adversarial, trainers.found())
-    result = trainers.trainer(model).backward(
-        trainers.adversarial, trainers.found(), weights=[tf.constant(other) for other in others]
+    expected = gradient_steps.gradient_step(plain).backward(
+        gradient_steps.adversarial, gradient_steps.found()
+    )
+    result = gradient_steps.gradient_step(model).backward(
+        gradient_steps.adversarial,
+        gradient_steps.found(),
+        weights=[tf.constant(other) for other in others],
     )
     np.testing.assert_allclose(result.loss, expected.loss, rtol=1e-6)
     trained = {id(weight) for weight in model.trainable_weights}
-    for variable, old, wanted in zip(model.variables, start, trainers.state(plain), strict=True):
+    for variable, old, wanted in zip(
+        model.variables, start, gradient_steps.state(plain), strict=True
+    ):
         if id(variable) in trained:
             np.testing.assert_array_equal(variable, old)
         else:
@@ -143,19 +161,19 @@ def test_a_pass_at_other_weights_keeps_state_as_a_pass_of_the_model_would():
 
 
 def test_a_pass_at_other_weights_may_leave_the_state():
-    model, _ = trainers.noisy()
-    before = trainers.state(model)
+    model, _ = gradient_steps.noisy()
+    before = gradient_steps.state(model)
     others = [tf.convert_to_tensor(weight) + 0.25 for weight in model.trainable_weights]
-    trainers.trainer(model).backward(
-        trainers.mixed, trainers.found(), weights=others, keeps_state=False
+    gradient_steps.gradient_step(model).backward(
+        gradient_steps.mixed, gradient_steps.found(), weights=others, update_state=False
     )
-    trainers.assert_same(trainers.state(model), before)
+    gradient_steps.assert_same(gradient_steps.state(model), before)
 
 
 def test_frozen_weights_have_no_gradient_and_are_not_replaced():
-    model, _ = trainers.linear(before=[keras.layers.Dense(6, trainable=False)])
-    result = trainers.trainer(model).backward(
-        trainers.adversarial, trainers.found(), weights=[tf.zeros((6, 3)), tf.zeros(3)]
+    model, _ = gradient_steps.linear(before=[keras.layers.Dense(6, trainable=False)])
+    result = gradient_steps.gradient_step(model).backward(
+        gradient_steps.adversarial, gradient_steps.found(), weights=[tf.zeros((6, 3)), tf.zeros(3)]
     )
     assert [gradient.shape for gradient in result.gradients] == [(6, 3), (3,)]
     assert float(result.loss) == pytest.approx(np.log(3.0), rel=1e-6)
@@ -166,14 +184,14 @@ def test_nothing_is_left_after_an_exception_in_a_pass_at_other_weights():
         adversarial.loss  # noqa: B018
         raise RuntimeError("no")
 
-    model, _ = trainers.noisy()
-    before = trainers.state(model)
+    model, _ = gradient_steps.noisy()
+    before = gradient_steps.state(model)
     others = [tf.convert_to_tensor(weight) + 0.25 for weight in model.trainable_weights]
     with pytest.raises(RuntimeError, match="no"):
-        trainers.trainer(model).backward(broken, trainers.found(), weights=others)
-    trainers.assert_same(trainers.state(model), before)
-    trainers.trainer(model).backward(trainers.adversarial, trainers.found())
-    assert np.any(trainers.state(model)[4] != before[4])
+        gradient_steps.gradient_step(model).backward(broken, gradient_steps.found(), weights=others)
+    gradient_steps.assert_same(gradient_steps.state(model), before)
+    gradient_steps.gradient_step(model).backward(gradient_steps.adversarial, gradient_steps.found())
+    assert np.any(gradient_steps.state(model)[4] != before[4])
 
 
 def test_input_gradients_at_other_weights_can_be_differentiated_again():
@@ -185,16 +203,16 @@ def test_input_gradients_at_other_weights_can_be_differentiated_again():
         _, gradient = backend.value_and_input_gradient(loss, clean.x)
         return keras.ops.sum(keras.ops.square(gradient))
 
-    model, (kernel, bias) = trainers.linear()
+    model, (kernel, bias) = gradient_steps.linear()
     other = 0.5 * kernel + 0.1
 
     def expected(kernel):
         gradient = 3.0 * (X.astype("float64") @ kernel + bias) ** 2 @ kernel.T
         return np.sum(gradient**2)
 
-    result = trainers.trainer(model).backward(
+    result = gradient_steps.gradient_step(model).backward(
         penalty,
-        trainers.found(),
+        gradient_steps.found(),
         weights=[tf.constant(other, tf.float32), tf.constant(bias, tf.float32)],
     )
     assert float(result.loss) == pytest.approx(expected(other), rel=1e-5)
@@ -203,9 +221,9 @@ def test_input_gradients_at_other_weights_can_be_differentiated_again():
 
 
 def test_unused_weights_have_the_gradient_none():
-    model, _ = trainers.linear()
-    result = trainers.trainer(model).backward(
-        lambda clean, adversarial: keras.ops.sum(clean.x) * 1.0, trainers.found()
+    model, _ = gradient_steps.linear()
+    result = gradient_steps.gradient_step(model).backward(
+        lambda clean, adversarial: keras.ops.sum(clean.x) * 1.0, gradient_steps.found()
     )
     assert result.gradients == [None, None]
     assert result.input_gradient is None
@@ -213,58 +231,67 @@ def test_unused_weights_have_the_gradient_none():
 
 @tiers.parametrize("compiled", [False, True])
 def test_apply_takes_the_step_of_the_optimizer(compiled):
-    model, weights = trainers.linear()
-    _, of_kernel, of_bias, _ = trainers.softmax_regression(weights, (0.3, 0.7))
+    model, weights = gradient_steps.linear()
+    _, of_kernel, of_bias, _ = gradient_steps.softmax_regression(weights, (0.3, 0.7))
 
     def run():
-        trainer = trainers.trainer(model)
-        result = trainer.backward(trainers.mixed, trainers.found())
-        assert trainer.outputs is trainer.misread is None
-        assert trainer.apply(result) is result
-        return trainer.outputs, trainer.misread
+        gradient_step = gradient_steps.gradient_step(model)
+        result = gradient_step.backward(gradient_steps.mixed, gradient_steps.found())
+        assert gradient_step.outputs is gradient_step.logits_mismatch is None
+        assert gradient_step.apply(result) is result
+        return gradient_step.outputs, gradient_step.logits_mismatch
 
     model.optimizer.build(model.trainable_variables)
-    outputs, misread = tf.function(run)() if compiled else run()
+    outputs, logits_mismatch = tf.function(run)() if compiled else run()
     np.testing.assert_allclose(
-        model.layers[-1].kernel, weights[0] - trainers.RATE * of_kernel, atol=1e-6
+        model.layers[-1].kernel, weights[0] - gradient_steps.RATE * of_kernel, atol=1e-6
     )
     np.testing.assert_allclose(
-        model.layers[-1].bias, weights[1] - trainers.RATE * of_bias, atol=1e-6
+        model.layers[-1].bias, weights[1] - gradient_steps.RATE * of_bias, atol=1e-6
     )
     np.testing.assert_allclose(outputs, X @ weights[0] + weights[1], atol=1e-5)
-    assert not bool(misread)
+    assert not bool(logits_mismatch)
     assert int(model.optimizer.iterations) == 1
 
 
 def test_two_steps_on_one_batch():
-    model, weights = trainers.linear()
-    trainer, first = trainers.trainer(model), weights
+    model, weights = gradient_steps.linear()
+    gradient_step, first = gradient_steps.gradient_step(model), weights
     for _ in range(2):
-        _, of_kernel, of_bias, _ = trainers.softmax_regression(weights, (0.0, 1.0))
-        weights = [weights[0] - trainers.RATE * of_kernel, weights[1] - trainers.RATE * of_bias]
-        trainer.apply(trainer.backward(trainers.adversarial, trainers.found()))
+        _, of_kernel, of_bias, _ = gradient_steps.softmax_regression(weights, (0.0, 1.0))
+        weights = [
+            weights[0] - gradient_steps.RATE * of_kernel,
+            weights[1] - gradient_steps.RATE * of_bias,
+        ]
+        gradient_step.apply(
+            gradient_step.backward(gradient_steps.adversarial, gradient_steps.found())
+        )
     for found, wanted in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
     assert int(model.optimizer.iterations) == 2
     # The outputs are those before the first of them.
-    np.testing.assert_allclose(trainer.outputs, X @ first[0] + first[1], rtol=1e-5)
+    np.testing.assert_allclose(gradient_step.outputs, X @ first[0] + first[1], rtol=1e-5)
 
 
 def test_outputs_are_those_of_the_pass_of_the_objective_or_else_of_one_for_them():
-    model, _ = trainers.noisy()
+    model, _ = gradient_steps.noisy()
     model.optimizer.learning_rate = 0.0
-    trainer = trainers.trainer(model)
-    result = trainer.apply(trainer.backward(trainers.mixed, trainers.found()))
-    assert trainer.outputs is result.clean.outputs
-    trainer = trainers.trainer(model)
-    before = trainers.state(model)
-    with_statistics = trainer.backward(trainers.adversarial, trainers.found(), keeps_state=False)
-    trainer.apply(with_statistics)
-    trainers.assert_same(trainers.state(model), before)
+    gradient_step = gradient_steps.gradient_step(model)
+    result = gradient_step.apply(
+        gradient_step.backward(gradient_steps.mixed, gradient_steps.found())
+    )
+    assert gradient_step.outputs is result.clean.outputs
+    gradient_step = gradient_steps.gradient_step(model)
+    before = gradient_steps.state(model)
+    with_statistics = gradient_step.backward(
+        gradient_steps.adversarial, gradient_steps.found(), update_state=False
+    )
+    gradient_step.apply(with_statistics)
+    gradient_steps.assert_same(gradient_steps.state(model), before)
     assert not with_statistics.clean.was_used
     # In training mode, of the same batch and seed.
     expected = model(keras.ops.convert_to_tensor(X), training=True)
-    np.testing.assert_allclose(trainer.outputs, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient_step.outputs, expected, rtol=1e-5, atol=1e-6)
 
 
 class Normalise(keras.layers.Layer):
@@ -275,56 +302,56 @@ class Normalise(keras.layers.Layer):
         return exponentials / keras.ops.sum(exponentials, axis=-1, keepdims=True)
 
 
-@pytest.mark.parametrize("loss", [trainers.mixed, trainers.adversarial])
+@pytest.mark.parametrize("loss", [gradient_steps.mixed, gradient_steps.adversarial])
 def test_misread_outputs_stop_before_the_first_update(loss):
-    model, _ = trainers.linear(after=[Normalise()])
+    model, _ = gradient_steps.linear(after=[Normalise()])
     before = model.get_weights()
     model.optimizer.build(model.trainable_variables)
 
     def run():
-        trainer = trainers.trainer(model)
-        trainer.apply(trainer.backward(loss, trainers.found()))
+        gradient_step = gradient_steps.gradient_step(model)
+        gradient_step.apply(gradient_step.backward(loss, gradient_steps.found()))
 
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         tf.function(run)()
     message = backend.required_message(caught.value)
     assert message.startswith("The loss takes logits, but the outputs of the model are probabil")
-    trainers.assert_same(model.get_weights(), before)
+    gradient_steps.assert_same(model.get_weights(), before)
     assert int(model.optimizer.iterations) == 0
 
 
 def test_misread_outputs_are_told_where_nothing_can_stop():
     for after, expected in ([Normalise()], True), ([], False):
-        model, _ = trainers.linear(after=after)
-        trainer = trainers.trainer(model, checks=False)
-        trainer.apply(trainer.backward(trainers.mixed, trainers.found()))
-        assert bool(trainer.misread) is expected
+        model, _ = gradient_steps.linear(after=after)
+        gradient_step = gradient_steps.gradient_step(model, checks=False)
+        gradient_step.apply(gradient_step.backward(gradient_steps.mixed, gradient_steps.found()))
+        assert bool(gradient_step.logits_mismatch) is expected
         assert int(model.optimizer.iterations) == 1
 
 
 def test_nothing_can_be_misread_in_a_regression():
-    model, _ = trainers.linear(loss="mse")
-    trainer = trainers.trainer(model, y=np.ones((4, 3), "float32"))
-    trainer.apply(trainer.backward(trainers.adversarial, trainers.found()))
-    assert trainer.misread is None
-    assert trainer.outputs.shape == (4, 3)
+    model, _ = gradient_steps.linear(loss="mse")
+    gradient_step = gradient_steps.gradient_step(model, y=np.ones((4, 3), "float32"))
+    gradient_step.apply(gradient_step.backward(gradient_steps.adversarial, gradient_steps.found()))
+    assert gradient_step.logits_mismatch is None
+    assert gradient_step.outputs.shape == (4, 3)
 
 
 def test_gradients_are_scaled_and_the_loss_and_the_step_are_not():
     optimizer = keras.optimizers.LossScaleOptimizer(
-        keras.optimizers.SGD(trainers.RATE), initial_scale=64.0
+        keras.optimizers.SGD(gradient_steps.RATE), initial_scale=64.0
     )
-    model, weights = trainers.linear(optimizer)
+    model, weights = gradient_steps.linear(optimizer)
     optimizer.build(model.trainable_variables)
-    loss, of_kernel, of_bias, of_input = trainers.softmax_regression(weights, (0.3, 0.7))
-    trainer = trainers.trainer(model)
+    loss, of_kernel, of_bias, of_input = gradient_steps.softmax_regression(weights, (0.3, 0.7))
+    gradient_step = gradient_steps.gradient_step(model)
     for arguments in ({}, {"weights": list(model.trainable_weights)}):
-        result = trainer.backward(trainers.mixed, trainers.found(), **arguments)
+        result = gradient_step.backward(gradient_steps.mixed, gradient_steps.found(), **arguments)
         expected = (loss, 64.0 * of_kernel, 64.0 * of_bias, 64.0 * of_input)
-        trainers.assert_result(result, expected, rtol=1e-5, atol=1e-4)
-    trainer.apply(result)
+        gradient_steps.assert_result(result, expected, rtol=1e-5, atol=1e-4)
+    gradient_step.apply(result)
     np.testing.assert_allclose(
-        model.layers[-1].kernel, weights[0] - trainers.RATE * of_kernel, atol=1e-6
+        model.layers[-1].kernel, weights[0] - gradient_steps.RATE * of_kernel, atol=1e-6
     )
 
 
@@ -337,7 +364,7 @@ def _two_outputs():
     model.test_on_batch(X, y)
     model.reset_metrics()
     batch = streams.batch()._replace(y=y)
-    return model, training.Trainer(models.Classifier(model), batch)
+    return model, training.GradientStep(models.Classifier(model), batch)
 
 
 def _logged(model):
@@ -345,11 +372,11 @@ def _logged(model):
 
 
 def test_losses_of_several_outputs_are_logged_at_the_weights_of_the_model():
-    model, trainer = _two_outputs()
+    model, gradient_step = _two_outputs()
     others = [tf.convert_to_tensor(weight) + 5.0 for weight in model.trainable_weights]
-    trainer.backward(trainers.adversarial, trainers.found(), weights=others)
+    gradient_step.backward(gradient_steps.adversarial, gradient_steps.found(), weights=others)
     assert _logged(model)["a_loss"] == _logged(model)["b_loss"] == 0.0
-    trainer.backward(trainers.adversarial, trainers.found(), keeps_state=False)
+    gradient_step.backward(gradient_steps.adversarial, gradient_steps.found(), update_state=False)
     a, b = model(X_ADV)
     assert _logged(model)["a_loss"] == pytest.approx(np.mean((a - 1.0) ** 2), rel=1e-5)
     assert _logged(model)["b_loss"] == pytest.approx(np.mean(b**2), rel=1e-5)
@@ -357,19 +384,22 @@ def test_losses_of_several_outputs_are_logged_at_the_weights_of_the_model():
 
 def test_sums_over_one_replica_are_the_tensors():
     tensors = [tf.ones(2), None]
-    assert trainers.trainer(trainers.linear()[0]).sum_over_replicas(tensors) is tensors
+    assert (
+        gradient_steps.gradient_step(gradient_steps.linear()[0]).sum_over_replicas(tensors)
+        is tensors
+    )
 
 
 def test_sums_over_two_replicas():
     strategy = devices.mirrored(2)
     with strategy.scope():
-        model, _ = trainers.linear()
-    trainer = trainers.trainer(model)
+        model, _ = gradient_steps.linear()
+    gradient_step = gradient_steps.gradient_step(model)
 
     def run():
         number = tf.distribute.get_replica_context().replica_id_in_sync_group
         mine = tf.cast(number, tf.float32) + 1.0
-        return trainer.sum_over_replicas([mine * tf.ones(2), None, mine * 10.0])
+        return gradient_step.sum_over_replicas([mine * tf.ones(2), None, mine * 10.0])
 
     ones, unused, tens = tf.function(lambda: strategy.run(run))()
     for replica in range(2):
@@ -379,11 +409,11 @@ def test_sums_over_two_replicas():
 
 
 def test_adversarial_examples_may_have_labels_and_weights_of_their_own():
-    model, (kernel, bias) = trainers.linear()
-    trainer = trainers.trainer(model, sample_weight=streams.SAMPLE_WEIGHT)
+    model, (kernel, bias) = gradient_steps.linear()
+    gradient_step = gradient_steps.gradient_step(model, sample_weight=streams.SAMPLE_WEIGHT)
     labels, weight = np.array([1, 1, 0, 2]), np.array([3.0, 0.0, 1.0, 0.5], "float32")
     batch = streams.batch(x=0.0 * X, y=labels, sample_weight=weight)
-    result = trainer.backward(trainers.mixed, trainers.found(), batch=batch)
+    result = gradient_step.backward(gradient_steps.mixed, gradient_steps.found(), batch=batch)
     terms = [
         streams.mean(streams.cross_entropy(x @ kernel + bias, y), w)
         for x, y, w in ((X, Y, streams.SAMPLE_WEIGHT), (X_ADV, labels, weight))
@@ -418,5 +448,5 @@ def test_an_operation_without_a_second_derivative_is_named(interpolation, object
     ],
 )
 def test_messages_of_tensorflow(message, expected):
-    with pytest.raises(ValueError, match=expected), told_derivatives():
+    with pytest.raises(ValueError, match=expected), derivative_error_context():
         raise LookupError(message)

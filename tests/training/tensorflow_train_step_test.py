@@ -21,7 +21,7 @@ class Shift(kr.attacks.Attack):
     """Moves every coordinate up by the radius."""
 
     def perturb(self, classifier, x, y, threat_model, seed):
-        return kr.attacks.unsearched(x + threat_model.radius)
+        return kr.attacks.AttackResult.unattacked(x + threat_model.radius)
 
 
 class Noting(Shift):
@@ -49,9 +49,11 @@ def _linear(loss=None, tail=(), **arguments):
     return model, [weight.numpy().astype("float64") for weight in head.weights]
 
 
-def _step(model, attack="pgd", objective="adversarial", threat_model=BALL, ramp=(0, 0)):
+def _step(model, attack="pgd", objective="adversarial", threat_model=BALL, epsilon_warmup=(0, 0)):
     attack, objective = kr.attacks.get(attack), kr.objectives.get(objective)
-    return training.TrainStep(model, attack, objective, threat_model, ramp=ramp, seed=SEED)
+    return training.TrainStep(
+        model, attack, objective, threat_model, epsilon_warmup=epsilon_warmup, seed=SEED
+    )
 
 
 def _batch(x=X, y=Y, weight=None):
@@ -133,7 +135,7 @@ def test_random_numbers_derive_from_the_seed_and_the_iteration():
 def test_the_radius_ramps_up_from_zero():
     model, _ = _linear()
     attack = Noting()
-    step = _step(model, attack, ramp=(0, 4))
+    step = _step(model, attack, epsilon_warmup=(0, 4))
     for _ in range(6):
         step(_batch())
     np.testing.assert_allclose(attack.radii, 0.1 * np.array([0.25, 0.5, 0.75, 1, 1, 1]), rtol=1e-6)
@@ -142,7 +144,7 @@ def test_the_radius_ramps_up_from_zero():
 def test_the_ramp_may_start_later():
     model, _ = _linear()
     attack = Noting()
-    step = _step(model, attack, ramp=(2, 2))
+    step = _step(model, attack, epsilon_warmup=(2, 2))
     for _ in range(5):
         step(_batch())
     np.testing.assert_allclose(attack.radii, 0.1 * np.array([0, 0, 0.5, 1, 1]), rtol=1e-6)
@@ -326,18 +328,18 @@ def test_logits_under_a_loss_of_probabilities(objective):
 class _Remembering(kr.objectives.Clean):
     """Counts the examples of a training, and trains on the labels turned round."""
 
-    def new_memory(self, x, y, sample_weight):
+    def new_objective_state(self, x, y, sample_weight):
         assert x.shape[1:] == (6,) and y.shape[1:] == ()
         return keras.Variable("zeros", shape=(), dtype="int32", trainable=False)
 
     def loss(self, clean, adversarial):
         return adversarial.loss
 
-    def step(self, trainer, attack, batch):
+    def step(self, gradient_step, attack, batch):
         batch.memory.assign_add(keras.ops.shape(batch.x)[0])
-        found = kr.attacks.unsearched(batch.x)
+        found = kr.attacks.AttackResult.unattacked(batch.x)
         turned = batch._replace(y=(batch.y + 1) % 3)
-        return trainer.apply(trainer.backward(self.loss, found, batch=turned))
+        return gradient_step.apply(gradient_step.backward(self.loss, found, batch=turned))
 
     runs_attack = True
 

@@ -8,31 +8,33 @@ from tests.support import backends
 from tests.support import linear_fit
 
 
-def _step(ramp=(0, 0), **arguments):
+def _step(epsilon_warmup=(0, 0), **arguments):
     model = linear_fit.make_model()
     attack, objective = kr.attacks.PGD(num_steps=1), kr.objectives.Adversarial()
-    return BaseTrainStep(model, attack, objective, kr.Linf(0.5), ramp=ramp, seed=7, **arguments)
+    return BaseTrainStep(
+        model, attack, objective, kr.Linf(0.5), epsilon_warmup=epsilon_warmup, seed=7, **arguments
+    )
 
 
 @pytest.mark.parametrize(("iteration", "share"), [(0, 0.0), (2, 0.25), (5, 1.0), (9, 1.0)])
 def test_epsilon_grows_along_the_ramp(iteration, share):
     step = _step((2, 4))
     step.model.optimizer.iterations.assign(iteration)
-    threat_model, found, seed = step._circumstances()
+    threat_model, found, seed = step._step_context()
     assert float(np.max(threat_model.epsilon)) == pytest.approx(0.5 * share)
     assert int(found) == iteration
     assert np.asarray(seed).tolist() == [7, iteration]
 
 
 @pytest.mark.parametrize("past", [-100, -1, 0, 5])
-@pytest.mark.parametrize("ramp", [(2, 4), (0, 2**40)])
-def test_epsilon_stays_behind_2_31_steps(past, ramp):
-    step = _step(ramp)
+@pytest.mark.parametrize("epsilon_warmup", [(2, 4), (0, 2**40)])
+def test_epsilon_stays_behind_2_31_steps(past, epsilon_warmup):
+    step = _step(epsilon_warmup)
     step.model.optimizer.iterations.assign(2**31 - 101)
     step.model.optimizer.iterations.assign_add(past + 101)
     # JAX counts no further than 2**31 - 1, neither steps nor ramps.
-    share = 1.0 if ramp[1] == 4 or backends.IS_JAX else 2.0 ** (31 - 40)
-    threat_model, found, seed = step._circumstances()
+    share = 1.0 if epsilon_warmup[1] == 4 or backends.IS_JAX else 2.0 ** (31 - 40)
+    threat_model, found, seed = step._step_context()
     assert float(np.max(threat_model.epsilon)) == pytest.approx(0.5 * share, rel=1e-6)
     assert int(found) == (2**31 + (min(past, -1) if backends.IS_JAX else past))
     # Another one for every batch.
@@ -42,9 +44,9 @@ def test_epsilon_stays_behind_2_31_steps(past, ramp):
 def test_ramp_and_seed_are_data_of_the_step():
     step = _step((2, 4))
     step.model.optimizer.iterations.assign(5)
-    step.ramp, step.seed = (3, 6), 8
-    assert (step.ramp, step.seed) == ((3, 6), 8)
-    threat_model, _, seed = step._circumstances()
+    step.epsilon_warmup, step.seed = (3, 6), 8
+    assert (step.epsilon_warmup, step.seed) == ((3, 6), 8)
+    threat_model, _, seed = step._step_context()
     assert float(np.max(threat_model.epsilon)) == pytest.approx(0.5 * 0.5)
     assert np.asarray(seed).tolist() == [8, 5]
 
@@ -66,7 +68,7 @@ def test_meters_start_anew_and_logs_of_one_replica_stay():
     step.reset_meters()
     assert float(step.accuracy.result()) == 0.0
     logs = {"loss": 1.0}
-    assert step.over_replicas(logs) is logs
+    assert step.aggregate_logs(logs) is logs
 
 
 def test_what_cannot_be_trained_is_refused():

@@ -8,13 +8,13 @@ from keras import ops
 from keras_robust import backend
 from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.attacks.attack_loss import check_numbers
-from keras_robust.attacks.decision_based.decision_oracle import Decisions
+from keras_robust.attacks.decision_based.decision_oracle import DecisionOracle
 from keras_robust.attacks.decision_based.decision_oracle import check_supported
-from keras_robust.attacks.decision_based.decision_oracle import first_mistake
+from keras_robust.attacks.decision_based.decision_oracle import initial_adversarial
 from keras_robust.attacks.decision_based.decision_oracle import numbered
 from keras_robust.attacks.minimum_norm.minimum_norm_attack import NEVER
 from keras_robust.attacks.minimum_norm.minimum_norm_attack import MinimumNormAttack
-from keras_robust.attacks.result import Found
+from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import select
 from keras_robust.threat_models.l2 import L2
 from keras_robust.threat_models.lengths import normalised
@@ -118,8 +118,8 @@ class Boundary(MinimumNormAttack):
 
     def nearest(self, classifier, x, y, threat_model, seed, restart):
         check_supported(self, threat_model, (L2,))
-        decisions = Decisions(classifier, x, y, threat_model.bounds)
-        start = first_mistake(decisions, x, seed, self.num_starts)
+        decisions = DecisionOracle(classifier, x, y, threat_model.bounds)
+        start = initial_adversarial(decisions, x, seed, self.num_starts)
         shape = (ops.shape(x)[0], _BLOCK, *x.shape[1:])
 
         def block(number, state):
@@ -152,7 +152,9 @@ class Boundary(MinimumNormAttack):
         _, last = backend.while_loop(unfinished, block, (ops.convert_to_tensor(0, "int32"), state))
         distance = threat_model.distance(last.x_adv, x)
         loss = ops.where(start.found, -distance, -NEVER)
-        return Found(last.x_adv, loss, start.found, ops.zeros_like(start.found), last.queries)
+        return AttackResult(
+            last.x_adv, loss, start.found, ops.zeros_like(start.found), last.queries
+        )
 
 
 def _walk(decisions, x, state, noise, active, is_looked_at):

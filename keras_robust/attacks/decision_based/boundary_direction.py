@@ -15,7 +15,7 @@ def boundary_direction(decisions, x_adv, radius, draw, num_passes):
     all decisions agree it is `phi sum_b u_b`, as in the code of Chen et al. (2020).
 
     Args:
-        decisions: `Decisions`.
+        decisions: `DecisionOracle`.
         x_adv: float tensor `(batch_size, ...)`, points on the boundary.
         radius: float tensor `(batch_size,)`.
         draw: function from the number of a pass to random directions of length 1,

@@ -12,7 +12,7 @@ from keras_robust.threat_models.threat_model import per_example
 _BLEND_STEPS = 10
 
 
-class Decisions:
+class DecisionOracle:
     """Tells which points a model gets wrong. Making one asks the model once.
 
     Args:
@@ -77,7 +77,7 @@ def numbered(seed, number):
     return seed + ops.stack([ops.cast(number, "int32"), 0])
 
 
-def first_mistake(decisions, x, seed, num_starts):
+def initial_adversarial(decisions, x, seed, num_starts):
     """Looks for a mistake near `x` along the way to a random one.
 
     Draws up to `num_starts` points, uniform in the box, until one is wrong, and halves the way from
@@ -103,12 +103,12 @@ def first_mistake(decisions, x, seed, num_starts):
         draw,
         (ops.convert_to_tensor(0, "int32"), Start(x, never, ops.cast(never, "int32"))),
     )
-    x_adv = bisect(decisions, lambda share: blend(x, start.x_adv, share), x, _BLEND_STEPS)
+    x_adv = bisect(decisions, lambda share: interpolate(x, start.x_adv, share), x, _BLEND_STEPS)
     queries = start.queries + _BLEND_STEPS * ops.cast(start.found, "int32")
     return Start(x_adv, start.found, queries)
 
 
-def blend(x, point, share):
+def interpolate(x, point, share):
     """Returns the point at `share` of the way from `x` to `point`."""
     return x + per_example(share, x) * (point - x)
 
@@ -117,7 +117,7 @@ def bisect(decisions, path, x, num_steps):
     """Returns a wrong point near the first one on a path that ends at a wrong one.
 
     Args:
-        decisions: `Decisions`.
+        decisions: `DecisionOracle`.
         path: function from shares, `(batch_size,)`, 0 to 1, to points; wrong at 1.
         x: float tensor `(batch_size, ...)`, for its shape.
         num_steps: int, halvings, and queries.

@@ -12,14 +12,14 @@ from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.attacks.attack_loss import check_numbers
 from keras_robust.attacks.decision_based.boundary_direction import boundary_direction
 from keras_robust.attacks.decision_based.boundary_direction import random_directions
-from keras_robust.attacks.decision_based.decision_oracle import Decisions
+from keras_robust.attacks.decision_based.decision_oracle import DecisionOracle
 from keras_robust.attacks.decision_based.decision_oracle import bisect
-from keras_robust.attacks.decision_based.decision_oracle import blend
 from keras_robust.attacks.decision_based.decision_oracle import check_supported
-from keras_robust.attacks.decision_based.decision_oracle import first_mistake
+from keras_robust.attacks.decision_based.decision_oracle import initial_adversarial
+from keras_robust.attacks.decision_based.decision_oracle import interpolate
 from keras_robust.attacks.minimum_norm.minimum_norm_attack import NEVER
 from keras_robust.attacks.minimum_norm.minimum_norm_attack import MinimumNormAttack
-from keras_robust.attacks.result import Found
+from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import select
 from keras_robust.threat_models.l2 import L2
 from keras_robust.threat_models.linf import Linf
@@ -138,8 +138,8 @@ class HopSkipJump(MinimumNormAttack):
 
     def nearest(self, classifier, x, y, threat_model, seed, restart):
         check_supported(self, threat_model, (L2, Linf))
-        decisions = Decisions(classifier, x, y, threat_model.bounds)
-        start = first_mistake(decisions, x, seed, self.num_starts)
+        decisions = DecisionOracle(classifier, x, y, threat_model.bounds)
+        start = initial_adversarial(decisions, x, seed, self.num_starts)
         asked = ops.cast(start.found, "int32")
         num_bisections = self._num_bisections(x, threat_model)
         is_cube = isinstance(threat_model, Linf)
@@ -177,7 +177,7 @@ class HopSkipJump(MinimumNormAttack):
         last = backend.fori_loop(0, num_steps, body, state)
         never = ops.zeros_like(start.found)
         loss = ops.where(start.found, -last.distance, -NEVER)
-        return Found(last.best, loss, start.found, never, last.queries)
+        return AttackResult(last.best, loss, start.found, never, last.queries)
 
     def _passes(self):
         """Returns how many passes every step takes."""
@@ -239,6 +239,6 @@ def _to_boundary(decisions, x, x_adv, threat_model, num_bisections):
     else:
 
         def path(share):
-            return blend(x, x_adv, share)
+            return interpolate(x, x_adv, share)
 
     return bisect(decisions, path, x, num_bisections)

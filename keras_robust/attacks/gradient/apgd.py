@@ -11,14 +11,13 @@ from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack_loss import averaged_gradient
 from keras_robust.attacks.attack_loss import check_choice
 from keras_robust.attacks.attack_loss import check_counts
-from keras_robust.attacks.attack_loss import make_goal
+from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.attack_loss import zero_gradient
 from keras_robust.attacks.gradient.apgd_schedules import HalvingSchedule
 from keras_robust.attacks.gradient.apgd_schedules import SparseSchedule
-from keras_robust.attacks.result import Found
+from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import choose
 from keras_robust.attacks.result import counted
-from keras_robust.attacks.result import unsearched
 
 _PHASES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # Radius, and share of the steps.
 _LOSSES = ("cross_entropy", "dlr", "margin", "soft_margin")
@@ -119,31 +118,33 @@ class APGD(Attack):
         check_choice("shrinking", shrinking, (True, False))
         self.shrinking = shrinking
 
-    def goal(self, classifier, x, y, restart):
+    def attack_loss(self, classifier, x, y, restart):
         """Returns the function `x_adv -> (loss, success)` of this search."""
-        return make_goal(classifier, x, y, self.loss, False)
+        return make_attack_loss(classifier, x, y, self.loss, False)
 
     def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        score = self.goal(classifier, x, y, restart)
+        score = self.attack_loss(classifier, x, y, restart)
         phases = _phases(self.num_steps) if self.shrinking else [(1.0, self.num_steps)]
         start, state, blind = None, None, True
         for factor, num_steps in phases:
             ball = threat_model.scaled(factor)
-            start = ball.sphere_start(x, seed) if state is None else ball.project(start, x)
+            start = (
+                ball.random_start_on_sphere(x, seed) if state is None else ball.project(start, x)
+            )
             is_new = not self.shrinking
             state = self._climb(score, x, start, ball, num_steps, is_new)
             start = state.best.x
             blind = ops.logical_and(blind, state.zero_gradient)
         if not keep_best:
-            return unsearched(state.best.x)._replace(zero_gradient=blind)
+            return AttackResult.unattacked(state.best.x)._replace(zero_gradient=blind)
         best = choose(state.success, state.broken, _without_gradient(state.best))
         loss, success = best.loss, state.success
         if self.eot_samples > 1:
             # Of many looks at a random model one is wrong sooner or later.
             loss, success = score(best.x)
         queries = counted(ops.shape(x)[:1], self._count_queries(len(phases)))
-        found = Found(best.x, loss, success, blind, queries)
-        clean = Found(x, *score(x), ops.zeros_like(blind), queries)
+        found = AttackResult(best.x, loss, success, blind, queries)
+        clean = AttackResult(x, *score(x), ops.zeros_like(blind), queries)
         return choose(clean.success, clean, found)
 
     def _count_queries(self, num_phases):

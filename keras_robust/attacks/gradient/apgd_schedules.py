@@ -41,7 +41,7 @@ class HalvingSchedule:
     def __init__(self, threat_model, x, num_steps, is_new=True):
         self.threat_model = threat_model
         self.x = x
-        lengths = stretches(num_steps)
+        lengths = checkpoint_intervals(num_steps)
         self._length = np.zeros(num_steps, "float32")
         self._length[np.cumsum(lengths) - 1] = lengths
 
@@ -53,7 +53,7 @@ class HalvingSchedule:
     def move(self, memory, x, x_before, gradient, index):
         """Returns the next point."""
         ball = self.threat_model
-        ahead = ball.step(x, gradient, ball.share_of_radius(memory.step, x))
+        ahead = ball.step(x, gradient, ball.relative_step(memory.step, x))
         ahead = ball.project(ahead, self.x)
         is_first = ops.cast(ops.equal(index, 0), "float32")
         share = _MOMENTUM + (1.0 - _MOMENTUM) * is_first
@@ -121,7 +121,7 @@ class SparseSchedule:
         lowest = ops.take_along_axis(ops.sort(size, axis=-1), place, axis=-1)
         sign = ops.where(size >= lowest, ops.sign(flatten(gradient)), 0.0)
         count = ops.maximum(ops.sum(ops.abs(sign), axis=-1), 1.0)
-        step = self.threat_model.share_of_radius(memory.step / count, x)
+        step = self.threat_model.relative_step(memory.step / count, x)
         return self.threat_model.project(x + step * ops.reshape(sign, ops.shape(x)), self.x)
 
     def adapt(self, memory, index, rose, best_loss, best_x):
@@ -142,7 +142,7 @@ class SparseSchedule:
         return ops.sum(ops.cast(flatten(ops.not_equal(x, self.x)), "float32"), axis=-1)
 
 
-def stretches(num_steps):
+def checkpoint_intervals(num_steps):
     """Returns the numbers of steps from checkpoint to checkpoint.
 
     For 100 steps the checkpoints come after 22, 41, 57, 70, 80, 87, 93 and 99 of them.

@@ -11,13 +11,12 @@ from keras_robust.attacks.attack_loss import LOSSES
 from keras_robust.attacks.attack_loss import averaged_gradient
 from keras_robust.attacks.attack_loss import check_choice
 from keras_robust.attacks.attack_loss import check_counts
-from keras_robust.attacks.attack_loss import make_goal
+from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.attack_loss import zero_gradient
-from keras_robust.attacks.result import Found
-from keras_robust.attacks.result import better
+from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import choose
 from keras_robust.attacks.result import counted
-from keras_robust.attacks.result import unsearched
+from keras_robust.attacks.result import strongest
 
 _GAUSSIAN_STDDEV = 0.001
 
@@ -119,25 +118,27 @@ class IterativeAttack(Attack):
         return threat_model.project(x_adv, x)
 
     def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        score = make_goal(classifier, x, y, self.loss, self.targeted)
+        score = make_attack_loss(classifier, x, y, self.loss, self.targeted)
         step_size = self._step_size
         if step_size is None:
             step_size = self.relative_step / self.num_steps * threat_model.radius
         shape = ops.shape(x)[:1]
         never = ops.zeros(shape, dtype="bool")
         # The clean outputs were asked for by the goal.
-        clean = Found(x, *score(x), never, counted(shape, 2)) if keep_best else ()
+        clean = AttackResult(x, *score(x), never, counted(shape, 2)) if keep_best else ()
 
         def body(_, state):
             (loss, success), gradient = averaged_gradient(score, state.x_adv, self.eot_samples)
             ascent, memory = self.direction(gradient, state.memory)
             moved = threat_model.step(state.x_adv, ascent, step_size)
             x_adv = self.project(moved, x, threat_model)
-            here = Found(state.x_adv, loss, success, never, counted(shape, 2 * self.eot_samples))
+            here = AttackResult(
+                state.x_adv, loss, success, never, counted(shape, 2 * self.eot_samples)
+            )
             return _State(
                 x_adv=ops.stop_gradient(x_adv),
                 memory=memory,
-                best=better(state.best, here) if keep_best else (),
+                best=strongest(state.best, here) if keep_best else (),
                 zero_gradient=ops.logical_and(state.zero_gradient, zero_gradient(gradient)),
             )
 
@@ -145,9 +146,9 @@ class IterativeAttack(Attack):
         state = _State(start, self.memory(x), clean, ops.logical_not(never))
         last = backend.repeat(self.num_steps, body, state)
         if not keep_best:
-            return unsearched(last.x_adv)._replace(zero_gradient=last.zero_gradient)
-        here = Found(last.x_adv, *score(last.x_adv), never, counted(shape, 1))
-        best = better(last.best, here)
+            return AttackResult.unattacked(last.x_adv)._replace(zero_gradient=last.zero_gradient)
+        here = AttackResult(last.x_adv, *score(last.x_adv), never, counted(shape, 1))
+        best = strongest(last.best, here)
         # A mistake on the clean example needs no attack.
         found = choose(clean.success, clean, best)
         return found._replace(zero_gradient=last.zero_gradient, queries=best.queries)

@@ -7,7 +7,7 @@ from keras_robust import losses
 from keras_robust.attacks.attack_loss import check_choice
 from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.attacks.attack_loss import label_indices
-from keras_robust.attacks.attack_loss import make_goal
+from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.gradient.apgd import APGD
 from keras_robust.attacks.ranked_targets import ranked_target
 
@@ -59,7 +59,7 @@ class TargetedAPGD(APGD):
         )
         self.num_targets = num_targets
 
-    def goal(self, classifier, x, y, restart):
+    def attack_loss(self, classifier, x, y, restart):
         clean = ops.stop_gradient(classifier.logits(x, y))
         labels = label_indices(y, clean)
         targets = ranked_target(clean, labels, restart)
@@ -69,7 +69,7 @@ class TargetedAPGD(APGD):
                 return losses.targeted_dlr(labels, targets, logits)
             return losses.lead_of(targets, labels, logits)
 
-        return make_goal(classifier, x, y, towards_target, False)
+        return make_attack_loss(classifier, x, y, towards_target, False)
 
     def _count_queries(self, num_phases):
         return 1 + super()._count_queries(num_phases)

@@ -8,13 +8,12 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust.attacks.attack import Attack
-from keras_robust.attacks.attack_loss import make_goal
+from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.attack_loss import zero_gradient
-from keras_robust.attacks.result import Found
-from keras_robust.attacks.result import better
+from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import choose
 from keras_robust.attacks.result import counted
-from keras_robust.attacks.result import unsearched
+from keras_robust.attacks.result import strongest
 from keras_robust.threat_models import L2
 
 _SPHERE = L2(1.0, None)
@@ -73,7 +72,7 @@ class VirtualAdversarial(Attack):
         self.xi = xi
 
     def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        score = make_goal(classifier, x, y, "kl", False)
+        score = make_attack_loss(classifier, x, y, "kl", False)
 
         def body(_, state):
             direction, is_blind = state
@@ -89,10 +88,10 @@ class VirtualAdversarial(Attack):
         x_adv = threat_model.step(x, direction, threat_model.radius)
         x_adv = ops.stop_gradient(threat_model.project(x_adv, x))
         if not keep_best:
-            return unsearched(x_adv)._replace(zero_gradient=is_blind)
+            return AttackResult.unattacked(x_adv)._replace(zero_gradient=is_blind)
         queries = counted(ops.shape(x)[:1], 2 * self.num_steps + 3)
-        clean = Found(x, *score(x), never, queries)
-        best = better(clean, Found(x_adv, *score(x_adv), never, ops.zeros_like(queries)))
+        clean = AttackResult(x, *score(x), never, queries)
+        best = strongest(clean, AttackResult(x_adv, *score(x_adv), never, ops.zeros_like(queries)))
         # A mistake on the clean example needs no attack.
         best = choose(clean.success, clean, best)
         return best._replace(zero_gradient=is_blind)

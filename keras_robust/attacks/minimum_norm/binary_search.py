@@ -10,7 +10,7 @@ from keras_robust.attacks.result import select
 _GROWTH = 10.0
 
 
-class Tried(typing.NamedTuple):
+class WeightTrial(typing.NamedTuple):
     """What one weight led to, one entry per example.
 
     `hits` says whether a mistake was found; only then are `x_adv` and its `size` read.

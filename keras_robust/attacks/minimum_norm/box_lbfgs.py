@@ -17,13 +17,16 @@ _TINY = 1e-20
 
 
 class _State(typing.NamedTuple):
-    """What the loop carries; one entry per example, in `steps` and `bends` on the second axis."""
+    """What the loop carries, one entry per example.
+
+    In `steps` and `gradient_differences` the examples are on the second axis.
+    """
 
     x: object
     value: object
     gradient: object
     steps: object  # Differences of points, the latest first.
-    bends: object  # Differences of gradients.
+    gradient_differences: object  # Differences of gradients.
     direction: object
     length: object
     done: object
@@ -75,10 +78,15 @@ def _advance(state, point, value, gradient, low, high):
     accepts = accepts & ~state.done
     # Only a pair of positive curvature keeps the direction one of descent.
     keeps = accepts & (_dot(moved, bend) > _TINY)
-    steps, bends = _push(moved, state.steps, keeps), _push(bend, state.bends, keeps)
+    steps, gradient_differences = (
+        _push(moved, state.steps, keeps),
+        _push(bend, state.gradient_differences, keeps),
+    )
     x = select(accepts, point, state.x)
     new_gradient = select(accepts, gradient, state.gradient)
-    direction = _direction(new_gradient, steps, bends, _free(x, new_gradient, low, high))
+    direction = _direction(
+        new_gradient, steps, gradient_differences, _free(x, new_gradient, low, high)
+    )
     moves = _dot(moved, moved) > _AT_REST**2 * _dot(point, point)
     goes_on = ops.where(
         accepts, moves & (_dot(direction, new_gradient) < 0.0), state.length > _SHORTEST_STEP
@@ -91,7 +99,7 @@ def _advance(state, point, value, gradient, low, high):
         value=ops.where(accepts, value, state.value),
         gradient=new_gradient,
         steps=steps,
-        bends=bends,
+        gradient_differences=gradient_differences,
         direction=direction,
         length=ops.where(accepts, ops.ones_like(shorter), shorter),
         done=state.done | ~goes_on,
@@ -99,19 +107,21 @@ def _advance(state, point, value, gradient, low, high):
     )
 
 
-def _direction(gradient, steps, bends, free):
+def _direction(gradient, steps, gradient_differences, free):
     """The two-loop recursion in the free coordinates, or their gradient where it fails."""
-    steps, bends, ascent = steps * free, bends * free, gradient * free
-    products = [_dot(steps[i], bends[i]) for i in range(_MEMORY)]
+    steps, gradient_differences, ascent = steps * free, gradient_differences * free, gradient * free
+    products = [_dot(steps[i], gradient_differences[i]) for i in range(_MEMORY)]
     inverse = [ops.where(p > _TINY, 1.0 / ops.maximum(p, _TINY), 0.0) for p in products]
     vector, shares = ascent, []
     for i in range(_MEMORY):
         shares.append(inverse[i] * _dot(steps[i], vector))
-        vector = vector - per_example(shares[i], vector) * bends[i]
-    curvature = per_example(_dot(bends[0], bends[0]) * inverse[0], vector)
+        vector = vector - per_example(shares[i], vector) * gradient_differences[i]
+    curvature = per_example(
+        _dot(gradient_differences[0], gradient_differences[0]) * inverse[0], vector
+    )
     vector = ops.where(curvature > 0.0, vector / ops.maximum(curvature, _TINY), _short(vector))
     for i in reversed(range(_MEMORY)):
-        change = shares[i] - inverse[i] * _dot(bends[i], vector)
+        change = shares[i] - inverse[i] * _dot(gradient_differences[i], vector)
         vector = vector + per_example(change, vector) * steps[i]
     descends = _dot(vector, ascent) > _TINY
     return -select(descends, vector, _short(ascent)) * free

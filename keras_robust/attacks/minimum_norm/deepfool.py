@@ -9,12 +9,12 @@ from keras_robust import backend
 from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.attacks.attack_loss import check_numbers
 from keras_robust.attacks.attack_loss import label_indices
-from keras_robust.attacks.attack_loss import make_goal
+from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.attack_loss import zero_gradient
 from keras_robust.attacks.minimum_norm.fab import lead_and_gradient
 from keras_robust.attacks.minimum_norm.minimum_norm_attack import MinimumNormAttack
 from keras_robust.attacks.ranked_targets import ranked_target
-from keras_robust.attacks.result import Found
+from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import choose
 
 # Added to every step, so that rounding does not end it in front of the boundary.
@@ -110,7 +110,7 @@ class DeepFool(MinimumNormAttack):
         self.num_steps = num_steps
 
     def nearest(self, classifier, x, y, threat_model, seed, restart):
-        score = make_goal(classifier, x, y, "margin", self.targeted)
+        score = make_attack_loss(classifier, x, y, "margin", self.targeted)
         clean = ops.stop_gradient(classifier.logits(x, y))
         num_others = min(self.num_classes, clean.shape[-1]) - 1
 
@@ -131,7 +131,7 @@ class DeepFool(MinimumNormAttack):
             (_State(x, ops.zeros_like(x), success, success, always, count),),
             maximum_iterations=self.num_steps,
         )
-        return Found(
+        return AttackResult(
             x_adv=last.x_adv,
             loss=-threat_model.distance(last.x_adv, x),
             success=last.success,
@@ -162,7 +162,7 @@ class DeepFool(MinimumNormAttack):
     def _step(self, state, boundary, x, threat_model):
         """Returns the state behind the boundary, as far as it is known."""
         change = ops.abs(boundary.lead) + _EXCESS * threat_model.dual_norm(boundary.gradient)
-        step = threat_model.cross(state.x_adv, boundary.gradient, change)
+        step = threat_model.project_onto_hyperplane(state.x_adv, boundary.gradient, change)
         total = state.total + step
         x_adv = ops.stop_gradient(threat_model.clip(x + (1.0 + self.overshoot) * total))
         blind = ops.logical_and(state.zero_gradient, boundary.zero_gradient)

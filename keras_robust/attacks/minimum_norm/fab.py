@@ -13,7 +13,7 @@ from keras_robust.attacks.attack_loss import label_indices
 from keras_robust.attacks.attack_loss import zero_gradient
 from keras_robust.attacks.minimum_norm.minimum_norm_attack import NEVER
 from keras_robust.attacks.minimum_norm.minimum_norm_attack import MinimumNormAttack
-from keras_robust.attacks.result import Found
+from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import choose
 from keras_robust.attacks.result import counted
 from keras_robust.attacks.result import select
@@ -125,7 +125,7 @@ class FAB(MinimumNormAttack):
         state = _State(start, x, never, ops.ones_like(never, dtype="bool"))
         last = backend.repeat(self.num_steps, body, state)
         passes = 1 + self.num_steps * (1 + 2 * self.num_gradients(clean.shape[-1]))
-        return Found(
+        return AttackResult(
             x_adv=last.nearest,
             loss=-last.distance,
             success=last.distance < NEVER,
@@ -173,7 +173,7 @@ class FAB(MinimumNormAttack):
         if self.num_restarts == 1:
             return x
         radius = ops.where(ops.isinf(threat_model.radius), 1.0, 0.5 * threat_model.radius)
-        start = threat_model.with_epsilon(radius).sphere_start(x, seed)
+        start = threat_model.with_epsilon(radius).random_start_on_sphere(x, seed)
         return ops.where(ops.equal(restart, 0), x, start)
 
 
@@ -197,8 +197,8 @@ def _advance(x_adv, x, lead, gradient, threat_model):
     x_adv = select(is_known, x_adv, x)
     gradient = select(is_known, gradient, ops.zeros_like(gradient))
     offset = ops.sum(flatten(gradient * (x_adv - x)), axis=-1)
-    from_here = threat_model.cross(x_adv, gradient, -lead)
-    from_clean = threat_model.cross(x, gradient, offset - lead)
+    from_here = threat_model.project_onto_hyperplane(x_adv, gradient, -lead)
+    from_clean = threat_model.project_onto_hyperplane(x, gradient, offset - lead)
     here = ops.maximum(threat_model.distance(from_here, ops.zeros_like(x)), _TINY)
     there = ops.maximum(threat_model.distance(from_clean, ops.zeros_like(x)), _TINY)
     share = per_example(ops.minimum(here / (here + there), _MAX_BIAS), x)

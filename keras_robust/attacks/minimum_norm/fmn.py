@@ -13,10 +13,10 @@ from keras_robust import threat_models
 from keras_robust.attacks.attack_loss import averaged_gradient
 from keras_robust.attacks.attack_loss import check_choice
 from keras_robust.attacks.attack_loss import check_counts
-from keras_robust.attacks.attack_loss import make_goal
+from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.attack_loss import zero_gradient
 from keras_robust.attacks.minimum_norm.minimum_norm_attack import MinimumNormAttack
-from keras_robust.attacks.result import Found
+from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import counted
 from keras_robust.attacks.result import select
 
@@ -108,7 +108,7 @@ class FMN(MinimumNormAttack):
         self.targeted = targeted
 
     def nearest(self, classifier, x, y, threat_model, seed, restart):
-        score = make_goal(classifier, x, y, "margin", self.targeted)
+        score = make_attack_loss(classifier, x, y, "margin", self.targeted)
         low, high = threat_model.bounds or (-np.inf, np.inf)
         step_size = self.step_size
         if step_size is None:
@@ -141,7 +141,7 @@ class FMN(MinimumNormAttack):
         last = backend.repeat(self.num_steps, body, start)
         _, success = score(last.x_adv)
         last = _keep(last, success, threat_model.distance(last.x_adv, x))
-        return Found(
+        return AttackResult(
             x_adv=last.best,
             loss=-last.distance,
             success=ops.isfinite(last.distance),

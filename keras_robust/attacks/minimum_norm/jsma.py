@@ -14,7 +14,7 @@ from keras_robust.attacks.attack_loss import zero_gradient
 from keras_robust.attacks.minimum_norm.minimum_norm_attack import MinimumNormAttack
 from keras_robust.attacks.minimum_norm.saliency_pairs import best_pair
 from keras_robust.attacks.ranked_targets import ranked_target
-from keras_robust.attacks.result import Found
+from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import select
 
 
@@ -141,7 +141,7 @@ class JSMA(MinimumNormAttack):
             (_start(room),),
             maximum_iterations=positions + 1,
         )
-        return Found(
+        return AttackResult(
             x_adv=ops.stop_gradient(point(last.used)),
             loss=-ops.sum(ops.cast(last.used, "float32"), axis=-1),
             success=last.success,

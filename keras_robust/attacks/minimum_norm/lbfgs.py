@@ -10,14 +10,14 @@ from keras_robust.attacks.attack_loss import check_choice
 from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.attacks.attack_loss import check_numbers
 from keras_robust.attacks.attack_loss import label_indices
-from keras_robust.attacks.attack_loss import make_goal
+from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.attack_loss import zero_gradient
-from keras_robust.attacks.minimum_norm.binary_search import Tried
+from keras_robust.attacks.minimum_norm.binary_search import WeightTrial
 from keras_robust.attacks.minimum_norm.binary_search import smallest
 from keras_robust.attacks.minimum_norm.binary_search import squared_length
 from keras_robust.attacks.minimum_norm.box_lbfgs import minimise
 from keras_robust.attacks.minimum_norm.minimum_norm_attack import MinimumNormAttack
-from keras_robust.attacks.result import Found
+from keras_robust.attacks.result import AttackResult
 from keras_robust.threat_models.threat_model import per_example
 
 _LARGEST_WEIGHT = 1e6
@@ -85,7 +85,7 @@ class LBFGS(MinimumNormAttack):
         self.targeted = targeted
 
     def nearest(self, classifier, x, y, threat_model, seed, restart):
-        score = make_goal(classifier, x, y, "cross_entropy", self.targeted)
+        score = make_attack_loss(classifier, x, y, "cross_entropy", self.targeted)
         targets = self._targets(classifier, x, y)
 
         def cross_entropy(point):
@@ -100,7 +100,7 @@ class LBFGS(MinimumNormAttack):
             done=success,
             ends=self._ends,
         )
-        return Found(
+        return AttackResult(
             x_adv=last.x_adv,
             loss=-last.size,
             success=ops.isfinite(last.size),
@@ -132,7 +132,7 @@ class LBFGS(MinimumNormAttack):
             steps = {"num_steps": self.num_steps, "done": search.done}
             point, calls = minimise(function, x, low, high, **steps)
             _, hits = score(point)
-            return Tried(point, squared_length(point - x), hits, 2 * calls + 1)
+            return WeightTrial(point, squared_length(point - x), hits, 2 * calls + 1)
 
         return attempt
 

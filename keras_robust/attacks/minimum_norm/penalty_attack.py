@@ -10,12 +10,12 @@ from keras_robust.attacks.attack_loss import check_choice
 from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.attacks.attack_loss import check_numbers
 from keras_robust.attacks.attack_loss import label_indices
-from keras_robust.attacks.attack_loss import make_goal
+from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.attack_loss import zero_gradient
-from keras_robust.attacks.minimum_norm.binary_search import Tried
+from keras_robust.attacks.minimum_norm.binary_search import WeightTrial
 from keras_robust.attacks.minimum_norm.binary_search import smallest
 from keras_robust.attacks.minimum_norm.minimum_norm_attack import MinimumNormAttack
-from keras_robust.attacks.result import Found
+from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import select
 
 # An example whose loss falls by less than this, over a tenth of the steps, goes no further.
@@ -101,7 +101,7 @@ class PenaltyAttack(MinimumNormAttack):
         return self.penalty(delta)
 
     def nearest(self, classifier, x, y, threat_model, seed, restart):
-        _, success = make_goal(classifier, x, y, "margin", self.targeted)(x)
+        _, success = make_attack_loss(classifier, x, y, "margin", self.targeted)(x)
         hinge = make_hinge(classifier, x, y, self.targeted, self.confidence)
         _, gradient = backend.value_and_input_gradient(hinge, x)
         last = smallest(
@@ -111,7 +111,7 @@ class PenaltyAttack(MinimumNormAttack):
             done=success,
             ends=lambda search: search.tries >= self.search_steps,
         )
-        return Found(
+        return AttackResult(
             x_adv=last.x_adv,
             loss=-last.size,
             success=ops.isfinite(last.size),
@@ -121,7 +121,7 @@ class PenaltyAttack(MinimumNormAttack):
         )
 
     def _descend(self, problem, search):
-        """Returns `Tried`, the smallest mistake on the way down for these weights."""
+        """Returns `WeightTrial`, the smallest mistake on the way down for these weights."""
         block_size = -(-self.num_steps // _NUM_CHECKS)
 
         def goes_on(block, state):
@@ -140,7 +140,7 @@ class PenaltyAttack(MinimumNormAttack):
         queries = ops.cast(ops.zeros_like(never), "int32")
         state = _State(memory, problem.x, never, never, never, search.done, queries)
         _, last = backend.while_loop(goes_on, body, (0, state))
-        return Tried(last.x_adv, last.size, ops.isfinite(last.size), last.queries)
+        return WeightTrial(last.x_adv, last.size, ops.isfinite(last.size), last.queries)
 
     def _advance(self, step, state, problem):
         memory, point, hinge, hits = self.step(step, state.memory, problem)

@@ -35,10 +35,10 @@ def best_pair(first, second, usable, left):
         found = scores(shift)
         place = ops.cast(ops.argmax(found, axis=-1), "int32")
         score = ops.max(found, axis=-1)
-        better = ops.logical_and(score > best[0], left >= 2.0)
+        strongest = ops.logical_and(score > best[0], left >= 2.0)
         partner = ops.mod(place + shift, size)
         return tuple(
-            ops.where(better, new, old)
+            ops.where(strongest, new, old)
             for new, old in zip((score, place, partner), best, strict=True)
         )
 

@@ -13,11 +13,11 @@ from keras_robust import threat_models
 from keras_robust.attacks import counter_rng
 from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack_loss import check_counts
-from keras_robust.attacks.attack_loss import make_goal
-from keras_robust.attacks.result import Found
-from keras_robust.attacks.result import better
+from keras_robust.attacks.attack_loss import make_attack_loss
+from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import counted
 from keras_robust.attacks.result import select
+from keras_robust.attacks.result import strongest
 from keras_robust.attacks.score_based.pixel_candidates import PixelGenes
 from keras_robust.attacks.score_based.pixel_candidates import pixel_cost
 
@@ -115,12 +115,12 @@ class OnePixel(Attack):
 
     def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
         self._check(threat_model, x)
-        score = make_goal(classifier, x, y, "margin", self.targeted)
+        score = make_attack_loss(classifier, x, y, "margin", self.targeted)
         pixels = PixelGenes(x, threat_model, self.num_pixels)
         shape = ops.shape(x)[:1]
         keys = counter_rng.make_keys(seed, shape[0])
         never = ops.zeros(shape, dtype="bool")
-        clean = Found(x, *score(x), never, counted(shape, 2))
+        clean = AttackResult(x, *score(x), never, counted(shape, 2))
 
         def judge(genes):
             return ops.map(lambda member: score(pixels.image(member)), genes)
@@ -147,7 +147,7 @@ class OnePixel(Attack):
         queries = counted(shape, self.population_size)
         start = _State(ops.cast(0, "int32"), genes, *judge(genes), queries)
         (last,) = backend.while_loop(goes_on, body, (start,), maximum_iterations=self.num_steps)
-        found = better(clean, _best(last, pixels, never))
+        found = strongest(clean, _best(last, pixels, never))
         return found._replace(x_adv=ops.stop_gradient(select(clean.success, x, found.x_adv)))
 
     def _check(self, threat_model, x):
@@ -196,10 +196,10 @@ def _members(genes, index):
 
 
 def _best(state, pixels, never):
-    """Returns `Found` for the fittest members."""
+    """Returns `AttackResult` for the fittest members."""
     wins = ops.any(state.success, axis=0)
     values = ops.where(ops.logical_or(state.success, ~wins), state.values, -float("inf"))
     winner = ops.expand_dims(ops.argmax(values, axis=0), 0)
     index = ops.broadcast_to(ops.expand_dims(winner, -1), (1, *ops.shape(state.genes)[1:]))
     genes = ops.take_along_axis(state.genes, index, axis=0)[0]
-    return Found(pixels.image(genes), ops.max(values, axis=0), wins, never, state.queries)
+    return AttackResult(pixels.image(genes), ops.max(values, axis=0), wins, never, state.queries)

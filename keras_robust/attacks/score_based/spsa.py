@@ -13,8 +13,8 @@ from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack_loss import check_choice
 from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.attacks.attack_loss import check_numbers
-from keras_robust.attacks.attack_loss import make_goal
-from keras_robust.attacks.result import Found
+from keras_robust.attacks.attack_loss import make_attack_loss
+from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import choose
 from keras_robust.attacks.result import counted
 
@@ -118,12 +118,12 @@ class SPSA(Attack):
         self.loss = loss
 
     def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        score = make_goal(classifier, x, y, self.loss, self.targeted)
+        score = make_attack_loss(classifier, x, y, self.loss, self.targeted)
         keys = counter_rng.make_keys(seed, ops.shape(x)[0])
         shape = ops.shape(x)[:1]
         never = ops.zeros(shape, dtype="bool")
         # The clean outputs were asked for by the goal.
-        best = Found(x, *score(x), never, counted(shape, 2))
+        best = AttackResult(x, *score(x), never, counted(shape, 2))
         start = threat_model.random_start(x, seed) if self.random_start else x
         nothing = ops.zeros_like(x)
 
@@ -135,7 +135,7 @@ class SPSA(Attack):
             gradient = self._gradient(score, state.x_adv, keys, state.step)
             ascent, mean, square = _adam(gradient, state)
             x_adv = threat_model.project(state.x_adv + self.learning_rate * ascent, x)
-            here = Found(x_adv, *score(x_adv), never, counted(shape, self.num_samples + 1))
+            here = AttackResult(x_adv, *score(x_adv), never, counted(shape, self.num_samples + 1))
             best = _taken_in(state.best, here)
             return (_State(state.step + 1, ops.stop_gradient(x_adv), mean, square, best),)
 

@@ -13,12 +13,12 @@ from keras_robust.attacks import counter_rng
 from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack_loss import check_choice
 from keras_robust.attacks.attack_loss import check_counts
-from keras_robust.attacks.attack_loss import make_goal
-from keras_robust.attacks.result import Found
-from keras_robust.attacks.result import better
+from keras_robust.attacks.attack_loss import make_attack_loss
+from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import choose
 from keras_robust.attacks.result import counted
 from keras_robust.attacks.result import select
+from keras_robust.attacks.result import strongest
 from keras_robust.attacks.score_based import square_windows
 from keras_robust.attacks.score_based.square_pyramids import PyramidMoves
 from keras_robust.attacks.score_based.square_signs import SignMoves
@@ -126,7 +126,7 @@ class Square(Attack):
         self.rescale_schedule = rescale_schedule
 
     def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        score = make_goal(classifier, x, y, self.loss, self.targeted)
+        score = make_attack_loss(classifier, x, y, self.loss, self.targeted)
         moves = self._moves(x, threat_model, seed)
         shape = ops.shape(x)
 
@@ -134,14 +134,16 @@ class Square(Attack):
             return score(ops.reshape(images, shape))
 
         never = ops.zeros(shape[:1], dtype="bool")
-        clean = Found(x, *score(x), never, counted(shape[:1], 2))
+        clean = AttackResult(x, *score(x), never, counted(shape[:1], 2))
         start = moves.start()
         loss, hit = judge(start)
         queries = ops.cast(~clean.success, "int32")
         state = _State(0, start, loss, ops.logical_or(hit, clean.success), queries)
         last = self._search(judge, moves, state)
-        found = Found(ops.reshape(last.x_adv, shape), last.loss, last.success, never, last.queries)
-        best = better(clean, found)
+        found = AttackResult(
+            ops.reshape(last.x_adv, shape), last.loss, last.success, never, last.queries
+        )
+        best = strongest(clean, found)
         # A mistake on the clean example needs no attack.
         return choose(clean.success, clean, best)._replace(queries=best.queries)
 

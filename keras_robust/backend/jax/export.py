@@ -29,7 +29,7 @@ def _is_of_concern(record):
 logging.getLogger("absl").addFilter(_is_of_concern)
 
 
-class Archive:
+class ExportArchive:
     """Functions that TensorFlow runs, around those of a model that JAX has translated.
 
     Keras's own archive translates a whole endpoint, which may then have no operation of TensorFlow,
@@ -96,7 +96,7 @@ class Archive:
         tf.saved_model.save(self._module, path, signatures=self._signatures, options=options)
 
 
-def from_graph(function):
+def from_tf_function(function):
     """Returns `function`, of TensorFlow's tensors, as one of tensors of the backend.
 
     All that it takes and gives must have one row per example: a function that was traced for any
@@ -117,13 +117,13 @@ def from_graph(function):
     return run
 
 
-def own_function(function):
+def as_backend_function(function):
     """Returns `function` as one of tensors of the backend, if it is a compiled one of TensorFlow.
 
     Such as those of a loaded SavedModel, which cannot be traced. Others are returned as they are.
     """
     kinds = tf.types.experimental.PolymorphicFunction, tf.types.experimental.ConcreteFunction
-    return from_graph(function) if isinstance(function, kinds) else function
+    return from_tf_function(function) if isinstance(function, kinds) else function
 
 
 def _symbolic_shapes(shapes):

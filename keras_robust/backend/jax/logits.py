@@ -18,7 +18,7 @@ _LOCK = threading.RLock()
 
 
 @contextlib.contextmanager
-def noted_logits(model):
+def record_logits(model):
     """Within, `keras_logits` knows what went into every softmax and sigmoid of Keras layers.
 
     Keras sets an attribute of what its activations return, and tracers take none. Those that a

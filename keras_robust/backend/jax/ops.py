@@ -10,7 +10,7 @@ from jax.custom_derivatives import SymbolicZero
 from keras_robust.backend.errors import NoGradientError
 from keras_robust.backend.jax.function import Function
 from keras_robust.backend.jax.function import OpenFunction
-from keras_robust.backend.jax.logits import noted_logits as noted_logits
+from keras_robust.backend.jax.logits import record_logits as record_logits
 from keras_robust.backend.jax.scope import Scope
 from keras_robust.backend.jax.scope import assign
 

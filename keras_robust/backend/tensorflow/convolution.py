@@ -22,7 +22,7 @@ _LOCK = threading.Lock()
 
 
 @contextlib.contextmanager
-def fast_first_layers(model):
+def fast_input_gradients(model):
     """Within, convolutions of `model` over few channels take their input gradients by blocks.
 
     On CPUs only, and where that saves enough: kernels of 5 x 5 over 1 to 3 channels, or 3 x 3 over

@@ -3,7 +3,7 @@
 import keras
 
 
-class Archive:
+class ExportArchive:
     """Functions of TensorFlow's tensors around a model, written by Keras.
 
     Args:
@@ -27,11 +27,11 @@ class Archive:
         self._archive.write_out(path, verbose=verbose)
 
 
-def from_graph(function):
+def from_tf_function(function):
     """Returns `function`, of TensorFlow's tensors, as one of tensors of the backend."""
     return function
 
 
-def own_function(function):
+def as_backend_function(function):
     """Returns `function`: a compiled one of TensorFlow is already one of the backend."""
     return function

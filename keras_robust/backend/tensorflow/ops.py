@@ -42,7 +42,7 @@ def value_and_input_gradient(function, x):
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
         values, auxiliary = function(x)
-    with told_derivatives():
+    with derivative_error_context():
         gradient = tape.gradient(values, x)
     if gradient is None:
         raise NoGradientError("TensorFlow", "numpy_function", x.shape, x.dtype.name)
@@ -50,7 +50,7 @@ def value_and_input_gradient(function, x):
 
 
 @contextlib.contextmanager
-def told_derivatives():
+def derivative_error_context():
     """Says what to do where an operation has no derivative, or none of its derivative."""
     try:
         yield
@@ -292,7 +292,7 @@ def refuse_distribution(model):
         )
 
 
-def noted_logits(model):
+def record_logits(model):
     """Does nothing: Keras keeps the logits behind probabilities itself."""
     return contextlib.nullcontext()
 

@@ -18,18 +18,18 @@ _NUM_EXAMPLES = 256
 _LEVEL = 0.05
 
 
-def cheap_checks(model, worst, turns, reports, threat_model, batch_size):
+def cheap_checks(model, worst, plan, reports, threat_model, batch_size):
     """Returns the list of `Check` that `evaluate` puts beside its number.
 
     Args:
         model: as `evaluate` takes it.
         worst: the `WorstCase` after all turns.
-        turns: list of `Turn`.
+        plan: list of `PlannedAttack`.
         reports: list of `AttackReport`, one for each of them.
         threat_model: a `ThreatModel`.
         batch_size: int.
     """
-    pairs = list(zip(turns, reports, strict=True))
+    pairs = list(zip(plan, reports, strict=True))
     checks = [
         check_determinism(model, worst.x, worst.logits, batch_size),
         check_logits(model, worst.logits),
@@ -143,8 +143,8 @@ def _check_gradients(pairs, num_correct):
     name = "gradients"
     shares = [
         report.zero_gradient
-        for turn, report in pairs
-        if report.num_attacked and turn.attack.uses_gradients
+        for planned, report in pairs
+        if report.num_attacked and planned.attack.uses_gradients
     ]
     if not shares:
         return Check(name, None, _BLIND_SHARE, "skipped", "No attack with gradients ran.")
@@ -164,11 +164,11 @@ def _check_black_box(pairs, correct):
     """Whether an attack without gradients broke what those with gradients left."""
     name, gain, seen = "black box", 0.0, False
     is_white, accuracy = False, correct.mean()
-    for turn, report in pairs:
-        if not turn.attack.uses_gradients:
+    for planned, report in pairs:
+        if not planned.attack.uses_gradients:
             if is_white:
                 gain, seen = gain + accuracy - report.accuracy_so_far, True
-        elif not turn.is_unbounded:
+        elif not planned.is_unbounded:
             is_white = True
         accuracy = report.accuracy_so_far
     if not seen:
@@ -186,7 +186,7 @@ def _check_black_box(pairs, correct):
 
 def _check_unbounded(pairs, worst):
     name = "unbounded attack"
-    searches = [turn for turn, _ in pairs if turn.is_unbounded]
+    searches = [planned for planned, _ in pairs if planned.is_unbounded]
     if not searches or worst.distances is None:
         return Check(name, None, _UNBOUNDED_SHARE, "skipped", "No search for minimum norms ran.")
     share = float(np.isinf(worst.distances).mean())

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_robust.calls import explained
+from keras_robust.calls import with_argument_advice
 from keras_robust.evaluation.reports.figures import make_figure
 from keras_robust.evaluation.reports.threat_text import describe_threat
 
@@ -23,7 +23,7 @@ class Example(NamedTuple):
     after: str
 
 
-@explained
+@with_argument_advice
 def draw_examples(report, path=None, num_examples=5, class_names=None):
     """Draws clean image, perturbation and adversarial image, one example a row.
 

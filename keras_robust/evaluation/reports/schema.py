@@ -194,7 +194,9 @@ def _is_curve(epsilons, accuracies):
 def _known(threat_model, name):
     """Returns the `radius` or the `bounds` that follow from the arguments, or `None`."""
     try:
-        found = threat_models.from_plain(threat_model["class_name"], threat_model["config"])
+        found = threat_models.from_untrusted_config(
+            threat_model["class_name"], threat_model["config"]
+        )
         if found is None:
             return None
         return decimal_radius(found) if name == "radius" else found.bounds

@@ -15,7 +15,9 @@ def compare(reports):
         reports: dict from column heading to `RobustnessReport`; all under the same threat model,
             attacks and number of examples.
     """
-    notes = [f"{heading}: {doubt}" for heading, r in reports.items() for doubt in doubts(r)]
+    notes = [
+        f"{heading}: {doubt}" for heading, r in reports.items() for doubt in report_warnings(r)
+    ]
     table = _table(next(iter(reports.values())), notes)
     for heading in reports:
         table.add_column(Text(one_line(heading)), justify="right")
@@ -28,7 +30,7 @@ def compare(reports):
 
 def summarise(report):
     """Returns a `rich.table.Table` of one report, with what every attack took."""
-    table = _table(report, [f"- {doubt}" for doubt in doubts(report)])
+    table = _table(report, [f"- {doubt}" for doubt in report_warnings(report)])
     for heading in ("accuracy", "examples", "model calls", "seconds"):
         table.add_column(heading, justify="right")
     table.add_row("clean", percent(report.clean_accuracy), amount(report.num_examples))
@@ -39,7 +41,7 @@ def summarise(report):
     return table
 
 
-def doubts(report):
+def report_warnings(report):
     """Returns what makes the numbers doubtful: the warnings and the failed checks."""
     failed = [f"Check {check}" for check in report.checks if check.verdict == "failed"]
     return [*report.warnings, *failed]

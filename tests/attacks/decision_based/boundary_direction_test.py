@@ -4,7 +4,7 @@ import pytest
 
 from keras_robust import models
 from keras_robust.attacks.decision_based.boundary_direction import boundary_direction
-from keras_robust.attacks.decision_based.decision_oracle import Decisions
+from keras_robust.attacks.decision_based.decision_oracle import DecisionOracle
 from tests.support import black_box
 
 WEIGHTS = np.array([[2.0, -1.0, 0.5], [-0.3, 0.1, 1.0]])
@@ -22,7 +22,7 @@ def at_boundary():
 def direction(function, noise, radius=RADIUS):
     x_adv = keras.ops.convert_to_tensor(at_boundary())
     classifier = models.Classifier(black_box.BlackBox(function))
-    decisions = Decisions(classifier, x_adv, np.zeros(2, int), (0.0, 1.0))
+    decisions = DecisionOracle(classifier, x_adv, np.zeros(2, int), (0.0, 1.0))
     noise = keras.ops.convert_to_tensor(noise)
     return np.asarray(boundary_direction(decisions, x_adv, radius, lambda i: noise[i], len(noise)))
 

@@ -14,7 +14,7 @@ SEEDS = np.array([[1, 2], [1, 5], [4, 2]], "int32")
 
 def make(function, x, y, bounds=(0.0, 1.0), num_classes=2):
     model = black_box.BlackBox(function, num_classes)
-    return module.Decisions(models.Classifier(model), x, y, bounds), model
+    return module.DecisionOracle(models.Classifier(model), x, y, bounds), model
 
 
 def by_first(x):
@@ -76,7 +76,7 @@ def test_bisection_ends_just_behind_the_first_mistake():
 def test_a_start_lies_on_the_way_to_the_first_draw_that_is_wrong():
     x = np.array([[0.1, 0.2], [0.4, 0.5], [0.45, 0.9]], "float32")
     decisions, model = make(by_first, x, np.zeros(3, int))
-    start = module.first_mistake(decisions, keras.ops.convert_to_tensor(x), SEEDS, 50)
+    start = module.initial_adversarial(decisions, keras.ops.convert_to_tensor(x), SEEDS, 50)
     draws = [np.asarray(backend.uniform((3, 2), SEEDS + np.array([i, 0]))) for i in range(50)]
     for i in range(3):
         number = next(n for n, draw in enumerate(draws) if draw[i, 0] > 0.5)
@@ -94,7 +94,7 @@ def test_draws_fill_the_box():
     everywhere = lambda x: np.tile([[0.0, 1.0]], (len(x), 1))  # noqa: E731
     decisions, _ = make(everywhere, x, np.zeros(400, int), bounds)
     # All is wrong, so that the way to the draw ends after a 1024th of it.
-    start = module.first_mistake(decisions, keras.ops.convert_to_tensor(x), seeds, 3)
+    start = module.initial_adversarial(decisions, keras.ops.convert_to_tensor(x), seeds, 3)
     points = np.asarray(backend.uniform(x.shape, seeds)) * [2.0, 4.0] + [-3.0, 2.0]
     np.testing.assert_allclose(start.x_adv, np.clip(points / 1024, *bounds), rtol=0, atol=1e-5)
     assert points.min(0) == pytest.approx([-3.0, 2.0], abs=0.05)
@@ -105,7 +105,7 @@ def test_without_a_mistake_there_is_no_start():
     x = np.full((3, 2), 0.25, "float32")
     never = lambda x: np.tile([[1.0, 0.0]], (len(x), 1))  # noqa: E731
     decisions, model = make(never, x, np.zeros(3, int))
-    start = module.first_mistake(decisions, keras.ops.convert_to_tensor(x), SEEDS, 7)
+    start = module.initial_adversarial(decisions, keras.ops.convert_to_tensor(x), SEEDS, 7)
     assert not np.asarray(start.found).any() and np.asarray(start.queries).tolist() == [7, 7, 7]
     np.testing.assert_array_equal(start.x_adv, x)
 

@@ -5,7 +5,7 @@ import pytest
 import keras_robust as kr
 from keras_robust.attacks.gradient.apgd_schedules import HalvingSchedule
 from keras_robust.attacks.gradient.apgd_schedules import SparseSchedule
-from keras_robust.attacks.gradient.apgd_schedules import stretches
+from keras_robust.attacks.gradient.apgd_schedules import checkpoint_intervals
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ from keras_robust.attacks.gradient.apgd_schedules import stretches
     ],
 )
 def test_checkpoints_are_those_of_the_authors(num_steps, expected):
-    points = np.cumsum(stretches(num_steps)).tolist()
+    points = np.cumsum(checkpoint_intervals(num_steps)).tolist()
     assert points[: len(expected)] == expected and points[-1] <= num_steps
 
 

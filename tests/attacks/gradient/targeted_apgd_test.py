@@ -18,8 +18,8 @@ def four_classes(x):
 
 def goal_at(attack, restart, point):
     x = keras.ops.zeros((1, 3))
-    goal = attack.goal(models.Classifier(four_classes), x, np.array([0]), restart)
-    return float(goal(keras.ops.convert_to_tensor(point))[0][0])
+    attack_loss = attack.attack_loss(models.Classifier(four_classes), x, np.array([0]), restart)
+    return float(attack_loss(keras.ops.convert_to_tensor(point))[0][0])
 
 
 @pytest.mark.parametrize(("restart", "target"), [(0, 3), (1, 2), (2, 1), (3, 3)])

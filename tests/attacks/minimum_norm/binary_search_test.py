@@ -23,7 +23,7 @@ def run(thresholds, tries, done=(False,) * 4):
         weights.append(ops.convert_to_numpy(search.weight))
         point = X + ops.reshape(search.weight, (-1, 1))
         hits = search.weight >= np.array(thresholds, "float32")
-        return binary_search.Tried(point, search.weight, hits, ops.ones(4, dtype="int32"))
+        return binary_search.WeightTrial(point, search.weight, hits, ops.ones(4, dtype="int32"))
 
     last = binary_search.smallest(
         attempt, X, 0.01, done=np.array(done), ends=lambda search: search.tries >= tries
@@ -71,7 +71,7 @@ def test_leaves_alone_what_is_done():
 def test_every_example_ends_by_itself():
     def attempt(search):
         hits = search.weight >= np.array([0.001, 0.5, 50.0, np.inf], "float32")
-        return binary_search.Tried(X, search.weight, hits, ops.ones(4, dtype="int32"))
+        return binary_search.WeightTrial(X, search.weight, hits, ops.ones(4, dtype="int32"))
 
     last = binary_search.smallest(
         attempt,
@@ -88,7 +88,7 @@ def test_the_smallest_perturbation_counts_not_the_last():
 
     def attempt(search):
         size = next(sizes) * np.ones(4, "float32")
-        return binary_search.Tried(X * size[:1], size, size > 0.0, ops.ones(4, dtype="int32"))
+        return binary_search.WeightTrial(X * size[:1], size, size > 0.0, ops.ones(4, dtype="int32"))
 
     last = binary_search.smallest(
         attempt, X, 0.01, done=np.zeros(4, "bool"), ends=lambda search: search.tries >= 3

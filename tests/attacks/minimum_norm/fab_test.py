@@ -144,7 +144,7 @@ def test_from_where_the_model_says_nothing_it_goes_back_to_the_example():
 
     seed = np.stack([np.arange(6), np.arange(6)], axis=1).astype("int32")
     ball = kr.Linf(0.4)
-    start = np.asarray(ball.with_epsilon(0.2).sphere_start(x, seed))
+    start = np.asarray(ball.with_epsilon(0.2).random_start_on_sphere(x, seed))
     assert np.sum(np.any(start < 0.4, axis=-1)) >= 4
     attack = kr.attacks.FAB(num_steps=10, num_restarts=2)
     found = attack.nearest(models.Classifier(model), x, np.zeros(6, int), ball, seed, 1)

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 
 import keras_robust as kr
-from keras_robust.attacks.result import Found
+from keras_robust.attacks.result import AttackResult
 
 # A point 0.3 away along the first feature, which is of class 1; and none for the second example.
 X = np.array([[0.2, 0.5], [0.2, 0.5], [0.8, 0.5]], "float32")
@@ -20,7 +20,7 @@ class Step(kr.attacks.MinimumNormAttack):
         zero = keras.ops.zeros_like(x[:, 0])
         moved = x + np.array([[0.3, 0.0]], "float32")
         finds = np.array([True, False, True])
-        return Found(moved, zero, finds, zero > 0.0, keras.ops.full((3,), 5, "int32"))
+        return AttackResult(moved, zero, finds, zero > 0.0, keras.ops.full((3,), 5, "int32"))
 
 
 # The boundary is 0.2 away; 12 halvings leave 0.3 / 4096 at most.

@@ -16,9 +16,9 @@ ORDER = {"L1": 1, "L2": 2, "Linf": np.inf}
 RESOLUTION = 1.0 / 4096.0 + 1e-4
 
 
-def moved(model, x, y, point, ball, **goal):
+def moved(model, x, y, point, ball, **attack_loss):
     classifier = models.Classifier(model)
-    return np.asarray(to_boundary(classifier, x, y, point, ball, **goal))
+    return np.asarray(to_boundary(classifier, x, y, point, ball, **attack_loss))
 
 
 def kinked(x):
@@ -82,7 +82,7 @@ def test_in_l0_features_are_put_back_one_by_one():
 
 
 @pytest.mark.parametrize(
-    ("goal", "y", "expected"),
+    ("attack_loss", "y", "expected"),
     [
         ({}, 0, 0.25),
         ({"confidence": 0.5}, 0, 0.5),
@@ -90,14 +90,14 @@ def test_in_l0_features_are_put_back_one_by_one():
         ({"targeted": "least_likely"}, 0, 0.25),
     ],
 )
-def test_stops_where_the_attack_would_have(goal, y, expected):
+def test_stops_where_the_attack_would_have(attack_loss, y, expected):
     # Class 1 overtakes at 0.25, leads by 0.5 at 0.5; class 2 leads from 0.6 on.
     def model(x):
         s = x[:, 0]
         return keras.ops.stack([0.25 - s, s - 0.25, 5.0 * s - 2.65], axis=-1)
 
     x, point = np.zeros((1, 1), "float32"), np.ones((1, 1), "float32")
-    found = moved(model, x, np.array([y]), point, kr.Linf(0.9), **goal)
+    found = moved(model, x, np.array([y]), point, kr.Linf(0.9), **attack_loss)
     np.testing.assert_allclose(found, expected, rtol=0, atol=3 * RESOLUTION)
 
 

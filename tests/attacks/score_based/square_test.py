@@ -229,7 +229,8 @@ def test_targets():
     least = Square(num_queries=3, targeted="least_likely").run(network, x, y, kr.Linf(0.004))
     goals = logits(x).argmin(-1)
     losses = [
-        margin(a, goal) - margin(b, goal) for a, b, goal in zip(least.x_adv, x, goals, strict=True)
+        margin(a, attack_loss) - margin(b, attack_loss)
+        for a, b, attack_loss in zip(least.x_adv, x, goals, strict=True)
     ]
     assert np.all(np.array(losses)[~least.success] <= 0.0)
 

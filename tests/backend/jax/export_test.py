@@ -5,13 +5,13 @@ import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust import backend
-from keras_robust.backend.jax.export import Archive
-from keras_robust.backend.jax.export import from_graph
-from keras_robust.backend.jax.export import own_function
+from keras_robust.backend.jax.export import ExportArchive
+from keras_robust.backend.jax.export import as_backend_function
+from keras_robust.backend.jax.export import from_tf_function
 
 
 def _served(tmp_path, model, function):
-    archive = Archive(model)
+    archive = ExportArchive(model)
     run = archive.in_graph(function)
     spec = tf.TensorSpec((None, 3), tf.float32, name="x")
     archive.add_endpoint("run", lambda x: {"z": run(x)}, [spec])
@@ -42,16 +42,16 @@ def test_what_is_required_is_checked_when_it_is_served(tmp_path):
 
 
 def test_a_function_of_tensorflow_takes_and_gives_tensors_of_the_backend():
-    found = from_graph(lambda x: tf.square(x))(keras.ops.convert_to_tensor([3.0]))
+    found = from_tf_function(lambda x: tf.square(x))(keras.ops.convert_to_tensor([3.0]))
     assert keras.ops.is_tensor(found) and float(found[0]) == 9.0
 
 
 def test_what_tensorflow_compiled_is_told_from_other_functions():
     compiled = tf.function(lambda x: 2.0 * x, input_signature=[tf.TensorSpec((None,), tf.float32)])
-    assert own_function(keras.ops.square) is keras.ops.square
+    assert as_backend_function(keras.ops.square) is keras.ops.square
     for one in (compiled, compiled.get_concrete_function()):
         found, (gradient, *_) = backend.value_and_input_gradient(
-            lambda x, one=one: (own_function(one)(x), None), np.ones(3, "float32")
+            lambda x, one=one: (as_backend_function(one)(x), None), np.ones(3, "float32")
         )
         np.testing.assert_array_equal(found[0], [2.0] * 3)
         np.testing.assert_array_equal(gradient, 2.0)

@@ -28,5 +28,5 @@ def test_what_all_devices_gain_from(devices, dtype, monkeypatch):
 
 
 def test_gradients_at_first_layers_are_those_of_xla():
-    with hardware.fast_first_layers(None):
+    with hardware.fast_input_gradients(None):
         pass

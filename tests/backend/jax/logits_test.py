@@ -4,7 +4,7 @@ import jax
 import keras
 import numpy as np
 
-from keras_robust.backend.jax.logits import noted_logits
+from keras_robust.backend.jax.logits import record_logits
 from keras_robust.backend.keras_logits import keras_logits
 
 X = np.array([[0.5, -1.0]], "float32")
@@ -14,7 +14,7 @@ def _behind(model, x):
     seen = []
 
     def run(x):
-        with noted_logits(model):
+        with record_logits(model):
             outputs = model(x)
         logits = keras_logits(outputs)
         seen.append(logits is not None)
@@ -50,7 +50,7 @@ def test_a_layer_that_reshapes_hides_them_as_on_tensorflow():
         head = keras.layers.Dense(2, activation="softmax")
         model = keras.Sequential([keras.Input((2,)), head, reshaping])
         assert not _behind(model, X)[1]
-        with noted_logits(model):
+        with record_logits(model):
             assert keras_logits(model(X)) is None
         assert "call" not in vars(reshaping)
 
@@ -61,11 +61,11 @@ def test_threads_wait_for_one_another():
     events = []
 
     def other():
-        with noted_logits(model):
+        with record_logits(model):
             events.append("other")
 
     thread = threading.Thread(target=other)
-    with noted_logits(model):
+    with record_logits(model):
         thread.start()
         thread.join(0.2)
         events.append("first")

@@ -38,7 +38,7 @@ def test_gradients_are_those_of_the_convolution(size, channels, kernel, stride, 
     upstream = tf.cast(RNG.normal(size=layer(x).shape), layer.compute_dtype)
     expected = gradients(layer, x, upstream)
     model = keras.Sequential([layer])
-    with backend.fast_first_layers(model):
+    with backend.fast_input_gradients(model):
         assert isinstance(vars(layer)["convolution_op"], convolution._ByBlocks)
         found = gradients(layer, x, upstream)
     np.testing.assert_array_equal(found[0], expected[0])
@@ -66,7 +66,7 @@ def test_a_batch_of_unknown_size_and_second_derivatives():
     plain = tf.function(slope_of_slope.python_function)
     x = tf.constant(RNG.normal(size=(5, 8, 8, 1)).astype("float32"))
     expected = plain(x)
-    with backend.fast_first_layers(model):
+    with backend.fast_input_gradients(model):
         found = slope_of_slope(x)
     for own, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-5)
@@ -113,7 +113,7 @@ def test_blocks_of_any_size_give_the_gradient(size, channels, kernel, stride, bl
 )
 def test_other_convolutions_are_left_alone(layer):
     layer.build((None, 2, 8, 8) if layer.data_format == "channels_first" else (None, 8, 8, 2))
-    with backend.fast_first_layers(keras.Sequential([layer])):
+    with backend.fast_input_gradients(keras.Sequential([layer])):
         assert "convolution_op" not in vars(layer)
 
 
@@ -122,12 +122,12 @@ def test_so_are_many_channels_unbuilt_layers_unknown_sizes_and_what_is_no_model(
     layers[0].build((None, 8, 8, 16))
     layers[1].build((None, None, None, 1))
     layers[2].build((None, 8, 8, 3))
-    with backend.fast_first_layers(keras.Sequential(layers)):
+    with backend.fast_input_gradients(keras.Sequential(layers)):
         assert ["convolution_op" in vars(layer) for layer in layers] == [False, True, False, False]
         traced = tf.function(layers[1], input_signature=[tf.TensorSpec((None, None, None, 1))])
         x = tf.ones((2, 7, 7, 1))
         np.testing.assert_allclose(traced(x), layers[1](x), atol=1e-6)
-    with backend.fast_first_layers(lambda x: x):
+    with backend.fast_input_gradients(lambda x: x):
         pass
 
 
@@ -135,7 +135,7 @@ def test_gpus_have_better_ways(monkeypatch):
     layer = keras.layers.Conv2D(4, 3)
     layer.build((None, 8, 8, 1))
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [kind])
-    with backend.fast_first_layers(keras.Sequential([layer])):
+    with backend.fast_input_gradients(keras.Sequential([layer])):
         assert "convolution_op" not in vars(layer)
 
 
@@ -143,18 +143,18 @@ def test_it_is_gone_after_an_exception_and_after_the_last_thread():
     layer = keras.layers.Conv2D(4, 3)
     layer.build((None, 8, 8, 1))
     model = keras.Sequential([layer])
-    with pytest.raises(KeyboardInterrupt), backend.fast_first_layers(model):
+    with pytest.raises(KeyboardInterrupt), backend.fast_input_gradients(model):
         raise KeyboardInterrupt
     assert "convolution_op" not in vars(layer)
     entered, leave = threading.Event(), threading.Event()
 
     def other():
-        with backend.fast_first_layers(model):
+        with backend.fast_input_gradients(model):
             entered.set()
             leave.wait()
 
     thread = threading.Thread(target=other)
-    with backend.fast_first_layers(model):
+    with backend.fast_input_gradients(model):
         thread.start()
         entered.wait()
     assert "convolution_op" in vars(layer)

@@ -2,15 +2,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_robust.backend.tensorflow.export import Archive
-from keras_robust.backend.tensorflow.export import from_graph
-from keras_robust.backend.tensorflow.export import own_function
+from keras_robust.backend.tensorflow.export import ExportArchive
+from keras_robust.backend.tensorflow.export import as_backend_function
+from keras_robust.backend.tensorflow.export import from_tf_function
 
 
 def test_what_is_written_gives_what_the_function_gave(tmp_path):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
-    archive = Archive(model)
+    archive = ExportArchive(model)
     run = archive.in_graph(model)
     spec = tf.TensorSpec((None, 3), tf.float32, name="x")
     archive.add_endpoint("twice", lambda x: {"z": 2.0 * run(x)}, [spec])
@@ -18,5 +18,5 @@ def test_what_is_written_gives_what_the_function_gave(tmp_path):
     x = np.eye(3, dtype="float32")
     served = tf.saved_model.load(tmp_path / "out").signatures["twice"]
     np.testing.assert_allclose(served(x=tf.constant(x))["z"], 2.0 * model(x), rtol=1e-6)
-    assert from_graph(run) is run
-    assert own_function(served) is served
+    assert from_tf_function(run) is run
+    assert as_backend_function(served) is served

@@ -4,7 +4,7 @@ import pytest
 from keras import ops
 
 import keras_robust as kr
-from keras_robust.evaluation.cache import Trials
+from keras_robust.evaluation.cache import AttackCache
 from keras_robust.evaluation.checks import attack_checks
 from tests.support import backends
 from tests.support import told
@@ -38,7 +38,7 @@ def bump(place, width):
 
 def _trials(network, x=X, y=Y, ball=BALL, num_steps=4):
     logits = np.asarray(network(x))
-    return Trials(network, x, y, ball, logits, batch_size=SIZE, seed=0, num_steps=num_steps)
+    return AttackCache(network, x, y, ball, logits, batch_size=SIZE, seed=0, num_steps=num_steps)
 
 
 def _at_half(network, num_steps=4):
@@ -102,8 +102,8 @@ def test_stable_outputs():
     ],
 )
 def test_gradients(saturated):
-    trials = _trials(lambda x: saturated(1e6 * linear(x)), num_steps=1)
-    check = attack_checks.gradient_checks(trials)[0]
+    cache = _trials(lambda x: saturated(1e6 * linear(x)), num_steps=1)
+    check = attack_checks.gradient_checks(cache)[0]
     _failed(check, "gradients", 1.0, 0.01, "zero or NaN on 100.0% of the examples")
 
 
@@ -145,11 +145,11 @@ def test_all_checks_on_a_linear_model(honest):
 
 @pytest.mark.exhaustive
 def test_random_models():
-    trials = _trials(told.random_model)
-    check = attack_checks.check_epsilon_zero(trials)
+    cache = _trials(told.random_model)
+    check = attack_checks.check_epsilon_zero(cache)
     assert check.name == "epsilon 0" and check.verdict == "failed" and check.value > 0.1
     assert "Is the model random" in check.advice
-    check = attack_checks.check_reported_success(trials)
+    check = attack_checks.check_reported_success(cache)
     assert check.name == "reported success" and check.verdict == "failed" and check.value > 0.1
     assert "disagrees with the attack" in check.advice
 
@@ -158,23 +158,23 @@ def test_random_models():
 def test_one_step_that_breaks_more_than_many():
     # The way up ends on a small hill; the mistake lies behind a valley, at the end of the ball.
     network = landscape(lambda way: -1.0 + 0.5 * ops.sin(6.0 * way) + 30.0 * ops.relu(way - 0.9))
-    trials = _at_half(network, num_steps=20)
-    one_step, many = (trials.accuracy(attack) for attack in (_fgsm(), trials.pgd("cross_entropy")))
+    cache = _at_half(network, num_steps=20)
+    one_step, many = (cache.accuracy(attack) for attack in (_fgsm(), cache.pgd("cross_entropy")))
     assert one_step == 0.0 and many > 0.5
-    check = attack_checks.check_one_step(trials)
+    check = attack_checks.check_one_step(cache)
     _failed(check, "iterative beats one-step", many, 0.005, "One step breaks more than many")
-    _passed(attack_checks.check_overfitting(trials), "one step is not enough", -many, 0.25)
+    _passed(attack_checks.check_overfitting(cache), "one step is not enough", -many, 0.25)
 
 
 @pytest.mark.exhaustive
 def test_many_steps_that_break_far_more_than_one():
     # The mistake lies in the middle of the way, and one step leads past it.
-    trials = _at_half(bump(0.5, 0.4), num_steps=20)
-    check = attack_checks.check_overfitting(trials)
-    left = trials.accuracy(trials.pgd("cross_entropy"))
-    assert trials.accuracy(_fgsm()) == 1.0 and left < 0.5
+    cache = _at_half(bump(0.5, 0.4), num_steps=20)
+    check = attack_checks.check_overfitting(cache)
+    left = cache.accuracy(cache.pgd("cross_entropy"))
+    assert cache.accuracy(_fgsm()) == 1.0 and left < 0.5
     _failed(check, "one step is not enough", 1.0 - left, 0.25, "holds against one step")
-    _passed(attack_checks.check_one_step(trials), "iterative beats one-step", left - 1.0, 0.005)
+    _passed(attack_checks.check_one_step(cache), "iterative beats one-step", left - 1.0, 0.005)
 
 
 def _fgsm():
@@ -183,33 +183,31 @@ def _fgsm():
 
 @pytest.mark.exhaustive
 def test_a_cross_entropy_that_saturates():
-    trials = _trials(lambda x: 1e5 * linear(x))
-    blind = trials.accuracy(trials.pgd("cross_entropy"))
-    assert trials.accuracy(trials.pgd("margin")) == np.mean(~WITHIN)
+    cache = _trials(lambda x: 1e5 * linear(x))
+    blind = cache.accuracy(cache.pgd("cross_entropy"))
+    assert cache.accuracy(cache.pgd("margin")) == np.mean(~WITHIN)
     value = blind - np.mean(~WITHIN)
-    check = attack_checks.check_loss(trials)
+    check = attack_checks.check_loss(cache)
     _failed(check, "loss choice", value, 0.03, "Believe no number that the cross-entropy alone")
 
 
 @pytest.mark.exhaustive
 def test_more_steps_that_break_more():
     # Two steps of 1.25 radii leap over the mistake from most starts, four of half of that do not.
-    trials = _at_half(bump(0.4, 0.15), num_steps=2)
-    few, more = (trials.accuracy(trials.pgd("margin", times)) for times in (1, 2))
+    cache = _at_half(bump(0.4, 0.15), num_steps=2)
+    few, more = (cache.accuracy(cache.pgd("margin", times)) for times in (1, 2))
     assert few > more
-    check = attack_checks.check_convergence(trials)
+    check = attack_checks.check_convergence(cache)
     _failed(check, "convergence", few - more, 0.01, "4 steps break more than 2")
 
 
 @pytest.mark.exhaustive
 def test_larger_balls_that_leave_more():
     # The larger the ball, the farther the steps, and the seldomer a point of the path is near.
-    trials = _at_half(bump(0.2, 0.15), num_steps=2)
-    ball = trials.threat_model
-    left = [
-        trials.accuracy(trials.pgd("margin"), ball.scaled(factor)) for factor in (0.5, 1.0, 2.0)
-    ]
-    check = attack_checks.check_monotone(trials)
+    cache = _at_half(bump(0.2, 0.15), num_steps=2)
+    ball = cache.threat_model
+    left = [cache.accuracy(cache.pgd("margin"), ball.scaled(factor)) for factor in (0.5, 1.0, 2.0)]
+    check = attack_checks.check_monotone(cache)
     rise = max(left[1] - left[0], left[2] - left[1])
     assert rise > 0.01
     _failed(check, "monotone in epsilon", rise, 0.01, "A larger ball leaves more")
@@ -254,15 +252,15 @@ def test_attacks_without_gradients_that_beat_those_with(honest, masked, name, at
 
 def test_without_gradients_all_that_is_right_is_left():
     attack = kr.attacks.Square(num_queries=100)
-    trials = _trials(lambda x: ops.stop_gradient(linear(x)))
-    check = attack_checks.check_beaten(trials, "black box", attack, 0.01)
+    cache = _trials(lambda x: ops.stop_gradient(linear(x)))
+    check = attack_checks.check_beaten(cache, "black box", attack, 0.01)
     _failed(check, "black box", np.mean(WITHIN), 0.01, "masked gradients")
 
 
 @pytest.mark.exhaustive
 def test_an_attack_that_does_not_fit_is_skipped():
-    trials = _trials(linear, ball=kr.threat_models.L0(1))
-    check = attack_checks.check_beaten(trials, "black box", kr.attacks.Square(), 0.01)
+    cache = _trials(linear, ball=kr.threat_models.L0(1))
+    check = attack_checks.check_beaten(cache, "black box", kr.attacks.Square(), 0.01)
     assert (check.verdict, check.value) == ("skipped", None)
     assert "L0" in check.advice
 

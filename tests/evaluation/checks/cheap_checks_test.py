@@ -13,7 +13,7 @@ from keras_robust.evaluation.checks.cheap_checks import check_determinism
 from keras_robust.evaluation.checks.cheap_checks import check_epsilon
 from keras_robust.evaluation.checks.cheap_checks import check_logits
 from keras_robust.evaluation.checks.cheap_checks import make_count_check
-from keras_robust.evaluation.plan import Turn
+from keras_robust.evaluation.plan import PlannedAttack
 from keras_robust.evaluation.reports.attack_report import AttackReport
 from tests.support import tiers
 from tests.support import told
@@ -35,19 +35,19 @@ NAMES = [
 LOGITS = np.asarray(model(X))
 
 
-def _turns(*turns):
+def _turns(*plan):
     """Checks for turns given as the attack, accuracy so far, share that is blind, and how many."""
     pairs = [
         (
-            turn if isinstance(turn, Turn) else Turn(turn),
+            planned if isinstance(planned, PlannedAttack) else PlannedAttack(planned),
             AttackReport.of(
-                getattr(turn, "attack", turn),
+                getattr(planned, "attack", planned),
                 accuracy_so_far=so_far,
                 zero_gradient=blind,
                 num_attacked=count,
             ),
         )
-        for turn, so_far, blind, count in turns
+        for planned, so_far, blind, count in plan
     ]
     worst = types.SimpleNamespace(
         x=X, logits=LOGITS, correct=np.array([1, 1, 1, 1, 0], "bool"), distances=None
@@ -222,8 +222,8 @@ def test_blind_gradients():
     check = _turns((WHITE, 0.5, 0.2, 4), (WHITE, 0.5, 0.0, 4), (BLACK, 0.5, 1.0, 4))["gradients"]
     assert (check.value, check.verdict) == (0.2, "failed")
     assert "saw only zero gradients on 20.0% of the examples" in check.advice
-    for turns in ([(BLACK, 0.5, 1.0, 4)], [(WHITE, 0.0, 0.0, 0)]):
-        assert _turns(*turns)["gradients"].verdict == "skipped"
+    for plan in ([(BLACK, 0.5, 1.0, 4)], [(WHITE, 0.0, 0.0, 0)]):
+        assert _turns(*plan)["gradients"].verdict == "skipped"
 
 
 def test_black_boxes_that_beat_gradients():
@@ -251,8 +251,8 @@ def test_how_many_examples_a_black_box_must_break_depends_on_how_many_there_are(
         worst = types.SimpleNamespace(
             x=X, logits=LOGITS, correct=correct & (np.arange(size) < 0.7 * size), distances=None
         )
-        turns = [Turn(WHITE), Turn(BLACK)]
-        checks = cheap_checks(model, worst, turns, reports, BALL, 256)
+        plan = [PlannedAttack(WHITE), PlannedAttack(BLACK)]
+        checks = cheap_checks(model, worst, plan, reports, BALL, 256)
         check = next(check for check in checks if check.name == "black box")
         assert (check.verdict, check.threshold) == (verdict, allowed / size)
 
@@ -272,12 +272,12 @@ def test_shares_are_judged_by_an_exact_binomial_test(tolerated):
 def test_black_boxes_alone_or_first_prove_nothing():
     assert _turns((BLACK, 0.5, 0.0, 4))["black box"].verdict == "skipped"
     assert _turns((BLACK, 0.5, 0.0, 4), (WHITE, 0.4, 0.0, 4))["black box"].verdict == "skipped"
-    search = Turn(kr.attacks.FMN(), is_unbounded=True)
+    search = PlannedAttack(kr.attacks.FMN(), is_unbounded=True)
     assert _turns((search, 0.5, 0.0, 4), (BLACK, 0.4, 0.0, 4))["black box"].verdict == "skipped"
 
 
 def test_no_model_holds_without_a_limit():
-    search = Turn(kr.attacks.FMN(), is_unbounded=True)
+    search = PlannedAttack(kr.attacks.FMN(), is_unbounded=True)
     report = AttackReport.of(search.attack, accuracy_so_far=0.5, num_attacked=4)
     worst = types.SimpleNamespace(x=X, logits=LOGITS, correct=np.ones(5, "bool"))
     for distances, share, verdict in (

@@ -84,13 +84,13 @@ def _judge(report):
 
 
 def _doubts(report):
-    doubts = text.doubts(report)
-    if not doubts:
+    report_warnings = text.report_warnings(report)
+    if not report_warnings:
         return None
     return element(
         "section",
         element("h2", "Reasons to doubt these numbers"),
-        element("ul", *(element("li", doubt) for doubt in doubts)),
+        element("ul", *(element("li", doubt) for doubt in report_warnings)),
         class_="doubts",
     )
 

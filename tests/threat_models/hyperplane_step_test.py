@@ -33,7 +33,7 @@ def smallest_radius(norm, bounds):
 @tiers.parametrize("norm", ["L1", "L2", "Linf"])
 def test_is_the_shortest_step_that_makes_the_change(norm, box):
     ball = getattr(kr.threat_models, norm)(0.5, BOX[box])
-    step = np.asarray(ball.cross(X, GRADIENT, CHANGE))
+    step = np.asarray(ball.project_onto_hyperplane(X, GRADIENT, CHANGE))
     expected = smallest_radius(norm, BOX[box])
     reachable = np.isfinite(expected)
     assert reachable.sum() >= 5
@@ -50,7 +50,7 @@ def test_is_the_shortest_step_that_makes_the_change(norm, box):
 @pytest.mark.parametrize("norm", ["L1", "L2", "Linf"])
 def test_what_the_box_does_not_allow_ends_in_its_corner(norm):
     ball = getattr(kr.threat_models, norm)(0.5)
-    step = np.asarray(ball.cross(X, GRADIENT, np.full(8, 50.0, "float32")))
+    step = np.asarray(ball.project_onto_hyperplane(X, GRADIENT, np.full(8, 50.0, "float32")))
     corner = np.where(GRADIENT > 0, 1.0, np.where(GRADIENT < 0, 0.0, X))
     np.testing.assert_allclose(X + step, corner, atol=1e-6)
 
@@ -58,7 +58,7 @@ def test_what_the_box_does_not_allow_ends_in_its_corner(norm):
 @pytest.mark.parametrize("norm", ["L1", "L2", "Linf"])
 def test_without_a_gradient_nothing_moves(norm):
     ball = getattr(kr.threat_models, norm)(0.5)
-    step = np.asarray(ball.cross(X, np.zeros_like(X), CHANGE))
+    step = np.asarray(ball.project_onto_hyperplane(X, np.zeros_like(X), CHANGE))
     np.testing.assert_array_equal(step, np.zeros_like(X))
 
 
@@ -71,12 +71,12 @@ def test_without_a_gradient_nothing_moves(norm):
 def test_the_size_of_the_gradient_does_not_matter(norm, box, scale):
     ball = getattr(kr.threat_models, norm)(0.5, BOX[box])
     scale = np.float32(scale)
-    step = np.asarray(ball.cross(X, scale * GRADIENT, scale * CHANGE))
-    expected = np.asarray(ball.cross(X, GRADIENT, CHANGE))
+    step = np.asarray(ball.project_onto_hyperplane(X, scale * GRADIENT, scale * CHANGE))
+    expected = np.asarray(ball.project_onto_hyperplane(X, GRADIENT, CHANGE))
     np.testing.assert_allclose(step, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_threat_models_without_one_norm_are_refused():
     parts = kr.threat_models.get({"a": "linf", "b": kr.L2(0.1)})
     with pytest.raises(ValueError, match="need one norm: L1, L2 or Linf. Received: PerInput"):
-        parts.cross(X, GRADIENT, CHANGE)
+        parts.project_onto_hyperplane(X, GRADIENT, CHANGE)

@@ -1,4 +1,4 @@
-"""A linear model in the hands of a `training.Trainer`, and softmax regression in float64."""
+"""A linear model in the hands of a `training.GradientStep`, and softmax regression in float64."""
 
 import keras
 import numpy as np
@@ -26,13 +26,13 @@ def linear(optimizer=None, loss=None, before=(), after=(), **dense):
     return model, [np.asarray(weight).astype("float64") for weight in head.trainable_weights]
 
 
-def trainer(model, **arguments):
+def gradient_step(model, **arguments):
     checks = {} if "checks" not in arguments else {"checks_outputs": arguments.pop("checks")}
-    return training.Trainer(models.Classifier(model), streams.batch(**arguments), **checks)
+    return training.GradientStep(models.Classifier(model), streams.batch(**arguments), **checks)
 
 
 def found(x_adv=X_ADV):
-    return kr.attacks.unsearched(keras.ops.convert_to_tensor(x_adv))
+    return kr.attacks.AttackResult.unattacked(keras.ops.convert_to_tensor(x_adv))
 
 
 def mixed(clean, adversarial):

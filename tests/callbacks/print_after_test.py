@@ -4,15 +4,15 @@ import pytest
 
 import keras_robust as kr
 from keras_robust.callbacks import adv_train
-from keras_robust.callbacks.told_after import told_after
+from keras_robust.callbacks.print_after import print_after
 from tests.support import linear_fit
 
 
 def test_what_takes_long_is_told_and_what_does_not_is_not(capsys):
-    with told_after(0.01, "long"):
+    with print_after(0.01, "long"):
         time.sleep(0.2)
     with pytest.raises(RuntimeError):
-        with told_after(0.05, "short"):
+        with print_after(0.05, "short"):
             raise RuntimeError
     time.sleep(0.1)
     assert capsys.readouterr().out == "long\n"

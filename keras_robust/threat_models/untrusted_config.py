@@ -3,7 +3,7 @@
 from keras_robust.threat_models.threat_model import registry
 
 
-def from_plain(class_name, config):
+def from_untrusted_config(class_name, config):
     """Returns the threat model of a class of this package, made from its config.
 
     Nothing but threat models of this package is made, whatever other classes the config names.

@@ -11,7 +11,7 @@ FAR = 1e30
 _TINY = 1e-30
 
 
-def crossing(x, gradient, change, room, rate):
+def hyperplane_step(x, gradient, change, room, rate):
     """Returns `sign * min(t * rate, room)` with the `t` that changes `<gradient, x>` enough.
 
     The change grows with `t`, piecewise linearly and ever more slowly, so that Newton's method from

@@ -4,7 +4,7 @@ import keras
 import pytest
 
 import keras_robust as kr
-from keras_robust.threat_models import from_plain
+from keras_robust.threat_models import from_untrusted_config
 from tests.support import tiers
 
 MODELS = {
@@ -23,14 +23,14 @@ MODELS = {
 def test_what_a_config_tells_is_made_again(name):
     threat_model = MODELS[name]
     plain = json.loads(json.dumps(threat_model.get_config()))
-    found = from_plain(type(threat_model).__name__, plain)
+    found = from_untrusted_config(type(threat_model).__name__, plain)
     assert type(found) is type(threat_model)
     assert found.get_config() == plain
 
 
 @pytest.mark.parametrize("name", ["PGD", "linf", "Popen", "keras_robust>Linf", "", None, 3])
 def test_other_classes_are_not_known(name):
-    assert from_plain(name, {}) is None
+    assert from_untrusted_config(name, {}) is None
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_other_classes_are_not_known(name):
 )
 def test_other_arguments_are_refused(config, message):
     with pytest.raises(ValueError, match=message):
-        from_plain("Linf", config)
+        from_untrusted_config("Linf", config)
 
 
 def test_nothing_but_threat_models_is_made():
@@ -67,7 +67,7 @@ def test_nothing_but_threat_models_is_made():
     assert isinstance(keras.saving.deserialize_keras_object(trap), Trap) and len(made) == 1
     for config in ({"epsilon": trap}, {"epsilon": 0.1, "bounds": [0, trap]}):
         with pytest.raises(ValueError, match="'Trap', no threat model"):
-            from_plain("Linf", config)
+            from_untrusted_config("Linf", config)
     with pytest.raises(ValueError, match="'Trap', no threat model"):
-        from_plain("PerInput", {"parts": {"a": trap}})
+        from_untrusted_config("PerInput", {"parts": {"a": trap}})
     assert len(made) == 1

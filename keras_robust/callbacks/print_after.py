@@ -5,7 +5,7 @@ import threading
 
 
 @contextlib.contextmanager
-def told_after(seconds, text):
+def print_after(seconds, text):
     """Prints `text` if what is within takes longer than that."""
     timer = threading.Timer(seconds, print, (text,), {"flush": True})
     timer.daemon = True
