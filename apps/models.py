@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_robust import backend
 from keras_robust import models
+from keras_robust.export.archive import from_tf_function
 
 SMALL_CNN = "small_cnn"
 
@@ -102,7 +103,7 @@ def load_for_attack(path):
     name = next(iter(logits.structured_input_signature[1]))
 
     # `loaded` owns the variables: the closure keeps it alive.
-    served = backend.from_tf_function(lambda x: loaded.signatures["logits"](**{name: x})["logits"])
+    served = from_tf_function(lambda x: loaded.signatures["logits"](**{name: x})["logits"])
     served.input_shape = tuple(logits.structured_input_signature[1][name].shape)
     served.output_shape = tuple(logits.output_shapes["logits"])
     return served

@@ -1,5 +1,7 @@
 """keras_robust: make a Keras model robust against adversarial examples with one callback."""
 
+import importlib
+
 from keras_robust import attacks
 from keras_robust import callbacks
 from keras_robust import certification
@@ -17,7 +19,6 @@ from keras_robust.certification import certify
 from keras_robust.evaluation import RobustnessReport
 from keras_robust.evaluation import evaluate
 from keras_robust.evaluation import sanity_check
-from keras_robust.export import export_saved_model
 from keras_robust.threat_models import L0
 from keras_robust.threat_models import L1
 from keras_robust.threat_models import L2
@@ -42,6 +43,7 @@ __all__ = [
     "datasets",
     "evaluate",
     "evaluation",
+    "export",
     "export_saved_model",
     "layers",
     "losses",
@@ -49,3 +51,11 @@ __all__ = [
     "sanity_check",
     "threat_models",
 ]
+
+
+def __getattr__(name):
+    """Imports `export` when it is first used: it needs TensorFlow, and nothing else does on JAX."""
+    if name not in ("export", "export_saved_model"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    export = importlib.import_module("keras_robust.export")
+    return export if name == "export" else export.export_saved_model

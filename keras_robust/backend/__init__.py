@@ -16,25 +16,22 @@ from keras_robust.backend.keras_internals import set_keras_logits
 from keras_robust.backend.requirement import Requirement
 
 if keras.backend.backend() == "tensorflow":
-    from keras_robust.backend.tensorflow import export
     from keras_robust.backend.tensorflow import ops as framework
     from keras_robust.backend.tensorflow.convolution import fast_input_gradients
+    from keras_robust.backend.tensorflow.functions import as_backend_function
     from keras_robust.backend.tensorflow.hardware import fast_dtype
     from keras_robust.backend.tensorflow.passes import forgotten_pass
     from keras_robust.backend.tensorflow.passes import inference_pass
     from keras_robust.backend.tensorflow.passes import state_of
 else:
-    from keras_robust.backend.jax import export
     from keras_robust.backend.jax import ops as framework
+    from keras_robust.backend.jax.functions import as_backend_function
     from keras_robust.backend.jax.hardware import fast_dtype
     from keras_robust.backend.jax.hardware import fast_input_gradients
     from keras_robust.backend.jax.passes import forgotten_pass
     from keras_robust.backend.jax.passes import inference_pass
     from keras_robust.backend.jax.passes import state_of
 
-ExportArchive = export.ExportArchive
-from_tf_function = export.from_tf_function
-as_backend_function = export.as_backend_function
 IS_JAX = keras.backend.backend() == "jax"
 END_OF_DATA = framework.END_OF_DATA
 RAISES_IN_GRAPHS = framework.RAISES_IN_GRAPHS
@@ -58,12 +55,12 @@ variable_scope = framework.variable_scope
 while_loop = framework.while_loop
 
 __all__ = [
-    "Archive",
     "END_OF_DATA",
     "IS_JAX",
     "NoGradientError",
     "RAISES_IN_GRAPHS",
     "Requirement",
+    "as_backend_function",
     "compile_function",
     "cond",
     "double_precision",
@@ -72,7 +69,6 @@ __all__ = [
     "fold_in",
     "forgotten_pass",
     "fori_loop",
-    "from_tf_function",
     "host_function",
     "inference_pass",
     "is_symbolic",
@@ -80,7 +76,6 @@ __all__ = [
     "layers_of",
     "normal",
     "record_logits",
-    "as_backend_function",
     "refuse_distribution",
     "repeat",
     "require_all",

@@ -1,5 +1,13 @@
 """From a hardened model to a served one."""
 
+try:
+    import tensorflow  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "Exports are written with TensorFlow, on the JAX backend too, and it is not installed: "
+        f"`pip install tensorflow`. Received: {error}"
+    ) from error
+
 from keras_robust.export.portable import export_portable
 from keras_robust.export.saved_model import export_saved_model
 from keras_robust.export.verify import compare_robustness

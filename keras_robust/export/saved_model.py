@@ -7,11 +7,11 @@ import unicodedata
 import numpy as np
 
 from keras_robust.attacks.data import to_arrays
-from keras_robust.backend import ExportArchive
 from keras_robust.calls import with_argument_advice
 from keras_robust.evaluation import RobustnessReport
 from keras_robust.evaluation.validation import check_labels
 from keras_robust.export import warmup_log
+from keras_robust.export.archive import ExportArchive
 from keras_robust.export.atomic_directory import atomic_directory
 from keras_robust.export.guards import choose_guards
 from keras_robust.export.guards import warn_without_bounds
@@ -165,9 +165,11 @@ def _num_classes(model, inputs, guards, data):
 
 def _check_arguments(report, label_names):
     if report is not None and not isinstance(report, RobustnessReport):
+        # Other reports have a long repr.
+        received = repr(report) if isinstance(report, (str, pathlib.Path)) else type(report).__name__
         raise ValueError(
             "Expected a RobustnessReport; `RobustnessReport.load(path)` reads one from a file. "
-            f"Received: an object of type {type(report).__name__}"
+            f"Received: report={received}"
         )
     for name in label_names or ():
         # Surrogates cannot be written; the others end a line.

@@ -5,10 +5,9 @@ import collections
 import numpy as np
 import tensorflow as tf
 
-from keras_robust import backend
-
 # The graph is TensorFlow's on every backend.
 from keras_robust.backend.tensorflow import ops as graph
+from keras_robust.export.archive import ExportArchive
 from keras_robust.export.certify import certify_signature
 from keras_robust.export.guards import scale_of
 from keras_robust.export.image_bytes import decode_images
@@ -38,7 +37,7 @@ def make_signatures(model, inputs, guards, label_names, max_samples=100_000, arc
         max_samples: int, the most noisy copies in a request to `certify`.
         archive: `backend.Archive` of the model, or `None` for a new one.
     """
-    archive = archive or backend.ExportArchive(model)
+    archive = archive or ExportArchive(model)
     answers = PredictionFunction(model, pack=inputs.pack)
 
     def guarded(tensors):

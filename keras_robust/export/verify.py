@@ -14,6 +14,7 @@ from keras_robust import backend
 from keras_robust.evaluation import BlackBox
 from keras_robust.evaluation import evaluate
 from keras_robust.export import warmup_log
+from keras_robust.export.archive import from_tf_function
 from keras_robust.export.prediction_function import PredictionFunction
 from keras_robust.export.prediction_function import seed_of_the_system
 
@@ -79,7 +80,7 @@ def compare_robustness(path, model, data, threat_model, suite=None, **arguments)
     suite = suite or [attacks.PGD(num_steps=50, loss=loss) for loss in ("cross_entropy", "margin")]
     num_classes = loaded.signatures["logits"].output_shapes["logits"][-1]
 
-    served = backend.from_tf_function(lambda x: _only(loaded.signatures["logits"], x)["logits"])
+    served = from_tf_function(lambda x: _only(loaded.signatures["logits"], x)["logits"])
 
     def served_scores(x):
         return _log(_only(loaded.signatures["serving_default"], x)["probabilities"])

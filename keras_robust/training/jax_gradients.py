@@ -5,13 +5,13 @@ import keras
 
 from keras_robust.backend.jax.scope import Scope
 from keras_robust.backend.jax.scope import assign
-from keras_robust.backend.keras_logits import keras_logits
-from keras_robust.backend.keras_logits import set_keras_logits
+from keras_robust.backend.keras_internals import keras_logits
+from keras_robust.backend.keras_internals import set_keras_logits
+from keras_robust.models.guards import finite_loss
 from keras_robust.training.forward_pass import ForwardPass
 from keras_robust.training.gradients import BaseGradientStep
 from keras_robust.training.gradients import StepResult
 from keras_robust.training.gradients import refuse_assigned
-from keras_robust.training.jax_guards import finite_loss
 
 
 class GradientStep(BaseGradientStep):

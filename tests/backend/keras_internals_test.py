@@ -145,17 +145,14 @@ def test_compiled_metrics_and_loss_can_be_built_from_symbols():
 def test_jax_copies_the_state_into_the_variables_when_fit_is_left():
     model = linear_fit.make_model()
     model.optimizer.build(model.trainable_variables)
-    kept = [np.full(variable.shape, 7.0, "float32") for variable in model.trainable_variables]
+    parts = model.trainable_variables, model.non_trainable_variables
+    parts = *parts, model.optimizer.variables, model.metrics_variables
+    kept, *others = [[np.array(variable) for variable in part] for part in parts]
+    kept = [np.full_like(value, 7.0) for value in kept]
 
     class Fail(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
-            others = (
-                model.non_trainable_variables,
-                model.optimizer.variables,
-                model.metrics_variables,
-            )
-            state = kept, *([variable.value for variable in some] for some in others)
-            keras_internals.put_back_jax_state(model, state)
+            keras_internals.put_back_jax_state(model, (kept, *others))
             raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):

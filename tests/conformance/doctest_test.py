@@ -14,7 +14,7 @@ OTHER_BACKEND = "tensorflow" if backends.IS_JAX else "jax"
 MODULES = sorted(
     module.name
     for module in pkgutil.walk_packages(keras_robust.__path__, "keras_robust.")
-    if not module.name.startswith(f"keras_robust.backend.{OTHER_BACKEND}")
+    if f".{OTHER_BACKEND}" not in module.name  # Which cannot be imported on this backend.
 )
 OPTIONS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 

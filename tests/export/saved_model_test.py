@@ -322,7 +322,7 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path, monkeypatch, er
         seen.extend(item.name for item in tmp_path.iterdir())
         raise error
 
-    archive = kr.backend.ExportArchive
+    archive = kr.export.archive.ExportArchive
     monkeypatch.setattr(archive, "write_out", write_out)
     with pytest.raises(type(error)):
         kr.export_saved_model(small_models.simple(), tmp_path / "1", guard=kr.layers.InputGuard())

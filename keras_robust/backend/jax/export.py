@@ -117,15 +117,6 @@ def from_tf_function(function):
     return run
 
 
-def as_backend_function(function):
-    """Returns `function` as one of tensors of the backend, if it is a compiled one of TensorFlow.
-
-    Such as those of a loaded SavedModel, which cannot be traced. Others are returned as they are.
-    """
-    kinds = tf.types.experimental.PolymorphicFunction, tf.types.experimental.ConcreteFunction
-    return from_tf_function(function) if isinstance(function, kinds) else function
-
-
 def _symbolic_shapes(shapes):
     """Returns shapes as JAX writes them, with names for lengths that are not known."""
     names = iter(string.ascii_lowercase)

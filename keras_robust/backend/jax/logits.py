@@ -7,7 +7,7 @@ import jax
 import keras
 
 from keras_robust.backend.keras_internals import layers_of
-from keras_robust.backend.keras_logits import set_keras_logits
+from keras_robust.backend.keras_internals import set_keras_logits
 
 _ACTIVATIONS = (keras.activations.softmax, keras.activations.sigmoid)
 # On JAX they return their very input where its shape stays, and with it the logits behind it, of

@@ -30,8 +30,3 @@ class ExportArchive:
 def from_tf_function(function):
     """Returns `function`, of TensorFlow's tensors, as one of tensors of the backend."""
     return function
-
-
-def as_backend_function(function):
-    """Returns `function`: a compiled one of TensorFlow is already one of the backend."""
-    return function

@@ -6,7 +6,6 @@ import tensorflow as tf
 import keras_robust as kr
 from keras_robust import backend
 from keras_robust.backend.jax.export import ExportArchive
-from keras_robust.backend.jax.export import as_backend_function
 from keras_robust.backend.jax.export import from_tf_function
 
 
@@ -44,17 +43,6 @@ def test_what_is_required_is_checked_when_it_is_served(tmp_path):
 def test_a_function_of_tensorflow_takes_and_gives_tensors_of_the_backend():
     found = from_tf_function(lambda x: tf.square(x))(keras.ops.convert_to_tensor([3.0]))
     assert keras.ops.is_tensor(found) and float(found[0]) == 9.0
-
-
-def test_what_tensorflow_compiled_is_told_from_other_functions():
-    compiled = tf.function(lambda x: 2.0 * x, input_signature=[tf.TensorSpec((None,), tf.float32)])
-    assert as_backend_function(keras.ops.square) is keras.ops.square
-    for one in (compiled, compiled.get_concrete_function()):
-        found, (gradient, *_) = backend.value_and_input_gradient(
-            lambda x, one=one: (as_backend_function(one)(x), None), np.ones(3, "float32")
-        )
-        np.testing.assert_array_equal(found[0], [2.0] * 3)
-        np.testing.assert_array_equal(gradient, 2.0)
 
 
 def test_inputs_may_have_open_lengths_of_their_own(tmp_path):

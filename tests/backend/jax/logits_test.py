@@ -5,7 +5,7 @@ import keras
 import numpy as np
 
 from keras_robust.backend.jax.logits import record_logits
-from keras_robust.backend.keras_logits import keras_logits
+from keras_robust.backend.keras_internals import keras_logits
 
 X = np.array([[0.5, -1.0]], "float32")
 

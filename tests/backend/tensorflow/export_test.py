@@ -3,7 +3,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_robust.backend.tensorflow.export import ExportArchive
-from keras_robust.backend.tensorflow.export import as_backend_function
 from keras_robust.backend.tensorflow.export import from_tf_function
 
 
@@ -19,4 +18,3 @@ def test_what_is_written_gives_what_the_function_gave(tmp_path):
     served = tf.saved_model.load(tmp_path / "out").signatures["twice"]
     np.testing.assert_allclose(served(x=tf.constant(x))["z"], 2.0 * model(x), rtol=1e-6)
     assert from_tf_function(run) is run
-    assert as_backend_function(served) is served
