@@ -1,15 +1,14 @@
-"""Command line programs. `keras-robust-NAME --help` lists the flags of each.
+"""Command line programs. `keras-robust-NAME --help` lists the flags of each program.
 
-From a checkout, `python -m apps.NAME` runs the same. The wheel installs this package under the name
-`keras_robust_apps`, since many a project has a folder `apps`, which Python would import in its
-place: so the imports in here are relative. It is no part of the package `keras_robust`, which
-Python would import before what follows.
+From a checkout, `python -m apps.NAME` runs the same program. The wheel installs this package as
+`keras_robust_apps`, because many projects have a folder `apps`, which Python would import instead.
+The imports in this package are therefore relative. It is not a subpackage of `keras_robust`,
+because Python would then import `keras_robust`, and with it TensorFlow, before the code below.
 
-TensorFlow writes start-up lines to stderr while it is imported. They would bury the output of the
-programs, so this package, which Python imports before any program in it, imports Keras and
-TensorFlow, which Keras needs not on JAX, with those lines held back; `--verbosity=1` shows them.
-`TF_CPP_MIN_LOG_LEVEL` alone does not: some come from static initialisers that run before TensorFlow
-reads it.
+TensorFlow writes start-up lines to stderr during its import, and these lines would hide the output
+of the programs. This package therefore imports Keras and TensorFlow first and drops those lines;
+`--verbosity=1` shows them. `TF_CPP_MIN_LOG_LEVEL` alone is not enough: some lines come from static
+initializers that run before TensorFlow reads it.
 """
 
 import contextlib
@@ -20,16 +19,16 @@ import tempfile
 
 
 def is_verbose(argv):
-    """Whether the command line `argv`, a list of strings, asks for `--verbosity` of 1 or more.
+    """Returns whether `argv`, a list of strings, contains `--verbosity` of 1 or more.
 
-    absl parses the flags only after the imports, which is too late here.
+    absl parses the flags only after the imports, which is too late for this package.
     """
     return re.search(r" --?v(erbosity)?[= ][1-9]", " ".join(argv)) is not None
 
 
 @contextlib.contextmanager
 def held_back_stderr():
-    """Drops what is written to file descriptor 2, by C++ code as well, unless the body raises."""
+    """Context that drops all output to stderr, also from C++ code, unless its body raises."""
     sys.stderr.flush()
     stderr = os.dup(2)
     with tempfile.TemporaryFile() as held:

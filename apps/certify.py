@@ -1,11 +1,12 @@
-"""Proves how far each example of a test set may be moved without changing the prediction.
+"""Certifies a trained classifier: proves radii within which no prediction changes.
 
     keras-robust-certify --model=runs/latest/model.keras --noise_stddev=0.25 --num_samples=10000
     keras-robust-certify --model=runs/latest/model.keras --method=interval --radii=0.05,8/255
 
-Randomised smoothing (L2) for every model, interval bounds (Linf) for those trained for them,
-Lipschitz margins (L2) for orthogonal networks, and the exact distance for linear ones. With
---output_dir, writes the report as JSON, and certified accuracy against the radius as a picture.
+Randomized smoothing (L2) works for every model, interval bounds (Linf) for models that were trained
+with them, Lipschitz margins (L2) for orthogonal networks, and the exact distance for linear models.
+With --output_dir the program writes the report as JSON, and a plot of certified accuracy over the
+radius.
 """
 
 import fractions
@@ -32,8 +33,8 @@ def define_flags():
     flags.DEFINE_string(
         "noise_stddev",
         None,
-        "smoothing: size of the noise in the units of --bounds, as in the training of the model; a "
-        "number or a fraction such as 32/255.",
+        "smoothing: size of the noise in the units of --bounds, a number or a fraction such as "
+        "32/255. Use the size with which the model was trained.",
     )
     flags.DEFINE_list(
         "radii",
@@ -47,28 +48,29 @@ def define_flags():
     flags.DEFINE_float("alpha", None, "smoothing: chance of error for an example. Default: 0.001.")
     names.define("norm", None, ["L1", "L2", "Linf"], "linear: norm of the radii.")
     flags.DEFINE_integer(
-        "num_examples", None, "Certify only the first so many test examples.", lower_bound=1
+        "num_examples", None, "Certify only this number of test examples.", lower_bound=1
     )
     flags.DEFINE_string(
-        "output_dir", None, "Folder for certificate.json and, with matplotlib, certificate.png."
+        "output_dir", None, "Folder for certificate.json and (with matplotlib) certificate.png."
     )
     flags.mark_flag_as_required("model")
 
 
 def run(model, dataset, method, *, output_dir, radii=None, **arguments):
-    """Certifies a model, prints the table, writes the report.
+    """Certifies a model, prints the table, writes and returns the report.
 
     Args:
         model: `keras.Model`.
         dataset: `keras_robust.datasets.Dataset`.
         method: str, the name of a certificate.
         output_dir: str or `None`.
-        radii: list of str, the radii to show, or `None` for round numbers.
-        **arguments: further arguments of `certify`; those that are `None` are left out.
+        radii: list of str, the radii to show. Defaults to `None`, round numbers.
+        **arguments: further arguments of `certify`. Arguments that are `None` are left out.
 
     Returns:
         `CertificateReport`.
     """
+    # Check the radii before the long computation.
     for radius in radii or ():
         _number("radii", radius)
     folder = cli.make_folder(output_dir)
@@ -77,6 +79,7 @@ def run(model, dataset, method, *, output_dir, radii=None, **arguments):
     Console().print(report.table(radii))
     if folder is not None:
         report.save(folder / "certificate.json")
+        # The plot needs matplotlib, which is optional.
         try:
             report.plot(str(folder / "certificate.png"))
         except ImportError as error:
@@ -86,12 +89,12 @@ def run(model, dataset, method, *, output_dir, radii=None, **arguments):
 
 
 def _has_bounds(method):
-    """Whether the certificate of this name is about a box of inputs."""
+    """Returns whether the certificate with this name takes bounds of the inputs."""
     return "bounds" in inspect.signature(kr.certification.registry.find(method)).parameters
 
 
 def _number(name, text):
-    """Returns the value of a flag that is a number or a fraction, or `None`."""
+    """Returns the float for the text of a flag, a number or a fraction, or `None` for `None`."""
     try:
         return None if text is None else float(fractions.Fraction(text))
     except (ValueError, ZeroDivisionError) as error:

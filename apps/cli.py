@@ -1,4 +1,4 @@
-"""How every program starts and ends: absl flags, and one line instead of a traceback."""
+"""Start and end of every program: absl flags, and an error line instead of a traceback."""
 
 import os
 import pathlib
@@ -12,21 +12,23 @@ from absl import logging
 def run(main):
     """Parses the command line, calls `main`, and exits.
 
-    The exit code is 0 if `main` returns `None`, 130 after Ctrl-C, and 1 for a wrong flag and for a
-    `ValueError` or an `OSError`, which is what wrong input, missing files and full disks raise.
-    Each of these prints one line, `error: ...`, to stderr; `--verbosity=1` shows the traceback
-    before it. Any other exception is a bug and keeps its traceback.
+    The exit code is 0 if `main` returns `None`, and 130 after Ctrl-C. It is 1 for a wrong flag, and
+    for a `ValueError` or an `OSError`, which wrong input, missing files and full disks raise. In
+    these cases the program prints one line, `error: ...`, to stderr; `--verbosity=1` also shows the
+    traceback. Any other exception is a bug and keeps its traceback.
 
     Args:
-        main: function of one argument, the list with the program's name that absl passes, defined
-            in the module whose flags and docstring `--help` shows.
+        main: function of one argument, the list with the name of the program that absl passes.
+            `--help` shows the flags and the docstring of the module that defines it.
     """
     try:
         app.run(main, flags_parser=lambda argv: _parse_flags(argv, main.__module__))
     except KeyboardInterrupt:
         _fail("interrupted", code=130)
-    except BrokenPipeError:  # The reader of the output, such as `head`, has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Or the flush at exit would fail again.
+    except BrokenPipeError:
+        # The reader of the output, for example `head`, has closed the pipe. Redirect stdout, or the
+        # flush at exit would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
     except (ValueError, OSError, flags.Error) as error:
         if logging.get_verbosity() >= logging.DEBUG:
@@ -35,10 +37,12 @@ def run(main):
 
 
 def make_folder(path):
-    """Returns the folder for results, before the work of hours that is to go there, or `None`.
+    """Makes the folder for results and returns its path, or `None` for `None`.
+
+    Programs call it before hours of work, so that a folder that cannot be written fails first.
 
     Raises:
-        OSError: if it cannot be made or written to.
+        OSError: if the folder cannot be made or written to.
     """
     if path is None:
         return None
@@ -51,18 +55,19 @@ def make_folder(path):
 
 
 def _parse_flags(argv, module):
-    """Parses `argv`, where only flags are allowed; `--help` describes `module` and exits with 0."""
-    # absl would describe the script that was started, which is empty for an installed command.
+    """Parses `argv`, which may only hold flags. `--help` describes `module` and exits with 0."""
+    # absl shows the docstring of the main module, which is empty for an installed command.
     sys.modules["__main__"].__doc__ = sys.modules[module].__doc__
     for flag in flags.FLAGS.get_key_flags_for_module(module):
         flags.FLAGS.register_key_flag_for_module(argv[0], flag)
     try:
         leftover = flags.FLAGS(argv)[1:]
-    except SystemExit:  # absl exits with 1 after it has printed the help that was asked for.
+    except SystemExit:
+        # absl exits with 1 after --help, which is not an error.
         sys.exit(0)
     if leftover:
         raise ValueError(f"Expected flags only, --name=value. Received: {' '.join(leftover)}")
-    # absl raises a verbosity that was not set to INFO; set, it stays at WARNING.
+    # absl changes a verbosity that was not set to INFO, so set it to its default WARNING.
     logging.set_verbosity(logging.get_verbosity())
     return argv[:1]
 

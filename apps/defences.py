@@ -1,4 +1,4 @@
-"""The defences of the literature by name: what `AdvTrain` is given for each."""
+"""Defenses by the names of the literature, as arguments of `AdvTrain`."""
 
 import json
 
@@ -8,7 +8,7 @@ from keras_robust.configurable import required_arguments
 from . import training
 from .names import snake_case
 
-# Where a paper is more than the class of an objective with its usual attack.
+# Names that mean more than one objective with its default attack.
 _RECIPES = {
     "fast": {"attack": "random_start_fgsm"},
     "fgsm": {"attack": "fgsm"},
@@ -22,7 +22,10 @@ _RECIPES = {
 
 
 def names():
-    """Returns what `arguments` knows: every objective that needs no arguments, and the recipes."""
+    """Returns the names that `arguments` accepts, sorted.
+
+    These are all objectives that need no constructor arguments, and the recipes.
+    """
     alone = [cls for cls in kr.objectives.ALL if not required_arguments(cls)]
     return sorted({*_RECIPES, *map(snake_case, alone)})
 
@@ -32,9 +35,9 @@ def arguments(name, attack=None, num_steps=None, changes=()):
 
     Args:
         name: str, one of `names()`.
-        attack: name of an attack, or `None` for the one that the defence usually takes.
-        num_steps: int, steps of the attack, or `None` for what is usual.
-        changes: list of str such as `"beta=1.0"`, constructor arguments of the objective.
+        attack: name of an attack. Defaults to `None`, the usual attack of the defense.
+        num_steps: int, steps of the attack. Defaults to `None`, the default of the attack.
+        changes: list of str, constructor arguments of the objective like `"beta=1.0"`.
 
     Raises:
         ValueError: for `num_steps` with an attack of a fixed number of steps, and for arguments
@@ -52,9 +55,10 @@ def _change(objective, changes):
         name, _, text = change.partition("=")
         if name not in config:
             raise ValueError(
-                f"{type(objective).__name__} has the arguments {sorted(config)}, to be given as "
+                f"{type(objective).__name__} has the arguments {sorted(config)}: write them like "
                 f"beta=1.0. Received: --objective_arguments={change}"
             )
+        # A value is JSON, and any other text is a str.
         try:
             config[name] = json.loads(text)
         except json.JSONDecodeError:

@@ -1,14 +1,14 @@
-"""Trains a student with the help of a teacher, and compares the two under attack.
+"""Distills a teacher into a student, and compares the two under attack.
 
     keras-robust-distill --method=rslad
     keras-robust-distill --method=ard --teacher=robust.keras --model=small.keras
     keras-robust-distill --method=defensive --temperature=100
 
-Without --teacher, the teacher is trained first: by adversarial training for `ard` and `rslad`, at
-the temperature and without any attack for `defensive`, which is here to be broken: it shows how a
-saturated softmax fools an attack on the cross-entropy, and not one on the margin. The first command
-takes about two minutes on two CPU cores. Writes to --output_dir what keras-robust-train writes:
-model.keras and the SavedModel are the student.
+Without --teacher, the program trains the teacher first: adversarially for `ard` and `rslad`, and at
+the temperature without any attack for `defensive`. Defensive distillation is included as a defense
+that is known to fail: its saturated softmax fools attacks on the cross-entropy, but not attacks on
+the margin. The first command takes about two minutes on two CPU cores. The program writes the same
+files to --output_dir as keras-robust-train; model.keras and the SavedModel hold the student.
 """
 
 import keras
@@ -46,28 +46,28 @@ def define_flags():
     flags.DEFINE_string(
         "model",
         models.SMALL_CNN,
-        f"The student: '{models.SMALL_CNN}', or the path of a .keras file of your own.",
+        f"The student: '{models.SMALL_CNN}', or the path of your own .keras file.",
     )
     flags.DEFINE_string(
         "teacher",
         None,
-        "The path of a .keras file: a robust model for ard and rslad, one trained at the "
-        "temperature for defensive. Default: the same network as the student, trained here.",
+        "The path of a .keras file: a robust model for ard and rslad, a model trained at the "
+        "temperature for defensive. Default: train the same network as the student first.",
     )
     flags.DEFINE_float(
         "temperature",
         None,
-        "Divides the logits while the student learns. Default: ard 30, defensive 20; rslad has "
-        "none.",
+        "Divides the logits during the training of the student. Default: ard 30, defensive 20; "
+        "rslad has none.",
         lower_bound=1e-9,
     )
 
 
 def run(settings, *, output_dir, checkpoint_dir=None, data_dir=None):
-    """Trains teacher and student, evaluates both, writes the results.
+    """Trains teacher and student, evaluates both, and writes the results.
 
     Args:
-        settings: dict of the flags that decide the numbers.
+        settings: dict of the flags on which the results depend.
         output_dir: str, the folder for the results.
         checkpoint_dir: str or `None`, the folder for checkpoints.
         data_dir: str or `None`, the folder of prepared data sets.
@@ -83,7 +83,7 @@ def run(settings, *, output_dir, checkpoint_dir=None, data_dir=None):
     if settings["teacher"] is None:
         first = []
         if isinstance(objective, kr.objectives.DefensiveDistillation):
-            _heat(teacher, objective.temperature, settings)
+            _compile_with_temperature(teacher, objective.temperature, settings)
         else:
             first = _defence("adversarial", settings, dataset, threat_model)
         training.fit("teacher", teacher, dataset, settings, first, checkpoint_dir)
@@ -96,7 +96,7 @@ def run(settings, *, output_dir, checkpoint_dir=None, data_dir=None):
 
 
 def _teacher(settings, dataset):
-    """Returns the teacher of --teacher, or one that is yet to be trained."""
+    """Returns the teacher of --teacher, or an untrained one."""
     if settings["teacher"] is None:
         return training.build(settings, dataset)
     teacher = models.load_keras(settings["teacher"], flag="teacher")
@@ -108,21 +108,21 @@ def _objective(settings, teacher):
     method, temperature = settings["method"], settings["temperature"]
     if method == "defensive" and settings["num_steps"] is not None:
         raise ValueError(
-            "Defensive distillation trains without an attack. "
+            "Defensive distillation trains without an attack: leave --num_steps out. "
             f"Received: --method=defensive --num_steps={settings['num_steps']}"
         )
     if temperature is None:
         return _METHODS[method](teacher)
     if method == "rslad":
         raise ValueError(
-            "RSLAD has no temperature; use --method=ard, or leave it out. "
+            "RSLAD has no temperature: use --method=ard, or leave --temperature out. "
             f"Received: --method=rslad --temperature={temperature}"
         )
     return _METHODS[method](teacher, temperature)
 
 
-def _heat(teacher, temperature, settings):
-    """Compiles the teacher of defensive distillation: its loss divides logits."""
+def _compile_with_temperature(teacher, temperature, settings):
+    """Compiles the teacher of defensive distillation with a loss that divides its logits."""
     outputs = teacher(keras.ops.zeros((1, *teacher.input_shape[1:])))
     if backend.keras_logits(outputs) is not None:
         raise ValueError(

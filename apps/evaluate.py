@@ -1,11 +1,11 @@
-"""Attacks a trained classifier and prints what is left of its accuracy.
+"""Evaluates a trained classifier: attacks it and prints its robust accuracy.
 
     keras-robust-evaluate --model=runs/latest/model.keras
     keras-robust-evaluate --model=runs/latest/saved_model/1 --attacks=pgd
     keras-robust-evaluate --model=runs/latest/model.keras --sanity_check --checkpoint=state.npz
 
-Reads a .keras file or a SavedModel of keras-robust-export. Runs AutoAttack, or other attacks by
-name, and writes the report as JSON and as a page.
+The program reads a .keras file or a SavedModel of keras-robust-export. It runs AutoAttack, or other
+attacks by name, and writes the report as JSON and as an HTML page.
 """
 
 import sys
@@ -29,23 +29,23 @@ def define_flags():
     flags.DEFINE_list(
         "attacks",
         ["standard"],
-        "AutoAttack's standard, plus or rand; black_box; pgd, with --evaluation_steps and "
-        "--evaluation_restarts on two losses; or names of attacks.",
+        "standard, plus or rand for AutoAttack; black_box; pgd for PGD on two losses with "
+        "--evaluation_steps and --evaluation_restarts; or names of attacks.",
     )
-    flags.DEFINE_bool("sanity_check", False, "Ask first whether attacks on this model work.")
+    flags.DEFINE_bool("sanity_check", False, "Check first whether attacks on this model work.")
     flags.DEFINE_string(
-        "checkpoint", None, "File for the state; the same command goes on after a kill."
+        "checkpoint", None, "File for the state, from which the same command resumes after a kill."
     )
     flags.DEFINE_string(
         "output_dir",
         None,
-        "Folder for report.json and, with matplotlib, report.html and examples.png.",
+        "Folder for report.json and (with matplotlib) report.html and examples.png.",
     )
     flags.mark_flag_as_required("model")
 
 
 def run(model, dataset, threat_model, suite, *, output_dir, **arguments):
-    """Evaluates a model, prints the table, writes the report.
+    """Evaluates a model, prints the table, writes and returns the report.
 
     Args:
         model: `keras.Model` or a callable that returns logits.
@@ -70,6 +70,7 @@ def run(model, dataset, threat_model, suite, *, output_dir, **arguments):
     Console().print(report)
     if folder is not None:
         report.save(folder / "report.json")
+        # Page and plot need matplotlib, which is optional.
         try:
             report.save_html(folder / "report.html", class_names=dataset.label_names)
             report.plot(str(folder / "examples.png"))

@@ -1,22 +1,22 @@
-"""Writes a trained classifier as a SavedModel for production servers.
+"""Exports a trained classifier as a SavedModel for production servers.
 
     keras-robust-export --model=runs/latest/model.keras --output_dir=models/digits/1
     keras-robust-export --model=runs/latest/model.keras --output_dir=models/digits/2 --verify
 
-The last part of --output_dir is the version number that a server looks for. An existing version is
-never changed. Takes about ten seconds. The names of the signatures are printed: there is no
-predict_bytes where nobody knows the scale of pictures.
+The last part of --output_dir is the version number that a server looks for. An existing version
+never changes. The export takes about ten seconds, and the program prints the names of the
+signatures. There is no predict_bytes if the scale of pictures is unknown.
 
-With --verify a new process without Keras answers the requests that lie beside the model as Keras
-does, and attacks on the served model, through its signatures, find what they find in memory; only
-then does the folder get its name. That needs the data set and the threat model, which is that of
---report unless --epsilon is given.
+With --verify the program checks two things before the folder gets its name: a new process without
+Keras must answer the warmup requests like Keras, and attacks through the signatures of the served
+model must find the same robust accuracy as attacks on the model in memory. This needs the data set
+and the threat model, which is the one of --report unless --epsilon is set.
 
-For a model that takes other values than 0 to 1 say which, such as --bounds=0,255: the guard of the
-served model lets these pass. A report knows them.
+If the model takes other values than 0 to 1, pass them, for example --bounds=0,255: the guard of the
+served model then accepts them. A report already contains them.
 
-With --format it writes a file for ONNX, LiteRT or OpenVINO, and checks its predictions. Each needs
-the extra of its name.
+With --format the program writes a file for ONNX, LiteRT or OpenVINO, and checks its predictions.
+Each format needs the extra with its name.
 """
 
 import functools
@@ -45,7 +45,7 @@ def define_flags():
     flags.DEFINE_string("report", None, "A report.json to put into the SavedModel.")
     flags.DEFINE_list("label_names", None, "Names of the classes, separated by commas.")
     flags.DEFINE_enum("format", "saved_model", ["saved_model", *portable.FORMATS], "What to write.")
-    flags.DEFINE_bool("verify", False, "Reload the SavedModel without Keras, and attack it.")
+    flags.DEFINE_bool("verify", False, "Reload the SavedModel without Keras and attack it.")
     shared_flags.define_data()
     shared_flags.define_threat_model()
     shared_flags.define_evaluation()
@@ -61,17 +61,17 @@ def run(
     data=None,
     verify=None,
 ):
-    """Exports a `.keras` file and says where it is.
+    """Exports a `.keras` file as a SavedModel and prints its path.
 
     Args:
         model_path: str, the `.keras` file.
         output_dir: str, the folder to make.
         report: `RobustnessReport` or `None`.
         label_names: list of str or `None`.
-        guard: as `export_saved_model` takes it.
+        guard: see `export_saved_model`.
         data: pair of arrays, the examples of the report, or `None`.
-        verify: function of a folder and the model that raises an error for a SavedModel that must
-            not be published, or `None`.
+        verify: function of the folder and the model, or `None`. It raises an error if the
+            SavedModel must not be published.
 
     Returns:
         The model, and `pathlib.Path` of the SavedModel.
@@ -89,7 +89,7 @@ def run(
     signatures = json.loads((path / "assets.extra" / "robustness.json").read_text())["signatures"]
     print(f"Written to {path}: signatures {', '.join(signatures)}")
     if not path.name.isdecimal():
-        print(f"TensorFlow Serving finds versions with a number as their name, not {path.name!r}")
+        print(f"TensorFlow Serving only finds versions whose name is a number, not {path.name!r}")
     return model, path
 
 
@@ -106,26 +106,26 @@ def run_portable(format, model_path, output_dir, report, label_names, guard="aut
 
 
 def check(path, model, data, threat_model, **arguments):
-    """Replays the requests without Keras, attacks the served model, and prints both.
+    """Replays the requests without Keras, attacks the served model, and prints the results.
 
     Args:
-        path: the folder of a SavedModel.
-        model: the `keras.Model` it was made from.
+        path: str, the folder of a SavedModel.
+        model: the `keras.Model` that was exported.
         data: pair of arrays.
         threat_model: `ThreatModel`.
         **arguments: further arguments of `compare_robustness`.
 
     Raises:
-        ValueError: if the SavedModel is another model, or answers at random.
+        ValueError: if the SavedModel differs from the model, or its answers are random.
     """
     found = verification.replay_in_fresh_process(path)
     print(
-        f"Without Keras: {found['compared']} of {found['requests']} requests have a stored answer, "
-        f"and get it, largest difference {found['largest_difference']:.1e}"
+        f"Without Keras: {found['compared']} of {found['requests']} requests have a stored answer "
+        f"and get the same one, largest difference {found['largest_difference']:.1e}"
     )
     if found["compared"] < found["requests"]:
         raise ValueError(
-            "Answers with fresh noise differ from call to call, so that they cannot be compared: "
+            "Answers with fresh noise differ from call to call and cannot be compared: "
             "give the RandomizedSmoothing a seed, or export without --verify. Received: "
             f"{found['requests'] - found['compared']} requests with random answers"
         )
@@ -143,7 +143,7 @@ def check(path, model, data, threat_model, **arguments):
             differ.append(kind)
     if differ:
         raise ValueError(
-            "The served model is not as robust as the one in memory. "
+            "The served model must have the robust accuracy of the model in memory. "
             f"Received: path={str(path)!r}, which differs under {' and '.join(differ)} attacks"
         )
 
@@ -152,19 +152,20 @@ def main(_):
     values = flags.FLAGS
     report = None if values.report is None else kr.RobustnessReport.load(values.report)
     bounds, guard = _bounds(values.bounds, report)
-    told = (values.model, values.output_dir, report, values.label_names, guard)
+    arguments = (values.model, values.output_dir, report, values.label_names, guard)
     if values.format != "saved_model":
         if values.verify:
             raise ValueError(
-                "Other formats are checked when they are written; --verify is for a SavedModel. "
+                "--verify is for a SavedModel, other formats are always checked: leave it out. "
                 f"Received: --verify with --format={values.format}"
             )
-        run_portable(values.format, *told)
+        run_portable(values.format, *arguments)
         return
     if not values.verify:
-        run(*told)
+        run(*arguments)
         return
     x, y = shared_flags.load_dataset(values.dataset, values.data_dir, bounds).test
+    # The fingerprint must cover exactly the examples of the report.
     measured = None if report is None else (x[: report.num_examples], y[: report.num_examples])
     if report is not None and values.epsilon is None:
         threat_model = guards.threat_model_of(report)
@@ -181,7 +182,7 @@ def main(_):
         batch_size=values.batch_size,
         seed=values.seed,
     )
-    run(*told, measured, verify)
+    run(*arguments, measured, verify)
 
 
 def _bounds(given, report):
@@ -197,8 +198,8 @@ def _bounds(given, report):
         return (bounds if reported is None else tuple(map(np.asarray, reported))), "auto"
     if reported is not None and not all(map(np.array_equal, reported, bounds)):
         raise ValueError(
-            "The report is about other bounds: leave --bounds out, or give the report of this "
-            f"model. Received: --bounds={','.join(given)} and a report with bounds {reported}"
+            "The report has other bounds: leave --bounds out, or pass the report of this model. "
+            f"Received: --bounds={','.join(given)} and a report with bounds {reported}"
         )
     return bounds, kr.layers.InputGuard(bounds)
 

@@ -1,4 +1,4 @@
-"""The built-in network, and reading networks from files."""
+"""Built-in network, and networks from files."""
 
 import pathlib
 
@@ -13,16 +13,17 @@ SMALL_CNN = "small_cnn"
 
 
 def small_cnn(input_shape, num_classes, bounds=(0.0, 1.0)):
-    """Returns the small network of the robust training literature, uncompiled.
+    """Returns an uncompiled small network that is common in the literature on robust training.
 
-    Two convolutions, 16 and 32 filters of 4 x 4 with stride 2, then a dense layer of 100 (Croce,
-    Andriushchenko and Hein, 2019). On images smaller than 16 x 16 the first stride is 1.
+    It has two convolutions, with 16 and 32 filters of 4 x 4 and stride 2, and a dense layer of 100
+    units (Croce, Andriushchenko and Hein, 2019). On images smaller than 16 x 16 the first stride is
+    1.
 
     Args:
         input_shape: tuple `(height, width, channels)`.
         num_classes: int.
-        bounds: pair of floats, least and greatest value of a pixel, which the network scales to
-            [0, 1] first.
+        bounds: pair of floats, the least and the greatest value of a pixel. The network scales them
+            to [0, 1] first.
     """
     low, high = bounds
     is_unit = (low, high) == (0.0, 1.0)
@@ -46,11 +47,11 @@ def build(name, dataset, learning_rate, bounds=(0.0, 1.0)):
     """Returns a compiled classifier for a data set.
 
     Args:
-        name: `"small_cnn"`, or the path of a `.keras` file; a compiled model in it keeps its loss
-            and gets a fresh Adam.
+        name: `"small_cnn"`, or the path of a `.keras` file. A compiled model in the file keeps its
+            loss and gets a new Adam optimizer.
         dataset: `keras_robust.datasets.Dataset`.
         learning_rate: float, of Adam.
-        bounds: pair of floats, least and greatest value of a pixel.
+        bounds: pair of floats, the least and the greatest value of a pixel.
 
     Raises:
         ValueError: for a file that cannot be read, or a model that does not fit the data.
@@ -63,6 +64,7 @@ def build(name, dataset, learning_rate, bounds=(0.0, 1.0)):
     loss = model.loss
     if loss is None:
         outputs = model(keras.ops.zeros((1, *dataset.input_shape)))
+        # An uncompiled model may end in a softmax or return logits.
         from_logits = backend.keras_logits(outputs) is None
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
     if models.Classifier(model).loss_name == "categorical_crossentropy":
@@ -76,33 +78,37 @@ def build(name, dataset, learning_rate, bounds=(0.0, 1.0)):
 
 
 def load_keras(path, expected="the path of a .keras file", flag="model"):
-    """Reads a `.keras` file; says in one line what is wrong with it if it cannot."""
+    """Returns the model in a `.keras` file. Raises a ValueError of one line if it is unreadable."""
     if not pathlib.Path(path).is_file():
         raise ValueError(f"Expected {expected}. Received: --{flag}={path}")
     try:
         return keras.models.load_model(path)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"The file {path} is not a readable Keras model: {reason}") from error
+        raise ValueError(
+            f"The file {path} is not a readable Keras model: {reason}. Received: --{flag}={path}"
+        ) from error
 
 
 def load_for_attack(path):
-    """Reads a `.keras` file, or a SavedModel of `keras_robust.export_saved_model` as a callable."""
+    """Returns the model in a `.keras` file, or a callable for a SavedModel of this package."""
     if not pathlib.Path(path).is_dir():
         return load_keras(path, expected="a .keras file or the folder of a SavedModel")
     try:
         loaded = tf.saved_model.load(path)
     except Exception as error:
-        raise ValueError(f"The folder {path} is not a readable SavedModel") from error
+        raise ValueError(
+            f"The folder {path} is not a readable SavedModel. Received: --model={path}"
+        ) from error
     if "logits" not in loaded.signatures:
         raise ValueError(
-            "Expected a SavedModel with the signature 'logits', as keras-robust-export writes it. "
+            "Expected a SavedModel with the signature 'logits', which keras-robust-export writes. "
             f"Received: signatures {sorted(loaded.signatures)}"
         )
     logits = loaded.signatures["logits"]
     name = next(iter(logits.structured_input_signature[1]))
 
-    # `loaded` owns the variables: the closure keeps it alive.
+    # `loaded` owns the variables, so the closure uses it to keep them alive.
     served = from_tf_function(lambda x: loaded.signatures["logits"](**{name: x})["logits"])
     served.input_shape = tuple(logits.structured_input_signature[1][name].shape)
     served.output_shape = tuple(logits.output_shapes["logits"])

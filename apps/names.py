@@ -1,10 +1,10 @@
-"""Flags that take a name as Python does: in any case, with or without `_`."""
+"""Flags whose value is a name, in any case and with or without `_`."""
 
 import difflib
 
 from absl import flags
 
-# The flags belong to the program that asks for them, and show in its --help.
+# The --help of a program lists these flags as its own, not as flags of this module.
 flags.disclaim_key_flags()
 
 
@@ -12,9 +12,9 @@ def define(name, default, known, help_text):
     """Defines a flag whose value is one of the names `known`; help and errors list them.
 
     Args:
-        name: str, of the flag.
+        name: str, the name of the flag.
         default: str or `None`.
-        known: iterable of str.
+        known: iterable of str, the values that the flag accepts.
         help_text: str.
     """
     parser = _Parser(sorted(known))
@@ -23,7 +23,7 @@ def define(name, default, known, help_text):
 
 
 def snake_case(cls):
-    """Returns the name of a class as its file has it: `random_start_fgsm` for `RandomStartFGSM`."""
+    """Returns the name of a class in snake case: `random_start_fgsm` for `RandomStartFGSM`."""
     name, words = cls.__name__, ""
     for index, letter in enumerate(name):
         follows_small = index > 0 and name[index - 1].islower()
@@ -43,6 +43,7 @@ class _Parser(flags.ArgumentParser):
             return self._names[key]
         near = difflib.get_close_matches(key, self._names, n=1)
         hint = f"; did you mean {self._names[near[0]]}?" if near else ""
+        # absl puts the name and the value of the flag in front of this message.
         raise ValueError(f"value should be one of <{'|'.join(self.known)}>{hint}")
 
     def flag_type(self):

@@ -3,7 +3,7 @@
     apt-get install dataset-fashion-mnist
     keras-robust-prepare-fashion-mnist
 
-Takes about 15 seconds on two CPU cores and makes 60,000 training and 10,000 test images, 37 MB.
+It takes about 15 seconds on two CPU cores and makes 60,000 training and 10,000 test images (37 MB).
 """
 
 import contextlib
@@ -27,21 +27,20 @@ def define_flags():
     flags.DEFINE_string(
         "data_dir",
         None,
-        "Folder of prepared TensorFlow data sets to write to. Default: that of TensorFlow "
-        "Datasets, ~/tensorflow_datasets.",
+        "Folder of prepared TensorFlow data sets to write to. Default: ~/tensorflow_datasets.",
     )
     flags.register_validator("source", bool, "Expected a folder.")
     flags.register_validator("data_dir", lambda value: value != "", "Expected a folder.")
 
 
 def run(source, data_dir):
-    """Prepares the data set and prints where it is and how to load it.
+    """Prepares the data set, and prints its path and how to load it.
 
     Args:
         source: string, the folder of the four files.
         data_dir: string or `None`, the folder to write to.
     """
-    # What TensorFlow Datasets prints is about a download that does not happen.
+    # Hide the output of TensorFlow Datasets, which reports a download that does not happen.
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):
         builder = fashion_mnist.prepare(source, data_dir)

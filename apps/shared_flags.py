@@ -1,4 +1,4 @@
-"""The flags that several programs share, and the objects they stand for."""
+"""Flags that several programs share, and the objects that they describe."""
 
 import fractions
 
@@ -10,7 +10,7 @@ from keras_robust import datasets
 
 from . import names
 
-# The flags belong to the program that asks for them, and show in its --help.
+# The --help of a program lists these flags as its own, not as flags of this module.
 flags.disclaim_key_flags()
 
 # Radii that the literature uses on these data sets, for inputs in [0, 1].
@@ -30,14 +30,14 @@ def define_data():
     flags.DEFINE_list(
         "bounds",
         None,
-        "Least and greatest value of a pixel as the model takes it, such as --bounds=0,255: the "
-        "images are scaled to it, and all radii are in its units. Default: 0,1.",
+        "Least and greatest value of a pixel for the model, such as --bounds=0,255: the images are "
+        "scaled to these bounds, and all radii are in their units. Default: 0,1.",
     )
     flags.DEFINE_integer("batch_size", 32, "Examples in a batch.", lower_bound=1)
     flags.DEFINE_integer(
         "seed",
         0,
-        "Seed of weights, data order and attacks.",
+        "Seed of the weights, the data order and the attacks.",
         lower_bound=0,
         upper_bound=_MAX_SEED,
     )
@@ -50,52 +50,54 @@ def define_threat_model():
     flags.DEFINE_string(
         "epsilon",
         None,
-        "Radius in the units of --bounds: a number or a fraction such as 8/255. Default: what is "
-        "usual for the data set (linf: digits 0.15, mnist 0.3, fashion_mnist 0.1, others 8/255), "
+        "Radius in the units of --bounds: a number or a fraction such as 8/255. Default: the usual "
+        "radius for the data set (linf: digits 0.15, mnist 0.3, fashion_mnist 0.1, others 8/255), "
         "times the width of the bounds.",
     )
 
 
 def define_evaluation():
-    """Defines the strength of the final attacks."""
+    """Defines the flags for the strength of the final attacks."""
     flags.DEFINE_integer(
-        "evaluation_steps", 50, "Steps of the PGD attacks that judge the model.", lower_bound=1
+        "evaluation_steps", 50, "Steps of the PGD attacks that evaluate the model.", lower_bound=1
     )
     flags.DEFINE_integer("evaluation_restarts", 10, "Restarts of these attacks.", lower_bound=1)
     flags.DEFINE_integer(
-        "evaluation_examples", None, "Attack only the first so many test examples.", lower_bound=1
+        "evaluation_examples", None, "Attack only this number of test examples.", lower_bound=1
     )
 
 
 def define_training():
-    """Defines how long and how fast to train, and where checkpoints and results go."""
+    """Defines the flags for the length of a training, its checkpoints and its results."""
     flags.DEFINE_integer("epochs", 30, "Epochs of each training.", lower_bound=1)
     flags.DEFINE_float("learning_rate", 2e-3, "Learning rate of Adam.", lower_bound=1e-9)
     flags.DEFINE_integer(
         "num_steps",
         None,
-        "Gradient steps of the training attack. Default: what is usual for the attack.",
+        "Gradient steps of the training attack. Default: the default of the attack.",
         lower_bound=1,
     )
     flags.DEFINE_string(
         "warmup",
         "20%",
-        "Part of the training over which epsilon grows from 0: a percentage, or optimizer steps.",
+        "Part of the training in which epsilon grows from 0: a percentage, or optimizer steps.",
     )
     flags.DEFINE_enum(
         "attack_dtype",
         None,
         ["auto", "bfloat16", "float16"],
-        "What the training attack computes in; auto: what is fast here. Default: as the model.",
+        "Dtype of the training attack; auto: a fast one for this machine. Default: of the model.",
     )
     flags.DEFINE_string(
-        "checkpoint_dir", None, "Folder for checkpoints; the same command goes on after a kill."
+        "checkpoint_dir",
+        None,
+        "Folder for checkpoints, from which the same command resumes after a kill.",
     )
     flags.DEFINE_string("output_dir", "runs/latest", "Folder for the results.")
 
 
 def parse_bounds(values):
-    """Returns the pair of floats for --bounds, a list of two str, or `None` for (0, 1)."""
+    """Returns --bounds, a list of two str, as a pair of floats; (0, 1) for `None`."""
     if values is None:
         return _UNIT
     try:
@@ -107,14 +109,14 @@ def parse_bounds(values):
         ) from error
     if not low < high:
         raise ValueError(
-            "Expected the least value of a pixel in front of the greatest, such as --bounds=0,255. "
+            "Expected the least value of a pixel before the greatest, such as --bounds=0,255. "
             f"Received: --bounds={','.join(values)}"
         )
     return low, high
 
 
 def make_threat_model(name, epsilon, dataset_name, bounds=_UNIT):
-    """Returns the threat model that --threat_model, --epsilon and --bounds ask for."""
+    """Returns the threat model for the values of --threat_model, --epsilon and --bounds."""
     cls = type(kr.threat_models.get(name))
     if epsilon is not None:
         return cls(epsilon, bounds)
@@ -122,12 +124,13 @@ def make_threat_model(name, epsilon, dataset_name, bounds=_UNIT):
     usual = cls().get_config()["epsilon"] if usual is None else usual
     if all(map(np.array_equal, bounds, _UNIT)):
         return cls(usual)
+    # Fractions avoid rounding: 8/255 times 255 must be exactly 8.
     low, high = map(fractions.Fraction, bounds)
     return cls(float(fractions.Fraction(usual) * (high - low)), bounds)
 
 
 def make_suite(steps, restarts):
-    """Returns PGD of the given strength on two losses: the margin finds what the other hides."""
+    """Returns PGD on two losses, because the margin finds errors that the cross-entropy hides."""
     return [
         kr.attacks.PGD(num_steps=steps, num_restarts=restarts, loss=loss)
         for loss in ("cross_entropy", "margin")

@@ -1,11 +1,12 @@
-"""Trains a classifier to resist adversarial examples, next to an undefended twin.
+"""Trains a classifier against adversarial examples, and an undefended twin for comparison.
 
     keras-robust-train
     keras-robust-train --dataset=fashion_mnist --data_dir=DIR --epochs=10 --batch_size=128
 
-The first takes about a minute on two CPU cores. Writes to --output_dir: model.keras, a SavedModel
-for production servers, report.json, the report of the twin, and, with matplotlib, examples of both.
-Replaces what an earlier run wrote there, but never a SavedModel: that gets the next number.
+The first command takes about a minute on two CPU cores. The program writes to --output_dir:
+model.keras, a SavedModel for production servers, report.json, the report of the twin, and, with
+matplotlib, examples of both. It replaces the files of an earlier run, but not its SavedModel: the
+new one gets the next version number.
 """
 
 from absl import flags
@@ -33,20 +34,20 @@ def define_flags():
     flags.DEFINE_string(
         "model",
         models.SMALL_CNN,
-        f"'{models.SMALL_CNN}', or the path of a .keras file of your own to harden.",
+        f"'{models.SMALL_CNN}', or the path of your own .keras file to harden.",
     )
     names.define(
         "attack",
         None,
         map(names.snake_case, training.attacks()),
-        "Attack that makes the training examples. Default: what the objective usually takes.",
+        "Attack that makes the training examples. Default: the default attack of the objective.",
     )
     names.define(
         "objective",
         "adversarial",
         defences.names(),
-        "What training minimises: an objective, or the defence of a paper by its usual name. Those "
-        "with a teacher are in keras-robust-distill.",
+        "The loss that training minimizes: an objective, or a defense by its name in the "
+        "literature. Defenses with a teacher are in keras-robust-distill.",
     )
     flags.DEFINE_list(
         "objective_arguments",
@@ -59,10 +60,10 @@ def define_flags():
 
 
 def run(settings, *, output_dir, checkpoint_dir=None, data_dir=None):
-    """Trains the twins, evaluates both, writes the results.
+    """Trains both models, evaluates them, and writes the results.
 
     Args:
-        settings: dict of the flags that decide the numbers.
+        settings: dict of the flags on which the results depend.
         output_dir: str, the folder for the results.
         checkpoint_dir: str or `None`, the folder for checkpoints.
         data_dir: str or `None`, the folder of prepared data sets.

@@ -1,4 +1,4 @@
-"""What the training programs share: the data order, resuming after a kill, the results."""
+"""Parts of the training programs: data order, resuming after a kill, and results."""
 
 import json
 import sys
@@ -19,8 +19,8 @@ from . import shared_flags
 class ShuffledBatches(keras.utils.PyDataset):
     """Batches in an order that depends on the seed and the epoch alone.
 
-    The epoch is read off the optimizer, so that a training that goes on after a kill sees the order
-    that it would have seen.
+    The optimizer knows the epoch, so a training that resumes after a kill continues with the same
+    order.
 
     Args:
         x, y: arrays.
@@ -45,17 +45,18 @@ class ShuffledBatches(keras.utils.PyDataset):
         return self.x[rows], self.y[rows]
 
     def on_epoch_begin(self):
-        # An int32 on JAX, that may have run over.
+        # On JAX this is an int32, which may have overflowed.
         steps = int(keras.ops.convert_to_numpy(self.optimizer.iterations)) % 2**32
         epoch = steps // len(self)
         self.order = np.random.default_rng((self.seed, epoch)).permutation(len(self.x))
 
 
 def train(model, dataset, *, epochs, batch_size, seed, callbacks=(), checkpoint_dir=None):
-    """Fits a compiled model, resuming from `checkpoint_dir` if a checkpoint is there."""
+    """Fits a compiled model, and resumes from a checkpoint in `checkpoint_dir` if there is one."""
     callbacks = list(callbacks)
     if checkpoint_dir is not None:
         path = f"{checkpoint_dir}/backup.npz"
+        # Keep the backup, so that the same command does not repeat a finished training.
         callbacks.append(kr.callbacks.AtomicBackup(path, delete_checkpoint=False))
     batches = ShuffledBatches(
         *dataset.train, batch_size=batch_size, seed=seed, optimizer=model.optimizer
@@ -71,11 +72,11 @@ def train(model, dataset, *, epochs, batch_size, seed, callbacks=(), checkpoint_
 
 
 def run_with_flags(run, names):
-    """Calls `run` of a program with what the flags say.
+    """Calls `run` of a program with the values of the flags.
 
     Args:
         run: function `(settings, *, output_dir, checkpoint_dir, data_dir)`.
-        names: str, the flags that decide the numbers, with blanks between.
+        names: str, the flags on which the results depend, separated by spaces.
     """
     run(
         {name: flags.FLAGS[name].value for name in names.split()},
@@ -86,10 +87,10 @@ def run_with_flags(run, names):
 
 
 def load(settings, data_dir):
-    """Returns the data set and the threat model that the settings ask for.
+    """Returns the data set and the threat model of the settings.
 
     Args:
-        settings: dict of the flags that decide the numbers.
+        settings: dict of the flags on which the results depend.
         data_dir: str or `None`, the folder of prepared data sets.
     """
     name, bounds = settings["dataset"], shared_flags.parse_bounds(settings["bounds"])
@@ -100,20 +101,20 @@ def load(settings, data_dir):
 
 
 def build(settings, dataset):
-    """Returns the compiled model that the settings ask for, the same at every call."""
+    """Returns the compiled model of the settings, with the same weights at every call."""
     keras.utils.set_random_seed(settings["seed"])
     bounds = shared_flags.parse_bounds(settings["bounds"])
     return models.build(settings["model"], dataset, settings["learning_rate"], bounds)
 
 
 def fit(name, model, dataset, settings, callbacks, checkpoint_dir):
-    """Says which model is trained, and trains it as the settings say.
+    """Prints which model is trained, and trains it with the settings.
 
     Args:
-        name: str, of the model, and of its folder below `checkpoint_dir`.
+        name: str, the name of the model and of its folder in `checkpoint_dir`.
         model: compiled `keras.Model`.
         dataset: `keras_robust.datasets.Dataset`.
-        settings: dict of the flags that decide the numbers.
+        settings: dict of the flags on which the results depend.
         callbacks: list of callbacks.
         checkpoint_dir: str or `None`, the folder for checkpoints.
     """
@@ -132,32 +133,33 @@ def fit(name, model, dataset, settings, callbacks, checkpoint_dir):
 def attacks():
     """Returns the classes of attacks that can train under the threat models of the programs.
 
-    `AutoAttack` needs a data set, and the others that are left out a surrogate, or `L0`.
+    `AutoAttack` needs a data set, `Transfer` a surrogate model, and `JSMA` and `OnePixel` need the
+    threat model `L0`, so they are left out.
     """
     others = (kr.attacks.AutoAttack, kr.attacks.JSMA, kr.attacks.OnePixel, kr.attacks.Transfer)
     return [cls for cls in kr.attacks.ALL if cls not in others]
 
 
 def make_attack(name, num_steps):
-    """Returns the attack that makes the training examples, with its usual steps if `None`."""
+    """Returns the training attack with `num_steps` steps, or its default number for `None`."""
     attack = kr.attacks.get(name)
     if num_steps is None:
         return attack
     if "num_steps" not in attack.get_config():
         raise ValueError(
-            "This attack takes a fixed number of steps. "
+            "This attack has a fixed number of steps: leave --num_steps out. "
             f"Received: --attack={name} --num_steps={num_steps}"
         )
     return attack.clone(num_steps=num_steps)
 
 
 def parse_warmup(text):
-    """Returns the `warmup` of `AdvTrain` for a flag: an int for digits, else the text."""
+    """Returns the argument `warmup` of `AdvTrain`: an int for a text of digits, else the text."""
     return int(text) if text.isdigit() else text
 
 
 def make_defence(settings, dataset, threat_model, **arguments):
-    """Returns `AdvTrain` as the settings say, with more arguments, and `RobustValidation`."""
+    """Returns the callbacks `AdvTrain`, with further arguments, and `RobustValidation`."""
     adv_train = kr.AdvTrain(
         threat_model,
         warmup=parse_warmup(settings["warmup"]),
@@ -169,12 +171,15 @@ def make_defence(settings, dataset, threat_model, **arguments):
 
 
 def prepare_folders(output_dir, checkpoint_dir, settings):
-    """Makes the folders, and returns that of the results; refuses the checkpoints of others.
+    """Makes the folders, and returns the path of the folder for results.
 
     Args:
         output_dir: str, the folder for the results.
         checkpoint_dir: str or `None`, the folder for checkpoints.
-        settings: dict of the flags that decide the numbers.
+        settings: dict of the flags on which the results depend.
+
+    Raises:
+        ValueError: if the checkpoints are from a training with other settings.
     """
     output_dir = cli.make_folder(output_dir)
     if (output_dir / "model.keras").exists():
@@ -185,7 +190,7 @@ def prepare_folders(output_dir, checkpoint_dir, settings):
 
 
 def attack(trained, dataset, threat_model, settings):
-    """Attacks trained models, a dict by name, and returns their reports by name."""
+    """Attacks the models in a dict by name, and returns a dict of their reports by name."""
     reports = {}
     for name, model in trained.items():
         print(f"Attacking the {name} model:", flush=True)
@@ -203,10 +208,10 @@ def attack(trained, dataset, threat_model, settings):
 
 
 def write(name, model, reports, dataset, output_dir):
-    """Prints the table of all reports, and writes a model, its SavedModel, reports and pictures.
+    """Prints the table of all reports, and writes a model, its SavedModel, reports and plots.
 
     Args:
-        name: str, which of the reports is that of `model`; files of the others carry their names.
+        name: str, the key of the report of `model`. The files of other reports contain their keys.
         model: `keras.Model`.
         reports: dict from names to `RobustnessReport`.
         dataset: `keras_robust.datasets.Dataset`.
@@ -223,6 +228,7 @@ def write(name, model, reports, dataset, output_dir):
     for key, suffix in suffixes.items():
         reports[key].save(output_dir / f"report{suffix}.json")
         written.append(f"report{suffix}.json")
+    # Plots need matplotlib, which is optional.
     try:
         for key, suffix in suffixes.items():
             reports[key].plot(str(output_dir / f"examples{suffix}.png"))
@@ -233,14 +239,14 @@ def write(name, model, reports, dataset, output_dir):
 
 
 def _claim(folder, settings):
-    """Notes the settings in a checkpoint folder, or refuses one with other settings."""
+    """Writes the settings to a checkpoint folder. Raises ValueError if it has other settings."""
     path = folder / "settings.json"
     if path.exists():
         other = _read_settings(path)
         changed = sorted(key for key in settings if other.get(key) != settings[key])
         if changed:
             raise ValueError(
-                "The checkpoints are of a training with other settings: give another "
+                "The checkpoints are from a training with other settings: pass another "
                 f"--checkpoint_dir, or delete it. Received: --checkpoint_dir={folder}, where "
                 + ", ".join(f"--{key} was {other.get(key)}" for key in changed)
             )
@@ -254,7 +260,7 @@ def _read_settings(path):
             raise ValueError(f"a {type(settings).__name__}")
     except ValueError as error:
         raise ValueError(
-            f"Expected the settings of a training in {path}: give another --checkpoint_dir, or "
+            f"Expected the settings of a training in {path}: pass another --checkpoint_dir, or "
             f"delete it. Received: {error}"
         ) from error
     return settings

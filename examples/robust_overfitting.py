@@ -1,28 +1,28 @@
-"""Robust overfitting: keep the best epoch, average the weights, choose on held-out training data.
+"""Remedies against robust overfitting: the best epoch, and averaged weights.
 
-Adversarial training overfits: long before clean accuracy does, robust accuracy on new examples
-peaks and falls (Rice, Wong and Kolter, 2020: 53.5% at the best epoch of a ResNet on CIFAR-10, 45.6%
-at the last). Two remedies need nothing but what Keras ships and `RobustValidation`:
+Adversarial training overfits: robust accuracy on new examples peaks and falls long before clean
+accuracy does. Rice, Wong and Kolter (2020) report 53.5% at the best epoch of a ResNet on CIFAR-10,
+and 45.6% at the last. Two remedies only need Keras and `RobustValidation`:
 
 - the best epoch: `ModelCheckpoint(monitor="val_adv_accuracy", mode="max", save_best_only=True)`;
-- averaged weights: an optimizer with `use_ema=True`, and `SwapEMAWeights`, which has Keras and
-  `RobustValidation` measure the averages (Gowal et al., 2020).
+- averaged weights: an optimizer with `use_ema=True`, and `SwapEMAWeights`, with which Keras and
+  `RobustValidation` evaluate the averages (Gowal et al., 2020).
 
-The choice is made on examples taken out of the training data. Chosen on the test data, the number
-that is reported would be too high.
+The best epoch is chosen on examples that are held out from the training data. If it were chosen on
+the test data, the reported accuracy would be too high.
 
     python examples/robust_overfitting.py
 
-About 30 seconds on two CPU cores. The digits overfit little: what the remedies save here is mostly
-the noise of the last steps, a few points.
+It takes about 30 seconds on two CPU cores. The digits overfit little: the remedies mostly remove
+the noise of the last steps, which gains a few points.
 
-Two defects of `SwapEMAWeights` (Keras 3.15) shape the code below:
+Two defects of `SwapEMAWeights` (Keras 3.15) affect the code below:
 
 - After `model.predict(..., callbacks=[swap])` the averages stay in the model, and the next training
-  goes on from them. So the callback is given to `fit` alone, and the model is then used without.
-- With `swap_on_epoch=True`, which the checkpoint needs, a `fit` that is stopped before its last
-  epoch, by `EarlyStopping` for one, ends with the plain weights instead of the averages. So the
-  model is taken from the checkpoint.
+  continues from them. The callback is therefore only passed to `fit`.
+- With `swap_on_epoch=True`, which the checkpoint needs, a `fit` that stops before its last epoch,
+  for example by `EarlyStopping`, ends with the plain weights instead of the averages. The final
+  model is therefore loaded from the checkpoint.
 """
 
 import tempfile
@@ -57,17 +57,17 @@ def make_model(input_shape, num_classes):
 
 
 def train(model, data, held_out, folder, *, threat_model=THREAT_MODEL, epochs=40, callbacks=()):
-    """Fits, and leaves last.keras, not averaged, and best.keras, averaged, in a folder.
+    """Fits the model and returns the history. The model then holds the averages of the last step.
 
-    Returns the history; the model holds the averages of the last step then.
+    Writes last.keras, with plain weights, and best.keras, with averaged weights, to a folder.
     """
     attack = kr.attacks.PGD(num_steps=5)
     last = keras.callbacks.ModelCheckpoint(f"{folder}/last.keras")
     best = keras.callbacks.ModelCheckpoint(
         f"{folder}/best.keras", monitor="val_adv_accuracy", mode="max", save_best_only=True
     )
-    # The averages are in the model from `swap` on. What saves plain weights stands before it, and
-    # so would BackupAndRestore, or a resumed training would go on from the averages.
+    # Callbacks after `swap` see the averages at the end of an epoch. `last` saves plain weights, so
+    # it comes first. So must BackupAndRestore, or a resumed training would continue from averages.
     swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=True)
     return model.fit(
         *data,
@@ -86,7 +86,7 @@ def train(model, data, held_out, folder, *, threat_model=THREAT_MODEL, epochs=40
 
 
 def main():
-    """Trains once, and prints how the three candidates do on test data."""
+    """Trains once, and prints the accuracies of the three candidates on test data."""
     digits = kr.datasets.load("digits")
     x, y = digits.train
     held_out = x[-NUM_HELD_OUT:], y[-NUM_HELD_OUT:]

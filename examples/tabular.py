@@ -1,9 +1,9 @@
-"""Adversarial training on a table: several inputs, and a radius for every feature.
+"""Adversarial training on tabular data: several inputs, and a radius for every feature.
 
 The Wisconsin breast cancer data has 30 measurements of cell nuclei: the mean, the error and the
-worst value of ten features, each in units of its own. The attacker may move the means and the worst
-values by a share of each feature's standard deviation, within the range that was ever measured;
-the errors stay.
+worst value of ten features, each in its own units. The attacker may change the means and the worst
+values by a share of the standard deviation of each feature, within the range of the data. The
+errors do not change.
 
     python examples/tabular.py
 """
@@ -32,15 +32,15 @@ def load():
 
 
 def make_model(x):
-    """Returns a small classifier that normalises its inputs itself."""
+    """Returns a small classifier that contains the normalization of its inputs."""
     keras.utils.set_random_seed(SEED)
     inputs = {name: keras.Input((10,), name=name) for name in GROUPS}
-    normalised = []
+    normalized = []
     for name in GROUPS:
         layer = keras.layers.Normalization()
         layer.adapt(x[name])
-        normalised.append(layer(inputs[name]))
-    features = keras.layers.Concatenate()(normalised)
+        normalized.append(layer(inputs[name]))
+    features = keras.layers.Concatenate()(normalized)
     hidden = keras.layers.Dense(32, activation="relu")(features)
     model = keras.Model(inputs, keras.layers.Dense(2)(hidden))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -49,7 +49,7 @@ def make_model(x):
 
 
 def main():
-    """Trains with and without adversarial examples, and prints what is left under attack."""
+    """Trains with and without adversarial examples, and prints clean and robust accuracy."""
     train, test = load()
     parts = {}
     for name in ATTACKED:

@@ -1,9 +1,9 @@
-"""Adversarial training in embedding space on a made-up sentiment task.
+"""Adversarial training in embedding space on a synthetic sentiment task.
 
-A sentence is a bag of words of which some praise, some blame and most say nothing. There are few
-sentences to learn from, so that a plain model becomes too sure of itself. The attacker moves the
-embeddings of a sentence by at most EPSILON in all; no word is changed. Accuracy does not rise on
-this task: what falls is the loss, on clean embeddings and much more on perturbed ones.
+A sentence is a bag of words: some are positive, some are negative, and most are neutral. There are
+few training sentences, so a plain model becomes overconfident. The attacker changes the embeddings
+of a sentence by at most EPSILON in total, but no word. Adversarial training does not raise the
+accuracy on this task. It lowers the loss, on clean embeddings and much more on perturbed ones.
 
     python examples/text.py
 """
@@ -19,7 +19,7 @@ SEED = 0
 
 
 def make_sentences(count, rng):
-    """Returns tokens `(count, LENGTH)`, padded with 0, and whether more words praise than blame."""
+    """Returns tokens `(count, LENGTH)`, padded with 0, and labels: 1 for a positive sentence."""
     words = np.arange(VOCABULARY)
     polarity = np.where(words % 4 == 3, np.where(words % 8 == 3, 1.0, -1.0), 0.0)
     frequency = words[1:] ** -0.8
@@ -31,7 +31,7 @@ def make_sentences(count, rng):
 
 
 def make_model():
-    """Returns a small classifier whose embeddings have length 1: no delta is small beside them."""
+    """Returns a small classifier whose embeddings have length 1, so that EPSILON has a scale."""
     keras.utils.set_random_seed(SEED)
     layers = [
         keras.Input((LENGTH,), dtype="int32"),
@@ -48,11 +48,11 @@ def make_model():
 
 
 def main():
-    """Trains with and without adversarial examples, and prints how both do on new sentences."""
+    """Trains with and without adversarial examples, and prints results on new sentences."""
     rng = np.random.default_rng(SEED)
     train, test = make_sentences(1000, rng), make_sentences(2000, rng)
     ball = kr.threat_models.AtLayer("normalised", kr.L2(EPSILON, bounds=None))
-    # The settings of Miyato et al. (2017): one step, and as much clean as adversarial loss.
+    # The settings of Miyato et al. (2017): one step, and equal weights for both losses.
     trainings = {
         "plain": [],
         "adversarial": [kr.AdvTrain(ball, attack="fgsm", objective="mixed")],

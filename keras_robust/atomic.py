@@ -1,11 +1,11 @@
-"""Files that are there as a whole or not at all.
+"""Files that are written completely or not at all.
 
-Every writer fills a file of its own beside the target, with a name that nobody can guess, and that
-takes the place of the target in one rename. Two writers of one path do not disturb each other: a
-reader finds the whole file of the one or of the other, and the last to finish wins. What should be
-kept by both needs two paths.
+Every writer fills a temporary file next to the target, with a random name, and then renames it to
+the target in one step. Two writers of the same path do not disturb each other: a reader always
+finds the complete file of one of them, and the last writer to finish wins. Use two paths to keep
+both files.
 
-A symbolic link as the target stays a link: the file that it names is written.
+If the target is a symbolic link, it stays a link, and the file that it points to is written.
 """
 
 import contextlib
@@ -18,24 +18,24 @@ import time
 
 import numpy as np
 
-# After so many seconds nobody is still at work on a file that has not changed.
+# A temporary file that has not changed for so many seconds belongs to a writer that was killed.
 _LEFT_BEHIND = 24 * 3600
 
 
 def write_text(path, text):
-    """Writes a text file in UTF-8, as a whole or not at all."""
+    """Writes a text file in UTF-8, completely or not at all."""
     with _replacing(path) as file:
         file.write(text.encode())
 
 
 def write_arrays(path, arrays):
-    """Writes a dict of arrays to an `.npz` file, as a whole or not at all."""
+    """Writes a dict of arrays to an `.npz` file, completely or not at all."""
     with _replacing(path) as file:
         np.savez(file, **arrays)
 
 
 def check_writable(path):
-    """Raises `ValueError` if a file cannot be written, before there is anything to lose."""
+    """Raises `ValueError` if a file cannot be written. Call it before a long computation."""
     try:
         temporary = _temporary(_target(path))
         with open(temporary, "xb"):
@@ -43,30 +43,31 @@ def check_writable(path):
         temporary.unlink()
     except OSError as error:
         raise ValueError(
-            f"The file cannot be written: give another path. Received: {path} and the error {error}"
+            f"The file cannot be written: pass another path. Received: {path} and the error {error}"
         ) from error
 
 
 def _target(path):
-    """Returns the file that is to be there, behind all links, and makes the folders above it."""
+    """Returns the path behind all symbolic links, and makes its parent folders."""
     target = pathlib.Path(os.path.realpath(path))
     if os.path.lexists(target) and not target.is_file():
-        # The rename would put a file in the place of a device or a socket.
-        raise OSError(errno.EINVAL, "What is there is no file", str(target))
+        # The rename would replace a device or a socket by a file.
+        raise OSError(errno.EINVAL, "Expected a file", str(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     return target
 
 
 def _temporary(target):
-    """Returns a new path beside the target. Mode `x` opens it: it follows no link."""
+    """Returns a new path next to the target. Open it with mode `x`, which follows no link."""
     return target.with_name(f".{target.name}.{secrets.token_hex(8)}.partial")
 
 
 @contextlib.contextmanager
 def _replacing(path):
-    """Yields an open file that takes the place of `path` once it is written.
+    """Context that yields an open file, which replaces `path` once it is written.
 
-    A reader never sees half of it, not even after a power cut; a failure leaves the old file.
+    A reader never sees an incomplete file, not even after a power cut. A failure keeps the old
+    file.
     """
     target = _target(path)
     _sweep(target)
@@ -82,9 +83,9 @@ def _replacing(path):
 
 
 def _sweep(target):
-    """Deletes what writers that were killed have left beside a target a day ago or earlier."""
+    """Deletes temporary files that killed writers left next to a target at least a day ago."""
     pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{16}}\.partial")
-    # Another writer may be faster.
+    # Another writer may delete the same file first.
     with contextlib.suppress(OSError), os.scandir(target.parent) as entries:
         for entry in entries:
             if pattern.fullmatch(entry.name):

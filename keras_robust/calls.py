@@ -1,11 +1,11 @@
-"""Calls with arguments that are not there: the error says what to write instead."""
+"""Error messages for unknown arguments: they say what to write instead."""
 
 import difflib
 import functools
 import inspect
 import numbers
 
-# What other libraries and papers call it.
+# Our argument -> the names that other libraries and papers give it.
 _OTHER_NAMES = {
     "attack": "attacks attack_fn",
     "attacks": "attack attack_list suite",
@@ -36,20 +36,22 @@ _OTHER_NAMES = {
     "threat_model": "norm threat",
     "weight": "lambda_ lamda lam beta alpha coefficient",
 }
-_OF_ATTACKS = "num_steps step_size random_start num_restarts loss targeted eot_samples".split()
-_EXAMPLES = ("x", "y", "X", "x_test", "y_test", "inputs", "images", "labels")
-_ONE_ARGUMENT = "Examples and labels are one argument: data=(x, y)."
+_ATTACK_ARGUMENTS = (
+    "num_steps step_size random_start num_restarts loss targeted eot_samples".split()
+)
+_EXAMPLE_NAMES = ("x", "y", "X", "x_test", "y_test", "inputs", "images", "labels")
+_DATA_ADVICE = "Examples and labels are one argument: data=(x, y)."
 
 _Kind = inspect.Parameter
-_NAMED = (_Kind.POSITIONAL_OR_KEYWORD, _Kind.KEYWORD_ONLY)
+_NAMED_KINDS = (_Kind.POSITIONAL_OR_KEYWORD, _Kind.KEYWORD_ONLY)
 
 
 def with_argument_advice(function, name=None):
-    """Returns a function whose calls with unknown arguments raise a `TypeError` that helps.
+    """Returns the function with helpful errors: a `TypeError` that says what to write instead.
 
     Args:
         function: a function, or the `__init__` of a class.
-        name: str, for the error; `None` for that of the function.
+        name: str, the name that the error shows. Defaults to `None`, the name of the function.
     """
     parameters = dict(inspect.signature(function).parameters)
 
@@ -58,101 +60,134 @@ def with_argument_advice(function, name=None):
         _check(name or function.__qualname__, parameters, args, kwargs)
         return function(*args, **kwargs)
 
-    # Keras looks past what `wraps` leaves.
+    # Keras reads the signature of the outermost function and ignores `__wrapped__`.
     call.__signature__ = inspect.signature(function)
     call.explains = True
     return call
 
 
 def explain_calls(classes):
-    """Makes the constructors of classes say what to write instead of an unknown argument."""
+    """Wraps the constructors of classes in `with_argument_advice`."""
     for cls in classes:
         if cls.__init__ is not object.__init__ and not hasattr(cls.__init__, "explains"):
             cls.__init__ = with_argument_advice(cls.__init__, cls.__name__)
 
 
 def advice(name, value, known):
-    """Returns a sentence that says what to write instead of an argument.
+    """Returns a sentence that says what to write instead of an unknown argument.
 
     Args:
-        name: str, the argument that is unknown.
-        value: what it was given.
-        known: list of str, the arguments that there are.
+        name: str, the unknown argument.
+        value: the value that it was given.
+        known: list of str, the arguments that the function has.
     """
-    shown = _shown(value)
     if own := _own_name(name, known):
-        return f"Write {own}={'(low, high)' if own == 'bounds' else shown}."
-    if name in _EXAMPLES and "data" in known:
-        return _ONE_ARGUMENT
+        return f"Write {own}={'(low, high)' if own == 'bounds' else _shown(value)}."
+    if name in _EXAMPLE_NAMES and "data" in known:
+        return _DATA_ADVICE
+    return (
+        _threat_model_advice(name, value, known)
+        or _attack_advice(name, value, known)
+        or _nearest_advice(name, known)
+    )
+
+
+def _threat_model_advice(name, value, known):
+    """Returns advice for an argument that belongs to a threat model, else `None`."""
     meant = _meanings(name)
     place = "threat_model=" if "threat_model" in known else ""
     if "epsilon" in meant:
-        return f"The radius is that of the threat model: {place}kr.Linf({shown})."
+        return f"Pass the radius to the threat model: {place}kr.Linf({_shown(value)})."
     if "bounds" in meant:
-        return f"The box is that of the threat model: {place}kr.Linf(epsilon, bounds=(low, high))."
+        return f"Pass the bounds to the threat model: {place}kr.Linf(epsilon, bounds=(low, high))."
     if name == "norm":
-        return f"The norm is the class of the threat model, such as {place}kr.L2(epsilon)."
-    setting = next((own for own in meant if own in _OF_ATTACKS), None)
+        return f"The class of the threat model sets the norm, for example {place}kr.L2(epsilon)."
+    return None
+
+
+def _attack_advice(name, value, known):
+    """Returns advice for an argument that belongs to an attack or an objective, else `None`."""
+    meant = _meanings(name)
+    setting = next((own for own in meant if own in _ATTACK_ARGUMENTS), None)
     place = next((own for own in ("attack", "attacks") if own in known), None)
     if setting and place:
-        return f"That belongs to the attack: {place}=kr.attacks.PGD({setting}={shown})."
+        return f"Pass it to the attack: {place}=kr.attacks.PGD({setting}={_shown(value)})."
     if "objective" in known and "beta" in meant:
-        return f"That belongs to the objective: objective=kr.objectives.TRADES(beta={shown})."
+        return f"Pass it to the objective: objective=kr.objectives.TRADES(beta={_shown(value)})."
+    return None
+
+
+def _nearest_advice(name, known):
     near = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean {near[0]}?" if near else f"It takes {', '.join(known)}."
+    return f"Did you mean {near[0]}?" if near else f"The arguments are {', '.join(known)}."
 
 
 def is_radius(name):
-    """Whether others call a radius so."""
+    """Returns whether other libraries use this name for a radius."""
     return "epsilon" in _meanings(name)
 
 
 def _check(name, parameters, args, kwargs):
     """Raises a `TypeError` for arguments that a function with these parameters does not have."""
-    kinds = [parameter.kind for parameter in parameters.values()]
-    named = [key for key in parameters if parameters[key].kind in _NAMED]
-    known = [key for key in named if key != "self"]
-    for key in kwargs:
-        # What Keras takes of a layer, and a certificate of `certify`, is not written down.
-        is_other = key in _OTHER_NAMES or not _is_own(key, known)
-        is_open = _Kind.VAR_KEYWORD in kinds and is_other
-        if key not in named and not is_open:
-            raise TypeError(
-                f"{name} has no argument `{key}`. {advice(key, kwargs[key], known)} "
-                f"Received: {key}={_shown(kwargs[key])}"
-            )
-    places = [key for key in named if parameters[key].kind is _Kind.POSITIONAL_OR_KEYWORD]
-    if len(args) > len(places) and _Kind.VAR_POSITIONAL not in kinds:
-        _refuse_places(name, known, [key for key in places if key != "self"], args[len(places) :])
+    kinds = {key: parameter.kind for key, parameter in parameters.items()}
+    known = [key for key, kind in kinds.items() if kind in _NAMED_KINDS and key != "self"]
+    _check_names(name, known, kwargs, is_open=_Kind.VAR_KEYWORD in kinds.values())
+    if _Kind.VAR_POSITIONAL not in kinds.values():
+        positional = [key for key, kind in kinds.items() if kind is _Kind.POSITIONAL_OR_KEYWORD]
+        _check_positions(name, known, positional, args)
 
 
-def _refuse_places(name, known, places, others):
-    if places:
-        text = f"{name} takes {', '.join(places)} by place, and everything else by name."
+def _check_names(name, known, kwargs, is_open):
+    """Raises a `TypeError` for the first unknown name.
+
+    A function with `**kwargs` (`is_open`) passes names on that its signature does not list, to
+    Keras for a layer, or to the certificate in `certify`. It refuses only those names that other
+    libraries give to its own arguments.
+    """
+    for key, value in kwargs.items():
+        if key in known or key == "self":
+            continue
+        if is_open and (key in _OTHER_NAMES or not _is_own(key, known)):
+            continue
+        raise TypeError(
+            f"{name} has no argument `{key}`. {advice(key, value, known)} "
+            f"Received: {key}={_shown(value)}"
+        )
+
+
+def _check_positions(name, known, positional, args):
+    """Raises a `TypeError` if there are more `args` than positional parameters."""
+    others = args[len(positional) :]
+    if not others:
+        return
+    positional = [key for key in positional if key != "self"]
+    if positional:
+        text = f"{name} takes {', '.join(positional)} by position, other arguments by name."
     else:
         text = f"{name} takes its arguments by name: {', '.join(known)}."
-    if "data" in places:
-        text += f" {_ONE_ARGUMENT}"
-    elif not places and isinstance(others[0], numbers.Real):
-        text += f" A radius is that of the threat model: kr.Linf({others[0]})."
+    if "data" in positional:
+        text += f" {_DATA_ADVICE}"
+    elif not positional and isinstance(others[0], numbers.Real):
+        text += f" Pass a radius to the threat model: kr.Linf({others[0]})."
     received = ", ".join(map(_shown, others))
-    raise TypeError(f"{text} Received: {len(places) + len(others)} by place, at the end {received}")
+    count = len(positional) + len(others)
+    raise TypeError(f"{text} Received: {count} arguments by position, the last ones {received}")
 
 
 def _meanings(name):
-    """Returns the arguments of ours that others call so, or that are called so."""
+    """Returns our arguments that have this name here or in other libraries."""
     return [own for own, others in _OTHER_NAMES.items() if name in (own, *others.split())]
 
 
 def _own_name(name, known):
-    """Returns the argument among those that are known which others call so, or `None`."""
-    # A norm is no threat model yet.
+    """Returns the known argument that other libraries call `name`, or `None`."""
+    # `norm="linf"` alone is no threat model: it also needs a radius.
     found = [own for own in _meanings(name) if own in known and own != "threat_model"]
     return found[0] if found else None
 
 
 def _is_own(name, known):
-    """Whether all arguments of ours that others call so are among those that are known."""
+    """Returns whether every meaning of `name` is a known argument."""
     meant = _meanings(name)
     return bool(meant) and set(meant) <= set(known)
 

@@ -1,16 +1,19 @@
-"""Objects that Keras can write down and make again, as their constructor got them."""
+"""Configs of objects whose constructor arguments are their attributes."""
 
 import inspect
 
 import keras
 import numpy as np
 
-# Entries of an array that a message shows one by one.
+# The most entries of an array that a message shows one by one.
 _LONG = 8
 
 
 class Configurable:
-    """Config and repr from the arguments of the constructor, kept in attributes of their names."""
+    """Base class with a config and a repr of the constructor arguments.
+
+    A subclass keeps each argument in an attribute of the same name.
+    """
 
     def get_config(self):
         return {name: to_config_value(value) for name, value in self._arguments().items()}
@@ -30,9 +33,9 @@ class Configurable:
 
 
 def shown(value):
-    """Returns `repr(value)`, with long arrays and lists of numbers by shape and range alone.
+    """Returns `repr(value)`, but only shape and range of long arrays and lists of numbers.
 
-    Whatever a message shows of what was received goes through it.
+    Error messages use it to show the value that they received.
     """
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key!r}: {shown(item)}" for key, item in value.items()) + "}"
@@ -50,7 +53,7 @@ def shown(value):
 
 
 def _is_long(value):
-    """Whether it is an array, a tensor or nested lists of numbers with many entries."""
+    """Returns whether a value is an array, or nested lists of numbers, with many entries."""
     if isinstance(value, (list, tuple)):
         leaves = keras.tree.flatten(value)
         are_numbers = all(isinstance(leaf, (int, float, np.generic)) for leaf in leaves)
@@ -76,7 +79,7 @@ def required_arguments(cls):
 
 
 def to_config_value(value):
-    """Turns an argument into what JSON can hold."""
+    """Returns an argument in a form that JSON can hold."""
     if isinstance(value, dict):
         return {key: to_config_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -87,9 +90,10 @@ def to_config_value(value):
 
 
 def fingerprint(value):
-    """Returns what tells a value from another in a later process, in what JSON can hold.
+    """Returns a description of a value for comparison in a later process, in plain JSON types.
 
-    Of what is neither configurable nor plain, such as a model or a function, only the type.
+    It describes a value that is neither configurable nor plain, for example a model or a function,
+    by its type alone.
     """
     if isinstance(value, (Configurable, keras.optimizers.schedules.LearningRateSchedule)):
         return {"class": type(value).__name__, **fingerprint(_settings_of(value))}
@@ -105,7 +109,7 @@ def fingerprint(value):
 
 
 def _settings_of(value):
-    """Returns what an object was made with, as far as it tells."""
+    """Returns the constructor arguments of an object, or `{}` if it does not provide them."""
     try:
         return value._arguments() if isinstance(value, Configurable) else value.get_config()
     except (AttributeError, NotImplementedError):
@@ -113,7 +117,7 @@ def _settings_of(value):
 
 
 def from_config_value(value):
-    """Turns what `to_config_value` returned into an argument."""
+    """Returns the argument that `to_config_value` turned into this value."""
     if isinstance(value, dict) and "class_name" in value:
         return keras.saving.deserialize_keras_object(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Names for classes, so that `attack="pgd"` works wherever Keras users expect it."""
+"""Registry of classes by name, so that `attack="pgd"` works as Keras users expect."""
 
 import difflib
 
@@ -12,10 +12,10 @@ class Registry:
     """Finds an object by name, config, class or instance.
 
     Args:
-        kind: str, what the registry holds, for error messages: `"attack"`.
-        base: class, what every entry derives from.
-        classes: list of classes; a class answers to its own name in any case (`"PGD"`, `"pgd"`,
-            `"clean_logit_pairing"`).
+        kind: str, the name of the kind of object for error messages, for example `"attack"`.
+        base: class, the base class of every entry.
+        classes: list of classes. The name of a class is found in any case and with underscores
+            (`"PGD"`, `"pgd"`, `"clean_logit_pairing"`).
 
     Example:
 
@@ -31,7 +31,7 @@ class Registry:
         self.extend(classes)
 
     def extend(self, classes):
-        """Adds classes, whose constructors say from then on what to write for a wrong argument."""
+        """Adds classes, and makes their constructors explain unknown arguments."""
         explain_calls(classes)
         self.classes.update((cls.__name__.lower(), cls) for cls in classes)
 
@@ -49,15 +49,15 @@ class Registry:
         return self._make(found, identifier)
 
     def find(self, name):
-        """Returns the class of this name, or `None`."""
+        """Returns the class with this name, or `None`."""
         return self.classes.get(_key(name)) if isinstance(name, str) else None
 
     def unknown(self, identifier, others=()):
-        """Returns the `ValueError` for what is neither an object nor a name.
+        """Returns the `ValueError` for an unknown identifier.
 
         Args:
-            identifier: what was received.
-            others: names that the caller knows beside those of the classes.
+            identifier: the value that was received.
+            others: list of str, names that the caller accepts besides the names of the classes.
         """
         names = [*others, *sorted(self.classes)]
         received, hint = repr(identifier), ""
@@ -78,8 +78,8 @@ class Registry:
         required = required_arguments(cls)
         if required:
             raise ValueError(
-                f"The {self.kind} {cls.__name__} needs arguments, so that its name alone does not "
-                f"do: pass {cls.__name__}({', '.join(f'{name}=...' for name in required)}). "
+                f"The {self.kind} {cls.__name__} needs arguments, so its name alone is not enough: "
+                f"pass {cls.__name__}({', '.join(f'{name}=...' for name in required)}). "
                 f"Received: {identifier!r}"
             )
         return cls()

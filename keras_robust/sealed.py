@@ -1,7 +1,7 @@
-"""Dicts of arrays in a file, with a digest that tells whether they are what was written.
+"""Files with a dict of arrays and a digest that detects changes.
 
-The digest finds what has changed since. It is no signature: whoever writes a file on purpose can
-write its digest too.
+The digest detects accidental changes. It is not a signature: a person who forges a file can compute
+its digest too.
 """
 
 import hashlib
@@ -13,32 +13,34 @@ _DIGEST = "digest"
 
 
 def sealed(arrays):
-    """Returns a dict of arrays and, as one more, the digest of all of them."""
+    """Returns the dict of arrays with one more entry, the digest of all arrays."""
     return {**arrays, _DIGEST: np.array(_digest(arrays))}
 
 
 def read_sealed(path):
-    """Returns the dict of arrays in an `.npz` file that `sealed` closed.
+    """Returns the dict of arrays in an `.npz` file that was written with `sealed`.
 
     Raises:
-        Exception: of many kinds, for what is no such file; `ValueError` for one that has changed.
+        ValueError: for a file that has changed, or has no digest.
+        Exception: of many other types, for a file that is not a readable `.npz` file.
     """
-    # NumPy leaves a broken file open that it opened itself.
+    # NumPy does not close a broken file that it opened itself, so open it here.
     with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
         size = sum(item.file_size for item in file.zip.infolist())
         if size > os.fstat(stream.fileno()).st_size:
-            raise ValueError(f"a file of arrays that are larger than it, {size} bytes")
+            # A small compressed file could fill the memory.
+            raise ValueError(f"a file whose arrays are larger than the file, {size} bytes")
         arrays = {name: file[name] for name in file.files}
     if _DIGEST not in arrays:
-        raise ValueError("a file without a digest, as other programs and older versions write it")
+        raise ValueError("a file without a digest, written by another program or an older version")
     digest = str(arrays.pop(_DIGEST))
     if digest != _digest(arrays):
-        raise ValueError("a file whose content is not that of its digest: it was changed")
+        raise ValueError(f"a file that was changed: its content does not match its digest {digest}")
     return arrays
 
 
 def _digest(arrays):
-    """Returns the SHA-256 of names, dtypes, shapes and bytes."""
+    """Returns the SHA-256 of the names, dtypes, shapes and bytes of the arrays."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         array = np.asarray(arrays[name])

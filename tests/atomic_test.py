@@ -64,7 +64,7 @@ def test_nobody_can_guess_the_name_of_the_temporary_file(tmp_path, monkeypatch, 
 
 
 def _guessed(monkeypatch):
-    """Makes the names known, as if somebody had guessed them."""
+    """Makes the random names predictable, as if somebody had guessed them."""
     monkeypatch.setattr(atomic.secrets, "token_hex", lambda size: "0" * 2 * size)
     return f".file.{'0' * 16}.partial"
 
@@ -104,13 +104,13 @@ def _loop(path):
 
 
 @pytest.mark.parametrize("make", [_loop, os.mkfifo, os.mkdir])
-def test_what_is_no_file_is_left_alone(tmp_path, make):
+def test_a_path_that_is_not_a_file_stays_unchanged(tmp_path, make):
     path = tmp_path / "file"
     make(path)
     before = os.lstat(path)
-    with pytest.raises(ValueError, match="cannot be written: give another path. Received: .*file"):
+    with pytest.raises(ValueError, match="cannot be written: pass another path. Received: .*file"):
         atomic.check_writable(path)
-    with pytest.raises(OSError, match="is no file"):
+    with pytest.raises(OSError, match="Expected a file"):
         atomic.write_text(path, "new")
     assert os.lstat(path).st_ino == before.st_ino
     assert [item.name for item in tmp_path.iterdir()] == ["file"]
@@ -147,7 +147,7 @@ def test_two_writers_of_one_path_never_break_it(tmp_path):
                     values = set(found["a"].tolist())
                 assert len(values) == 1 and values <= {0, 1}
                 seen.update(values)
-    # They raise what a writer raised.
+    # The results raise the errors of the writers.
     assert [writer.result() for writer in writers] == [None, None]
     assert seen.total() > 0
     assert [item.name for item in tmp_path.iterdir()] == ["two.npz"]

@@ -36,7 +36,7 @@ class Plain:
 
 @pytest.fixture
 def explained_classes():
-    """Copies of the classes, so that the constructors of those above stay as they are."""
+    """Copies of the classes, so that the constructors of the originals stay unchanged."""
     copies = {}
     for cls in (Base, Inherits, Open, Plain):
         bases = tuple(copies.get(base.__name__, base) for base in cls.__bases__)
@@ -46,7 +46,7 @@ def explained_classes():
     return copies
 
 
-def test_a_call_that_fits_is_the_same_call():
+def test_a_valid_call_is_unchanged():
     call = calls.with_argument_advice(add)
     assert call(1) == 6
     assert call(1, 5, third=7) == 13
@@ -55,7 +55,7 @@ def test_a_call_that_fits_is_the_same_call():
     assert call.__name__ == "add"
 
 
-def test_an_error_within_the_function_is_left_alone():
+def test_other_errors_are_unchanged():
     with pytest.raises(TypeError, match="can only concatenate str"):
         calls.with_argument_advice(add)("a")
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'first'"):
@@ -66,15 +66,15 @@ def test_an_error_within_the_function_is_left_alone():
     ("args", "kwargs", "message"),
     [
         ((1,), {"thrid": 5}, "add has no argument `thrid`. Did you mean third.* thrid=5"),
-        ((1,), {"zz": X}, "It takes first, second, third. Received: zz=<ndarray>$"),
+        ((1,), {"zz": X}, "The arguments are first, second, third. Received: zz=<ndarray>$"),
         (
             (1, 2, 3),
             {},
-            "takes first, second by place, and .* by name.* 3 by place, .* end 3",
+            "takes first, second by position, .* by name.* 3 arguments .*, the last ones 3",
         ),
     ],
 )
-def test_arguments_that_are_not_there(args, kwargs, message):
+def test_unknown_arguments(args, kwargs, message):
     with pytest.raises(TypeError, match=message):
         calls.with_argument_advice(add)(*args, **kwargs)
 
@@ -90,7 +90,7 @@ def test_constructors(explained_classes):
         explained_classes["Plain"](1)
 
 
-def test_what_takes_any_argument_refuses_the_names_of_others_only(explained_classes):
+def test_a_function_with_kwargs_refuses_only_names_from_other_libraries(explained_classes):
     cls = explained_classes["Open"]
     cls(noise_stddev=1.0, whatever=2, num_samples=3)
     with pytest.raises(TypeError, match="Open has no argument `sigma`. Write noise_stddev=0.1."):
@@ -104,8 +104,8 @@ HABITS = [
     (lambda: kr.attacks.PGD(nb_iter=7), "Write num_steps=7"),
     (lambda: kr.attacks.PGD(alpha=0.01), "Write step_size=0.01"),
     (lambda: kr.attacks.PGD(rand_init=True), "Write random_start=True"),
-    (lambda: kr.attacks.PGD(clip_min=0), r"box is that of the threat model.*bounds=\(low, high\)"),
-    (lambda: kr.attacks.PGD(norm="inf"), r"norm is the class of the threat model"),
+    (lambda: kr.attacks.PGD(clip_min=0), r"bounds to the threat model.*bounds=\(low, high\)"),
+    (lambda: kr.attacks.PGD(norm="inf"), "class of the threat model sets the norm"),
     (
         lambda: kr.attacks.PGD()(small_models.simple(), X, Y, eps=0.1),
         r"threat_model=kr.Linf\(0.1\)",
@@ -121,7 +121,7 @@ HABITS = [
     (lambda: kr.AdvTrain(beta=6), r"objective=kr.objectives.TRADES\(beta=6\)"),
     (
         lambda: kr.AdvTrain("linf", "pgd"),
-        "takes threat_model by place, and everything else",
+        "takes threat_model by position, other arguments by name",
     ),
     (lambda: kr.RobustValidation((X, Y), eps=0.1), r"threat_model=kr.Linf\(0.1\)"),
     (lambda: kr.objectives.TRADES(lambda_=6), "Write beta=6"),
@@ -150,7 +150,7 @@ HABITS = [
 
 
 @pytest.mark.parametrize("index", range(len(HABITS)))
-def test_habits_from_other_libraries(index):
+def test_names_from_other_libraries(index):
     call, message = HABITS[index]
     with pytest.raises(TypeError, match=message):
         call()
@@ -168,8 +168,8 @@ def test_options_of_a_certificate(options, message):
         kr.certify(small_models.simple(), (X, Y), "smoothing", **options)
 
 
-def test_certify_passes_on_the_names_of_a_certificate():
-    """`num_samples` is what others call `num_examples`, and an argument of `"smoothing"` too."""
+def test_certify_passes_certificate_options_on():
+    """`num_samples` is an argument of `"smoothing"`, and another name of `num_examples`."""
     with pytest.raises(ValueError, match="Argument `num_samples`"):
         kr.certify(small_models.simple(), (X, Y), "smoothing", noise_stddev=0.1, num_samples=-1)
 
@@ -177,7 +177,7 @@ def test_certify_passes_on_the_names_of_a_certificate():
 PACKAGES = (kr.attacks, kr.objectives, kr.threat_models, kr.certification, kr.callbacks, kr.layers)
 
 
-def test_every_public_class_and_the_functions_of_users_explain():
+def test_every_public_class_and_function_explains_unknown_arguments():
     losses = [cls for cls in vars(kr.losses).values() if inspect.isclass(cls)]
     for cls in [*(cls for package in PACKAGES for cls in package.ALL), *losses]:
         if cls.__init__ is not object.__init__:
@@ -187,7 +187,7 @@ def test_every_public_class_and_the_functions_of_users_explain():
             assert hasattr(getattr(kr, name), "explains"), name
 
 
-def test_a_subclass_of_the_user_has_its_own_arguments():
+def test_a_user_subclass_has_its_own_arguments():
     class Mine(kr.attacks.PGD):
         def __init__(self, flavour, **others):
             super().__init__(**others)
@@ -198,7 +198,7 @@ def test_a_subclass_of_the_user_has_its_own_arguments():
         Mine("sweet", steps=3)
 
 
-def test_layers_are_made_and_read_as_before():
+def test_layers_are_serialized_as_before():
     layer = kr.layers.InputGuard((0, 2), name="door", dtype="float32")
     assert keras.layers.deserialize(keras.layers.serialize(layer)).bounds == layer.bounds
     assert layer.name == "door"

@@ -34,7 +34,7 @@ def test_required_arguments_have_no_default():
     assert required_arguments(kr.attacks.PGD) == []
 
 
-def test_a_description_has_all_that_tells_one_from_another():
+def test_a_fingerprint_separates_different_values():
     found = fingerprint({"pair": Pair(kr.Linf(SCHEDULE), second=[np.float32(0.5), np.arange(2)])})
     assert json.loads(json.dumps(found)) == found
     assert found["pair"]["class"] == "Pair"
@@ -44,12 +44,12 @@ def test_a_description_has_all_that_tells_one_from_another():
     assert found["pair"]["second"] == [0.5, [0, 1]]
 
 
-def test_a_description_of_models_and_functions_is_their_type():
+def test_the_fingerprint_of_a_model_or_function_is_its_type():
     found = fingerprint(Pair(keras.Sequential([keras.layers.Dense(2)]), second=lambda: None))
     assert found == {"class": "Pair", "first": "Sequential", "second": "function"}
 
 
-def test_what_is_plain_comes_back():
+def test_plain_values_round_trip():
     given = {
         "parts": {"a": kr.Linf("8/255", None), "b": [None, kr.L2(0.5, None)]},
         "epsilon": SCHEDULE,

@@ -31,12 +31,12 @@ devices.split(2)
 backends.optimize_less()
 
 if not IS_JAX:
-    from keras_robust.backend.tensorflow import ops as seam
+    from keras_robust.backend.tensorflow import loops
 
     # Tracing is most of the time of these tests. The numbers are the same, as the tests of
     # `repeat` say, which set it back to what users have.
-    UNROLL = seam._UNROLL
-    seam._UNROLL = 2
+    UNROLL = loops._UNROLL
+    loops._UNROLL = 2
 
 
 def pytest_collection_modifyitems(items):

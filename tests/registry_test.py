@@ -32,7 +32,7 @@ class Hexagon(Shape):
 
 
 class Polygon(Shape):
-    """Takes anything else beside what it must have."""
+    """A class with required and arbitrary other arguments."""
 
     def __init__(self, sides, *, angle, colour="red", **others):
         super().__init__(sides)
@@ -68,13 +68,13 @@ def test_configs_are_read():
 @pytest.mark.parametrize(
     "identifier", ["circle", None, 3, dict, {}, {"sides": 3}, kr.attacks.PGD()]
 )
-def test_anything_else_is_told_the_known_names(identifier):
+def test_the_error_lists_the_known_names(identifier):
     message = "Unknown shape. Expected one of 'righttriangle', or an object of Shape. Received: "
     with pytest.raises(ValueError, match=message):
         get(identifier)
 
 
-def test_labels_are_told_that_they_belong_to_the_data():
+def test_the_error_for_labels_points_to_the_data():
     message = r"Received: an array of shape \(3,\). Examples and labels are one argument: data="
     for labels in (np.arange(3), keras.ops.arange(3)):
         with pytest.raises(ValueError, match=message):
@@ -89,7 +89,7 @@ def test_labels_are_told_that_they_belong_to_the_data():
         kr.evaluate(lambda x: x, np.zeros((3, 2), "float32"), [0, 1, 0])
 
 
-def test_names_that_the_caller_knows_beside_them():
+def test_the_error_lists_names_of_the_caller():
     error = Registry("shape", Shape, [RightTriangle]).unknown("heptagn", ["heptagon", "line"])
     message = "Expected one of 'heptagon', 'line', 'righttriangle', or .* Did you mean 'heptagon'?"
     assert re.search(message, str(error))
@@ -98,7 +98,7 @@ def test_names_that_the_caller_knows_beside_them():
         kr.evaluate(lambda x: x, data, attacks="standart")
 
 
-def test_a_misspelled_name_is_told_the_nearest():
+def test_the_error_suggests_the_nearest_name():
     with pytest.raises(
         ValueError, match="Received: 'right_triangel'. Did you mean 'righttriangle'"
     ):
@@ -106,9 +106,9 @@ def test_a_misspelled_name_is_told_the_nearest():
 
 
 @pytest.mark.parametrize("identifier", ["Polygon", "polygon", Polygon])
-def test_a_name_does_not_do_for_a_class_that_needs_arguments(identifier):
+def test_a_class_with_required_arguments_needs_an_instance(identifier):
     message = re.escape(
-        "The shape Polygon needs arguments, so that its name alone does not do: pass "
+        "The shape Polygon needs arguments, so its name alone is not enough: pass "
         f"Polygon(sides=..., angle=...). Received: {identifier!r}"
     )
     with pytest.raises(ValueError, match=message):

@@ -1,9 +1,9 @@
-"""Exports a model, serves it, and checks the answers to good and to bad requests.
+"""Check of the server: exports a model, serves it, and sends good and bad requests.
 
     python examples/serving/check.py
 
-Needs the extra `serve`. Trains for a few seconds, starts `serve.py` on a free port of 127.0.0.1,
-sends requests over HTTP, and stops it. Takes about a minute.
+The program needs the extra `serve`. It trains for a few seconds, starts `serve.py` on a free port
+of 127.0.0.1, sends requests over HTTP, and stops the server. This takes about a minute.
 """
 
 import http.client
@@ -32,12 +32,12 @@ NUM_BAD, BAD_PER_GOOD = 1000, 4
 NUM_HUGE, HUGE = 2, 100 * 10**6
 NUM_CLIENTS = 8
 PATIENCE = 10  # Seconds.
-# The goal is 0.1 where nothing else runs.
+# Seconds for a health request. On an idle machine 0.1 is enough.
 MAX_HEALTH = 1.0
 
 
 def export(folder):
-    """Trains a small network on digits for an epoch or two, smooths it, and exports that."""
+    """Trains a small network on digits, and exports it with randomized smoothing."""
     data = kr.datasets.load("digits")
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
@@ -61,7 +61,7 @@ def export(folder):
 
 
 class Client:
-    """Sends requests over one connection, and opens another when the server closes it."""
+    """HTTP client that opens a new connection whenever the server has closed the last one."""
 
     def __init__(self, address, path, timeout=60):
         self.address, self.path = address, path
@@ -83,7 +83,7 @@ class Client:
 
 
 def ask(client, name, body):
-    """Sends a bad request, and returns what is wrong with the answer, or `None`."""
+    """Sends a bad request. Returns a problem with the answer, or `None`."""
     status, answer = client.post(body)
     if 400 <= status < 500:
         return None
@@ -91,7 +91,7 @@ def ask(client, name, body):
 
 
 def check_health(client, x):
-    """Asks whether the server is up while it computes the longest answer."""
+    """Sends a health request while the server computes its longest answer. Returns a problem."""
     other, found = Client(client.address, client.path), []
     thread = threading.Thread(
         target=lambda: found.append(other.post(certify(x[:1], MAX_SAMPLES))[0])
@@ -107,10 +107,10 @@ def check_health(client, x):
 
 
 def check_load(client, body):
-    """Asks whether the server is up while many clients send the largest bodies.
+    """Sends health requests while many clients send the largest bodies.
 
     Returns:
-        The 99th percentile of the seconds that an answer took, and a list of what went wrong.
+        The 99th percentile of the response time in seconds, and a list of problems.
     """
     found, seconds = [], []
 
@@ -135,7 +135,7 @@ def check_load(client, body):
 
 
 def check_halves(client):
-    """Sends the beginning of a request and no more, and gives where the server does not hang up."""
+    """Sends incomplete requests. Yields a problem for each that the server does not cut off."""
     host, port = client.address.split(":")
     head = f"POST {client.path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 1000\r\n\r\n"
     whole = f"GET {client.path.split(':')[0]} HTTP/1.1\r\nHost: {host}\r\n\r\n"
@@ -162,7 +162,7 @@ def check_halves(client):
 
 
 def check_doors(client):
-    """Tries to load and to unload the model, and gives what went wrong."""
+    """Tries to load and unload the model. Yields a problem for each request that is not refused."""
     name = client.path.split("/")[-1].split(":")[0]
     for verb in ("load", "unload"):
         status, _ = client.post(b"", f"/v2/repository/models/{name}/{verb}")
@@ -171,10 +171,24 @@ def check_doors(client):
 
 
 def check(client, good, bad):
-    """Sends everything, and returns a list of what went wrong."""
+    """Sends all good and bad requests. Returns a list of problems."""
     problems = [*check_doors(client)]
     problems += [ask(client, name, body) for name, body in bad.items()]
-    turns = itertools.cycle(good)
+    problems += check_mixture(client, good, bad)
+    status, _ = client.post(good[0][0], client.path.replace("models/", "models/no-"))
+    if status != 404:
+        problems.append(f"unknown model: received {status}")
+    port = int(client.address.split(":")[1])
+    with socket.socket() as other:
+        # Linux serves all of 127.0.0.0/8, so a server that listens on all addresses answers here.
+        if other.connect_ex(("127.0.0.2", port)) == 0:
+            problems.append("the server does not listen on 127.0.0.1 only")
+    return [problem for problem in problems if problem]
+
+
+def check_mixture(client, good, bad):
+    """Sends good requests among many bad ones. Returns a list of problems and `None`."""
+    problems, turns = [], itertools.cycle(good)
     for number, (name, body) in zip(range(NUM_BAD), itertools.cycle(bad.items()), strict=False):
         problems.append(ask(client, name, body))
         if number % BAD_PER_GOOD == 0:
@@ -184,14 +198,7 @@ def check(client, good, bad):
                 problems.append(f"{str(request)[:50]}: received {status}, {str(answer)[:200]}")
         if number < NUM_HUGE:
             problems.append(ask(client, "huge", b'{"instances": "' + b"0" * HUGE + b'"}'))
-    status, _ = client.post(good[0][0], client.path.replace("models/", "models/no-"))
-    problems.append(None if status == 404 else f"unknown model: received {status}")
-    port = int(client.address.split(":")[1])
-    with socket.socket() as other:
-        # Linux has all of 127.0.0.0/8; a server that listens everywhere is there as well.
-        if other.connect_ex(("127.0.0.2", port)) == 0:
-            problems.append("the server does not listen on 127.0.0.1 only")
-    return [problem for problem in problems if problem]
+    return problems
 
 
 def main():

@@ -1,4 +1,4 @@
-"""What a client may ask of the server: bytes, seconds, and a place to wait."""
+"""Limits for clients: the size of a body, the time to send it, and the number of open bodies."""
 
 import asyncio
 import functools
@@ -7,9 +7,9 @@ from fastapi import HTTPException
 from fastapi.responses import JSONResponse
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# Of the body of a request; of others than for predictions nothing is asked that needs more.
+# Bytes in the body of a prediction request, and of any other request.
 MAX_BYTES, MAX_OTHER_BYTES = 16 * 2**20, 2**16
-# Bodies that are received, wait or are answered.
+# Bodies that the server receives, queues or answers at the same time.
 MAX_BODIES = 32
 
 
@@ -18,7 +18,7 @@ class LimitBody:
 
     Args:
         app: ASGI application.
-        patience: number of seconds in which a body must be there.
+        patience: float, the seconds in which the whole body must arrive.
     """
 
     def __init__(self, app, patience):
@@ -49,7 +49,7 @@ class LimitBody:
                 return await asyncio.wait_for(receive(), max(left, 0.0))
             except asyncio.TimeoutError:
                 raise HTTPException(
-                    408, "The body did not come in time", {"Connection": "close"}
+                    408, "The body did not arrive in time", {"Connection": "close"}
                 ) from None
 
         async def limited():
@@ -59,16 +59,16 @@ class LimitBody:
             is_whole = not message.get("more_body", False)
             if total <= limit:
                 return message
-            # A client that still sends would not see the answer.
+            # Read the rest: a client does not read the answer while it still sends.
             while message.get("more_body", False):
                 message = await patient()
-            raise HTTPException(413, f"The body has more than {limit} bytes")
+            raise HTTPException(413, f"Expected a body of at most {limit} bytes")
 
         return limited
 
 
 class _Patient(HttpToolsProtocol):
-    """Cuts off a connection on which a request begins and its headers do not come in time."""
+    """Closes a connection if the headers of a request do not arrive in time."""
 
     def __init__(self, *arguments, patience, **others):
         super().__init__(*arguments, **others)
@@ -102,5 +102,5 @@ class _Patient(HttpToolsProtocol):
 
 
 def protocol(patience):
-    """Returns what makes the protocol of a connection, for uvicorn."""
+    """Returns a factory of connection protocols for uvicorn."""
     return functools.partial(_Patient, patience=patience)

@@ -2,9 +2,9 @@
 
     python examples/serving/serve.py --base_path=models/digits --port=8501
 
-Loads the highest version in the folder. Listens on 127.0.0.1 only: put a proxy with TLS and
-authentication in front before anybody else may call. Needs the extra `serve`. The port 0 takes a
-free one; the first line of the output tells which.
+The program loads the highest version in the folder. It listens on 127.0.0.1 only: put a proxy with
+TLS and authentication in front of it before you open it to other machines. It needs the extra
+`serve`. With port 0 it chooses a free port, which the first line of the output shows.
 """
 
 import argparse
@@ -29,19 +29,21 @@ from limits import LimitBody
 from limits import protocol
 
 HOST = "127.0.0.1"
-# Processes, each with the model. Each takes all processors while it computes; others wait.
+# Number of worker processes, each with its own copy of the model. Further requests wait, because
+# one computation already uses all processors.
 MAX_ANSWERS = 2
 
 
 class Served(Model):
-    """A SavedModel as KServe wants it, in processes of its own."""
+    """KServe model that runs a SavedModel in worker processes."""
 
     def __init__(self, name, base_path):
         super().__init__(name)
         versions = [path for path in pathlib.Path(base_path).iterdir() if path.name.isdecimal()]
         if not versions:
             raise SystemExit(
-                f"There is no version, a folder with a number as its name: {base_path}"
+                "Expected a folder with a version, which is a folder whose name is a number. "
+                f"Received: --base_path={base_path}"
             )
         self.version = max(versions, key=lambda path: int(path.name))
         self.pool = self._start()
@@ -63,7 +65,7 @@ class Served(Model):
             try:
                 status, content = await asyncio.wrap_future(pool.submit(worker.answer, payload))
             except BrokenProcessPool as error:
-                # The system killed a process, for its memory perhaps.
+                # The system killed a worker, perhaps for its memory. Start new ones once.
                 if self.pool is pool:
                     self.pool = self._start()
                 raise InferenceError("The model failed") from error
@@ -73,7 +75,7 @@ class Served(Model):
 
 
 class Bytes(DataPlane):
-    """KServe's way from requests to models, on which bodies stay as they are."""
+    """KServe data plane that passes bodies on unchanged."""
 
     def decode(self, body, headers, *arguments, **others):
         return bytes(body), {}
@@ -83,10 +85,10 @@ class Bytes(DataPlane):
 
 
 class FixedModels(ModelRepositoryExtension):
-    """KServe's repository without its doors: anybody could unload the model through them."""
+    """Model repository that refuses to load or unload models over HTTP."""
 
     async def load(self, model_name):
-        raise HTTPException(403, "Models are neither loaded nor unloaded over HTTP")
+        raise HTTPException(403, f"Models cannot be loaded over HTTP. Received: {model_name}")
 
     unload = load
 
@@ -96,7 +98,7 @@ def main():
     parser.add_argument("--base_path", required=True, help="Folder with folders of versions.")
     parser.add_argument("--port", type=int, default=8501)
     parser.add_argument(
-        "--patience", type=float, default=60.0, help="Seconds in which a request must be there."
+        "--patience", type=float, default=60.0, help="Seconds in which a request must arrive."
     )
     options = parser.parse_args()
     name = pathlib.Path(options.base_path).name
@@ -106,7 +108,7 @@ def main():
     app.add_middleware(LimitBody, patience=options.patience)
     server = RESTServer("kserve.model_server:app", Bytes(models), FixedModels(models), options.port)
     server.config.http = protocol(options.patience)
-    # KServe would listen on all addresses.
+    # Without a socket of ours, KServe would listen on all addresses.
     listener = socket.create_server((HOST, options.port))
     port = listener.getsockname()[1]
     print(f"Serving {model.version} at http://{HOST}:{port}/v1/models/{name}:predict", flush=True)

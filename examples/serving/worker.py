@@ -1,6 +1,7 @@
-"""A process that holds the model, and turns the body of a request into that of an answer.
+"""Worker process that holds the model, and turns the body of a request into that of an answer.
 
-The server itself only moves bytes: whatever JSON does to a process, it does it here.
+The server itself only moves bytes. Only the worker decodes JSON, so that a hostile request cannot
+block or crash the server.
 """
 
 import logging
@@ -16,21 +17,22 @@ _loaded = None
 
 
 def load(path):
-    """Loads a SavedModel; the process ends with the server, and leaves it the processor first."""
+    """Loads a SavedModel into this process, which ends together with the server."""
     global _loaded
     threading.Thread(target=_end_with_the_server, daemon=True).start()
+    # A lower priority than the server's, so that health requests are answered in time.
     os.nice(5)
-    # A signature does not keep the variables alive; the object does.
+    # Keep the loaded object: its signatures alone do not keep the variables alive.
     _loaded = tf.saved_model.load(path)
 
 
 def is_loaded():
-    """Whether there is a model."""
+    """Returns whether the model is loaded."""
     return _loaded is not None
 
 
 def answer(body):
-    """Returns a status and the bytes of an answer: JSON for 200, else what is wrong."""
+    """Returns an HTTP status and a body: JSON for 200, an error message otherwise."""
     try:
         return 200, rest.encode(rest.answer(_loaded.signatures, rest.decode(body)))
     except ValueError as error:

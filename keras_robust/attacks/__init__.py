@@ -1,4 +1,4 @@
-"""How is a bad input searched?"""
+"""Adversarial attacks: how a misclassified input is found."""
 
 from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack import registry
@@ -64,23 +64,23 @@ get = registry.get
 
 
 def get_untargeted(identifier):
-    """Returns the attack for `identifier`, which must need no target labels."""
+    """Returns the attack for `identifier`, or raises ValueError if it needs target labels."""
     attack = get(identifier)
     if getattr(attack, "targeted", False) is True:
         raise ValueError(
             "Training and evaluation have no target labels: use targeted='least_likely', or call "
-            f"the attack itself. Received: {attack}"
+            f"the attack itself with target labels. Received: {attack}"
         )
     return attack
 
 
 def get_for_evaluation(identifier):
-    """Returns the attack for `identifier`, which must also keep to the threat model."""
+    """Returns the attack for `identifier`, or raises ValueError if it leaves the threat model."""
     attack = get_untargeted(identifier)
     if not attack.stays_in_ball:
         raise ValueError(
             f"{type(attack).__name__} makes examples for training, which may leave the ball of the "
-            "threat model, so that no model can be judged by them. Use another attack here, such "
+            "threat model, so that they cannot measure robustness. Use another attack here, such "
             f'as "pgd". Received: {attack}'
         )
     return attack

@@ -1,4 +1,4 @@
-"""How a bad input is searched: the interface of all attacks, and how they run over a data set."""
+"""The interface of all attacks, and how an attack runs over a data set."""
 
 import weakref
 
@@ -19,15 +19,15 @@ from keras_robust.registry import Registry
 class Attack(Configurable):
     """Searches the feasible set of a threat model for the input that a model gets wrong.
 
-    An attack runs in three ways: `attack(model, x, y, threat_model)` on arrays or, inside a traced
-    function, on tensors; `attack.run(...)`, which also says which examples were broken; and
-    `attack.perturb(...)` inside the train step of `AdvTrain`. Subclasses write `search`.
+    An attack runs in three ways. `attack(model, x, y, threat_model)` takes arrays or, inside a
+    traced function, tensors. `attack.run(...)` also reports which examples were broken.
+    `attack.perturb(...)` is for the train step of `AdvTrain`. Subclasses write `search`.
 
-    An attack for training only, whose points may lie outside of the threat model, says so with
-    `stays_in_ball = False`; no model is judged by it. One that needs no gradient of the model, so
-    that masked gradients do not hinder it, says so with `uses_gradients = False`. One that follows
-    the gradient at points well apart, so that it may see a model in half precision, says so with
-    `tolerates_rounding = True`.
+    Subclasses may set three class attributes. `stays_in_ball = False` marks an attack for training
+    only, whose points may lie outside of the threat model; it cannot be used for evaluation.
+    `uses_gradients = False` marks an attack that needs no gradient of the model, so that masked
+    gradients do not hinder it. `tolerates_rounding = True` marks an attack that computes gradients
+    at points well apart, so that the model may run in half precision.
     """
 
     num_restarts = 1
@@ -44,11 +44,12 @@ class Attack(Configurable):
             y: labels, or `None`.
             threat_model: a `ThreatModel` whose radius is known.
             seed: int32 tensor `(2,)` or `(batch_size, 2)`.
-            keep_best: bool, whether to return the best point seen, with its true loss and success;
-                otherwise the last point, with a loss and success of no meaning. An example that is
-                misclassified from the start is then left as it is.
+            keep_best: bool, whether to return the best point visited, with its true loss and
+                success; an example that is misclassified from the start is then returned unchanged.
+                With `False` the last point is returned, and its loss and success have no meaning.
             restart: int or int32 tensor `()`, the number of this search. Targeted attacks choose
-                their target by it; another start needs no more than the seed.
+                their target class by it. Attacks whose restarts differ only in the random start do
+                not need it.
         """
         raise NotImplementedError
 
@@ -58,8 +59,10 @@ class Attack(Configurable):
         return classifier.under_attack(lambda: self._perturb(*arguments), x)
 
     def _perturb(self, classifier, x, y, threat_model, seed):
+        # Training needs only the last point, which saves the passes that judge it.
         if self.num_restarts == 1:
             return self.search(classifier, x, y, threat_model, seed, keep_best=False)
+        # Restarts are compared, so that every search must judge its best point.
         best = None
         for restart in range(self.num_restarts):
             one = backend.fold_in(seed, restart)
@@ -74,21 +77,23 @@ class Attack(Configurable):
         """Returns adversarial examples for `x`: an array for an array, a tensor for a tensor.
 
         Args:
-            model: a `keras.Model` or a callable that returns logits. Weights, statistics, modes,
-                the state of stateful layers and of random numbers are left alone.
-            x: `(n, ...)`, float, inside the bounds of the threat model; for a model with several
-                inputs a dict or list of such, and the same comes back.
-            y: labels `(n,)` or rows `(n, num_classes)`; `None` for the predictions of the model.
+            model: a `keras.Model` or a callable that returns logits. Its weights, statistics,
+                modes, random state and the state of stateful layers are not changed.
+            x: `(n, ...)`, float, inside the bounds of the threat model. For a model with several
+                inputs it is a dict or list of arrays, and the result has the same structure.
+            y: labels `(n,)` or rows `(n, num_classes)`. With `None` the predictions of the model
+                are used.
             threat_model: a `ThreatModel` or its name; a dict or list of them for several inputs.
-            batch_size: int, examples a batch. The result does not depend on it, up to rounding.
-            seed: int; inside a traced function also a tensor, such as `optimizer.iterations`, of
-                shape `()` or `(2,)`.
+            batch_size: int, the number of examples per batch. The result does not depend on it, up
+                to rounding.
+            seed: int. Inside a traced function it may also be a tensor of shape `()` or `(2,)`,
+                such as `optimizer.iterations`.
             verbose: bool, whether to show a progress bar.
 
         Raises:
-            ValueError: for empty, non-finite or out-of-bounds inputs, for another number of
-                labels than of examples, for labels that are no class of the model, and for one
-                column of outputs within [0, 1] of which nothing says if it is a logit.
+            ValueError: if the inputs are empty, not finite or out of bounds, if the numbers of
+                labels and examples differ, if a label is not a class of the model, or if the model
+                returns one column within [0, 1] and its loss does not say whether this is a logit.
         """
         if isinstance(x, threat_models.ThreatModel):
             raise ValueError(
@@ -96,8 +101,8 @@ class Attack(Configurable):
             )
         if isinstance(y, threat_models.ThreatModel):
             raise ValueError(
-                "The third argument of an attack is the labels `y`; write `threat_model=` for what "
-                f"comes without labels. Received: y={y!r}"
+                "The third argument of an attack is the labels `y`. Pass the threat model as "
+                f"`threat_model=` when there are no labels. Received: y={y!r}"
             )
         threat_model = threat_models.get(threat_model)
         leaves = keras.tree.flatten(x)
@@ -126,9 +131,8 @@ class Attack(Configurable):
             x: as when called.
             y: as when called.
             threat_model: as when called.
-            rows: int array, the examples to attack, of which alone `AttackResult` then tells;
-            `None` for
-                all.
+            rows: int array, the examples to attack. The result then holds these examples only.
+                `None` attacks all examples.
             batch_size: as when called.
             seed: as when called.
             verbose: as when called.
@@ -136,7 +140,7 @@ class Attack(Configurable):
         run = DatasetAttack(
             self, model, x, y, threat_model, rows=rows, batch_size=batch_size, seed=seed
         )
-        for _ in run.shown(verbose):
+        for _ in run.with_progress(verbose):
             pass
         return run.found()
 
@@ -148,18 +152,21 @@ class Attack(Configurable):
         return self._arguments()
 
     def __getstate__(self):
-        # Compiled functions cannot be copied; they are made again when needed.
+        # Compiled functions cannot be copied, so a copy compiles its own when it needs them.
         return {name: value for name, value in self.__dict__.items() if name != "_kept"}
 
     def compiled(self, model, threat_model, x, y):
         """Returns the `Compiled` search for `model` and data like these.
 
-        It is kept as long as the model lives.
+        The compiled search is kept as long as the model lives.
         """
+        # Weak keys, so that the attack does not keep models alive.
         kept = self.__dict__.setdefault("_kept", weakref.WeakKeyDictionary())
         loss = getattr(model, "loss", None)
+        # The radius is an argument of the compiled function and no part of the key.
         rules = {**threat_model.get_config(), "epsilon": None}
-        # One function per shape of an example: TensorFlow would merge two into an unknown one.
+        # One function per shape of an example: TensorFlow would merge two shapes into an unknown
+        # one.
         arrays = keras.tree.flatten((x, y, threat_model.radius))
         shapes = tuple(
             None if a is None else (len(a.shape), *a.shape[1:], str(a.dtype)) for a in arrays
@@ -172,10 +179,11 @@ class Attack(Configurable):
 
 
 class Compiled:
-    """`Attack.search` compiled for a model, of which it keeps a weak reference.
+    """Runs `Attack.search` compiled for a model, to which it holds a weak reference.
 
-    Attributes: `num_classes`, int, of a model that the search has asked for logits, else `None`;
-    `has_unknown_column`, whether nothing says how its one column of outputs is to be read.
+    Attributes: `num_classes`, int, the number of classes if the search has asked the model for
+    logits, else `None`; `has_unknown_column`, whether the model has one column of outputs and
+    nothing says whether these are logits or probabilities.
     """
 
     def __init__(self, attack, model, threat_model):

@@ -1,4 +1,4 @@
-"""The ensemble by which robustness is compared."""
+"""AutoAttack: the ensemble of attacks that robustness benchmarks use."""
 
 import keras
 import numpy as np
@@ -25,7 +25,7 @@ _NORMS = (threat_models.L1, threat_models.L2, threat_models.Linf)
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class AutoAttack(Attack):
-    """AutoAttack: parameter-free attacks that take turns, each on what those before left robust.
+    """AutoAttack: parameter-free attacks, each run on the examples that are still robust.
 
     | version | members, in this order |
     |---|---|
@@ -34,19 +34,20 @@ class AutoAttack(Attack):
     | `"plus"` | APGD-CE and APGD-DLR and FAB with 5 restarts each, Square, APGD-T, FAB-T |
     | `"rand"` | APGD-CE and APGD-DLR, gradients averaged over 20 passes, for random models |
 
-    100 steps for every search, 5,000 queries for Square. An example that the model gets wrong is
-    not attacked; every member gets the clean examples that are still classified correctly, and
-    starts anew. An example is robust if it is so after the last member.
+    Every search takes 100 steps, and Square takes 5,000 queries. Examples that the model
+    misclassifies from the start are not attacked. Every member starts from the clean examples that
+    are still classified correctly. An example is robust if no member breaks it.
 
-    With fewer than 10 classes, every wrong class is a target once. With 3 classes, APGD-T maximises
-    the margin to its target in place of the targeted DLR, which needs 4; with 2, and for a single
-    logit `z`, which is taken for the logits `[0, z]`, also APGD-DLR maximises the margin.
+    With fewer than 10 classes, every wrong class is a target once. With 3 classes, APGD-T maximizes
+    the margin to its target, because the targeted DLR needs 4 classes. With 2 classes APGD-DLR
+    maximizes the margin, too; a model with a single logit `z` is treated as one with the logits
+    `[0, z]`.
 
-    Deviations from the authors' code, beside those of the members: the handling of few classes
-    (their code stops); random numbers per example, so that results do not depend on the batches; in
-    `L1`, APGD is `shrinking` in `"plus"` and `"rand"` as well; their checks of the model and
-    their state file are those of `keras_robust.evaluate` here. What a member found is judged by one
-    more forward pass, as theirs is, also for a random model.
+    Deviations from the authors' code, beside those of the members: few classes are handled (their
+    code stops); random numbers are drawn per example, so that results do not depend on the batches;
+    in `L1`, APGD is `shrinking` in `"plus"` and `"rand"` as well; the checks of the model and the
+    state file are part of `keras_robust.evaluate` instead. As in their code, one more forward pass
+    judges what a member found, for random models too.
 
     Cost of an example that stays robust, `"standard"`: about 2,000 attack passes and 6,000 forward
     passes.
@@ -56,7 +57,7 @@ class AutoAttack(Attack):
 
     Raises:
         ValueError: for a threat model that is not `L1`, `L2` or `Linf`, and inside a traced
-            function: the members take turns on a data set.
+            function, because the members run one after the other on a data set.
 
     Example:
 
@@ -80,14 +81,14 @@ class AutoAttack(Attack):
         self._members = {}
 
     def members(self, threat_model, num_classes):
-        """Returns the attacks, in their order, for a threat model and a number of classes."""
+        """Returns the attacks, in order, for a threat model and a number of classes."""
         if not isinstance(threat_model, _NORMS):
             raise ValueError(
                 "AutoAttack is defined for L1, L2 and Linf, on one input. For other threat models "
                 'use attacks=["apgd", "targeted_apgd"], or "pgd" where those do not run either. '
                 f"Received: {threat_model!r}"
             )
-        # The same objects again, with what they have compiled.
+        # Reusing the same objects reuses the functions that they have compiled.
         key = (type(threat_model), num_classes)
         if key not in self._members:
             self._members[key] = self._make_members(num_classes, type(threat_model))
@@ -96,6 +97,7 @@ class AutoAttack(Attack):
     def _make_members(self, num_classes, norm):
         others = min(num_classes - 1, _NUM_TARGETS)
         is_l1 = norm is threat_models.L1
+        # The DLR needs 3 classes, and its targeted form needs 4.
         dlr = "dlr" if num_classes > 2 else "margin"
         targeted = {"loss": "dlr" if num_classes > 3 else "margin", "shrinking": is_l1}
         if self.version == "rand":
@@ -119,9 +121,9 @@ class AutoAttack(Attack):
 
     def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
         raise ValueError(
-            "AutoAttack hands survivors from one attack to the next, on a data set, and cannot run "
-            "inside a train step. Train with attack='pgd', and evaluate with AutoAttack. "
-            f"Received: {self}"
+            "AutoAttack passes the surviving examples from one attack to the next, on a data set, "
+            "and cannot run inside a train step. Train with attack='pgd', and evaluate with "
+            f"AutoAttack. Received: {self}"
         )
 
     @models.with_own_noise
@@ -136,25 +138,28 @@ class AutoAttack(Attack):
         chosen = np.isin(np.arange(size), np.arange(size) if rows is None else rows)
         found = _unattacked(np.array(models.single(checked)), logits, labels)
         for index, member in enumerate(self.members(threat_model, logits.shape[-1])):
-            todo = np.flatnonzero(chosen & ~found.success)
-            if len(todo):
-                one = member_seed(seed, index)
-                arguments = {"batch_size": batch_size, "seed": one, "verbose": verbose}
-                more = member.run(model, checked, labels, threat_model, rows=todo, **arguments)
-                x_adv = models.single(more.x_adv)
-                logits[todo] = models.predict_logits(model, x_adv, batch_size)
-                _take_in(found, more._replace(x_adv=x_adv), todo, logits, labels, member)
+            remaining = np.flatnonzero(chosen & ~found.success)
+            if len(remaining):
+                seed_of_member = member_seed(seed, index)
+                arguments = {"batch_size": batch_size, "seed": seed_of_member, "verbose": verbose}
+                result = member.run(
+                    model, checked, labels, threat_model, rows=remaining, **arguments
+                )
+                x_adv = models.single(result.x_adv)
+                # One forward pass at the new points judges the member.
+                logits[remaining] = models.predict_logits(model, x_adv, batch_size)
+                _merge(found, result._replace(x_adv=x_adv), remaining, logits, labels, member)
         found = AttackResult(*(field if rows is None else field[rows] for field in found))
         return found._replace(x_adv=threat_model.pack(found.x_adv, as_structure(x)))
 
 
 def member_seed(seed, index):
-    """Returns a seed of its own for each of several attacks, so that no two share their starts."""
+    """Returns a different seed for each of several attacks, so that no two share their starts."""
     return (seed + 104729 * index) % 2**31
 
 
 def _unattacked(x, logits, labels):
-    """Returns `AttackResult` before the first attack: clean mistakes are broken already."""
+    """Returns `AttackResult` before the first attack, with clean mistakes marked as success."""
     return AttackResult(
         x_adv=np.array(x),
         loss=ops.convert_to_numpy(losses.margin(labels, logits)).copy(),
@@ -164,14 +169,15 @@ def _unattacked(x, logits, labels):
     )
 
 
-def _take_in(found, more, rows, logits, labels, member):
-    """Writes what a member made of some examples, judged by the logits at its points."""
-    broken = (logits[rows].argmax(-1) != labels[rows]) & more.success
+def _merge(found, result, rows, logits, labels, member):
+    """Updates `found` with a member's results for `rows`, judged by the logits at its points."""
+    broken = (logits[rows].argmax(-1) != labels[rows]) & result.success
     loss = ops.convert_to_numpy(losses.margin(labels[rows], logits[rows]))
     stronger = broken | (loss > found.loss[rows])
-    found.x_adv[rows[broken]] = more.x_adv[broken]
+    found.x_adv[rows[broken]] = result.x_adv[broken]
     found.loss[rows[stronger]] = loss[stronger]
     found.success[rows[broken]] = True
+    # Members without gradients cannot detect masked gradients.
     if member.uses_gradients:
-        found.zero_gradient[rows] &= more.zero_gradient
-    found.queries[rows] += more.queries + 1
+        found.zero_gradient[rows] &= result.zero_gradient
+    found.queries[rows] += result.queries + 1

@@ -1,4 +1,4 @@
-"""Random bits that cost next to nothing: a hash of the example's seed and a counter."""
+"""Cheap random bits: a hash of the seed of an example and a counter."""
 
 from keras import ops
 
@@ -10,8 +10,8 @@ def make_keys(seed, batch_size):
     """Returns one key per example, uint32 `(batch_size,)`.
 
     Args:
-        seed: int32 tensor `(2,)`, of which every place in the batch gets a stream of its own, or
-            `(batch_size, 2)`, one stream per example.
+        seed: int32 tensor `(2,)`, from which every position in the batch gets a stream of its own,
+            or `(batch_size, 2)` with one stream per example.
         batch_size: int or int32 tensor `()`.
     """
     seed = ops.cast(seed, "uint32")
@@ -24,14 +24,14 @@ def make_keys(seed, batch_size):
 def draw(keys, counter, count):
     """Returns random bits, uint32 `(batch_size, count)`.
 
-    They depend on the key of the example and on `counter` alone, so that a loop over thousands of
-    steps holds no random numbers. The hash is the `lowbias32` of Wellons, twice; it is no
-    cryptography.
+    The bits depend on the key of the example and on `counter` alone, so that a loop over thousands
+    of steps need not store random numbers. The hash is `lowbias32` by Wellons, applied twice. It is
+    not cryptographically secure.
 
     Args:
         keys: uint32 tensor `(batch_size,)`, from `make_keys`.
-        counter: int or int32 tensor `()`, another one for every call.
-        count: int, the bits per example.
+        counter: int or int32 tensor `()`, a different one for every call.
+        count: int, the number of uint32 values per example.
     """
     counter = _mixed(ops.cast(counter, "uint32") * _constant(_GOLDEN))
     places = _mixed(counter + ops.cast(ops.arange(count, dtype="int32"), "uint32"))
@@ -39,23 +39,23 @@ def draw(keys, counter, count):
 
 
 def below(bits, limit):
-    """Returns integers from 0 to `limit - 1`, as float32; `limit` is a float32 tensor."""
+    """Returns random integers from 0 to `limit - 1` as float32; `limit` is a float32 tensor."""
     fractions = ops.cast(ops.right_shift(bits, _constant(9)), "float32") * 2.0**-23
     return ops.floor(fractions * limit)
 
 
 def is_heads(bits):
-    """Returns a fair coin for each of the bits, bool."""
+    """Returns a fair coin flip for each entry of `bits`, bool."""
     return bits >= _constant(2**31)
 
 
 def signs(bits):
-    """Returns -1 or 1 for each of the bits, float32."""
+    """Returns -1 or 1 for each entry of `bits`, float32."""
     return 2.0 * ops.cast(is_heads(bits), "float32") - 1.0
 
 
 def _mixed(bits):
-    """Every bit of the result depends on every bit of the uint32 argument."""
+    """Returns a hash in which every bit depends on every bit of the uint32 argument."""
     for shift, factor in ((16, _FIRST), (15, _SECOND)):
         bits = _shifted(bits, shift) * _constant(factor)
     return _shifted(bits, 16)

@@ -1,4 +1,4 @@
-"""The examples that are attacked: read into arrays, and checked."""
+"""Reads the examples to attack into arrays, and checks them."""
 
 import functools
 
@@ -14,13 +14,13 @@ from keras_robust.attacks.batches import read_batches
 from keras_robust.configurable import shown
 from keras_robust.threat_models.parsing import box_slack
 
-_BOX_SLACK = 1e-4  # Of the width of the box.
+_BOX_SLACK = 1e-4  # As a share of the width of the box.
 
 
 def to_arrays(data, num_examples=None):
     """Returns `x` and `y` as arrays from `(x, y)` or from an iterable of batches `(x, y)`.
 
-    Several inputs are a structure of arrays, such as a dict.
+    For a model with several inputs, `x` is a structure of arrays, such as a dict.
     """
     if num_examples is not None:
         check_counts(num_examples=num_examples)
@@ -32,6 +32,18 @@ def to_arrays(data, num_examples=None):
                 f"Received: labels of shape () and inputs of shape {_shapes(x)}"
             )
         return models.take(x, slice(num_examples)), models.take(y, slice(num_examples))
+    _check_iterable(data)
+    batches = list(read_batches(data, _parse_batch, num_examples))
+    if not batches:
+        raise ValueError("Expected at least one example. Received: empty data")
+    parts = (keras.tree.map_structure(_joined, *parts) for parts in zip(*batches, strict=True))
+    # The last batch may hold more examples than were asked for.
+    x, y = (models.take(part, slice(num_examples)) for part in parts)
+    return x, y
+
+
+def _check_iterable(data):
+    """Raises ValueError unless `data` may be an iterable of batches."""
     if hasattr(data, "shape") or isinstance(data, dict):
         what = "a dict of arrays" if isinstance(data, dict) else f"one array of shape {data.shape}"
         raise ValueError(f"Expected data as `(x, y)`, inputs and labels. Received: {what}")
@@ -40,12 +52,6 @@ def to_arrays(data, num_examples=None):
             "Expected data as `(x, y)` arrays or as an iterable of batches `(x, y)`. "
             f"Received: {data!r}"
         )
-    batches = list(read_batches(data, _parse_batch, num_examples))
-    if not batches:
-        raise ValueError("Expected at least one example. Received: empty data")
-    parts = (keras.tree.map_structure(_joined, *parts) for parts in zip(*batches, strict=True))
-    x, y = (models.take(part, slice(num_examples)) for part in parts)
-    return x, y
 
 
 def _parse_batch(batch):
@@ -54,8 +60,8 @@ def _parse_batch(batch):
         names = keys if len(keys) == 2 else ["'image'", "'label'"]
         raise ValueError(
             "Expected batches (x, y), inputs and labels. Take them out of the dicts: "
-            f"`dataset.map(lambda batch: (batch[{names[0]}], batch[{names[1]}]))`. "
-            f"Received: batches that are dicts, with the keys {', '.join(keys)}"
+            f"`dataset.map(lambda batch: (batch[{names[0]}], batch[{names[1]}]))`. Received: "
+            f"batches that are dicts, with the keys {', '.join(keys)}"
         )
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         raise ValueError(
@@ -83,7 +89,7 @@ def _is_pair(data):
     x, y = (models.single(part) for part in data[:2])
     if y is None:
         raise ValueError("Expected data as `(x, y)`, with labels. Received: y=None")
-    # A list of two batches of two arrays looks much like a pair whose inputs are such a list.
+    # A list of two batches `(x, y)` must not pass for a pair whose inputs are a list of arrays.
     return hasattr(x, "shape") or (keras.tree.is_nested(x) and hasattr(y, "shape"))
 
 
@@ -92,9 +98,9 @@ def _shapes(x):
 
 
 def _arrays(part):
-    """Returns the one array in a structure, or else the structure with arrays."""
+    """Returns the only array of a structure, or the structure with arrays as leaves."""
     if isinstance(part, (list, tuple)) and not any(map(_is_array_or_structure, part)):
-        return np.asarray(part)  # A list of numbers, of one perhaps.
+        return np.asarray(part)  # A list of numbers is one array.
     return as_structure(models.single(part))
 
 
@@ -103,7 +109,7 @@ def _is_array_or_structure(part):
 
 
 def as_structure(part):
-    """Returns a structure of arrays."""
+    """Returns `part` with arrays as leaves."""
     for leaf in keras.tree.flatten(part):
         models.refuse_sparse(leaf)
         if "Ragged" in type(leaf).__name__:
@@ -127,9 +133,16 @@ def _joined(*parts):
 
 
 def check_examples(x, y, threat_model, box="the bounds of the threat model"):
-    """Returns `x` and `y` as arrays, what is attacked in float32, or says what is wrong.
+    """Returns `x` and `y` as arrays, with the attacked inputs in float32.
 
-    `box` says where the bounds are that the threat model has.
+    Args:
+        x: the inputs, an array or a structure of arrays.
+        y: labels, or `None`.
+        threat_model: a `ThreatModel`.
+        box: str, what error messages call the bounds of the threat model.
+
+    Raises:
+        ValueError: if the inputs or labels cannot be attacked under the threat model.
     """
     x = threat_model.map_inputs(
         functools.partial(_check_input, box=box),
@@ -138,33 +151,39 @@ def check_examples(x, y, threat_model, box="the bounds of the threat model"):
     sizes = {len(leaf) for leaf in keras.tree.flatten(x)}
     if len(sizes) > 1:
         raise ValueError(
-            f"Expected inputs with as many examples each. Received: {sorted(sizes)} examples"
+            f"Expected the same number of examples in every input. Received: {sorted(sizes)} "
+            "examples"
         )
-    if y is not None:
-        parts = [np.shape(part) for part in keras.tree.flatten(y) if hasattr(part, "shape")]
-        # A list of as many arrays as examples has a row of labels for each.
-        if len(parts) not in (0, 1, models.size_of(x)) and all(parts):
-            raise ValueError(
-                "Expected one label per example, of one classification. Of several outputs judge "
-                "one after the other: `keras.Model(model.input, model.outputs[0])`. "
-                f"Received: {len(parts)} arrays of labels, of shapes {parts}"
-            )
-        y = ops.convert_to_numpy(y if isinstance(y, (list, tuple)) else models.single(y))
-        if y.dtype.kind not in "biufV":
-            raise ValueError(
-                "Labels must be class indices, or rows with one entry for each class. "
-                f"Received: labels of dtype {y.dtype}"
-            )
-        if y.shape[:1] != (models.size_of(x),):
-            raise ValueError(
-                "Expected one label per example. "
-                f"Received: {models.size_of(x)} examples, labels of shape {y.shape}"
-            )
-    return x, y
+    return x, None if y is None else _check_labels(y, models.size_of(x))
+
+
+def _check_labels(y, num_examples):
+    """Returns the labels as an array, or raises ValueError unless there is one per example."""
+    shapes = [np.shape(part) for part in keras.tree.flatten(y) if hasattr(part, "shape")]
+    # A list with one array per example holds a row of labels for each of them.
+    if len(shapes) not in (0, 1, num_examples) and all(shapes):
+        raise ValueError(
+            "Expected one label per example, for one classification output. If the model has "
+            "several outputs, attack one at a time: `keras.Model(model.input, model.outputs[0])`. "
+            f"Received: {len(shapes)} arrays of labels, of shapes {shapes}"
+        )
+    y = ops.convert_to_numpy(y if isinstance(y, (list, tuple)) else models.single(y))
+    # `V` is the kind of bfloat16 in NumPy.
+    if y.dtype.kind not in "biufV":
+        raise ValueError(
+            "Labels must be class indices, or rows with one entry for each class. "
+            f"Received: labels of dtype {y.dtype}"
+        )
+    if y.shape[:1] != (num_examples,):
+        raise ValueError(
+            "Expected one label per example. "
+            f"Received: {num_examples} examples, labels of shape {y.shape}"
+        )
+    return y
 
 
 def check_classes(y, num_classes):
-    """Returns the labels as class indices, or says which are no class."""
+    """Returns the labels as class indices, or raises ValueError if one is not a class."""
     if y is None:
         raise ValueError("Expected one label per example. Received: y=None")
     labels = np.asarray(losses.to_indices(y, num_classes))
@@ -187,28 +206,36 @@ def _check_input(x, name, threat_model, box):
             f"Expected a batch of at least one example, (n, ...). Received: x of shape {x.shape}"
         )
     label = "Inputs" if name is None else f"The values of input `{name}`"
-    if threat_model is not None and x.dtype.kind in "OSU":
-        raise ValueError(
-            f"{label} must be numbers, as an attack changes them a little. For text perturb an "
-            "embedding: kr.threat_models.AtLayer(name, kr.L2(1.0, bounds=None)). "
-            f"Received: an array of dtype {x.dtype}"
-        )
-    if threat_model is not None:
-        x = x.astype("float32")
-    if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
-        raise ValueError(f"{label} must be finite. Received: {(~np.isfinite(x)).sum()} NaN or Inf")
+    # An input that the attacker does not change may have any dtype.
     if threat_model is None:
+        _check_finite(x, label)
         return x
+    if x.dtype.kind in "OSU":
+        raise ValueError(
+            f"{label} must be numbers, as an attack changes them a little. For text, perturb an "
+            "embedding: kr.threat_models.AtLayer(name, kr.L2(1.0, bounds=None)). Received: an "
+            f"array of dtype {x.dtype}"
+        )
+    x = x.astype("float32")
+    _check_finite(x, label)
     if name is None:
         threat_model.check_shape(x.shape)
-    if threat_model.bounds is not None:
-        low, high = threat_model.bounds
-        slack = box_slack(threat_model.bounds, _BOX_SLACK)
-        if np.any(x < low - slack) or np.any(x > high + slack):
-            raise ValueError(
-                f"{label} must lie in {box}. Rescale them, or give the "
-                "bounds that they have, with epsilon in the same units. Received: values in "
-                f"[{x.min():g}, {x.max():g}] under bounds={shown(threat_model.bounds)}"
-            )
-        x = np.clip(x, low, high).astype("float32")
-    return x
+    return x if threat_model.bounds is None else _clip_rounding(x, label, threat_model.bounds, box)
+
+
+def _check_finite(x, label):
+    if np.issubdtype(x.dtype, np.floating) and not np.isfinite(x).all():
+        raise ValueError(f"{label} must be finite. Received: {(~np.isfinite(x)).sum()} NaN or Inf")
+
+
+def _clip_rounding(x, label, bounds, box):
+    """Returns `x` clipped to the box, or raises ValueError if more than rounding lies outside."""
+    low, high = bounds
+    slack = box_slack(bounds, _BOX_SLACK)
+    if np.any(x < low - slack) or np.any(x > high + slack):
+        raise ValueError(
+            f"{label} must lie in {box}. Rescale them, or pass the bounds of your inputs, with "
+            f"epsilon in the same units. Received: values in [{x.min():g}, {x.max():g}] under "
+            f"bounds={shown(bounds)}"
+        )
+    return np.clip(x, low, high).astype("float32")

@@ -16,16 +16,16 @@ from keras_robust.attacks.result import strongest
 
 
 class DatasetAttack:
-    """The turns of an attack on the examples of a data set, restart by restart, batch by batch.
+    """Iterates an attack over a data set, restart by restart and batch by batch.
 
-    Iterate over it to the end, then ask for what was `found`. Between two turns its state can be
-    taken, and a new run with the same arguments goes on from there to the same result.
+    Iterate to the end, then call `found`. Between two steps, `state` returns a checkpoint; a new
+    run with the same arguments continues from it to the same result.
 
     Args:
         attack: an `Attack`.
         model, x, y, threat_model: as `Attack.run` takes them.
-        rows: int array, the examples to attack, of which alone `found` then tells; `None` for all.
-        batch_size: int, examples a batch at most.
+        rows: int array, the examples to attack; `found` then returns these only. `None` for all.
+        batch_size: int, the maximal number of examples per batch.
         seed: int.
 
     Yields:
@@ -50,38 +50,39 @@ class DatasetAttack:
             raise ValueError("Expected at least one example to attack. Received: rows=[]")
         epsilon = threat_model.epsilon_for_rows(self.rows, checked)
         self.threat_model = threat_model.with_epsilon(epsilon)
-        # The compiled search keeps no model alive.
+        # The compiled search holds only a weak reference to the model.
         self.attack, self.model, self.seed = attack, model, seed
         arrays = as_structure(x)
         some = slice(None) if rows is None else self.rows
-        # Who names rows has looked at all examples; the logits of a few may well be within [0, 1].
+        # With `rows` the caller has checked the logits of all examples; those of a few may happen
+        # to lie within [0, 1].
         self._is_of_all = rows is None
         self.inputs = models.take(arrays, some)
         self.x, self.y = models.take(checked, some), None if y is None else y[some]
         self.batch_size = min(batch_size, len(self.rows))
-        # What looks for the nearest mistake has no end: a later restart may find a nearer one.
-        self._is_endless = bool(np.all(np.isinf(epsilon)))
+        # Under an infinite radius a later restart may find a nearer mistake, so all restarts run.
+        self._has_infinite_radius = bool(np.all(np.isinf(epsilon)))
         self._step = attack.compiled(model, self.threat_model, self.x, self.y)
         self._best, self._restart, self._start = None, 0, 0
-        self._todo = np.arange(len(self.rows))
+        self._remaining = np.arange(len(self.rows))
 
     def __iter__(self):
         while self._restart < self.attack.num_restarts:
-            while self._start < len(self._todo):
-                batch = self._todo[self._start : self._start + self.batch_size]
+            while self._start < len(self._remaining):
+                batch = self._remaining[self._start : self._start + self.batch_size]
                 self._store(self._attack(batch), batch)
                 self._start += len(batch)
                 yield len(batch)
             self._restart, self._start = self._restart + 1, 0
-            if not self._is_endless:
-                self._todo = np.flatnonzero(~self._best.success)
+            if not self._has_infinite_radius:
+                self._remaining = np.flatnonzero(~self._best.success)
 
-    def shown(self, verbose, num_others=0, num_robust=0):
-        """Iterates, with a progress bar and the accuracy so far if `verbose`.
+    def with_progress(self, verbose, num_others=0, num_robust=0):
+        """Yields from the iteration, with a progress bar and the robust accuracy if `verbose`.
 
         Args:
             verbose: bool.
-            num_others: int, examples that are not attacked.
+            num_others: int, the number of examples that are not attacked.
             num_robust: int, how many of those count as robust.
         """
         if not verbose:
@@ -91,31 +92,32 @@ class DatasetAttack:
         bar = keras.utils.Progbar(total, unit_name="example", stateful_metrics=["robust"])
         for count in self:
             share = (num_robust + (~self._best.success).sum()) / (num_others + len(self.rows))
-            # At any distance there is always a mistake.
-            bar.add(count, values=None if self._is_endless else [("robust", share)])
+            # Under an infinite radius nearly every example is broken, so the accuracy means
+            # nothing.
+            bar.add(count, values=None if self._has_infinite_radius else [("robust", share)])
             yield count
         bar.update(total, finalize=True)
 
     def state(self):
-        """Returns what a later run needs to go on: a dict of arrays."""
+        """Returns the dict of arrays that a later run needs to continue."""
         place = {"restart": np.array(self._restart), "start": np.array(self._start)}
-        state = {**place, "todo": self._todo, **(self._best._asdict() if self._best else {})}
+        state = {**place, "todo": self._remaining, **(self._best._asdict() if self._best else {})}
         return {name: np.copy(array) for name, array in state.items()}
 
     def restore(self, state):
-        """Goes on from a state."""
+        """Continues from a state that `state` returned."""
         state = {name: np.copy(array) for name, array in state.items()}
         self._restart, self._start = int(state.pop("restart")), int(state.pop("start"))
-        self._todo = state.pop("todo")
+        self._remaining = state.pop("todo")
         self._best = AttackResult(**state) if state else None
 
     def found(self):
-        """Returns `AttackResult` with NumPy arrays, with `x_adv` in the form of the inputs."""
+        """Returns `AttackResult` with NumPy arrays, and `x_adv` in the structure of the inputs."""
         x_adv = self.threat_model.pack(self._best.x_adv, self.inputs)
         return self._best._replace(x_adv=x_adv)
 
     def _attack(self, batch):
-        """Attacks some examples; the search was traced for batches of any size."""
+        """Returns the results of one search on a batch of row positions."""
         models.check_batch_size(self.model, len(batch))
         epsilon = self.threat_model.epsilon_for_rows(batch, self.x)
         seed = ops.convert_to_tensor([self.seed, self._restart], "int32")
@@ -131,7 +133,7 @@ class DatasetAttack:
         return AttackResult(*map(ops.convert_to_numpy, found))
 
     def _store(self, found, batch):
-        """Writes the results of some examples over those of earlier restarts that they beat."""
+        """Stores the results of a batch where they beat those of earlier restarts."""
         if self._best is None:
             if self.y is not None and self._step.num_classes is not None:
                 check_classes(self.y, self._step.num_classes)

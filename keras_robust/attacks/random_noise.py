@@ -1,4 +1,4 @@
-"""The baseline of all attacks: random points of the feasible set."""
+"""Random noise, the baseline of all attacks."""
 
 import math
 
@@ -24,38 +24,38 @@ _RESOLUTION = 2.0**23
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class RandomNoise(Attack):
-    """The worst of many random points: what no attack may fall behind.
+    """Keeps the worst of many random points: a baseline that every attack should beat.
 
-    Draws `num_samples` points of ball and box, and keeps the first that the model gets wrong, or
-    else the one with the highest loss. An example that is broken stays as it is, and when all of a
-    batch are broken, it ends; in training it draws them all, and keeps the worst, which is never
-    the example itself. It needs no gradient and has no direction, so that it is the weakest attack
-    there is. Where it breaks examples that a gradient attack leaves standing, that attack has
-    failed, most often because the gradients of the model say nothing; Carlini et al. (2019) ask for
-    such a check with 10,000 draws or more. It also measures how a model stands noise of a given
-    size.
+    The attack draws `num_samples` points inside the ball and the box. It keeps the first point that
+    the model misclassifies, or otherwise the point with the highest loss. The search ends when all
+    examples of a batch are broken. In training it draws all points and keeps the worst of them,
+    never the clean example. It needs no gradient and follows no direction, so that it is the
+    weakest attack of all. If it breaks examples that a gradient attack does not, the gradient
+    attack has failed, most often because of masked gradients. Carlini et al. (2019) ask for this
+    check with at least 10,000 draws. The attack also measures how well a model withstands noise of
+    a given size.
 
-    The points are those of `threat_model.random_start`, uniform in the ball, or with `sphere=True`
-    those of `threat_model.random_start_on_sphere`, which lie on its border; in many dimensions both
-    do. Points that leave the box are projected into it. Every example has random numbers of its
-    own. In `Linf` they come from a hash that costs next to nothing; in other threat models drawing
-    them for one example after the other takes longer than a small model does.
+    The points come from `threat_model.random_start`, uniform in the ball, or with `sphere=True`
+    from `threat_model.random_start_on_sphere`, on the boundary of the ball. In many dimensions
+    nearly all points of the ball lie close to its boundary. Points outside of the box are projected
+    into it. Every example has its own random numbers. In `Linf` they come from a cheap hash; in
+    other threat models drawing them can take longer than the passes of a small model.
 
     Deviations from the paper: none; it leaves the distribution open.
 
-    Cost: `num_samples + 2` forward passes, fewer where all of a batch is broken early; in training
-    `num_samples + 1`. BatchNorm statistics see none of it.
+    Cost: `num_samples + 2` forward passes, fewer if all examples of a batch are broken early; in
+    training `num_samples + 1`. BatchNorm statistics are not updated.
 
     Args:
-        num_samples: int >= 1, points for each example. Defaults to `1000`.
-        sphere: bool, whether the points lie on the border of the ball. Defaults to `False`.
-        targeted: `False`, away from `y`; `True`, towards `y`; `"least_likely"`, towards the class
-            that the model finds least likely at `x`. Defaults to `False`.
-        loss: what tells the worse of two points: `None`, the cross-entropy; a name in
+        num_samples: int >= 1, the number of points per example. Defaults to `1000`.
+        sphere: bool, whether the points lie on the boundary of the ball. Defaults to `False`.
+        targeted: `False` moves away from `y`; `True` moves towards `y`; `"least_likely"` moves
+            towards the class that the model finds least likely at `x`. Defaults to `False`.
+        loss: the loss that ranks the points: `None`, the cross-entropy; a name in
             `losses.FUNCTIONS`; or a function `(y, logits) -> (batch_size,)`. Defaults to `None`.
 
     Raises:
-        ValueError: for arguments out of range, and for a model that is no classifier.
+        ValueError: for arguments out of range, and for a model that is not a classifier.
 
     Example:
 
@@ -86,18 +86,19 @@ class RandomNoise(Attack):
     def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
         score = make_attack_loss(classifier, x, y, self.loss or "cross_entropy", self.targeted)
         shape = ops.shape(x)[:1]
-        never = ops.zeros(shape, dtype="bool")
+        all_false = ops.zeros(shape, dtype="bool")
         draw = self._drawing(x, threat_model, seed)
 
-        def judged(number):
+        def evaluate(number):
             point = draw(number)
-            return AttackResult(point, *score(point), never, counted(shape, 1))
+            return AttackResult(point, *score(point), all_false, counted(shape, 1))
 
         if not keep_best:
-            first = judged(0)
-            first = first._replace(queries=first.queries + 1)  # The goal looked at the example.
+            first = evaluate(0)
+            # One more query: `make_attack_loss` has evaluated the clean example.
+            first = first._replace(queries=first.queries + 1)
             return backend.fori_loop(
-                1, self.num_samples, lambda number, worst: strongest(worst, judged(number)), first
+                1, self.num_samples, lambda number, worst: strongest(worst, evaluate(number)), first
             )
 
         def is_going_on(number, best):
@@ -105,14 +106,14 @@ class RandomNoise(Attack):
             return ops.logical_and(number < self.num_samples, is_open)
 
         def body(number, best):
-            return number + 1, choose(best.success, best, strongest(best, judged(number)))
+            return number + 1, choose(best.success, best, strongest(best, evaluate(number)))
 
-        clean = AttackResult(x, *score(x), never, counted(shape, 2))
+        clean = AttackResult(x, *score(x), all_false, counted(shape, 2))
         _, best = backend.while_loop(is_going_on, body, (ops.convert_to_tensor(0, "int32"), clean))
         return best
 
     def _drawing(self, x, threat_model, seed):
-        """Returns the function from the number of a draw to points."""
+        """Returns a function that maps the number of a draw to points."""
         if type(threat_model) is threat_models.Linf:
             keys = counter_rng.make_keys(seed, ops.shape(x)[0])
             return lambda number: self._drawn_from_cube(x, threat_model, keys, number)
@@ -120,9 +121,10 @@ class RandomNoise(Attack):
         return lambda number: draw(x, seed + ops.stack([ops.cast(number, "int32"), 0]))
 
     def _drawn_from_cube(self, x, threat_model, keys, number):
-        """What `Linf.random_start` and `Linf.random_start_on_sphere` draw, with bits of a hash."""
+        """Returns the points of `Linf.random_start` or its sphere variant, drawn from a hash."""
         bits = counter_rng.draw(keys, number, math.prod(ops.shape(x)[1:]))
-        # The middles of equal parts of (-1, 1), none of which is 0.
+        # The midpoints of equal parts of (-1, 1) are never 0, so that dividing by the largest is
+        # safe.
         noise = (2.0 * counter_rng.below(bits, _RESOLUTION) + 1.0) / _RESOLUTION - 1.0
         if self.sphere:
             noise = noise / ops.max(ops.abs(noise), axis=-1, keepdims=True)

@@ -6,12 +6,12 @@ _LARGE = 1e30
 
 
 def ranked_target(logits, labels, rank):
-    """Returns the wrong class that the model finds `rank`-th likely at the clean example.
+    """Returns the wrong class with the `rank`-th largest logit at the clean example.
 
     Args:
         logits: float tensor `(batch_size, num_classes)`, at the clean examples.
         labels: int tensor `(batch_size,)`, the true classes.
-        rank: int or int32 tensor `()`, from 0; with `num_classes - 1` they begin anew.
+        rank: int or int32 tensor `()`, from 0. Ranks from `num_classes - 1` on repeat the classes.
     """
     num_classes = logits.shape[-1]
     own = ops.one_hot(labels, num_classes, dtype=logits.dtype)

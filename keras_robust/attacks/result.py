@@ -1,4 +1,4 @@
-"""What a search returns, and how two of them are compared."""
+"""The result of an attack, and how two results are compared."""
 
 import typing
 
@@ -6,12 +6,12 @@ from keras import ops
 
 
 class AttackResult(typing.NamedTuple):
-    """What a search returns; every field has one entry per example.
+    """The result of a search; every field has one entry per example.
 
-    Fields: `x_adv`, the adversarial examples; `loss`, the value that was maximised; `success`,
-    whether the attacker won; `zero_gradient`, whether every input gradient seen was zero (an attack
-    without gradients says no); `queries`, int32, how often the model was asked: a forward pass
-    counts one, its gradient one more.
+    Fields: `x_adv`, the adversarial examples; `loss`, the value that was maximized; `success`,
+    whether the attack succeeded; `zero_gradient`, whether every input gradient seen was zero
+    (`False` for attacks without gradients); `queries`, int32, the number of model evaluations: a
+    forward pass counts one, its gradient one more.
     """
 
     x_adv: object
@@ -24,19 +24,21 @@ class AttackResult(typing.NamedTuple):
     def unattacked(cls, x):
         """Returns the result for examples that no attack has changed."""
         shape = ops.shape(x)[:1]
-        never = ops.zeros(shape, dtype="bool")
-        return cls(x, ops.zeros(shape, "float32"), never, never, ops.zeros(shape, dtype="int32"))
+        all_false = ops.zeros(shape, dtype="bool")
+        return cls(
+            x, ops.zeros(shape, "float32"), all_false, all_false, ops.zeros(shape, dtype="int32")
+        )
 
 
 def counted(shape, queries):
-    """Returns the number of queries for every example of a batch."""
+    """Returns the same number of queries for every example of a batch."""
     return ops.full(shape, queries, dtype="int32")
 
 
 def strongest(first, second):
-    """Returns, per example, the `AttackResult` that won, or else the one with the higher loss.
+    """Returns, per example, the successful `AttackResult`, or else that with the higher loss.
 
-    The queries of both are added, and the gradients of both must have been zero.
+    The queries are added. `zero_gradient` is true where it is true in both.
     """
     wins = ops.logical_or(
         ops.logical_and(second.success, ops.logical_not(first.success)),
@@ -49,11 +51,11 @@ def strongest(first, second):
 
 
 def choose(condition, one, other):
-    """Returns a tuple of tensors, per example the one or the other."""
+    """Returns a named tuple with the entries of `one` where `condition` holds, else of `other`."""
     return type(one)(*(select(condition, a, b) for a, b in zip(one, other, strict=True)))
 
 
 def select(condition, one, other):
-    """`where` with one condition per example."""
+    """Returns `ops.where` with one condition per example."""
     condition = ops.reshape(condition, (-1,) + (1,) * (len(one.shape) - 1))
     return ops.where(condition, one, other)

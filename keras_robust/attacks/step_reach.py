@@ -1,13 +1,13 @@
-"""How far the steps of an attack lead, which tells a step size in other units than the radius."""
+"""Detects a step size that is given in other units than the radius."""
 
 import numpy as np
 
 
 def step_size_complaint(attack, threat_model):
-    """Returns what is wrong with a step size that is too small for the radius, or `None`.
+    """Returns a warning text if the step size is too small for the radius, or `None`.
 
-    All steps together must lead at least half of the radius, `num_steps * step_size >= radius / 2`.
-    Published settings lead further than the radius.
+    All steps together must cover at least half of the radius,
+    `num_steps * step_size >= radius / 2`. Published settings cover more than the radius.
 
     Args:
         attack: an `Attack`.

@@ -1,4 +1,4 @@
-"""Adversarial examples of one model, tried on another."""
+"""Transfer attacks: adversarial examples of one model, evaluated on another."""
 
 import warnings
 
@@ -17,29 +17,29 @@ from keras_robust.attacks.result import strongest
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class Transfer(Attack):
-    """Runs another attack on a surrogate model, and tries its points on the attacked model.
+    """Attacks a surrogate model, and evaluates the result on the attacked model.
 
-    Adversarial examples carry over between models for the same task (Szegedy et al., 2014;
-    Papernot et al., 2016). Against a model that hides its gradients this finds what gradient
-    attacks miss; where it breaks examples that an attack on the model itself leaves standing, that
-    attack has failed. Use the same architecture trained without a defence, or with another one. A
-    transferred point that fails proves nothing: as a rule this is weaker than a white-box attack.
-    With a one-step attack it also makes the examples of ensemble adversarial training (Tramèr et
-    al., 2018), one surrogate at a time.
+    Adversarial examples transfer between models for the same task (Szegedy et al., 2014; Papernot
+    et al., 2016). Against a model with masked gradients this attack finds examples that gradient
+    attacks miss. If it breaks examples that an attack on the model itself does not, that attack has
+    failed. Use a surrogate of the same architecture, trained without a defense or with another one.
+    A transferred point that fails proves nothing: the attack is usually weaker than a white-box
+    attack. With a one-step attack it also creates the examples of ensemble adversarial training
+    (Tramèr et al., 2018), one surrogate at a time.
 
-    The attack on the surrogate gets the labels, or what the attacked model predicts at `x` if there
-    are none, and returns its last point, also where the surrogate is wrong from the start. Every
-    restart of the attack is tried on the attacked model; where the point has a lower margin loss
-    there than `x`, `x` comes back. The surrogate runs in inference mode and never changes. It gets
-    the inputs of the attacked model. `AttackResult.zero_gradient` is about the gradients of the
-    surrogate, `AttackResult.queries` counts those of the attacked model alone.
+    The attack on the surrogate gets the labels, or without labels the predictions of the attacked
+    model at `x`. It returns its last point, even where the surrogate is wrong from the start. Every
+    restart is evaluated on the attacked model; if the point has a lower margin loss there than `x`,
+    the result is `x`. The surrogate runs in inference mode and never changes. It gets the inputs of
+    the attacked model. `AttackResult.zero_gradient` describes the gradients of the surrogate, and
+    `AttackResult.queries` counts the queries of the attacked model alone.
 
-    Deviations from the papers: none; the surrogate is a given one, where Papernot et al. train it
-    on labels asked from the attacked model.
+    Deviations from the papers: none. The surrogate is given, whereas Papernot et al. train it on
+    labels from the attacked model.
 
-    Cost: the passes of the attack on the surrogate, and for each restart 4 forward passes of the
-    attacked model, in training none that is not dropped from the graph. BatchNorm statistics see
-    none of it.
+    Cost: the passes of the attack on the surrogate, and 4 forward passes of the attacked model per
+    restart. In training the compiler drops the forward passes of the attacked model. BatchNorm
+    statistics are not updated.
 
     Args:
         surrogate: a trained `keras.Model` with the classes of the attacked model. `get_config`
@@ -47,8 +47,8 @@ class Transfer(Attack):
         attack: an `Attack` or its name. Defaults to `"pgd"`.
 
     Raises:
-        ValueError: for a surrogate that is no model, has not been built, or has other classes than
-            the attacked model, and under a threat model at a layer.
+        ValueError: for a surrogate that is not a model, is not built, or has other classes than the
+            attacked model, and under a threat model at a layer.
 
     Example:
 
@@ -68,7 +68,7 @@ class Transfer(Attack):
     """
 
     loss = "margin"
-    # None of the attacked model.
+    # It does not use gradients of the attacked model, only those of the surrogate.
     uses_gradients = False
 
     def __init__(self, surrogate, attack="pgd"):
@@ -89,27 +89,29 @@ class Transfer(Attack):
     @classmethod
     def from_config(cls, config):
         attack = super().from_config(config)
+        # A surrogate that is rebuilt from a dict has random weights.
         attack._is_untrained = isinstance(config.get("surrogate"), dict)
         return attack
 
     @property
     def num_restarts(self):
-        """Those of the attack on the surrogate."""
+        """The number of restarts of the attack on the surrogate."""
         return self.attack.num_restarts
 
     @property
     def targeted(self):
-        """Whether the attack on the surrogate is."""
+        """The `targeted` argument of the attack on the surrogate."""
         return getattr(self.attack, "targeted", False)
 
     @property
     def stays_in_ball(self):
-        """Whether the attack on the surrogate does."""
+        """Whether the points of the attack on the surrogate stay in the ball."""
         return self.attack.stays_in_ball
 
     def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
         logits = classifier.logits(x, y)
         if y is None and self.targeted is not True:
+            # The surrogate may predict another class, so the label must not come from it.
             y = ops.stop_gradient(ops.argmax(logits, axis=-1))
         surrogate = self._surrogate_of(classifier, x, logits.shape[-1])
         away = self.attack.search(surrogate, x, y, threat_model, seed, False, restart)
@@ -123,21 +125,23 @@ class Transfer(Attack):
         return choose(clean.success, clean, best)._replace(queries=best.queries)
 
     def _surrogate_of(self, classifier, x, num_classes):
-        """Returns the surrogate as a `models.Classifier` of the inputs of another."""
+        """Returns the surrogate as a `models.Classifier` that takes the inputs of `classifier`."""
         if isinstance(classifier, models.LayerClassifier):
             raise ValueError(
-                "A perturbation at a layer of one model means nothing to another. Attack the "
-                f"inputs, or the model itself. Received: attack={self!r} at a layer"
+                "A perturbation at a layer of one model has no meaning for another model. Attack "
+                f"the inputs, or the model itself. Received: attack={self!r} at a layer"
             )
         if self._is_untrained:
             warnings.warn(
-                "A config holds the architecture of the surrogate and not its weights, so that "
-                "these are random unless they were loaded since. Load them, or use "
-                "`attack.clone(surrogate=...)` with a trained model. "
+                "A config holds the architecture of the surrogate but not its weights, which are "
+                "random unless they were loaded since. Load them, or use "
+                "`attack.clone(surrogate=...)` with a trained model. Received: the surrogate "
+                "{self.surrogate.name!r}, made from a config"
                 f"Received: the surrogate {self.surrogate.name!r}, made from a config",
                 stacklevel=2,
             )
         surrogate = models.Classifier(self.surrogate)
+        # `pack` converts the attacked matrix to the inputs of a model with several inputs.
         if len(keras.tree.flatten(classifier.pack(x))) > 1:
             surrogate = models.Classifier(self.surrogate, classifier.pack)
         own = surrogate.logits(x).shape[-1]

@@ -1,4 +1,4 @@
-"""The seam: everything that differs between the frameworks under Keras, files for each."""
+"""The backend: all code that depends on the framework under Keras, one folder per framework."""
 
 import keras
 

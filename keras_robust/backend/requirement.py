@@ -1,13 +1,13 @@
-"""A condition that must hold for a batch, checked where the computation runs."""
+"""Conditions that a batch must fulfill, checked where the computation runs."""
 
 import typing
 
 
 class Requirement(typing.NamedTuple):
-    """What must hold for a batch.
+    """A condition that a batch must fulfill.
 
-    Fields: `condition`, a scalar bool tensor; `template`, what to say where it does not hold;
-    `values`, scalar tensors, one for each `{}` in the template.
+    Fields: `condition`, a scalar bool tensor; `template`, the error message if the condition is
+    false; `values`, scalar tensors, one for each `{}` in the template.
     """
 
     condition: object

@@ -1,4 +1,4 @@
-"""When does it happen in `fit`?"""
+"""Callbacks of `fit`: adversarial training, validation, guards and backups."""
 
 from keras_robust.callbacks.adv_train import AdvTrain
 from keras_robust.callbacks.atomic_backup import AtomicBackup

@@ -1,4 +1,4 @@
-"""The callback that turns `fit` into adversarial training."""
+"""Adversarial training, as a callback of `fit`."""
 
 import contextlib
 import inspect
@@ -31,76 +31,77 @@ from keras_robust.callbacks.warm_up import parse_warmup
 from keras_robust.training import TrainStep
 
 _ATTACK_DTYPES = (None, "auto", "bfloat16", "float16")
-_LONG = 10.0  # Seconds of a first batch, after which it is told what takes so long.
-_FIRST_STEPS = 100  # Before them no accuracy is expected.
+_LONG = 10.0  # Seconds after which the callback explains why the first batch takes long.
+_FIRST_STEPS = 100  # The clean accuracy may be at chance before this step.
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class AdvTrain(keras.callbacks.Callback):
     """Trains a compiled Keras model on adversarial examples, for the length of one `fit`.
 
-    At every step an attack perturbs the batch and the optimizer takes one step on the objective.
-    The model stays what it is: same loss, metrics, optimizer, `save` and `export`; after `fit`,
-    even one that ended by an exception or Ctrl-C, it is as if the callback had never been there.
+    At every step, an attack perturbs the batch, and the optimizer takes one step on the objective.
+    The model keeps its loss, metrics, optimizer, `save` and `export`. After `fit`, even if an
+    exception or Ctrl-C ended it, the model behaves as if the callback had never been there.
 
-    Arrays, `tf.data`, `keras.utils.PyDataset` and generators work, and so do sample and class
-    weights, custom losses and `compute_loss`, gradient accumulation, mixed precision,
-    `steps_per_execution`, `jit_compile=True` and `run_eagerly=True`. Several devices: with
-    TensorFlow `MirroredStrategy` (there without XLA or accumulation, which Keras itself cannot do,
-    and with a batch size that the replicas divide), with JAX `keras.distribution.DataParallel`,
-    also in several processes. A model with a `train_step` of its own is refused.
+    The data may be arrays, a `tf.data.Dataset`, a `keras.utils.PyDataset` or a generator. Sample
+    and class weights, custom losses and `compute_loss`, gradient accumulation, mixed precision,
+    `steps_per_execution`, `jit_compile=True` and `run_eagerly=True` are supported. For several
+    devices, use `MirroredStrategy` with TensorFlow (without XLA and gradient accumulation, which
+    Keras does not support there, and with a batch size that the number of replicas divides), or
+    `keras.distribution.DataParallel` with JAX, also in several processes. A model with its own
+    `train_step` is refused.
 
-    Logs: `loss` is the objective; `accuracy` and every other compiled metric is on clean examples;
-    `adv_accuracy` is the accuracy under the training attack, with the current epsilon. It is not
-    robust accuracy: that is what `keras_robust.evaluate` says. What is no classification, such as
-    regression, segmentation, several labels or sequences, has `adv_loss` in its place, the compiled
-    loss of the adversarial examples without regularisers. All are read in training mode, as
-    plain `fit` reads them: BatchNorm takes the statistics of the batch, and Dropout is at work.
+    Logs: `loss` is the objective. `accuracy` and all other compiled metrics are on clean examples.
+    `adv_accuracy` is the accuracy under the training attack with the current epsilon; it is not
+    the robust accuracy, which `keras_robust.evaluate` measures. For models that are not
+    classifiers, such as regression, segmentation, multi-label outputs or sequences, the logs have
+    `adv_loss` instead: the compiled loss of the adversarial examples without regularizers. All of
+    them are measured in training mode, as in plain `fit`: BatchNorm uses the statistics of the
+    batch, and Dropout is active.
 
-    The attack sees the model in inference mode, and costs `num_steps` forward and backward passes
-    per batch. With the objective `"adversarial"` the clean metrics cost one more forward pass, of
-    which nothing is kept: no statistics, no seeds. The first batch costs a trace, seconds or more;
-    a later `fit` with the same callback object costs none if nothing changed but data, epochs,
-    warm-up and seed: see the README.
+    The attack uses the model in inference mode, and costs `num_steps` forward and backward passes
+    per batch. With the objective `"adversarial"`, the clean metrics cost one more forward pass,
+    which changes no statistics and no seeds. The first batch is slow because the step is traced.
+    A later `fit` with the same callback object is not traced again if only data, epochs, warm-up
+    and seed have changed; see the README.
 
     Args:
         threat_model: a `ThreatModel`, or `"linf"`, `"l2"`, `"l1"`. Its `epsilon` may be a schedule
-            over optimizer steps. For a model with several inputs, a dict from those that are
-            perturbed, `{"image": "linf"}`, or a list by position: see `PerInput`; `Joint` has one
-            budget for several, and `AtLayer` perturbs embeddings. Defaults to `"linf"`: epsilon
-            8/255, inputs in [0, 1].
-        attack: an `Attack` or its name. `None` stands for what the objective usually takes, most
+            over optimizer steps. For a model with several inputs, a dict with the inputs to
+            perturb, `{"image": "linf"}`, or a list by position: see `PerInput`; `Joint` has one
+            budget for several inputs, and `AtLayer` perturbs embeddings. Defaults to `"linf"`:
+            epsilon 8/255, inputs in [0, 1].
+        attack: an `Attack` or its name. `None` means the default attack of the objective, most
             often `"pgd"`: 10 steps from a random start. Defaults to `None`.
         objective: an `Objective` or its name. Defaults to `"adversarial"`.
-        clean_epochs: int, epochs of plain training before the first adversarial one, counted by
-            `optimizer.iterations` as the warm-up is, which starts after them. Defaults to `0`.
-        warmup: how long epsilon grows linearly from 0: a percentage of the steps that `fit` plans,
-            such as `"20%"`, or an int, a number of optimizer steps. It counts
-            `optimizer.iterations`, so that a resumed training goes on where it was, and a model
-            that has trained for longer has no warm-up. `None` means `"20%"`. If `fit` cannot
-            know the length of the data, as with most generators, it means 500 steps, and `fit` says
-            so; a percentage is then refused. If `epsilon` is a schedule, it means 0. Defaults to
-            `None`.
-        seed: int, of the random starts. Defaults to `0`.
-        attack_dtype: dtype in which the float32 layers of the model compute while the attack
-            searches: `"bfloat16"`, for CPUs with AVX512-BF16 or AMX and for GPUs, or `"float16"`,
-            for GPUs; `"auto"`, what this machine gains from, if anything, which is said once;
-            `None`, no other than in training. Only the search is affected: `x_adv` stays in the
-            ball in float32, and the training pass on it is what it would be. Such attacks find
-            nearly the same examples for less: see `benchmarks/low_precision_attack.py`. But the
-            start of `TRADES`, 0.001 from the example, is mostly rounded away: in bfloat16 the
-            divergence was 9% smaller, and with `PGD(loss="kl")`, a start anywhere in the ball, as
-            large as in float32. Attacks that compare near points are refused. A layer that needs
-            float32 sets `autocast=False`, as `InputTransformation` does;
-            `Normalization`, `Rescaling`, and models that compute in half precision already, or in
-            part, stay as they are. Convolutions and wide dense layers gain; on CPUs, small models
-            and attention do not. Defaults to `None`.
+        clean_epochs: int, epochs of plain training before adversarial training starts. They are
+            counted by `optimizer.iterations`, and the warm-up follows them. Defaults to `0`.
+        warmup: the period in which epsilon grows linearly from 0: a percentage of the steps that
+            `fit` plans, such as `"20%"`, or an int, a number of optimizer steps. It is counted by
+            `optimizer.iterations`, so that a resumed training continues where it was, and a model
+            that has trained for longer has no warm-up. `None` means `"20%"`. If the length of the
+            data is not known, as with most generators, `None` means 500 steps, and `fit` prints
+            so; a percentage is then refused. If `epsilon` is a schedule, `None` means 0. Defaults
+            to `None`.
+        seed: int, seed of the random starts. Defaults to `0`.
+        attack_dtype: dtype in which the float32 layers of the model compute during the attack:
+            `"bfloat16"`, for CPUs with AVX512-BF16 or AMX and for GPUs; `"float16"`, for GPUs;
+            `"auto"`, the dtype that is fastest on this machine, which is printed once; `None`, the
+            dtype of training. Only the search is affected: `x_adv` stays in the ball in float32,
+            and the training pass on it does not change. Such attacks find nearly the same examples
+            in less time: see `benchmarks/low_precision_attack.py`. But the start of `TRADES`, 0.001
+            from the example, is mostly lost by rounding: in bfloat16 the divergence was 9% smaller.
+            With `PGD(loss="kl")`, which starts anywhere in the ball, it was as large as in float32.
+            Attacks that compare near points are refused. A layer that needs float32 sets
+            `autocast=False`, as `InputTransformation` does. `Normalization`, `Rescaling`, and
+            models with layers in half precision do not change. Convolutions and wide dense layers
+            become faster; on CPUs, small models and attention do not. Defaults to `None`.
 
     Raises:
-        ValueError: in the constructor for unknown names; in `fit` for a model that it cannot train,
-            or that cannot run in `attack_dtype`, and for data that no attack should see (NaN,
-            inputs outside of the bounds, labels that are no class); the weights are then those
-            before the bad batch.
+        ValueError: in the constructor for unknown names; in `fit` for a model that cannot be
+            trained, or that cannot run in `attack_dtype`, and for invalid data (NaN, inputs
+            outside of the bounds, labels that are no class); the model then keeps the weights from
+            before the invalid batch.
 
     Example:
 
@@ -160,7 +161,7 @@ class AdvTrain(keras.callbacks.Callback):
         self._armed_for = None
         self._is_clean = False
         self._warned = set()
-        self._told = set()
+        self._printed = set()
 
     def get_config(self):
         serialize = keras.saving.serialize_keras_object
@@ -189,7 +190,7 @@ class AdvTrain(keras.callbacks.Callback):
         self._warned = set()
         self._armed_for = None
         self._warm_up = WarmUp(self)
-        self._tell("warm-up", self._warm_up.note())
+        self._print_once("warm-up", self._warm_up.note())
         self._compiled = self._compiled_step()
         self._step.epsilon_warmup, self._step.seed = self._warm_up.epsilon_warmup, self.seed
         self._install()
@@ -203,6 +204,7 @@ class AdvTrain(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         step = self._step
+        # An epoch without a batch has no logs.
         if not logs:
             self._refuse_empty_data()
         if self._is_clean:
@@ -213,14 +215,14 @@ class AdvTrain(keras.callbacks.Callback):
             return
         chance = 1.0 / step.num_classes
         margin = max(0.02, 3.0 * (chance * (1.0 - chance) / seen) ** 0.5)
-        # With few labels nothing can be told, though all of them were right.
+        # With few labels, the margin is too wide to distinguish chance from learning.
         if accuracy <= chance + margin <= 0.5 * (1.0 + chance):
             self._warned.add("chance")
             warnings.warn(
-                "Accuracy on clean examples stayed at chance for a whole epoch, so that the model "
-                "is not learning: the attack may be too strong for now. Try a longer warm-up "
-                '(warmup="40%"), a smaller epsilon, a smaller learning rate, or start from a model '
-                f"trained on clean examples. Received: accuracy {accuracy:.3f} with "
+                "Accuracy on clean examples stayed at chance for a whole epoch: the model is not "
+                "learning, and the attack may be too strong at this stage. Try a longer warm-up "
+                '(warmup="40%"), a smaller epsilon, a smaller learning rate, or start from a '
+                f"model trained on clean examples. Received: accuracy {accuracy:.3f} with "
                 f"{step.num_classes} classes under {self.threat_model}",
                 stacklevel=2,
             )
@@ -240,7 +242,7 @@ class AdvTrain(keras.callbacks.Callback):
 
     @property
     def _epsilon_warmup(self):
-        """The optimizer steps of clean epochs, and those in which epsilon grows."""
+        """A pair: the number of clean steps, and the number of steps in which epsilon grows."""
         return self._step.epsilon_warmup
 
     @_epsilon_warmup.setter
@@ -248,17 +250,17 @@ class AdvTrain(keras.callbacks.Callback):
         self._step.epsilon_warmup = tuple(epsilon_warmup)
 
     def _known_attack_dtype(self):
-        """Returns `attack_dtype`, with "auto" decided and, where `fit` shows anything, told."""
+        """Returns `attack_dtype`; chooses it for "auto", and prints the choice."""
         if self.attack_dtype != "auto":
             return self.attack_dtype
         dtype = backend.fast_dtype() if self.attack.tolerates_rounding else None
-        self._tell("auto", f"the attack runs in {dtype or 'the dtype of the model'}.")
+        self._print_once("auto", f"the attack runs in {dtype or 'the dtype of the model'}.")
         return dtype
 
-    def _tell(self, topic, text):
-        """Prints a sentence once, where `fit` shows anything."""
-        if text is not None and topic not in self._told and self.params.get("verbose"):
-            self._told.add(topic)
+    def _print_once(self, topic, text):
+        """Prints a sentence once per topic, unless `fit` is silent."""
+        if text is not None and topic not in self._printed and self.params.get("verbose"):
+            self._printed.add(topic)
             print(f"AdvTrain: {text}")  # noqa: T201
 
     def _refuse_empty_data(self):
@@ -266,7 +268,7 @@ class AdvTrain(keras.callbacks.Callback):
         raise ValueError("AdvTrain needs data to train on. Received: an empty data set")
 
     def _compiled_step(self):
-        """Returns the step of an earlier `fit`, if it holds for this one, or else a new one."""
+        """Returns the compiled step of an earlier `fit` if it is still valid, or else a new one."""
         model, dtype = self.model, self._known_attack_dtype()
         uninstall(model)
         arguments = (model, self.attack, self.objective, self.threat_model)
@@ -275,20 +277,21 @@ class AdvTrain(keras.callbacks.Callback):
         )
 
     def _arm(self):
-        """Has the next batch of this `fit` run through our step."""
+        """Makes the next batch of this `fit` use the adversarial train step."""
         if self._is_clean:
             return
-        # `self.model` would write the weights back into the variables, batch by batch, on JAX.
+        # Not `self.model`: on JAX, it copies the weights back into the variables at every batch.
         model = self._step.model
         if model.train_function is not self._function:
-            # Another callback trained, compiled or unfroze something; our step goes on after it.
+            # Another callback has trained, compiled or unfrozen the model, and so replaced our
+            # function.
             self._install()
         self._armed_for = current_fit(model)
 
     def _install(self):
-        """Puts a train function in place that is adversarial for this `fit` only.
+        """Installs a train function that is adversarial for this `fit` only.
 
-        It keeps nothing of ours alive, for where another callback raises, nobody takes it away.
+        It holds weak references only: if another callback raises, nobody removes the function.
         """
         model, self_reference = self._step.model, weakref.ref(self)
         model_reference, check = weakref.ref(model), weakref.WeakMethod(self._check_first_batch)
@@ -297,7 +300,7 @@ class AdvTrain(keras.callbacks.Callback):
         self._run = self._step.wrap_train_function(self._compiled.run, lambda: check()())
 
         def train_function(*arguments):
-            # JAX hands over the state of the variables, and then the data.
+            # On JAX, the arguments are the state of the variables and the data.
             own = self_reference()
             if own is None or not own._disarm(arguments[-1]):
                 return uninstall(model_reference())(*arguments)
@@ -307,19 +310,20 @@ class AdvTrain(keras.callbacks.Callback):
         self._function = train_function
 
     def _disarm(self, iterator):
-        """Returns whether the batch to come is to run through our step, which then is done."""
-        # What is armed for another `fit` was left by an exception in a callback.
+        """Returns whether the next batch uses the adversarial train step, and disarms it."""
+        # An exception in a callback may have left the step armed for another `fit`.
         armed, self._armed_for = self._armed_for, None
         is_ours = armed is not None and armed is current_fit(self._step.model)
         return is_ours and not is_of_one_batch(iterator)
 
     def _train(self, *arguments):
-        """Runs our step on a batch."""
+        """Runs the adversarial train step on a batch."""
         step, plain = self._step, self._function.plain
         try:
-            with self._told_of_compiling():
+            with self._message_about_compiling():
                 step.build(arguments[-1])
                 logs = step.aggregate_logs(self._run(*arguments))
+        # This is how an iterator ends an epoch, and not an error.
         except backend.END_OF_DATA:
             raise
         except BaseException as error:
@@ -332,32 +336,35 @@ class AdvTrain(keras.callbacks.Callback):
         self._compiled.keep(self, plain)
         return logs
 
-    def _told_of_compiling(self):
-        """Says within, if the first batch takes long, what takes so long."""
+    def _message_about_compiling(self):
+        """Returns a context that prints a message if the first batch takes long to compile."""
         compiles = self._compiled.is_new and self._step.model.steps_per_execution == 1
         if not compiles or self._step.model.run_eagerly or not self.params.get("verbose"):
             return contextlib.nullcontext()
         return print_after(
             _LONG,
-            "AdvTrain: compiling the train step with the attack in it, once; this may take a few "
-            "times as long as that of plain training.",
+            "AdvTrain: compiling the train step with the attack, once. This may take a few times "
+            "as long as for plain training.",
         )
 
     def _check_first_batch(self):
-        """Says after the first batch if the model was misread, or the attack had no gradient."""
+        """Raises ValueError for misread outputs, and warns of an attack without a gradient."""
         if "gradients" in self._warned:
             return
         self._warned.add("gradients")
         if _read(self._step.logits_mismatch.result()) > 0.0:
             uninstall(self.model)
             raise ValueError(
-                "The loss takes logits and the outputs of the model are probabilities, or the "
-                "reverse. Make `from_logits` of the loss fit the last layer of the model. "
+                "The loss takes logits and the outputs of the model are probabilities, or vice "
+                "versa. Set `from_logits` of the loss to match the last layer of the model. "
                 f"Received: loss={self.model.loss!r}"
             )
         step = self._step
-        blind, share = _read(step.zero_gradient.result()), _read(step.share_of_range.result())
-        warn_of_first_batch(blind, step.attacked, share, stacklevel=3)
+        zero_gradient, share = (
+            _read(step.zero_gradient.result()),
+            _read(step.share_of_range.result()),
+        )
+        warn_of_first_batch(zero_gradient, step.attacked_inputs, share, stacklevel=3)
         small_steps = step_size_complaint(self.attack, self.threat_model)
         if small_steps:
             warnings.warn(small_steps, stacklevel=2)
@@ -371,9 +378,9 @@ def _check_attack_dtype(dtype, attack):
         )
     if dtype not in (None, "auto") and not attack.tolerates_rounding:
         raise ValueError(
-            "This attack may compare what the model says of near points, which half precision "
-            "rounds away. Use attack_dtype=None, an attack such as PGD, or set "
-            "`tolerates_rounding = True` in the class if it does not. "
+            "This attack may compare the outputs of the model at near points, whose difference "
+            "half precision rounds to 0. Use attack_dtype=None, an attack such as PGD, or set "
+            "`tolerates_rounding = True` in the class if the attack makes no such comparison. "
             f"Received: attack_dtype={dtype!r} and attack={attack!r}"
         )
 

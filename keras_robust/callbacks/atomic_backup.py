@@ -1,4 +1,4 @@
-"""The callback from which a killed training goes on, to the same weights."""
+"""Backups of a training, from which `fit` continues after a kill to the same weights."""
 
 import collections
 import inspect
@@ -24,7 +24,7 @@ from keras_robust.sealed import sealed
 _SCHEMA = "keras_robust.backup"
 _VERSION = 3
 _META = "meta"
-# What callbacks remember from epoch to epoch.
+# The attributes in which callbacks store a state from epoch to epoch.
 _REMEMBERED = {
     AdvTrain: ("_epsilon_warmup",),
     **REMEMBERED,
@@ -33,10 +33,10 @@ _REMEMBERED = {
 
 
 class _State(typing.NamedTuple):
-    """A training between two epochs.
+    """The state of a training between two epochs.
 
-    Fields: `epoch`, how many are through; `values`, arrays; `training`, what it is for, or `None`;
-    `remembered`, by name of a callback what it remembers.
+    Fields: `epoch`, the number of finished epochs; `values`, arrays; `training`, the arguments of
+    `AdvTrain`, or `None`; `remembered`, the states of callbacks, by their names.
     """
 
     epoch: int
@@ -47,44 +47,43 @@ class _State(typing.NamedTuple):
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class AtomicBackup(keras.callbacks.Callback):
-    """Keeps the state of a training in one file, and goes on from there after a kill.
+    """Saves the state of a training in one file, and continues from it after a kill.
 
-    After every epoch the weights, the optimizer and the seeds of random layers replace the file in
-    one rename. A kill at any moment leaves the state before or the state after, never half of one,
-    and the same `fit` call goes on to the weights that it would have reached, bit for bit, as long
-    as the data come in the same order: `shuffle=False`, or an order that follows from the epoch.
-    So do `ModelCheckpoint`, `EarlyStopping`, `ReduceLROnPlateau`, `SwapEMAWeights` and
-    `RobustValidation` among the callbacks: the best epoch is that of the whole training. It stands
-    behind the other callbacks, wherever it was put.
+    After every epoch, a new file with the weights, the optimizer and the seeds of random layers
+    replaces the old one in one rename. A kill at any moment leaves a complete file. The same `fit`
+    call then reaches the same weights as without the kill, bit for bit, provided that the data come
+    in the same order: with `shuffle=False`, or in an order that depends on the epoch alone. The
+    states of `ModelCheckpoint`, `EarlyStopping`, `ReduceLROnPlateau`, `SwapEMAWeights` and
+    `RobustValidation` are saved too, so that the best epoch is that of the whole training. This
+    callback moves to the end of the list of callbacks.
 
-    It does what `keras.callbacks.BackupAndRestore` is for. That writes two files in place: a kill
-    while it writes leaves a file that cannot be read, and a kill between the two repeats an epoch;
-    and it leaves out the seeds of `Dropout` and augmentation, and all that callbacks remember.
-    Kept by neither is what `CollapseGuard` and callbacks of your own remember; and an objective
-    that does, `Free` or `AdversarialPool`, starts with an empty memory.
+    It replaces `keras.callbacks.BackupAndRestore`, which writes two files in place: a kill during
+    the writing leaves an unreadable file, and a kill between the two repeats an epoch. It also does
+    not save the seeds of `Dropout` and augmentation, and the states of callbacks. Neither of the
+    two saves the states of `CollapseGuard` and of custom callbacks, and the objectives `Free` and
+    `AdversarialPool` continue with an empty memory.
 
-    The file knows the arguments of `AdvTrain`, and is refused with others; models and functions
-    among them, such as a teacher, are told apart by their type alone. Data and loss may change. The
-    learning rate is that of the file, and so is the warm-up: with more epochs than at first,
-    epsilon goes on from where it was.
+    The file contains the arguments of `AdvTrain`, and is refused if they differ. Models and
+    functions among them, such as a teacher, are compared by type only. Data and loss may change.
+    Learning rate and warm-up are those of the file: with more epochs than at first, epsilon
+    continues from its last value.
 
-    A file that has changed since it was written, is of another training or has weights that are NaN
-    is refused before anything of the model changes. Two trainings need two paths: with one path the
-    last to write wins, and the file stays whole. A kill while it writes leaves a hidden file with
-    the ending `.partial` behind, which a later training deletes after a day.
+    A file that was changed, that belongs to another training or that has NaN among the weights is
+    refused before the model changes. Two trainings need two paths: with the same path, the last
+    file written wins, and is complete. A kill during the writing leaves a hidden file that ends in
+    `.partial`, which a later training deletes after a day.
 
-    When `fit` is through, the file is deleted, unless `delete_checkpoint=False`.
+    At the end of `fit` the file is deleted, unless `delete_checkpoint=False`.
 
     Args:
-        path: str, the file, such as `"backup.npz"`; folders above it are made.
-        delete_checkpoint: bool, whether to delete the file when the training is through. Kept, it
-            makes the same call a training of no epochs. Defaults to `True`.
+        path: str, the file, such as `"backup.npz"`; missing parent folders are created.
+        delete_checkpoint: bool, whether to delete the file at the end of the training. If it is
+            kept, the same `fit` call trains for no further epoch. Defaults to `True`.
 
     Raises:
-        ValueError: in `fit`, for a model that is not built; for a file that cannot be written; and
-            for one that is none of its own or was changed, of another model, of a training with
-            other arguments of `AdvTrain`, of more epochs than `fit` is to do, or with NaN among
-            the weights.
+        ValueError: in `fit`, for a model that is not built, for a file that cannot be written, and
+            for a file that is not a backup, was changed, or belongs to another model, to other
+            arguments of `AdvTrain` or to more epochs than `fit` has, or has NaN among the weights.
 
     Example:
 
@@ -156,6 +155,7 @@ class AtomicBackup(keras.callbacks.Callback):
             "training": self._training,
             "callbacks": remembered,
         }
+        # Callbacks store NumPy numbers, which JSON does not support.
         text = json.dumps(meta, default=float)
         write_arrays(self.path, sealed({_META: np.array(text), **arrays}))
 
@@ -164,20 +164,20 @@ class AtomicBackup(keras.callbacks.Callback):
             pathlib.Path(self.path).unlink(missing_ok=True)
 
     def epochs_done(self):
-        """Returns how many epochs the file has behind it; 0 if there is none."""
+        """Returns the number of finished epochs in the file; 0 if there is no file."""
         return _read(self.path).epoch if pathlib.Path(self.path).exists() else 0
 
     def _refuse_another(self, training):
-        """Says if the file is of a training with another `AdvTrain`."""
+        """Raises ValueError if the file belongs to a training with another `AdvTrain`."""
         if training == self._training:
             return
         raise ValueError(
-            "The backup is of another training: delete the file, or give another path. Received: "
-            f"{self.path}, of a training {_difference(training, self._training)}"
+            "The backup belongs to another training. Delete the file, or use another path. "
+            f"Received: {self.path}, from a training {_difference(training, self._training)}"
         )
 
     def _variables(self):
-        """Everything that the next step depends on, in an order that the model decides."""
+        """Returns all variables that the next step depends on, in a fixed order."""
         return [*self.model.variables, *self.model.optimizer.variables]
 
     def _restore(self):
@@ -189,7 +189,7 @@ class AtomicBackup(keras.callbacks.Callback):
         for name, callback, attributes in _remembering(self._callback_list()):
             for attribute in attributes if name in remembered else ():
                 setattr(callback, attribute, remembered[name].get(attribute))
-        # Where `fit` starts to count; Keras's own callback sets it too.
+        # Set the first epoch of `fit`, as Keras's own callback does.
         is_over = any(map(_has_stopped, self._callback_list()))
         params = self.params or {}
         start_fit_at(self.model, params.get("epochs", epoch) if is_over else epoch)
@@ -197,42 +197,50 @@ class AtomicBackup(keras.callbacks.Callback):
             print(f"Resuming after epoch {epoch}, from {self.path}")  # noqa: T201
 
     def _check(self, state):
-        """Refuses a state that this training cannot go on from; changes nothing."""
-        epoch, values, training, _ = state
-        self._refuse_another(training)
+        """Raises ValueError for a state that this training cannot continue; changes nothing."""
+        self._refuse_another(state.training)
+        self._check_shapes(state.values)
+        self._check_epochs(state.epoch)
+        self._check_weights(state.values)
+
+    def _check_shapes(self, values):
         variables = self._variables()
         wanted = [tuple(variable.shape) for variable in variables]
         if wanted != [value.shape for value in values]:
             raise ValueError(
-                "The backup is of another model or optimizer: delete the file, or give another "
-                f"path. Received: {self.path} with {len(values)} arrays for {len(variables)} "
-                "variables, or of other shapes"
+                "The backup belongs to another model or optimizer. Delete the file, or use "
+                f"another path. Received: {self.path} with {len(values)} arrays for "
+                f"{len(variables)} variables, or of other shapes"
             )
+
+    def _check_epochs(self, epoch):
         epochs = (self.params or {}).get("epochs") or epoch
         if epochs < epoch:
             raise ValueError(
-                f"The backup has {epoch} epochs behind it, more than `fit` is to do, and would be "
-                "deleted at its end. Use more epochs, or delete it yourself. "
-                f"Received: {self.path} and epochs={epochs}"
+                f"The backup is from epoch {epoch}, after the last epoch of `fit`, which would "
+                "delete the file. Use more epochs, or delete the file yourself. Received: "
+                f"{self.path} and epochs={epochs}"
             )
+
+    def _check_weights(self, values):
         weights = {id(weight) for weight in self.model.weights}
-        for variable, value in zip(variables, values, strict=True):
+        for variable, value in zip(self._variables(), values, strict=True):
             if id(variable) in weights and np.isnan(value).any():
                 raise ValueError(
-                    "The backup has weights that are NaN, from which no training goes on: delete "
-                    "the file, and train with a smaller learning rate. "
-                    f"Received: {self.path} with NaN in {variable.path}"
+                    "The backup has weights that are NaN, and no training can continue from "
+                    "them. Delete the file, and train with a smaller learning rate. Received: "
+                    f"{self.path} with NaN in {variable.path}"
                 )
 
 
 def _has_stopped(callback):
-    """Whether a callback has stopped the training, and would again."""
+    """Returns whether a callback has stopped the training, and would stop it again."""
     is_stopping = isinstance(callback, keras.callbacks.EarlyStopping)
     return is_stopping and callback.stopped_epoch > 0 and callback.wait >= callback.patience
 
 
 def _training_of(callbacks):
-    """Returns what a training is for, the arguments of its `AdvTrain`, as JSON gives them back."""
+    """Returns the arguments of the `AdvTrain` among the callbacks, as JSON, or `None`."""
     for one in callbacks:
         if isinstance(one, AdvTrain):
             names = inspect.signature(type(one)).parameters
@@ -243,7 +251,7 @@ def _training_of(callbacks):
 
 
 def _difference(training, asked):
-    """Returns what tells a training from the one that is asked for."""
+    """Returns the differences between two trainings, as text."""
     if training is None or asked is None:
         return "without AdvTrain" if training is None else "with AdvTrain, which is not among these"
     names = [name for name in {**training, **asked} if training.get(name) != asked.get(name)]
@@ -252,7 +260,10 @@ def _difference(training, asked):
 
 
 def _remembering(callbacks):
-    """Yields name, callback and the attributes to keep; the next `fit` has the same names."""
+    """Yields the name, the callback and the attributes to save, for each callback with a state.
+
+    The names are the same in the next `fit`.
+    """
     counts = collections.Counter()
     for callback in callbacks:
         for cls, attributes in _REMEMBERED.items():
@@ -263,12 +274,15 @@ def _remembering(callbacks):
 
 
 def _plain(value):
-    """Returns what NumPy writes without objects: bfloat16 and the like as float32, exactly."""
+    """Returns an array that NumPy can write without pickling.
+
+    Dtypes such as bfloat16 become float32, which represents them exactly.
+    """
     return value if value.dtype.kind in "biuf" else value.astype("float32")
 
 
 def _read(path):
-    """Returns the `_State` in a file."""
+    """Returns the `_State` in a file, and raises ValueError if it is not a backup."""
     try:
         arrays = read_sealed(path)
         meta = json.loads(str(arrays[_META]))
@@ -285,6 +299,6 @@ def _read(path):
         return _State(meta["epoch"], values, meta["training"], remembered)
     except Exception as error:
         raise ValueError(
-            f"Expected a backup of AtomicBackup at {path}: delete the file, or give another path. "
+            f"Expected a backup of AtomicBackup at {path}. Delete the file, or use another path. "
             f"Received: {type(error).__name__}: {error}"
         ) from error

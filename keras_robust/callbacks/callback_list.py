@@ -1,4 +1,4 @@
-"""The other callbacks of the same `fit`, which Keras hands to no callback."""
+"""The list of callbacks of a `fit`, which Keras passes to no callback."""
 
 from keras_robust.backend.keras_internals import callback_list_around
 
@@ -8,30 +8,30 @@ def move(callback, frame, place):
 
     Args:
         callback: the callback.
-        frame: the frame from which `set_model` was called.
-        place: function of the other callbacks, a list, that returns the index to move to.
+        frame: the frame that called `set_model`.
+        place: function that maps the list of the other callbacks to the index to move to.
 
     Returns:
-        A function that returns the callbacks of this `fit` in the order in which they then stand,
-        none if there is no list around.
+        A function that returns the callbacks of this `fit` in their present order, or `[]` if the
+        callback is in no list.
     """
     owner = callback_list_around(callback, frame)
     if owner is None:
         return list
     others = [one for one in owner.callbacks if one is not callback]
     index = place(others)
-    # A new list: Keras is walking over the old one, each of which has its turn.
+    # Make a new list: Keras iterates over the old one, and must reach every callback once.
     owner.callbacks = [*others[:index], callback, *others[index:]]
     return lambda: owner.callbacks
 
 
 def put_last(last, callback, frame):
-    """Puts one more callback behind all others, while Keras calls `set_model` of `callback`.
+    """Adds a callback at the end of the list, while Keras calls `set_model` of `callback`.
 
     Args:
-        last: the callback to add, whose `owner` is `callback`, of which there is one at most.
+        last: the callback to add, whose `owner` is `callback`; it replaces an earlier one.
         callback: the callback.
-        frame: the frame from which `set_model` was called.
+        frame: the frame that called `set_model`.
     """
     owner = callback_list_around(callback, frame)
     if owner is not None:

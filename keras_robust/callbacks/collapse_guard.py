@@ -1,4 +1,4 @@
-"""The callback that undoes the collapse of one-step adversarial training."""
+"""Detection of catastrophic overfitting, which undoes the collapse."""
 
 import warnings
 
@@ -6,37 +6,40 @@ from keras_robust.callbacks.held_out_attack import HeldOutAttack
 from keras_robust.callbacks.snapshot import Snapshot
 from keras_robust.callbacks.snapshot import start_optimizer
 
+# A fall of exactly `drop` is no collapse, however the difference is rounded.
 _ROUNDING = 1e-9
 
 
 class CollapseGuard(HeldOutAttack):
-    """Takes back the weights if catastrophic overfitting strikes, and stops the training.
+    """Restores the weights from before catastrophic overfitting, and stops the training.
 
-    One-step training may collapse: within an epoch the accuracy under PGD falls to 0 while that
-    under the training attack rises. Loss and clean accuracy do not show it, and may even improve.
-    This callback probes: it attacks held-out examples at the start of `fit`, after every epoch, and
-    if asked to, after every so many batches. A probe that is as good as the best before it is kept:
-    weights, BatchNorm statistics and optimizer state. If the accuracy of a later one is more than
-    `drop` below the best, the collapse is undone: everything kept is put back, but the step counter
-    and the learning rate go on. A warning gives the figures, and `collapsed_epochs` the epochs.
+    One-step training may collapse: within an epoch, the accuracy under PGD falls to 0 while the
+    accuracy under the training attack rises. Loss and clean accuracy do not show the collapse, and
+    may even improve. This callback attacks held-out examples in probes: at the start of `fit`,
+    after every epoch, and with `every_batches` also within epochs. After a probe with the best
+    accuracy so far, it saves the weights, the BatchNorm statistics and the state of the optimizer.
+    If the accuracy of a later probe is more than `drop` below the best, it restores all of them
+    except the step counter and the learning rate. A warning reports the accuracies, and
+    `collapsed_epochs` lists the epochs.
 
-    Adds `val_probe_accuracy` to the logs: what the last probe of the epoch has measured, before it
-    was undone. The radius of the probe is fixed: while that of `AdvTrain` warms up, the accuracy is
-    low and rises, and only a fall from the best counts. Like `RobustValidation` the callback moves
-    to the front of the list, so that others save and measure the weights that were put back.
-    `EarlyStopping(restore_best_weights=True)` has the last word: let it monitor
-    `val_probe_accuracy` or `val_adv_accuracy`, since clean accuracy is best after a collapse. With
-    `use_ema=True` Keras ends `fit` with the averages, here those of the best probe; a stopped `fit`
-    under `SwapEMAWeights(swap_on_epoch=True)` ends with the plain weights.
+    The callback adds `val_probe_accuracy` to the logs: the result of the last probe of the epoch,
+    before a collapse was undone. The radius of the probe is fixed. While the radius of `AdvTrain`
+    warms up, the accuracy is low and rises, and only a fall below the best counts. Like
+    `RobustValidation`, the callback moves to the front of the list of callbacks, so that the others
+    save and measure the restored weights. `EarlyStopping(restore_best_weights=True)` acts after it:
+    let it monitor `val_probe_accuracy` or `val_adv_accuracy`, since the clean accuracy is best
+    after a collapse. With `use_ema=True`, Keras ends `fit` with the averages, here those of the
+    best probe; a stopped `fit` under `SwapEMAWeights(swap_on_epoch=True)` ends with the weights
+    themselves.
 
-    How large a `drop`: the held-out examples and the random starts are always the same, so that a
-    model that stays as it is gives the same accuracy again. Two models that are equally good may
-    differ by up to `2 / sqrt(num_examples)` by chance (three standard deviations): 0.14 for 200
-    examples, 0.06 for 1000. A large learning rate adds swings of its own. Keep `drop` above both.
+    How to choose `drop`: the held-out examples and the random starts are always the same, so that
+    an unchanged model has an unchanged accuracy. Two equally good models may differ by up to
+    `2 / sqrt(num_examples)` by chance (three standard deviations): 0.14 for 200 examples, 0.06 for
+    1000. A large learning rate causes additional fluctuations. Keep `drop` above both.
 
     Deviations from the authors' code: held-out examples instead of one training batch; a fall below
-    the best probe instead of the last one, since a collapse may take two epochs; optimizer state
-    goes back too; PGD has 10 steps instead of 5.
+    the best probe instead of the last one, since a collapse may take two epochs; the state of the
+    optimizer is restored too; PGD has 10 steps instead of 5.
 
     Cost: a probe is `num_steps` attack passes and two forward passes over the held-out examples;
     one copy of weights and optimizer state in host memory.
@@ -45,17 +48,17 @@ class CollapseGuard(HeldOutAttack):
         data: `(x, y)` arrays that are not trained on, or a `tf.data.Dataset` of batches `(x, y)`,
             which is read once; `x` may be a dict or list of several inputs.
         threat_model: a `ThreatModel` with a fixed radius, its name, or for several inputs a dict
-            or list of such. Defaults to `"linf"`.
+            or list of threat models. Defaults to `"linf"`.
         attack: an `Attack` of two steps or more, or its name. Defaults to `"pgd"`.
-        drop: float in (0, 1), how far below the best accuracy is a collapse. Defaults to `0.2`,
-            that of the authors.
-        every_batches: int, batches from one probe to the next within an epoch; `None` for probes
+        drop: float in (0, 1), the fall below the best accuracy that counts as a collapse. Defaults
+            to `0.2`, the value of the authors.
+        every_batches: int, number of batches between two probes within an epoch; `None` for probes
             at the ends of epochs only. Defaults to `None`.
-        stop: bool, whether a collapse ends the training. If not, it goes on from the weights that
-            were put back, and may collapse again. Defaults to `True`.
-        num_examples: int, the first so many examples are attacked; `None` for all. Defaults to
-            `None`.
-        batch_size: int, of the probe. Defaults to `256`.
+        stop: bool, whether a collapse ends the training. If `False`, the training continues from
+            the restored weights, and may collapse again. Defaults to `True`.
+        num_examples: int, number of examples to attack, from the start of the data; `None` for all.
+            Defaults to `None`.
+        batch_size: int, batch size of the probes. Defaults to `256`.
 
     Raises:
         ValueError: for unknown names, empty or endless data, attacks of one step, and numbers
@@ -78,11 +81,11 @@ class CollapseGuard(HeldOutAttack):
     ['adv_accuracy', 'loss', 'val_probe_accuracy'] []
 
     References:
-        - [Wong et al., 2020](https://arxiv.org/abs/2001.03994), the collapse, and stopping at it.
+        - [Wong et al., 2020](https://arxiv.org/abs/2001.03994), the collapse, and how to stop.
         - [Andriushchenko and Flammarion, 2020](https://arxiv.org/abs/2007.02617), why it happens.
     """
 
-    rank = 0  # Before RobustValidation, which is to measure the weights that were put back.
+    rank = 0  # RobustValidation must come later, to measure the restored weights.
 
     def __init__(
         self,
@@ -111,7 +114,7 @@ class CollapseGuard(HeldOutAttack):
         self._epoch = self._batches = self._probed = 0
         self._accuracy = self._best = self._best_since = self._snapshot = None
         if every_batches is not None:
-            # Keras waits for the numbers of every batch once a callback has this method.
+            # With this method, a callback makes Keras wait for the logs of every batch.
             self.on_train_batch_end = self._after_batch
 
     def on_train_begin(self, logs=None):
@@ -122,7 +125,8 @@ class CollapseGuard(HeldOutAttack):
         self._epoch = epoch
         self._batches = self._probed = 0
         if self._best is None:
-            # Not in `on_train_begin`, where BackupAndRestore has yet to bring the weights.
+            # BackupAndRestore restores the weights in `on_train_begin`, perhaps after this
+            # callback.
             start_optimizer(self.model)
             self._probe("the start")
 
@@ -156,12 +160,12 @@ class CollapseGuard(HeldOutAttack):
             self.model.stop_training = True
         warnings.warn(
             f"The accuracy under {type(self.attack).__name__} collapsed from {self._best:.3f} to "
-            f"{self._accuracy:.3f} in epoch {self._epoch + 1}: the model has learned to defeat the "
-            f"training attack only. The weights of the best probe, from {self._best_since}, are "
-            f"back, and the training {'ends' if self.stop else 'goes on'}. Use AdvTrain "
-            'with attack="nfgsm", objective="gradalign", an attack of more steps, or a smaller '
-            f"epsilon or learning rate. Received: a fall of {self._best - self._accuracy:.3f} with "
-            f"drop={self.drop}",
+            f"{self._accuracy:.3f} in epoch {self._epoch + 1}: the model resists the training "
+            f"attack only. The weights of the best probe, from {self._best_since}, were restored, "
+            f"and the training {'ends' if self.stop else 'continues'}. Use AdvTrain with "
+            'attack="nfgsm", objective="gradalign", an attack of more steps, or a smaller '
+            f"epsilon or learning rate. Received: a fall of {self._best - self._accuracy:.3f} "
+            f"with drop={self.drop}",
             stacklevel=2,
         )
 
@@ -169,8 +173,8 @@ class CollapseGuard(HeldOutAttack):
 def _check(attack, drop, every_batches):
     if getattr(attack, "num_steps", None) == 1:
         raise ValueError(
-            "A collapsed model withstands attacks of one step, so that they cannot show the "
-            f'collapse. Use an attack of several, such as "pgd". Received: attack={attack}'
+            "A collapsed model resists attacks of one step, so that they cannot detect the "
+            f'collapse. Use an attack of several steps, such as "pgd". Received: attack={attack}'
         )
     if not 0.0 < drop < 1.0:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""An adversarial train step with what was compiled of it, kept from one `fit` to the next."""
+"""Compiled train steps, kept from one `fit` to the next."""
 
 import weakref
 
@@ -9,15 +9,17 @@ from keras_robust.backend.keras_internals import learning_rate_of
 from keras_robust.configurable import Configurable
 
 _KEPT = "_keras_robust_steps"
+# Values of these types are compared by value, all others by identity.
 _PLAIN = (bool, int, float, str)
 
 
 class CompiledStep:
-    """A `TrainStep`, and the train function that Keras makes around it.
+    """A `TrainStep`, and the train function of Keras around it.
 
-    What is compiled of it holds as long as what it was compiled for stays as it was: the model and
-    all that `compile` was given, which of its weights are trained, and the attack and the objective
-    with their arguments. Ramp and seed are data, and other data are traced beside the first.
+    The compiled code stays valid as long as the objects that it was compiled for do not change: the
+    model, the arguments of `compile`, the set of trainable weights, and the attack and the
+    objective with their arguments. Warm-up and seed are data, and may change. New shapes of the
+    data are traced in addition to the old ones.
 
     Args:
         step: a `training.TrainStep`.
@@ -32,26 +34,27 @@ class CompiledStep:
 
     @property
     def is_new(self):
-        """Whether no batch has run through it yet."""
+        """Whether no batch has used the compiled code yet."""
         return self._made_for is None
 
     def prepare(self):
-        """Makes the train function anew, unless the one from before holds."""
+        """Creates a new train function unless the existing one is still valid."""
         if not self._holds():
             self.step.forget()
             self.run = _make_train_function(self.step)
             self._made_for = None
 
     def keep(self, callback, plain):
-        """Keeps what a batch has run through for the next `fit` of `callback`.
+        """Keeps the compiled code for the next `fit` of `callback`, after a batch has used it.
 
         Args:
-            callback: of which a weak reference is kept.
-            plain: the plain train function of the model, with which it lives and dies, or `None`.
+            callback: the callback, to which a weak reference is kept.
+            plain: the plain train function of the model, which stores the step and so limits its
+                life, or `None`.
         """
         if self._made_for is not None:
             return
-        # Not before: with the first batch Keras makes the variables that are missing.
+        # Record the variables only now, because Keras creates missing ones in the first batch.
         self._made_for = self._step_context()
         if plain is not None and not self.step.carries_on:
             kept = getattr(plain, _KEPT, None)
@@ -61,10 +64,11 @@ class CompiledStep:
             kept[callback] = self
 
     def _holds(self):
+        """Returns whether nothing has changed that the code was compiled for."""
         return self._made_for is not None and _are_same(self._made_for, self._step_context())
 
     def _step_context(self):
-        """Returns a list of what is no data of the compiled step."""
+        """Returns a list of all objects and settings that the code is compiled for."""
         step, model = self.step, self.step.model
         optimizer, layers = model.optimizer, backend.layers_of(model)
         variables = (
@@ -91,12 +95,12 @@ class CompiledStep:
 
 
 def kept_step(callback, model, attack_dtype):
-    """Returns the `CompiledStep` that an earlier `fit` of `callback` kept, if it holds, or `None`.
+    """Returns the valid `CompiledStep` that an earlier `fit` of `callback` kept, or `None`.
 
     Args:
-        callback: with a `threat_model`, an `attack` and an `objective`.
-        model: with its plain train function.
-        attack_dtype: as for `TrainStep`.
+        callback: callback with a `threat_model`, an `attack` and an `objective`.
+        model: the model, with its plain train function.
+        attack_dtype: see `TrainStep`.
     """
     kept = getattr(model.train_function, _KEPT, {}).get(callback)
     if kept is None:
@@ -108,15 +112,16 @@ def kept_step(callback, model, attack_dtype):
 
 
 def forget_step(callback, plain):
-    """Forgets what was kept for `callback`."""
+    """Removes the compiled step that was kept for `callback`."""
     getattr(plain, _KEPT, {}).pop(callback, None)
 
 
 def _make_train_function(step):
-    """Returns Keras's own train function, made around our step; leaves no trace on the model."""
+    """Returns Keras's own train function around our step; the model does not change."""
     model = step.model
     jit_compile, plain = model.jit_compile, model.train_function
     if jit_compile and not model.run_eagerly:
+        # The step compiles a part of itself: Keras would compile the checks too, which XLA drops.
         step.use_xla()
         model.jit_compile = False
     try:
@@ -130,15 +135,19 @@ def _make_train_function(step):
 
 
 def _leaves(value):
-    """Returns an object with the arguments in it, which may be changed from outside."""
+    """Returns a list of a value and all arguments in it, which may change between two fits."""
     if isinstance(value, Configurable):
-        own = [item for name, item in vars(value).items() if not name.startswith("_")]
-        return [value, *(leaf for item in own for leaf in _leaves(item))]
+        arguments = (item for name, item in vars(value).items() if not name.startswith("_"))
+        return [value, *_leaves_of_all(arguments)]
     if isinstance(value, dict):
-        return [len(value), *(leaf for pair in value.items() for leaf in _leaves(pair))]
+        return [len(value), *_leaves_of_all(value.items())]
     if isinstance(value, (list, tuple)):
-        return [len(value), *(leaf for item in value for leaf in _leaves(item))]
+        return [len(value), *_leaves_of_all(value)]
     return [value]
+
+
+def _leaves_of_all(values):
+    return [leaf for value in values for leaf in _leaves(value)]
 
 
 def _are_same(some, others):

@@ -1,4 +1,4 @@
-"""What the callbacks that attack held-out examples have in common."""
+"""Base class of callbacks that attack held-out examples."""
 
 import inspect
 import itertools
@@ -22,19 +22,20 @@ from keras_robust.evaluation.checks.cheap_checks import check_epsilon
 
 
 class HeldOutAttack(keras.callbacks.Callback):
-    """Base of the callbacks that attack the same held-out examples again and again.
+    """Base class of callbacks that repeatedly attack the same held-out examples.
 
-    It stands in front of the callbacks of `fit`, wherever it was put, so that the others see what
-    it adds to the logs; of two such, the one with the lower `rank` is first. Subclasses call
+    The callback moves to the front of the list of callbacks, so that the others see its entries in
+    the logs; of two subclasses, the one with the lower `rank` comes first. Subclasses call
     `measure`.
 
     Args:
         data: `(x, y)` arrays, or an iterable of batches `(x, y)`, which is read once.
-        threat_model: a `ThreatModel` with a fixed radius, its name, or a dict or list of such.
+        threat_model: a `ThreatModel` with a fixed radius, its name, or a dict or list of threat
+            models.
         attack: an `Attack` or its name.
-        num_examples: int, the first so many examples; `None` for all.
+        num_examples: int, number of examples from the start of the data; `None` for all.
         batch_size: int.
-        seed: int, of the random starts, which are the same at every measurement.
+        seed: int, seed of the random starts, which are the same at every measurement.
     """
 
     rank = 1
@@ -43,7 +44,7 @@ class HeldOutAttack(keras.callbacks.Callback):
         super().__init__()
         self.threat_model = threat_models.get(threat_model)
         self.attack = attacks.get_for_evaluation(attack)
-        # A schedule has no radius: better said now than after the first epoch.
+        # Read the radius: a schedule has none, and must be refused before the first epoch.
         self.threat_model.radius  # noqa: B018
         check_counts(batch_size=batch_size)
         check_seed(seed)
@@ -55,7 +56,7 @@ class HeldOutAttack(keras.callbacks.Callback):
         self._callback_list = list
 
     def _warn_of_units(self):
-        """Warns of an epsilon, or a step size, that seems to have other units than the inputs."""
+        """Warns if epsilon or the step size seems to have other units than the inputs."""
         check = check_epsilon(self.x, self.threat_model)
         small_steps = step_size_complaint(self.attack, self.threat_model)
         if check.verdict == "failed":
@@ -64,7 +65,7 @@ class HeldOutAttack(keras.callbacks.Callback):
             warnings.warn(small_steps, stacklevel=4)
 
     def set_model(self, model):
-        # Before the first epoch, and not after it.
+        # Raise before the first epoch, not after it.
         models.refuse_preprocessor(model)
         super().set_model(model)
         self._callback_list = move(self, inspect.currentframe().f_back, self._place)
@@ -72,7 +73,8 @@ class HeldOutAttack(keras.callbacks.Callback):
     def measure(self):
         """Returns accuracy and mean cross-entropy under the attack, as floats.
 
-        The weights are those that Keras validates: the averages, if `SwapEMAWeights` is there.
+        They are measured at the weights that Keras validates: the averages, if there is a
+        `SwapEMAWeights`.
         """
         swaps = [c for c in self._callback_list() if isinstance(c, keras.callbacks.SwapEMAWeights)]
         for swap in swaps:
@@ -85,7 +87,10 @@ class HeldOutAttack(keras.callbacks.Callback):
                 swap.on_test_end()
 
     def _place(self, others):
-        """In front, as the logs of an epoch go from callback to callback, but for lower ranks."""
+        """Returns the index for this callback: the front, behind callbacks of a lower rank.
+
+        The logs of an epoch pass from callback to callback in the order of the list.
+        """
         return sum(1 for _ in itertools.takewhile(self._is_ahead, others))
 
     def _is_ahead(self, other):

@@ -1,16 +1,19 @@
-"""Callbacks that say so when their class stands in the list of callbacks of `fit`."""
+"""Detection of callback classes in the place of their instances."""
 
 import types
 
 
 def refuse_classes(classes):
-    """Makes callback classes raise a `TypeError` that helps for `callbacks=[AdvTrain]`."""
+    """Makes callback classes raise a helpful TypeError for `callbacks=[AdvTrain]`."""
     for cls in classes:
         cls.set_model = _OfInstances(cls.set_model)
 
 
 class _OfInstances:
-    """The method that Keras calls first of a callback; on the class it says what is missing."""
+    """A method that raises TypeError when it is called on the class.
+
+    It replaces `set_model`, the first method of a callback that Keras calls.
+    """
 
     def __init__(self, function):
         self._function = function
@@ -23,7 +26,7 @@ class _OfInstances:
             if arguments and isinstance(arguments[0], owner):
                 return self._function(*arguments)
             raise TypeError(
-                "A callback is an object of its class: write "
+                "A callback must be an instance of its class: write "
                 f"callbacks=[{owner.__name__}(...)]. Received: the class {owner.__name__}"
             )
 

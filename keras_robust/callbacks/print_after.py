@@ -1,4 +1,4 @@
-"""What is said of work that takes long, while it does."""
+"""Messages about code that takes long."""
 
 import contextlib
 import threading
@@ -6,7 +6,7 @@ import threading
 
 @contextlib.contextmanager
 def print_after(seconds, text):
-    """Prints `text` if what is within takes longer than that."""
+    """Prints `text` if the code inside the context takes longer than `seconds`."""
     timer = threading.Timer(seconds, print, (text,), {"flush": True})
     timer.daemon = True
     timer.start()

@@ -1,32 +1,33 @@
-"""The callback that adds the accuracy under an attack to the validation logs."""
+"""Accuracy under an attack, in the validation logs."""
 
 from keras_robust.callbacks.held_out_attack import HeldOutAttack
 
 
 class RobustValidation(HeldOutAttack):
-    """Attacks validation examples after an epoch, and logs how the model stands.
+    """Attacks validation examples after every epoch, and logs accuracy and loss.
 
     Adds `val_adv_accuracy`, the accuracy under the attack, and `val_adv_loss`, the mean
-    cross-entropy of the adversarial examples, to the logs of the epoch. `EarlyStopping`,
-    `ModelCheckpoint`, `ReduceLROnPlateau`, `CSVLogger` and `TensorBoard` see them like any other
-    entry, whatever their place in the list: this callback moves itself to the front of it. Tell
-    them which way is better, `mode="max"` for the accuracy: Keras knows its own metrics only.
+    cross-entropy of the adversarial examples, to the logs of the epoch. This callback moves to the
+    front of the list of callbacks, so that `EarlyStopping`, `ModelCheckpoint`,
+    `ReduceLROnPlateau`, `CSVLogger` and `TensorBoard` see the two entries. To monitor the accuracy,
+    pass `mode="max"`: Keras infers the mode of its own metrics only.
 
-    Between evaluations (`every` > 1) the last values are repeated, so that no callback misses a
-    key; the first and the last epoch are always evaluated. The attack is weaker than that of
-    `keras_robust.evaluate`: use the value to choose between epochs, not as robust accuracy.
+    Between evaluations (`every` > 1) the last values are repeated, so that the logs of every epoch
+    have the same keys; the first and the last epoch are always evaluated. The attack is weaker than
+    the attacks of `keras_robust.evaluate`: use the accuracy to choose between epochs, but do not
+    report it as robust accuracy.
 
     Args:
         data: `(x, y)` arrays, or a `tf.data.Dataset` of batches `(x, y)`, which is read once; `x`
             may be a dict or list of several inputs.
         threat_model: a `ThreatModel` with a fixed radius, its name, or for several inputs a dict
-            or list of such. Defaults to `"linf"`.
+            or list of threat models. Defaults to `"linf"`.
         attack: an `Attack` or its name. Defaults to `"pgd"`.
-        every: int, epochs from one evaluation to the next. Defaults to `1`.
-        num_examples: int, the first so many examples are attacked; `None` for all. Defaults to
-            `None`.
+        every: int, number of epochs between two evaluations. Defaults to `1`.
+        num_examples: int, number of examples to attack, from the start of the data; `None` for all.
+            Defaults to `None`.
         batch_size: int. Defaults to `256`.
-        seed: int, of the random starts: every epoch has the same ones. Defaults to `0`.
+        seed: int, seed of the random starts, which are the same in every epoch. Defaults to `0`.
 
     Raises:
         ValueError: for unknown names, empty or endless data, or `every < 1`.
@@ -46,8 +47,8 @@ class RobustValidation(HeldOutAttack):
     ['loss', 'val_adv_accuracy', 'val_adv_loss']
 
     References:
-        - [Rice et al., 2020](https://arxiv.org/abs/2002.11569), why to watch it: robust accuracy
-          falls long before clean accuracy does.
+        - [Rice et al., 2020](https://arxiv.org/abs/2002.11569): robust accuracy falls long before
+          clean accuracy does.
     """
 
     def __init__(

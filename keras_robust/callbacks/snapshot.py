@@ -1,4 +1,4 @@
-"""What it takes to go back to an earlier point of a training."""
+"""Snapshots of a training, to which it can return."""
 
 import keras
 import numpy as np
@@ -9,17 +9,17 @@ from keras_robust.backend.keras_internals import moving_averages
 
 
 def _copied(variable):
-    # Of JAX one gets a view into the memory of the variable, which the next step may take.
+    # Copy: on JAX, the array is a view of memory that the next step may overwrite.
     return np.array(keras.ops.convert_to_numpy(variable))
 
 
 class Snapshot:
-    """The weights of a model and the state of its optimizer, kept in host memory.
+    """The weights of a model and the state of its optimizer, in host memory.
 
-    `restore` puts back what the training has learned: weights, BatchNorm statistics, momenta and
-    the averages of `use_ema=True`, which would otherwise overwrite the weights at the end of `fit`.
-    The step counter and the learning rate go on, so that a schedule reaches its end, and what
-    derives from the step, such as the random starts of an attack, does not come again.
+    `restore` puts back what was trained: weights, BatchNorm statistics, momenta, and the averages
+    of `use_ema=True`, which would otherwise replace the weights at the end of `fit`. The step
+    counter and the learning rate are not restored, so that a schedule reaches its end, and random
+    numbers that depend on the step are not repeated.
 
     Args:
         model: compiled `keras.Model` with a built optimizer.
@@ -30,15 +30,16 @@ class Snapshot:
         self._values = [(v, _copied(v)) for v in model.weights + states]
 
     def restore(self):
-        """Gives every variable the value that it had."""
+        """Assigns the stored values to the variables."""
         for variable, value in self._values:
             variable.assign(value)
 
 
 def start_optimizer(model):
-    """Builds the optimizer, and starts its averages if it has taken no step yet.
+    """Builds the optimizer, and initializes its averages if it has taken no step yet.
 
-    Keras does both with the first step; until then the averages are zeros, which are no weights.
+    Keras does both in the first step. Before that the averages are zeros, which must not be
+    restored as weights.
     """
     if not model.optimizer.built:
         with backend.variable_scope(model):

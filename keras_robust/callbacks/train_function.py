@@ -1,14 +1,14 @@
-"""The train function of a model, ours for one `fit` and the plain one otherwise."""
+"""The train function of a model: the adversarial one during one `fit`, else the plain one."""
 
 import keras
 
 
 class LastCallback(keras.callbacks.Callback):
-    """Calls a function before every batch, after the other callbacks had their turn.
+    """Calls a function before every batch, after all other callbacks.
 
     Args:
-        owner: the callback whose function it is.
-        function: without arguments.
+        owner: the callback that the function belongs to.
+        function: function without arguments.
     """
 
     def __init__(self, owner, function):
@@ -21,38 +21,38 @@ class LastCallback(keras.callbacks.Callback):
 
 
 def install(model, train_function):
-    """Puts `train_function` in the place of the plain one, for the `fit` that runs now."""
+    """Replaces the plain train function by `train_function` during the current `fit`."""
     train_function.plain = uninstall(model)
     train_function.fit = current_fit(model)
     model.train_function = train_function
 
 
 def uninstall(model):
-    """Puts the plain train function back, if ours is in place, and returns it."""
+    """Restores the plain train function if another one is installed, and returns it."""
     model.train_function = getattr(model.train_function, "plain", model.train_function)
     return model.train_function
 
 
 def current_fit(model):
-    """Returns the object that Keras makes anew for every `fit`."""
+    """Returns the `History` object of the model, which Keras creates anew for every `fit`."""
     return getattr(model, "history", model)
 
 
 def refuse_other_steps(model):
-    """Says so if the model has a train step of its own, or another callback brings one."""
+    """Raises ValueError for a model, or another callback, with its own train step."""
     if getattr(model.train_function, "fit", None) is current_fit(model):
         raise ValueError(
-            "One `fit` takes one AdvTrain callback. Received: two of them. To mix objectives use "
-            "keras_robust.objectives.Mixed, or write an Objective"
+            "One `fit` takes one AdvTrain callback. To mix objectives, use "
+            "keras_robust.objectives.Mixed, or write an Objective. Received: two AdvTrain "
+            "callbacks"
         )
     for name in ("train_step", "make_train_function"):
         own = name in vars(model)
         if own or getattr(type(model), name) is not getattr(keras.Model, name):
             raise ValueError(
-                f"AdvTrain brings its own train step, and `{type(model).__name__}` defines "
-                f"`{name}`, which would be silently ignored. Move the change into "
-                "`compute_loss`, or keep the step and perturb the batch inside it: "
-                "`x = keras_robust.attacks.PGD()(self, x, y, threat_model, "
-                "seed=self.optimizer.iterations)`. "
-                f"Received: a model with a custom `{name}`"
+                f"AdvTrain has its own train step, and `{type(model).__name__}` defines `{name}`, "
+                "which would be silently ignored. Move the change into `compute_loss`, or keep "
+                "the step and perturb the batch inside it: `x = keras_robust.attacks.PGD()(self, "
+                "x, y, threat_model, seed=self.optimizer.iterations)`. Received: a model with a "
+                f"custom `{name}`"
             )

@@ -1,14 +1,14 @@
-"""How long epsilon grows at the start of a training, in optimizer steps."""
+"""The warm-up of epsilon at the start of a training, in optimizer steps."""
 
 import re
 
 _DEFAULT = "20%"
-# Of a training whose length nobody knows.
+# Used if the length of the training is not known.
 DEFAULT_STEPS = 500
 
 
 def parse_warmup(warmup):
-    """Returns `(share, None)` for a percentage and `(None, steps)` for a number of steps."""
+    """Returns `(share, None)` for a percentage, and `(None, steps)` for a number of steps."""
     if warmup is None:
         return None, 0
     if isinstance(warmup, int) and not isinstance(warmup, bool) and warmup >= 0:
@@ -23,14 +23,16 @@ def parse_warmup(warmup):
 
 
 class WarmUp:
-    """The ramp of one `fit`: a function of `optimizer.iterations`, so that it resumes where it was.
+    """The warm-up of one `fit`.
+
+    It depends on `optimizer.iterations`, so that a resumed training continues where it was.
 
     Args:
         callback: the `AdvTrain`, with its model and the parameters of the `fit`.
 
-    Attributes: `epsilon_warmup`, the optimizer step at which epsilon starts to grow, and the number
-    of steps until it is there; `is_guessed`, whether that number is the default for data of unknown
-    length.
+    Attributes: `epsilon_warmup`, a pair: the optimizer step at which epsilon starts to grow, and
+    the number of steps in which it grows; `is_guessed`, whether that number is the default for data
+    of unknown length.
     """
 
     def __init__(self, callback):
@@ -48,30 +50,30 @@ class WarmUp:
         self.epsilon_warmup = (start, steps)
 
     def note(self):
-        """Returns what to tell about a default that was guessed, or `None`."""
+        """Returns a message about a default that was guessed, or `None`."""
         if not self.is_guessed:
             return None
         return (
-            "the length of the data is not known, so that epsilon grows over the first "
-            f"{self.epsilon_warmup[1]} optimizer steps. Pass `warmup` for another number."
+            "the length of the data is not known. Epsilon grows over the first "
+            f"{self.epsilon_warmup[1]} optimizer steps; pass `warmup` for another number."
         )
 
     def shortfall(self, iterations):
-        """Returns what to say of a training that ended before a guessed ramp did, or `None`."""
+        """Returns a warning if the training ended before a guessed warm-up did, or `None`."""
         steps = self.epsilon_warmup[1]
         if not self.is_guessed or iterations >= steps:
             return None
         return (
-            f"Epsilon grows over the first {steps} optimizer steps where the length of the data is "
-            "not known, and the training ended before: it never met the full epsilon. Pass "
+            f"Epsilon grows over the first {steps} optimizer steps if the length of the data is "
+            "not known, and the training ended earlier: it never reached the full epsilon. Pass "
             "`warmup` as a smaller number of steps, or `steps_per_epoch` to `fit`. Received: "
-            f"{iterations:g} optimizer steps, at the last of which epsilon was "
-            f"{iterations / steps:.0%} of its full size"
+            f"{iterations:g} optimizer steps, after which epsilon was {iterations / steps:.0%} of "
+            "its full size"
         )
 
 
 def _planned(callback, epochs):
-    """Returns the optimizer steps in some epochs of this `fit`, one for each batch."""
+    """Returns the number of optimizer steps in `epochs` epochs of this `fit`."""
     if callback.params.get("steps") is None:
         raise ValueError(
             "The warm-up is a share of the training, or follows clean epochs, but the length of "

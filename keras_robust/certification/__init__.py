@@ -1,4 +1,4 @@
-"""What can be proven about a model?"""
+"""Certificates: proven bounds on the robustness of a model."""
 
 from keras_robust.certification.certificate import Certificate
 from keras_robust.certification.certificate import CertificationResult

@@ -1,4 +1,4 @@
-"""The worst case of a model whose logits are affine in its input: exact, and nothing to search."""
+"""The exact worst case of a model whose logits are affine in its input."""
 
 import keras
 import numpy as np
@@ -9,7 +9,7 @@ from keras_robust import models
 from keras_robust.threat_models import ThreatModel
 
 _NUM_PAIRS = 64
-# For features without bounds: several standard deviations of normalised data.
+# For inputs without bounds: several standard deviations of normalized data.
 _USUAL_RANGE = (-5.0, 5.0)
 _TOLERANCE = {"float32": 1e-4, "float64": 1e-4}
 _HALF_TOLERANCE = 0.05
@@ -18,10 +18,11 @@ _HALF_TOLERANCE = 0.05
 def slopes(classifier, x):
     """Returns the gradient of every logit, `(num_classes, ...)`, the same at every input.
 
-    Called while a tape records, it can be differentiated with respect to the weights.
+    Inside a gradient tape, the result can be differentiated with respect to the weights.
     """
     point = x[:1]
     num_classes = classifier.logits(point).shape[-1]
+    # One copy of the point for each logit gives all gradients in one backward pass.
     own = ops.eye(num_classes, dtype="float32")
 
     def diagonal(points):
@@ -32,14 +33,14 @@ def slopes(classifier, x):
 
 
 def worst_margins(logits, slopes, x, labels, threat_model):
-    """Returns by how much each class can beat the true one at most, `(batch_size, num_classes)`.
+    """Returns the largest margin of each class over the true one, `(batch_size, num_classes)`.
 
-    `z_j - z_y + max <w_j - w_y, delta>` over the feasible `delta`, each class `j` with its own
-    `delta`; 0 for the true class. The gradient with respect to logits and slopes is that at the
-    maximiser, which is the gradient of the maximum (envelope theorem).
+    `z_j - z_y + max <w_j - w_y, delta>` over the feasible `delta`, with its own `delta` for each
+    class `j`; 0 for the true class. The gradient with respect to logits and slopes is taken at the
+    maximizer, where it is the gradient of the maximum (envelope theorem).
 
     Args:
-        logits: `(batch_size, num_classes)` at `x`.
+        logits: `(batch_size, num_classes)`, the logits at `x`.
         slopes: `(num_classes, ...)`.
         x: `(batch_size, ...)`.
         labels: int32 `(batch_size,)`.
@@ -55,7 +56,7 @@ def worst_margins(logits, slopes, x, labels, threat_model):
 
 
 def worst_logits(logits, slopes, x, labels, threat_model):
-    """Returns `worst_margins` above the lowest logit that the true class can be brought to."""
+    """Returns `worst_margins` plus the lowest feasible logit of the true class."""
     own_slope = ops.take(slopes, labels, axis=0)
     lowest = _pick(logits, labels) - _gain(-own_slope, x, threat_model)
     margins = worst_margins(logits, slopes, x, labels, threat_model)
@@ -63,21 +64,21 @@ def worst_logits(logits, slopes, x, labels, threat_model):
 
 
 def check_affine(model, shape, threat_model, weights=(), x=None):
-    """Raises `ValueError` for a model whose logits are not affine in the input, as far as seen.
+    """Raises `ValueError` for a model whose logits are not affine in the input at random points.
 
-    Told from 64 pairs of points in the bounds of the threat model, corners among them: the middle
-    of a pair must have the mean of their logits, in training mode too.
+    The points are 64 pairs in the bounds of the threat model, among them corners. At the midpoint
+    of a pair the logits must be the mean of those of the pair, also in training mode.
 
     Args:
         model: a `keras.Model`, or a callable that returns logits.
-        shape: tuple, of one example.
-        weights: pairs of a variable of the model and the value that it is to have.
+        shape: tuple, the shape of one example.
+        weights: pairs of a variable of the model and the value to use for it.
         threat_model: a `ThreatModel`.
-        x: array of examples, which widen the range without bounds; or `None`.
+        x: array of examples, which widen the range if there are no bounds; or `None`.
     """
     if type(threat_model).bind is not ThreatModel.bind:
         raise ValueError(
-            "The exact worst case is known for threat models of the one input, such as Linf, L2 "
+            "The exact worst case is known for threat models of a single input, such as Linf, L2 "
             f"and L1. Received: {threat_model!r}"
         )
     first, second = _pairs(shape, threat_model.bounds or _range_of(x, threat_model))
@@ -85,18 +86,20 @@ def check_affine(model, shape, threat_model, weights=(), x=None):
     middle = ops.convert_to_tensor(0.5 * (np.asarray(first) + np.asarray(second)))
     with keras.StatelessScope(list(weights)):
         ends = [np.asarray(classifier.logits(point), "float64") for point in (first, second)]
+        # Dropout and BatchNormalization differ from an affine function only in training.
         tested = classifier.logits(middle), classifier.to_logits(classifier(middle, training=True))
     mean = 0.5 * (ends[0] + ends[1])
     gap = max(np.abs(np.asarray(z) - mean).max() for z in tested)
     tolerance = _TOLERANCE.get(getattr(model, "compute_dtype", "float32"), _HALF_TOLERANCE)
     size = max(np.abs(z).max() for z in ends)
+    # Written as `not <=` so that NaN fails.
     if not gap <= tolerance * size:
         raise ValueError(
             "The exact worst case is known for models whose logits are affine in the input, in "
-            "training as in inference: Dense without activation, Flatten, Rescaling, "
+            "training and in inference: Dense without activation, Flatten, Rescaling, "
             "Normalization, but no Dropout and no BatchNormalization. Train another model with "
-            'the objective "adversarial", and judge it with `evaluate`. Received: logits of up to '
-            f"{size:.3g} that leave the affine function by up to {gap:.3g}"
+            'the objective "adversarial", and use `evaluate`. Received: logits of up to '
+            f"{size:.3g} that differ from an affine function by up to {gap:.3g}"
         )
 
 
@@ -110,7 +113,8 @@ def _range_of(x, threat_model):
 
 
 def _pairs(shape, bounds):
-    """Random corners of the box, from all low to all high, and random points inside."""
+    """Returns random corners of the box, with varying shares of high ends, and inner points."""
+    # A fixed seed, so that the same model always passes or always fails.
     rng = np.random.default_rng(0)
     low, high = bounds
     share = rng.uniform(size=(_NUM_PAIRS, *(1 for _ in shape)))
@@ -125,7 +129,7 @@ def _pick(logits, labels):
 
 
 def _gain(direction, x, threat_model):
-    """`max <direction, delta>` per example, with the gradient at its maximiser."""
+    """Returns `max <direction, delta>` per example, with the gradient at its maximizer."""
     x = ops.stop_gradient(x)
     best = threat_model.linear_maximization_oracle(ops.stop_gradient(direction), x)
     products = direction * ops.stop_gradient(best - x)

@@ -1,4 +1,4 @@
-"""The interface of all certificates: radii within which a prediction cannot change."""
+"""The interface of certificates: radii within which a prediction cannot change."""
 
 import typing
 
@@ -9,16 +9,16 @@ from keras_robust.configurable import Configurable
 from keras_robust.registry import Registry
 
 ABSTAINED = -1
-# The radius of a prediction that no input changes.
+# The radius of a prediction that is the same for all inputs.
 LARGEST = float(np.finfo("float32").max)
 
 
 class CertificationResult(typing.NamedTuple):
-    """What a certificate says about each input, whatever its label.
+    """The result of a certificate for each input, whatever its label.
 
     Fields: `predictions`, int64 `(n,)`, the class, or `ABSTAINED` (-1); `radii`, float64 `(n,)`,
-    the size of perturbation up to which the prediction is proven to stay: 0 where abstained, and
-    `LARGEST`, that of float32, if no input at all changes it.
+    the size of perturbation up to which the prediction provably stays the same: 0 if abstained, and
+    `LARGEST`, the largest float32, if no input at all changes the prediction.
     """
 
     predictions: np.ndarray
@@ -28,26 +28,26 @@ class CertificationResult(typing.NamedTuple):
 class Certificate(Configurable):
     """Proves, for each input, a radius within which the prediction of a model stays the same.
 
-    Subclasses write `certify`. Which class is right plays no role here: `kr.certify` compares.
+    Subclasses implement `certify`. It does not use labels; `kr.certify` compares with them.
 
-    Attribute: `norm`, the name of the threat model in whose norm the radii are.
+    Attribute: `norm`, the norm of the radii, the name of a threat model.
     """
 
     norm = "L2"
 
     def resolve(self, model):
-        """Returns the certificate with what only the model tells, for the record."""
+        """Returns the certificate with the arguments that depend on the model, for the report."""
         return self
 
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
-        """Returns `CertificationResult`.
+        """Returns a `CertificationResult`.
 
         Args:
             model: `keras.Model`, or for some certificates a callable that returns logits.
             x: float32 array `(n, ...)` of finite inputs.
             batch_size: int.
-            seed: int, of random numbers, where there are any.
-            verbose: bool, whether to show a progress bar, where it takes long.
+            seed: int, the seed of random numbers, for certificates that use them.
+            verbose: bool, whether to show a progress bar, for certificates that take long.
         """
         raise NotImplementedError
 
@@ -55,12 +55,12 @@ class Certificate(Configurable):
 registry = Registry("certificate", Certificate)
 
 
-def shown(size, step, verbose):
-    """Iterates over the first rows of batches, with a progress bar if `verbose`.
+def with_progress(size, step, verbose):
+    """Yields the first row of each batch, and shows a progress bar if `verbose`.
 
     Args:
-        size: int, examples.
-        step: int, examples in a batch.
+        size: int, the number of examples.
+        step: int, the number of examples in a batch.
         verbose: bool.
     """
     bar = keras.utils.Progbar(size, unit_name="example") if verbose else None
@@ -71,14 +71,15 @@ def shown(size, step, verbose):
 
 
 def largest_radii(is_certified, low, high, num_steps):
-    """Returns radii from `low` to `high` that are certified, as large as bisection finds them.
+    """Returns the largest certified radii from `low` to `high` that bisection finds.
 
     Args:
-        is_certified: function of radii `(n,)` that returns bool `(n,)`. What it says at the radius
-            that is returned it has really said: it need not be monotone.
-        low: float64 array `(n,)`, radii that are certified already.
+        is_certified: function of radii `(n,)` that returns bool `(n,)`. It need not be monotone,
+            because only radii for which it returned True are returned.
+        low: float64 array `(n,)`, radii that are already certified.
         high: float64 array `(n,)`, the largest radii to try, at least `low`.
-        num_steps: int; the result is within `(high - low) / 2**num_steps` of the border.
+        num_steps: int, the number of bisections. If `is_certified` is monotone, the result is
+            within `(high - low) / 2**num_steps` of the largest certified radius.
     """
     low = np.array(low, "float64")
     high = np.array(high, "float64")

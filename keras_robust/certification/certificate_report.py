@@ -1,4 +1,4 @@
-"""What was proven about a model, as a value: table, JSON, picture."""
+"""The report of a certificate, with its table, JSON and figure."""
 
 import dataclasses
 import json
@@ -30,26 +30,26 @@ _MOST_ROWS = 8
 class CertificateReport:
     """The result of `keras_robust.certify`.
 
-    Certified accuracy at a radius is the share of examples that are classified correctly and whose
-    certified radius is at least that: a lower bound of what any attack leaves, while robust
-    accuracy is an upper bound. `print(report)` shows a table, `report.save(path)` writes JSON, and
-    `report.plot(path)` the curve.
+    Certified accuracy at a radius is the share of examples that are classified correctly and have a
+    certified radius at least that large. It is a lower bound of the accuracy under any attack,
+    while robust accuracy is an upper bound. `print(report)` shows a table, `report.save(path)`
+    writes JSON, and `report.plot(path)` draws the curve.
 
     Args:
         method: dict, the class of the certificate and its arguments.
         norm: str, the norm of the radii: `"L1"`, `"L2"` or `"Linf"`.
         num_examples: int.
         num_classes: int.
-        clean_accuracy: float, the share of correct predictions; to abstain is not correct.
-        abstained: float, the share of examples for which there is no prediction.
+        clean_accuracy: float, the share of correct predictions; abstaining is not correct.
+        abstained: float, the share of examples without a prediction.
         average_radius: float, the mean certified radius, 0 where the prediction is wrong.
-        curve: dict of the lists `"radii"`, ascending from 0, and `"certified_accuracy"`.
+        curve: dict with the lists `"radii"`, ascending from 0, and `"certified_accuracy"`.
         labels: list of int.
-        predictions: list of int, -1 where abstained.
+        predictions: list of int, -1 if abstained.
         radii: list of float, the certified radius of each prediction, right or wrong.
         seed: int.
         versions: dict of str.
-        seconds: float, wall time.
+        seconds: float, the wall time.
     """
 
     method: dict
@@ -68,7 +68,7 @@ class CertificateReport:
     seconds: float
 
     def certified_accuracy(self, radius):
-        """Returns the share of examples that are right and certified up to a radius.
+        """Returns the share of examples that are correct and certified at a radius.
 
         Args:
             radius: number of at least 0, or a string such as `"8/255"`.
@@ -83,22 +83,22 @@ class CertificateReport:
         return float(np.mean(correct & (np.asarray(self.radii) >= number)))
 
     def to_dict(self):
-        """Returns what JSON can hold."""
+        """Returns the report as a dict that JSON can hold."""
         return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **to_plain(self)}
 
     @classmethod
     def from_dict(cls, plain):
-        """Returns the report that `to_dict` made `plain` from.
+        """Returns the report for a dict that `to_dict` returned.
 
         Raises:
-            ValueError: if a field is missing, unknown, of another type or out of range, or is not
-                what follows from the examples.
+            ValueError: if a field is missing, unknown, of another type or out of range, or does not
+                follow from the examples.
         """
         check_certificate(plain)
         return cls(**{name: plain[name] for name in plain if not name.startswith("schema")})
 
     def save(self, path):
-        """Writes the report as JSON; a reader never sees half of it."""
+        """Writes the report as JSON; readers never see half of the file."""
         write_text(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
 
     @classmethod
@@ -107,12 +107,12 @@ class CertificateReport:
         return cls.from_dict(read_json(path))
 
     def plot(self, path=None, robustness=None):
-        """Draws certified accuracy against the radius. Needs matplotlib: the extra `plots`.
+        """Draws certified accuracy against the radius. Needs the extra `plots`, for matplotlib.
 
         Args:
             path: str, the file to write (`.png`, `.svg`, `.pdf`), or `None`. Defaults to `None`.
-            robustness: `RobustnessReport` with a curve, of the same model and norm, drawn above:
-                the truth lies between the two. Defaults to `None`.
+            robustness: `RobustnessReport` with a curve, of the same model and norm, to draw its
+                curve as well: the true robust accuracy lies between the two. Defaults to `None`.
 
         Returns:
             A `matplotlib.figure.Figure`.
@@ -124,6 +124,7 @@ class CertificateReport:
         axes.step([*radii, radii[-1]], [*shares, 0.0], where="pre", label=f"certified: {name}")
         if robustness is not None:
             self._draw_robust(axes, robustness)
+        # A dollar sign in a name would start a formula.
         for text in axes.legend().get_texts():
             text.set_parse_math(False)
         axes.set_title(f"{self.num_examples} examples", fontsize="medium")
@@ -140,8 +141,8 @@ class CertificateReport:
         found = robustness.threat_model["class_name"], robustness.curve
         if found[0] != self.norm or found[1] is None:
             raise ValueError(
-                f"Expected a RobustnessReport under {self.norm} with a curve. Received: one under "
-                f"{found[0]}{'' if found[1] else ' without a curve'}"
+                f"Expected a RobustnessReport under {self.norm} with a curve. Received: a report "
+                f"under {found[0]}{'' if found[1] else ' without a curve'}"
             )
         curve = robustness.curve
         label = f"under attack: {one_line(curve['attack'])}"
@@ -151,8 +152,8 @@ class CertificateReport:
         """Returns a table of certified accuracy, for `rich` to print.
 
         Args:
-            radii: list of numbers, or strings such as `"8/255"`; `None` for round numbers up to the
-                largest radius of a correct prediction. Defaults to `None`.
+            radii: list of numbers, or of strings such as `"8/255"`; `None` for round numbers up to
+                the largest radius of a correct prediction. Defaults to `None`.
         """
         arguments = {
             key: value for key, value in self.method["config"].items() if value is not None
@@ -161,7 +162,7 @@ class CertificateReport:
         title = f"{self.method['class_name']}, radii in {self.norm}, {self.num_examples} examples"
         figures = f"average radius {self.average_radius:.4g}, abstained {self.abstained:.1%}"
         width = max(len(title), len(figures))
-        lines = [self._doubt_of_chance(), figures, one_line(text)]
+        lines = [self._chance_warning(), figures, one_line(text)]
         caption = Text("\n".join(filter(None, lines)))
         table = Table(title=Text(one_line(title)), caption=caption, min_width=width + 2)
         table.add_column("radius", justify="right")
@@ -171,10 +172,11 @@ class CertificateReport:
             table.add_row(text, f"{self.certified_accuracy(radius):.1%}")
         return table
 
-    def _doubt_of_chance(self):
-        """Returns what to say of a model that does not classify, or `None`."""
+    def _chance_warning(self):
+        """Returns a warning if accuracy is at chance, or `None`."""
         answered = np.greater_equal(self.predictions, 0)
         labels, predictions = np.asarray(self.labels), np.asarray(self.predictions)
+        # Abstaining is no prediction, so it counts neither for nor against the model.
         chance = measure_chance(labels[answered], predictions[answered])
         return None if chance is None else chance.doubt
 
@@ -182,6 +184,7 @@ class CertificateReport:
         return self.table()
 
     def __str__(self):
+        # A fixed width, so that text does not depend on the terminal.
         console = Console(width=100, color_system=None)
         with console.capture() as capture:
             console.print(self.__rich__())
@@ -189,35 +192,35 @@ class CertificateReport:
 
 
 def _short(value):
-    """An argument as text, of a list its beginning."""
+    """Returns an argument as text, with a long one shortened."""
     return value if isinstance(value, str) and len(value) <= 50 else reprlib.repr(value)
 
 
 def round_radii(largest):
-    """Returns the multiples of a round number from 0 to `largest`, `_MOST_ROWS` at most."""
+    """Returns at most `_MOST_ROWS` multiples of a round number from 0 to `largest`."""
     if largest == 0.0:
         return [0.0]
     unit = 10.0 ** (math.floor(math.log10(largest)) - 1)
-    if unit == 0.0:  # Of the smallest numbers there are no tenths.
+    if unit == 0.0:  # The smallest float64 numbers have no tenth.
         return [0.0, largest]
     for step in (1, 2, 5, 10, 20):
         count = math.floor(largest / (step * unit) + 1e-9) + 1
         if count <= _MOST_ROWS:
             break
-    # Without the last digit, by which the largest multiple may be above the largest radius.
+    # Rounding to 12 digits removes errors that move a multiple above the largest radius.
     return [float(f"{index * step * unit:.12g}") for index in range(count)]
 
 
 def certified_curve(correct, radii, num_points=_NUM_POINTS):
-    """Returns the certified accuracy at radii from 0 to the largest one of a correct prediction.
+    """Returns certified accuracy at radii from 0 to the largest of a correct prediction.
 
     Args:
         correct: bool array `(n,)`.
         radii: float array `(n,)`.
-        num_points: int, at least 2, radii at most; they are thinned out evenly by rank.
+        num_points: int >= 2, the largest number of radii, which are thinned evenly by rank.
 
     Returns:
-        A dict of the lists `"radii"` and `"certified_accuracy"`.
+        A dict with the lists `"radii"` and `"certified_accuracy"`.
     """
     ranked = np.sort(radii[correct])
     steps = np.unique(np.concatenate([[0.0], ranked]))

@@ -1,4 +1,4 @@
-"""What the JSON of a certificate looks like, and the check that a file does."""
+"""The schema of the JSON of a certificate report, and its validation."""
 
 import reprlib
 
@@ -47,20 +47,31 @@ _REPORT = record(
 
 
 def check_certificate(plain):
-    """Raises a `ValueError` that names the first field that is not what version 1 has there."""
+    """Raises a `ValueError` that names the first field that does not match version 1."""
     plain = dict(plain) if isinstance(plain, dict) else {}
-    found = plain.pop("schema", None), plain.pop("schema_version", None)
-    if found[0] == REPORT_SCHEMA:
+    _check_schema(plain.pop("schema", None), plain.pop("schema_version", None))
+    _REPORT(plain, "certificate")
+    _check_examples(plain)
+    _check_figures(plain)
+    _check_method(plain)
+
+
+def _check_schema(schema, version):
+    """Checks that a file is a certificate, of the version that this release reads."""
+    if schema == REPORT_SCHEMA:
         raise ValueError(
             "Expected a certificate of `certify`. This is a report of `evaluate`: "
-            f"kr.RobustnessReport.load(path) reads it. Received: schema={found[0]!r}"
+            f"kr.RobustnessReport.load(path) reads it. Received: schema={schema!r}"
         )
-    if found != (SCHEMA, SCHEMA_VERSION):
+    if (schema, version) != (SCHEMA, SCHEMA_VERSION):
         raise ValueError(
             f"Expected a certificate with schema {SCHEMA!r} and schema_version {SCHEMA_VERSION}. "
-            f"Received: schema={reprlib.repr(found[0])}, schema_version={reprlib.repr(found[1])}"
+            f"Received: schema={reprlib.repr(schema)}, schema_version={reprlib.repr(version)}"
         )
-    _REPORT(plain, "certificate")
+
+
+def _check_examples(plain):
+    """Checks labels, predictions and radii against the numbers of examples and classes."""
     size, classes = plain["num_examples"], plain["num_classes"]
     for name in ("labels", "predictions", "radii"):
         if len(plain[name]) != size:
@@ -70,28 +81,26 @@ def check_certificate(plain):
             refuse(f"certificate.{name}", f"classes below num_classes {classes}", plain[name])
     for given, radius in zip(plain["predictions"], plain["radii"], strict=True):
         if given < 0 and radius:
-            refuse("certificate.radii", "0 where the prediction is -1, abstained", plain["radii"])
-    _check_figures(plain)
-    _check_method(plain)
+            refuse("certificate.radii", "0 if the prediction is -1, abstained", plain["radii"])
 
 
 def _check_method(plain):
-    """Checks that a certificate of this package is one in the norm that it says."""
+    """Checks that the norm is that of the method, if this package has the method."""
     method = plain["method"]
     cls = registry.classes.get(method["class_name"].lower())
-    if cls is None:  # One of the user's own.
+    if cls is None:  # A class of the user.
         return
     try:
-        # Not by `from_config`, which makes whatever classes a file from a stranger names.
+        # `from_config` would build any class that an untrusted file names.
         norm = cls(**method["config"]).norm
     except (TypeError, ValueError) as error:
         raise ValueError(f"{error}, in certificate.method.config") from error
     if plain["norm"] != norm:
-        refuse("certificate.norm", f"{norm!r}, that of {method['class_name']}", plain["norm"])
+        refuse("certificate.norm", f"{norm!r}, the norm of {method['class_name']}", plain["norm"])
 
 
 def _check_figures(plain):
-    """Checks that the summary is that of the examples."""
+    """Checks that the summary follows from the examples."""
     rows = list(zip(plain["labels"], plain["predictions"], plain["radii"], strict=True))
     size = len(rows)
     own = {
@@ -101,17 +110,18 @@ def _check_figures(plain):
     }
     for name, value in own.items():
         if abs(plain[name] - value) > 1e-9 * (1.0 + value):
-            refuse(f"certificate.{name}", f"that of the examples, {value}", plain[name])
+            refuse(f"certificate.{name}", f"the value for the examples, {value}", plain[name])
     _check_curve(
         plain["curve"], np.sort([radius for label, given, radius in rows if label == given]), size
     )
 
 
 def _check_curve(curve, ranked, size):
-    """Checks that the curve counts the radii of the correct predictions, in ascending order."""
+    """Checks that the curve follows from `ranked`, the sorted radii of correct predictions."""
     radii, shares = np.asarray(curve["radii"], float), curve["certified_accuracy"]
     if not len(radii) == len(shares) >= 1 or radii[0] != 0.0 or np.any(np.diff(radii) <= 0.0):
-        refuse("certificate.curve", "a share for each of the radii, ascending from 0", curve)
+        refuse("certificate.curve", "a share for each radius, with radii ascending from 0", curve)
+    # The report counts radii of at least `radii`, hence side="left".
     own = (len(ranked) - np.searchsorted(ranked, radii, side="left")) / size
     if np.any(np.abs(own - shares) > 1e-9):
-        refuse("certificate.curve", "that of the examples", curve)
+        refuse("certificate.curve", "the curve of the examples", curve)

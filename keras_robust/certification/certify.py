@@ -1,4 +1,4 @@
-"""Certified accuracy: what no attack can take away."""
+"""Certified accuracy: a lower bound of the accuracy under any attack."""
 
 import inspect
 import operator
@@ -24,8 +24,8 @@ from keras_robust.layers import RandomizedSmoothing
 from keras_robust.version import __version__
 
 _OWN_RADII = (
-    "A certificate finds the radius of each example, and `report.certified_accuracy(radius)` says "
-    "how many have one so large."
+    "A certificate finds the radius of each example, and `report.certified_accuracy(radius)` "
+    "returns the accuracy at one radius."
 )
 
 
@@ -41,34 +41,37 @@ def certify(
     verbose=False,
     **options,
 ):
-    """Proves for each example a radius within which its prediction stays, and returns them all.
+    """Proves for each example a radius within which its prediction cannot change.
 
-    An attack shows that a model is not robust; a certificate proves that it is, up to a radius that
-    is never above the distance of the nearest mistake, and mostly far below. A radius of 0 is no
-    verdict on the model but on the method. `"smoothing"` works for every classifier and proves
-    something about another one, the vote over noisy copies, with a chance of error of `alpha` for
-    each example; the others prove something about the model itself, up to rounding.
+    An attack shows that a model is not robust; a certificate proves that it is, up to a radius. The
+    radius never exceeds the distance of the nearest mistake, and is often far smaller. A radius of
+    0 says nothing about the model, only that the method found no proof. `"smoothing"` works for
+    every classifier. It certifies the vote over noisy copies, not the model itself, with a
+    probability of error of `alpha` for each example. The other methods certify the model itself, up
+    to rounding.
 
     Args:
         model: `keras.Model`; for `"smoothing"` also a callable that returns logits, or a
             `layers.RandomizedSmoothing`; for `"linear"` also a callable.
-        data: `(x, y)` arrays, or a `tf.data.Dataset` of batches `(x, y)`, that training never saw.
+        data: `(x, y)` arrays, or a `tf.data.Dataset` of batches `(x, y)`, not used in training.
         method: a `certification.Certificate` or its name: `"smoothing"` (L2, random), `"interval"`
             (Linf, for models trained by `objectives.IBP`), `"lipschitz"` (L2, for models of
             orthogonal layers) or `"linear"` (exact). Defaults to `"smoothing"`.
-        num_examples: int, the first so many examples; `None` for all. Defaults to `None`.
+        num_examples: int, certifies only the first `num_examples` examples; `None` for all.
+            Defaults to `None`.
         batch_size: int. Does not change the result. Defaults to `256`.
-        seed: int, of the noise. Defaults to `0`.
-        verbose: bool, whether to show a progress bar, where it takes long. Defaults to `False`.
-        **options: arguments of the certificate, if `method` is a name: `noise_stddev=0.25`.
+        seed: int, the seed of the noise. Defaults to `0`.
+        verbose: bool, whether to show a progress bar, for methods that take long. Defaults to
+            `False`.
+        **options: arguments of the certificate if `method` is a name, such as `noise_stddev=0.25`.
 
     Returns:
         A `CertificateReport`.
 
     Raises:
-        ValueError: for unknown names, empty, endless or invalid data, labels that are no class, one
-            column of outputs within [0, 1] of which nothing says if it is a logit, and models for
-            which the method knows no proof.
+        ValueError: for unknown names; for empty, endless or invalid data; for labels that are not
+            classes; for one output column within [0, 1] that may be a logit or a probability; and
+            for models that the method does not support.
 
     Example:
 
@@ -87,16 +90,8 @@ def certify(
     start, seed = time.perf_counter(), operator.index(seed)
     method = _get(method, options).resolve(model)
     check_counts(batch_size=batch_size)
-    box = threat_models.Linf(0.0, getattr(method, "bounds", None))
-    whose = "the bounds of the certificate, its argument `bounds`"
-    x, y = to_arrays(data, num_examples)
-    if keras.tree.is_nested(x):
-        raise ValueError(
-            "A certificate is about a model with one input, and this one has several. Make a "
-            "keras.Model of the input in question, with the others fixed. "
-            f"Received: inputs {list(x) if isinstance(x, dict) else len(x)}"
-        )
-    x, y = check_examples(x, y, box, whose)
+    x, y = _check_data(data, num_examples, getattr(method, "bounds", None))
+    # The clean logits are those of the model without noise.
     plain = model.model if isinstance(model, RandomizedSmoothing) else model
     logits = predict_clean(plain, x, batch_size)
     labels = check_labels(y, logits)
@@ -125,8 +120,23 @@ def certify(
     )
 
 
+def _check_data(data, num_examples, bounds):
+    """Returns the arrays `(x, y)`, with `x` a single input within the bounds."""
+    # Only the bounds of this threat model matter: they are those of the inputs.
+    box = threat_models.Linf(0.0, bounds)
+    whose = "the bounds of the certificate, its argument `bounds`"
+    x, y = to_arrays(data, num_examples)
+    if keras.tree.is_nested(x):
+        raise ValueError(
+            "A certificate is about a model with one input, and this model has several. Build a "
+            "keras.Model with one of the inputs and fixed values for the others. "
+            f"Received: inputs {list(x) if isinstance(x, dict) else len(x)}"
+        )
+    return check_examples(x, y, box, whose)
+
+
 def _get(method, options):
-    """Returns the certificate, made with the options if it was named."""
+    """Returns the certificate, built with the options if `method` is a name."""
     if not options:
         return registry.get(method)
     cls = registry.find(method)
@@ -134,7 +144,7 @@ def _get(method, options):
         raise registry.unknown(method)
     if cls is None:
         raise ValueError(
-            f"Further arguments belong to a certificate that is named, one of "
+            "Further arguments need a certificate given by name, one of "
             f"{sorted(registry.classes)}. Received: method={method!r} with {sorted(options)}"
         )
     known = list(inspect.signature(cls).parameters)
@@ -145,7 +155,7 @@ def _get(method, options):
             for name in unknown
         ]
         raise ValueError(
-            f"Expected arguments of {cls.__name__}, of which there are {known}. "
+            f"Expected only the arguments {known} of {cls.__name__}. "
             f"{' '.join(texts)} Received: {', '.join(unknown)}"
         )
     return cls(**options)

@@ -1,4 +1,4 @@
-"""Margins bounded by a linear function of the input: CROWN, on top of interval bounds."""
+"""CROWN: bounds of margins by linear functions of the input, from interval bounds."""
 
 import math
 
@@ -13,8 +13,8 @@ from keras_robust.certification.interval_bounds import IntervalBounds
 from keras_robust.certification.interval_rules import before_activation
 from keras_robust.threat_models.threat_model import flatten
 
-_TINY = 1e-12
-# What they make of one point is an affine function of it.
+_TINY = 1e-12  # Avoids 0 / 0 for a ReLU whose input is always 0.
+# Layers whose output, before the activation, is an affine function of the input.
 _AFFINE = (
     "Activation AveragePooling1D AveragePooling2D AveragePooling3D BatchNormalization Conv1D "
     "Conv2D Conv3D Cropping1D Cropping2D Cropping3D Dense Dropout Flatten GaussianNoise "
@@ -27,19 +27,19 @@ _AFFINE = (
 def crown_margins(model, box, labels):
     """Returns upper bounds of `z_j - z_y` over a box of inputs, `(batch_size, num_classes)`.
 
-    With interval bounds `l`, `u` in front of every ReLU, `max(h, 0)` is at most
-    `u (h - l) / (u - l)` and at least `h` if `u > -l`, else 0. From the margins backwards, every
-    ReLU becomes whichever of these lines makes the margin larger. What is left is an affine
-    function of the input, whose maximum over the box is known. It is no bound for `j = y`, where it
-    is 0. Cost: one pass of intervals, and one backward pass for each class.
+    With interval bounds `l`, `u` of the input `h` of a ReLU, `max(h, 0)` is at most
+    `u (h - l) / (u - l)`, and at least `h` if `u > -l`, else at least 0. A backward pass from the
+    margins replaces every ReLU by the line that makes the margin larger. The result is an affine
+    function of the input, whose maximum over the box is exact. The entries for `j = y` are 0. Cost:
+    one pass of intervals, and one backward pass for each class.
 
     Args:
-        model: built `keras.Model` of affine layers and ReLU, one after the other, up to logits.
-        box: `IntervalBounds` of inputs.
-        labels: int32 `(batch_size,)`, `y`; of two classes if there is one logit.
+        model: built `keras.Model`, a chain of affine layers and ReLU that ends in logits.
+        box: `IntervalBounds` of the inputs.
+        labels: int32 `(batch_size,)`, `y`; a model with one logit has two classes.
 
     Raises:
-        ValueError: for a layer that is neither affine nor a ReLU, by name.
+        ValueError: for a layer that is neither affine nor a ReLU; the message names it.
     """
     steps = []
 
@@ -67,7 +67,7 @@ def crown_margins(model, box, labels):
 
 
 def _has_relu(layer):
-    """Whether a layer ends in a ReLU; refuses those that are not affine otherwise."""
+    """Returns whether a layer ends in a ReLU; raises ValueError if it is not affine otherwise."""
     name = type(layer).__name__
     function = getattr(layer, "activation", None)
     is_plain = name == "ReLU" and (layer.max_value, layer.negative_slope, layer.threshold) == (
@@ -82,17 +82,18 @@ def _has_relu(layer):
 
 
 def _through_relu(slopes, box):
-    """Returns the slopes in front of a ReLU, `(batch_size, num_classes, features)`, and offsets."""
+    """Returns the slopes before a ReLU, `(batch_size, num_classes, features)`, and offsets."""
     lower, upper = (ops.expand_dims(flatten(end), 1) for end in (box.lower, box.upper))
     share = ops.relu(upper) / ops.maximum(ops.relu(upper) + ops.relu(-lower), _TINY)
     above, below = ops.maximum(slopes, 0.0), ops.minimum(slopes, 0.0)
+    # The lower line is the one with the smaller area between it and the ReLU.
     kept = ops.cast(upper > -lower, slopes.dtype)
     offsets = ops.sum(above * share * ops.relu(-lower), axis=-1)
     return above * share + below * kept, offsets
 
 
 def _back(layer, slopes, box):
-    """Returns the slopes in front of an affine layer, and offsets."""
+    """Returns the slopes before an affine layer, and offsets."""
     entry, (_, classes, features) = box.lower.shape[1:], slopes.shape
     rows = ops.reshape(slopes, (-1, features))
 
@@ -100,7 +101,7 @@ def _back(layer, slopes, box):
         outputs = before_activation(layer, IntervalBounds(x, x)).centre
         return ops.sum(rows * flatten(outputs), axis=-1), ()
 
-    # A linear function has its slopes for a gradient, and its offset at 0.
+    # The gradient of an affine function is its slopes, and its value at 0 is its offset.
     origin = ops.zeros((ops.shape(rows)[0], *entry), dtype=rows.dtype)
     (offsets, _), gradient = backend.value_and_input_gradient(values, origin)
     slopes = ops.reshape(gradient, (-1, classes, math.prod(entry)))

@@ -12,7 +12,7 @@ from keras_robust import models
 from keras_robust.certification.certificate import Certificate
 from keras_robust.certification.certificate import CertificationResult
 from keras_robust.certification.certificate import largest_radii
-from keras_robust.certification.certificate import shown
+from keras_robust.certification.certificate import with_progress
 from keras_robust.certification.interval_bounds import IntervalBounds
 from keras_robust.certification.interval_bounds import worst_margins
 from keras_robust.certification.interval_rules import propagate_box
@@ -26,24 +26,24 @@ from keras_robust.threat_models.threat_model import per_example
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class Interval(Certificate):
-    """Certifies a model in Linf by interval bound propagation (IBP): cheap, and often far too low.
+    """Certifies a model in Linf by interval bound propagation (IBP): fast, but often loose.
 
-    The box of feasible inputs, `[max(x - r, low), min(x + r, high)]`, is pushed through the layers:
-    `W x + b` maps its centre and radius to `W c + b` and `|W| r`, increasing functions map its
-    ends. The last Dense layer is elided: what is bounded is `(w_j - w_y) h`, not each logit by
-    itself. The prediction is proven to stay if no `z_j` can reach `z_y`; bisection finds the
-    largest such `r`.
+    The box of feasible inputs, `[max(x - r, low), min(x + r, high)]`, is propagated through the
+    layers: `W x + b` maps center and radius to `W c + b` and `|W| r`, and increasing functions map
+    the ends. For the last Dense layer `(w_j - w_y) h` is bounded instead of each logit (elision).
+    The prediction provably stays the same if no `z_j` can reach `z_y`; bisection finds the largest
+    such `r`.
 
-    It is a proof, with no chance of error but rounding: bounds are computed in float64 and rounded
-    to nearest, for the exact function that the weights define; a model that runs in float32 leaves
-    that by about 1e-6 of its logits (with TensorFloat-32, which GPUs may use, by 1e-3), and half
-    precision is refused. A radius of 0 says nothing about the model: bounds widen at every layer,
-    and networks that were not trained for them (`objectives.IBP`) get radii near 0, however robust
-    they are.
+    It is a proof up to rounding. Bounds are computed in float64, rounded to nearest, for the exact
+    function that the weights define. The logits of a model in float32 differ from it by about 1e-6
+    of their size (with TensorFloat-32, which GPUs may use, by 1e-3); half precision raises a
+    `ValueError`. A radius of 0 says nothing about the model: bounds widen at every layer, and
+    networks that were not trained for IBP (`objectives.IBP`) get radii near 0, however robust they
+    are.
 
-    Sequential and Functional models of Dense, Conv, pooling, BatchNormalization (with its moving
-    statistics), increasing activations, Flatten, Reshape, Add and the like; anything else is
-    refused by name. A softmax or sigmoid at the end is looked behind.
+    Supports Sequential and Functional models of Dense, Conv, pooling, BatchNormalization (with its
+    moving statistics), increasing activations, Flatten, Reshape, Add and similar layers. Other
+    layers raise a `ValueError` that names them. A final softmax or sigmoid is removed.
 
     Deviations from the authors' code: none; they report one radius, not the largest. Cost for each
     input: about two forward passes times `num_steps`.
@@ -51,15 +51,15 @@ class Interval(Certificate):
     Args:
         bounds: pair `(low, high)`, the box of valid inputs, numbers or arrays with a number for
             each channel, or `None` for no box. Defaults to `(0.0, 1.0)`.
-        max_radius: float above 0, the largest radius to try; `None` for the extent of the box.
+        max_radius: float above 0, the largest radius to try; `None` for the width of the box.
             Defaults to `None`.
-        num_steps: int, steps of bisection: the radius is within `max_radius / 2**num_steps` of
-            the largest. Defaults to `20`.
+        num_steps: int, the number of bisections: the radius is within `max_radius / 2**num_steps`
+            of the largest. Defaults to `20`.
 
     Raises:
-        ValueError: for arguments out of range; in `certify` for a layer without a rule, and one in
-            half precision, by name; for a model with a `call` of its own; under a loss of
-            probabilities for a model that does not end in a softmax or sigmoid.
+        ValueError: for arguments out of range; in `certify` for a layer without a rule or in half
+            precision, which the message names; for a model with a custom `call`; and, if the loss
+            takes probabilities, for a model that does not end in a softmax or sigmoid.
 
     Example:
 
@@ -82,8 +82,8 @@ class Interval(Certificate):
         parsed = parse_bounds(bounds)
         if max_radius is None and parsed is None:
             raise ValueError(
-                "Without a box the largest radius to try must be given. Received: bounds=None, "
-                "max_radius=None"
+                "Argument `max_radius`, the largest radius to try, is required without bounds. "
+                "Received: bounds=None, max_radius=None"
             )
         is_number = isinstance(max_radius, numbers.Real) and not isinstance(max_radius, bool)
         if max_radius is not None and not (is_number and 0.0 < max_radius < math.inf):
@@ -109,16 +109,18 @@ class Interval(Certificate):
 
         def largest_margin(x, radii, labels):
             margins = interval_margins(model, x, per_example(radii, x), labels, self.bounds)
+            # The margin of the true class is always 0, so it must not decide.
             own = ops.one_hot(labels, margins.shape[-1], dtype="bool")
             return ops.max(ops.where(own, -np.inf, margins), axis=-1)
 
         worst = backend.compile_function(largest_margin)
         radii = []
-        for start in shown(len(x), batch_size, verbose):
+        for start in with_progress(len(x), batch_size, verbose):
             rows = slice(start, start + batch_size)
             inputs = ops.convert_to_tensor(x[rows].astype("float64"))
             labels = ops.convert_to_tensor(predictions[rows], "int32")
 
+            # The defaults bind the values of this iteration.
             def is_certified(tried, inputs=inputs, labels=labels):
                 return np.asarray(worst(inputs, ops.convert_to_tensor(tried), labels)) < 0.0
 
@@ -128,14 +130,14 @@ class Interval(Certificate):
 
 
 def interval_margins(model, x, radii, labels, bounds):
-    """Returns upper bounds of `z_j - z_y` on Linf balls cut off by a box.
+    """Returns upper bounds of `z_j - z_y` on the intersection of Linf balls with a box.
 
     Args:
         model: built Sequential or Functional `keras.Model`.
-        x: float tensor `(batch_size, ...)`, in whose dtype bounds are computed.
+        x: float tensor `(batch_size, ...)`; the bounds are computed in its dtype.
         radii: tensor that broadcasts against `x`.
         labels: int32 `(batch_size,)`, `y`.
-        bounds: pair of numbers or arrays, or `None`.
+        bounds: pair of numbers or arrays, the box of valid inputs, or `None`.
 
     Returns:
         Tensor `(batch_size, num_classes)`, 0 for `j = y`.
@@ -144,18 +146,18 @@ def interval_margins(model, x, radii, labels, bounds):
 
 
 def box_margins(model, box, labels):
-    """Returns the same for a `IntervalBounds` of inputs."""
+    """Returns upper bounds of `z_j - z_y` on the `IntervalBounds` of the inputs."""
     outputs = propagate_box(model, box)
     check_logits(model, outputs)
     return worst_margins(outputs, labels)
 
 
 def ball_box(x, radii, bounds):
-    """Returns the `IntervalBounds` of an Linf ball cut off by the bounds; arguments as above."""
+    """Returns the intersection of an Linf ball with the bounds, as `IntervalBounds`."""
     lower, upper = x - radii, x + radii
     if bounds is None:
         return IntervalBounds(lower, upper)
     low, high = (ops.convert_to_tensor(bound, dtype=x.dtype) for bound in bounds)
-    # A point that is outside by a rounding error stays in its ball.
+    # Keep `x` in the box even if a rounding error puts it out of the bounds.
     lower = ops.minimum(ops.maximum(lower, low), x)
     return IntervalBounds(lower, ops.maximum(ops.minimum(upper, high), x))

@@ -1,4 +1,4 @@
-"""Boxes of values, and how far apart the logits in one can be."""
+"""Boxes of values, and the largest differences between logits in a box."""
 
 import dataclasses
 
@@ -7,13 +7,13 @@ from keras import ops
 
 @dataclasses.dataclass(frozen=True)
 class IntervalBounds:
-    """All tensors between two tensors.
+    """The box of all tensors between a lower and an upper tensor.
 
     Args:
         lower, upper: float tensors `(batch_size, ...)`.
-        origin: `(kernel, bias, box)` of the affine map that made it, or `None`: what is known of
-            differences between its entries is in there.
-        logits: the box in front of a final softmax or sigmoid, or `None`.
+        origin: `(kernel, bias, box)`, the affine map that the box results from and its inputs, or
+            `None`. It gives tighter bounds of differences between entries.
+        logits: the box before a final softmax or sigmoid, or `None`.
     """
 
     lower: object
@@ -23,20 +23,20 @@ class IntervalBounds:
 
     @property
     def centre(self):
-        """The middle."""
+        """The center of the box."""
         return 0.5 * (self.upper + self.lower)
 
     @property
     def radius(self):
-        """Half of the widths."""
+        """Half of the widths of the box."""
         return 0.5 * (self.upper - self.lower)
 
 
 def worst_margins(box, labels):
     """Returns upper bounds of `z_j - z_y`, `(batch_size, num_classes)`, 0 for `j = y`.
 
-    Where the logits come from a Dense layer, the bound is that of `(w_j - w_y) h` for the inputs
-    `h` of the layer (elision), which is never above the difference of the bounds of `z_j`, `z_y`.
+    If the logits come from a Dense layer with inputs `h`, `(w_j - w_y) h` is bounded instead
+    (elision), which is never above the difference of the bounds of `z_j` and `z_y`.
     """
     box = box.logits or box
     if box.origin is None:

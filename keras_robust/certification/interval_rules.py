@@ -1,11 +1,12 @@
-"""What layers make of boxes: interval bound propagation."""
+"""Interval bound propagation: the rule of each layer for boxes."""
 
 import keras
 from keras import ops
 
 from keras_robust.certification.graph import propagate
 from keras_robust.certification.graph import refuse
-from keras_robust.certification.graph import refuse_activation
+from keras_robust.certification.interval_activations import activate
+from keras_robust.certification.interval_activations import softmax_bounds
 from keras_robust.certification.interval_bounds import IntervalBounds
 from keras_robust.layers import GroupSort
 from keras_robust.layers import InputGuard
@@ -13,37 +14,15 @@ from keras_robust.layers import OrthogonalConv2D
 from keras_robust.layers import SpectralDense
 
 _layers = keras.layers
-_activations = keras.activations
-
-_INCREASING = {
-    function.__name__: function
-    for function in (
-        _activations.celu,
-        _activations.elu,
-        _activations.exponential,
-        _activations.hard_sigmoid,
-        _activations.hard_tanh,
-        _activations.leaky_relu,
-        _activations.linear,
-        _activations.log_sigmoid,
-        _activations.relu,
-        _activations.relu6,
-        _activations.selu,
-        _activations.sigmoid,
-        _activations.softplus,
-        _activations.softsign,
-        _activations.tanh,
-    )
-}
 
 
 def propagate_box(model, box):
     """Returns bounds on the outputs of a model, in inference mode, for all inputs in a box.
 
-    `W x + b` maps centre and radius to `W c + b` and `|W| r`; increasing functions map the ends.
+    `W x + b` maps center and radius to `W c + b` and `|W| r`; increasing functions map the ends.
 
     Raises:
-        ValueError: for a layer or an activation for which no such rule is known, by name.
+        ValueError: for a layer or an activation without a rule; the message names it.
     """
     return propagate(model, box, bound_layer)
 
@@ -52,57 +31,26 @@ def bound_layer(layer, *values):
     """Returns the `IntervalBounds` after a layer: the rule for `graph.propagate`."""
     box = before_activation(layer, *values)
     function = getattr(layer, "activation", None)
-    return box if function is None else _activate(layer, function, box)
+    return box if function is None else activate(layer, function, box)
 
 
 def before_activation(layer, *values):
-    """Returns the `IntervalBounds` before the activation of a layer, or after it."""
+    """Returns the `IntervalBounds` after a layer, before the activation that it may have."""
+    # Subclasses have no rule, because they may compute something else.
     rule = _RULES.get(type(layer))
     if rule is None or getattr(layer, "quantization_mode", None):
         refuse(layer, "interval bound", [cls.__name__ for cls in _RULES])
     return rule(layer, *values)
 
 
-def _activate(layer, function, box):
-    """Maps the ends of a box through an activation."""
-    if function is _activations.softmax:
-        return _softmax(box)
-    if function not in _INCREASING.values():
-        refuse_activation(layer, function, "interval bound", [*_INCREASING, "softmax"])
-    if function is _activations.linear:
-        return box
-    logits = box if function is _activations.sigmoid else None
-    if function is _activations.tanh:
-        function = _tanh
-    return IntervalBounds(function(box.lower), function(box.upper), logits=logits)
-
-
-def _tanh(x):
-    """Returns it in the dtype of `x`: on JAX Keras computes it in float32."""
-    if keras.backend.standardize_dtype(x.dtype) == "float64":
-        return 2.0 * ops.sigmoid(2.0 * x) - 1.0
-    return ops.tanh(x)
-
-
-def _softmax(box):
-    """Each probability is lowest where its own logit is lowest and all others are highest."""
-    lower, upper = ops.expand_dims(box.lower, -1), ops.expand_dims(box.upper, -1)
-    own = ops.eye(box.lower.shape[-1], dtype=box.lower.dtype)
-
-    def probability(mine, others):
-        mixed = ops.swapaxes(own * mine + (1.0 - own) * others, -1, -2)
-        return ops.sum(own * ops.softmax(mixed, axis=-1), axis=-1)
-
-    return IntervalBounds(probability(lower, upper), probability(upper, lower), logits=box)
-
-
 def _affine(box, function, kernel, bias, shape):
-    """Returns the box of `function(x, kernel) + bias`, with the bias in the given shape."""
+    """Returns center and radius of `function(x, kernel) + bias`, with the bias in a shape."""
     dtype = box.lower.dtype
     kernel = ops.cast(kernel, dtype)
     centre = function(box.centre, kernel)
     if bias is not None:
         centre = centre + ops.reshape(ops.cast(bias, dtype), shape)
+    # For a single point the radius is 0, which saves the second product.
     if box.lower is box.upper:
         return centre, ops.zeros_like(centre)
     return centre, function(box.radius, ops.abs(kernel))
@@ -116,6 +64,7 @@ def _dense(layer, box):
         ops.zeros(kernel.shape[-1:], dtype) if layer.bias is None else ops.cast(layer.bias, dtype)
     )
     centre, radius = _affine(box, ops.matmul, kernel, bias, (-1,))
+    # `worst_margins` needs inputs of one axis to bound differences of logits.
     origin = (kernel, bias, box) if len(box.lower.shape) == 2 else None
     return IntervalBounds(centre - radius, centre + radius, origin)
 
@@ -136,7 +85,7 @@ def _orthogonal(layer, box):
 
 
 def _scale(box, factor, offset):
-    """Returns the box of `factor x + offset`, entry by entry; the factor may be negative."""
+    """Returns the box of `factor * x + offset`, elementwise; the factor may be negative."""
     dtype = box.lower.dtype
     factor, offset = (ops.cast(value, dtype) for value in (factor, offset))
     centre, radius = factor * box.centre + offset, ops.abs(factor) * box.radius
@@ -150,6 +99,7 @@ def _rescaling(layer, box):
 def _normalization(layer, box):
     dtype = box.lower.dtype
     mean, variance = (ops.cast(value, dtype) for value in (layer.mean, layer.variance))
+    # Keras has the same lower limit.
     deviation = ops.maximum(ops.sqrt(variance), keras.config.epsilon())
     if layer.invert:
         return _scale(box, deviation, mean)
@@ -174,7 +124,7 @@ def _batch_normalization(layer, box):
 
 
 def _guard(layer, box):
-    """Within the bounds the identity; what lies beyond is clipped, or gets no answer at all."""
+    """Returns the clipped box: a guard clips inputs out of bounds, or rejects them."""
     if layer.bounds is None:
         return IntervalBounds(box.lower, box.upper)
     low, high = (ops.convert_to_tensor(bound, dtype=box.lower.dtype) for bound in layer.bounds)
@@ -184,7 +134,7 @@ def _guard(layer, box):
 
 
 def _increasing(layer, box):
-    """For layers that never fall when an input grows."""
+    """Returns the box after a layer that never decreases when an input increases."""
     return IntervalBounds(layer.call(box.lower), layer.call(box.upper))
 
 
@@ -195,7 +145,7 @@ def _elu(layer, box):
 
 
 def _merge(layer, boxes):
-    """The same for layers that take a list."""
+    """Returns the box after a layer that takes a list and decreases with none of its items."""
     return IntervalBounds(
         layer.call([b.lower for b in boxes]), layer.call([b.upper for b in boxes])
     )
@@ -209,7 +159,7 @@ def _subtract(layer, boxes):
 def _softmax_layer(layer, box):
     if layer.axis not in (-1, len(box.lower.shape) - 1):
         refuse(layer, "interval bound with another axis", [cls.__name__ for cls in _RULES])
-    return _softmax(box)
+    return softmax_bounds(box)
 
 
 _NAMES = {

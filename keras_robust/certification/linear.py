@@ -25,11 +25,11 @@ _NORMS = ("L1", "L2", "Linf")
 
 
 class Exact(typing.NamedTuple):
-    """The truth about each example of a data set.
+    """The exact robustness of each example.
 
     Fields: `robust`, bool `(n,)`, whether the model is right on every feasible input; `margin`,
-    float `(n,)`, by how much the best wrong class beats the true one at the worst feasible input,
-    in logits: below 0 where robust.
+    float `(n,)`, the largest wrong logit minus the true one at the worst feasible input: below 0 if
+    robust.
     """
 
     robust: np.ndarray
@@ -38,20 +38,20 @@ class Exact(typing.NamedTuple):
 
 @with_argument_advice
 def exact_linear(model, x, y, threat_model="linf", *, batch_size=256):
-    """Returns the exact robustness of a linear model on every example, no attack needed.
+    """Returns the exact robustness of a linear model on every example, without an attack.
 
-    A model with logits `z_j(x) = <w_j, x> + b_j` is right on all of the feasible set if and only if
-    `z_j(x) - z_y(x) + max <w_j - w_y, delta> < 0` for every wrong class `j`; without a box the
-    maximum is `epsilon ||w_j - w_y||_q`, `q` dual to the norm, and with a box it is found exactly
-    too. `robust.mean()` is the exact robust accuracy: no attack can push it lower.
+    A model with logits `z_j(x) = <w_j, x> + b_j` is right on the whole feasible set if and only if
+    `z_j(x) - z_y(x) + max <w_j - w_y, delta> < 0` for every wrong class `j`. Without a box the
+    maximum is `epsilon ||w_j - w_y||_q`, where `q` is the dual norm; with a box it is also computed
+    exactly. `robust.mean()` is the exact robust accuracy: no attack can reach a lower one.
 
     Deviations from the textbook: none, up to the rounding of float32; a tie counts as not robust.
 
     Args:
-        model: a `keras.Model`, or a callable that returns logits, affine in its input: Dense
-            without activation, Flatten, Rescaling, Normalization.
-        x: `(n, ...)`, float, inside the bounds of the threat model.
-        y: labels `(n,)` or rows `(n, num_classes)`.
+        model: a `keras.Model`, or a callable that returns logits, which are affine in the input:
+            Dense without activation, Flatten, Rescaling, Normalization.
+        x: float array `(n, ...)`, within the bounds of the threat model.
+        y: class indices `(n,)` or one-hot rows `(n, num_classes)`.
         threat_model: a `ThreatModel` or its name. Defaults to `"linf"`.
         batch_size: int. Does not change the result. Defaults to `256`.
 
@@ -59,8 +59,8 @@ def exact_linear(model, x, y, threat_model="linf", *, batch_size=256):
         `Exact`, with NumPy arrays `robust` and `margin`.
 
     Raises:
-        ValueError: for a model that is not affine or in half precision, for empty, non-finite or
-            out-of-bounds inputs, and for labels that are no class.
+        ValueError: for a model that is not affine or in half precision; for empty, non-finite or
+            out-of-bounds inputs; and for labels that are not classes.
 
     Example:
 
@@ -86,16 +86,17 @@ class _AffineModel:
     """A linear model on the examples of a data set.
 
     Args:
-        model: as `exact_linear` takes it.
+        model: a model or a callable, as in `exact_linear`.
         x: array, the examples.
-        threat_model: a `ThreatModel`, of any radius.
+        threat_model: a `ThreatModel`; `worst_margin` may use another radius.
         batch_size: int.
 
-    Attribute: `logits`, array `(n, num_classes)`; `slopes`, tensor `(num_classes, ...)`.
+    Attributes: `logits`, array `(n, num_classes)`; `slopes`, tensor `(num_classes, ...)`.
     """
 
     def __init__(self, model, x, threat_model, batch_size):
         check_precision(model)
+        # The closed form is wrong for other models, so fail before it is used.
         affine.check_affine(model, x.shape[1:], threat_model, x=x)
         self.logits = models.predict_logits(model, x, batch_size)
         self.slopes = affine.slopes(models.Classifier(model), ops.convert_to_tensor(x[:1]))
@@ -104,13 +105,14 @@ class _AffineModel:
         def worst(logits, slopes, x, labels, epsilon):
             ball = threat_model.with_epsilon(epsilon)
             margins = affine.worst_margins(logits, slopes, x, labels, ball)
+            # The margin of the true class is always 0, so it must not decide.
             own = ops.one_hot(labels, logits.shape[-1], dtype="bool")
             return ops.max(ops.where(own, -np.inf, margins), axis=-1)
 
         self._worst = backend.compile_function(worst)
 
     def worst_margin(self, labels, threat_model):
-        """Returns the largest of the worst margins of the wrong classes, `(n,)`, as an array."""
+        """Returns the largest margin of a wrong class on the feasible set, an array `(n,)`."""
         margins = []
         for start in range(0, len(self._x), self._batch_size):
             rows = np.arange(start, min(start + self._batch_size, len(self._x)))
@@ -123,25 +125,25 @@ class _AffineModel:
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class Linear(Certificate):
-    """The exact distance of each example to the nearest mistake of a linear model.
+    """Computes the exact distance of each example to the nearest mistake of a linear model.
 
-    Without a box it is `min_j (z_y - z_j) / ||w_y - w_j||_q`, `q` dual to the norm; with a box, the
-    largest radius of the ball at which `exact_linear` says robust, by bisection, and the size of
-    the box where no valid input is a mistake. It is not a bound: an attack that does its work finds
-    a mistake just outside.
+    Without a box it is `min_j (z_y - z_j) / ||w_y - w_j||_q`, where `q` is the dual norm. With a
+    box, bisection finds the largest radius at which `exact_linear` returns robust, or the size of
+    the box if no valid input is a mistake. The radius is exact, not only a lower bound: there is a
+    mistake just outside of it.
 
     Deviations from the textbook: none, up to the rounding of float32, in which the model runs.
-    Cost: one forward pass, and with a box a maximisation for each step of bisection and class.
+    Cost: one forward pass, and with a box one maximization for each bisection and class.
 
     Args:
         norm: `"L1"`, `"L2"` or `"Linf"`. Defaults to `"Linf"`.
         bounds: pair `(low, high)`, the box of valid inputs, numbers or arrays with a number for
             each channel, or `None` for no box. Defaults to `(0.0, 1.0)`.
-        num_steps: int, steps of bisection in the box. Defaults to `25`.
+        num_steps: int, the number of bisections with a box. Defaults to `25`.
 
     Raises:
-        ValueError: for another norm; in `certify` for a model that is not affine, and for one
-            with layers in half precision.
+        ValueError: for another norm; in `certify` for a model that is not affine, or has layers in
+            half precision.
 
     Example:
 
@@ -181,16 +183,18 @@ class Linear(Certificate):
 
         def is_robust(radii):
             radii = radii.astype("float32")
+            # An Linf radius broadcasts against the inputs.
             if self.norm == "Linf":
                 radii = radii.reshape(-1, *(1 for _ in x.shape[1:]))
             return affine_model.worst_margin(labels, boxed.with_epsilon(radii)) < 0.0
 
+        # A box only removes mistakes, so the distance without it is certified.
         low = np.minimum(free, largest)
         return CertificationResult(labels, largest_radii(is_robust, low, largest, self.num_steps))
 
 
 def _distances(logits, labels, slopes, ball):
-    """Returns the exact distances without a box."""
+    """Returns the exact distances to the nearest mistake without a box."""
     radii = np.full(len(logits), LARGEST)
     rows = np.arange(len(logits))
     for j in range(logits.shape[-1]):

@@ -16,33 +16,33 @@ from keras_robust.certification.model_checks import check_logits
 from keras_robust.certification.model_checks import check_precision
 from keras_robust.certification.model_checks import check_shape
 
-# More than float64 can round a constant down by.
+# Covers the rounding of the constants in float64.
 _ABOVE = 1.0 + 1e-9
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class Lipschitz(Certificate):
-    """Certifies a model in L2 from its margins: as tight as its layers are orthogonal.
+    """Certifies a model in L2 from its margins, tight if its layers are orthogonal.
 
-    `R = min_j (z_y - z_j) / (||w_y - w_j|| L)`, with `L` the product of the norms of the layers in
-    front of the last Dense layer; without such a layer `(z_y - max z_j) / (sqrt(2) L)`. For models
-    of `SpectralDense`, `OrthogonalConv2D` and `GroupSort` `L` is 1 up to rounding; for others the
-    product is huge, and the radii are near 0.
+    `R = min_j (z_y - z_j) / (||w_y - w_j|| L)`, where `L` is the product of the norms of the layers
+    before the last Dense layer; for models that do not end in a Dense layer,
+    `(z_y - max z_j) / (sqrt(2) L)`. For models of `SpectralDense`, `OrthogonalConv2D` and
+    `GroupSort`, `L` is 1 up to rounding; for other models `L` is huge, and the radii are near 0.
 
-    Every norm is computed for this certificate, in float64, from the weights that the model uses:
-    all singular values of a dense matrix (LAPACK), and for a convolution the largest one over all
-    frequencies of the circular convolution that contains it, which bounds zero padding from above.
-    Power iterations are no proof, and are not used. It is a proof up to rounding: the logits are
-    those of the model in float32, about 1e-6 of their size off (TensorFloat-32, which GPUs may use,
-    1e-3). Half precision is refused.
+    Every norm is computed in float64 from the weights that the model uses: for a dense matrix by
+    all singular values (LAPACK), and for a convolution by the largest singular value over all
+    frequencies of a circular convolution that contains it, an upper bound for zero padding. Power
+    iteration gives no upper bound, so it is not used. It is a proof up to rounding: the logits are
+    computed in float32, with errors of about 1e-6 of their size (with TensorFloat-32, which GPUs
+    may use, 1e-3). Half precision raises a `ValueError`.
 
     Deviations from the paper: none; the constant of each pair of classes is used rather than
-    sqrt(2). Cost: one forward pass for each input, and once the singular values.
+    sqrt(2). Cost: one forward pass for each input, and the singular values once.
 
     Raises:
-        ValueError: in `certify` for a layer or an activation whose constant is not known, and one
-            in half precision, by name; for a model with a `call` of its own; under a loss of
-            probabilities for a model that does not end in a softmax or sigmoid.
+        ValueError: in `certify` for a layer or an activation without a known constant or in half
+            precision, which the message names; for a model with a custom `call`; and, if the loss
+            takes probabilities, for a model that does not end in a softmax or sigmoid.
 
     Example:
 
@@ -77,15 +77,17 @@ class Lipschitz(Certificate):
         gaps = logits[np.arange(len(logits)), labels][:, None] - logits
         constants = _ABOVE * _pair_constants(reach, logits.shape[-1])[labels]
         radii = np.divide(gaps, constants, out=np.full(gaps.shape, LARGEST), where=constants > 0.0)
+        # The true class is no mistake; a constant model keeps the largest radius.
         radii[np.arange(len(logits)), labels] = LARGEST
         return CertificationResult(labels, np.minimum(np.min(radii, axis=-1), LARGEST))
 
 
 def _pair_constants(reach, num_classes):
-    """Returns how fast the difference of each two logits can change, `(classes, classes)`."""
+    """Returns the Lipschitz constants of the differences of logits, `(classes, classes)`."""
     if reach.head is None:
         return np.full((num_classes, num_classes), math.sqrt(2.0) * reach.constant)
     kernel, before = reach.head
+    # A single logit z stands for the two logits (0, z).
     if kernel.shape[-1] == 1:
         kernel = np.hstack([np.zeros_like(kernel), kernel])
     differences = kernel.T[:, None] - kernel.T[None]

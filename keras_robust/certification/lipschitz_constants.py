@@ -1,4 +1,4 @@
-"""How much each layer of a model can stretch a difference of inputs, in L2: proven numbers."""
+"""Lipschitz constants of layers in L2: proven upper bounds."""
 
 import math
 
@@ -32,15 +32,14 @@ _CONSTANTS = {
 
 
 class LipschitzBound:
-    """How far outputs can move when the input moves by 1.
+    """The Lipschitz constant of a model up to one of its layers.
 
     Args:
-        constant: float, the Lipschitz constant up to here.
-        shape: tuple, of a batch here; `lipschitz_bound` fills it in.
-        head: `(kernel, constant before it)` of a last Dense layer, or `None`.
-        logits: the `LipschitzBound` in front of a final softmax or sigmoid, or `None`. Only a layer
-        that
-            returns its very input keeps it: of any other the logits are no longer known.
+        constant: float, the Lipschitz constant.
+        shape: tuple, the shape of a batch of outputs, which `lipschitz_bound` sets.
+        head: `(kernel, constant)` of a last Dense layer, with the constant before it, or `None`.
+        logits: the `LipschitzBound` before a final softmax or sigmoid, or `None`. All layers reset
+            it, except for layers that return their input.
     """
 
     def __init__(self, constant, shape=None, head=None, logits=None):
@@ -52,6 +51,7 @@ class LipschitzBound:
 
 def lipschitz_bound(layer, *values):
     """Returns the `LipschitzBound` after a layer: the rule for `graph.propagate`."""
+    # Subclasses have no rule, because they may compute something else.
     rule = _RULES.get(type(layer))
     if rule is None or getattr(layer, "quantization_mode", None):
         refuse(layer, "Lipschitz constant", [cls.__name__ for cls in _RULES])
@@ -62,23 +62,23 @@ def lipschitz_bound(layer, *values):
 
 
 def singular_values(matrix):
-    """Returns all singular values, float64, from LAPACK."""
+    """Returns all singular values in float64, computed by LAPACK."""
     return np.linalg.svd(np.asarray(matrix, "float64"), compute_uv=False)
 
 
 def convolution_norm(kernel, image_shape, dilation=(1, 1)):
     """Returns a proven upper bound of the L2 operator norm of a zero-padded convolution.
 
-    An image of this size, with as many zeros around it as the kernel reaches, has the same outputs
-    under the circular convolution, of which those that are kept, with or without strides, are a
-    part. The Fourier transform takes that convolution apart into one matrix for each frequency,
-    whose largest singular value is computed exactly. For circular padding on the larger image it is
-    the norm itself; for zero padding it is above the norm by what the border takes away.
+    Padded with as many zeros as the kernel reaches, an image has the same outputs under circular
+    convolution; strides and cropping only select some of them. The Fourier transform decomposes the
+    circular convolution into one matrix for each frequency, whose largest singular value is
+    computed exactly. The result is the norm of the circular convolution on the padded image, and an
+    upper bound of the norm for zero padding.
 
     Args:
         kernel: array `(height, width, channels, filters)`.
-        image_shape: pair of ints.
-        dilation: pair of ints. Defaults to `(1, 1)`.
+        image_shape: pair of ints, height and width of the input.
+        dilation: pair of ints, the dilation rates. Defaults to `(1, 1)`.
     """
     kernel = np.asarray(kernel, "float64")
     reach = [(size - 1) * rate + 1 for size, rate in zip(kernel.shape[:2], dilation, strict=True)]
@@ -90,8 +90,9 @@ def convolution_norm(kernel, image_shape, dilation=(1, 1)):
 
 
 def _activated(function, layer, reach):
+    """Returns the `LipschitzBound` after an activation."""
     if function is keras.activations.softmax:
-        # The Jacobian diag(p) - p p^T has norm 1/2 at most.
+        # The norm of the Jacobian, diag(p) - p p^T, is at most 1/2.
         return LipschitzBound(0.5 * reach.constant, logits=reach)
     name = getattr(function, "__name__", None)
     if name not in _CONSTANTS or getattr(keras.activations, name, None) is not function:
@@ -125,7 +126,7 @@ def _orthogonal(layer, reach):
 
 
 def _times(function):
-    """Returns the rule for layers with a constant that a function of the layer gives."""
+    """Returns the rule for a layer whose constant is a function of the layer."""
     return lambda layer, reach: LipschitzBound(function(layer) * reach.constant)
 
 
@@ -142,7 +143,7 @@ def _normalization(layer):
 def _average_pooling(layer):
     if layer.padding != "valid":
         refuse(layer, "Lipschitz constant with padding='same'", ["AveragePooling2D"])
-    # Averages of windows that do not overlap; of others the norm is that of a mean of shifts.
+    # Without overlap, each average has norm 1 / sqrt(size). Otherwise it is a mean of shifts.
     apart = all(s >= p for s, p in zip(layer.strides, layer.pool_size, strict=True))
     return 1.0 / math.sqrt(math.prod(layer.pool_size)) if apart else 1.0
 
@@ -154,7 +155,7 @@ def _relu(layer):
 
 
 def _max_pooling(layer):
-    """Every entry is in so many windows, and each window takes one of its entries."""
+    """Returns the square root of the number of windows that contain an entry."""
     pairs = zip(layer.pool_size, layer.strides, strict=True)
     return math.sqrt(math.prod(math.ceil(size / stride) for size, stride in pairs))
 
@@ -162,12 +163,13 @@ def _max_pooling(layer):
 def _global_average(layer, reach):
     if layer.data_format != "channels_last":
         refuse(layer, "Lipschitz constant with channels first", ["GlobalAveragePooling2D"])
+    # The mean of n entries has the norm 1 / sqrt(n).
     return LipschitzBound(reach.constant / math.sqrt(math.prod(reach.shape[1:3])))
 
 
 def _add(layer, values):
     if len({value.shape[1:] for value in values}) > 1:
-        # An entry that is repeated moves the sum more than once.
+        # Broadcasting repeats an entry, so that it changes several entries of the sum.
         refuse(layer, "Lipschitz constant for inputs of several shapes", ["Add"])
     return LipschitzBound(sum(value.constant for value in values))
 
@@ -175,18 +177,21 @@ def _add(layer, values):
 def _rescaling(layer, reach):
     scale = np.asarray(layer.scale, "float64")
     shape = tuple(size or 1 for size in reach.shape)
+    # A larger scale would repeat entries of the input.
     if np.broadcast_shapes(scale.shape, shape) != shape:
         refuse(layer, "Lipschitz constant for a scale larger than the input", ["Rescaling"])
     return LipschitzBound(np.max(np.abs(scale)) * reach.constant)
 
 
+# Layers that return their input in inference.
 _UNCHANGED = "ActivityRegularization Dropout GaussianNoise Identity SpatialDropout2D"
+# Layers that only select, reorder or pad entries.
 _SHORT = "Cropping2D Flatten GlobalMaxPooling2D Permute Reshape ZeroPadding2D"
 _RULES = {
     **{getattr(_layers, name): lambda layer, reach: reach for name in _UNCHANGED.split()},
     **{getattr(_layers, name): _times(lambda layer: 1.0) for name in _SHORT.split()},
     GroupSort: _times(lambda layer: 1.0),
-    # It passes valid inputs on, and clips others or answers none.
+    # A guard returns valid inputs, and clips or rejects others.
     InputGuard: _times(lambda layer: 1.0),
     OrthogonalConv2D: _orthogonal,
     SpectralDense: _dense,

@@ -1,4 +1,4 @@
-"""What must be so of a model before a proof about its layers is one about its predictions."""
+"""Checks that a proof about the layers of a model holds for its predictions."""
 
 import keras
 
@@ -9,33 +9,34 @@ _EXACT = ("float32", "float64")
 
 
 def check_precision(model):
-    """Raises a `ValueError` for a Keras model that rounds more than float32 does, by layer.
+    """Raises a `ValueError` for a Keras model with a layer that is less precise than float32.
 
-    A certificate is about the exact function that the weights define. Rounding to half precision,
-    or to whole numbers, moves logits by far more than the certificate allows for.
+    A certificate holds for the exact function that the weights define. Rounding to half precision,
+    or to integers, changes logits far more than float32 does.
     """
     for layer in backend.layers_of(model):
         if getattr(layer, "quantization_mode", None) is not None:
             raise ValueError(
-                "A certificate is about exact arithmetic, and the rounding of a quantised layer is "
-                "not within it: certify the model before `quantize`, or use "
-                'kr.certify(..., "smoothing"), which looks at what the model answers alone. '
-                f"Received: layer {layer.name!r} of class {type(layer).__name__}, quantised to "
+                "A certificate holds for exact arithmetic, not for the rounding of a quantized "
+                "layer: certify the model before `quantize`, or use "
+                'kr.certify(..., "smoothing"), which uses only the outputs of the model. '
+                f"Received: layer {layer.name!r} of class {type(layer).__name__}, quantized to "
                 f"{layer.quantization_mode}"
             )
+        # The `compute_dtype` of an InputLayer says nothing about its input.
         is_input = isinstance(layer, keras.layers.InputLayer)
         dtype = layer.dtype if is_input else layer.compute_dtype
         if dtype not in _EXACT:
             raise ValueError(
-                "A certificate is about exact arithmetic, and the rounding of this layer is not "
-                "within it: make the model with float32 layers (weights can be copied by "
-                f"get_weights and set_weights). Received: layer {layer.name!r} of class "
+                "A certificate holds for exact arithmetic, not for the rounding of this layer: "
+                "build the model with float32 layers (copy the weights with get_weights and "
+                f"set_weights). Received: layer {layer.name!r} of class "
                 f"{type(layer).__name__} in {dtype}"
             )
 
 
 def check_shape(model, x):
-    """Raises a `ValueError` for inputs that the model would reshape before it takes them."""
+    """Raises a `ValueError` for inputs that the model would have to reshape."""
     expected = [tuple(tensor.shape[1:]) for tensor in getattr(model, "inputs", None) or ()]
     for shape in expected:
         fits = len(shape) == len(x.shape) - 1 and all(
@@ -43,24 +44,24 @@ def check_shape(model, x):
         )
         if not fits:
             raise ValueError(
-                f"Expected examples of the shape of the input of the model, {shape}. "
+                f"Expected examples of shape {shape}, that of the model input. "
                 f"Received: examples of shape {tuple(x.shape[1:])}"
             )
 
 
 def check_logits(model, value):
-    """Raises a `ValueError` where what was bounded is not what the loss makes logits of.
+    """Raises a `ValueError` if a proof bounds probabilities, whose logits are not known.
 
     Args:
         model: the compiled model.
-        value: what came out of `propagate`, with an attribute `logits` that is what is in front of
-            a final softmax or sigmoid, or `None`.
+        value: the result of `propagate`. Its attribute `logits` is the value before a final softmax
+            or sigmoid, or `None`.
     """
     classifier = models.Classifier(model)
     if value.logits is None and classifier.from_logits is False:
         raise ValueError(
-            "The loss takes probabilities, and the model does not end in a softmax or sigmoid, in "
-            "front of which logits could be bounded: end the model with a softmax (one output: a "
-            "sigmoid) and nothing behind it, or use from_logits=True. Received: a model "
+            "The loss takes probabilities, and the certificate needs the logits before a final "
+            "softmax or sigmoid: end the model with a softmax (with one output, a sigmoid) and no "
+            "layer behind it, or use from_logits=True. Received: a model "
             f"{model.name!r} with the loss {classifier.loss_name!r}, from_logits=False"
         )

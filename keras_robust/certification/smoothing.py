@@ -1,4 +1,4 @@
-"""Randomised smoothing: radii from counting what a model says about noisy copies of an input."""
+"""Randomized smoothing: radii from the votes of a model over noisy copies of an input."""
 
 import math
 import numbers
@@ -15,7 +15,7 @@ from keras_robust import models
 from keras_robust.certification.certificate import ABSTAINED
 from keras_robust.certification.certificate import Certificate
 from keras_robust.certification.certificate import CertificationResult
-from keras_robust.certification.certificate import shown
+from keras_robust.certification.certificate import with_progress
 from keras_robust.layers import RandomizedSmoothing
 from keras_robust.threat_models.parsing import parse_fraction
 
@@ -23,19 +23,20 @@ from keras_robust.threat_models.parsing import parse_fraction
 _BLOCK = 100
 _MAX_BLOCKS = 50
 _SELECTION, _ESTIMATION = 0, 1
-# Of the range of the inputs; less is taken for a mistake of units.
+# As a share of the range of the inputs. Smaller noise is probably in other units.
 _LEAST_NOISE = 0.01
 
 
 def smoothed_radius(count, num_samples, noise_stddev, alpha):
-    """Returns the radius that follows from how many noisy copies got one class.
+    """Returns the certified radius for the number of noisy copies that voted for a class.
 
-    `R = sigma * Phi^-1(p)`, with `p` the one-sided Clopper-Pearson bound at level `1 - alpha`, the
-    `alpha` quantile of `Beta(k, n - k + 1)`; 0 for `p` of at most 1/2, which is no certificate.
+    `R = sigma * Phi^-1(p)`, where `p` is the one-sided Clopper-Pearson bound at level `1 - alpha`,
+    the `alpha` quantile of `Beta(k, n - k + 1)`. The radius is 0, no certificate, if `p <= 1/2`.
 
     Args:
-        count: int or array of int, `k`, copies of that class.
-        num_samples: int, `n`, independent copies that played no role in the choice of the class.
+        count: int or array of int, `k`, the number of copies that voted for the class.
+        num_samples: int, `n`, the number of independent copies; the class must have been chosen on
+            other copies.
         noise_stddev: float, `sigma`.
         alpha: float between 0 and 1, the probability that the radius is too large.
 
@@ -53,40 +54,42 @@ def smoothed_radius(count, num_samples, noise_stddev, alpha):
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class Smoothing(Certificate):
-    """Certifies the smoothed classifier around a model in L2, with a small chance of being wrong.
+    """Certifies the smoothed classifier of a model in L2, with a small probability of error.
 
-    The smoothed classifier gives the class that the model gives most often for
-    `x + N(0, sigma^2 I)`. A first set of noisy copies chooses the class; a second one, independent
-    of it, bounds its probability from below by `p`. Where `p > 1/2` the smoothed classifier gives
-    that class for every input nearer to `x` than `sigma * Phi^-1(p)`; else it abstains. For any one
-    input this is wrong with a probability of at most `alpha` over the noise drawn here.
+    The smoothed classifier predicts the class that the model predicts most often for
+    `x + N(0, sigma^2 I)`. A first set of noisy copies selects the class. A second, independent set
+    gives a lower bound `p` of its probability. If `p > 1/2`, the smoothed classifier predicts that
+    class for every input within `sigma * Phi^-1(p)` of `x`; otherwise the certificate abstains. For
+    each input, the probability of an error is at most `alpha` over the noise drawn here.
 
-    **It says nothing about the model without noise**, and what one deploys must draw its own noise
-    (`layers.RandomizedSmoothing`), with as many copies as its own error allows. The noise is not
-    clipped to the range of valid inputs; a model that clips its input does so as a part of itself.
-    The model should be trained with noise of the same size (`objectives.GaussianNoise`), or it
-    abstains nearly everywhere. The largest radius possible grows slowly with the copies: 2.46 sigma
-    for 1,000, 3.20 for 10,000 and 3.81 for 100,000. The batch size is rounded to hundreds, 5,000 at
-    most, and changes nothing.
+    **The certificate says nothing about the model without noise.** Deploy the smoothed classifier
+    (`layers.RandomizedSmoothing`), which draws its own noise; its number of copies decides its own
+    error. The noise is not clipped to the range of valid inputs; if the model clips its input, that
+    is part of the model. Train the model with noise of the same size (`objectives.GaussianNoise`),
+    or the certificate abstains on nearly all inputs. The largest possible radius grows slowly with
+    the number of copies: 2.46 sigma for 1,000, 3.20 for 10,000 and 3.81 for 100,000. The batch size
+    is rounded to hundreds, at most 5,000, and does not change the result.
 
     Published, CIFAR-10, ResNet-110, certified accuracy at radius 0.5: 43% for sigma 0.25 and 41%
     for sigma 0.5.
 
-    Deviations from the authors' code: outputs that are not numbers count for no class. Cost for
-    each input: `selection_samples + num_samples` forward passes.
+    Deviations from the authors' code: non-finite outputs vote for no class. Cost for each input:
+    `selection_samples + num_samples` forward passes.
 
     Args:
         noise_stddev: float above 0, `sigma`, in the units of the input, or a string such as
-            `"64/255"`; `None` for that of the
-            `RandomizedSmoothing` that is certified. Defaults to `None`.
-        num_samples: int, `n`, copies that bound the probability. Defaults to `100_000`.
-        selection_samples: int, `n0`, copies that choose the class. Defaults to `100`.
-        alpha: float between 0 and 1. Defaults to `0.001`.
+            `"64/255"`; `None` for the `noise_stddev` of the `RandomizedSmoothing` to certify.
+            Defaults to `None`.
+        num_samples: int, `n`, the number of copies that bound the probability. Defaults to
+            `100_000`.
+        selection_samples: int, `n0`, the number of copies that select the class. Defaults to `100`.
+        alpha: float between 0 and 1, the probability of an error for each input. Defaults to
+            `0.001`.
 
     Raises:
-        ValueError: for arguments out of range; in `certify` without a `noise_stddev`, or with one
-            that is not that of the `RandomizedSmoothing`; for a model with an `InputGuard` that
-            rejects what is out of bounds, as noise is.
+        ValueError: for arguments out of range; in `certify`, if `noise_stddev` is missing or is not
+            that of the `RandomizedSmoothing`, and for a model with an `InputGuard` that rejects
+            inputs out of bounds, because noisy copies leave the bounds.
 
     Example:
 
@@ -137,7 +140,8 @@ class Smoothing(Certificate):
         predictions = np.full(len(x), ABSTAINED, "int64")
         counts = np.zeros(len(x), "int64")
         seed = ops.convert_to_tensor([operator.index(seed), 0], "int32")
-        for row in shown(len(x), 1, verbose):
+        for row in with_progress(len(x), 1, verbose):
+            # Each input has its own random numbers, and the two sets of copies are independent.
             own = backend.fold_in(seed, row)
             image = ops.convert_to_tensor(x[row : row + 1], "float32")
             predictions[row] = np.argmax(select(image, backend.fold_in(own, _SELECTION)))
@@ -146,28 +150,29 @@ class Smoothing(Certificate):
         return CertificationResult(np.where(radii > 0.0, predictions, ABSTAINED), radii)
 
     def _parts(self, model):
-        """Returns the model to which noise is added, and the size of the noise."""
+        """Returns the model that gets the noise, and the standard deviation of the noise."""
         stddev = self.noise_stddev
         if isinstance(model, RandomizedSmoothing):
             if stddev not in (None, model.noise_stddev):
                 raise ValueError(
-                    "A RandomizedSmoothing is certified for its own noise: leave `noise_stddev` "
-                    f"out, or certify the model within. Received: noise_stddev={stddev} for a "
+                    "A RandomizedSmoothing is certified with its own noise: leave `noise_stddev` "
+                    f"out, or certify the inner model. Received: noise_stddev={stddev} for a "
                     f"layer with noise_stddev={model.noise_stddev}"
                 )
             return model.model, model.noise_stddev
         if stddev is None:
             raise ValueError(
-                "Argument `noise_stddev` is needed, in the units of the input: the size of noise "
-                "with which the model was trained. Only a RandomizedSmoothing knows its own. "
+                "Argument `noise_stddev` is required for a model that is no RandomizedSmoothing: "
+                "give the standard deviation of the training noise, in the units of the input. "
                 f"Received: noise_stddev=None for {model!r}"
             )
         return model, stddev
 
 
 def _counter(classifier, stddev, limit, batch_size):
-    """Returns a function that counts, by class, the first `limit` noisy copies of a stream."""
+    """Returns a function that counts the votes of the first `limit` noisy copies by class."""
     needed = math.ceil(limit / _BLOCK)
+    # Batches consist of whole blocks, and are no larger than needed.
     num_blocks = min(max(1, batch_size // _BLOCK), _MAX_BLOCKS, needed)
 
     def vote(x, seed, first):
@@ -176,6 +181,7 @@ def _counter(classifier, stddev, limit, batch_size):
         noise = ops.concatenate([backend.normal(shape, own) for own in seeds], axis=0)
         logits = classifier.logits(x + stddev * noise)
         number = first * _BLOCK + ops.arange(num_blocks * _BLOCK, dtype="int32")
+        # The last block may have more copies than are needed.
         counted = ops.logical_and(number < limit, ops.all(ops.isfinite(logits), axis=-1))
         votes = ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype="int32")
         return ops.sum(votes * ops.cast(ops.expand_dims(counted, -1), "int32"), axis=0)
@@ -184,7 +190,7 @@ def _counter(classifier, stddev, limit, batch_size):
     starts = [ops.convert_to_tensor(first, "int32") for first in range(0, needed, num_blocks)]
 
     def count(x, seed):
-        # Summed where the model runs: an accelerator need not wait for Python between batches.
+        # Sum on the device, so that it does not wait for Python between batches.
         return np.asarray(sum(compiled(x, seed, first) for first in starts), "int64")
 
     return count
@@ -194,8 +200,8 @@ def _warn_of_units(x, stddev):
     extent = float(np.ptp(x)) if np.size(x) else 0.0
     if stddev < _LEAST_NOISE * extent:
         warnings.warn(
-            "The noise is small against the range of the inputs: is it in their units? For pixels "
-            "from 0 to 255 a noise of 0.25 is 63.75. "
+            "The noise is small compared with the range of the inputs. Give it in the units of the "
+            "inputs: for pixels from 0 to 255, a noise of 0.25 is 63.75. "
             f"Received: noise_stddev={stddev} and inputs over a range of {extent:.4g}",
             stacklevel=5,
         )
@@ -205,8 +211,9 @@ def _check_guards(model):
     guards = models.rejecting_layers(model)
     if guards:
         raise ValueError(
-            "Noise leaves the bounds of a guard, which rejects the copy: put the guard in front of "
-            "the smoothing, and certify the model behind it, or let it clip (outside='clip'). "
+            "An InputGuard rejects noisy copies, because noise leaves its bounds: put the guard in "
+            "front of the smoothing and certify the model behind it, or let it clip "
+            "(outside='clip'). "
             f"Received: layer {guards[0].name!r} of class {type(guards[0]).__name__}"
         )
 

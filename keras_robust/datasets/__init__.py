@@ -1,4 +1,4 @@
-"""Image classification data as NumPy arrays: the embedded digits, and any TensorFlow data set."""
+"""Image classification data sets as NumPy arrays: the digits, and TensorFlow Datasets."""
 
 from keras_robust.datasets.dataset import Dataset
 from keras_robust.datasets.load import load

@@ -1,4 +1,4 @@
-"""The handwritten digits embedded in scikit-learn (Alpaydin and Kaynak, UCI repository, 1998)."""
+"""Handwritten digits of scikit-learn (Alpaydin and Kaynak, UCI repository, 1998)."""
 
 import numpy as np
 from sklearn import datasets
@@ -6,7 +6,8 @@ from sklearn import model_selection
 
 from keras_robust.datasets.dataset import Dataset
 
-_MAX_VALUE = 16.0  # The images count the ink in blocks of 4 x 4 binary pixels.
+# A value counts the black pixels in a block of 4 x 4 binary pixels.
+_MAX_VALUE = 16.0
 _NUM_VALIDATION = 200
 _NUM_TEST = 300
 
@@ -14,9 +15,9 @@ _NUM_TEST = 300
 def load():
     """Loads the 1797 digits, split into 1297 for training, 200 for validation and 300 for testing.
 
-    The split is shuffled with a fixed seed and stratified: a class has the same share in each part,
-    to within one example. The source does not say who wrote which digit, so the same hand may
-    occur in more than one part.
+    The split is shuffled with a fixed seed and stratified: each class has the same share in each
+    part, up to one example. The source does not state the writers of the digits, so digits of the
+    same writer may be in more than one part.
 
     Returns:
         A `Dataset` of 8 x 8 images with one channel, each value the original integer (0 to 16)
@@ -46,7 +47,7 @@ def load():
 
 
 def _split(indices, y, num_held_out):
-    """Splits shuffled `indices` into the rest and `num_held_out`, stratified by the labels `y`."""
+    """Returns the rest of `indices` and `num_held_out` of them, shuffled and stratified by `y`."""
     return model_selection.train_test_split(
         indices, test_size=num_held_out, random_state=0, stratify=y[indices]
     )

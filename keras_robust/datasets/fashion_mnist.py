@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao et al., 2017, arXiv:1708.07747) without a download, from Debian's files."""
+"""Fashion-MNIST (Xiao et al., 2017, arXiv:1708.07747) from the files of a Debian package."""
 
 import hashlib
 import pathlib
@@ -7,7 +7,7 @@ import tempfile
 
 SOURCE = "/usr/share/datasets/fashion-mnist"
 
-# Each published file: the time in its gzip header, and the SHA-256 in TensorFlow Datasets.
+# Published file -> (time in its gzip header, SHA-256 that TensorFlow Datasets expects).
 _FILES = {
     "train-images-idx3-ubyte.gz": (
         1504176606,
@@ -37,18 +37,18 @@ _FIXED_HEADER_SIZE = 10
 def rebuild(source, destination):
     """Rebuilds the four published files, bit for bit, from copies with another gzip header.
 
-    Debian strips the name and the time out of gzip headers so that its packages build reproducibly,
-    and TensorFlow Datasets then refuses the files by their checksums. The compressed stream is the
-    published one, so writing the published header before it restores the published file. Files
-    that already are the published ones pass unchanged.
+    Debian removes the name and the time from gzip headers so that its packages build reproducibly.
+    TensorFlow Datasets then refuses the files, because their checksums differ. The compressed
+    stream is unchanged, so the published header in front of it restores the published file. Files
+    that already have the published header stay the same.
 
     Args:
         source: string or path, the folder that holds the four `.gz` files.
-        destination: string or path, an existing folder to write the published files to.
+        destination: string or path, an existing folder for the published files.
 
     Raises:
-        FileNotFoundError: for a `source` that lacks one of the files.
-        ValueError: for a file that is not what was published (its SHA-256 differs).
+        FileNotFoundError: if `source` lacks one of the files.
+        ValueError: if the SHA-256 of a file differs from the published one.
 
     Example:
 
@@ -76,27 +76,27 @@ def rebuild(source, destination):
 
 
 def prepare(source=SOURCE, data_dir=None):
-    """Prepares `tfds.load("fashion_mnist")` from local files, with every checksum enforced.
+    """Prepares `tfds.load("fashion_mnist")` from local files and checks every checksum.
 
-    Use it once where Fashion-MNIST cannot be downloaded. It takes about 10 seconds on two CPU
-    cores and 40 MB of disk, and 80 MB more for the time of the call. A data set that is already
-    prepared is left alone.
+    Call it once on a machine that cannot download Fashion-MNIST. It takes about 10 seconds on two
+    CPU cores and 40 MB of disk, and 80 MB more during the call. It does not change a data set that
+    is already prepared.
 
     Args:
-        source: string, the folder of the four `.gz` files. Defaults to where Debian's package
-            `dataset-fashion-mnist` puts them.
-        data_dir: string, the folder of prepared TensorFlow data sets. Defaults to `None`: the
-            default of TensorFlow Datasets.
+        source: string, the folder of the four `.gz` files. Defaults to the folder of the Debian
+            package `dataset-fashion-mnist`.
+        data_dir: string, the folder of prepared TensorFlow data sets. Defaults to `None`, the
+            default folder of TensorFlow Datasets.
 
     Returns:
         The `tfds.core.DatasetBuilder` of the prepared data set.
 
     Raises:
-        FileNotFoundError: for a `source` that lacks one of the files.
-        OSError: for a `data_dir` that cannot be written.
-        ValueError: for a file that is not what was published.
+        FileNotFoundError: if `source` lacks one of the files.
+        OSError: if `data_dir` cannot be written.
+        ValueError: if the SHA-256 of a file differs from the published one.
     """
-    # Not on top: it takes seconds to import, and nothing else here needs it.
+    # Imported here, because it takes seconds to import and nothing else here needs it.
     import tensorflow_datasets as tfds
 
     builder = tfds.builder("fashion_mnist", data_dir=data_dir)
@@ -108,7 +108,7 @@ def prepare(source=SOURCE, data_dir=None):
             manual_dir=published, try_download_gcs=False, force_checksums_validation=True
         )
         try:
-            # What is unpacked on the way goes with the temporary folder.
+            # Unpacked files are deleted together with the temporary folder.
             builder.download_and_prepare(download_dir=published, download_config=config)
         except OSError as error:
             raise OSError(
@@ -119,7 +119,7 @@ def prepare(source=SOURCE, data_dir=None):
 
 
 def _with_published_header(data, name, time):
-    """Replaces the gzip header of the bytes `data` by the published one."""
+    """Returns the gzip file `data` with the published header."""
     body = data[_FIXED_HEADER_SIZE:]
     if data[3:4] == _HAS_NAME:
         body = body.partition(b"\0")[2]

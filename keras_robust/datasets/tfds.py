@@ -1,4 +1,4 @@
-"""Any image classification data set of TensorFlow Datasets, as NumPy arrays."""
+"""Image classification data sets of TensorFlow Datasets as NumPy arrays."""
 
 import socket
 import urllib.parse
@@ -14,23 +14,23 @@ _MAX_NUM_VALIDATION = 5000
 
 
 def load(name, *, data_dir=None):
-    """Loads a TensorFlow data set, prepared in `data_dir` if it is not yet.
+    """Loads a TensorFlow data set, and first prepares it in `data_dir` if necessary.
 
-    The split `test` is the test set. The validation set is the last tenth of the split `train`, at
-    most 5000 examples, and the training set is the rest: TensorFlow Datasets shuffled the examples
-    when it wrote them, and reads them in the order written.
+    The split `test` is the test set. The validation set is the last tenth of the split `train`, but
+    at most 5000 examples, and the training set is the rest. TensorFlow Datasets shuffles the
+    examples when it writes them, and reads them in the order in which they were written.
 
     Args:
         name: string, `"name"`, `"name/config"` or `"name:version"`.
-        data_dir: string, the folder of prepared data sets. Defaults to `None`: the default of
-            TensorFlow Datasets.
+        data_dir: string, the folder of prepared data sets. Defaults to `None`, the default folder
+            of TensorFlow Datasets.
 
     Returns:
         A `Dataset`, whose values are the original ones (0 to 255) divided by 255.
 
     Raises:
-        ValueError: for an unknown name, and for a data set that is not one of uint8 images of one
-            shape, each with one label, with the splits `train` and `test`.
+        ValueError: for an unknown name, and unless the data set has the splits `train` and `test`
+            and consists of uint8 images of one shape, each with one label.
         OSError: for a data set that is not prepared and cannot be prepared now.
     """
     builder = _builder(name, data_dir)
@@ -51,8 +51,8 @@ def load(name, *, data_dir=None):
 def _builder(name, data_dir):
     try:
         return tfds.builder(name, data_dir=data_dir)
-    # All three mean a name that cannot be used: unknown or malformed; no such version; a
-    # namespace that needs another package.
+    # These errors mean an unknown or malformed name, an unknown version, and a namespace that needs
+    # another package.
     except (ValueError, AssertionError, ImportError) as error:
         raise ValueError(
             "Expected 'digits' or a data set of TensorFlow Datasets, 'name[/config][:version]'. "
@@ -66,7 +66,7 @@ def _prepare(builder, name, data_dir):
     try:
         _check_network(builder)
         builder.download_and_prepare()
-    # It fails in about a dozen types, of several libraries and the data set's own code.
+    # A failed download raises one of a dozen types from several libraries and data set scripts.
     except Exception as error:
         raise OSError(
             f"Data set {name!r} is not prepared and cannot be prepared now ({_first_line(error)}). "
@@ -75,12 +75,13 @@ def _prepare(builder, name, data_dir):
 
 
 def _check_network(builder):
-    """Raises if no host to download from has an address.
+    """Raises ConnectionError if no download host has an address.
 
-    Without this, a machine without network sees minutes of retries before the error.
+    Without this check, a machine without a network retries for minutes before the error.
     """
     hosts = sorted({urllib.parse.urlsplit(url).hostname for url in builder.url_infos or ()})
-    behind_proxy = bool(urllib.request.getproxies())  # It looks the addresses up for us.
+    # A proxy resolves addresses itself, so this machine may not know them.
+    behind_proxy = bool(urllib.request.getproxies())
     if hosts and not behind_proxy and not any(_has_address(host) for host in hosts):
         raise ConnectionError(f"no network: found no address of {hosts[0]}")
 
@@ -101,13 +102,13 @@ def _how_to_prepare(name, data_dir):
 
 
 def _image_shape_and_label_names(builder, name):
-    """Returns the tuple `(height, width, channels)` and the names of the classes."""
+    """Returns the shape `(height, width, channels)` of an image and the names of the classes."""
     keys = builder.info.supervised_keys or ()
     features = [builder.info.features[key] for key in keys if isinstance(key, str)]
     types = [type(feature).__name__ for feature in features]
     if types != ["Image", "ClassLabel"]:
         raise ValueError(
-            "Expected an image classification data set, with the supervised keys of an Image and a "
+            "Expected an image classification data set whose supervised keys are an Image and a "
             f"ClassLabel. Received: name={name!r} with {types or 'no supervised keys'}"
         )
     image, label = features
@@ -134,7 +135,7 @@ def _read(builder, name):
 
 def _to_arrays(builder, split):
     x, y = tfds.as_numpy(builder.as_dataset(split=split, batch_size=-1, as_supervised=True))
-    # In float32 throughout: a float64 quotient would take twice the memory of the result.
+    # Divide by a float32: a float64 quotient would take twice the memory.
     return x / np.float32(_MAX_VALUE), y.astype("int64")
 
 

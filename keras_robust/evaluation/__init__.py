@@ -1,4 +1,4 @@
-"""Robust accuracy, and whether to believe it."""
+"""Robust accuracy, and checks of whether to believe it."""
 
 from keras_robust.calls import explain_calls
 from keras_robust.evaluation.black_box import BlackBox

@@ -1,4 +1,4 @@
-"""Attacks on the same examples, whose results several checks share."""
+"""Attack results that several checks share."""
 
 import numpy as np
 
@@ -8,19 +8,19 @@ NUM_STEPS = 40
 
 
 class AttackCache:
-    """Attacks on the same examples, each run once.
+    """Runs attacks on the same examples, each attack once.
 
     Args:
-        model: as `evaluate` takes it.
+        model: a model or a callable, as in `evaluate`.
         x: array or structure of arrays, the clean inputs.
         y: int array `(n,)`, the true classes.
         threat_model: a `ThreatModel`.
-        logits: array `(n, num_classes)`, at the clean inputs.
+        logits: array `(n, num_classes)`, the logits of the clean inputs.
         batch_size: int.
-        seed: int.
-        num_steps: int, of every iterative attack.
+        seed: int, the seed of every attack.
+        num_steps: int, the number of steps of every iterative attack.
 
-    Attribute: `correct`, bool `(n,)`.
+    Attribute: `correct`, bool `(n,)`, whether the clean prediction is right.
     """
 
     def __init__(  # noqa: PLR0913
@@ -33,8 +33,9 @@ class AttackCache:
         self._done = {}
 
     def found(self, attack, ball=None):
-        """Returns `AttackResult` of an attack."""
+        """Returns the `AttackResult` of an attack."""
         ball = ball or self.threat_model
+        # Equal attacks may be different objects, but their repr shows all arguments.
         key = repr((attack, ball))
         if key not in self._done:
             arguments = {"batch_size": self.batch_size, "seed": self.seed}
@@ -42,20 +43,21 @@ class AttackCache:
         return self._done[key]
 
     def accuracy(self, attack, ball=None):
-        """Returns the share of the examples that an attack leaves correctly classified."""
+        """Returns the share of examples that stay correctly classified under an attack."""
         return float((self.correct & ~self.found(attack, ball).success).mean())
 
     def pgd(self, loss, times=1):
-        """Returns PGD on a loss, with some times as many steps as usual."""
+        """Returns PGD on a loss, with `times` as many steps as usual."""
         return attacks.PGD(num_steps=times * self.num_steps, loss=loss)
 
     def white_box(self):
-        """Returns which examples attacks with gradients leave correctly classified."""
-        others = self.logits.shape[-1] - 1
+        """Returns which examples stay correctly classified under attacks with gradients."""
+        num_wrong = self.logits.shape[-1] - 1
         targeted = attacks.TargetedAPGD(
-            num_targets=min(others, 3),
+            num_targets=min(num_wrong, 3),
             num_steps=self.num_steps,
-            loss="dlr" if others > 2 else "margin",
+            # The targeted DLR loss needs at least four classes.
+            loss="dlr" if num_wrong > 2 else "margin",
         )
         suite = (self.pgd("cross_entropy"), self.pgd("margin"), targeted)
         return self.correct & ~np.any([self.found(attack).success for attack in suite], axis=0)

@@ -1,4 +1,4 @@
-"""The state of an evaluation on disk, for one that was killed."""
+"""Checkpoints, from which a killed evaluation resumes."""
 
 import json
 import pathlib
@@ -10,33 +10,34 @@ from keras_robust.atomic import write_arrays
 from keras_robust.sealed import read_sealed
 from keras_robust.sealed import sealed
 
-SECONDS = 30.0  # Between two savings inside an attack.
+SECONDS = 30.0  # The time between two saves during an attack.
 _META = "meta"
 
 
 class Checkpoint:
-    """One file that always holds a whole state, or does not exist.
+    """A file that always holds a complete state, or does not exist.
 
     Args:
-        path: str or `None`, which saves nothing.
-        identity: dict that JSON can hold: what must be the same for a state to be of use.
-        arrays: dict of arrays, of which the same holds, up to rounding.
+        path: str, or `None` to save nothing.
+        identity: dict that JSON can hold. A saved state is used only if its identity is equal.
+        arrays: dict of arrays that must be equal as well, up to rounding.
 
-    Attribute: `seconds_before`, the time that went into the state that was loaded.
+    Attribute: `seconds_before`, the seconds that the evaluation had run when it saved its state.
     """
 
     def __init__(self, path, identity, arrays):
         self.path = None if path is None else pathlib.Path(path)
+        # A round trip through JSON makes it comparable with what a file holds.
         self._identity = json.loads(json.dumps(identity))
         self._fixed = {f"fixed_{name}": array for name, array in arrays.items()}
         self._saved = self._start = time.monotonic()
         self.seconds_before = 0.0
 
     def load(self):
-        """Returns what was saved, a dict for JSON and a dict of arrays, or `None`.
+        """Returns the saved state and a dict of arrays, or `None` if there is no file.
 
         Raises:
-            ValueError: if the file is of another evaluation, was changed, or is none of ours.
+            ValueError: if the file belongs to another evaluation, was changed, or is no checkpoint.
         """
         if self.path is None or not self.path.exists():
             return None
@@ -45,23 +46,25 @@ class Checkpoint:
             meta = json.loads(str(arrays.pop(_META)))
             identity, state = dict(meta["identity"]), meta["state"]
             seconds = float(meta["seconds"])
+        # A damaged file may raise any error.
         except Exception as error:
             raise self.refusal(error) from error
         differing = [name for name, value in self._identity.items() if identity.get(name) != value]
+        # Logits differ by rounding between devices, but not by more.
         for name, array in self._fixed.items():
             saved = arrays.pop(name, np.zeros(0))
             if saved.shape != array.shape or not np.allclose(saved, array, rtol=1e-3, atol=1e-3):
                 differing.append(name.removeprefix("fixed_"))
         if differing:
             raise ValueError(
-                f"The checkpoint {self.path} is of another evaluation: delete the file, or give "
-                f"another path. Received: other {', '.join(differing)}"
+                f"The checkpoint {self.path} belongs to another evaluation: delete the file, or "
+                f"give another path. Received: different {', '.join(differing)}"
             )
         self.seconds_before = seconds
         return state, arrays
 
     def refusal(self, error):
-        """Returns the `ValueError` to raise if the file has not what an evaluation needs."""
+        """Returns the `ValueError` to raise if the file lacks what an evaluation needs."""
         return ValueError(
             f"Expected a checkpoint of `evaluate` at {self.path}: delete the file, or give "
             f"another path. Received: {type(error).__name__}: {error}"
@@ -73,7 +76,7 @@ class Checkpoint:
         return self.path is not None and time.monotonic() - self._saved >= SECONDS
 
     def save(self, state, arrays):
-        """Replaces the file; a reader never sees half of it."""
+        """Replaces the file atomically, so that a reader never sees half of it."""
         if self.path is None:
             return
         seconds = self.seconds_before + time.monotonic() - self._start

@@ -1,4 +1,4 @@
-"""What is asked of a model: which examples, under which threat model, and its clean answers."""
+"""Checked arguments of an evaluation: model, examples, threat model and clean logits."""
 
 import typing
 
@@ -15,10 +15,10 @@ from keras_robust.threat_models import ThreatModel
 
 
 class EvaluationInputs(typing.NamedTuple):
-    """A model and checked examples.
+    """A model with checked examples.
 
-    Fields: `model`, callable that gives logits; `x`, array or structure of arrays; `labels`, class
-    indices `(num_examples,)`; `threat_model`; `logits`, of the clean examples.
+    Fields: `model`, callable that returns logits; `x`, array or structure of arrays; `labels`,
+    class indices `(num_examples,)`; `threat_model`; `logits`, the logits of the clean examples.
     """
 
     model: typing.Callable
@@ -29,7 +29,7 @@ class EvaluationInputs(typing.NamedTuple):
 
     @classmethod
     def of(cls, model, data, threat_model, *, num_examples, batch_size):
-        """Returns the question for the arguments of `evaluate`, or says which of them is wrong."""
+        """Returns the checked arguments of `evaluate`, or raises ValueError for a wrong one."""
         threat_model = check_threat_model(threat_model)
         x, y = check_examples(*to_arrays(data, num_examples), threat_model)
         check_counts(batch_size=batch_size)

@@ -1,4 +1,4 @@
-"""Which attacks an evaluation runs, and on which examples."""
+"""The plan of an evaluation: which attacks run, and on which examples."""
 
 import dataclasses
 import functools
@@ -22,9 +22,9 @@ class PlannedAttack:
 
     Args:
         attack: an `Attack`.
-        suite: str, the suite whose member it is, which sees only what the members before it left;
-            `None` for an attack on every example that the model gets right.
-        is_unbounded: bool, whether it looks for the nearest mistakes at any distance.
+        suite: str, the suite that the attack is a member of, or `None`. A member runs only on the
+            examples that are still robust; other attacks run on all correctly classified examples.
+        is_unbounded: bool, whether it is a minimum-norm attack, which runs without a radius.
     """
 
     attack: object
@@ -33,7 +33,7 @@ class PlannedAttack:
 
 
 def plan_attacks(attacks, threat_model, num_classes):
-    """Returns the list of `PlannedAttack` for what `evaluate` was given as `attacks`."""
+    """Returns the list of `PlannedAttack` for the argument `attacks` of `evaluate`."""
     items = attacks if isinstance(attacks, (list, tuple)) else [attacks]
     if not items:
         raise ValueError("Expected at least one attack. Received: attacks=[]")
@@ -44,27 +44,14 @@ def plan_attacks(attacks, threat_model, num_classes):
 
 
 def _turns_of(item, threat_model, num_classes):
-    item = item.lower() if isinstance(item, str) else item
-    if isinstance(item, str) and item == "black_box":
-        if not isinstance(threat_model, _NORMS):
-            raise ValueError(
-                'attacks="black_box" runs Square, which knows one input, in Linf, L2 or L1. Use '
-                "attacks=[kr.attacks.RandomNoise()], a weak attack, or attack each input alone. "
-                f"Received: a threat model of class {type(threat_model).__name__}"
-            )
-        members = [attacks_module.RandomNoise(), attacks_module.Square()]
-        return [PlannedAttack(member, "black box") for member in members]
-    if isinstance(item, str) and item in VERSIONS:
-        if item == "standard" and isinstance(threat_model, threat_models.L0):
-            strength = {"num_steps": 50, "num_restarts": 10}
-            members = [attacks_module.PGD(loss=loss, **strength) for loss in _LOSSES]
-            return [PlannedAttack(member, "PGD") for member in members]
+    """Returns the list of `PlannedAttack` for one attack, or for the name of one or of a suite."""
+    if isinstance(item, str):
+        item = item.lower()
+        if item == "black_box":
+            return _black_box_turns(threat_model)
         if item == "standard" and not isinstance(threat_model, _NORMS):
-            members = [attacks_module.APGD(), _targeted(num_classes)]
-            return [PlannedAttack(member, _SHORT_SUITE) for member in members]
-        item = _auto_attack(item)
-    if isinstance(item, str) and registry.find(item) is None:
-        raise registry.unknown(item, others=(*VERSIONS, "black_box"))
+            return _short_turns(threat_model, num_classes)
+        item = _attack_of_name(item)
     attack = attacks_module.get_for_evaluation(item)
     if isinstance(attack, attacks_module.AutoAttack):
         members = attack.members(threat_model, num_classes)
@@ -72,14 +59,45 @@ def _turns_of(item, threat_model, num_classes):
     return [PlannedAttack(attack)]
 
 
+def _black_box_turns(threat_model):
+    """Returns the turns of the suite "black_box"."""
+    if not isinstance(threat_model, _NORMS):
+        raise ValueError(
+            'attacks="black_box" runs Square, which supports one input, in Linf, L2 or L1. Use '
+            "attacks=[kr.attacks.RandomNoise()], a weak attack, or attack each input alone. "
+            f"Received: a threat model of class {type(threat_model).__name__}"
+        )
+    members = [attacks_module.RandomNoise(), attacks_module.Square()]
+    return [PlannedAttack(member, "black box") for member in members]
+
+
+def _short_turns(threat_model, num_classes):
+    """Returns the turns of "standard" for threat models that AutoAttack does not support."""
+    if isinstance(threat_model, threat_models.L0):
+        strength = {"num_steps": 50, "num_restarts": 10}
+        members = [attacks_module.PGD(loss=loss, **strength) for loss in _LOSSES]
+        return [PlannedAttack(member, "PGD") for member in members]
+    members = [attacks_module.APGD(), _targeted(num_classes)]
+    return [PlannedAttack(member, _SHORT_SUITE) for member in members]
+
+
+def _attack_of_name(name):
+    """Returns the AutoAttack for the name of a version, or the name if it is one of an attack."""
+    if name in VERSIONS:
+        return _auto_attack(name)
+    if registry.find(name) is None:
+        raise registry.unknown(name, others=(*VERSIONS, "black_box"))
+    return name
+
+
 def warnings_of_attacks(plan, threat_model):
-    """Returns a list of what makes the choice of the attacks doubtful, for the report."""
-    report_warnings = (step_size_complaint(planned.attack, threat_model) for planned in plan)
-    found = [doubt for doubt in report_warnings if doubt]
+    """Returns the warnings of the report about the choice of attacks."""
+    complaints = (step_size_complaint(planned.attack, threat_model) for planned in plan)
+    found = [complaint for complaint in complaints if complaint]
     if any(planned.suite == _SHORT_SUITE for planned in plan):
         found.append(
-            "AutoAttack knows one input, in Linf, L2 or L1. For this threat model "
-            '"standard" is APGD with two losses, without FAB and Square: a weaker suite.'
+            "AutoAttack supports one input, in Linf, L2 or L1. For this threat model "
+            '"standard" runs APGD with two losses, without FAB and Square, a weaker suite.'
         )
     if all(map(_is_weak, plan)):
         names = ", ".join(sorted({type(planned.attack).__name__ for planned in plan}))
@@ -91,20 +109,22 @@ def warnings_of_attacks(plan, threat_model):
 
 
 def _is_weak(planned):
-    """Whether an attack takes one step, or does not look at the answers of the model."""
+    """Returns whether an attack takes only one step, or ignores the outputs of the model."""
     is_search = planned.is_unbounded or hasattr(planned.attack, "num_queries")
+    # Attacks without steps, such as random noise, count as one step.
     return not is_search and getattr(planned.attack, "num_steps", 1) == 1
 
 
 def default_minimum_norm_attack(plan, threat_model, num_classes):
-    """Returns the search for the nearest mistakes, or `None` if no attack uses gradients."""
+    """Returns the minimum-norm attack for "auto", or `None` if no attack uses gradients."""
     if not any(planned.attack.uses_gradients for planned in plan):
         return None
-    return _search(isinstance(threat_model, threat_models.L0), min(num_classes - 1, 3))
+    return _minimum_norm_attack(isinstance(threat_model, threat_models.L0), min(num_classes - 1, 3))
 
 
 @functools.cache
-def _search(is_sparse, num_targets):
+def _minimum_norm_attack(is_sparse, num_targets):
+    """Returns the same object for every evaluation, so that its compiled code is reused."""
     if is_sparse:
         return attacks_module.FMN()
     return attacks_module.TargetedFAB(num_targets=num_targets)
@@ -112,16 +132,17 @@ def _search(is_sparse, num_targets):
 
 @functools.cache
 def _auto_attack(version):
-    """Returns the same object for every evaluation, with what it has compiled."""
+    """Returns the same object for every evaluation, so that its compiled code is reused."""
     return attacks_module.AutoAttack(version)
 
 
 def _targeted(num_classes):
+    # The targeted DLR loss needs at least four classes.
     loss = "dlr" if num_classes > 3 else "margin"
     return attacks_module.TargetedAPGD(num_targets=min(num_classes - 1, 9), loss=loss)
 
 
 def has_single_norm(threat_model):
-    """Whether there is one norm and one radius, so that distances can be compared."""
+    """Returns whether there is one norm and one radius, so that distances are comparable."""
     is_norm = isinstance(threat_model, (*_NORMS, threat_models.L0))
     return is_norm and np.size(threat_model.radius) == 1

@@ -1,4 +1,4 @@
-"""The attacks of an evaluation, one after the other."""
+"""The runner of the attacks of an evaluation."""
 
 import time
 
@@ -9,22 +9,21 @@ from keras_robust.attacks.auto_attack import member_seed
 from keras_robust.attacks.dataset_attack import DatasetAttack
 from keras_robust.evaluation.reports.attack_report import AttackReport
 
-# What a state raises that lacks something, or has something else there.
+# The errors of reading a state that lacks a value or has one of another type.
 _MISSING = (AttributeError, KeyError, TypeError, ValueError)
 
 
 class AttackRunner:
-    """Runs attacks against a model, and keeps count.
+    """Runs attacks on a model, and collects their reports.
 
     Args:
-        model: as `evaluate` takes it.
-        worst: a `WorstCase`.
+        model: a model or a callable, as in `evaluate`.
+        worst: a `WorstCase`, which every attack updates.
         threat_model: a `ThreatModel`.
         batch_size: int.
         seed: int.
 
-    Attributes: `reports`, an `AttackReport` for each attack that is through; `warnings`, a list of
-    str.
+    Attributes: `reports`, an `AttackReport` for each finished attack; `warnings`, a list of str.
     """
 
     def __init__(self, model, worst, threat_model, *, batch_size, seed):
@@ -33,9 +32,10 @@ class AttackRunner:
         self.reports, self.warnings = [], []
 
     def run(self, plan, checkpoint, verbose):
-        """Runs all turns, from where the checkpoint says on."""
+        """Runs all planned attacks, and resumes from the checkpoint if it has a state."""
         run_state, seconds = self._resume(checkpoint, len(plan))
         for index in range(len(self.reports), len(plan)):
+            # Count the seconds before an interruption as well.
             planned, start = plan[index], time.perf_counter() - seconds
             rows = np.flatnonzero(self.worst.robust if planned.suite else self.worst.correct)
             found = None
@@ -45,11 +45,11 @@ class AttackRunner:
                 run = self._start(planned, rows, index)
                 if run_state is not None:
                     self._restore(run, run_state, checkpoint)
-                for _ in run.shown(verbose, *self._others(rows)):
+                for _ in run.with_progress(verbose, *self._others(rows)):
                     if checkpoint.is_due:
                         self._save(checkpoint, run.state(), time.perf_counter() - start)
                 found = run.found()
-            self._take_in(planned, rows, found, start)
+            self._record(planned, rows, found, start)
             self._save(checkpoint, None, 0.0)
             run_state, seconds = None, 0.0
 
@@ -62,22 +62,24 @@ class AttackRunner:
         )
 
     def _others(self, rows):
-        """Examples that are not attacked now, and how many of them are robust."""
+        """Returns the number of the other examples, and how many of them are robust."""
         others = np.ones(len(self.worst.y), "bool")
         others[rows] = False
         return int(others.sum()), int(self.worst.robust[others].sum())
 
-    def _take_in(self, planned, rows, found, start):
+    def _record(self, planned, rows, found, start):
+        """Updates the worst case with the result of an attack, and adds its report."""
         worst = self.worst
         broken = np.zeros(len(rows), "bool")
-        blind, queries = 0.0, 0
+        zero_gradient, queries = 0.0, 0
         label = AttackReport.of(planned.attack).label
         if found is not None:
+            # Judge the points by the model, not by what the attack reports.
             logits = models.predict_logits(self.model, found.x_adv, self.batch_size)
             radius = self.threat_model.epsilon_for_rows(rows, worst.x)
             ball = self.threat_model.with_epsilon(radius)
             broken, feasible = worst.update(rows, found.x_adv, logits, ball)
-            blind = float(found.zero_gradient.sum() / worst.correct.sum())
+            zero_gradient = float(found.zero_gradient.sum() / worst.correct.sum())
             queries = int(found.queries.sum())
             if not feasible.all() and not planned.is_unbounded:
                 self.warnings.append(
@@ -86,6 +88,7 @@ class AttackRunner:
                 )
         robust = worst.correct.copy()
         robust[rows[broken]] = False
+        # The own accuracy of an attack is known only if it ran on every correct example.
         saw_all = len(rows) == worst.correct.sum()
         self.reports.append(
             AttackReport.of(
@@ -93,7 +96,7 @@ class AttackRunner:
                 is_unbounded=planned.is_unbounded,
                 accuracy=float(robust.mean()) if saw_all else None,
                 accuracy_so_far=float(worst.robust.mean()),
-                zero_gradient=blind,
+                zero_gradient=zero_gradient,
                 seconds=time.perf_counter() - start,
                 num_attacked=len(rows),
                 queries=queries,
@@ -114,7 +117,7 @@ class AttackRunner:
         checkpoint.save(state, arrays)
 
     def _resume(self, checkpoint, num_turns):
-        """Returns the state of the attack that was running, or `None`, and its seconds so far."""
+        """Returns the state of the interrupted attack, or `None`, and the seconds it ran."""
         saved = checkpoint.load()
         if saved is None:
             return None, 0.0
@@ -126,12 +129,12 @@ class AttackRunner:
                 for index, report in enumerate(state["reports"])
             ]
             if len(reports) > num_turns:
-                raise ValueError(f"{len(reports)} attacks of {num_turns}")
-            self.worst.restore(_under("worst_", arrays))
+                raise ValueError(f"Expected at most {num_turns} attacks. Received: {len(reports)}")
+            self.worst.restore(_with_prefix("worst_", arrays))
         except _MISSING as error:
             raise checkpoint.refusal(error) from error
         self.warnings, self.reports = warnings, reports
-        return _under("run_", arrays) or None, float(seconds)
+        return _with_prefix("run_", arrays) or None, float(seconds)
 
     def _restore(self, run, run_state, checkpoint):
         try:
@@ -140,7 +143,8 @@ class AttackRunner:
             raise checkpoint.refusal(error) from error
 
 
-def _under(prefix, arrays):
+def _with_prefix(prefix, arrays):
+    """Returns the arrays whose names have a prefix, which is removed from the names."""
     return {
         name.removeprefix(prefix): array
         for name, array in arrays.items()

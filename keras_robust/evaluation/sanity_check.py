@@ -1,4 +1,4 @@
-"""Questions to ask before a robust accuracy is believed."""
+"""Sanity checks of a robust accuracy."""
 
 from keras_robust import attacks
 from keras_robust import models
@@ -31,50 +31,50 @@ def sanity_check(
     seed=0,
     surrogate=None,
 ):
-    """Asks the questions that tell real robustness from attacks that fail.
+    """Runs checks that distinguish real robustness from attacks that fail.
 
     | check | fails when |
     |---|---|
-    | clean accuracy | it is at chance: the other checks then mean nothing |
+    | clean accuracy | it is at chance, so that the other checks mean nothing |
     | deterministic outputs | two forward passes differ |
     | logits | a callable returns probabilities |
-    | input bounds | the inputs fill a small part of the box |
-    | size of epsilon | the radius is less than half a grey level of the box |
+    | input bounds | the inputs fill only a small part of the box |
+    | size of epsilon | the radius is less than half a gray level of the box |
     | stable outputs | the logits jump under noise of a hundredth of the radius |
-    | gradients | input gradients are zero, NaN, or not there at all |
+    | gradients | input gradients are zero, NaN or missing |
     | epsilon 0 | an attack with radius 0 changes the accuracy |
-    | reported success | an attack says that it won, and the model disagrees, or the reverse |
+    | reported success | an attack and the model disagree on which examples are broken |
     | iterative beats one-step | FGSM breaks more than PGD |
     | one step is not enough | PGD breaks far more than FGSM (catastrophic overfitting) |
     | loss choice | PGD on the margin breaks much more than on the cross-entropy |
     | convergence | twice as many steps break more |
     | monotone in epsilon | a larger ball leaves more examples robust |
     | unbounded attack | PGD in the whole box leaves examples robust |
-    | random noise | random points break what attacks with gradients leave |
-    | black box | `Square` breaks what attacks with gradients leave |
-    | transfer | points that break a surrogate break what attacks with gradients leave |
+    | random noise | random points break examples on which gradient attacks failed |
+    | black box | `Square` breaks examples on which gradient attacks failed |
+    | transfer | attacks on a surrogate break examples on which gradient attacks failed |
 
-    Those with gradients are PGD-40 on cross-entropy and margin, and APGD-T with 40 steps on three
+    The gradient attacks are PGD-40 on cross-entropy and margin, and APGD-T with 40 steps on three
     targets.
 
     Args:
         model: as in `evaluate`.
         data: as in `evaluate`.
         threat_model: as in `evaluate`. Defaults to `"linf"`.
-        num_examples: int, the first so many examples; `None` for all. Defaults to `128`.
+        num_examples: int, checks only the first `num_examples` examples; `None` for all. Defaults
+            to `128`.
         batch_size: int. Defaults to `128`.
-        seed: int, of the random numbers. Defaults to `0`.
-        surrogate: a model for the same task, such as one trained without a defence, whose
-            adversarial examples are tried; `None` to skip the check. Defaults to `None`.
+        seed: int, the seed of the random numbers. Defaults to `0`.
+        surrogate: a model for the same task, such as one trained without a defense. Its
+            adversarial examples are tried on `model`; `None` skips this check. Defaults to `None`.
 
     Returns:
-        A `SanityReport`, a list of `Check` with a figure, a threshold, a verdict and what to do
-        next. A check of a share of the examples fails if so many would be less likely than 5% at
-        the share that is tolerated, so that its threshold is the larger the fewer examples.
+        A `SanityReport`, a list of `Check` with a value, a threshold, a verdict and advice. A check
+        of a share of the examples is a binomial test: it fails if, at the tolerated share, so many
+        examples would have a probability below 5%. Fewer examples give a larger threshold.
 
     Raises:
-        ValueError: for what `evaluate` raises it for. A model without gradients is no error here:
-            the check says so.
+        ValueError: as in `evaluate`, except that a model without gradients only fails a check.
 
     Example:
 
@@ -93,10 +93,10 @@ def sanity_check(
         - [Athalye et al., 2018](https://arxiv.org/abs/1802.00420), symptoms of masked gradients.
         - [Pintor et al., 2022](https://arxiv.org/abs/2106.09947), indicators of attack failure.
     """
-    question = EvaluationInputs.of(
+    inputs = EvaluationInputs.of(
         model, data, threat_model, num_examples=num_examples, batch_size=batch_size
     )
-    model, x, labels, threat_model, logits = question
+    model, x, labels, threat_model, logits = inputs
     arguments = {"batch_size": batch_size, "seed": seed}
     cache = AttackCache(model, x, labels, threat_model, logits, **arguments)
     transfer = None if surrogate is None else attacks.Transfer(surrogate, cache.pgd("margin"))

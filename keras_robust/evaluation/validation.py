@@ -1,4 +1,4 @@
-"""What an evaluation needs of labels, clean outputs and threat model."""
+"""Validation of the labels, clean outputs and threat model of an evaluation."""
 
 import numpy as np
 
@@ -8,28 +8,33 @@ from keras_robust.attacks.data import check_classes
 
 
 def check_threat_model(identifier):
-    """Returns the threat model for `identifier`, which must be about inputs of the model."""
+    """Returns the threat model for `identifier`, which must change inputs of the model."""
     threat_model = threat_models.get(identifier)
     if not threat_model.changes_inputs:
         raise ValueError(
             "Robust accuracy is about inputs that an attacker can send, and this threat model "
-            "changes what a layer puts out. Use `attack.run` and the share of `success`, or give "
-            f"the threat model of an input. Received: {threat_model!r}"
+            "changes the outputs of a layer. Use `attack.run` and the share of its `success`, or "
+            f"give a threat model of an input. Received: {threat_model!r}"
         )
     return threat_model
 
 
 def decimal_radius(threat_model):
-    """Returns the radius in float64 as it is written, 0.3 and not 0.30000001192092896."""
+    """Returns the radius in float64 as it was written: 0.3, not 0.30000001192092896."""
+    # The shortest decimal of a float32 is the number that the user wrote.
     radius = np.asarray(threat_model.radius)
     return np.reshape([float(str(number)) for number in radius.ravel()], radius.shape)
 
 
 def as_model(model):
-    """Returns a callable that gives logits, for a loaded SavedModel too, or says what is wrong."""
+    """Returns a callable that returns logits, for a loaded SavedModel as well.
+
+    Raises:
+        ValueError: for a class, and for an object that returns no logits.
+    """
     if isinstance(model, type):
         raise ValueError(
-            "Expected a model, and got a class. Make an object of it, and train it first. "
+            "Expected a model, and got a class. Create an instance of it, and train it first. "
             f"Received: model={model.__name__}"
         )
     signatures = getattr(model, "signatures", None)
@@ -40,35 +45,37 @@ def as_model(model):
     known = "" if signatures is None else f" with the signatures {sorted(signatures)}"
     raise ValueError(
         "Expected a keras.Model, a function of tensors that returns logits, a SavedModel with a "
-        "signature `logits` (or pass that of its signatures that returns logits), or, for a "
+        "signature `logits` (otherwise pass the signature that returns logits), or, for a "
         "function of NumPy arrays, kr.evaluation.BlackBox. "
         f"Received: an object of type {type(model).__name__}{known}"
     )
 
 
 def predict_clean(model, x, batch_size):
-    """Returns the logits at clean examples, which must be numbers."""
+    """Returns the logits of clean examples, and raises ValueError unless all are finite."""
     models.refuse_preprocessor(model)
     logits = models.predict_clean_logits(model, x, batch_size)
     broken = int((~np.isfinite(logits)).any(axis=-1).sum())
     if broken:
         raise ValueError(
-            "The model returns NaN or infinite values on clean examples, so that there is nothing "
-            f"to evaluate. Received: {broken} such examples"
+            "The model returns NaN or infinite values on clean examples, so there is nothing to "
+            "evaluate. Check its weights, and the preprocessing of the inputs. "
+            f"Received: {broken} such examples"
         )
     return logits
 
 
 def check_labels(y, logits):
-    """Returns the labels as class indices, or says which are no class."""
+    """Returns the labels as class indices, or raises ValueError if they are not classes."""
     size, num_classes = logits.shape
     y = np.asarray(y)
     if y.dtype.kind not in "biuf" or y.shape not in ((size,), (size, 1), (size, num_classes)):
         raise ValueError(
             f"Labels must be class indices from 0 to {num_classes - 1}, or rows with one entry for "
-            f"each of the {num_classes} classes that the model knows. "
+            f"each of the {num_classes} classes of the model. "
             f"Received: labels of shape {y.shape} and dtype {y.dtype}"
         )
+    # Rows may be probabilities, but class indices must be whole.
     if y.dtype.kind == "f" and y.shape != (size, num_classes) and np.any(y != np.round(y)):
         raise ValueError(
             "Labels must be class indices, whole numbers. "
@@ -78,5 +85,6 @@ def check_labels(y, logits):
 
 
 def is_mistaken(logits, y):
-    """Returns where the largest of the logits is a wrong one; NaN is no answer, and no mistake."""
+    """Returns where the predicted class is wrong; non-finite logits never count as mistakes."""
+    # argmax of NaN returns the first NaN, as if it were a class.
     return np.isfinite(logits).all(axis=-1) & (np.argmax(logits, axis=-1) != y)

@@ -1,4 +1,4 @@
-"""The strongest adversarial example of each input, over all attacks."""
+"""The strongest adversarial example of each input over all attacks."""
 
 import keras
 import numpy as np
@@ -10,17 +10,17 @@ from keras_robust.evaluation.validation import is_mistaken
 
 
 class WorstCase:
-    """What all attacks so far made of each example, each point judged anew by the model.
+    """The strongest point that any attack found for each example, checked by the model again.
 
     Args:
         x: array or structure of arrays, the clean inputs.
         y: int array `(n,)`, the true classes.
-        logits: array `(n, num_classes)`, at the clean inputs.
+        logits: array `(n, num_classes)`, the logits of the clean inputs.
         measures: bool, whether to keep the distances of the nearest mistakes.
 
     Attributes: `correct` and `robust`, bool `(n,)`; `x_adv` and `adv_logits`, the points with the
-    largest margin of a wrong class; `distances`, `(n,)`, 0 for clean mistakes, infinite where no
-    mistake was found, or `None`.
+    largest margin of a wrong class, and their logits; `distances`, `(n,)`, the distances of the
+    nearest mistakes, 0 for clean mistakes and infinite if none was found, or `None`.
     """
 
     def __init__(self, x, y, logits, *, measures):
@@ -31,23 +31,24 @@ class WorstCase:
         self.distances = np.where(self.correct, np.inf, 0.0) if measures else None
 
     def update(self, rows, x_adv, logits, threat_model):
-        """Takes in what an attack made of some examples.
+        """Adds the points that an attack found for some of the examples.
 
         Args:
-            rows: int array, which examples.
-            x_adv: array or structure of arrays, one entry for each of them.
-            logits: array, of the model at `x_adv`.
+            rows: int array, the indices of the examples.
+            x_adv: array or structure of arrays, one point for each of these examples.
+            logits: array, the logits at `x_adv`.
             threat_model: a `ThreatModel` with the radius of these rows.
 
         Returns:
-            Bool arrays, which of the examples are broken, and which points are feasible.
+            Two bool arrays: which of the examples are broken, and which points are feasible.
         """
         x, y = models.take(self.x, rows), self.y[rows]
         feasible = np.array(threat_model.contains(x_adv, x))
         kept = self.adv_logits[rows]
         was_wrong, wrong = (is_mistaken(outputs, y) for outputs in (kept, logits))
         old, new = (np.asarray(losses.margin(y, outputs)) for outputs in (kept, logits))
-        # Of two outputs in which a wrong class ties with the right one, one may be a mistake.
+        # Both margins are 0 if classes tie, although argmax may be right at one point only.
+        # Points with NaN or infinite logits never become the strongest ones.
         finite = np.isfinite(logits).all(axis=-1)
         stronger = feasible & finite & ((new > old) | (wrong & ~was_wrong))
         self.adv_logits[rows[stronger]] = logits[stronger]
@@ -60,9 +61,10 @@ class WorstCase:
         return wrong & feasible, feasible
 
     def _measure(self, rows, x_adv, x, wrong, feasible, threat_model):
+        """Updates the distances of the nearest mistakes."""
         pair = (models.single(x_adv), models.single(x))
         distance = np.array(threat_model.distance(*pair), "float64")
-        # What float32 rounds must not put a point of the ball outside of it.
+        # Rounding in float32 must not move a feasible point out of the ball.
         radius = decimal_radius(threat_model)
         distance = np.where(feasible, np.minimum(distance, radius), distance)
         in_box = np.array(threat_model.with_epsilon(np.inf).contains(*pair))
@@ -70,22 +72,25 @@ class WorstCase:
         self.distances[rows] = np.minimum(self.distances[rows], distance)
 
     def state(self):
-        """Returns a dict of arrays that `restore` takes."""
+        """Returns the state as a dict of arrays, for `restore`."""
         state = {"robust": self.robust, "adv_logits": self.adv_logits}
         for number, leaf in enumerate(keras.tree.flatten(self.x_adv)):
-            # No attack changes objects, such as strings.
+            # Attacks do not change arrays of objects, such as strings.
             if leaf.dtype.kind != "O":
                 state[f"x_adv_{number}"] = leaf
         return state if self.distances is None else {**state, "distances": self.distances}
 
     def restore(self, state):
-        """Goes back to a state, which must have the arrays of this one."""
+        """Restores a state, whose arrays must have the shapes and dtypes of the current ones."""
         own = {name: (array.shape, array.dtype) for name, array in self.state().items()}
         found = {name: (array.shape, array.dtype) for name, array in state.items()}
         if found != own:
-            raise ValueError(f"arrays {found}, expected {own}")
-        if np.any(state["robust"] & ~self.correct):
-            raise ValueError("examples that are robust, and wrong without an attack")
+            raise ValueError(f"Expected the arrays {own}. Received: {found}")
+        mistaken = np.flatnonzero(state["robust"] & ~self.correct)
+        if len(mistaken):
+            raise ValueError(
+                f"Expected no clean mistake that is robust. Received: examples {mistaken}"
+            )
         self.robust, self.adv_logits = state["robust"], state["adv_logits"]
         self.distances = state.get("distances")
         kept = enumerate(keras.tree.flatten(self.x_adv))

@@ -1,4 +1,4 @@
-"""Folders that are there as a whole or not at all."""
+"""Folders that appear complete or not at all."""
 
 import contextlib
 import os
@@ -9,14 +9,14 @@ import tempfile
 
 @contextlib.contextmanager
 def atomic_directory(path):
-    """Gives a hidden folder to fill, which takes the name `path` once all went well.
+    """Context that yields a hidden folder to fill, and renames it to `path` on success.
 
-    What is in it is on the disk before it has the name. A process that is killed leaves the hidden
-    folder, `.NAME.` and eight characters, behind.
+    The content is flushed to the disk before the folder gets its name. A process that is killed
+    leaves the hidden folder behind; its name is `.NAME.` and eight characters.
 
     Args:
-        path: str, the folder to make; its parents are made too, and go again where it fails. Must
-            not exist.
+        path: str, the folder to make. It must not exist. Missing parents are made too, and removed
+            again on failure.
 
     Raises:
         FileExistsError: if `path` exists, or appears meanwhile.
@@ -25,7 +25,7 @@ def atomic_directory(path):
     _check_absent(path)
     missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A poller that watches the parent for version numbers does not see a hidden name.
+    # A server that polls the parent for version numbers ignores a hidden name.
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         partial.chmod(0o755)
@@ -35,7 +35,7 @@ def atomic_directory(path):
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         for folder in missing:
-            # What somebody else put there meanwhile stays.
+            # A folder into which another process has written stays.
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
@@ -45,13 +45,13 @@ def atomic_directory(path):
 def _check_absent(path, error=None):
     if path.exists() or error is not None:
         raise FileExistsError(
-            "A served version is never changed: give a new folder, such as the next number. "
+            "A served version must never change: pass a new folder, for example the next number. "
             f"Received: path={str(path)!r}, which exists"
         ) from error
 
 
 def _rename(partial, path):
-    # The system would replace an empty folder.
+    # `rename` would replace an empty folder without an error.
     _check_absent(path)
     try:
         partial.rename(path)
@@ -61,7 +61,7 @@ def _rename(partial, path):
 
 
 def _flush(folder):
-    """Writes a folder with all that is in it to the disk."""
+    """Flushes a folder and everything in it to the disk."""
     for item in [*folder.rglob("*"), folder]:
         _sync(item)
 

@@ -1,39 +1,40 @@
-"""The certificate of randomised smoothing as a function in a SavedModel."""
+"""Signature `certify`: certificates of randomized smoothing in a SavedModel."""
 
 import tensorflow as tf
 
 from keras_robust import models
 
-# The graph is TensorFlow's on every backend.
+# A SavedModel holds a TensorFlow graph on every backend.
 from keras_robust.backend.tensorflow import ops as graph
 from keras_robust.layers import RandomizedSmoothing
 
-# A larger one makes it worth while to ask until an answer is wrong.
+# With a larger alpha an attacker could repeat requests until an answer is wrong.
 _MAX_ALPHA = 0.05
 _BLOCK = 100
 _SELECTION = 100
-# Each halves the interval.
+# Bisection steps; each halves the interval.
 _BISECTIONS = 50
 
 
 def certify_signature(model, specs, guarded, max_samples, archive):
     """Returns the function `certify` and its specs for a `RandomizedSmoothing`, else `None`.
 
-    Its inputs are those of the model, and `seed`, int32 `(2,)`, `num_samples`, int32, the copies
-    that bound the probability, and `alpha`, float32, the probability that a radius is too large. It
-    returns `label`, int64, -1 where it abstains, `radius`, float32, in L2, and `count`, int32, how
-    many of the copies got the class. As in `certification.Smoothing`, 100 copies choose the class
-    and `num_samples`, rounded up to hundreds, bound its probability. All inputs of a batch get
-    the same noise, so that the same seed gives the same answer whatever else is in the batch.
-    Whoever asks for certificates draws the seed, before any answer: to choose a seed by its answers
-    voids the certificate. Scalar inputs need the columnar form of a REST request.
+    The inputs of `certify` are the inputs of the model; `seed`, int32 `(2,)`; `num_samples`, int32,
+    the number of copies that bound the probability; and `alpha`, float32, the probability that a
+    radius is too large. It returns `label`, int64, with -1 where it abstains; `radius`, float32, in
+    L2; and `count`, int32, the number of copies that got the class. Like in
+    `certification.Smoothing`, 100 copies choose the class, and `num_samples` copies, rounded up to
+    hundreds, bound its probability. All inputs of a batch get the same noise, so the answer for a
+    seed does not depend on the rest of the batch. The client must draw the seed before it sees any
+    answer: choosing a seed by its answers voids the certificate. Scalar inputs need the columnar
+    format of a REST request.
 
     Args:
         model: the model.
-        specs: list of `tf.TensorSpec`, of its inputs.
-        guarded: function that puts the guards in front of a list of tensors.
-        max_samples: int, the most copies that a request may ask for, of all its inputs together:
-            they are the time that the answer takes.
+        specs: list of `tf.TensorSpec`, one for each input of the model.
+        guarded: function that applies the guards to a list of tensors.
+        max_samples: int, the most copies that a request may ask for, summed over its inputs. It
+            limits the time that an answer takes.
         archive: `backend.Archive` of the model.
     """
     if not isinstance(model, RandomizedSmoothing):
@@ -46,13 +47,13 @@ def certify_signature(model, specs, guarded, max_samples, archive):
     guard = archive.in_graph(lambda x: guarded([x])[0])
 
     def certify(x, seed, num_samples, alpha):
-        # Rounded up as below, and in integers that do not overflow.
+        # Count copies like the loop below does, and in int64 so that the product cannot overflow.
         copies = _BLOCK * (1 + (tf.cast(num_samples, tf.int64) - 1) // _BLOCK)
         total = copies * tf.maximum(tf.shape(x, tf.int64)[0], 1)
         ranges = [num_samples > 0, total <= max_samples, alpha > 0.0, alpha <= _MAX_ALPHA]
         x = tf.cast(guard(graph.require_all(ranges, message, x)), tf.float32)
         votes = _voter(logits, x, model.noise_stddev)
-        # Independent of each other: the same copies must not choose the class and judge it.
+        # Different seeds: the copies that choose the class must not also bound its probability.
         label = tf.argmax(votes(graph.fold_in(seed, 0), _SELECTION), axis=-1)
         counts = votes(graph.fold_in(seed, 1), num_samples)
         count = tf.gather(counts, label, axis=-1, batch_dims=1)
@@ -70,9 +71,10 @@ def certify_signature(model, specs, guarded, max_samples, archive):
 
 
 def lower_bound(count, total, alpha):
-    """Returns the one-sided Clopper-Pearson bound at level `1 - alpha`, from below, float64.
+    """Returns the one-sided lower Clopper-Pearson bound at level `1 - alpha`, float64.
 
-    The `alpha` quantile of `Beta(count, total - count + 1)`, which TensorFlow lacks, by bisection.
+    It is the `alpha` quantile of `Beta(count, total - count + 1)`. TensorFlow has no such function,
+    so bisection finds it.
     """
     count, total, alpha = (tf.cast(value, tf.float64) for value in (count, total, alpha))
     shape_a, shape_b = tf.maximum(count, 1.0), total - count + 1.0
@@ -81,12 +83,12 @@ def lower_bound(count, total, alpha):
         middle = 0.5 * (low + high)
         is_below = tf.math.betainc(shape_a, shape_b, middle) < alpha
         low, high = tf.where(is_below, middle, low), tf.where(is_below, high, middle)
-    # The lower end: an error of rounding makes a radius smaller.
+    # Return the lower end, so that rounding can only make a radius smaller.
     return tf.where(count > 0.0, low, tf.zeros_like(low))
 
 
 def _voter(logits_of, x, stddev):
-    """Returns a function from a seed and a number of copies to the votes `(batch, classes)`."""
+    """Returns a function from a seed and a number of copies to votes `(batch, num_classes)`."""
 
     def draw(seed):
         shape = tf.concat([[_BLOCK], tf.shape(x)[1:]], axis=0)

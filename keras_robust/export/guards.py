@@ -1,4 +1,4 @@
-"""Which guard stands in front of which input."""
+"""Choice of an input guard for each input of a served model."""
 
 import warnings
 
@@ -14,19 +14,19 @@ from keras_robust.layers import RandomizedSmoothing
 def choose_guards(model, inputs, guard, report):
     """Returns an `InputGuard` or `None` for each input of a model.
 
-    Integers and strings get none: they are categories, and cannot be NaN.
+    Inputs of integers or strings get no guard: they are categories, and cannot be NaN.
 
     Args:
-        model: the model; if there is an `InputGuard` in it, `"auto"` adds no other, unless noise is
-            added in front of that one.
+        model: the model. If it contains an `InputGuard`, `"auto"` adds no other, unless the model
+            adds noise in front of its own guard.
         inputs: `Inputs` of the model.
-        guard: `"auto"`, for the bounds in the threat model of the report, or without a report no
-            bounds; an `InputGuard` for every input, or a dict of them by the name of the input; or
+        guard: `"auto"` for the bounds in the threat model of the report, or no bounds without a
+            report; an `InputGuard` for every input; a dict from names of inputs to guards; or
             `None`.
         report: `RobustnessReport` or `None`.
 
     Raises:
-        ValueError: for another guard, and for names that are no inputs.
+        ValueError: for any other `guard`, and for names that no input has.
     """
     if guard is None:
         chosen = {}
@@ -45,7 +45,7 @@ def choose_guards(model, inputs, guard, report):
 
 
 def guards_within(model):
-    """Returns the guards that a model has among its layers, none for a `RandomizedSmoothing`."""
+    """Returns the guards among the layers of a model, and none for a `RandomizedSmoothing`."""
     if isinstance(model, RandomizedSmoothing):
         return []
     layers = layers_of(model, include_self=False)
@@ -53,15 +53,15 @@ def guards_within(model):
 
 
 def scale_of(model, spec, guard):
-    """Returns the `InputGuard` that tells the range of an input, or `None`.
+    """Returns the `InputGuard` that states the range of an input, or `None`.
 
-    That is the guard in front of the model, or the first layer of the model: a guard behind other
-    layers tells nothing about the input.
+    This is the guard in front of the model, or the guard that is its first layer. A guard behind
+    other layers does not state the range of the input.
 
     Args:
         model: the model.
         spec: `tf.TensorSpec` of its only input.
-        guard: `InputGuard` in front of it, or `None`.
+        guard: `InputGuard` in front of this input, or `None`.
     """
     if guard is not None or not spec.dtype.is_floating:
         return guard
@@ -75,7 +75,7 @@ def scale_of(model, spec, guard):
 
 
 def input_bounds(model, inputs, guards):
-    """Returns the bounds of every input, or `None` where they are not known."""
+    """Returns a list of the bounds of every input, with `None` for unknown bounds."""
     if len(inputs.specs) == 1:
         guards = [scale_of(model, inputs.specs[0], guards[0])]
     return [None if guard is None else guard.bounds for guard in guards]
@@ -99,42 +99,42 @@ def _guards_for(report, inputs):
     parts = getattr(threat_model, "parts", {})
     guards = {}
     for spec, key in zip(inputs.specs, inputs.keys, strict=True):
-        # An input that the attacker leaves alone has no box. It must be finite all the same.
+        # An input that the attack does not change has no bounds, but it must be finite too.
         part = parts.get(key) if parts else threat_model
         guards[spec.name] = InputGuard(None if part is None else part.bounds)
     return guards
 
 
 def warn_without_bounds(guards, guard, report):
-    """Warns if nobody has said what the range of valid inputs is.
+    """Warns if the range of valid inputs is unknown.
 
     Args:
         guards: list that `choose_guards` returned for `guard` and `report`.
-        guard: as in `choose_guards`.
-        report: as in `choose_guards`.
+        guard: see `choose_guards`.
+        report: see `choose_guards`.
     """
     if report is None and guard == "auto" and any(one is not None for one in guards):
         warnings.warn(
-            "Without a report nobody knows the range of valid inputs: the served model takes every "
-            "finite number, and no files of pictures for inputs of floats. Give the `report`, or "
-            "the bounds: guard=kr.layers.InputGuard((low, high)), with None for none. "
+            "Without a report the range of valid inputs is unknown: the served model accepts every "
+            "finite number, and no picture files for inputs of floats. Pass the `report`, or the "
+            "bounds: guard=kr.layers.InputGuard((low, high)), or InputGuard(None) for no bounds. "
             "Received: report=None, guard='auto'",
             stacklevel=3,
         )
 
 
 def threat_model_of(report):
-    """Returns the threat model of a `RobustnessReport`, as an object.
+    """Returns the threat model of a `RobustnessReport` as an object.
 
     Raises:
-        ValueError: for a class that is no threat model of this package, and for arguments that the
-            class does not take.
+        ValueError: for a class that is not a threat model of this package, and for arguments that
+            the class does not accept.
     """
     name, config = report.threat_model["class_name"], report.threat_model["config"]
     found = threat_models.from_untrusted_config(name, config)
     if found is None:
         raise ValueError(
-            f"The report's threat model {name} is not known here, and so are its bounds: give "
-            "`guard`. Received: guard='auto'"
+            f"The threat model {name} of the report is unknown, so its bounds are unknown too: "
+            "pass `guard`. Received: guard='auto'"
         )
     return found

@@ -1,29 +1,29 @@
-"""Pictures as files: PNG and JPEG to the integers of an image."""
+"""Decoding of PNG and JPEG files in a TensorFlow graph."""
 
 import tensorflow as tf
 
-# The graph is TensorFlow's on every backend.
+# A SavedModel holds a TensorFlow graph on every backend.
 from keras_robust.backend.tensorflow import ops as graph
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
-# Of a batch: a few bytes of a file may ask for gigabytes of memory.
+# The most pixels in a batch, because a file of a few bytes can decode to gigabytes.
 _MAX_PIXELS = 4096 * 4096
 
 
 def decode_images(image_bytes, shape):
-    """Decodes PNG and JPEG files, and resizes those of another size.
+    """Returns the images in PNG and JPEG files, resized to one shape.
 
     Args:
         image_bytes: string tensor `(batch_size,)`, whole files.
-        shape: tuple `(height, width, channels)` with 1 channel for grey, 3 for RGB, 4 for RGBA.
+        shape: tuple `(height, width, channels)` with 1 channel for gray, 3 for RGB, 4 for RGBA.
 
     Returns:
-        uint8 tensor `(batch_size, *shape)`. Another size is resized with a triangle filter.
+        uint8 tensor `(batch_size, *shape)`. A triangle filter resizes images of another size.
 
     Raises:
-        tensorflow.errors.InvalidArgumentError: for a file that is no PNG or JPEG, is cut off or
-            damaged, and for more than 4096 x 4096 pixels in all files together, of which each
-            counts as many as `shape` at least.
+        tensorflow.errors.InvalidArgumentError: for a file that is not PNG or JPEG, is truncated or
+            damaged, and for more than 4096 x 4096 pixels in all files together. Each file counts
+            with at least the pixels of `shape`.
     """
     pixels = tf.map_fn(
         lambda file: tf.maximum(_num_pixels(file), float(shape[0] * shape[1])),
@@ -43,7 +43,7 @@ def decode_images(image_bytes, shape):
 
 
 def _num_pixels(file):
-    """Returns what the first bytes of a file say, float64: integers may overflow."""
+    """Returns the number of pixels that the header of a file states, float64 against overflow."""
     is_png = tf.strings.substr(file, 0, len(_PNG)) == _PNG
     is_jpeg = tf.strings.substr(file, 0, len(_JPEG)) == _JPEG
     message = "Expected the bytes of a PNG or JPEG file"
@@ -60,8 +60,8 @@ def _decode(file, shape):
 
 
 def _png_size(file):
-    """Reads width and height from the first chunk, which every PNG has at the same place."""
-    # Too short a file is filled up, and fails where it is decoded.
+    """Returns width and height from the first chunk of a PNG, which has a fixed position."""
+    # A file that is too short is padded here; decoding it raises the error.
     header = tf.io.decode_raw(tf.strings.substr(file, 16, 8), tf.uint8, fixed_length=8)
     digits = tf.reshape(tf.cast(header, tf.int64), (2, 4))
     return tf.reduce_sum(digits * [1 << 24, 1 << 16, 1 << 8, 1], axis=-1)

@@ -1,4 +1,4 @@
-"""What is known of a served model, for machines and for people."""
+"""Metadata of a served model: `robustness.json` and `models.config`."""
 
 import hashlib
 import json
@@ -15,16 +15,16 @@ SCHEMA_VERSION = 1
 
 
 def make_manifest(model, inputs, guards, signatures, *, report, label_names, data):
-    """Returns what `assets.extra/robustness.json` holds, a dict.
+    """Returns the content of `assets.extra/robustness.json`, a dict.
 
     Args:
         model: the model.
-        inputs: its `Inputs`.
+        inputs: `Inputs` of the model.
         guards: list of `InputGuard` or `None`, one for each input.
         signatures: names of the signatures.
         report: `RobustnessReport` or `None`.
         label_names: list of str or `None`.
-        data: pair of arrays or structures of arrays on which robustness was measured, or `None`.
+        data: `(x, y)`, the examples on which robustness was measured, or `None`.
     """
     return {
         "schema": SCHEMA,
@@ -57,13 +57,14 @@ def make_manifest(model, inputs, guards, signatures, *, report, label_names, dat
 
 
 def fingerprint(x, y):
-    """Returns the SHA-256 of examples and labels, and how many they are.
+    """Returns the SHA-256 of examples and labels, and the number of examples, in a dict.
 
-    Over dtype, shape and bytes of every array, in the order of `keras.tree.flatten`.
+    The digest covers dtype, shape and bytes of every array in the order of `keras.tree.flatten`.
     """
     digest = hashlib.sha256()
     for leaf in [*keras.tree.flatten(x), y]:
         leaf = np.ascontiguousarray(leaf)
+        # The bytes of an object array are addresses, so use the repr of its values.
         has_objects = leaf.dtype.kind == "O"
         digest.update(f"{leaf.dtype} {leaf.shape}".encode())
         digest.update(repr(leaf.tolist()).encode() if has_objects else leaf.tobytes())
@@ -93,7 +94,7 @@ def models_config(path):
 
 
 def _smoothing(model):
-    """Returns what a `RandomizedSmoothing` adds to a model; `None` for others."""
+    """Returns the settings of a `RandomizedSmoothing`, and `None` for other models."""
     if not isinstance(model, RandomizedSmoothing):
         return None
     names = ("noise_stddev", "num_samples", "seed")

@@ -1,4 +1,4 @@
-"""The model card: what a person must know before serving or calling a model."""
+"""Model card: what a person must know before serving or calling a model."""
 
 import re
 
@@ -9,11 +9,14 @@ from keras_robust.evaluation.reports.threat_text import describe_threat
 
 
 def write_model_card(manifest):
-    """Returns the model card, Markdown, for what `make_manifest` returned.
+    """Returns the model card in Markdown.
+
+    Args:
+        manifest: dict that `make_manifest` returned.
 
     Raises:
-        ValueError: for a report that `RobustnessReport.from_dict` refuses: no number of a card is
-            unchecked.
+        ValueError: for a report that `RobustnessReport.from_dict` refuses, so that a card holds no
+            unchecked number.
     """
     parts = [
         f"# {_escaped(manifest['model']['name'])}",
@@ -40,25 +43,25 @@ def write_model_card(manifest):
 _SIGNATURES = {
     "serving_default": "`probabilities`, `label` (index), and `label_name` if there are names",
     "logits": "`logits`, through which gradients flow, for attacks on the served model",
-    "predict_bytes": "the same as `serving_default` for `image_bytes`, PNG or JPEG files; another "
-    "size is resized",
-    "certify": "`label` (-1 to abstain), `radius` in L2 and `count` by randomised smoothing, for a "
+    "predict_bytes": "the same as `serving_default` for `image_bytes`, PNG or JPEG files; images "
+    "of another size are resized",
+    "certify": "`label` (-1 to abstain), `radius` in L2 and `count` by randomized smoothing, for a "
     "`seed`, `num_samples` and `alpha`",
 }
 _LIMITS = (
-    "- Robust accuracy is an upper bound: a stronger attack may find more mistakes. It holds for "
-    "the threat model above, and for data like those it was measured on.\n"
-    "- The guard rejects or mends what is outside the range of valid inputs. It does not detect "
-    "adversarial examples, which are inside.\n"
+    "- Robust accuracy is an upper bound: a stronger attack may find more misclassified examples. "
+    "It holds for the threat model above, and for data like the evaluation data.\n"
+    "- The guard rejects or replaces inputs outside the valid range. It does not detect "
+    "adversarial examples, which are inside the range.\n"
 )
-_SOFTMAX = "- Probabilities are what the softmax gives. They are calibrated only if that was done."
+_SOFTMAX = "- Probabilities are the output of the softmax. The export does not calibrate them."
 _VOTES = (
     "- Probabilities are shares of the votes of {num_samples} copies of the input, with Gaussian "
-    "noise of standard deviation {noise_stddev}, which is what a certificate is about."
+    "noise of standard deviation {noise_stddev}. A certificate is about this vote."
 )
 _CERTIFY_LIMIT = (
-    "\n- A certificate holds for a seed that was drawn before any answer: who tries seeds and "
-    "keeps the best answer has no certificate."
+    "\n- A certificate holds only for a seed that was drawn before any answer. A client that tries "
+    "several seeds and keeps the best answer has no certificate."
 )
 
 
@@ -110,9 +113,9 @@ def _classes(names):
 
 
 def _escaped(text, start=""):
-    """Returns a text in one line after its start, of which Markdown makes nothing else.
+    """Returns `start` and the text on one line, escaped so that Markdown shows it literally.
 
-    That is no markup, no entity, no formula, no mention, and no address that becomes a link.
+    It escapes markup, entities, formulas, mentions and addresses that would become links.
     """
     text = re.sub(r"([\\`*_\[\]<>#|!&~$@:])", r"\\\1", one_line(text))
     return start + re.sub(r"(?i)(www)\.", r"\1\\.", text)

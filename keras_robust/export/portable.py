@@ -1,4 +1,4 @@
-"""Files for runtimes other than TensorFlow: ONNX, LiteRT, OpenVINO."""
+"""Export to runtimes other than TensorFlow: ONNX, LiteRT and OpenVINO."""
 
 import importlib
 import json
@@ -32,54 +32,39 @@ _TOLERANCE = 1e-4
 
 @with_argument_advice
 def export_portable(model, path, format, *, report=None, label_names=None, guard="auto", data=None):
-    """Writes a Keras classifier for another runtime, and checks that it predicts the same there.
+    """Writes a Keras classifier for another runtime, and checks that its predictions are the same.
 
-    The folder has `model.onnx`, `model.tflite`, or `model.xml` with `model.bin`, and
-    `robustness.json` and `MODEL_CARD.md` as `export_saved_model` writes them. The function takes
-    the input of the model and returns `probabilities` and `label`. These formats have no errors:
-    what the guard rejects, and what gets logits that are not finite, has probabilities NaN and the
-    label -1. A `RandomizedSmoothing` draws the noise of its `seed`.
+    The folder holds `model.onnx`, `model.tflite`, or `model.xml` with `model.bin`, and
+    `robustness.json` and `MODEL_CARD.md`, which `export_saved_model` describes. The exported
+    function takes the input of the model and returns `probabilities` and `label`. These formats
+    cannot raise errors: an input that the guard rejects, or whose logits are not finite, gets NaN
+    probabilities and the label -1. A `RandomizedSmoothing` draws its noise from its `seed`.
 
     Args:
         model: built `keras.Model` with one input and one classification output.
-        path: str, the folder to make. Must not exist.
+        path: str, the folder to make. It must not exist.
         format: `"onnx"`, `"litert"` or `"openvino"`.
-        report: as in `export_saved_model`.
-        label_names: as in `export_saved_model`, for the model card.
-        guard: as in `export_saved_model`.
-        data: as in `export_saved_model`; the first examples are predicted by both.
+        report: see `export_saved_model`.
+        label_names: see `export_saved_model`. The model card lists them.
+        guard: see `export_saved_model`.
+        data: see `export_saved_model`. The check compares predictions for its first examples.
 
     Returns:
         `pathlib.Path` of the folder.
 
     Raises:
         FileExistsError: if `path` exists.
-        ImportError: without the packages of the extra that has the name of the format.
-        ValueError: for a model with several inputs, one that draws fresh noise or has a guard that
-            rejects behind another layer, an unknown format, and a file that predicts something else
-            than Keras does.
+        ImportError: if a package is missing; the extra with the name of the format installs it.
+        ValueError: for a model with several inputs, a model that draws fresh noise, a guard that
+            rejects inputs behind another layer, an unknown format, and a file whose predictions
+            differ from those of Keras.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise ValueError(
-            "Other formats are made from TensorFlow graphs: set KERAS_BACKEND=tensorflow, and load "
-            f"the model there. Received: KERAS_BACKEND={keras.backend.backend()}"
-        )
-    if format not in FORMATS:
-        raise ValueError(f"Expected one of the formats {list(FORMATS)}. Received: {format!r}")
-    for name in _NEEDS[format]:
-        _load(name, format)
+    _check_format(format)
     path = pathlib.Path(path).absolute()
     with atomic_directory(path) as partial:
-        inputs = Inputs(model)
-        data = None if data is None else to_arrays(data)
-        if len(inputs.specs) != 1:
-            names = [spec.name for spec in inputs.specs]
-            raise ValueError(
-                f"The format {format!r} takes models with one input. Received: {names}"
-            )
+        inputs = _single_input(model, format)
         guards = choose_guards(model, inputs, guard, report)
-        if data is None and report is not None and report.x is not None:
-            data = report.x, report.y
+        data = _examples(report, data)
         (x,) = first_rows(model, inputs, guards, data)
         guarded = _Guarded(model, inputs, guards[0])
         with missing_data_context(inputs, data):
@@ -88,7 +73,7 @@ def export_portable(model, path, format, *, report=None, label_names=None, guard
         (spec,) = inputs.specs
         signature = keras.InputSpec(shape=tuple(spec.shape), dtype=spec.dtype.name, name=spec.name)
         guarded.export(str(file), format=format, verbose=False, input_signature=[signature])
-        _check(format, file, x, expected)
+        _check_predictions(format, file, x, expected)
         manifest = make_manifest(
             model, inputs, guards, [], report=report, label_names=label_names, data=data
         )
@@ -99,12 +84,41 @@ def export_portable(model, path, format, *, report=None, label_names=None, guard
     return path
 
 
+def _check_format(format):
+    """Raises an error unless this backend can write the format with the installed packages."""
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "This export converts a TensorFlow graph: set KERAS_BACKEND=tensorflow, and load the "
+            f"model there. Received: KERAS_BACKEND={keras.backend.backend()}"
+        )
+    if format not in FORMATS:
+        raise ValueError(f"Expected one of the formats {list(FORMATS)}. Received: {format!r}")
+    for name in _NEEDS[format]:
+        _load(name, format)
+
+
+def _single_input(model, format):
+    """Returns the `Inputs` of a model, which must have one input."""
+    inputs = Inputs(model)
+    if len(inputs.specs) != 1:
+        names = [spec.name for spec in inputs.specs]
+        raise ValueError(f"The format {format!r} takes models with one input. Received: {names}")
+    return inputs
+
+
+def _examples(report, data):
+    """Returns `data` as arrays, or the examples that the report holds, or `None`."""
+    if data is not None:
+        return to_arrays(data)
+    return None if report is None or report.x is None else (report.x, report.y)
+
+
 def predict_portable(format, file, x):
-    """Returns `(probabilities, label)` of the file for a batch, arrays, from the format's runtime.
+    """Returns the arrays `(probabilities, label)` that the runtime of the format computes.
 
     Args:
         format: one of `FORMATS`.
-        file: str, the file in the folder that `export_portable` wrote.
+        file: str, the model file in the folder that `export_portable` wrote.
         x: array `(batch_size, ...)`.
     """
     outputs = {"onnx": _run_onnx, "litert": _run_litert, "openvino": _run_openvino}[format](file, x)
@@ -112,7 +126,7 @@ def predict_portable(format, file, x):
 
 
 class _Guarded(keras.Model):
-    """Guard, classifier, and NaN for what the guard rejects."""
+    """Model of guard and classifier that returns NaN for inputs that the guard rejects."""
 
     def __init__(self, model, inputs, guard):
         super().__init__(name="guarded")
@@ -130,35 +144,37 @@ class _Guarded(keras.Model):
         nan = ops.cast(float("nan"), logits.dtype)
         return {
             "probabilities": ops.where(accepted[:, None], probabilities, nan),
-            # That of Keras has operations which the other formats lack.
+            # `keras.ops.argmax` makes graph operations that the other formats lack.
             "label": ops.where(accepted, tf.argmax(logits, axis=-1), -1),
         }
 
 
 def _check_hidden(model, judge):
+    """Raises ValueError if the file could not show what the model rejects or draws at random."""
     if is_random(model):
         raise ValueError(
-            "A file of this format cannot be checked if it answers at random: give the "
-            f"RandomizedSmoothing a seed. Received: {model.name!r} with seed=None"
+            "The predictions of a random model cannot be checked: give the RandomizedSmoothing a "
+            f"seed. Received: {model.name!r} with seed=None"
         )
     for guard in guards_within(model):
         if guard is not judge and "reject" in (guard.outside, guard.non_finite):
             raise ValueError(
-                "This format has no errors, and only a guard in front of the model can tell what "
-                "it rejects: put the InputGuard first, or use one that clips and replaces. "
+                "This format cannot raise errors, and only a guard in front of the model can mark "
+                "the inputs that it rejects: put the InputGuard first, or let it clip and replace. "
                 f"Received: the layer {guard.name!r} of {model.name!r}"
             )
 
 
-def _check(format, file, x, expected):
+def _check_predictions(format, file, x, expected):
+    """Raises ValueError unless the file predicts the expected arrays."""
     for size in (1, len(x)):
         found = [np.asarray(value) for value in predict_portable(format, file, x[:size])]
         for have, want in zip(found, expected, strict=True):
             is_same = have.shape == want[:size].shape
             if not is_same or not np.allclose(have, want[:size], atol=_TOLERANCE):
                 raise ValueError(
-                    f"The model predicts something else as {format} than in Keras. "
-                    f"Received: {have.tolist()}, expected {want[:size].tolist()}"
+                    f"The predictions of the {format} file differ from those of Keras. "
+                    f"Expected {want[:size].tolist()}. Received: {have.tolist()}"
                 )
 
 
@@ -173,6 +189,7 @@ def _run_litert(file, x):
     try:
         interpreter = importlib.import_module("ai_edge_litert.interpreter").Interpreter(str(file))
     except ImportError:
+        # TensorFlow contains the same interpreter.
         interpreter = tf.lite.Interpreter(str(file))
     interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], x.shape)
     interpreter.allocate_tensors()
@@ -182,7 +199,7 @@ def _run_litert(file, x):
 
 def _run_openvino(file, x):
     core = _load("openvino", "openvino").Core()
-    # By default it computes in half precision where the processor can.
+    # By default OpenVINO computes in half precision where the processor supports it.
     compiled = core.compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     outputs = compiled(x)
     return {output.get_any_name(): outputs[output] for output in compiled.outputs}

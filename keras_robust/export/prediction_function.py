@@ -1,4 +1,4 @@
-"""The answers of a model: logits, and the probabilities that it gives itself."""
+"""Logits and probabilities of a model as a function for export."""
 
 import contextlib
 import itertools
@@ -12,12 +12,12 @@ from keras_robust.layers import RandomizedSmoothing
 
 
 def smoothings(model):
-    """Returns the `RandomizedSmoothing` in a model, a list."""
+    """Returns a list of the `RandomizedSmoothing` layers in a model."""
     return [layer for layer in backend.layers_of(model) if isinstance(layer, RandomizedSmoothing)]
 
 
 def is_random(model):
-    """Whether the model draws fresh noise at every call."""
+    """Returns whether the model draws fresh noise at every call."""
     return any(layer.seed is None for layer in smoothings(model))
 
 
@@ -25,8 +25,9 @@ class PredictionFunction:
     """A model as a function from its inputs to pairs of float32 logits and probabilities.
 
     Probabilities are the softmax of the logits. For a `RandomizedSmoothing` they are its shares of
-    votes, of which the logits are the logarithms, with a lower bound. Noise comes of a seed, int32
-    `(2,)`, by default one of the system, so that no two processes that load a graph draw the same.
+    votes, and the logits are the logarithms of these shares with a lower bound. The noise comes
+    from a seed, int32 `(2,)`. By default the system draws the seed, so that two processes that load
+    the same graph draw different noise.
 
     Args:
         model: classifier.
@@ -55,5 +56,5 @@ class PredictionFunction:
 
 
 def seed_of_the_system():
-    """Returns a seed of TensorFlow, int32 `(2,)`, another one whenever it is computed."""
+    """Returns a seed from TensorFlow, int32 `(2,)`, that differs at every evaluation."""
     return tf.raw_ops.NonDeterministicInts(shape=[2], dtype=tf.int32)

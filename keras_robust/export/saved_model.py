@@ -1,4 +1,4 @@
-"""SavedModels that a production server takes as they are."""
+"""Export of a Keras classifier as a SavedModel for a production server."""
 
 import json
 import pathlib
@@ -44,59 +44,59 @@ def export_saved_model(
 ):
     """Writes a Keras classifier as a SavedModel that needs neither Keras nor this package.
 
-    Its inputs have the names of the model's inputs, with `_` for characters that TensorFlow refuses
-    and `x_` in front of `self`, of what does not begin with a letter, and of what `certify` takes.
-    Batches have any size. The signatures:
+    The inputs keep the names that they have in the model, with two exceptions: `_` replaces
+    characters that TensorFlow refuses, and `x_` precedes `self`, the arguments of `certify`, and
+    names that do not begin with a letter. Batches can have any size. The signatures:
 
     - `serving_default` returns `probabilities`, `(batch_size, num_classes)` float32, and `label`,
-      the index of the class, `(batch_size,)` int64; with `label_names` also `label_name`, strings.
-      A batch with logits that are not finite is an error, as are inputs that the guard rejects.
+      the index of the class, `(batch_size,)` int64. With `label_names` it also returns
+      `label_name`, strings. Non-finite logits and inputs that the guard rejects raise an error.
     - `logits` returns `logits`, through which gradients flow.
     - `predict_bytes` is `serving_default` for `image_bytes`, `(batch_size,)` strings, whole PNG or
-      JPEG files; for models of one image of a fixed size with 1, 3 or 4 channels, of integers, or
-      of floats if a guard with bounds in front of the model, or as its first layer, tells their
-      scale (and, with `integers="cast"`, if 0 to 255 is within the bounds). At most 4096 x 4096
-      pixels a request.
-    - `certify` returns `label`, -1 to abstain, `radius` in L2 and `count`, for a `seed`,
-      `num_samples` and `alpha`; for a `layers.RandomizedSmoothing`. The seed must be chosen before
-      any answer is seen.
+      JPEG files. It needs a model whose one input is an image of a fixed size with 1, 3 or 4
+      channels. An input of floats also needs a guard with bounds in front of the model, or as its
+      first layer, that states the scale; with `integers="cast"` the bounds must include 0 to 255. A
+      request may have at most 4096 x 4096 pixels.
+    - `certify` returns `label`, with -1 to abstain, `radius` in L2, and `count`, for a `seed`,
+      `num_samples` and `alpha`. It needs a `layers.RandomizedSmoothing`. The client must choose the
+      seed before it sees any answer.
 
-    A `layers.InputGuard` stands in front: inputs outside the bounds, NaN and infinities are an
-    error of the request, unless you choose otherwise. Beside the model lie, in `assets.extra`,
-    `tf_serving_warmup_requests` with requests and answers, `robustness.json` with threat model,
-    report, fingerprint of the data and versions, `MODEL_CARD.md`, and `models.config`, an example
-    for TensorFlow Serving. The folder appears under its name only when it is complete; a process
-    that is killed leaves one behind whose name begins with a point, which no server loads.
+    By default a `layers.InputGuard` in front of the model raises an error for inputs outside the
+    bounds, NaN and infinities. The folder `assets.extra` holds `tf_serving_warmup_requests` with
+    requests and answers; `robustness.json` with threat model, report, fingerprint of the data, and
+    versions; `MODEL_CARD.md`; and `models.config`, an example for TensorFlow Serving. The folder
+    gets its name only when it is complete. A process that is killed leaves a folder behind whose
+    name begins with a dot, which no server loads.
 
     Args:
-        model: built `keras.Model` with one classification output, one input or several; or a
+        model: built `keras.Model` with one or several inputs and one classification output, or a
             `layers.RandomizedSmoothing`.
-        path: str, the folder to make; for TensorFlow Serving `<name>/<version>`, such as
-            `"models/digits/1"`; it finds versions with a number as their name only. Must not exist.
-        report: `RobustnessReport`. Defaults to `None`: a model of which nothing is known.
+        path: str, the folder to make. It must not exist. TensorFlow Serving needs
+            `<name>/<version>`, for example `"models/digits/1"`, where the version is a number.
+        report: `RobustnessReport`. Defaults to `None`, which leaves the robustness unknown.
         label_names: list of str without control characters, one for each class. Defaults to `None`.
-        guard: `layers.InputGuard`, or for several inputs a dict of them by name; `None` for none;
-            `"auto"` for the bounds in the threat model of the report, and no second one if the
-            model has its own. Without a report `"auto"` lets every finite number pass, and warns.
-            Inputs that are no floats get none. Defaults to `"auto"`.
-        data: `(x, y)` arrays, or an iterable of batches `(x, y)`, the examples of the report, for
-            its fingerprint and for the warmup requests. Defaults to `None`: those that a report
-            from `evaluate` holds; else there is no fingerprint, and the requests are random. A
-            model that takes text, or inputs of any length, may need real examples.
+        guard: `layers.InputGuard`; or a dict from names of inputs to guards; or `None` for no
+            guard; or `"auto"` for the bounds in the threat model of the report, unless the model
+            contains a guard. Without a report `"auto"` accepts every finite number, and warns.
+            Only inputs of floats get a guard. Defaults to `"auto"`.
+        data: `(x, y)` arrays, or an iterable of batches `(x, y)`: the examples of the report, for
+            its fingerprint and for the warmup requests. Defaults to `None`, the examples that a
+            report from `evaluate` holds. Without examples there is no fingerprint, and the requests
+            are random. A model that takes text, or inputs of any length, may need real examples.
         max_samples: int from 1000 to 10,000,000, the most noisy copies that a request to `certify`
-            may ask for, of all its inputs together. Defaults to `100_000`.
-        check: function of the folder, complete but under another name, that raises an error if it
-            must not be published. Defaults to `None`.
+            may ask for, summed over its inputs. Defaults to `100_000`.
+        check: function of the complete folder, which still has a temporary name. It raises an error
+            if the folder must not be published. Defaults to `None`.
 
     Returns:
         `pathlib.Path` of the folder.
 
     Raises:
-        FileExistsError: if `path` exists: a served version is never changed.
-        ValueError: for a model that is not built or is no classifier, one column of outputs within
-            [0, 1] that nothing says how to read, a report of another model or
-            of other examples than `data`, a wrong number of names, examples that the guard
-            rejects, and a model of text or of any length that fails without `data`.
+        FileExistsError: if `path` exists, because a served version must never change.
+        ValueError: for a model that is not built or not a classifier; one column of outputs within
+            [0, 1] that may be logits or probabilities; a report of another model or of other
+            examples than `data`; a wrong number of names; examples that the guard rejects; and a
+            model of text or of inputs of any length that fails without `data`.
 
     Example:
 
@@ -157,7 +157,7 @@ def _logits(model, inputs, arrays):
 
 
 def _num_classes(model, inputs, guards, data):
-    """Counts the classes on a few examples, which also tells logits from probabilities."""
+    """Returns the number of classes, counted on the predictions for a few examples."""
     rows = first_rows(model, inputs, guards, data)
     with missing_data_context(inputs, data):
         return _logits(model, inputs, rows).shape[-1]
@@ -166,13 +166,15 @@ def _num_classes(model, inputs, guards, data):
 def _check_arguments(report, label_names):
     if report is not None and not isinstance(report, RobustnessReport):
         # Other reports have a long repr.
-        received = repr(report) if isinstance(report, (str, pathlib.Path)) else type(report).__name__
+        received = (
+            repr(report) if isinstance(report, (str, pathlib.Path)) else type(report).__name__
+        )
         raise ValueError(
             "Expected a RobustnessReport; `RobustnessReport.load(path)` reads one from a file. "
             f"Received: report={received}"
         )
     for name in label_names or ():
-        # Surrogates cannot be written; the others end a line.
+        # Surrogates cannot be written as UTF-8, and control characters can end a line of the card.
         if not isinstance(name, str) or {unicodedata.category(c) for c in name} & _BREAKING:
             raise ValueError(
                 "Argument `label_names` must be a list of str without control characters. "
@@ -183,7 +185,7 @@ def _check_arguments(report, label_names):
 def _check_classes(num_classes, report, label_names):
     if report is not None and report.num_classes != num_classes:
         raise ValueError(
-            f"The report is of another model: it has {report.num_classes} classes. "
+            f"The report describes another model: it has {report.num_classes} classes. "
             f"Received: a model with {num_classes} classes"
         )
     if label_names is not None and len(label_names) != num_classes:
@@ -194,21 +196,22 @@ def _check_classes(num_classes, report, label_names):
 
 
 def _check_accuracy(model, inputs, report, data):
-    """Tells the report of another model by the one number that is quick to measure again."""
+    """Raises ValueError if the report states another clean accuracy than the model has."""
     x, y = data
     if len(y) != report.num_examples:
         raise ValueError(
-            "Argument `data` must have the examples of the report. "
+            "Argument `data` must hold the examples of the report. "
             f"Received: {len(y)} examples and a report on {report.num_examples}"
         )
+    # The accuracy of a random model differs from call to call.
     if is_random(model):
         return
     logits = _logits(model, inputs, inputs.unpack(x))
     accuracy = float(np.mean(np.argmax(logits, axis=-1) == check_labels(y, logits)))
-    # Rounding decides a tie.
+    # Allow one example to differ, because rounding can decide a tie.
     if abs(accuracy - report.clean_accuracy) > 1.001 / report.num_examples:
         raise ValueError(
-            "The report is of another model, or of other examples: it says "
+            "The report describes another model or other examples: it states "
             f"{report.clean_accuracy:.2%} accuracy without attack. Received: a model with "
             f"{accuracy:.2%} on the examples"
         )

@@ -1,11 +1,11 @@
-"""The functions of a SavedModel: what each takes and returns."""
+"""Signatures of a SavedModel: the functions that a server calls."""
 
 import collections
 
 import numpy as np
 import tensorflow as tf
 
-# The graph is TensorFlow's on every backend.
+# A SavedModel holds a TensorFlow graph on every backend.
 from keras_robust.backend.tensorflow import ops as graph
 from keras_robust.export.archive import ExportArchive
 from keras_robust.export.certify import certify_signature
@@ -16,45 +16,32 @@ from keras_robust.export.prediction_function import is_random
 from keras_robust.export.prediction_function import seed_of_the_system
 
 Signature = collections.namedtuple("Signature", "function specs")
-_NOT_FINITE = "Expected finite logits. Received: an example for which the model gives others"
-Signature.__doc__ = (
-    "A function of tensors that returns a dict of them, and the specs of its inputs."
-)
+_NOT_FINITE = "Expected finite logits. Received: an example with NaN or infinite logits"
+Signature.__doc__ = "A function from tensors to a dict of tensors, and the specs of its inputs."
 
 
 def make_signatures(model, inputs, guards, label_names, max_samples=100_000, archive=None):
     """Returns a dict of `Signature` by name.
 
-    `serving_default` and `logits` always; `predict_bytes` if the model has one input and that is an
-    image of a fixed size with 1, 3 or 4 channels of which the scale is known; `certify` for a
-    `RandomizedSmoothing`. Logits that are not finite are an error.
+    Every model has `serving_default` and `logits`. A model has `predict_bytes` if its one input is
+    an image of a fixed size with 1, 3 or 4 channels and a known scale. A `RandomizedSmoothing` has
+    `certify`. Logits that are not finite raise an error.
 
     Args:
         model: built classifier.
         inputs: `Inputs` of the model.
         guards: list of `InputGuard` or `None`, one for each input.
         label_names: list of str, or `None`.
-        max_samples: int, the most noisy copies in a request to `certify`.
-        archive: `backend.Archive` of the model, or `None` for a new one.
+        max_samples: int, the most noisy copies that a request to `certify` may ask for.
+        archive: `backend.Archive` of the model. Defaults to `None`, a new one.
     """
     archive = archive or ExportArchive(model)
-    answers = PredictionFunction(model, pack=inputs.pack)
 
     def guarded(tensors):
         pairs = zip(tensors, guards, strict=True)
         return [x if guard is None else guard(x) for x, guard in pairs]
 
-    # Drawn where the graph runs: JAX has no noise of the system.
-    draws = is_random(model)
-    in_graph = archive.in_graph(
-        lambda *given: answers(guarded(given[draws:]), given[0] if draws else None)
-    )
-
-    def finite(tensors):
-        logits, probabilities = in_graph(*([seed_of_the_system()] if draws else []), *tensors)
-        # Of NaN, `argmax` makes the first class.
-        is_finite = tf.math.is_finite(logits)
-        return graph.require_all(is_finite, _NOT_FINITE, logits), probabilities
+    finite = _finite_outputs(model, inputs, guarded, archive)
 
     def answer(tensors):
         logits, probabilities = finite(tensors)
@@ -83,15 +70,33 @@ def make_signatures(model, inputs, guards, label_names, max_samples=100_000, arc
     return found
 
 
+def _finite_outputs(model, inputs, guarded, archive):
+    """Returns a function from input tensors to `(logits, probabilities)` that are finite."""
+    answers = PredictionFunction(model, pack=inputs.pack)
+    # JAX cannot draw a fresh seed inside a graph, so TensorFlow draws it where the graph runs.
+    draws = is_random(model)
+    in_graph = archive.in_graph(
+        lambda *given: answers(guarded(given[draws:]), given[0] if draws else None)
+    )
+
+    def finite(tensors):
+        logits, probabilities = in_graph(*([seed_of_the_system()] if draws else []), *tensors)
+        # argmax of NaN returns class 0, so reject it.
+        is_finite = tf.math.is_finite(logits)
+        return graph.require_all(is_finite, _NOT_FINITE, logits), probabilities
+
+    return finite
+
+
 def takes_pictures(inputs):
-    """Whether the model has one input that is an image of a fixed size, such as PNG can hold."""
+    """Returns whether the only input is an image of a fixed size that a PNG file can hold."""
     shape = inputs.specs[0].shape
     is_image = len(inputs.specs) == 1 and shape.rank == 4 and None not in shape[1:]
     return is_image and shape[-1] in (1, 3, 4) and not inputs.specs[0].dtype == tf.string
 
 
 def _picture_reader(model, spec, guard, archive):
-    """Returns a function from uint8 to what the input takes, or `None` where nobody knows that."""
+    """Returns a function from uint8 pictures to the input, or `None` if its scale is unknown."""
     if not spec.dtype.is_floating:
         return lambda pictures: tf.cast(pictures, spec.dtype)
     guard = scale_of(model, spec, guard)

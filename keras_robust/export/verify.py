@@ -1,4 +1,4 @@
-"""Whether a SavedModel is the model it was made from: in its answers, and under attack."""
+"""Verification of a SavedModel against its Keras model: predictions, and robustness."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from keras_robust.export.archive import from_tf_function
 from keras_robust.export.prediction_function import PredictionFunction
 from keras_robust.export.prediction_function import seed_of_the_system
 
-# A server has no Keras: what needs it must fail here.
+# A server has no Keras, so block its import to find out whether the SavedModel needs it.
 _BLOCK = (
     "import runpy, sys; sys.modules['keras'] = sys.modules['keras_robust'] = None; "
     "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -33,7 +33,7 @@ def replay_in_fresh_process(path):
         path: str, the folder of a SavedModel.
 
     Returns:
-        What `warmup_log.replay` returns: how far the answers are from those of Keras.
+        The dict that `warmup_log.replay` returns, with the difference from the answers of Keras.
 
     Raises:
         ValueError: if the process fails, or if the answers differ.
@@ -44,37 +44,36 @@ def replay_in_fresh_process(path):
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise ValueError(
-            f"The SavedModel cannot be used without Keras. Received: path={str(path)!r}, which "
-            f"fails with {last}"
+            "The SavedModel must work without Keras. Received: "
+            f"path={str(path)!r}, which fails with {last}"
         )
     found = json.loads(done.stdout.splitlines()[-1])
-    # In this form NaN is too large.
+    # Written as `not <=` so that NaN fails.
     if not found["others_equal"] or not found["largest_difference"] <= _TOLERANCE:
         raise ValueError(
-            "The SavedModel answers its warmup requests in another way than Keras did. "
+            "The SavedModel must answer its warmup requests like Keras. "
             f"Received: path={str(path)!r} with {found}"
         )
     return found
 
 
 def compare_robustness(path, model, data, threat_model, suite=None, **arguments):
-    """Attacks a SavedModel through its signatures, and the model in memory in the same way.
+    """Runs the same attacks on a SavedModel and on the model in memory, and returns the reports.
 
-    White-box attacks go through `logits`, black-box attacks, which get nothing but scores, through
+    White-box attacks use the signature `logits`. Black-box attacks, which only see scores, use
     `serving_default`. Both models get the same random numbers.
 
     Args:
         path: str, the folder of a SavedModel with one input.
-        model: the `keras.Model` that it was made from.
+        model: the `keras.Model` that was exported.
         data: `(x, y)` arrays.
         threat_model: `ThreatModel`.
-        suite: list of white-box attacks, or `None` for PGD with 50 steps on two losses. Defaults to
-            `None`.
-        **arguments: further arguments of `evaluate`, such as `num_examples` and `seed`.
+        suite: list of white-box attacks. Defaults to `None`, PGD with 50 steps on two losses.
+        **arguments: further arguments of `evaluate`, for example `num_examples` and `seed`.
 
     Returns:
-        dict from `"white-box"` and `"black-box"` to dicts from `"in memory"` and `"served"` to the
-        `RobustnessReport`.
+        dict with the keys `"white-box"` and `"black-box"`. Each value is a dict from
+        `"in memory"` and `"served"` to a `RobustnessReport`.
     """
     loaded = tf.saved_model.load(str(path))
     suite = suite or [attacks.PGD(num_steps=50, loss=loss) for loss in ("cross_entropy", "margin")]

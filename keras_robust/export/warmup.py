@@ -1,4 +1,4 @@
-"""Requests for a served model, with the answers of Keras."""
+"""Warmup requests for a served model, with the answers that Keras gives."""
 
 import contextlib
 
@@ -17,26 +17,26 @@ from keras_robust.export.prediction_function import is_random
 from keras_robust.export.warmup_log import WarmupRequest
 
 _SIZES = (1, 8)
-# Of a certificate, to warm up; a real one takes more copies.
+# Enough copies to warm up `certify`; a useful certificate takes more.
 _NUM_SAMPLES = 100
 
 
 def make_warmup_requests(model, signatures, inputs, guards, x=None):
     """Returns a list of `WarmupRequest`, at least one for every signature.
 
-    Logits, probabilities and labels are those of the model itself, called in Keras, and not those
-    of the signatures. Answers are left out where they are random.
+    The expected logits, probabilities and labels come from the Keras model, not from the
+    signatures. Requests with random answers have no expected answer.
 
     Args:
         model: the model.
         signatures: dict of `Signature` by name.
         inputs: `Inputs` of the model.
         guards: list of `InputGuard` or `None`, one for each input.
-        x: examples, an array or structure of arrays, of which the first are sent; `None` for random
-            numbers.
+        x: an array or structure of arrays; the requests hold its first examples. Defaults to
+            `None`, random numbers.
 
     Raises:
-        ValueError: for examples that the guard rejects.
+        ValueError: if the guard rejects the examples.
     """
     keras_answer = _KerasAnswer(model, inputs, guards)
     boxes = input_bounds(model, inputs, guards)
@@ -47,7 +47,7 @@ def make_warmup_requests(model, signatures, inputs, guards, x=None):
             rows = [array[:size] for array in arrays]
             exchange = _exchange(name, signature, _request(name, rows, boxes))
             if name != "certify" and draws:
-                # Of a few votes, two answers are the same by chance.
+                # With few votes, two random answers can be equal by chance.
                 exchange.outputs.clear()
             elif exchange.outputs and name != "certify":
                 exchange.outputs.update(keras_answer(exchange))
@@ -56,7 +56,7 @@ def make_warmup_requests(model, signatures, inputs, guards, x=None):
 
 
 def first_rows(model, inputs, guards, data):
-    """Returns a list of arrays, the first examples in the data, or random ones for `None`."""
+    """Returns a list of arrays: the first examples of the data, or random ones for `None`."""
     if data is not None:
         return [array[: max(_SIZES)] for array in inputs.unpack(data[0])]
     return inputs.random_examples(max(_SIZES), input_bounds(model, inputs, guards))
@@ -64,7 +64,7 @@ def first_rows(model, inputs, guards, data):
 
 @contextlib.contextmanager
 def missing_data_context(inputs, data):
-    """Says what to do if a model fails that nobody but its user can make examples for."""
+    """Asks for `data` if a model fails on random examples of text or of unknown length."""
     try:
         yield
     except Exception as error:
@@ -72,46 +72,55 @@ def missing_data_context(inputs, data):
             raise
         shapes = {spec.name: (*spec.shape, spec.dtype.name) for spec in inputs.specs}
         raise ValueError(
-            "The model takes text, or inputs of any length, and fails on what was made up for it: "
-            "give `data=(x, y)`, a few real examples. "
+            "The model takes text, or inputs of any length, and fails on random examples: "
+            "pass a few real examples as `data=(x, y)`. "
             f"Received: inputs {shapes} and the error {str(error).strip().splitlines()[0][:200]}"
         ) from error
 
 
 class _KerasAnswer:
-    """What the answer to a request must be, by Keras and NumPy alone."""
+    """Computes the expected answer to a request with Keras and NumPy alone."""
 
     def __init__(self, model, inputs, guards):
         self._model, self._inputs, self._guards = model, inputs, guards
         self._takes_logits = models.Classifier(model).from_logits is not False
 
     def __call__(self, exchange):
-        specs, values = self._inputs.specs, list(exchange.inputs.values())
-        if exchange.signature == "predict_bytes":
-            pictures = np.stack([tf.io.decode_png(file).numpy() for file in values[0]])
-            guard = scale_of(self._model, specs[0], self._guards[0])
-            values = [pictures if guard is None else guard.to_float(pictures)]
-        tensors = [
-            ops.convert_to_tensor(value, spec.dtype.name)
-            for value, spec in zip(values, specs, strict=True)
-        ]
-        pairs = zip(tensors, self._guards, strict=True)
-        tensors = [x if guard is None else guard(x) for x, guard in pairs]
-        outputs = self._model(self._inputs.pack(tensors), training=False)
-        (outputs,) = keras.tree.flatten(outputs)
-        are_logits = self._takes_logits and backend.keras_logits(outputs) is None
-        outputs = ops.convert_to_numpy(ops.cast(outputs, "float32"))
-        if outputs.shape[-1] == 1:
-            other = np.zeros_like(outputs) if are_logits else 1.0 - outputs
-            outputs = np.concatenate([other, outputs], axis=-1)
+        outputs, are_logits = self._predict(self._guarded_inputs(exchange))
         found = {"probabilities": special.softmax(outputs, axis=-1) if are_logits else outputs}
         found["label"] = np.argmax(outputs, axis=-1)
         if are_logits:
             found["logits"] = outputs
         return {name: value for name, value in found.items() if name in exchange.outputs}
 
+    def _guarded_inputs(self, exchange):
+        """Returns the tensors that reach the model behind its guards."""
+        specs, values = self._inputs.specs, list(exchange.inputs.values())
+        if exchange.signature == "predict_bytes":
+            pictures = np.stack([tf.io.decode_png(file).numpy() for file in values[0]])
+            guard = scale_of(self._model, specs[0], self._guards[0])
+            values = [pictures if guard is None else guard.to_float(pictures)]
+        tensors = []
+        for value, spec, guard in zip(values, specs, self._guards, strict=True):
+            x = ops.convert_to_tensor(value, spec.dtype.name)
+            tensors.append(x if guard is None else guard(x))
+        return tensors
+
+    def _predict(self, tensors):
+        """Returns an array with at least two columns, and whether it holds logits."""
+        outputs = self._model(self._inputs.pack(tensors), training=False)
+        (outputs,) = keras.tree.flatten(outputs)
+        are_logits = self._takes_logits and backend.keras_logits(outputs) is None
+        outputs = ops.convert_to_numpy(ops.cast(outputs, "float32"))
+        if outputs.shape[-1] == 1:
+            # One output is the second of two classes.
+            other = np.zeros_like(outputs) if are_logits else 1.0 - outputs
+            outputs = np.concatenate([other, outputs], axis=-1)
+        return outputs, are_logits
+
 
 def _request(name, rows, boxes):
+    """Returns the values of the inputs of a signature for these rows."""
     if name == "predict_bytes":
         return [np.array([_png(picture, boxes[0]) for picture in rows[0]], object)]
     if name == "certify":
@@ -120,6 +129,7 @@ def _request(name, rows, boxes):
 
 
 def _png(picture, box):
+    """Returns a picture as the bytes of a PNG file, scaled from its bounds to 0 to 255."""
     if picture.dtype != np.uint8:
         low, high = (0.0, 255.0) if box is None else map(np.asarray, box)
         width = np.where(high > low, np.subtract(high, low), 1.0)
@@ -128,13 +138,15 @@ def _png(picture, box):
 
 
 def _exchange(name, signature, request):
+    """Returns a `WarmupRequest`, without an answer if two calls of the signature differ."""
     inputs = {spec.name: value for spec, value in zip(signature.specs, request, strict=True)}
     try:
+        # Two calls show whether the answer is random.
         answer, again = (_answer(signature, request) for _ in range(2))
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(
-            f"The signature {name!r} rejects the examples: give the `guard` that fits the model, "
-            f"or other examples. {required_message(error) or error.message}"
+            f"The signature {name!r} rejects the examples: pass a `guard` that fits the model, "
+            f"or other examples. Received: the error {required_message(error) or error.message}"
         ) from error
     is_same = all(np.array_equal(answer[key], again[key]) for key in answer)
     return WarmupRequest(name, inputs, answer if is_same else {})

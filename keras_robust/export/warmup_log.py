@@ -1,10 +1,11 @@
-"""Requests with their answers, in the file from which TensorFlow Serving warms a model up.
+"""Warmup file of TensorFlow Serving: requests, and the answers that Keras gives.
 
-The file is `assets.extra/tf_serving_warmup_requests`: a TFRecord of `PredictionLog`. A server reads
-the requests; the answers are those of Keras, for whoever checks a server or a SavedModel.
+The file `assets.extra/tf_serving_warmup_requests` is a TFRecord of `PredictionLog`. A server reads
+the requests. The answers are there to check a server or a SavedModel.
 
-Imports TensorFlow alone: a process in which Keras cannot be imported runs this file by its path,
-with the folder of a SavedModel as argument, and prints what `replay` returns as JSON.
+This module imports TensorFlow but not Keras: `verify` runs it by its path, in a process that cannot
+import Keras, with the folder of a SavedModel as argument. It then prints the result of `replay` as
+JSON.
 """
 
 import collections
@@ -21,7 +22,7 @@ from google.protobuf import message_factory
 PLACE = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
 _FILE, _PACKAGE = "keras_robust/warmup_log.proto", "keras_robust.warmup_log"
 _TENSOR = tf.make_tensor_proto(0.0).DESCRIPTOR
-# Message -> field -> (number, type). These are the numbers of tensorflow_serving/apis.
+# Message -> field -> (number, type), with the numbers of tensorflow_serving/apis.
 _MESSAGES = {
     "ModelSpec": {"name": (1, "string"), "signature_name": (3, "string")},
     "PredictRequest": {"model_spec": (1, "ModelSpec"), "inputs": (2, "tensors")},
@@ -30,12 +31,12 @@ _MESSAGES = {
     "PredictionLog": {"predict_log": (6, "PredictLog")},
 }
 
-WarmupRequest = collections.namedtuple("Exchange", "signature inputs outputs")
+WarmupRequest = collections.namedtuple("WarmupRequest", "signature inputs outputs")
 WarmupRequest.__doc__ = "A request and its answer: the name of a signature, and dicts of arrays."
 
 
 def write(path, model_name, warmup_requests):
-    """Writes exchanges to a file; TensorFlow Serving reads 1000 at most."""
+    """Writes warmup requests to a file, of which TensorFlow Serving reads at most 1000."""
     with tf.io.TFRecordWriter(str(path)) as writer:
         for exchange in warmup_requests:
             record = _record_class()()
@@ -50,7 +51,7 @@ def write(path, model_name, warmup_requests):
 
 
 def read(path):
-    """Returns the exchanges in a file."""
+    """Returns the list of `WarmupRequest` in a file."""
     warmup_requests = []
     for bytes_of_record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
         log = _record_class().FromString(bytes_of_record).predict_log
@@ -63,12 +64,13 @@ def read(path):
 
 
 def replay(folder):
-    """Sends the requests of a SavedModel to itself.
+    """Sends the warmup requests of a SavedModel to its own signatures.
 
     Returns:
-        dict: `requests`, how many; `compared`, how many of them have an answer, which random ones
-        have not; `signatures`, which; `largest_difference` of any number from
-        the answers; `others_equal`, whether labels and texts are the same.
+        dict with `requests`, their number; `compared`, the number of requests with an answer, which
+        random ones lack; `signatures`, the names of the signatures; `largest_difference`, the
+        largest difference of any number from its answer; and `others_equal`, whether labels and
+        texts are equal.
     """
     loaded = tf.saved_model.load(str(folder))
     warmup_requests = read(pathlib.Path(folder) / PLACE)
@@ -76,13 +78,14 @@ def replay(folder):
     for exchange in warmup_requests:
         inputs = {name: tf.constant(value) for name, value in exchange.inputs.items()}
         answers = loaded.signatures[exchange.signature](**inputs)
-        if not exchange.outputs:  # They are random.
+        if not exchange.outputs:
+            # The answers to this request are random.
             continue
         equal &= answers.keys() == exchange.outputs.keys()
         for name in answers.keys() & exchange.outputs.keys():
             found, expected = answers[name].numpy(), exchange.outputs[name]
             if expected.dtype.kind == "f" and found.shape == expected.shape:
-                # `max` would overlook NaN.
+                # Python's `max` would ignore NaN; `np.max` returns it.
                 differences.append(float(np.max(np.abs(found - expected), initial=0.0)))
             else:
                 equal &= bool(np.array_equal(found, expected))
@@ -96,7 +99,7 @@ def replay(folder):
 
 
 def _record_class():
-    """Returns the class of `PredictionLog`, which the package tensorflow-serving-api also has."""
+    """Returns the message class `PredictionLog`, without the package tensorflow-serving-api."""
     pool = descriptor_pool.Default()
     try:
         pool.FindFileByName(_FILE)
@@ -131,7 +134,7 @@ def _add_field(message, name, number, kind):
 
 
 def _add_map(message, name, number, parent):
-    """A `map<string, TensorProto>`, which is a repeated message of key and value."""
+    """Adds a field `map<string, TensorProto>`, which is a repeated message of key and value."""
     entry = message.nested_type.add(name=f"{name.capitalize()}Entry")
     entry.options.map_entry = True
     _add_field(entry, "key", 1, "string")

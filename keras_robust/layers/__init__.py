@@ -1,4 +1,4 @@
-"""Keras layers: input transformations that attacks see through, and layers on logits."""
+"""Keras layers: input transformations with usable gradients, Lipschitz layers, and wrappers."""
 
 from keras_robust.calls import explain_calls
 from keras_robust.layers.bit_depth import BitDepth

@@ -1,4 +1,4 @@
-"""Fewer bits for each value."""
+"""Reduction of the bit depth of inputs."""
 
 import keras
 from keras import ops
@@ -9,33 +9,34 @@ from keras_robust.layers.input_transformation import check_count
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class BitDepth(InputTransformation):
-    """Rounds every value to `2^b` levels (feature squeezing): a baseline, not a defence.
+    """Rounds every value to `2^b` levels (feature squeezing): a baseline, not a defense.
 
-    `g(x) = round(x (2^b - 1)) / (2^b - 1)` for `x` in `[0, 1]`, mapped to the bounds; backward the
-    identity. Put it in front of a network to see how little it helps, or into
-    `FeatureSqueezingDetector`.
+    The layer computes `g(x) = round(x (2^b - 1)) / (2^b - 1)` for `x` in `[0, 1]`, mapped to the
+    bounds. Its backward pass is the identity. Put it in front of a network to measure how little it
+    helps, or use it in `FeatureSqueezingDetector`.
 
-    How it falls: the perturbation only has to reach the next level, and the gradient of the
-    rounded input points there. He et al. (2017) break feature squeezing, alone and with the other
-    squeezers, by attacks that know of it; Guo et al.'s (2018) bit depth falls to 0% with the other
-    transformations of that paper under BPDA (Athalye et al., 2018). One bit on MNIST-like images,
-    most of whose values are 0 or 1, does move the border to 0.5; grey values have no such room.
+    Published attacks: a perturbation only has to reach the next level, and the gradient of the
+    rounded input points there. He et al. (2017) break feature squeezing, alone and combined with
+    other squeezers, by attacks that include it. The bit depth of Guo et al. (2018) falls to 0%
+    under BPDA, like the other transformations of that paper (Athalye et al., 2018). One bit does
+    help on images like MNIST, where most values are 0 or 1 and must cross 0.5; it does not help
+    for gray values.
 
-    With `bpda=False` the gradient is zero, and gradient attacks are blind.
+    With `bpda=False` the gradient is zero, and gradient attacks fail.
 
-    Deviations from the paper: none. Cost: none beside the model.
+    Deviations from the paper: none. Cost: negligible.
 
     Args:
-        bits: int from 1 to 16, `b`: in the paper 1 for MNIST, 4 or 5 for CIFAR-10.
-        bpda: bool, whether gradients pass, or are zero. Defaults to `True`.
-        bounds: pair of numbers, or of arrays with a number for each channel: the range of valid
-            values. Defaults to `(0.0, 1.0)`.
-        **kwargs: `name`, `dtype` and others of `keras.layers.Layer`.
+        bits: int from 1 to 16, `b`. The paper uses 1 for MNIST, and 4 or 5 for CIFAR-10.
+        bpda: bool, whether to use the identity gradient instead of zero. Defaults to `True`.
+        bounds: pair of numbers, or pair of arrays with a number for each channel: the range of
+            valid values. Defaults to `(0.0, 1.0)`.
+        **kwargs: arguments of `keras.layers.Layer`, for example `name` and `dtype`.
 
     Call arguments: `x`, float, any shape. Returns the same shape in the compute dtype.
 
     Raises:
-        ValueError: if `bits` is no int from 1 to 16, and for bounds that are no pair.
+        ValueError: if `bits` is not an int from 1 to 16, or `bounds` is not a pair.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Tells adversarial examples by how much squeezing changes the prediction."""
+"""Detector of adversarial examples by feature squeezing."""
 
 import keras
 import numpy as np
@@ -12,30 +12,29 @@ class FeatureSqueezingDetector(keras.Model):
     """Scores inputs by how much squeezers change the prediction of a model: a baseline.
 
     `score(x) = max_s || softmax(z(x)) - softmax(z(s(x))) ||_1`, from 0 to 2, over squeezers `s`
-    such as `BitDepth` and `MedianSmoothing`. What scores above the threshold is called adversarial.
-    `calibrate` sets the threshold on clean examples, which is saved with the detector.
+    like `BitDepth` and `MedianSmoothing`. Inputs with a score above the threshold count as
+    adversarial. `calibrate` sets the threshold on clean examples, and the detector saves it.
 
-    **It detects only attacks that do not know of it.** The score is differentiable (the squeezers
-    pass gradients), so that an attack can keep it low: on MNIST and CIFAR-10 He et al. (2017), who
-    did, find adversarial examples of low distortion that are not detected. Do not quote its
-    detection rate as robustness. Like any threshold it turns away the share of clean examples that
-    it was calibrated for.
+    **It detects only attacks that ignore it.** The score is differentiable, because the squeezers
+    pass gradients, so an attack can keep it low. He et al. (2017) found undetected adversarial
+    examples of low distortion on MNIST and CIFAR-10 in this way. Do not report its detection rate
+    as robustness. The detector also rejects the share of clean examples that `calibrate` allows.
 
-    Deviations from the paper: non-local means is not among the squeezers here; any layer that
-    keeps the shape can be. Cost: a forward pass, and one more for each squeezer.
+    Deviations from the paper: the package has no non-local means, but a squeezer can be any layer
+    that keeps the shape. Cost: a forward pass, and one more for each squeezer.
 
     Args:
-        model: built `keras.Model` with one input and one classification output; its logits are
-            found as `evaluate` finds them. Runs in inference mode.
+        model: built `keras.Model` with one input and one classification output. The detector finds
+            its logits in the same way as `evaluate`, and runs it in inference mode.
         squeezers: list of at least one layer that maps inputs to inputs.
         threshold: float, or `None` before `calibrate`. Defaults to `None`.
-        **kwargs: `name`, `dtype` and others of `keras.Model`.
+        **kwargs: arguments of `keras.Model`, for example `name` and `dtype`.
 
     Call arguments: `x`, float `(batch_size, ...)`. Returns scores, float32 `(batch_size,)`.
 
     Raises:
-        ValueError: for a model that is none, squeezers that are no layers, a threshold that is no
-            number, and for `is_adversarial` without a threshold.
+        ValueError: if `model` is not a `keras.Model`, a squeezer is not a layer, or `threshold` is
+            not a number, and in `is_adversarial` without a threshold.
 
     Example:
 
@@ -86,15 +85,15 @@ class FeatureSqueezingDetector(keras.Model):
         return ops.max(ops.stack(distances), axis=0)
 
     def calibrate(self, x, false_positive_rate=0.05, *, batch_size=256):
-        """Sets the threshold so that at most a share of clean examples is called adversarial.
+        """Sets the threshold so that at most a given share of clean examples scores above it.
 
         Args:
-            x: array `(n, ...)`, clean examples; the paper takes half of those of training.
-            false_positive_rate: float in `[0, 1)`. Defaults to `0.05`.
-            batch_size: int. Does not change the result. Defaults to `256`.
+            x: array `(n, ...)`, clean examples. The paper takes half of the training examples.
+            false_positive_rate: float in `[0, 1)`, the share. Defaults to `0.05`.
+            batch_size: int. It does not change the result. Defaults to `256`.
 
         Returns:
-            float, the threshold: the smallest score of `x` above which there is no larger share.
+            float, the threshold: the smallest score of `x` that keeps this share.
         """
         if not 0.0 <= false_positive_rate < 1.0:
             raise ValueError(
@@ -102,14 +101,15 @@ class FeatureSqueezingDetector(keras.Model):
                 f"Received: false_positive_rate={false_positive_rate!r}"
             )
         scores = np.sort(self._scores(x, batch_size))
-        models.predict_clean_logits(self.model, x, batch_size)  # Refuses what cannot be read.
-        # What is meant as a whole number of examples must not lose one to rounding.
+        # Raises a helpful error if the model or the examples cannot be used.
+        models.predict_clean_logits(self.model, x, batch_size)
+        # The tolerance keeps a product that is a whole number from rounding down.
         allowed = int(false_positive_rate * len(scores) + 1e-9)
         self.threshold = float(scores[len(scores) - 1 - allowed])
         return self.threshold
 
     def is_adversarial(self, x, *, batch_size=256):
-        """Returns a bool array `(n,)`, whether the scores are above the threshold."""
+        """Returns a bool array `(n,)`: whether each score is above the threshold."""
         if self.threshold is None:
             raise ValueError(
                 "The detector has no threshold yet: call `calibrate` on clean examples. "

@@ -1,4 +1,4 @@
-"""An activation that sorts, and loses nothing of the gradient."""
+"""Sorting activation for Lipschitz networks."""
 
 import keras
 from keras import ops
@@ -11,22 +11,23 @@ class GroupSort(keras.layers.Layer):
     """Sorts the channels within groups: an activation that keeps every norm of the gradient.
 
     With `group_size=2` it is MaxMin: `(a, b)` becomes `(min(a, b), max(a, b))`. Its Jacobian is a
-    permutation, so that it is 1-Lipschitz in every norm, and unlike ReLU it makes no gradient
-    smaller. Networks of orthogonal layers and ReLU cannot even come near `|x|`; with GroupSort they
-    can approximate every 1-Lipschitz function. Use it between `SpectralDense` and
+    permutation, so the layer is 1-Lipschitz in every norm and, unlike ReLU, shrinks no gradient.
+    Networks of orthogonal layers and ReLU cannot approximate even `|x|`; with GroupSort they can
+    approximate every 1-Lipschitz function. Use it between layers like `SpectralDense` and
     `OrthogonalConv2D`.
 
-    Deviations from the paper: none. Cost: a sort, no weights.
+    Deviations from the paper: none. Cost: a sort. It has no weights.
 
     Args:
-        group_size: int of at least 2, channels in a group. Their number, the size of the last axis,
-            must be a multiple of it. Defaults to `2`.
-        **kwargs: `name`, `dtype` and others of `keras.layers.Layer`.
+        group_size: int of at least 2, the channels in a group. The size of the last axis must be a
+            multiple of it. Defaults to `2`.
+        **kwargs: arguments of `keras.layers.Layer`, for example `name` and `dtype`.
 
     Call arguments: `x`, float `(..., channels)`. Returns the same shape.
 
     Raises:
-        ValueError: if `group_size` is no int of at least 2, or does not divide the channels.
+        ValueError: if `group_size` is not an int of at least 2, or the number of channels is not a
+            multiple of it.
 
     Example:
 
@@ -52,6 +53,7 @@ class GroupSort(keras.layers.Layer):
             )
 
     def call(self, x):
+        # For pairs, minimum and maximum are faster than a sort.
         if self.group_size == 2:
             first, second = x[..., 0::2], x[..., 1::2]
             pairs = ops.stack([ops.minimum(first, second), ops.maximum(first, second)], axis=-1)

@@ -1,4 +1,4 @@
-"""The door of a served model: nothing from outside the threat model passes it."""
+"""Guard of a served model: it rejects inputs outside the threat model."""
 
 import keras
 from keras import ops
@@ -18,43 +18,44 @@ _CHOICES = {
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class InputGuard(keras.layers.Layer):
-    """Lets only inputs of the threat model pass: finite numbers within its bounds.
+    """Accepts only inputs of the threat model: finite numbers within its bounds.
 
-    Robustness is measured for inputs in a box, such as pixels in `[0, 1]`. Whoever sends other
-    numbers to a served model leaves the threat model, and no measurement says anything about the
-    answer. Put this layer first; `export_saved_model` does it by itself.
+    Robustness is measured for inputs within bounds, for example pixels in `[0, 1]`. The measurement
+    says nothing about the predictions for other inputs. Put this layer first in a served model;
+    `export_saved_model` does so automatically.
 
-    - `outside`: a value beyond the bounds is rejected, or clipped to the nearest bound. Clipping
-      answers a picture in the wrong units, such as 0 to 255 for 0 to 1, with a class.
-    - `non_finite`: NaN and infinities are rejected, or replaced: infinities by the bound on their
-      side, NaN by the middle of the box. A replaced value is a guess; what the model makes of it
-      nobody measured.
-    - `integers`: uint8 and uint16 pictures are scaled, 0 to the lower and 255 or 65535 to the upper
-      bound, or only cast. Other integers are always cast.
+    - `outside`: rejects values beyond the bounds, or clips them to the nearest bound. A guard that
+      clips accepts a picture in the wrong units, for example 0 to 255 instead of 0 to 1.
+    - `non_finite`: rejects NaN and infinities, or replaces them: infinities by the nearest bound,
+      NaN by the middle of the bounds. A replaced value is a guess, and no measurement covers the
+      prediction for it.
+    - `integers`: scales uint8 and uint16 pictures, so that 0 becomes the lower bound and 255 or
+      65535 the upper bound, or only casts them. Other integers are always cast.
 
-    To reject is to fail with an error for the whole batch, which a server answers with a status
-    like 400. Where TensorFlow drops checks, which is in code compiled by XLA and in the formats
-    other than SavedModel, all values of the rejected example become NaN instead; `accepts` tells
-    which they are. NaN does not survive every layer, so that a caller there must ask `accepts`.
+    A rejected example raises an error for the whole batch, which a server answers with a status
+    like 400. TensorFlow drops such checks in code compiled by XLA and in formats other than
+    SavedModel. There all values of a rejected example become NaN instead. Some layers hide NaN, so
+    use `accepts` there to find the rejected examples.
 
-    This is no defence: an adversarial example is finite and within the bounds. The gradient is the
-    identity, 0 where a value was clipped or replaced.
+    The guard is not a defense: an adversarial example is finite and within the bounds. The gradient
+    is the identity, and 0 for values that were clipped or replaced.
 
-    Cost: one pass over the input, beside the model.
+    Cost: one pass over the input.
 
     Args:
-        bounds: pair of numbers, or of arrays with a number for each channel, or `None` for numbers
-            without bounds, of which only the non-finite are rejected. Defaults to `(0.0, 1.0)`.
+        bounds: pair of numbers, or pair of arrays with a number for each channel, or `None` to
+            reject only non-finite numbers. Defaults to `(0.0, 1.0)`.
         outside: `"reject"` or `"clip"`. Defaults to `"reject"`.
         non_finite: `"reject"` or `"replace"`. Defaults to `"reject"`.
         integers: `"scale"` or `"cast"`. Defaults to `"scale"`.
-        **kwargs: `name`, `dtype` and others of `keras.layers.Layer`.
+        **kwargs: arguments of `keras.layers.Layer`, for example `name` and `dtype`.
 
     Call arguments: `x`, numbers of any dtype, `(batch_size, ...)`. Returns the same shape in the
-    compute dtype; everything is checked in float32 or better.
+    compute dtype. The checks run in float32 or better.
 
     Raises:
-        ValueError: for bounds that are no pair, unknown choices, and `"replace"` without bounds.
+        ValueError: if `bounds` is not a pair, for unknown choices, and for `"replace"` without
+            bounds.
         tensorflow.errors.InvalidArgumentError: in a call, for a batch with a rejected example.
 
     Example:
@@ -69,7 +70,7 @@ class InputGuard(keras.layers.Layer):
     [ True False False]
 
     References:
-        - [Carlini et al., 2019](https://arxiv.org/abs/1902.06705), on threat models that state the
+        - [Carlini et al., 2019](https://arxiv.org/abs/1902.06705) ask threat models to state the
           range of valid inputs.
     """
 
@@ -89,7 +90,7 @@ class InputGuard(keras.layers.Layer):
         self.integers = _check_choice("integers", integers)
         if self.bounds is None and non_finite == "replace":
             raise ValueError(
-                "Without bounds there is nothing to replace infinities by: give `bounds`, or use "
+                "Without bounds no value can replace infinities: pass `bounds`, or use "
                 'non_finite="reject". Received: bounds=None, non_finite="replace"'
             )
 
@@ -98,18 +99,18 @@ class InputGuard(keras.layers.Layer):
         if self._rejects:
             accepted = self._accepted(x)
             x = backend.require_all(accepted, self._message(), x)
-            # Adding is faster than choosing, and adds 0 to what passes.
+            # Adding NaN or 0 is faster than `where`, and leaves accepted examples unchanged.
             poison = ops.where(accepted, ops.cast(0.0, x.dtype), ops.cast(float("nan"), x.dtype))
             x = x + ops.reshape(poison, (-1,) + (1,) * (len(x.shape) - 1))
-        # After the check: half precision may round a value up to a bound, or down.
+        # Cast after the check, because half precision may round a value across a bound.
         return ops.cast(self._clipped(x), self.compute_dtype)
 
     def accepts(self, x):
-        """Returns bools `(batch_size,)`, whether this layer lets each example pass."""
+        """Returns bools `(batch_size,)`: whether this layer accepts each example."""
         return self._accepted(self._mended(self.to_float(x)))
 
     def to_float(self, x):
-        """Returns `x` as floats, pictures of integers scaled to the bounds; checks nothing."""
+        """Returns `x` as floats, with integer pictures scaled to the bounds, without any check."""
         dtype = keras.backend.result_type(self.compute_dtype, "float32")
         x = ops.convert_to_tensor(x)
         largest = _LARGEST.get(keras.backend.standardize_dtype(x.dtype))
@@ -117,7 +118,7 @@ class InputGuard(keras.layers.Layer):
         if largest is None or self.integers == "cast" or self.bounds is None:
             return x
         low, high = self._bounds_like(x)
-        # The two ends are met exactly.
+        # A weighted mean reaches both bounds exactly, which `low + share * (high - low)` may not.
         share = x / largest
         return low * (1.0 - share) + high * share
 
@@ -135,7 +136,7 @@ class InputGuard(keras.layers.Layer):
 
     @property
     def rejects_outside(self):
-        """Whether finite values beyond the bounds are rejected."""
+        """Whether the layer rejects finite values beyond the bounds."""
         return self.outside == "reject" and self.bounds is not None
 
     @property
@@ -143,7 +144,7 @@ class InputGuard(keras.layers.Layer):
         return self.non_finite == "reject" or self.rejects_outside
 
     def _mended(self, x):
-        """Replaces what is to be replaced, so that it is within the bounds."""
+        """Returns `x` with non-finite values replaced, if the layer replaces them."""
         if self.non_finite != "replace":
             return x
         low, high = self._bounds_like(x)
@@ -157,7 +158,7 @@ class InputGuard(keras.layers.Layer):
         if self.bounds is None or self.outside == "clip":
             return ops.all(ops.isfinite(x), axis=axes)
         low, high = self._bounds_like(x)
-        # Twice as fast as `all` of two comparisons. NaN makes the sum NaN, which is not 0.
+        # Twice as fast as `all` of two comparisons. NaN makes the sum NaN, which differs from 0.
         beyond = ops.abs(x - ops.minimum(ops.maximum(x, low), high))
         return ops.sum(beyond, axis=axes) == 0.0
 

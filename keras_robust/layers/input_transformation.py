@@ -1,4 +1,4 @@
-"""What input transformations with steps share: a backward pass that attacks can use."""
+"""Base class of input transformations: step functions with a gradient that attacks can use."""
 
 import keras
 from keras import ops
@@ -10,24 +10,26 @@ from keras_robust.threat_models.parsing import parse_bounds
 class InputTransformation(keras.layers.Layer):
     """Computes a step function `g(x)` forward and the gradient of a smooth `s(x)` backward (BPDA).
 
-    `s(x) + [g(x) - s(x)]`, the bracket held fixed: backward pass differentiable approximation
-    (Athalye, Carlini and Wagner, 2018). The value is `g(x)` bit for bit, and the gradient is that
-    of `s`, by default the identity. So whoever attacks or trains the model goes through the
-    transformation instead of stopping at it.
+    The layer computes `s(x) + [g(x) - s(x)]` with a constant bracket, which is the backward pass
+    differentiable approximation of Athalye, Carlini and Wagner (2018). The value is exactly `g(x)`,
+    and the gradient is the gradient of `s`, by default the identity. Attacks and training
+    therefore see a useful gradient through the transformation.
 
-    **With `bpda=False` the gradient is zero**, as that of a step function is, and every gradient
-    attack on the model is blind: it reports a robustness that is not there. That is for showing
-    what masked gradients look like, never for a defence.
+    **With `bpda=False` the gradient is zero**, like the gradient of any step function. Gradient
+    attacks then fail and report robustness that does not exist. Use it to demonstrate masked
+    gradients, never as a defense.
 
-    A subclass writes `transform(x)`, `g`, and may write `surrogate(x)`, `s`, of the same shape.
-    Both get float32 (float64 under that policy) whatever the dtype policy, because half precision
-    has too few levels; the output has the compute dtype of the policy.
+    A subclass implements `transform(x)`, which is `g`, and may implement `surrogate(x)`, which is
+    `s` and has the same output shape. Both receive float32 (or float64 under that policy) whatever
+    the dtype policy, because half precision has too few levels. The output has the compute dtype of
+    the policy.
 
     Args:
-        bpda: bool, whether the gradient is that of the surrogate, or zero. Defaults to `True`.
-        bounds: pair of numbers, or of arrays with a number for each channel: the range of valid
-            values. Defaults to `(0.0, 1.0)`.
-        **kwargs: `name`, `dtype` and others of `keras.layers.Layer`.
+        bpda: bool, whether to use the gradient of the surrogate instead of zero. Defaults to
+            `True`.
+        bounds: pair of numbers, or pair of arrays with a number for each channel: the range of
+            valid values. Defaults to `(0.0, 1.0)`.
+        **kwargs: arguments of `keras.layers.Layer`, for example `name` and `dtype`.
 
     References:
         - [Athalye et al., 2018](https://arxiv.org/abs/1802.00420)
@@ -39,7 +41,7 @@ class InputTransformation(keras.layers.Layer):
         self.bounds = parse_bounds(bounds)
         if self.bounds is None:
             raise ValueError(
-                f"{type(self).__name__} needs the range of valid values: a pair (low, high). "
+                f"{type(self).__name__} needs the range of valid values as a pair (low, high). "
                 "Received: bounds=None"
             )
 
@@ -48,16 +50,13 @@ class InputTransformation(keras.layers.Layer):
         raise NotImplementedError
 
     def surrogate(self, x):
-        """Returns `s(x)`, whose gradient takes the place of that of `g`; the shape is that of `g`.
-
-        The identity unless a subclass says otherwise.
-        """
+        """Returns `s(x)`, whose gradient replaces the gradient of `g`. Defaults to the identity."""
         return x
 
     def call(self, x):
         x = ops.cast(x, keras.backend.result_type(self.compute_dtype, "float32"))
         smooth = self.surrogate(x)
-        # In this order the smooth part adds exactly 0 to the value.
+        # `slope` is exactly 0 in value, so the output equals `transform(x)` bit for bit.
         slope = smooth - ops.stop_gradient(smooth)
         weight = 1.0 if self.bpda else 0.0
         value = ops.stop_gradient(self.transform(x)) + weight * slope
@@ -72,7 +71,7 @@ class InputTransformation(keras.layers.Layer):
     def to_unit(self, x):
         """Maps the bounds to `[0, 1]`."""
         low, high = self._bounds_like(x)
-        # What never changes is 0.
+        # A channel whose bounds are equal maps to 0; avoid the division by zero.
         return ops.where(high > low, (x - low) / ops.where(high > low, high - low, 1.0), 0.0)
 
     def from_unit(self, x):
@@ -85,7 +84,7 @@ class InputTransformation(keras.layers.Layer):
 
 
 def check_count(name, value, minimum, maximum):
-    """Returns `value`, or says that it is no whole number in the range."""
+    """Returns `value`. Raises ValueError unless it is an int from `minimum` to `maximum`."""
     is_count = isinstance(value, int) and not isinstance(value, bool)
     if not is_count or not minimum <= value <= maximum:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""JPEG inside of the network."""
+"""JPEG compression as a layer."""
 
 import keras
 import numpy as np
@@ -9,45 +9,49 @@ from keras_robust.layers.input_transformation import InputTransformation
 from keras_robust.layers.input_transformation import check_count
 
 _LEVELS = 255.0
-# As libjpeg, which rounds halves away from zero; averages of whole levels often are such halves.
+# libjpeg rounds halves away from zero, and means of whole levels often are halves. The margin keeps
+# such a half from rounding the other way in floats.
 _HALF = 0.5 + 1e-4
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class JPEG(InputTransformation):
-    """Compresses images as JPEG and decompresses them: a baseline, not a defence.
+    """Compresses images as JPEG and decompresses them: a baseline, not a defense.
 
-    Values are rounded to 8 bits, three channels (R, G, B) are turned into luminance and
-    chrominance, the latter halved in size, 8 x 8 blocks transformed to frequencies, `round(c / q)
-    q` with the quantisation tables `q` of the standard, and everything back. One channel is
-    luminance. Backward, as if nothing were rounded or clipped: the identity, and with halved
-    chrominance the low-pass filter that halving and doubling are.
+    The layer rounds values to 8 bits, turns the three channels R, G and B into luminance and
+    chrominance, halves the size of the chrominance, transforms 8 x 8 blocks to frequencies, rounds
+    each coefficient `c` to `round(c / q) q` with the quantization tables `q` of the standard, and
+    then inverts these steps. A single channel counts as luminance. The backward pass ignores
+    rounding and clipping: it is the identity, or with halved chrominance the low-pass filter that
+    halving and doubling apply.
 
-    How it falls: it removes small perturbations that were made without knowing of it (Das et al.,
-    2017), and does nothing against attacks through it: with BPDA the JPEG of Guo et al. (2018) and
+    Published attacks: JPEG removes small perturbations whose attacker ignored it (Das et al.,
+    2017), but it does not resist attacks through it. With BPDA the JPEG of Guo et al. (2018) and
     their other transformations have 0% accuracy (Athalye et al., 2018).
 
-    With `bpda=False` the gradient is zero, and gradient attacks are blind.
+    With `bpda=False` the gradient is zero, and gradient attacks fail.
 
-    Deviations from the standard: none that matter; arithmetic is in floats, so that pixels differ
-    from those of libjpeg by a level here and there, and more in the rare block in which a
-    coefficient lies halfway between two steps. Cost: a few small matrix products for each block.
+    Deviations from the standard: the arithmetic is in floats, so some pixels differ from those of
+    libjpeg by one level. They differ by more in the rare block in which a coefficient lies halfway
+    between two steps. Cost: a few small matrix products for each block.
 
     Args:
-        quality: int from 1 to 100. Defaults to `75`; the literature has 50 to 85.
-        chroma_subsampling: bool, whether colours have half the resolution ("4:2:0"), as files
-            usually do. Nothing for images of one channel. Defaults to `True`.
-        bpda: bool, whether gradients pass, or are zero. Defaults to `True`.
-        bounds: pair of numbers, or of arrays with a number for each channel: what black and white
-            are. Defaults to `(0.0, 1.0)`.
-        **kwargs: `name`, `dtype` and others of `keras.layers.Layer`.
+        quality: int from 1 to 100. The literature uses 50 to 85. Defaults to `75`.
+        chroma_subsampling: bool, whether chrominance has half the resolution ("4:2:0"), which is
+            usual in files. It has no effect on images with one channel. Defaults to `True`.
+        bpda: bool, whether to use the gradient of the surrogate instead of zero. Defaults to
+            `True`.
+        bounds: pair of numbers, or pair of arrays with a number for each channel: the values of
+            black and white. Defaults to `(0.0, 1.0)`.
+        **kwargs: arguments of `keras.layers.Layer`, for example `name` and `dtype`.
 
     Call arguments: `x`, float `(batch_size, height, width, channels)` of fixed size, with 1 or 3
-    channels; sides that are no multiples of 8 are padded meanwhile. Returns the same shape.
+    channels. Sides that are not multiples of 8 are padded during compression. Returns the same
+    shape.
 
     Raises:
-        ValueError: if `quality` is no int from 1 to 100, for bounds that are no pair, and for
-            inputs that are not such images.
+        ValueError: if `quality` is not an int from 1 to 100, `bounds` is not a pair, or the inputs
+            have another shape.
 
     Example:
 
@@ -70,7 +74,7 @@ class JPEG(InputTransformation):
         super().__init__(bpda=bpda, bounds=bounds, **kwargs)
         self.quality = check_count("quality", quality, 1, 100)
         self.chroma_subsampling = bool(chroma_subsampling)
-        self._luminance, self._chrominance = steps.quantisation_tables(quality)
+        self._luminance, self._chrominance = steps.quantization_tables(quality)
 
     def build(self, input_shape):
         sizes = tuple(input_shape)[1:]
@@ -109,13 +113,13 @@ class JPEG(InputTransformation):
         luminance = _code(ycc[..., :1], self._luminance)
         chrominance = ycc[..., 1:]
         if self.chroma_subsampling:
-            # libjpeg fills up the blocks of a row before it halves, and the columns after.
+            # libjpeg pads the columns of blocks before it halves, and the rows after.
             halved = steps.halve(steps.pad(chrominance, 2, 2 * steps.BLOCK))
-            # libjpeg turns a half of a level down and up by turns.
+            # libjpeg rounds half levels down and up in alternation.
             turns = np.resize([0.25, 0.5], halved.shape[2])[:, None]
             halved = ops.floor(halved + ops.convert_to_tensor(turns, dtype=halved.dtype))
             chrominance = _code(halved, self._chrominance)
-            # What was padded does not spread into the last row and column.
+            # Cut the padding off, so that doubling does not blend it into the last row and column.
             kept = [(side + 1) // 2 for side in rgb.shape[1:3]]
             chrominance = steps.double(chrominance[:, : kept[0], : kept[1]])
         else:
@@ -126,7 +130,7 @@ class JPEG(InputTransformation):
 
 
 def _code(levels, table):
-    """Returns what is left of channels after quantisation, whole levels."""
+    """Returns channels after quantization and its inverse, as whole levels."""
     divisors = ops.convert_to_tensor(table[:, None, :, None], dtype=levels.dtype)
     coefficients = steps.dct(steps.pad(levels, steps.BLOCK, steps.BLOCK) - 128.0)
     counts = ops.floor(ops.abs(coefficients) / divisors + _HALF)

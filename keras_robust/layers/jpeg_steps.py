@@ -1,11 +1,11 @@
-"""The steps of JPEG, as linear maps on levels from 0 to 255 and tables."""
+"""Steps of JPEG compression: linear maps on levels from 0 to 255, and quantization tables."""
 
 import numpy as np
 from keras import ops
 
 BLOCK = 8
 
-# ITU-T T.81, Annex K.
+# The example tables of ITU-T T.81, Annex K, which libjpeg uses.
 _LUMINANCE = np.array(
     [
         [16, 11, 10, 16, 24, 40, 51, 61],
@@ -32,25 +32,28 @@ _DCT = np.cos(np.pi * (2 * _POSITIONS + 1) * _FREQUENCIES / (2 * BLOCK)) / 2
 _DCT[0] /= np.sqrt(2.0)
 
 
-def quantisation_tables(quality):
-    """Returns the steps for luminance and chrominance, two `(8, 8)`, scaled as in libjpeg."""
+def quantization_tables(quality):
+    """Returns the luminance and chrominance tables, both `(8, 8)`, scaled like in libjpeg."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     tables = ((table * scale + 50) // 100 for table in (_LUMINANCE, _CHROMINANCE))
     return tuple(np.clip(table, 1, 255) for table in tables)
 
 
 def to_ycc(rgb):
-    """Returns luminance and chrominance, `(..., 3)`."""
+    """Returns RGB values as luminance and chrominance, `(..., 3)`."""
     return ops.einsum("...c,dc->...d", rgb, _like(_TO_YCC, rgb)) + _like(_GREY, rgb)
 
 
 def to_rgb(ycc):
-    """Inverts `to_ycc`."""
+    """Returns luminance and chrominance as RGB values: the inverse of `to_ycc`."""
     return ops.einsum("...c,dc->...d", ycc - _like(_GREY, ycc), _like(np.linalg.inv(_TO_YCC), ycc))
 
 
 def pad(x, rows, columns):
-    """Repeats the last row and column until their numbers are multiples of these."""
+    """Returns images whose height and width are multiples of `rows` and `columns`.
+
+    Copies of the last row and column fill them up.
+    """
     for axis, multiple in ((1, rows), (2, columns)):
         size = x.shape[axis]
         target = -(-size // multiple) * multiple
@@ -63,7 +66,7 @@ def dct(x):
     """Returns the coefficients of all 8 x 8 blocks, `(batch_size, rows, 8, columns, 8, channels)`.
 
     Args:
-        x: float `(batch_size, height, width, channels)`, both sides multiples of 8.
+        x: float `(batch_size, height, width, channels)`; height and width are multiples of 8.
     """
     _, height, width, channels = x.shape
     rows, columns = height // BLOCK, width // BLOCK
@@ -73,7 +76,7 @@ def dct(x):
 
 
 def inverse_dct(coefficients):
-    """Inverts `dct`."""
+    """Returns images from their coefficients: the inverse of `dct`."""
     _, rows, _, columns, _, channels = coefficients.shape
     matrix = _like(_DCT, coefficients)
     blocks = ops.einsum("ui,vj,brucvd->bricjd", matrix, matrix, coefficients)
@@ -81,7 +84,7 @@ def inverse_dct(coefficients):
 
 
 def halve(x):
-    """Averages squares of 2 x 2; both sides are even."""
+    """Returns images of half the size, means of 2 x 2 squares. Both sides must be even."""
     for axis in (1, 2):
         even, odd = _every_second(x, axis)
         x = (even + odd) / 2.0
@@ -89,7 +92,7 @@ def halve(x):
 
 
 def double(x):
-    """Twice the size: three quarters of the nearest value, one of the next, on each axis."""
+    """Returns images of twice the size: 3/4 of the nearest value and 1/4 of the next per axis."""
     for axis in (1, 2):
         size = x.shape[axis]
         before = ops.take(x, np.maximum(np.arange(size) - 1, 0), axis=axis)

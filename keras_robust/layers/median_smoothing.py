@@ -1,4 +1,4 @@
-"""The median of a neighbourhood in place of every value."""
+"""Median filter for images."""
 
 import keras
 from keras import ops
@@ -10,25 +10,25 @@ from keras_robust.layers.input_transformation import check_count
 class MedianSmoothing(keras.layers.Layer):
     """Replaces every value by the median of a window around it (feature squeezing): a baseline.
 
-    Each channel by itself, the images mirrored at their borders. The gradient is that of the
-    median: it goes to the one value of the window that was chosen, so that nothing is masked and
-    no surrogate is needed. A window of even size lies one further to the top left, and of an even
-    number of values the upper of the two in the middle is taken, as in `scipy.ndimage`.
+    The layer filters each channel separately and mirrors images at their borders. The gradient of
+    a median goes to the value of the window that was chosen, so the layer masks no gradient and
+    needs no surrogate. Like in `scipy.ndimage`, a window of even size extends one pixel further to
+    the top left, and the median of an even number of values is the upper of the two middle ones.
 
-    How it falls: it has gradients, so a plain attack on the whole model goes through it. As a
-    detector it falls to attacks that know of it (He et al., 2017).
+    Published attacks: the layer has gradients, so a plain attack on the whole model passes through
+    it. As a detector it fails against attacks that include it (He et al., 2017).
 
-    Deviations from the paper: none; this is `scipy.ndimage.median_filter`, which the authors use.
-    Cost: a sort of `size^2` values for every value.
+    Deviations from the paper: none; the layer computes `scipy.ndimage.median_filter`, which the
+    authors use. Cost: a sort of `size^2` values for every value.
 
     Args:
-        size: int from 1 to 9, the side of the window: in the paper 2 or 3. Defaults to `2`.
-        **kwargs: `name`, `dtype` and others of `keras.layers.Layer`.
+        size: int from 1 to 9, the side of the window. The paper uses 2 or 3. Defaults to `2`.
+        **kwargs: arguments of `keras.layers.Layer`, for example `name` and `dtype`.
 
     Call arguments: `x`, float `(batch_size, height, width, channels)`. Returns the same shape.
 
     Raises:
-        ValueError: if `size` is no int from 1 to 9, and for inputs that are no images.
+        ValueError: if `size` is not an int from 1 to 9, or the inputs are not images.
 
     Example:
 

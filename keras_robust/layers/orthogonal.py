@@ -1,4 +1,4 @@
-"""Matrices that stretch nothing: scaled below 1, then made orthogonal."""
+"""Orthogonalization of matrices by Bjorck's iteration."""
 
 from keras import ops
 
@@ -9,14 +9,15 @@ _GRAM_STEPS = 3
 def spectral_bound(matrix):
     """Returns an upper bound of the largest singular value, with a gradient.
 
-    `||(W^T W)^8||_F^(1/16) = (sum_i sigma_i^32)^(1/32)`, which is at least the largest `sigma`, and
-    at most `n^(1/32)` times that for rank `n`: no iteration whose start or end matters.
+    The bound is `||(W^T W)^8||_F^(1/16) = (sum_i sigma_i^32)^(1/32)`, which is at least the largest
+    `sigma`, and at most `n^(1/32)` times as large for rank `n`. Unlike power iteration it needs no
+    starting point and always bounds from above.
     """
     rows, columns = matrix.shape
     turned = matrix if rows >= columns else ops.transpose(matrix)
     scale = _norm(turned)
     gram = ops.matmul(ops.transpose(turned / scale), turned / scale)
-    # Norms of powers leave float32 soon: each is divided by its norm, which is put back at the end.
+    # Powers overflow float32 soon, so divide each by its norm and keep the logarithm of the norms.
     logarithm, power = 0.0, 1.0
     for _ in range(_GRAM_STEPS):
         norm = _norm(gram)
@@ -27,12 +28,12 @@ def spectral_bound(matrix):
     return scale * ops.exp(0.5 * (logarithm + last / power))
 
 
-def orthogonalise(matrix, num_steps):
-    """Returns a matrix with singular values of at most 1, nearly all 1, by Bjorck's iteration.
+def orthogonalize(matrix, num_steps):
+    """Returns a nearly orthogonal matrix whose singular values are at most 1.
 
-    From `W / bound`, `W <- 1.5 W - 0.5 W W^T W` takes each singular value `s` in `[0, 1]` to
-    `1.5 s - 0.5 s^3`, which is larger, and at most 1: in exact arithmetic no step ends above 1,
-    however few there are.
+    Bjorck's iteration starts from `W / bound`. A step `W <- 1.5 W - 0.5 W W^T W` maps each singular
+    value `s` in `[0, 1]` to `1.5 s - 0.5 s^3`, which is larger but at most 1. In exact arithmetic
+    the singular values are therefore at most 1 after any number of steps.
     """
     rows, columns = matrix.shape
     turned = matrix if rows >= columns else ops.transpose(matrix)
@@ -44,5 +45,5 @@ def orthogonalise(matrix, num_steps):
 
 
 def _norm(matrix):
-    """The Frobenius norm."""
+    """Returns the Frobenius norm."""
     return ops.sqrt(ops.sum(ops.square(matrix)) + _TINY**2)

@@ -1,31 +1,31 @@
-"""A convolution that stretches nothing."""
+"""Convolution with Lipschitz constant 1."""
 
 import keras
 from keras import ops
 
 from keras_robust.layers.input_transformation import check_count
-from keras_robust.layers.orthogonal import orthogonalise
+from keras_robust.layers.orthogonal import orthogonalize
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class OrthogonalConv2D(keras.layers.Layer):
     """A convolution that is orthogonal by construction (BCOP): 1-Lipschitz in L2 at every step.
 
-    A kernel of size `k` is `H` convolved with `k - 1` pairs of two-tap kernels, `[P, I - P]` across
-    and `[R, I - R]` down, where `P = U U^T` and `R = V V^T` project on half of the channels, and
-    `U`, `V`, `H` are made orthonormal by Bjorck's iteration. In the Fourier domain a pair is
-    `P + (I - P) e^(i w)`, which is unitary; so is their product. With zero padding the layer is a
-    part of that operator, and with strides a part of its outputs: its norm is at most 1, and 1 for
-    most of the gradient. Where the iteration has not converged, the eigenvalues of `U U^T` are in
-    `[0, 1]`, and a pair is a mean of 1 and `e^(i w)`: still of norm at most 1.
+    A kernel of size `k` is `H` convolved with `k - 1` pairs of two-tap kernels: `[P, I - P]` along
+    rows and `[R, I - R]` along columns. `P = U U^T` and `R = V V^T` project on half of the
+    channels, and Bjorck's iteration makes `U`, `V` and `H` orthonormal. In the Fourier domain a
+    pair is `P + (I - P) e^(i w)`, which is unitary, and a product of unitary matrices is unitary.
+    Zero padding restricts the inputs of this operator, and strides restrict its outputs, so its
+    norm stays at most 1. If the iteration has not converged, the eigenvalues of `U U^T` are in
+    `[0, 1]`, and a pair is a weighted mean of 1 and `e^(i w)`, whose norm is still at most 1.
 
-    Not to be confused with a kernel that is orthogonal as a matrix, whose convolution can stretch
-    by up to the size of the kernel.
+    A kernel that is orthogonal as a matrix is something else: its convolution can have a Lipschitz
+    constant up to the size of the kernel.
 
-    Deviations from the paper: none in the parameters; strides take part of the outputs, where the
-    paper puts pixels into channels first, so that strided layers lose some of the gradient. Cost:
-    beside the convolution, products of matrices of the size of the channels, `num_steps` for each
-    projector, whatever the batch.
+    Deviations from the paper: strides drop part of the outputs, where the paper first moves pixels
+    into channels. Strided layers therefore lose some of the gradient. Cost: the convolution, and
+    `num_steps` products of matrices of the size of the channels for each projector, whatever the
+    batch size.
 
     Args:
         filters: int.
@@ -34,13 +34,13 @@ class OrthogonalConv2D(keras.layers.Layer):
         padding: `"same"` (zeros) or `"valid"`. Defaults to `"same"`.
         use_bias: bool. Defaults to `True`.
         num_steps: int, steps of Bjorck's iteration. Defaults to `15`.
-        **kwargs: `name`, `dtype` and others of `keras.layers.Layer`.
+        **kwargs: arguments of `keras.layers.Layer`, for example `name` and `dtype`.
 
-    Call arguments: `x`, float `(batch_size, height, width, channels)`. Returns the shape that
-    `Conv2D` returns.
+    Call arguments: `x`, float `(batch_size, height, width, channels)`. Returns the same shape as
+    `Conv2D`.
 
     Raises:
-        ValueError: for sizes that are no positive ints, and for another padding.
+        ValueError: for sizes that are not positive ints, and for an unknown padding.
 
     Example:
 
@@ -82,6 +82,7 @@ class OrthogonalConv2D(keras.layers.Layer):
 
     def build(self, input_shape):
         channels = input_shape[-1]
+        # Construct a square operator, and cut it to the channels of the input at the end.
         width = max(channels, self.filters)
         half = max(1, width // 2)
         self.head = self.add_weight(
@@ -97,18 +98,18 @@ class OrthogonalConv2D(keras.layers.Layer):
 
     def effective_kernel(self):
         """Returns the kernel, float32 `(kernel_size, kernel_size, channels, filters)`."""
-        head = orthogonalise(ops.cast(self.head, "float32"), self.num_steps)
+        head = orthogonalize(ops.cast(self.head, "float32"), self.num_steps)
         kernel = ops.reshape(head, (1, 1, *head.shape))
         for index, half in enumerate(self.halves):
-            basis = orthogonalise(ops.cast(half, "float32"), self.num_steps)
+            basis = orthogonalize(ops.cast(half, "float32"), self.num_steps)
             projector = ops.matmul(basis, ops.transpose(basis))
             kept = ops.matmul(projector, kernel)
-            # The two taps, next to each other or one below the other.
+            # The two taps lie next to each other along alternating axes.
             kernel = _add_shifted(kept, kernel - kept, axis=index % 2)
         return kernel[:, :, : self._channels]
 
     def convolution_op(self, x, kernel):
-        """Returns the convolution with any kernel of this shape, without the bias."""
+        """Returns the convolution of `x` with any kernel of this shape, without the bias."""
         return ops.conv(x, kernel, self.strides, self.padding, data_format="channels_last")
 
     def call(self, x):
@@ -127,7 +128,7 @@ class OrthogonalConv2D(keras.layers.Layer):
 
 
 def _add_shifted(first, second, axis):
-    """Returns the first kernel plus the second one, moved by one along an axis of the image."""
+    """Returns the first kernel plus the second one shifted by one pixel along an image axis."""
     before, after = [(0, 0)] * 4, [(0, 0)] * 4
     before[axis], after[axis] = (0, 1), (1, 0)
     return ops.pad(first, before) + ops.pad(second, after)

@@ -1,4 +1,4 @@
-"""Logit pairing as a layer."""
+"""Adversarial logit pairing as a layer."""
 
 import math
 import numbers
@@ -13,25 +13,27 @@ from keras_robust.losses import logit_distance
 class PairedLogits(keras.layers.Layer):
     """Adds `weight * mean_i mean_j (z_ij - z_adv_ij)^2` to the losses of a model (ALP).
 
-    For models and training loops of your own, that bring adversarial examples with them: call it
-    on `[clean_logits, adversarial_logits]`, and Keras adds the term to the loss in `fit`, or you
-    take it from `model.losses`. Returns both as they came. With `AdvTrain`, which makes the
-    adversarial examples, take the objective `LogitPairing`; there is what is known of the method:
-    Kannan et al.'s (2018) 27.9% on ImageNet became 0.1% under more steps of the same attack
-    (Engstrom et al., 2018). Without adversarial training it only masks gradients.
+    The layer is for your own models and training loops that already have adversarial examples.
+    Call it on `[clean_logits, adversarial_logits]`; it returns both unchanged. Keras adds the term
+    to the loss in `fit`, and a custom loop finds it in `model.losses`. `AdvTrain` makes its own
+    adversarial examples: use the objective `LogitPairing` there.
 
-    Gradients flow to both. The term is a mean over all pairs: sample weights do not reach it.
+    Published attacks: the 27.9% of Kannan et al. (2018) on ImageNet became 0.1% under more steps of
+    the same attack (Engstrom et al., 2018). Without adversarial training the term only masks
+    gradients.
 
-    Deviations from the authors' code: none in this term. Cost: none beside the two passes.
+    Gradients flow to both tensors. The term is a mean over all pairs and ignores sample weights.
+
+    Deviations from the authors' code: none in this term. Cost: negligible next to the two passes.
 
     Args:
         weight: float, at least 0. Defaults to `0.5`.
-        **kwargs: `name`, `dtype` and others of `keras.layers.Layer`.
+        **kwargs: arguments of `keras.layers.Layer`, for example `name` and `dtype`.
 
     Call arguments: a list of two float tensors `(batch_size, num_classes)`.
 
     Raises:
-        ValueError: if `weight` is negative or no number, and for inputs that are no such pair.
+        ValueError: if `weight` is negative or not a number, or the inputs are not such a pair.
 
     Example:
 
@@ -52,7 +54,7 @@ class PairedLogits(keras.layers.Layer):
         is_number = isinstance(weight, numbers.Real) and not isinstance(weight, bool)
         if not is_number or not math.isfinite(weight) or weight < 0.0:
             raise ValueError(
-                "Argument `weight` must be a finite number that is not negative. "
+                "Argument `weight` must be a finite number of at least 0. "
                 f"Received: weight={weight!r}"
             )
         self.weight = weight

@@ -1,4 +1,4 @@
-"""A classifier that asks another one about noisy copies of its input."""
+"""Randomized smoothing of a classifier."""
 
 import contextlib
 import math
@@ -24,44 +24,46 @@ class RandomizedSmoothing(keras.Model):
     """The majority vote of a model over copies of its input with Gaussian noise.
 
     `g(x)_c = 1/n sum_k 1[argmax f(x + n_k) = c]`, `n_k ~ N(0, sigma^2 I)`: the share of copies in
-    each class. With ever more copies its class is that of the smoothed classifier, for which
-    `certify(..., method="smoothing")` proves radii in L2. Noise is not clipped to the range of the
-    inputs. Train the model with noise of the same size: with `objectives.GaussianNoise`, or by
-    `fit` of this one, which in training mode draws one copy and returns its probabilities.
+    each class. With more and more copies its class converges to the class of the smoothed
+    classifier, for which `certify(..., method="smoothing")` proves radii in L2. The noise is not
+    clipped to the range of the inputs. Train the model with noise of the same size: use
+    `objectives.GaussianNoise`, or call `fit` on this layer, which in training mode draws one copy
+    and returns its probabilities.
 
-    **What it does not do.** The certificate is for infinitely many copies: with `num_samples`
-    copies the vote may come out otherwise near a tie, which `decide` tells. Every call draws fresh
-    noise, so that answers differ from call to call. With a `seed` the noise is the same for every
-    call and every input: reproducible, but an attacker who knows it attacks an ordinary function,
-    to which no certificate applies. Attack it with fresh noise and averaged gradients: the values
-    are votes, and the gradient is that of the mean probabilities, so that attacks see through the
-    vote (as SmoothAdv does); without that a vote has gradient zero, and looks robust.
-    `export_saved_model` takes fresh noise from the system; `model.export` of Keras saves the state
-    of a generator, so that all who load it draw the same noise.
+    **Limits.** The certificate is for infinitely many copies. Near a tie the vote of `num_samples`
+    copies may differ, which `decide` detects. Every call draws fresh noise, so repeated calls
+    return different shares. With a `seed` the noise is the same for every call and every input.
+    That is reproducible, but an attacker who knows the seed attacks an ordinary function, to which
+    no certificate applies. Attack the layer with fresh noise and averaged gradients. Its values are
+    votes, and its gradient is the gradient of the mean probabilities, as in SmoothAdv. The gradient
+    of a vote itself is zero, which would look robust. `export_saved_model` takes fresh noise from
+    the system; the `model.export` of Keras saves the state of a generator, so that every process
+    that loads the model draws the same noise.
 
-    A copy whose logits are not finite votes for no class, so that shares may sum to less than 1; an
-    input without any vote gets NaN. What checks the range of its input, as an `InputGuard` does,
-    stands in front of this layer: with noise the copies leave the range.
+    A copy with non-finite logits votes for no class, so the shares may sum to less than 1. An input
+    without any vote gets NaN. Put an `InputGuard`, or any other check of the input range, in front
+    of this layer, because the noisy copies leave the range.
 
     Deviations from the paper: none. Cost: `num_samples` forward passes, one after the other. An
-    attack asks thousands of times: give one a copy with few samples, such as
-    `RandomizedSmoothing(smoothed.model, 0.25, num_samples=10)`, and attacks that average gradients.
+    attack calls the model thousands of times: pass it a copy with few samples, for example
+    `RandomizedSmoothing(smoothed.model, 0.25, num_samples=10)`, and let the attack average
+    gradients.
 
     Args:
-        model: built `keras.Model` with one input and one classification output; its logits are
-            found as `evaluate` finds them. A single sigmoid counts as two classes. May have an
-            `InputGuard` that clips, but none that rejects.
-        noise_stddev: float above 0, or a string such as `"64/255"`, `sigma`, in the units of the
+        model: built `keras.Model` with one input and one classification output. The layer finds its
+            logits in the same way as `evaluate`. A single sigmoid counts as two classes. The model
+            may contain an `InputGuard` that clips, but none that rejects.
+        noise_stddev: float above 0, or a string like `"64/255"`: `sigma`, in the units of the
             input. Defaults to `0.25`.
         num_samples: int, `n`. Defaults to `100`.
         seed: int for the same noise at every call, `None` for fresh noise. Defaults to `None`.
-        **kwargs: `name`, `dtype` and others of `keras.Model`.
+        **kwargs: arguments of `keras.Model`, for example `name` and `dtype`.
 
     Call arguments: `x`, float `(batch_size, ...)`; `training`, bool. Returns probabilities, float32
-    `(batch_size, num_classes)`; a compiled loss takes probabilities (`from_logits=False`).
+    `(batch_size, num_classes)`. Compile it with a loss of probabilities (`from_logits=False`).
 
     Raises:
-        ValueError: for a model that is none, and for arguments out of range.
+        ValueError: if `model` is not a `keras.Model`, and for arguments out of range.
 
     Example:
 
@@ -94,7 +96,7 @@ class RandomizedSmoothing(keras.Model):
         self.noise_stddev = float(noise_stddev)
         self.num_samples = check_count("num_samples", num_samples, 1, _MAX_SAMPLES)
         self.seed = None if seed is None else check_count("seed", seed, 0, _MAX_SEED)
-        # Training draws fresh noise in any case.
+        # Training draws fresh noise at every step, with or without a seed.
         self.seed_generator = keras.random.SeedGenerator(seed)
         self._draw_seed = None
         shape = getattr(model, "input_shape", None) if model.built else None
@@ -120,9 +122,9 @@ class RandomizedSmoothing(keras.Model):
     def decide(self, x, alpha=0.001, *, batch_size=256):
         """Returns the class of the smoothed classifier, int64 `(n,)`, or -1 for no decision.
 
-        The class with most votes, if a two-sided binomial test at level `alpha` tells it from the
-        second; it is another one than that of infinitely many copies with a probability of at most
-        `alpha` for each input.
+        The decision is the class with most votes if a two-sided binomial test at level `alpha`
+        separates it from the second. For each input, the probability that it differs from the
+        decision of infinitely many copies is at most `alpha`.
 
         Args:
             x: array `(n, ...)`.
@@ -131,7 +133,8 @@ class RandomizedSmoothing(keras.Model):
         """
         if not 0.0 < alpha < 1.0:
             raise ValueError(f"Argument `alpha` must be between 0 and 1. Received: alpha={alpha!r}")
-        models.predict_clean_logits(self.model, x, batch_size)  # Refuses what cannot be read.
+        # Raises a helpful error if the model or the examples cannot be used.
+        models.predict_clean_logits(self.model, x, batch_size)
         batches = (self._count(batch)[0] for batch in models.batches_of(x, batch_size))
         counts = np.concatenate([ops.convert_to_numpy(rows) for rows in batches]).astype("int64")
         second, first = np.sort(counts, axis=-1)[:, -2:].T
@@ -140,9 +143,9 @@ class RandomizedSmoothing(keras.Model):
 
     @contextlib.contextmanager
     def seeds_from(self, draw):
-        """Within, fresh noise comes of the seeds `draw()`, int32 `(2,)`, and not of a state.
+        """Context in which fresh noise uses the seeds `draw()`, int32 `(2,)`, instead of a state.
 
-        For graphs that are saved: a saved state makes every process draw the same noise.
+        Saved graphs need it, because a saved state makes every process draw the same noise.
         """
         before, self._draw_seed = self._draw_seed, draw
         try:
@@ -165,11 +168,11 @@ class RandomizedSmoothing(keras.Model):
         return cls(**{**config, "model": model})
 
     def _count(self, x):
-        """Returns the votes, int32, and the summed probabilities of the copies."""
+        """Returns the number of votes, int32, and the sum of the probabilities of the copies."""
         classifier, x = models.Classifier(self.model), ops.cast(x, "float32")
         shape, seed = ops.shape(x), self._seed()
         if self.seed is not None:
-            # One noise for all rows: the answer does not depend on what else is in the batch.
+            # The same noise for all rows, so that an answer does not depend on the other rows.
             shape = (1, *shape[1:])
 
         def draw(number, sums):
@@ -191,17 +194,17 @@ def _check_guards(model):
     guards = models.rejecting_layers(model)
     if guards:
         raise ValueError(
-            "The copies with noise leave the bounds of the guard within the model: put the "
-            "guard in front of the smoothing, or use InputGuard(..., outside='clip') within. "
+            "The noisy copies leave the bounds of the guard inside the model: put the guard in "
+            "front of the smoothing, or use InputGuard(..., outside='clip') inside the model. "
             f"Received: the layer {guards[0].name!r} with bounds "
             f"{shown(guards[0].get_config()['bounds'])}"
         )
 
 
 def _vote(logits):
-    """Returns one vote a row, int32, and the probabilities, both 0 where logits are not finite."""
+    """Returns a vote per row, int32, and the probabilities; both are 0 for non-finite logits."""
     is_finite = ops.all(ops.isfinite(logits), axis=-1, keepdims=True)
-    # Before the softmax too: the gradient of NaN is NaN even where it is not chosen.
+    # Replace NaN before the softmax: its gradient would be NaN even behind another `where`.
     logits = ops.where(is_finite, logits, ops.zeros_like(logits))
     votes = ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype="int32")
     votes = votes * ops.cast(is_finite, "int32")
@@ -209,13 +212,13 @@ def _vote(logits):
 
 
 def _as_probabilities(votes, mean, least):
-    """Returns the votes with the gradient of the mean probabilities, and with logits of them."""
+    """Returns the votes with the gradient of the mean probabilities, and attaches logits."""
     is_answered = ops.any(votes > 0.0, axis=-1, keepdims=True)
     votes = ops.where(is_answered, votes, ops.full_like(votes, float("nan")))
     log_mean = ops.log(ops.maximum(mean, 1e-30))
-    # In this order what carries the gradient adds exactly 0 to the value.
+    # The part with the gradient is exactly 0 in value, so the outputs equal the votes.
     outputs = ops.stop_gradient(votes) + (mean - ops.stop_gradient(mean))
     logits = ops.stop_gradient(ops.log(ops.maximum(votes, least)))
-    # Losses and attacks look here, as behind a softmax, and find a gradient where votes are 0.
+    # Losses and attacks use these logits, which have a gradient even for classes without votes.
     backend.set_keras_logits(outputs, logits + (log_mean - ops.stop_gradient(log_mean)))
     return outputs

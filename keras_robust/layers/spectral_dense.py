@@ -1,35 +1,37 @@
-"""A dense layer that stretches nothing."""
+"""Dense layer with Lipschitz constant 1."""
 
 import keras
 from keras import ops
 
 from keras_robust.layers.input_transformation import check_count
-from keras_robust.layers.orthogonal import orthogonalise
+from keras_robust.layers.orthogonal import orthogonalize
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class SpectralDense(keras.layers.Dense):
-    """A dense layer whose matrix is orthogonal, or nearly: 1-Lipschitz in L2 at every step.
+    """A dense layer whose matrix is nearly orthogonal: 1-Lipschitz in L2 at every step.
 
-    `y = x Q + b`, with `Q` made from the trained kernel `W` at every call: `W` divided by an upper
-    bound of its largest singular value, then Bjorck's iteration `Q <- 1.5 Q - 0.5 Q Q^T Q`, which
-    takes every singular value towards 1 and never above it. So the layer is 1-Lipschitz whatever
-    `num_steps`, up to the rounding of float32, and keeps the norm of most gradients. `certify(...,
-    method="lipschitz")` computes the singular values of `Q` anew rather than trust this.
+    `y = x Q + b`. Every call computes `Q` from the trained kernel `W`: it divides `W` by an upper
+    bound of its largest singular value, and then runs Bjorck's iteration
+    `Q <- 1.5 Q - 0.5 Q Q^T Q`, which moves every singular value towards 1 and never above it. The
+    layer is therefore 1-Lipschitz for any `num_steps`, up to the rounding of float32, and preserves
+    the norm of most gradients. `certify(..., method="lipschitz")` does not rely on this: it
+    computes the singular values of `Q` again.
 
-    `keras.layers.SpectralNormalization(Dense(...))` does less: one power iteration a step may leave
-    a norm above 1, all singular values but the largest shrink, and it assigns to the kernel.
+    `keras.layers.SpectralNormalization(Dense(...))` gives no such guarantee: one power iteration
+    per step may leave a norm above 1, it shrinks all singular values but the largest, and it
+    assigns to the kernel.
 
-    Deviations from the paper: a bound from the powers of `W^T W` (`orthogonal.spectral_bound`) in
-    place of power iterations, so that there is no state, and inference does what training does.
+    Deviations from the paper: a bound from the powers of `W^T W` (`orthogonal.spectral_bound`)
+    replaces power iterations. It needs no state, and inference and training compute the same.
     Cost: `num_steps` products of matrices of the size of the kernel for each call, whatever the
-    batch.
+    batch size.
 
     Args:
         units: int.
         num_steps: int, steps of Bjorck's iteration. Defaults to `15`.
-        **kwargs: other arguments of `keras.layers.Dense`. An activation should be 1-Lipschitz, best
-            `GroupSort` as the next layer. The kernel is initialised as orthogonal.
+        **kwargs: other arguments of `keras.layers.Dense`. An activation should be 1-Lipschitz;
+            `GroupSort` as the next layer is best. The default initializer is orthogonal.
 
     Call arguments: `x`, float `(batch_size, ..., features)`. Returns `(batch_size, ..., units)`.
 
@@ -56,7 +58,8 @@ class SpectralDense(keras.layers.Dense):
 
     def effective_kernel(self):
         """Returns `Q`, float32 `(features, units)`."""
-        return orthogonalise(ops.cast(self.kernel, "float32"), self.num_steps)
+        # In float32, because the rounding of half precision would break the bound of 1.
+        return orthogonalize(ops.cast(self.kernel, "float32"), self.num_steps)
 
     def call(self, x, training=None):
         y = ops.matmul(x, ops.cast(self.effective_kernel(), x.dtype))

@@ -1,4 +1,4 @@
-"""A number that divides the logits."""
+"""Temperature of a softmax."""
 
 import keras
 import numpy as np
@@ -13,24 +13,23 @@ _RANGE = (1e-3, 1e3)
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class Temperature(keras.layers.Layer):
-    """Divides logits by a temperature `T`: `z / T`. Calibrates probabilities, defends nothing.
+    """Divides logits by a temperature `T`: `z / T`. It calibrates probabilities; it is no defense.
 
-    Put it behind the last layer, in front of a softmax if there is one. `calibrate` sets `T` to
-    the value at which the probabilities `softmax(z / T)` of a trained model fit validation labels
-    best (temperature scaling, Guo et al., 2017). `T` is a weight that no training changes, and is
-    saved.
+    Put it behind the last layer, but in front of a softmax. `calibrate` sets `T` so that the
+    probabilities `softmax(z / T)` of a trained model fit validation labels best (temperature
+    scaling, Guo et al., 2017). `T` is a non-trainable weight and is saved with the model.
 
-    Predictions stay the same, so accuracy and true robust accuracy stay the same. A small `T`
+    Predictions do not change, so accuracy and true robust accuracy do not change. A small `T`
     saturates the softmax: at `T = 0.01` the gradient of the cross-entropy is 0 or lost in rounding
-    for most examples, and attacks on the cross-entropy are blind, which is what defensive
-    distillation lived on. Attacks on the margin do not mind. Probabilities are calibrated for the
-    examples that were given, not for adversarial ones.
+    for most examples. Attacks on the cross-entropy then fail, which is why defensive distillation
+    looked robust, while attacks on the margin still work. The calibration holds for examples like
+    the validation examples, not for adversarial ones.
 
-    Deviations from the paper: a bounded scalar search in place of L-BFGS. Cost: none.
+    Deviations from the paper: a bounded scalar search replaces L-BFGS. Cost: none.
 
     Args:
         temperature: float above 0, `T`. Defaults to `1.0`.
-        **kwargs: `name`, `dtype` and others of `keras.layers.Layer`.
+        **kwargs: arguments of `keras.layers.Layer`, for example `name` and `dtype`.
 
     Call arguments: `logits`, float `(..., num_classes)`. Returns the same shape in the compute
     dtype; the division is in float32 or better.
@@ -67,7 +66,7 @@ class Temperature(keras.layers.Layer):
 
     @property
     def temperature(self):
-        """The temperature now, a float."""
+        """The current temperature, a float."""
         return float(self._temperature)
 
     def call(self, logits):
@@ -76,16 +75,16 @@ class Temperature(keras.layers.Layer):
         return ops.cast(scaled, self.compute_dtype)
 
     def calibrate(self, logits, y):
-        """Sets the temperature to that of the smallest cross-entropy, and returns it.
+        """Sets the temperature that minimizes the cross-entropy, and returns it.
 
         Args:
-            logits: float array `(n, num_classes)`, what comes into this layer, on validation
-                examples that training did not see.
-            y: class indices `(n,)` or rows `(n, num_classes)`.
+            logits: float array `(n, num_classes)`, the input of this layer for validation examples
+                that training did not see.
+            y: class indices `(n,)` or probabilities `(n, num_classes)`.
 
         Returns:
-            float, from 0.001 to 1000. Near 0 where every prediction is right: such examples ask
-            for ever surer probabilities, and are too few to calibrate with.
+            float, from 0.001 to 1000. It is near 0 if every prediction is correct, because the
+            cross-entropy then falls without limit. Use more examples in that case.
         """
         logits = np.asarray(logits, "float64")
         if logits.ndim != 2 or not len(logits) or not np.isfinite(logits).all():
@@ -95,6 +94,7 @@ class Temperature(keras.layers.Layer):
             )
         rows = np.asarray(losses.to_rows(y, logits.shape[-1]), "float64")
 
+        # The search is over the logarithm, because useful temperatures differ by factors.
         def cross_entropy(log_temperature):
             return -np.mean(
                 np.sum(rows * special.log_softmax(logits / np.exp(log_temperature), -1), -1)

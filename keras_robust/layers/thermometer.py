@@ -1,4 +1,4 @@
-"""Every value as a column of zeros and ones."""
+"""Thermometer encoding of inputs."""
 
 import keras
 from keras import ops
@@ -6,43 +6,44 @@ from keras import ops
 from keras_robust.layers.input_transformation import InputTransformation
 from keras_robust.layers.input_transformation import check_count
 
-# In levels. Wider than one, so that the gradient sees the thresholds that are near but not next.
+# Width of the ramps in levels. It is more than 1, so that a gradient sees more than one threshold.
 _RAMP = 2.0
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class Thermometer(InputTransformation):
-    """Thermometer encoding: the level of a value as cumulated one-hot channels. Not a defence.
+    """Thermometer encoding: the level of a value as cumulative one-hot channels. Not a defense.
 
-    Channel `k = 0 ... l - 1` of a value `x` in `[0, 1]` is `1[x >= k / l]`; channel 0 is always 1.
-    Meant to break the linearity of networks. Backward, the step at each threshold is a ramp,
-    `clip((x - k / l) / w + 1/2, 0, 1)` with `w = 2 / l`, so that the gradient sees the thresholds
-    within one level on either side; channel 0 has none.
+    Channel `k = 0 ... l - 1` of a value `x` in `[0, 1]` is `1[x >= k / l]`, so channel 0 is always
+    1. The encoding was meant to break the linearity of networks. In the backward pass a ramp
+    replaces the step at each threshold, `clip((x - k / l) / w + 1/2, 0, 1)` with `w = 2 / l`, so
+    that the gradient includes the thresholds within one level on either side. Channel 0 has no
+    gradient.
 
-    How it falls: on CIFAR-10 at 8/255 the encoding alone has 0% accuracy under BPDA; with
-    adversarial training about 30%, below the 47% of adversarial training without the encoding
-    (Athalye et al., 2018).
+    Published attacks: on CIFAR-10 at 8/255 the encoding alone has 0% accuracy under BPDA. With
+    adversarial training it has about 30%, below the 47% of adversarial training without the
+    encoding (Athalye et al., 2018).
 
-    With `bpda=False` the gradient is zero, and gradient attacks are blind.
+    With `bpda=False` the gradient is zero, and gradient attacks fail.
 
-    Deviations from the paper: the code is cumulated from below, so that ones stand for low
-    channels (a permutation with the complement). Athalye et al. start the ramp at the threshold,
-    which shows an attack only the channels that are on already: on the digits at 0.15, PGD-30 then
-    leaves 32% of the examples right, and with the centred ramp 19%. Cost: the first layer of the
-    network sees `levels` times as many channels.
+    Deviations from the paper: ones stand for low channels instead of high ones, which is a
+    permutation of the complement. Athalye et al. start the ramp at the threshold, so that an attack
+    sees only the channels that are already on: on the digits at 0.15, 32% of the examples survive
+    PGD-30 with their ramp, and 19% with the centered ramp. Cost: the first layer of the network has
+    `levels` times as many input channels.
 
     Args:
-        levels: int from 2 to 256, `l`. Defaults to `16`, as in the paper.
-        bpda: bool, whether gradients are those of the ramps, or zero. Defaults to `True`.
-        bounds: pair of numbers, or of arrays with a number for each channel: the range of valid
-            values. Defaults to `(0.0, 1.0)`.
-        **kwargs: `name`, `dtype` and others of `keras.layers.Layer`.
+        levels: int from 2 to 256, `l`. Defaults to `16`, the value of the paper.
+        bpda: bool, whether to use the gradient of the ramps instead of zero. Defaults to `True`.
+        bounds: pair of numbers, or pair of arrays with a number for each channel: the range of
+            valid values. Defaults to `(0.0, 1.0)`.
+        **kwargs: arguments of `keras.layers.Layer`, for example `name` and `dtype`.
 
     Call arguments: `x`, float `(..., channels)`. Returns `(..., channels * levels)`, zeros and
-    ones, the levels of a channel next to each other.
+    ones, with the levels of a channel next to each other.
 
     Raises:
-        ValueError: if `levels` is no int from 2 to 256, and for bounds that are no pair.
+        ValueError: if `levels` is not an int from 2 to 256, or `bounds` is not a pair.
 
     Example:
 
@@ -67,7 +68,7 @@ class Thermometer(InputTransformation):
 
     def surrogate(self, x):
         ramps = ops.clip(self._above(x) / _RAMP + 0.5, 0.0, 1.0)
-        # No input in the bounds crosses the threshold at the lower bound.
+        # No input within the bounds crosses the lowest threshold, so its gradient is zero.
         always = ops.arange(self.levels, dtype="int32") == 0
         return self._as_channels(ops.where(always, ops.ones_like(ramps), ramps))
 

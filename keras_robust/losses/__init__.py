@@ -1,4 +1,4 @@
-"""Per-example functions of labels and logits, and thin Keras losses around them."""
+"""Losses per example from labels and logits, and Keras losses around them."""
 
 from keras_robust.calls import explain_calls
 from keras_robust.losses.cross_entropy import cross_entropy

@@ -8,8 +8,8 @@ from keras_robust.losses.labels import to_rows
 def cross_entropy(y_true, logits):
     """Returns `-sum_j y_j log softmax(logits)_j`, shape `(batch_size,)`.
 
-    The loss that FGSM and PGD maximise. Its gradient vanishes in float32 on a model that is very
-    sure of itself; `margin` does not have this weakness.
+    FGSM and PGD maximize this loss. Its gradient vanishes in float32 if the model is very
+    confident; the gradient of `margin` does not.
 
     Args:
         y_true: class indices, one-hot rows or soft rows.

@@ -1,4 +1,4 @@
-"""The difference of logits ratio: a margin that does not change when the logits are scaled."""
+"""The difference of logits ratio (DLR): a margin that is invariant to the scale of the logits."""
 
 import keras
 from keras import ops
@@ -12,11 +12,11 @@ _TINY = 1e-12
 def dlr(y_true, logits):
     """Returns `-(z_y - max_{j != y} z_j) / (z_p1 - z_p3)`, shape `(batch_size,)`.
 
-    `z_p1 >= z_p2 >= ...` are the sorted logits. Invariant to shift and scale of the logits, which
-    defeats models that hide their gradient behind large logits.
+    `z_p1 >= z_p2 >= ...` are the sorted logits. The loss is invariant to shift and scale of the
+    logits, which defeats models that mask their gradients by large logits.
 
     Args:
-        y_true: class indices, or rows of which the largest entry counts.
+        y_true: class indices, or rows whose largest entry marks the class.
         logits: float tensor `(batch_size, num_classes)`, at least 3 classes.
 
     Raises:
@@ -33,8 +33,8 @@ def dlr(y_true, logits):
     num_classes = logits.shape[-1]
     if num_classes < 3:
         raise ValueError(
-            'The loss "dlr" needs at least 3 classes; use loss="margin" for two. '
-            f"Received: logits of shape {tuple(logits.shape)}"
+            'The loss "dlr" needs at least 3 classes; use loss="margin" for two. Received: logits '
+            f"of shape {tuple(logits.shape)}"
         )
     top = ops.top_k(logits, 3)[0]
     indices = to_indices(y_true, num_classes)

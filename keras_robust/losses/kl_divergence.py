@@ -1,4 +1,4 @@
-"""How far the predicted distribution has moved from a reference, both given as logits."""
+"""The Kullback-Leibler divergence between two predictions, both given as logits."""
 
 import keras
 from keras import ops
@@ -7,9 +7,10 @@ from keras import ops
 def kl_divergence(reference_logits, logits):
     """Returns `sum_j p_j (log p_j - log q_j)`, shape `(batch_size,)`, from two sets of logits.
 
-    `p = softmax(reference_logits)` and `q = softmax(logits)`. Written with `log_softmax`, so that
-    no probability is clipped (`keras.losses.KLDivergence` clips at 1e-7, which kills gradients).
-    Its gradient with respect to the input is zero where `p = q`: a search must start beside `x`.
+    `p = softmax(reference_logits)` and `q = softmax(logits)`. It uses `log_softmax`, so that no
+    probability is clipped (`keras.losses.KLDivergence` clips at 1e-7, which makes gradients zero).
+    The gradient with respect to the input is zero where `p = q`, so that a search must not start at
+    `x`.
 
     Args:
         reference_logits: float tensor `(batch_size, num_classes)`.

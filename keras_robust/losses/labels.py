@@ -1,4 +1,4 @@
-"""The forms in which labels come: class indices, one-hot rows, soft rows, a binary column."""
+"""Conversion of labels: class indices, one-hot rows, soft rows, a binary column."""
 
 import keras
 from keras import ops
@@ -8,8 +8,8 @@ def to_indices(y, num_classes):
     """Returns int32 class indices `(batch_size,)`.
 
     Args:
-        y: indices of shape `(batch_size,)` or `(batch_size, 1)`, or rows `(batch_size,
-            num_classes)`, of which the largest entry counts.
+        y: indices of shape `(batch_size,)` or `(batch_size, 1)`, or rows
+            `(batch_size, num_classes)`, whose largest entry marks the class.
         num_classes: int.
 
     Raises:
@@ -30,7 +30,7 @@ def to_indices(y, num_classes):
 
 
 def to_rows(y, num_classes):
-    """Returns float32 rows of probabilities `(batch_size, num_classes)`; soft labels stay soft."""
+    """Returns the labels as float32 rows of probabilities `(batch_size, num_classes)`."""
     y = ops.convert_to_tensor(y)
     if _are_rows(y, num_classes):
         return ops.cast(y, "float32")

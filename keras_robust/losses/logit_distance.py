@@ -1,4 +1,4 @@
-"""How far two sets of logits are apart."""
+"""The mean squared distance between two sets of logits."""
 
 import keras
 from keras import ops
@@ -7,7 +7,8 @@ from keras import ops
 def logit_distance(reference_logits, logits):
     """Returns `mean_j (z_j - z'_j)^2`, shape `(batch_size,)`.
 
-    The pairing term of Kannan et al. (2018), averaged over the classes as in the authors' code.
+    This is the pairing term of Kannan et al. (2018), averaged over the classes as in the authors'
+    code.
 
     Args:
         reference_logits: float tensor `(batch_size, num_classes)`.

@@ -1,4 +1,4 @@
-"""By how much the best wrong class beats the true one."""
+"""The margin: the lead of the best wrong class over the true class."""
 
 import keras
 import numpy as np
@@ -10,11 +10,11 @@ from keras_robust.losses.labels import to_indices
 def margin(y_true, logits):
     """Returns `max_{j != y} z_j - z_y`, shape `(batch_size,)`: positive when misclassified.
 
-    The loss of Carlini and Wagner (2017), without their confidence. It grows with the logits and
-    never saturates.
+    This is the loss of Carlini and Wagner (2017), without their confidence. It grows with the
+    logits and never saturates.
 
     Args:
-        y_true: class indices, or rows of which the largest entry counts.
+        y_true: class indices, or rows whose largest entry marks the class.
         logits: float tensor `(batch_size, num_classes)`.
 
     Example:

@@ -1,4 +1,4 @@
-"""By how much all wrong classes together beat the true one."""
+"""The soft margin: the lead of all wrong classes together over the true class."""
 
 import keras
 import numpy as np
@@ -10,11 +10,12 @@ from keras_robust.losses.labels import to_indices
 def soft_margin(y_true, logits):
     """Returns `log sum_{j != y} exp(z_j) - z_y`, shape `(batch_size,)`.
 
-    A smooth upper bound of `margin`, larger by `log(num_classes - 1)` at most. It is the logarithm
-    of the odds against the true class: zero where that has a probability of a half.
+    This is a smooth upper bound of `margin`, larger by at most `log(num_classes - 1)`. It is the
+    logarithm of the odds against the true class, which is zero if the true class has probability
+    1/2.
 
     Args:
-        y_true: class indices, or rows of which the largest entry counts.
+        y_true: class indices, or rows whose largest entry marks the class.
         logits: float tensor `(batch_size, num_classes)`.
 
     Example:

@@ -1,4 +1,4 @@
-"""How far a student is from its teacher, both softened by a temperature."""
+"""The distillation loss between a student and its teacher at a temperature."""
 
 import math
 import numbers
@@ -9,7 +9,7 @@ from keras_robust.losses.kl_divergence import kl_divergence
 
 
 def check_temperature(temperature):
-    """Returns `temperature`, or says that it is not a positive number."""
+    """Returns `temperature`, or raises ValueError unless it is a positive number."""
     is_number = isinstance(temperature, numbers.Real) and not isinstance(temperature, bool)
     if not is_number or not math.isfinite(temperature) or temperature <= 0.0:
         raise ValueError(
@@ -22,12 +22,12 @@ def check_temperature(temperature):
 def soft_targets(teacher_logits, logits, temperature):
     """Returns `T^2 KL(softmax(teacher / T) || softmax(z / T))`, shape `(batch_size,)`.
 
-    The distillation loss of Hinton et al. (2015). The factor `T^2` keeps the size of its gradient,
-    which the two divisions by `T` would make about `T^2` times smaller.
+    This is the distillation loss of Hinton et al. (2015). The factor `T^2` preserves the size of
+    the gradient, which the two divisions by `T` would otherwise reduce by about `T^2`.
 
     Args:
         teacher_logits: float tensor `(batch_size, num_classes)`.
-        logits: float tensor `(batch_size, num_classes)`, of the student.
+        logits: float tensor `(batch_size, num_classes)`, the logits of the student.
         temperature: float above 0.
 
     Example:
@@ -47,8 +47,8 @@ def soft_targets(teacher_logits, logits, temperature):
 class SoftTargets(keras.losses.Loss):
     """Mean of `soft_targets` over a batch, as a Keras loss.
 
-    For a teacher whose logits are known beforehand: `model.fit(x, teacher_logits)`. Where the
-    teacher shall see every batch as it comes, and for robust students, there are the objectives
+    Use it for a teacher whose logits are computed in advance: `model.fit(x, teacher_logits)`. If
+    the teacher must see every batch, and for robust students, use the objectives
     `DefensiveDistillation`, `ARD` and `RSLAD`.
 
     Call arguments: `y_true`, logits of the teacher, and `y_pred`, logits, both

@@ -1,4 +1,4 @@
-"""The difference of logits ratio towards a target class."""
+"""The targeted difference of logits ratio."""
 
 from keras import ops
 
@@ -10,12 +10,12 @@ _TINY = 1e-12
 def targeted_dlr(y_true, targets, logits):
     """Returns `-(z_y - z_t) / (z_p1 - (z_p3 + z_p4) / 2)`, shape `(batch_size,)`.
 
-    `z_p1 >= z_p2 >= ...` are the sorted logits, `t` is the target. Invariant to shift and scale of
-    the logits.
+    `z_p1 >= z_p2 >= ...` are the sorted logits, and `t` is the target. The loss is invariant to
+    shift and scale of the logits.
 
     Args:
-        y_true: class indices, or rows of which the largest entry counts.
-        targets: int tensor `(batch_size,)`, the classes to reach.
+        y_true: class indices, or rows whose largest entry marks the class.
+        targets: int tensor `(batch_size,)`, the target classes.
         logits: float tensor `(batch_size, num_classes)`, at least 4 classes.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Cross-entropy of a softmax with a temperature, the loss that defensive distillation trains at."""
+"""Cross-entropy of a softmax with a temperature, the loss of defensive distillation."""
 
 import keras
 from keras import ops
@@ -11,8 +11,8 @@ from keras_robust.losses.soft_targets import check_temperature
 def temperature_cross_entropy(y_true, logits, temperature):
     """Returns `-sum_j y_j log softmax(logits / T)_j`, shape `(batch_size,)`.
 
-    A model trained with it has logits about `T` times as large as usual, because it must be sure
-    of itself in spite of the division.
+    A model trained with this loss has logits about `T` times as large as usual, to compensate for
+    the division.
 
     Args:
         y_true: class indices, one-hot rows or soft rows.
@@ -34,9 +34,9 @@ def temperature_cross_entropy(y_true, logits, temperature):
 class TemperatureCrossEntropy(keras.losses.Loss):
     """Mean of `temperature_cross_entropy` over a batch, as a Keras loss.
 
-    A model compiled with it is a classifier to everything in this package: its outputs are logits,
-    which are attacked, evaluated and exported as they are, at temperature 1. Adam does not mind the
-    smaller gradient, which is divided by `T`; plain SGD wants a larger learning rate.
+    This package treats a model compiled with it as a classifier. Its outputs are logits, which are
+    attacked, evaluated and exported unchanged, at temperature 1. The gradient is divided by `T`.
+    Adam is insensitive to this; plain SGD needs a larger learning rate.
 
     Call arguments: `y_true`, class indices `(batch_size,)` or `(batch_size, 1)`, one-hot or soft
     rows `(batch_size, num_classes)`; `y_pred`, logits `(batch_size, num_classes)`;
@@ -47,8 +47,8 @@ class TemperatureCrossEntropy(keras.losses.Loss):
         **kwargs: `name`, `reduction` and `dtype` of `keras.losses.Loss`.
 
     Raises:
-        ValueError: if `temperature` is not a positive number, and when called on the outputs of a
-            softmax.
+        ValueError: if `temperature` is not a positive number, and when it is called on the outputs
+            of a softmax.
 
     Example:
 
@@ -69,7 +69,7 @@ class TemperatureCrossEntropy(keras.losses.Loss):
     def call(self, y_true, y_pred):
         if backend.keras_logits(y_pred) is not None:
             raise ValueError(
-                "A temperature divides logits, and the model ends in a softmax or sigmoid. Remove "
+                "A temperature divides logits, but the model ends in a softmax or sigmoid. Remove "
                 f"the last activation. Received: outputs of shape {tuple(y_pred.shape)} that an "
                 "activation made"
             )

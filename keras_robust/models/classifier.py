@@ -1,7 +1,6 @@
-"""The user's model seen as a classifier: where its logits are, and whether it is one."""
+"""Classifiers: models as functions that return logits."""
 
 import inspect
-import re
 
 import keras
 from keras import ops
@@ -10,17 +9,21 @@ from keras_robust import backend
 from keras_robust.backend.keras_internals import without_output_metrics
 from keras_robust.backend.keras_internals import without_regularisers
 from keras_robust.models.batch_size import check_batch_size
+from keras_robust.models.compiled_loss import BINARY_LOSSES
+from keras_robust.models.compiled_loss import OWN_LOSSES
+from keras_robust.models.compiled_loss import REDUCTIONS
+from keras_robust.models.compiled_loss import read_loss
 from keras_robust.models.dtypes import compute_dtype_scope
 from keras_robust.models.dtypes import current_dtype
 from keras_robust.models.error_context import error_context
+from keras_robust.models.probabilities import are_probabilities
+from keras_robust.models.probabilities import inverse_activation
 from keras_robust.models.random_state import own_noise
 from keras_robust.models.softmax_end import ends_in_softmax
 from keras_robust.models.structures import only_input
+from keras_robust.models.structures import single
 from keras_robust.models.tracing_errors import tracing_error_context
 
-_TINY = 1e-7
-# What bfloat16 leaves of the sum of probabilities, of which each has an error of up to 2**-9.
-_SUM_SLACK = 4e-3
 _NO_PROBABILITIES = (
     "The loss takes probabilities, but the outputs of the model do not sum to 1, or leave [0, 1]. "
     "Use a loss with from_logits=True, or end the model with a softmax (one output: a sigmoid). "
@@ -35,28 +38,25 @@ _TRAIN_OTHERS = (
     'compiled") and the objective "adversarial" or "mixed". '
 )
 JUDGE_OTHERS = (
-    "Robust accuracy, certificates and guarded exports are about one classification. Of several "
-    "outputs take one after the other: `keras.Model(model.input, model.outputs[0])`. For "
-    "regression, sequences or multi-label outputs measure the compiled loss under attack, "
+    "Robust accuracy, certificates and guarded exports need a single classification. With "
+    "several outputs, judge one after the other: `keras.Model(model.input, model.outputs[0])`. "
+    "For regression, sequences or multi-label outputs, measure the compiled loss under attack, "
     '`model.evaluate(kr.attacks.PGD(loss="compiled")(model, x, y, threat_model), y)`, and export '
     "with `model.export`. "
 )
-_REDUCTIONS = ("sum", "mean", "mean_with_sample_weight", "sum_over_batch_size")
-_BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "hinge", "squared_hinge")
-# Those of this package that take labels and logits.
-OWN_LOSSES = ("dlr", "margin", "soft_margin", "temperature_cross_entropy")
 
 
 class Classifier:
-    """A Keras model, or any callable, that gives logits.
+    """A Keras model, or any callable, as a function that returns logits.
 
-    Logits come from the compiled loss if it takes logits, else from in front of the final softmax
-    or sigmoid, so that a saturated softmax hides no gradient. A single logit `z` (binary models)
-    becomes the two logits `[0, z]`, which have the same cross-entropy. The outputs of a model that
-    is not compiled are logits unless a Keras softmax or sigmoid made them.
+    If the compiled loss takes logits, the outputs of the model are logits. Otherwise the logits are
+    the inputs of the final softmax or sigmoid, so that a saturated softmax does not hide the
+    gradient. A single logit `z` (binary models) becomes the two logits `[0, z]`, which have the
+    same cross-entropy. The outputs of a model that is not compiled are logits unless a Keras
+    softmax or sigmoid computed them.
 
-    Attributes: `num_classes`, int, once it has given logits, else `None`; `has_unknown_column`,
-    whether it has then read one column as a logit of which nothing says that it is one.
+    Attributes: `num_classes`, int, or `None` before the first logits; `has_unknown_column`, bool,
+    whether the classifier has assumed that a single output is a logit although nothing says so.
 
     Args:
         model: a `keras.Model`, or a callable that maps a batch to outputs.
@@ -72,12 +72,13 @@ class Classifier:
         self.has_unknown_column = False
         self.attack_dtype = None
         self._state, self._start = {}, ()
-        self.loss_name, self.from_logits, self.is_known_loss = _read_loss(model)
+        self.loss_name, self.from_logits, self.is_known_loss = read_loss(model)
 
     def __call__(self, x, training=False):
         """Returns the outputs of the model.
 
-        What a pass in inference mode assigns, such as the state of a recurrent layer, is put back.
+        Variables that a pass in inference mode assigns, such as the state of a recurrent layer, are
+        restored afterwards.
         """
         self.num_calls += 1
         inputs = self.pack(x)
@@ -91,7 +92,7 @@ class Classifier:
                         variable.assign(value)
                     return self._run(inputs, True)
                 if not self.model.built:
-                    # Variables that are made in the pass stay as they are.
+                    # The pass creates variables, and there is nothing to restore.
                     return self._run(inputs, False)
                 with backend.inference_pass() as put_back:
                     outputs = self._run(inputs, False)
@@ -105,30 +106,31 @@ class Classifier:
 
     @property
     def state(self):
-        """The variables that passes in inference mode would have changed so far, without seeds."""
+        """The variables, except seeds, that passes in inference mode assigned and restored."""
         return list(self._state.values())
 
     def note_start(self):
-        """Has every pass in training mode from now on start from the state of this moment.
+        """Makes every later pass in training mode start from the present values of `state`.
 
-        All passes of a train step are on the same examples, which follow on those of the batch
-        before.
+        All passes of a train step are over the same examples, so that all of them must continue
+        from the state after the previous batch.
         """
         if not self._start:
             self._start = [(variable, ops.copy(variable.value)) for variable in self.state]
 
     @property
     def computes_in_float16(self):
-        """Whether small gradients of the model underflow."""
+        """Whether the model computes in float16, in which small gradients underflow."""
         return (current_dtype() or getattr(self.model, "compute_dtype", None)) == "float16"
 
     def under_attack(self, function, x):
-        """Returns `function()`, which attacks `x`, at the speed that training asks for.
+        """Returns `function()`, which attacks `x`, and runs it faster than outside of training.
 
-        Within, layers compute in `attack_dtype`, and gradients at images take a shorter way.
+        Layers compute in `attack_dtype`, and input gradients of convolutions are computed faster.
         """
         if not getattr(self.model, "built", True):
-            # A layer might keep for good what it makes in another dtype than its own.
+            # Build the model in its own dtypes first: a layer may store what it creates in another
+            # dtype.
             self(x)
         with own_noise(self.model), backend.fast_input_gradients(self.model):
             return function() if self.attack_dtype is None else self._in_attack_dtype(function)
@@ -138,47 +140,51 @@ class Classifier:
             with compute_dtype_scope(self.model, self.attack_dtype):
                 return function()
         except Exception as error:
-            # What fails in any dtype fails here again.
+            # An error that does not depend on the dtype is raised again here, unchanged.
             function()
             raise ValueError(
-                f"The model cannot run in {self.attack_dtype}: a layer fixes its dtype. Give that "
-                "layer autocast=False, so that it stays in float32 and sees to the dtype of its "
-                "inputs itself, or use attack_dtype=None. "
-                f"Received: attack_dtype={self.attack_dtype!r} and the error {error}"
+                f"The model cannot run in {self.attack_dtype}: a layer has a fixed dtype. Give "
+                "that layer autocast=False, so that it stays in float32 and casts its inputs "
+                f"itself, or use attack_dtype=None. Received: attack_dtype={self.attack_dtype!r} "
+                f"and the error {error}"
             ) from error
 
     @property
     def reduction(self):
-        """How the compiled loss makes one number of those of the examples."""
+        """How the compiled loss reduces the losses of the examples to one number."""
         loss = getattr(self.model, "loss", None)
         given = getattr(single(loss) if loss is not None else None, "reduction", None)
-        return given if given in _REDUCTIONS else "sum_over_batch_size"
+        return given if given in REDUCTIONS else "sum_over_batch_size"
 
     def is_classification(self, outputs, y=None):
-        """Whether `outputs` are the logits or probabilities of one classification.
+        """Returns whether `outputs` are the logits or probabilities of one classification.
 
-        Told by the compiled loss, and under any other one by a Keras softmax at the end; under a
-        loss that is neither Keras's nor ours also by a sigmoid there, or by integer labels for rows
-        of several scores; where there are no labels, as in a prediction, such rows are taken for a
+        Under a loss of Keras or of this package, the loss decides; a loss that is not one for
+        classes is accepted if the model ends in a Keras softmax. Under a custom loss, a Keras
+        softmax or sigmoid at the end decides; without one, rows of several scores need integer
+        labels. If there are no labels, as in a prediction, rows of several scores are a
         classification.
         """
         outputs, y = single(outputs), single(y)
         if not hasattr(outputs, "shape") or len(outputs.shape) != 2:
             return False
-        is_column = outputs.shape[-1] == 1
         if self.is_known_loss:
-            if is_column:
-                return self.loss_name in _BINARY_LOSSES
-            if "categorical" in self.loss_name or self.loss_name in OWN_LOSSES:
-                return True
-            # Whatever the loss makes of them, the outputs are probabilities of classes.
-            return backend.keras_logits(outputs) is not None and ends_in_softmax(self.model)
+            return self._is_known_classification(outputs)
         if not self.loss_name or backend.keras_logits(outputs) is not None:
             return True
-        return not is_column and _can_be_class_indices(y)
+        return outputs.shape[-1] != 1 and _can_be_class_indices(y)
+
+    def _is_known_classification(self, outputs):
+        """Returns whether `outputs` are a classification, under a loss of Keras or of ours."""
+        if outputs.shape[-1] == 1:
+            return self.loss_name in BINARY_LOSSES
+        if "categorical" in self.loss_name or self.loss_name in OWN_LOSSES:
+            return True
+        # The outputs of a softmax are probabilities of classes under any loss.
+        return backend.keras_logits(outputs) is not None and ends_in_softmax(self.model)
 
     def ignores(self, label):
-        """Whether the compiled loss leaves out examples with `label`, as one unknown to us may."""
+        """Returns whether the compiled loss ignores examples with `label`; a custom loss may."""
         if not self.is_known_loss:
             return True
         return getattr(single(self.model.loss), "ignore_class", None) == label
@@ -197,7 +203,7 @@ class Classifier:
             )
         if logits is None:
             self.has_unknown_column = outputs.shape[-1] == 1 and not self.loss_name
-            logits = outputs if self.from_logits is not False else _inverse_activation(outputs)
+            logits = outputs if self.from_logits is not False else inverse_activation(outputs)
         logits = ops.cast(logits, "float32")
         if logits.shape[-1] == 1:
             logits = ops.concatenate([ops.zeros_like(logits), logits], axis=-1)
@@ -205,7 +211,7 @@ class Classifier:
         return logits
 
     def refuse_others(self, outputs, y=None, advice=_TRAIN_OTHERS):
-        """Raises `ValueError` with `advice` unless the outputs are those of one classification."""
+        """Raises ValueError with `advice` unless the outputs are those of one classification."""
         if not self.is_classification(outputs, y):
             raise ValueError(
                 "Expected one classification output: logits or probabilities of shape "
@@ -214,10 +220,11 @@ class Classifier:
             )
 
     def to_outputs(self, logits, outputs):
-        """Returns what the model would return for `logits`, in the form of `outputs`."""
+        """Returns the outputs that the model would have for `logits`, in the form of `outputs`."""
         form = single(outputs)
         is_column = form.shape[-1] == 1
         if is_column:
+            # The logit of a binary model is the difference of its two logits.
             logits = logits[:, 1:] - logits[:, :1]
         if backend.keras_logits(form) is not None or self.from_logits is False:
             activation = keras.activations.sigmoid if is_column else keras.activations.softmax
@@ -225,11 +232,11 @@ class Classifier:
         return keras.tree.pack_sequence_as(outputs, [logits])
 
     def logits_mismatch(self, outputs, y=None):
-        """Tells logits taken for probabilities, and probabilities taken for logits.
+        """Detects a mismatch of logits and probabilities between the loss and the outputs.
 
         Returns:
-            A scalar bool tensor, whether it is so for all of `outputs`, and a message with two
-            places for their smallest and largest value; or `None` if nothing can be wrong.
+            A pair of a scalar bool tensor, whether there is a mismatch, and an error message with
+            two places for the smallest and the largest output; `None` if there can be no mismatch.
         """
         if not self.is_classification(outputs, y):
             return None
@@ -246,28 +253,29 @@ class Classifier:
         are_rows = are_probabilities(outputs)
         if self.from_logits is False:
             return ops.logical_not(are_rows), _NO_PROBABILITIES
-        # A replica may have no example of the last batch.
+        # A replica may have no examples of the last batch, and `are_rows` is then true.
         return ops.logical_and(are_rows, ops.shape(outputs)[0] > 0), _NO_LOGITS
 
     def logits(self, x, y=None):
-        """Returns float32 logits `(batch_size, num_classes)`, without training behaviour."""
+        """Returns float32 logits `(batch_size, num_classes)`, in inference mode."""
         logits = self.to_logits(self(x), y)
         if logits.shape[0] is None and x.shape[0] is not None:
-            # A model that leaves TensorFlow seldom says how many rows it returns. Loops ask.
+            # py_function loses the batch dimension, which tf.while_loop needs.
             return ops.reshape(logits, (x.shape[0], logits.shape[-1]))
         return logits
 
     def compiled_loss(self, x, y):
-        """Returns the compiled loss of the batch, repeated with shape `(batch_size,)`.
+        """Returns the compiled loss of the batch without regularizers, shape `(batch_size,)`.
 
-        Without regularisers, which are no business of an attacker.
+        Every entry is the loss of the whole batch. Regularizers do not depend on the inputs, so
+        that an attack leaves them out.
         """
         return ops.ones((ops.shape(x)[0],), "float32") * self.loss_of(self(x), x, y)
 
     def loss_of(self, outputs, x, y, sample_weight=None):
-        """Returns the compiled loss of outputs for `x`, a scalar, without regularisers."""
-        told = {"outputs": outputs, "labels": y}
-        failing = error_context("The compiled loss cannot be computed", **told)
+        """Returns the compiled loss of outputs for `x`, a scalar, without regularizers."""
+        failing = error_context("The compiled loss cannot be computed", outputs=outputs, labels=y)
+        # Attacks call this, and must not change the logged losses.
         with without_output_metrics(self.model), without_regularisers(self.model), failing:
             loss = self.model.compute_loss(
                 x=self.pack(x), y=y, y_pred=outputs, sample_weight=sample_weight
@@ -276,9 +284,10 @@ class Classifier:
 
 
 def _pack_for(model):
-    """Returns what makes the inputs of a model that was built on a dict or list with one entry."""
+    """Returns a function that makes the inputs of a model built on a dict or list of one entry."""
     try:
         structure = model.input
+    # A subclassed model may have no `input`, or none before its first call.
     except (AttributeError, ValueError):
         return lambda x: x
     if not keras.tree.is_nested(structure) or len(keras.tree.flatten(structure)) != 1:
@@ -287,17 +296,11 @@ def _pack_for(model):
 
 
 def expose_input(model, inputs):
-    """Returns the one tensor in the inputs, as floats, and the model as a `Classifier` of it."""
+    """Returns the only input tensor, as floats, and a `Classifier` that takes this tensor."""
     x = ops.cast(only_input(inputs), "float32")
     if not keras.tree.is_nested(inputs):
         return x, Classifier(model)
     return x, Classifier(model, lambda leaf: keras.tree.pack_sequence_as(inputs, [leaf]))
-
-
-def single(structure):
-    """Returns the one tensor in `structure`, such as `{"label": y}`, or else `structure` itself."""
-    leaves = keras.tree.flatten(structure)
-    return leaves[0] if len(leaves) == 1 else structure
 
 
 def _num_rows(inputs):
@@ -311,56 +314,12 @@ def _takes_training(model):
     return "training" in parameters
 
 
-def _read_loss(model):
-    """Returns the snake-case name of the compiled loss (or ""), `from_logits`, and if known."""
-    loss = getattr(model, "loss", None) if isinstance(model, keras.Model) else None
-    losses = [item for item in keras.tree.flatten(loss) if item is not None]
-    if not losses:
-        return "", None, False
-    if len(losses) > 1:
-        return "several", None, False
-    loss = keras.losses.get(losses[0])
-    name = name_of_loss(loss)
-    module = getattr(loss, "__module__", type(loss).__module__)
-    if not module.startswith("keras."):
-        is_own = module.startswith("keras_robust.losses.") and name in OWN_LOSSES
-        return name, is_own or None, is_own
-    config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}
-    takes_logits = "crossentropy" in name
-    return name, bool(config.get("from_logits", False)) if takes_logits else None, True
-
-
-def are_probabilities(outputs):
-    """Returns a scalar bool tensor, whether all rows of float32 `outputs` are probabilities."""
-    return ops.all(rows_of_probabilities(outputs))
-
-
-def rows_of_probabilities(outputs):
-    """Returns which rows of float32 `outputs` are probabilities, of half precision too."""
-    sums = ops.sum(outputs, axis=-1)
-    return ops.logical_and(ops.all(outputs >= 0.0, axis=-1), ops.abs(sums - 1.0) < _SUM_SLACK)
-
-
-def name_of_loss(loss):
-    """Returns the snake-case name of the function or class of a loss."""
-    name = getattr(loss, "__name__", type(loss).__name__)
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-
-
 def _can_be_class_indices(y):
     if y is None:
         return True
     if not hasattr(y, "shape") or "int" not in str(y.dtype):
         return False
     return len(y.shape) == 1 or (len(y.shape) == 2 and y.shape[-1] == 1)
-
-
-def _inverse_activation(outputs):
-    """Logits from probabilities; saturates where a probability is 0 or 1 in float32."""
-    outputs = ops.clip(ops.cast(outputs, "float32"), _TINY, 1.0 - _TINY)
-    if outputs.shape[-1] == 1:
-        return ops.log(outputs) - ops.log(1.0 - outputs)
-    return ops.log(outputs)
 
 
 def _describe(outputs):

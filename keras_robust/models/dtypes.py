@@ -1,4 +1,4 @@
-"""The layers of a model in another dtype than they have, while a function runs or is traced."""
+"""Compute dtypes of the layers of a model, changed while a function runs or is traced."""
 
 import contextlib
 import threading
@@ -13,35 +13,35 @@ LOW = ("bfloat16", "float16")
 
 _LOCK = threading.Lock()
 _THREAD = threading.local()
-# Cheap, and what they subtract may need all digits: in bfloat16, 1003 is 1004.
+# These layers are cheap, and may need all digits of their inputs: in bfloat16, 1003 is 1004.
 _KEPT = (keras.layers.Normalization, keras.layers.Rescaling)
 
 
 def current_dtype():
-    """Returns the dtype in which the float32 layers of a model compute in this thread, if another.
-
-    Otherwise `None`.
-    """
+    """Returns the compute dtype that a scope sets in this thread, or `None` outside of a scope."""
     return getattr(_THREAD, "dtype", None)
 
 
 @contextlib.contextmanager
 def compute_dtype_scope(model, dtype):
-    """Within, and in this thread, the float32 layers of `model` compute in `dtype`.
+    """Makes the float32 layers of `model` compute in `dtype`, inside the context and this thread.
 
-    Weights stay what they are, and are cast when a layer reads them. Models within models are not
-    layers here: they cast nothing. What stays as it is: layers with `autocast=False`, which see
-    to their dtypes themselves, but for Keras's own, such as `BatchNormalization`, which know what
-    to do; those with a policy other than float32 or with a quantised one; `Normalization` and
-    `Rescaling`; and any model of which a layer computes in half precision already, since its user
-    has chosen for each layer.
+    Weights keep their dtypes, and are cast when a layer reads them. These do not change:
 
-    Every policy is wrapped, and put back as it was, also after an exception. The replicas of a
-    strategy trace in threads, which may take turns in the middle of a model: a wrapped policy
-    changes the dtype only for threads that are within.
+    - layers with `autocast=False`, which handle their dtypes themselves; layers of Keras with
+      `autocast=False`, such as `BatchNormalization`, do change, because they support any dtype;
+    - layers with a policy other than float32, and quantized layers;
+    - `Normalization` and `Rescaling`;
+    - nested models, which compute nothing outside of their layers;
+    - models in which a layer already computes in half precision, since their user has chosen a
+      dtype for each layer.
+
+    Every policy is wrapped, and restored on exit, also after an exception. The replicas of a
+    strategy trace in several threads, which may switch in the middle of a model: a wrapped policy
+    changes the dtype only in threads that are inside the context.
 
     Args:
-        model: a `keras.Model` that is built, or a callable, of which nothing changes.
+        model: a built `keras.Model`, or a callable, for which the context does nothing.
         dtype: `"bfloat16"`, `"float16"`, or `None` for no change.
     """
     before = current_dtype()
@@ -56,7 +56,7 @@ def compute_dtype_scope(model, dtype):
 
 
 class _Wrapped(keras.DTypePolicy):
-    """The policy of a layer, but for the compute dtype in threads that are within."""
+    """A policy with another compute dtype in threads that are inside a scope."""
 
     def __init__(self, policy):
         super().__init__("float32")
@@ -69,7 +69,7 @@ class _Wrapped(keras.DTypePolicy):
 
 
 def _float32_layers(model):
-    """Returns the layers that may change their dtype, or none at all."""
+    """Returns the layers whose dtype may change."""
     layers = layers_of(model)
     if any(_own_dtype(layer) in LOW for layer in layers):
         return []
@@ -92,7 +92,7 @@ def _enter(layers):
     with _LOCK:
         for layer in layers:
             if not isinstance(dtype_policy_of(layer), _Wrapped):
-                # Of a map from layers to policies, the setter of Keras would change an entry.
+                # The setter of Keras would change the entry of a map of policies.
                 set_dtype_policy(layer, _Wrapped(dtype_policy_of(layer)))
             dtype_policy_of(layer).users += 1
 
@@ -101,7 +101,7 @@ def _leave(model, layers):
     with _LOCK:
         for layer in layers:
             dtype_policy_of(layer).users -= 1
-        # A layer made while another was running may have been given its policy.
+        # A layer that was created inside the scope may have copied a wrapped policy.
         for layer in layers_of(model) if layers else ():
             policy = dtype_policy_of(layer)
             if isinstance(policy, _Wrapped) and not policy.users:

@@ -1,4 +1,4 @@
-"""Errors of Keras, told in the words of the user's mistake."""
+"""Errors of Keras, with an explanation in the terms of this package."""
 
 import contextlib
 import re
@@ -8,15 +8,16 @@ import keras
 
 @contextlib.contextmanager
 def error_context(problem, **values):
-    """Says of what Keras raises inside what it means here, and what was given.
+    """Raises errors of Keras again, with an explanation and the shapes of the inputs.
 
     Args:
         problem: str, a sentence without its full stop.
-        values: structures of tensors by name, of which the shapes are shown.
+        values: structures of tensors by name, whose shapes are shown.
     """
     try:
         yield
     except (IndexError, KeyError, TypeError, ValueError) as error:
+        # Errors of this package need no further explanation.
         if "Received: " in str(error):
             raise
         given = ", ".join(f"{name} {_shapes(value)}" for name, value in values.items())
@@ -24,16 +25,16 @@ def error_context(problem, **values):
 
 
 def _reason(error):
-    """Returns the line of a Keras error that says what is wrong, without colours."""
+    """Returns the line of a Keras error that names the problem, without colors."""
     text = re.sub("\\x1b\\[[0-9;]*m", "", str(error))
-    # The values of an array, which may take many lines before the sentence goes on.
+    # Remove the values of arrays, which may take many lines in the middle of a sentence.
     text = re.sub(r"\[\[.*?\]\]+", "[...]", text, flags=re.DOTALL)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].startswith("Exception encountered when calling"):
         lines = lines[1:]
     reason = lines[0] if lines else type(error).__name__
     if reason.endswith("Error encountered:") and len(lines) > 1:
-        # What Keras met while it asked a layer for its shapes.
+        # The next line is the error that Keras met when it inferred the shapes of a layer.
         reason = lines[1]
     return reason if reason.endswith(".") else f"{reason}."
 

@@ -1,4 +1,4 @@
-"""What to do about inputs that have no gradient."""
+"""Error messages for inputs without a gradient."""
 
 import contextlib
 
@@ -10,10 +10,10 @@ from keras_robust.backend import layers_of
 
 @contextlib.contextmanager
 def input_error_context(model):
-    """Within, a `NoGradientError` says what to do about inputs that cannot move a little.
+    """Explains a `NoGradientError` for inputs that are whole numbers, such as tokens.
 
-    Those are tokens and other whole numbers. Where a model has inputs of both kinds, nobody knows
-    here which are attacked, and the error stays as it is.
+    If a model has inputs of both kinds, it is not known here which are attacked, and the error
+    stays unchanged.
     """
     try:
         yield
@@ -29,10 +29,10 @@ def input_error_context(model):
 
 
 def refuse_integers(model):
-    """Raises `ValueError` for a model that takes whole numbers only.
+    """Raises ValueError for a model whose inputs are all whole numbers.
 
-    For attacks without gradients: Keras casts what they find to integers, so that the model would
-    be judged on another point than the one that is feasible.
+    Attacks without gradients need this: Keras casts adversarial examples to integers, so that the
+    model would be judged on a point that may not be feasible.
     """
     inputs = {tensor.name: tensor.dtype for tensor in _inputs_of(model)}
     if _are_integers(inputs):
@@ -46,26 +46,27 @@ def _are_integers(inputs):
 def _about_embeddings(names):
     others = f" (or at one of {names[1:]})" if names[1:] else ""
     return (
-        "The model looks up what it is given in an embedding: tokens and categories cannot move a "
-        "little, so that no gradient leads to them. Perturb the embeddings in place of them: "
-        f'kr.AdvTrain(kr.threat_models.AtLayer("{names[0]}", kr.L2(1.0, bounds=None)))'
-        f"{others}. Received: a threat model on the inputs, and the embeddings {names}"
+        "The model looks up its inputs in an embedding. Tokens and categories cannot change by a "
+        "small amount, and have no gradient. Perturb the embeddings instead: "
+        f'kr.AdvTrain(kr.threat_models.AtLayer("{names[0]}", kr.L2(1.0, bounds=None))){others}. '
+        f"Received: a threat model on the inputs, and the embeddings {names}"
     )
 
 
 def _about_integers(inputs):
     shown = ", ".join(f"{name!r}: {dtype}" for name, dtype in inputs.items())
     return (
-        "The model takes whole numbers: Keras casts every input to integers, so that it has no "
-        "gradient there, and no input that an attack finds reaches it as it is. "
-        'For images make it with keras.Input(..., dtype="float32"); weights can be '
-        f"copied by get_weights and set_weights. Received: a model with inputs of dtype {shown}"
+        "The model takes whole numbers: Keras casts every input to integers, so that inputs have "
+        "no gradient, and adversarial examples are rounded. For images, build the model with "
+        'keras.Input(..., dtype="float32"); copy the weights with get_weights and set_weights. '
+        f"Received: a model with inputs of dtype {shown}"
     )
 
 
 def _inputs_of(model):
     try:
         return keras.tree.flatten(model.inputs) if isinstance(model, keras.Model) else []
+    # A subclassed model may have no `inputs`, or none before its first call.
     except (AttributeError, ValueError):
         return []
 

@@ -1,4 +1,4 @@
-"""A model as a function of what one of its layers puts out."""
+"""Models as functions of the output of one of their layers."""
 
 import contextlib
 import threading
@@ -6,7 +6,6 @@ import threading
 import keras
 from keras import ops
 
-# Keras has no public way to masks, which it keeps elsewhere for tensors that take no attributes.
 from keras_robust import backend
 from keras_robust.backend.keras_internals import get_keras_mask
 from keras_robust.backend.keras_internals import set_keras_mask
@@ -16,17 +15,17 @@ _LOCK = threading.Lock()
 
 
 class LayerClassifier(Classifier):
-    """A Keras model in which a tensor takes the place of what a layer puts out.
+    """A Keras model as a function of the output of one of its layers.
 
-    It is called with `x` in the shape of that output. The model runs on its inputs, and what the
-    layer gives, `h`, goes on as `h + (x - origin)`: gradients reach the layers before it, and with
-    `x = origin` the model does what it does alone.
+    Call it with `x` in the shape of that output. The model runs on its inputs, and the output `h`
+    of the layer is replaced by `h + (x - origin)`: gradients reach the layers before it, and for `x
+    = origin` the model computes what it computes without the replacement.
 
     Args:
         model: a `keras.Model`.
         layer: str, the name of a layer.
-        inputs: the inputs of the model, a tensor or a structure of tensors; if they are
-            `keras.KerasTensor`, so is `origin`, and nothing can be called.
+        inputs: the inputs of the model, a tensor or a structure of tensors. For `keras.KerasTensor`
+            inputs, `origin` is a `keras.KerasTensor` too, and the classifier cannot be called.
 
     Attributes: `origin`, float32, the output of the layer in inference mode; `mask`, the Keras mask
     of that output, or `None`.
@@ -36,7 +35,7 @@ class LayerClassifier(Classifier):
         super().__init__(model, pack=lambda x: inputs)
         self._layer = _find(model, layer)
         if not model.built:
-            # While Keras builds a model it runs layers an additional time.
+            # Build the model first: Keras may run the layer while it builds the model.
             model(inputs)
         if any(isinstance(leaf, keras.KerasTensor) for leaf in keras.tree.flatten(inputs)):
             self.origin = backend.trace_output(
@@ -52,17 +51,19 @@ class LayerClassifier(Classifier):
 
         with changed_output(self._layer, read):
             super().__call__(None)
-        output = _the_only(outputs, layer)
+        output = _only_output(outputs, layer)
+        # The call above is not one of the caller.
         self.num_calls = 0
         self.origin = ops.cast(output, "float32")
         self.mask = get_keras_mask(output)
 
     def __call__(self, x, training=False):
         def move(output):
-            # `x` may be `origin` itself, of which the gradient must not be taken twice.
+            # Without this, `x` that is `origin` itself would have a gradient of zero.
             delta = x - ops.stop_gradient(self.origin)
             moved = output + ops.cast(delta, output.dtype)
             mask = get_keras_mask(output)
+            # The mask is lost by the addition; later layers need it.
             if mask is not None:
                 set_keras_mask(moved, mask)
             return moved
@@ -73,11 +74,11 @@ class LayerClassifier(Classifier):
 
 @contextlib.contextmanager
 def changed_output(layer, change):
-    """Within, and in this thread, what `layer` computes passes through the function `change`.
+    """Passes the output of `layer` through `change`, inside the context and this thread.
 
     Keras has no hooks. Every call of a layer ends in `layer.call`, before masks and activity
-    regularisers: an attribute of the instance hides the method for as long as somebody needs it.
-    The replicas of a strategy trace in threads, which may take turns in the middle of a model.
+    regularizers, so that an attribute of the instance replaces the method for as long as needed.
+    The replicas of a strategy trace in several threads, which may switch in the middle of a model.
     """
     thread = threading.get_ident()
     with _LOCK:
@@ -98,7 +99,7 @@ def changed_output(layer, change):
 
 
 class _Tap:
-    """Stands in for `layer.call`."""
+    """Replaces `layer.call`."""
 
     def __init__(self, call, hidden):
         self.call = call
@@ -112,10 +113,11 @@ class _Tap:
 
 
 def _find(model, name):
+    """Returns the layer with a name, and raises ValueError unless there is exactly one."""
     if not isinstance(model, keras.Model):
         raise ValueError(
-            "Perturbing at a layer needs a keras.Model, in which to look for it. "
-            f"Received: an object of type {type(model).__name__}"
+            "A perturbation at a layer needs a keras.Model with that layer. Received: an object "
+            f"of type {type(model).__name__}"
         )
     layers = [layer for layer in backend.layers_of(model) if layer is not model]
     found = [layer for layer in layers if layer.name == name]
@@ -128,18 +130,18 @@ def _find(model, name):
     )
 
 
-def _the_only(outputs, name):
-    """Returns what the layer put out, if it ran once and that is one float tensor."""
+def _only_output(outputs, name):
+    """Returns the output of the layer; it must run once and return one float tensor."""
     if len(outputs) != 1:
         raise ValueError(
-            "A layer whose output is perturbed must run once in a pass: name a layer behind it, or "
-            "call a layer of its own at every place. "
-            f"Received: layer={name!r}, which runs {len(outputs)} times"
+            "A layer whose output is perturbed must run once per pass. Name a later layer, or "
+            f"use a separate layer for every call. Received: layer={name!r}, which runs "
+            f"{len(outputs)} times"
         )
     output = outputs[0]
     if keras.tree.is_nested(output) or "float" not in str(getattr(output, "dtype", None)):
         raise ValueError(
-            "A layer whose output is perturbed must return one float tensor: name a layer behind "
-            f"it. Received: layer={name!r}, which returns {output}"
+            "A layer whose output is perturbed must return one float tensor. Name a later layer. "
+            f"Received: layer={name!r}, which returns {output}"
         )
     return output

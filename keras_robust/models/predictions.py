@@ -1,4 +1,4 @@
-"""The logits of a model for arrays, batch by batch."""
+"""Logits of a model for arrays, computed in batches."""
 
 import keras
 import numpy as np
@@ -6,28 +6,28 @@ from keras import ops
 
 from keras_robust.models.classifier import JUDGE_OTHERS
 from keras_robust.models.classifier import Classifier
-from keras_robust.models.classifier import single
 from keras_robust.models.structures import batches_of
+from keras_robust.models.structures import single
 
-_SLACK = 1e-3
+_SLACK = 1e-3  # For rounding at the ends of [0, 1].
 _UNKNOWN_COLUMN = (
-    "The model returns one column within [0, 1], and nothing says whether that is a logit or the "
-    "probability of class 1, which would often be another class. Return the logit, "
-    "`log(p / (1 - p))` for a probability p, or two columns, such as [1 - p, p]; a keras.Model may "
-    "be compiled with a loss instead. Received: outputs of shape {} from {:.3g} to {:.3g}"
+    "The model returns one column within [0, 1], which may be a logit or the probability of "
+    "class 1. The predicted class depends on it. Return the logit, `log(p / (1 - p))` for a "
+    "probability p, or two columns, such as [1 - p, p]; a keras.Model may be compiled with a "
+    "loss instead. Received: outputs of shape {} from {:.3g} to {:.3g}"
 )
 
 
 def predict_logits(model, x, batch_size=256):
-    """Returns NumPy logits `(n, num_classes)` for an array, or for a structure of arrays."""
+    """Returns NumPy logits `(n, num_classes)` for an array or a structure of arrays."""
     return np.concatenate([logits for logits, _ in _predict(model, x, batch_size)])
 
 
 def predict_clean_logits(model, x, batch_size=256):
-    """Returns what `predict_logits` does for clean examples, which tell how to read the model.
+    """Returns the logits of clean examples, and refuses outputs of unknown meaning.
 
     Raises:
-        ValueError: for one column within [0, 1] of which nothing else is known.
+        ValueError: for a single column within [0, 1] that may hold logits or probabilities.
     """
     logits, columns = zip(*_predict(model, x, batch_size), strict=True)
     if columns[0] is not None:
@@ -38,8 +38,8 @@ def predict_clean_logits(model, x, batch_size=256):
 
 
 def _predict(model, x, batch_size):
-    """Yields for each batch its logits, and the outputs if they are a column that is unknown."""
-    # A structure is in the form of the inputs already.
+    """Yields the logits of each batch, and its outputs if their meaning is unknown."""
+    # A structure has the form of the model's inputs already, and needs no packing.
     classifier = Classifier(model, (lambda rows: rows) if keras.tree.is_nested(x) else None)
     for rows in batches_of(x, batch_size):
         outputs = classifier(rows)

@@ -12,18 +12,20 @@ from keras import ops
 from keras_robust import backend
 from keras_robust.backend.keras_internals import is_seed
 
-# Far from every count of draws.
+# An offset to the counters of draws that no training reaches.
 _AWAY = np.array([0, 2**31], "uint32")
 _THREAD = threading.local()
 
 
 @contextlib.contextmanager
 def own_noise(model):
-    """Within, random layers of the model draw from streams of their own; after it, from the old.
+    """Gives the random layers of the model other random numbers inside the context.
 
-    So that a search leaves the model as it was, and has not seen the numbers that come after it.
-    In a context within such a context nothing happens: the draws go on.
+    On exit the old states are restored, so that an attack does not change the random numbers of the
+    training, and does not know the numbers that follow. A nested context for the same model does
+    nothing.
     """
+    # The replicas of a strategy trace in threads of their own.
     models = _THREAD.__dict__.setdefault("models", [])
     if not isinstance(model, keras.Layer) or any(one is model for one in models):
         yield
@@ -41,7 +43,7 @@ def own_noise(model):
 
 
 def with_own_noise(function):
-    """Returns a function with an argument `model`, called in `own_noise` of that model."""
+    """Returns a function with an argument `model`, called inside `own_noise(model)`."""
     place = list(inspect.signature(function).parameters).index("model")
 
     @functools.wraps(function)

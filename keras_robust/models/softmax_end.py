@@ -1,4 +1,4 @@
-"""Whether a model ends in a softmax."""
+"""Models that end in a softmax."""
 
 import keras
 
@@ -7,10 +7,10 @@ from keras_robust.backend.keras_internals import output_layer
 
 
 def ends_in_softmax(model):
-    """Whether what Keras knows the logits of, in what a model puts out, is of a softmax.
+    """Returns whether the logits that Keras knows are those of a softmax, not of a sigmoid.
 
-    Keras keeps the logits behind a sigmoid too. The last layer tells, and where there is no graph
-    in which to find it, that the model has layers with a softmax and none with a sigmoid.
+    The last layer decides. In a model that is not a graph of layers, there must be a layer with a
+    softmax, and none with a sigmoid.
     """
     layer = output_layer(model)
     if layer is not None:

@@ -1,4 +1,4 @@
-"""Models that leave the framework while they are traced."""
+"""Error messages for models that cannot be traced."""
 
 import contextlib
 import traceback
@@ -8,17 +8,17 @@ import keras
 from keras_robust import backend
 
 _FRAMEWORKS = {"tensorflow": "TensorFlow", "jax": "JAX"}
-# Of TensorFlow, of JAX, and where a symbolic tensor lacks a method.
+# Raised by TensorFlow, by JAX, and for a method that symbolic tensors lack.
 _ERRORS = (NotImplementedError, TypeError, AttributeError)
 
 
 @contextlib.contextmanager
 def tracing_error_context(model, inputs):
-    """Says of a model that is called within what to write, if it cannot be traced.
+    """Raises a ValueError with advice if a model that is called inside cannot be traced.
 
     Args:
         model: callable.
-        inputs: what it is called with, a structure of tensors.
+        inputs: the inputs of the call, a structure of tensors.
     """
     try:
         yield
@@ -28,8 +28,8 @@ def tracing_error_context(model, inputs):
             raise
         raise ValueError(
             f"The model cannot be traced by {_FRAMEWORKS[keras.backend.backend()]}: it turns "
-            "tensors into NumPy arrays, as `predict` of a Keras model does. Of a Keras model give "
-            "the model itself, or call it, `model(x)`; give another function of arrays as "
+            "tensors into NumPy arrays, as `predict` of a Keras model does. Pass a Keras model "
+            "itself, or call it, `model(x)`; pass another function of arrays as "
             "kr.evaluation.BlackBox(function, num_classes=...), in `evaluate` with "
             f'attacks="black_box". Received: {str(error).splitlines()[0]}'
         ) from error
@@ -40,7 +40,10 @@ def _is_about_numpy(error):
 
 
 def _calls_predict(model, error):
-    """Whether the model is a `predict`, or a function that calls one; Keras hides its frames."""
+    """Returns whether the model is a `predict`, or a function that calls one.
+
+    The names are read from the code, because Keras hides its own frames.
+    """
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     names = {name for frame in frames for name in frame.f_code.co_names}
     return "predict" in names or getattr(model, "__name__", None) == "predict"

@@ -1,4 +1,4 @@
-"""What does training minimise?"""
+"""Objectives: the losses that training minimizes."""
 
 from keras_robust.objectives.adversarial import Adversarial
 from keras_robust.objectives.adversarial_pool import AdversarialPool

@@ -1,4 +1,4 @@
-"""Training on a pool of adversarial examples that lasts for many batches."""
+"""Training on a pool of adversarial examples that many batches share."""
 
 import typing
 
@@ -11,12 +11,12 @@ from keras_robust.objectives.objective import Objective
 from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight
 
-# Folded into the seed of the batch, from which the attack draws too.
+# Folded into the seed of the batch, because the attack draws from that seed itself.
 _DRAW = 307
 
 
 class _Pool(typing.NamedTuple):
-    """Variables: rows of inputs, labels and weights (or `None`), and how many were put in."""
+    """Variables with the rows of the pool, and the number of examples added to it so far."""
 
     x: object
     y: object
@@ -26,26 +26,27 @@ class _Pool(typing.NamedTuple):
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class AdversarialPool(Objective):
-    """The compiled loss on clean examples, and on adversarial ones that are kept in a pool.
+    """The compiled loss on clean examples and on a pool of adversarial examples.
 
-    `alpha * L(f(x), y) + (1 - alpha) * L(f(x_pool), y_pool)`. Szegedy et al. (2014) trained so: a
-    pool of adversarial examples is mixed into the training data all the time, and part of it is
-    replaced now and then by new ones, made for the network as it is by then. Their attack is slow,
-    and the pool spreads its cost over many batches. Here, every `refresh` optimizer steps, the
-    adversarial examples of the current batch take the place of the oldest in the pool; every batch
-    comes with as many examples, with their own labels and sample weights, drawn from the pool with
-    replacement. They reported an MNIST error below 1.2%, against 1.6% with weight decay alone; it
-    is no defence against attacks at a fixed epsilon, for which use `Adversarial`.
+    `alpha * L(f(x), y) + (1 - alpha) * L(f(x_pool), y_pool)`. This is the training of Szegedy et
+    al. (2014): a pool of adversarial examples is always mixed into the training data, and new
+    adversarial examples for the current network replace part of it from time to time. Their attack
+    is slow, and the pool spreads its cost over many batches. Here, every `refresh` optimizer steps,
+    the adversarial examples of the current batch replace the oldest ones in the pool. Every batch
+    is joined by the same number of examples, with their own labels and sample weights, which are
+    drawn from the pool with replacement. The authors reported an MNIST error below 1.2%, compared
+    to 1.6% with weight decay alone. It is no defense against attacks at a fixed epsilon: use
+    `Adversarial` for that.
 
-    With another attack, such as `attack="pgd"`, it is adversarial training at a fraction of the
-    cost, on examples of which most were made for earlier weights. `adv_accuracy` is the accuracy on
-    the drawn examples, which is too high for the same reason.
+    With another attack, for example `attack="pgd"`, it is adversarial training at a fraction of the
+    cost, but most examples were made for earlier weights. `adv_accuracy` is the accuracy on the
+    drawn examples, and is too high for the same reason.
 
-    The pool is filled by the first batch; with every `fit` it starts empty, also with one that
-    resumes a training: neither `BackupAndRestore` nor `AtomicBackup` brings it back.
+    The first batch fills the pool. It starts empty in every `fit`, also in one that resumes a
+    training: neither `BackupAndRestore` nor `AtomicBackup` restores it.
 
-    Deviations from the paper: one pool at the input, where theirs had one for each layer, and the
-    oldest are replaced in place of a random part, so that all are equally old.
+    Deviations from the paper: one pool at the input, where theirs had one for each layer. New
+    examples replace the oldest ones instead of random ones, so that all have the same lifetime.
 
     Cost: two training passes, and the passes of the attack divided by `refresh`. BatchNorm
     statistics see one clean pass and one over the drawn examples.
@@ -53,8 +54,8 @@ class AdversarialPool(Objective):
     Args:
         alpha: float from 0 to 1 or a `LearningRateSchedule` over optimizer steps, the weight of
             the clean loss. Defaults to `0.5`.
-        pool_size: int >= 1, examples in the pool, all of them in memory. Of a batch that is larger
-            the first examples go in. Defaults to `1024`.
+        pool_size: int >= 1, the number of examples in the pool, which is held in memory. Only the
+            first examples of a larger batch are added. Defaults to `1024`.
         refresh: int >= 1, optimizer steps from one attack to the next. Defaults to `10`.
 
     Raises:
@@ -87,14 +88,14 @@ class AdversarialPool(Objective):
         inputs = getattr(model, "inputs", None) or ()
         if len(inputs) > 1:
             raise ValueError(
-                "AdversarialPool keeps the one input that is attacked, and cannot give the others "
-                "back. Use the objective Mixed. "
+                "AdversarialPool stores the attacked input, but not the other inputs of a model. "
+                "Use the objective Mixed. "
                 f"Received: a model with {len(inputs)} inputs"
             )
         if not threat_model.changes_inputs:
             raise ValueError(
-                "AdversarialPool keeps inputs, and this threat model changes what a layer makes "
-                f"of them. Use the objective Mixed. Received: {threat_model!r}"
+                "AdversarialPool stores inputs, but this threat model changes the output of a "
+                f"layer. Use the objective Mixed. Received: {threat_model!r}"
             )
 
     def new_objective_state(self, x, y, sample_weight):
@@ -116,9 +117,9 @@ class AdversarialPool(Objective):
         return alpha * clean.loss + (1.0 - alpha) * adversarial.loss
 
     def step(self, gradient_step, attack, batch):
-        blind = self._refresh(gradient_step.classifier, attack, batch)
+        has_zero_gradient = self._refresh(gradient_step.classifier, attack, batch)
         drawn = self._draw(batch)
-        found = AttackResult.unattacked(drawn.x)._replace(zero_gradient=blind)
+        found = AttackResult.unattacked(drawn.x)._replace(zero_gradient=has_zero_gradient)
         return gradient_step.apply(gradient_step.backward(self.loss, found, batch=drawn))
 
     def _variable(self, shape, dtype):
@@ -126,15 +127,16 @@ class AdversarialPool(Objective):
         return keras.Variable("zeros", shape=shape, dtype=dtype, trainable=False)
 
     def _refresh(self, classifier, attack, batch):
-        """Puts new examples into the pool when it is time; returns which gradients were zero."""
-        count = batch.memory.count
-        kept = _leaves(batch.memory[:3])
+        """Updates the pool if an update is due. Returns which gradients were zero."""
+        count = batch.objective_state.count
+        kept = _leaves(batch.objective_state[:3])
 
         def renew():
             search = (classifier, batch.x, batch.y, batch.threat_model, batch.seed)
             found = attack.perturb(*search)
             fresh = _leaves((found.x_adv, batch.y, batch.sample_weight))
             number = self._num_new(ops.shape(batch.x)[0])
+            # The pool is a ring buffer: new examples replace the oldest ones.
             rows = ops.expand_dims((count + ops.arange(number, dtype="int32")) % self.pool_size, -1)
             pairs = zip(kept, fresh, strict=True)
             pool = [ops.scatter_update(old, rows, new[:number]) for old, new in pairs]
@@ -145,30 +147,32 @@ class AdversarialPool(Objective):
             never = ops.zeros(ops.shape(batch.x)[:1], dtype="bool")
             return pool, ops.convert_to_tensor(count), never
 
+        # An empty pool is filled at once, also if a training resumes between two updates.
         is_due = ops.logical_or(batch.iteration % self.refresh == 0, ops.equal(count, 0))
-        pool, total, blind = backend.cond(is_due, renew, keep)
+        pool, total, has_zero_gradient = backend.cond(is_due, renew, keep)
         for variable, value in zip([*kept, count], [*pool, total], strict=True):
             variable.assign(value)
-        return blind
+        return has_zero_gradient
 
     def _num_new(self, size):
-        """Returns how many examples of a batch of `size`, an int or a tensor, go in."""
+        """Returns how many examples of a batch are added; `size` is an int or a tensor."""
         if isinstance(size, int):
             return min(size, self.pool_size)
         return ops.minimum(size, self.pool_size)
 
     def _draw(self, batch):
-        """Returns a batch of as many examples from the pool."""
-        filled = ops.minimum(batch.memory.count, self.pool_size)
+        """Returns a batch of the same size, drawn from the pool with replacement."""
+        filled = ops.minimum(batch.objective_state.count, self.pool_size)
         seed = backend.fold_in(batch.seed, _DRAW)
         share = backend.uniform(ops.shape(batch.x)[:1], seed)
         rows = ops.cast(share * ops.cast(filled, "float32"), "int32")
+        # Rounding in float32 can reach `filled`.
         rows = ops.minimum(rows, filled - 1)
 
         def take(variable):
             return None if variable is None else ops.take(variable, rows, axis=0)
 
-        x, y, sample_weight = keras.tree.map_structure(take, tuple(batch.memory[:3]))
+        x, y, sample_weight = keras.tree.map_structure(take, tuple(batch.objective_state[:3]))
         return batch._replace(x=x, y=y, sample_weight=sample_weight)
 
 

@@ -1,4 +1,4 @@
-"""Adversarially robust distillation: a robust teacher, seen through adversarial examples."""
+"""Adversarially robust distillation."""
 
 import keras
 
@@ -10,34 +10,35 @@ from keras_robust.objectives.objective import check_weight
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class ARD(Distillation):
-    """Adversarially robust distillation (ARD): on `x_adv`, say what the teacher says on `x`.
+    """Adversarially robust distillation (ARD): the student on `x_adv` matches the teacher on `x`.
 
     `alpha T^2 KL(softmax(t(x) / T) || softmax(z(x_adv) / T)) + (1 - alpha) L(f(x), y)`, with `t`
-    the logits of the teacher, `z` those of the model, `L` the compiled loss, and `x_adv` what the
-    attack finds on the model, by default PGD on the cross-entropy. For models that are too small to
-    become robust by themselves: in the paper, those with a large robust teacher are more robust
-    than those of adversarial training. A teacher that is not robust makes a student that is not.
+    the logits of the teacher, `z` the logits of the model, and `L` the compiled loss. The attack
+    finds `x_adv` on the model, by default PGD on the cross-entropy. Use it for models that are too
+    small to become robust without a teacher: in the paper, students of a large robust teacher are
+    more robust than models after adversarial training. The student of a teacher that is not robust
+    is not robust either.
 
-    Deviations from the authors' code: the divergence is summed over the classes, where they take
-    the mean over examples and classes, which is smaller by the number of classes; the attack sees
-    the model in inference mode, and its own step size is used, where they take 2/255 for epsilon
-    8/255; with `alpha=1` there is no clean pass in training mode, where they make one for the
-    BatchNorm statistics alone.
+    Deviations from the authors' code: the divergence is a sum over classes, where theirs is a mean
+    over examples and classes and thus smaller by the number of classes. The attack sees the model
+    in inference mode and uses its own step size, where theirs is 2/255 for epsilon 8/255. With
+    `alpha=1` there is no clean pass in training mode, where they make one for the BatchNorm
+    statistics alone.
 
-    Cost: the passes of the attack, one training pass, a second one unless `alpha` is 1, one forward
-    pass of the teacher. BatchNorm statistics see the adversarial pass, and unless `alpha` is 1 the
-    clean pass before it.
+    Cost: the passes of the attack, one training pass, a second one unless `alpha` is 1, and one
+    forward pass of the teacher. BatchNorm statistics see the adversarial pass, and before it the
+    clean pass unless `alpha` is 1.
 
     Args:
-        teacher: a trained robust `keras.Model`, which never changes. `get_config` holds its
-            architecture, not its weights.
+        teacher: a trained robust `keras.Model`, which never changes. `get_config` contains its
+            architecture, but not its weights.
         temperature: float above 0, `T`. Defaults to `30.0`.
         alpha: float from 0 to 1, the weight of the teacher, or a `LearningRateSchedule` over
-            optimizer steps. Defaults to `1.0`: labels are used by the attack alone.
+            optimizer steps. Defaults to `1.0`, with which only the attack uses labels.
 
     Raises:
-        ValueError: for a teacher that is no model, and in `fit` for one that is no classifier, has
-            other classes, has not been built, or shares weights with the model.
+        ValueError: for a teacher that is not a `keras.Model`, and in `fit` for a teacher that is
+            not a classifier, has other classes, is not built, or shares weights with the model.
 
     Example:
 
@@ -58,10 +59,10 @@ class ARD(Distillation):
 
     def loss(self, clean, adversarial):
         alpha = at(self.alpha, clean)
-        # A clean pass of weight 0 would still cost a training pass.
+        # Skip a clean pass of weight 0, which would still cost a training pass.
         supervised = 0.0 if self.alpha == 1.0 else (1.0 - alpha) * clean.loss
         classifier, temperature = clean.classifier, self.temperature
         teacher = self.teacher_logits(classifier, clean.x)
         distance = self.soft_targets(classifier, teacher, adversarial.logits, temperature)
-        # The compiled loss brings its share of the regularisers.
+        # The compiled loss contains the other share of the regularizers.
         return supervised + alpha * (adversarial.mean(distance) + adversarial.regularisation)

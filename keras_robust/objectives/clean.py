@@ -8,9 +8,9 @@ from keras_robust.objectives.objective import Objective
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class Clean(Objective):
-    """The compiled loss on clean examples only: `L(f(x), y)`, what `fit` does by itself.
+    """The compiled loss on clean examples only: `L(f(x), y)`, the loss of plain `fit`.
 
-    No attack runs. It is what regularisers that need no attack are added to, and the undefended
+    No attack runs. Use it as the base of regularizers that need no attack, and for the undefended
     model of a comparison. Cost: one plain step. BatchNorm statistics see one clean pass.
 
     Deviations: none.

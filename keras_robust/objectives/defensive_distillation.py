@@ -1,4 +1,4 @@
-"""Defensive distillation: the second training. A defence that does not hold."""
+"""Defensive distillation, a defense that is broken."""
 
 import keras
 
@@ -11,40 +11,41 @@ from keras_robust.objectives.distillation import Distillation
 class DefensiveDistillation(Distillation):
     """Defensive distillation: learns the soft labels of a teacher, without any attack.
 
-    `T^2 KL(softmax(t(x) / T) || softmax(z(x) / T))`, with `t` the logits of the teacher and `z`
-    those of the model, which is then used at temperature 1. The teacher is a model of the same
+    `T^2 KL(softmax(t(x) / T) || softmax(z(x) / T))`, with `t` the logits of the teacher and `z` the
+    logits of the model, which is then used at temperature 1. The teacher is a model of the same
     architecture, trained on the labels at the same temperature: compile it with
     `keras_robust.losses.TemperatureCrossEntropy(T)`. Labels are not used, and may be -1.
 
-    **It does not resist attacks**, and is provided for comparison and to put an evaluation to the
-    test. To be sure of themselves at temperature `T` both models need logits `T` times as large as
-    usual. Used at temperature 1, the softmax is saturated: in float32 the probability of the class
-    is 1, and the gradient of the cross-entropy is 0 or lost in rounding. Attacks on it find
-    nothing; attacks on the logits, such as the margin loss, succeed on every example (Carlini and
-    Wagner, 2016 and 2017). `keras_robust.evaluate` runs both and reports the worst.
+    **It does not resist attacks.** Use it for comparison and to test an evaluation. For confident
+    predictions at temperature `T` both models need logits `T` times as large as usual. At
+    temperature 1 the softmax is then saturated: in float32 the probability of the predicted class
+    is 1, and the gradient of the cross-entropy is 0 or lost in rounding. Attacks on the
+    cross-entropy find nothing, but attacks on the logits, for example with the margin loss, succeed
+    on every example (Carlini and Wagner, 2016 and 2017). `keras_robust.evaluate` runs both and
+    reports the worst case.
 
-    Deviations from the paper: the divergence in place of the cross-entropy with soft labels, which
-    differ by a constant, and the factor `T^2` of Hinton et al. (2015), which multiplies the
-    gradient; soft labels are computed batch by batch, so that augmentation works.
+    Deviations from the paper: the divergence replaces the cross-entropy with soft labels, from
+    which it differs by a constant, and the factor `T^2` of Hinton et al. (2015) multiplies the
+    gradient. Soft labels are computed for each batch, so that augmentation works.
 
-    The loss is that of `keras.distillation.LogitsDistillation(T, keras.losses.KLDivergence())`, per
-    example, so that sample weights count, and without its clipped probabilities. (With its default,
-    the name `"kl_divergence"`, Keras 3.15 compares the logits themselves.) A
-    `keras.distillation.Distiller` with `student_loss_weight=0` takes the same steps on a model that
-    has no regularisers, but leaves out sample weights and regularisers, freezes the teacher for
-    good, takes the outputs of a softmax for logits, and keeps the teacher in its checkpoints.
+    The loss is `keras.distillation.LogitsDistillation(T, keras.losses.KLDivergence())` per example,
+    so that sample weights count, and without clipped probabilities. (With its default, the name
+    `"kl_divergence"`, Keras 3.15 compares the logits themselves.) A `keras.distillation.Distiller`
+    with `student_loss_weight=0` takes the same steps on a model without regularizers. But it
+    ignores sample weights and regularizers, freezes the teacher permanently, treats the outputs of
+    a softmax as logits, and saves the teacher in its checkpoints.
 
-    Cost: one training pass, one forward pass of the teacher. BatchNorm statistics see one clean
+    Cost: one training pass, and one forward pass of the teacher. BatchNorm statistics see one clean
     pass.
 
     Args:
-        teacher: a trained `keras.Model`, which never changes. `get_config` holds its architecture,
-            not its weights.
-        temperature: float above 0, `T`: up to `100` in the paper. Defaults to `20.0`.
+        teacher: a trained `keras.Model`, which never changes. `get_config` contains its
+            architecture, but not its weights.
+        temperature: float above 0, `T`. The paper uses up to `100`. Defaults to `20.0`.
 
     Raises:
-        ValueError: for a teacher that is no model, and in `fit` for one that is no classifier, has
-            other classes, has not been built, or shares weights with the model.
+        ValueError: for a teacher that is not a `keras.Model`, and in `fit` for a teacher that is
+            not a classifier, has other classes, is not built, or shares weights with the model.
 
     Example:
 

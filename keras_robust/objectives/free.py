@@ -1,4 +1,4 @@
-"""Free adversarial training: every batch several times, and each gradient used twice."""
+"""Free adversarial training: one backward pass updates weights and perturbation."""
 
 import keras
 from keras import ops
@@ -10,19 +10,19 @@ from keras_robust.objectives.objective import Objective
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class Free(Objective):
-    """Free adversarial training: one backward pass moves the weights and the perturbation.
+    """Free adversarial training: one backward pass updates the weights and the perturbation.
 
-    Each batch is replayed `num_replays` times, `m` in the paper. A replay takes the gradients of
-    `L(f(x_adv), y)` with `x_adv = project(x + delta)`; then the optimizer steps along the gradient
+    Each batch is replayed `num_replays` times, `m` in the paper. A replay computes the gradients of
+    `L(f(x_adv), y)` with `x_adv = project(x + delta)`. The optimizer then steps along the gradient
     of the weights, and `delta <- project(delta + epsilon * sign(gradient of x_adv))` onto the ball
-    around 0 (in `L2` the normalised gradient, in `L1` the largest coordinate). `delta` is never
-    reset: the next batch starts from what this one has left. No attack runs, and the argument
+    around 0 (for `L2` the normalized gradient, for `L1` the largest coordinate). `delta` is never
+    reset: the next batch starts from the last `delta` of this one. No attack runs, and the argument
     `attack` of `AdvTrain` is not used.
 
-    It costs what plain training does if the epochs are divided by `num_replays`, which the authors
-    do. Optimizer steps count replays, and so do learning rate schedules, a scheduled epsilon and
-    the warm-up of `AdvTrain`. CIFAR-10 at 8/255, a wide ResNet-32-10, clean and under PGD-20 with
-    10 restarts:
+    It costs as much as plain training if the epochs are divided by `num_replays`, as the authors
+    do. Every replay is an optimizer step, also for learning rate schedules, a scheduled epsilon and
+    the warm-up of `AdvTrain`. Published results for CIFAR-10 at 8/255, a wide ResNet-32-10, clean
+    and under PGD-20 with 10 restarts:
 
     | `num_replays` | clean | PGD |
     |---|---|---|
@@ -31,26 +31,25 @@ class Free(Objective):
     | 8 | 86.0% | 46.3% (41.5% under AutoAttack) |
     | 10 | 83.9% | 45.9% |
 
-    Logged `loss` and `adv_accuracy` are those of the last replay; `accuracy` is that before the
-    first. A batch that is shorter than the last uses, and changes, the first rows of `delta` only.
-    `delta` starts at zero with every `fit`, also with one that resumes a training: it is the one
-    thing that `BackupAndRestore` does not bring back, and a few batches make up for it.
+    The logged `loss` and `adv_accuracy` come from the last replay, and `accuracy` from the model
+    before the first replay. A batch that is shorter than the one before uses and changes the first
+    rows of `delta` only. `delta` starts at zero in every `fit`, also in one that resumes a
+    training: `BackupAndRestore` does not restore it, but a few batches make up for that.
 
-    Deviations from the authors' code: the gradient moves `delta` also where the bounds stop it,
-    which is zero for them, so that a coordinate beside a bound can turn round. Short batches are
-    trained on. The radius, where it changes, is that at the first replay of a batch.
+    Deviations from the authors' code: the gradient also moves `delta` where a bound clips the
+    input. Theirs is zero there, so that such a coordinate cannot turn back. Short batches are
+    trained on. A radius that changes keeps its value from the first replay of a batch.
 
     Cost: `num_replays` training passes with the gradient of the input, and a forward pass for the
-    clean metrics. BatchNorm statistics see
-    the adversarial pass of every replay.
+    clean metrics. BatchNorm statistics see the adversarial pass of every replay.
 
     Args:
-        num_replays: int from 1, optimizer steps on each batch: `8` for CIFAR-10, `4` for ImageNet
-            at 4/255. Defaults to `8`.
+        num_replays: int of at least 1, the optimizer steps on each batch. The paper uses `8` for
+            CIFAR-10 and `4` for ImageNet at 4/255. Defaults to `8`.
 
     Raises:
-        ValueError: if `num_replays` is not an int from 1; in `fit`, under several replicas, which
-            cannot share one `delta`.
+        ValueError: if `num_replays` is not an int of at least 1, and in `fit` under several
+            replicas, which cannot share one `delta`.
 
     Example:
 
@@ -79,22 +78,23 @@ class Free(Objective):
         return adversarial.loss
 
     def step(self, gradient_step, attack, batch):
-        delta, is_blind = batch.delta, True
+        delta, has_zero_gradient = batch.delta, True
         for _ in range(self.num_replays):
+            # `delta` ignores the bounds, so project it for the images of this batch.
             found = AttackResult.unattacked(batch.threat_model.project(batch.x + delta, batch.x))
             result = gradient_step.apply(gradient_step.backward(self.loss, found))
-            # A NaN would stay in `delta` for good.
+            # Replace NaN, because `delta` would keep it forever.
             gradient = ops.where(ops.isfinite(result.input_gradient), result.input_gradient, 0.0)
-            is_blind = ops.logical_and(is_blind, zero_gradient(gradient))
+            has_zero_gradient = ops.logical_and(has_zero_gradient, zero_gradient(gradient))
             delta = _ascend(delta, gradient, batch.threat_model)
-        result.adversarial.found = found._replace(zero_gradient=is_blind)
+        result.adversarial.found = found._replace(zero_gradient=has_zero_gradient)
         return result._replace(delta=delta)
 
 
 def _ascend(delta, gradient, threat_model):
-    """Moves `delta` by epsilon, inside the ball around 0.
+    """Returns `delta` after a step of length epsilon inside the ball around 0.
 
-    The box is left out: `delta` is for the next batch as well, whose images have other boxes.
+    The step ignores the bounds, because the next batch reuses `delta` with other images.
     """
     ball = threat_model.without_bounds()
     return ball.project(ball.step(delta, gradient, ball.radius), ops.zeros_like(delta))

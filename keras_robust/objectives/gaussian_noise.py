@@ -1,4 +1,4 @@
-"""Gaussian noise in place of an attack: the training of classifiers that are to be smoothed."""
+"""Training with Gaussian noise, for classifiers that will be smoothed."""
 
 import keras
 
@@ -13,17 +13,18 @@ from keras_robust.threat_models.parsing import parse_fraction
 class GaussianNoise(Objective):
     """The compiled loss on examples with Gaussian noise: `L(f(x + n), y)`, `n ~ N(0, sigma^2 I)`.
 
-    Training for randomised smoothing (Cohen et al., 2019): certify the model with
+    Use it for randomized smoothing (Cohen et al., 2019): certify the model with
     `certify(..., method="smoothing")` and the same `sigma`, or serve it in
-    `layers.RandomizedSmoothing`. By itself the model is hardly more robust than without noise. No
-    attack runs; the threat model and the attack of `AdvTrain` are not used.
+    `layers.RandomizedSmoothing`. Without smoothing the model is hardly more robust than after plain
+    training. No attack runs, and the threat model and the attack of `AdvTrain` are not used.
 
-    Published, CIFAR-10, ResNet-110, certified accuracy at radius 0.25 / 0.5 / 1.0: 60 / 43 / 0% for
-    sigma 0.25, and 55 / 41 / 23% for sigma 0.5. The authors train 90 epochs with SGD from 0.1,
-    divided by 10 every 30, with the normalisation of the data inside the model.
+    Published results for CIFAR-10, ResNet-110, certified accuracy at radius 0.25 / 0.5 / 1.0:
+    60 / 43 / 0% for sigma 0.25, and 55 / 41 / 23% for sigma 0.5. The authors train for 90 epochs
+    with SGD and a learning rate of 0.1, divided by 10 every 30 epochs. Their model contains the
+    normalization of the data.
 
-    Deviations from the authors' code: none. The noise is not clipped to the bounds, unlike that of
-    `CleanLogitPairing`. Cost: one training pass. BatchNorm statistics see one noisy pass.
+    Deviations from the authors' code: none. Unlike in `CleanLogitPairing`, the noise is not clipped
+    to the bounds. Cost: one training pass. BatchNorm statistics see one noisy pass.
 
     Args:
         noise_stddev: float, `sigma`, in the units of the input, or a `LearningRateSchedule` over

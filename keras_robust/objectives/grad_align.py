@@ -1,4 +1,4 @@
-"""Gradient alignment: one-step adversarial training that does not collapse."""
+"""Gradient alignment for one-step adversarial training."""
 
 import keras
 from keras import ops
@@ -9,7 +9,7 @@ from keras_robust import models
 from keras_robust.objectives.objective_wrapper import Regularised
 from keras_robust.threat_models.threat_model import flatten
 
-# Folded into the seed of the batch, from which the attack draws too.
+# Folded into the seed of the batch, because the attack draws from that seed itself.
 _DRAW = 223
 
 
@@ -18,32 +18,32 @@ class GradAlign(Regularised):
     """Gradient alignment: input gradients that agree throughout the ball of the threat model.
 
     `L + weight * (1 - mean_i cos(grad_x CE(x_i, y_i), grad_x CE(x_i + eta_i, y_i)))`, with `eta_i`
-    uniform in the ball. One-step adversarial training at a large epsilon breaks down from one epoch
-    to the next ("catastrophic overfitting"): accuracy rises under FGSM and falls to about 0 under
-    PGD. By then the gradients at `x` and beside it have become orthogonal, which this term
-    prevents. Use it around `Adversarial` with `FGSM`, the attack that it takes if none is given:
-    79.8% clean and 43.9% under AutoAttack on CIFAR-10 at 8/255, about 58% and 29% at 16/255.
+    uniform in the ball. One-step adversarial training at a large epsilon can fail from one epoch to
+    the next ("catastrophic overfitting"): accuracy rises under FGSM and falls to about 0 under PGD.
+    The gradients at `x` and near it have then become orthogonal, which this term prevents. Use it
+    around `Adversarial` with `FGSM`, its default attack: 79.8% clean and 43.9% under AutoAttack on
+    CIFAR-10 at 8/255, and about 58% and 29% at 16/255.
 
-    The paper's weight for `Linf` on CIFAR-10 grows with epsilon, as
-    `exp(ln 0.02 + ln 10 * e / 8)` with `e` in grey levels of 255: 0.027 for 1/255, 0.063 for 4/255,
+    The weight in the paper for `Linf` on CIFAR-10 grows with epsilon as
+    `exp(ln 0.02 + ln 10 * e / 8)` with `e` in gray levels of 255: 0.027 for 1/255, 0.063 for 4/255,
     `0.2` for 8/255, `2.0` for 16/255.
 
-    The first gradient is held fixed; the backward pass goes through the second. Examples with a
-    zero gradient, as those without a label have, are left out of the mean. Both gradients are taken
-    in inference mode: Dropout is still, and BatchNorm statistics are used but not changed. They see
-    what the objective shows them. Cost: that of the objective, two attack passes, and the backward
-    pass through both halves of one.
+    No gradient flows through the first input gradient, only through the second. The mean omits
+    examples with a zero gradient, for example those without a label. Both gradients are computed in
+    inference mode: without Dropout, and without updates of BatchNorm statistics. These see the
+    passes of the wrapped objective only. Cost: the cost of the objective, two attack passes, and
+    the backward pass through both halves of one.
 
     Deviations from the authors' code: inference mode, where theirs updates BatchNorm statistics in
     both passes; `x + eta` is projected into the bounds.
 
     Args:
         weight: float, or a `LearningRateSchedule` over optimizer steps. Defaults to `0.2`.
-        objective: an `Objective` or its name; with `TRADES` give the attack too, because it cannot
-            use `FGSM`. Defaults to `"adversarial"`.
+        objective: an `Objective` or its name. With `TRADES` also set the attack, because TRADES
+            cannot use `FGSM`. Defaults to `"adversarial"`.
 
     Raises:
-        ValueError: for a negative `weight`, and in `fit` for a model that is no classifier.
+        ValueError: for a negative `weight`, and in `fit` for a model that is not a classifier.
 
     Example:
 
@@ -70,16 +70,16 @@ class GradAlign(Regularised):
         cosine = ops.sum(ops.stop_gradient(here) * there, axis=-1)
         kept = ops.logical_and(ops.any(here != 0.0, axis=-1), ops.any(there != 0.0, axis=-1))
         kept = ops.cast(kept, "float32")
-        # The mean over the batch becomes one over what is kept.
+        # Divide by the share of kept examples, so that the mean is over these alone.
         share = ops.maximum(ops.mean(kept), 1.0 / ops.cast(ops.size(kept), "float32"))
         return kept * (1.0 - cosine) / share
 
 
 def _odds_gradient(classifier, x, y):
-    """Returns the gradient of the log odds against each label; none where there is no label.
+    """Returns the gradient of the log odds against each label, and 0 for examples without a label.
 
-    That of the cross-entropy is `1 - p_y` times it, with the same direction; but near 0 on examples
-    of which the model is sure, where float16 has no digits left for it.
+    The gradient of the cross-entropy is `1 - p_y` times as large and has the same direction. But on
+    examples with a confident prediction it is too small for float16.
     """
 
     def values(point):
@@ -92,9 +92,9 @@ def _odds_gradient(classifier, x, y):
 
 
 def _normalise(gradient):
-    """Returns the gradients as rows of length 1; zero stays zero, with a slope of zero."""
+    """Returns the gradients as rows of length 1. Zero rows stay zero and have a zero gradient."""
     rows = flatten(gradient)
-    # The squares of small gradients would underflow.
+    # Scale by the largest entry first, because the squares of small gradients would underflow.
     largest = ops.stop_gradient(ops.max(ops.abs(rows), axis=-1, keepdims=True))
     rows = rows / ops.where(largest > 0.0, largest, 1.0)
     squares = ops.sum(ops.square(rows), axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Training on interval bounds: a worst case that is proven, in place of one that was found."""
+"""Training on interval bounds, which prove a worst case."""
 
 import keras
 from keras import ops
@@ -19,48 +19,51 @@ from keras_robust.threat_models import Linf
 class IBP(Objective):
     """Training on interval bounds (IBP): networks for which `certify(..., "interval")` is tight.
 
-    `kappa L(f(x), y) + (1 - kappa) L(z_worst, y)` with `z_worst_j` an upper bound of `z_j - z_y`
-    over the ball, 0 for `j = y`, by interval bound propagation through the model in inference mode,
-    the last Dense layer elided. No attack runs. What it reaches is proven for every input in the
-    ball, at the price of clean accuracy.
+    `kappa L(f(x), y) + (1 - kappa) L(z_worst, y)`, where `z_worst_j` is an upper bound of
+    `z_j - z_y` over the ball, and 0 for `j = y`. Interval bound propagation through the model in
+    inference mode computes it, with the last Dense layer merged into the differences. No attack
+    runs. The certified accuracy holds for every input in the ball, but clean accuracy is lower.
 
-    It needs a warm-up: with the full radius from the start nothing is learned. Epsilon grows from 0
-    by the `warmup` of `AdvTrain`, over half of a short training, or as a `LearningRateSchedule` in
-    the threat model; `kappa` falls from 1 to 0.5 over the same steps, as in the example. A schedule
-    counts all steps of the optimizer, also those of `clean_epochs`, after which the warm-up starts.
+    It needs a warm-up, because a model learns nothing with the full radius from the start. Epsilon
+    grows from 0 with the `warmup` of `AdvTrain`, over half of a short training, or with a
+    `LearningRateSchedule` in the threat model. `kappa` falls from 1 to 0.5 over the same steps, as
+    in the example. A schedule counts all optimizer steps, including those of `clean_epochs`, after
+    which the warm-up starts.
 
-    With `beta` it is CROWN-IBP (Zhang et al., 2020): the bound is `beta` times that of CROWN, which
-    follows the margins back to the input through linear bounds of every ReLU, plus `1 - beta` times
-    that of the intervals. `beta` falls from 1 to 0 while epsilon grows, so that training ends on,
-    and is certified by, intervals alone. It is for affine layers and ReLU, one after the other.
+    With `beta` it is CROWN-IBP (Zhang et al., 2020). The bound is `beta` times the bound of CROWN,
+    which propagates the margins back to the input through linear bounds of every ReLU, plus
+    `1 - beta` times the interval bound. `beta` falls from 1 to 0 while epsilon grows, so that the
+    training ends with intervals alone, which also certify the model. It supports sequences of
+    affine layers and ReLU.
 
-    On the embedded digits, epsilon 0.1, a small convolutional network reaches 95% clean and 78%
-    certified accuracy after 30 epochs, 18 of them with growing epsilon; without, it stays at
-    chance. CROWN-IBP reaches 96% and 75% there: no gain on so small a network.
+    On the embedded digits with epsilon 0.1, a small convolutional network reaches 95% clean and 78%
+    certified accuracy after 30 epochs, 18 of them with growing epsilon. Without a warm-up it stays
+    at chance. CROWN-IBP reaches 96% and 75% there, which is no gain on such a small network.
 
     The authors train MNIST for 60,000 steps, 2,000 of them plain (`clean_epochs`) and 10,000 with
-    growing epsilon, Adam at 1e-3, 1e-4 from step 15,000, 1e-5 from 25,000, with a larger epsilon
-    than at test: 0.33 for 0.3, 0.2 for 0.1. Clean / certified by IBP / PGD there: 98.9 / 97.1 /
-    98.0% at 0.1 and 98.3 / 91.8 / 96.0% at 0.3, where independent attacks leave 92.8%; CIFAR-10 at
-    8/255: 49.5 / 31.6 / 39.5%. CROWN-IBP, MNIST at 0.3: 98.4 / 93.3 / 96.4%; CIFAR-10 at 8/255:
-    47.1 / 33.3 / 36.8%.
+    growing epsilon, with Adam at 1e-3, 1e-4 from step 15,000 and 1e-5 from step 25,000. Their
+    training epsilon is larger than the test epsilon: 0.33 for 0.3, and 0.2 for 0.1. Published
+    results, clean / certified by IBP / PGD: 98.9 / 97.1 / 98.0% at 0.1 and 98.3 / 91.8 / 96.0% at
+    0.3, where independent attacks leave 92.8%; CIFAR-10 at 8/255: 49.5 / 31.6 / 39.5%. CROWN-IBP,
+    MNIST at 0.3: 98.4 / 93.3 / 96.4%; CIFAR-10 at 8/255: 47.1 / 33.3 / 36.8%.
 
-    Deviations from the papers: the compiled loss takes the place of the cross-entropy; schedules of
-    `kappa` and `beta` are over steps, where CROWN-IBP ties them to epsilon.
+    Deviations from the papers: the compiled loss replaces the cross-entropy. Schedules of `kappa`
+    and `beta` depend on steps, where those of CROWN-IBP depend on epsilon.
 
-    Cost: one training pass, and one of about twice the size through the bounds; unless `beta` is 0,
-    another one of those, and about one training pass for each class. BatchNorm statistics see the
-    clean pass; the bounds use the moving ones.
+    Cost: one training pass, and a pass of about twice its size through the bounds. Unless `beta` is
+    0, another pass through the bounds, and about one training pass for each class. BatchNorm
+    statistics see the clean pass, and the bounds use the moving statistics.
 
     Args:
         kappa: float from 0 to 1, the weight of the clean loss, or a `LearningRateSchedule` over
             optimizer steps. Defaults to `0.5`.
         beta: float from 0 to 1, the share of CROWN in the bound, or a `LearningRateSchedule` over
-            optimizer steps; `PolynomialDecay(1.0, steps, 0.0)` for CROWN-IBP. Defaults to `0.0`.
+            optimizer steps. Use `PolynomialDecay(1.0, steps, 0.0)` for CROWN-IBP. Defaults to
+            `0.0`.
 
     Raises:
-        ValueError: for `kappa` or `beta` outside of [0, 1]; in `fit` for another threat model than
-            `Linf`, and for a layer without a rule, by name.
+        ValueError: for `kappa` or `beta` outside [0, 1], and in `fit` for a threat model other than
+            `Linf` and for a layer without a rule, which the message names.
 
     Example:
 
@@ -96,7 +99,7 @@ class IBP(Objective):
     def check(self, model, threat_model):
         if type(threat_model) is not Linf:
             raise ValueError(
-                "Interval bounds are about Linf: use threat_model=kr.Linf(epsilon). "
+                "Interval bounds need Linf: use threat_model=kr.Linf(epsilon). "
                 f"Received: {threat_model!r}"
             )
         shapes = [tuple(tensor.shape[1:]) for tensor in getattr(model, "inputs", None) or ()]
@@ -106,6 +109,7 @@ class IBP(Objective):
                 "functional model that starts with keras.Input(shape), without None. "
                 f"Received: a {type(model).__name__} with inputs of shape {shapes or 'unknown'}"
             )
+        # A trial run raises the error for a layer without a rule before the training starts.
         x, label = ops.zeros((1, *shapes[0]), "float32"), ops.zeros((1,), dtype="int32")
         self._margins(model, ball_box(x, 0.0, None), label, 1.0)
 

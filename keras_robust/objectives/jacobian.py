@@ -1,4 +1,4 @@
-"""A penalty on the Jacobian of the logits."""
+"""Jacobian regularization."""
 
 import keras
 from keras import ops
@@ -7,33 +7,33 @@ from keras_robust import backend
 from keras_robust.objectives.objective_wrapper import Regularised
 from keras_robust.threat_models.threat_model import flatten
 
-# Folded into the seed of the batch, from which the attack draws too.
+# Folded into the seed of the batch, because the attack draws from that seed itself.
 _DRAW = 211
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class Jacobian(Regularised):
-    """Jacobian regularisation: logits that change little with the input.
+    """Jacobian regularization: logits that change little with the input.
 
     `L + weight * mean_i 1/2 ||J_i||_F^2` with `J_i = dz_i / dx_i`, the Jacobian of the logits. For
-    `v` uniform on the unit sphere of `R^C`, `C` the number of classes, the mean of
-    `C ||J^T v||_2^2` is `||J||_F^2`, so that a few random projections per example estimate it
-    without bias. It needs no labels. Use it against noise and small perturbations, around any
-    objective; alone it is no defence against strong attacks.
+    `v` uniform on the unit sphere of `R^C`, with `C` the number of classes, the mean of
+    `C ||J^T v||_2^2` is `||J||_F^2`, so a few random projections per example estimate it without
+    bias. It needs no labels. Use it around any objective against noise and small perturbations.
+    Alone it is no defense against strong attacks.
 
-    The penalty is taken at the clean examples, whatever the objective trains on, in inference mode:
-    Dropout is still, and BatchNorm statistics are used but not changed. They see what the objective
-    shows them. Cost: that of the objective, `num_projections` attack passes, and the backward pass
-    through both of their halves.
+    The penalty uses the clean examples, whatever the objective trains on, in inference mode:
+    without Dropout, and without updates of BatchNorm statistics. These see the passes of the
+    wrapped objective only. Cost: the cost of the objective, `num_projections` attack passes, and
+    the backward pass through both of their halves.
 
-    Deviations from the authors' code: inference mode; a model with a single logit `z` is taken for
-    the two logits `(0, z)`.
+    Deviations from the authors' code: inference mode; a single logit `z` counts as the two logits
+    `(0, z)`.
 
     Args:
         weight: float, or a `LearningRateSchedule` over optimizer steps. Defaults to `0.01`.
         objective: an `Objective` or its name. Defaults to `"clean"`.
-        num_projections: int >= 1, random projections per example. As many as there are classes, or
-            more, stand for the exact norm, by one projection on every class. Defaults to `1`.
+        num_projections: int >= 1, random projections per example. With at least as many as classes,
+            one projection on every class gives the exact norm. Defaults to `1`.
 
     Raises:
         ValueError: for a negative `weight` and for `num_projections` below 1, and in `fit` for a
@@ -60,7 +60,7 @@ class Jacobian(Regularised):
 
     def penalty(self, clean, adversarial):
         classifier, x, y = clean.classifier, clean.x, clean.y
-        # Only the shape of these logits is used, so that a graph leaves the pass out.
+        # Only the shape of these logits is used, so a graph omits this pass.
         num_examples, num_classes = ops.shape(classifier.logits(x, y))
         count = min(self.num_projections, num_classes)
         if count == num_classes:
@@ -78,4 +78,5 @@ class Jacobian(Regularised):
             return ops.sum(ops.square(product), axis=-1)
 
         total = sum(squares(directions[k]) for k in range(count))
+        # Scale the sum over projections to an estimate of the squared Frobenius norm.
         return 0.5 * num_classes / count * total

@@ -1,4 +1,4 @@
-"""Adversarial training at scale: a share of every batch is replaced by adversarial examples."""
+"""Adversarial training at scale: a share of every batch becomes adversarial."""
 
 import math
 import numbers
@@ -15,30 +15,31 @@ from keras_robust.objectives.objective import check_weight
 from keras_robust.threat_models import ThreatModel
 
 _TINY = 1e-12
-# The normal distribution is cut off at two standard deviations, which is epsilon.
-# Folded into the seed of the batch, from which the attack draws too.
+# Folded into the seed of the batch, because the attack draws from that seed itself.
 _DRAW = 227
+# The normal distribution is truncated at two standard deviations, which correspond to epsilon.
 _CUT = 2.0
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class Kurakin(Objective):
-    """Adversarial machine learning at scale: part of each batch is made adversarial.
+    """Adversarial machine learning at scale: part of each batch becomes adversarial.
 
-    The first `k = share * m` examples of a batch of `m` are replaced by adversarial ones, which
-    count for `weight`, `lambda` in the paper:
-    `[sum_clean L + weight * sum_adv L] / [(m - k) + weight * k]`. The model sees one batch of clean
-    and adversarial examples together, and so does its BatchNorm.
+    Adversarial examples replace the first `k = share * m` examples of a batch of `m` examples, and
+    have the weight `weight`, `lambda` in the paper:
+    `[sum_clean L + weight * sum_adv L] / [(m - k) + weight * k]`. The model and its BatchNorm see
+    one batch of clean and adversarial examples together.
 
-    By default the attack is one step towards the least likely class, `FGSM("least_likely")`: a
-    step away from the label tells the label (label leaking), and the model learns to read it there.
-    Every example has an epsilon of its own, `|n|` with `n` normal of standard deviation
-    `epsilon / 2`, cut off at epsilon, because with a fixed one the model resists at that epsilon
-    only. The model resists attacks of one step; the authors found next to nothing gained against
-    iterative ones. Use `Adversarial` with `PGD` for those.
+    The default attack is one step towards the least likely class, `FGSM("least_likely")`. A step
+    away from the label would reveal the label (label leaking), and the model would learn to read
+    it. Every example has its own epsilon, `|n|` with `n` normal with standard deviation
+    `epsilon / 2` and truncated at epsilon, because with a fixed epsilon the model resists at that
+    epsilon only. The model resists one-step attacks; the authors found almost no gain against
+    iterative attacks. Use `Adversarial` with `PGD` for those.
 
     Deviations from the paper: the attack sees the model in inference mode; `k` is rounded to the
-    nearest, and is at least 1. Several replicas take the first `k` of each replica's part.
+    nearest int, and is at least 1. With several replicas, each attacks the first `k` of its own
+    examples.
 
     Cost: one training pass, the passes of the attack on `k` of `m` examples (on all of them under
     a threat model for several inputs or for a layer), and one forward pass for the clean metrics.
@@ -47,8 +48,8 @@ class Kurakin(Objective):
     Args:
         share: float between 0 and 1, the part of each batch that is attacked. Defaults to `0.5`.
         weight: float or a `LearningRateSchedule` over optimizer steps, the weight of an adversarial
-            example, where that of a clean one is 1. Defaults to `0.3`.
-        random_epsilon: bool, whether every example has an epsilon of its own; `False` for that of
+            example relative to a clean one. Defaults to `0.3`.
+        random_epsilon: bool, whether every example has its own epsilon; `False` for the epsilon of
             the threat model. Defaults to `True`.
 
     Raises:
@@ -69,8 +70,8 @@ class Kurakin(Objective):
     def __init__(self, share=0.5, weight=0.3, random_epsilon=True):
         if not isinstance(share, numbers.Real) or not 0.0 < share < 1.0:
             raise ValueError(
-                "Argument `share` must be a number between 0 and 1, neither included: for clean or "
-                "adversarial examples only use the objective 'clean' or 'adversarial'. "
+                "Argument `share` must be a number above 0 and below 1: use the objective 'clean' "
+                "for clean examples only, and 'adversarial' for adversarial examples only. "
                 f"Received: share={share!r}"
             )
         self.share = share
@@ -84,12 +85,14 @@ class Kurakin(Objective):
     def perturb(self, attack, classifier, batch):
         x, count = batch.x, self._count(ops.shape(batch.x)[0])
         chosen = batch
+        # Attack only the examples that count, if the threat model allows it.
         if _is_plain(batch.threat_model):
             y = keras.tree.map_structure(lambda y: y[:count], batch.y)
             chosen = batch._replace(x=x[:count], y=y)
         if self.random_epsilon:
-            chosen = chosen._replace(threat_model=_randomised(chosen))
+            chosen = chosen._replace(threat_model=_with_random_radius(chosen))
         found = super().perturb(attack, classifier, chosen)
+        # Append the clean examples, so that the result has a row for every example of the batch.
         pairs = zip(found, AttackResult.unattacked(x[count:]), strict=True)
         return AttackResult(
             *(ops.concatenate([one[:count], other], axis=0) for one, other in pairs)
@@ -98,7 +101,7 @@ class Kurakin(Objective):
     def loss(self, clean, adversarial):
         attacked_mask = ops.cast(self.attacked_mask(adversarial.batch), "float32")
         weights = 1.0 + attacked_mask * (at(self.weight, adversarial) - 1.0)
-        # Keras divides by the size of the batch.
+        # Keras divides by the batch size, so normalize the weights to a mean of 1.
         return adversarial.weighted_loss(weights / ops.maximum(ops.mean(weights), _TINY))
 
     def _count(self, size):
@@ -110,13 +113,18 @@ class Kurakin(Objective):
 
 
 def _is_plain(threat_model):
-    """Whether a part of a batch can be attacked; elsewhere the model holds inputs of all of it."""
+    """Returns whether part of a batch can be attacked.
+
+    A threat model that binds the model to the whole batch, because it changes several inputs or a
+    layer, cannot.
+    """
     return type(threat_model).bind is ThreatModel.bind
 
 
-def _randomised(batch):
-    """Returns the threat model with another part of its radius for each example."""
+def _with_random_radius(batch):
+    """Returns the threat model with a random share of its radius for each example."""
     shape = (ops.shape(batch.x)[0],) + (1,) * (len(batch.x.shape) - 1)
     share = backend.uniform(shape, backend.fold_in(batch.seed, _DRAW))
+    # Inverse transform sampling from the truncated half-normal distribution.
     deviations = math.sqrt(2.0) * ops.erfinv(share * math.erf(_CUT / math.sqrt(2.0)))
     return batch.threat_model.scaled(deviations / _CUT)

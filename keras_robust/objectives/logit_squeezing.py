@@ -1,4 +1,4 @@
-"""Logit squeezing: no attack at all."""
+"""Logit squeezing."""
 
 import keras
 from keras import ops
@@ -17,21 +17,21 @@ class LogitSqueezing(Objective):
     """Logit squeezing (LSQ): small logits for noisy clean examples.
 
     `L(f(x + n), y) + weight * mean_i ||z_i||_2` with Gaussian noise `n` and the logits `z_i` of the
-    noisy example; the norm is not squared. No attack runs; the other arguments of `AdvTrain` are
-    not used.
+    noisy example; the norm is not squared. No attack runs, and the other arguments of `AdvTrain`
+    are not used.
 
-    It masks gradients rather than resisting attacks: accuracy under PGD-40 and under the strongest
-    attacks is 70.6% and 5.0% on MNIST at 0.3, 27.0% and 1.7% on CIFAR-10 at 16/255 (Mosbach et
-    al., 2018). Provided for comparison.
+    It masks gradients and does not resist attacks: the accuracy under PGD-40 and under the
+    strongest attacks is 70.6% and 5.0% on MNIST at 0.3, and 27.0% and 1.7% on CIFAR-10 at 16/255
+    (Mosbach et al., 2018). Use it for comparison only.
 
-    Deviations from the paper: the noisy input is clipped to the bounds, and a model with a single
-    logit `z` is taken for the two logits `(0, z)`. Cost: one training pass. BatchNorm statistics
-    see one pass over the noisy examples.
+    Deviations from the paper: the noisy input is clipped to the bounds, and a single logit `z`
+    counts as the two logits `(0, z)`. Cost: one training pass. BatchNorm statistics see one pass
+    over the noisy examples.
 
     Args:
-        weight: float, the weight of the norm, or a `LearningRateSchedule` over optimizer steps:
-            `0.05` in the paper, `0.5` in the code of Mosbach et al., with which small networks may
-            never leave logits of zero. Defaults to `0.05`.
+        weight: float, the weight of the norm, or a `LearningRateSchedule` over optimizer steps. The
+            paper uses `0.05`. The code of Mosbach et al. uses `0.5`, with which the logits of small
+            networks may stay at zero. Defaults to `0.05`.
         noise_stddev: float, the standard deviation of the noise, in the units of the input.
             Defaults to `0.5`, for MNIST.
 
@@ -62,6 +62,6 @@ class LogitSqueezing(Objective):
     def loss(self, clean, adversarial):
         loss = adversarial.loss
         squares = ops.sum(ops.square(adversarial.logits), axis=-1)
-        # The root has no slope at 0, where a head that starts at zero is.
+        # The root has no gradient at 0, which are the logits of a head that is initialized to zero.
         norm = ops.sqrt(ops.maximum(squares, _TINY))
         return loss + at(self.weight, adversarial) * adversarial.mean(norm)

@@ -13,37 +13,38 @@ from keras_robust.objectives.objective import check_weight
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class MART(Objective):
-    """Adversarial training that counts what the model gets wrong on clean examples for more.
+    """Adversarial training with a larger weight for examples that the model misclassifies (MART).
 
     `BCE(p', y) + beta * mean_i KL(p_i || p'_i) (1 - p_iy)` with `p` the probabilities of a clean
-    example and `p'` those of its adversarial one. The boosted cross-entropy
+    example and `p'` the probabilities of its adversarial example. The boosted cross-entropy
     `BCE = L(f(x_adv), y) - mean_i log(1.0001 - max_{j != y} p'_ij)` adds a margin to the compiled
-    loss `L`; the second term asks for agreement where the clean prediction is poor. With two
-    classes, or one logit, `max_{j != y} p'_j` is `1 - p'_y`, so that the margin term is the
-    cross-entropy once more.
+    loss `L`. The second term enforces agreement where the clean prediction is poor. With two
+    classes, or one logit, `max_{j != y} p'_j` is `1 - p'_y`, and the margin term equals the
+    cross-entropy.
 
-    The adversarial examples maximise the cross-entropy. An attack that leaves its `loss` open
-    (`loss=None`) and starts at random is given the start of the authors, `x + 0.001 * normal`; any
-    other is used as it is: `PGD(loss="cross_entropy")` keeps its uniform start.
+    The adversarial examples maximize the cross-entropy. An attack with `loss=None` and a random
+    start gets the start of the authors, `x + 0.001 * normal`. Any other attack is used unchanged:
+    `PGD(loss="cross_entropy")` keeps its uniform start.
 
-    The gain shows under PGD on the cross-entropy, which it partly masks, and not under AutoAttack.
-    ResNet-18 on CIFAR-10 at 8/255: 83.1% clean and 55.6% under PGD-20 in the paper; in matched
-    runs 47.5% under AutoAttack, where `Adversarial` has 48.7% and `TRADES` 49.5%. Judge it by more
-    than PGD.
+    The gain is visible under PGD on the cross-entropy, which MART partly masks, but not under
+    AutoAttack. ResNet-18 on CIFAR-10 at 8/255 has 83.1% clean and 55.6% under PGD-20 in the paper.
+    In matched runs it has 47.5% under AutoAttack, where `Adversarial` has 48.7% and `TRADES` 49.5%.
+    Do not judge it by PGD alone.
 
     Deviations from the authors' code: the divergence is computed from logits, where they add 1e-12
-    to probabilities; the attack's own step size, where they use 0.007 for epsilon 0.031. The
-    gradient goes through both branches and through `1 - p_y`, as there.
+    to probabilities. The attack uses its own step size, where theirs is 0.007 for epsilon 0.031.
+    Like in their code, gradients flow through both branches and through `1 - p_y`.
 
     Cost: two training passes and the passes of the attack. BatchNorm statistics see one adversarial
     and one clean pass.
 
     Args:
-        beta: float, the weight of the second term, `lambda` in the paper: `5` or `6` for CIFAR-10;
-            or a `LearningRateSchedule` over optimizer steps. Defaults to `5.0`.
+        beta: float, the weight of the second term, or a `LearningRateSchedule` over optimizer
+            steps. It is `lambda` in the paper, which uses `5` or `6` for CIFAR-10. Defaults to
+            `5.0`.
 
     Raises:
-        ValueError: if `beta` is negative; in `fit`, for a model that is no classifier.
+        ValueError: if `beta` is negative, and in `fit` for a model that is not a classifier.
 
     Example:
 
@@ -70,6 +71,7 @@ class MART(Objective):
         p = ops.softmax(clean.logits, axis=-1)
         num_classes = p.shape[-1]
         true = ops.one_hot(to_indices(single(clean.y), num_classes), num_classes, dtype="float32")
+        # The small constants below are those of the authors.
         strongest = ops.max(p_adv * (1.0 - true), axis=-1)
         margin = -ops.log(1.0001 - strongest + 1e-12)
         missing = 1.0 - ops.sum(p * true, axis=-1) + 1e-7

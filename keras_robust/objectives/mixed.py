@@ -9,13 +9,13 @@ from keras_robust.objectives.objective import check_weight
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class Mixed(Objective):
-    """The compiled loss on clean and on adversarial examples, mixed.
+    """A weighted mean of the compiled loss on clean and on adversarial examples.
 
     `alpha * L(f(x), y) + (1 - alpha) * L(f(x_adv), y)`. Szegedy et al. (2014) mixed adversarial
-    examples into the training data; Goodfellow et al. (2015) made them anew at every step, with
+    examples into the training data. Goodfellow et al. (2015) computed new ones at every step, with
     `FGSM` and `alpha = 0.5`. With a one-step attack the model resists one-step attacks only.
 
-    Deviations from the papers: none; the gradient is not taken through the making of `x_adv`.
+    Deviations from the papers: none. No gradient flows through the attack that makes `x_adv`.
     BatchNorm statistics see one clean and one adversarial pass per step.
 
     Args:

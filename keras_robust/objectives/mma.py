@@ -1,4 +1,4 @@
-"""Max-margin adversarial training: every example is attacked as far as its own boundary."""
+"""Max-margin adversarial training."""
 
 import keras
 from keras import ops
@@ -18,44 +18,43 @@ class MMA(Objective):
     """Max-margin adversarial training (MMA): pushes the boundary away from each example.
 
     The margin of an example is its distance to the boundary, where the soft margin
-    `log sum_{j != y} exp(z_j) - z_y` is zero, that is where the true class has a probability of a
-    half. The attack looks for it within `d_max`, the epsilon of the threat model, by maximising
-    the soft margin; bisection between `x` and the point found gives the boundary point `x*`. With
-    `L` the compiled loss, the mean is over the whole batch:
+    `log sum_{j != y} exp(z_j) - z_y` is zero and the true class has a probability of 1/2. The
+    attack searches for the boundary within `d_max`, the epsilon of the threat model, by maximizing
+    the soft margin. Bisection between `x` and the point found gives the boundary point `x*`. With
+    `L` the compiled loss, the loss is a mean over the whole batch:
 
-    `(1 - clean_weight) * mean_i l_i + clean_weight * mean_i L(f(x_i), y_i)`. For examples beyond
-    the boundary at `x` already, `l_i = L(f(x_i), y_i)`; where the boundary is within `d_max`,
-    `l_i = L(f(x*_i), y_i)`; where it is further away, `l_i = 0`.
+    `(1 - clean_weight) * mean_i l_i + clean_weight * mean_i L(f(x_i), y_i)`. If `x_i` is already
+    beyond the boundary, `l_i = L(f(x_i), y_i)`; if the boundary is within `d_max`,
+    `l_i = L(f(x*_i), y_i)`; if it is further away, `l_i = 0`.
 
-    No example is pushed further than it can go, so `d_max` is larger than the epsilon at which the
-    model is to resist. For MNIST at 0.3 the authors take `d_max = 0.45`, 40 steps and Adam at 1e-4:
-    99.0% clean, and 91.4% under AutoAttack where they report 92.6%. For CIFAR-10 at 8/255 they take
-    12/255 to 32/255, 10 steps and SGD from 0.3 to 0.009: a wide ResNet-28-4 has 84.4% clean, 47.2%
-    reported and 41.4% under AutoAttack; in `L2` 88.0% clean and 66.1% under AutoAttack.
+    No example is pushed further than possible, so `d_max` is larger than the epsilon of the final
+    evaluation. For MNIST at 0.3 the authors use `d_max = 0.45`, 40 steps and Adam at 1e-4: 99.0%
+    clean, and 91.4% under AutoAttack where they report 92.6%. For CIFAR-10 at 8/255 they use 12/255
+    to 32/255, 10 steps and SGD from 0.3 to 0.009: a wide ResNet-28-4 has 84.4% clean, 47.2%
+    reported and 41.4% under AutoAttack; in `L2` it has 88.0% clean and 66.1% under AutoAttack.
 
-    An attack that leaves its `loss` open (`loss=None`) is given the soft margin; one with a loss of
-    its own is used as it is. No `adv_accuracy` is logged: at the boundary, where the examples are,
-    it would say nothing about robustness. Use `RobustValidation`.
+    An attack with `loss=None` gets the soft margin. An attack with its own loss is used unchanged.
+    `AdvTrain` logs no `adv_accuracy`, because accuracy at the boundary says nothing about
+    robustness. Use `RobustValidation`.
 
-    Deviations from the authors' code: Keras does not tell which example is which, so that no margin
-    is remembered from the last epoch, and every search goes as far as `d_max`, where theirs starts
-    from the last margin. Bisection and the choice of wrong examples see the model in inference
-    mode, as the attack does, where theirs see it in training mode. The search does not go 5% beyond
-    `d_max`.
+    Deviations from the authors' code: Keras does not identify examples, so no margin is kept from
+    the last epoch, and every search extends to `d_max`, where theirs starts from the last margin.
+    Bisection and the choice of misclassified examples see the model in inference mode, like the
+    attack; theirs see it in training mode. The search does not extend 5% beyond `d_max`.
 
     Cost: two training passes, the passes of the attack, and `bisection_steps + 2` forward passes.
-    BatchNorm statistics see one pass of boundary points, wrong clean examples and what the search
-    found of the others, then one clean pass.
+    BatchNorm statistics see one pass over boundary points, misclassified clean examples, and the
+    attack results of all other examples, and then one clean pass.
 
     Args:
         clean_weight: float from 0 to 1 or a `LearningRateSchedule` over optimizer steps, the weight
-            of the clean loss; `0` for the paper's OMMA. Defaults to `1/3`.
-        bisection_steps: int from 1; the boundary point is known up to a part of
-            `2**-(bisection_steps + 1)` of the way. Defaults to `10`.
+            of the clean loss; `0` for the OMMA of the paper. Defaults to `1/3`.
+        bisection_steps: int of at least 1. The relative error of a boundary point is at most
+            `2**-(bisection_steps + 1)` of the distance searched. Defaults to `10`.
 
     Raises:
-        ValueError: if `clean_weight` is not from 0 to 1, or `bisection_steps` is no int from 1; in
-            `fit`, for a model that is no classifier.
+        ValueError: if `clean_weight` is not from 0 to 1, or `bisection_steps` is not an int of at
+            least 1, and in `fit` for a model that is not a classifier.
 
     Example:
 
@@ -67,7 +66,8 @@ class MMA(Objective):
         - [Ding et al., 2020](https://arxiv.org/abs/1812.02637)
     """
 
-    runs_attack = False  # As far as the logs go.
+    # False, because an accuracy at the boundary must not be logged.
+    runs_attack = False
 
     def __init__(self, clean_weight=1 / 3, bisection_steps=10):
         if not isinstance(bisection_steps, int) or bisection_steps < 1:
@@ -79,6 +79,7 @@ class MMA(Objective):
         self.bisection_steps = bisection_steps
 
     def perturb(self, attack, classifier, batch):
+        # An attack without the argument `loss` has its own loss.
         if attack.get_config().get("loss", "own") is None:
             attack = attack.clone(loss="soft_margin")
         found = super().perturb(attack, classifier, batch)
@@ -89,6 +90,7 @@ class MMA(Objective):
 
         was_wrong, is_near = is_beyond(x), is_beyond(end)
         boundary = self._bisect(is_beyond, x, end)
+        # The bisection is only meaningful for a line that crosses the boundary.
         x_adv = select(was_wrong, x, select(is_near, boundary, end))
         return found._replace(x_adv=x_adv, success=ops.logical_or(was_wrong, is_near))
 
@@ -98,7 +100,7 @@ class MMA(Objective):
         return (1.0 - share) * adversarial.weighted_loss(counted) + share * clean.loss
 
     def _bisect(self, is_beyond, x, end):
-        """Returns where the way from `x`, inside, to `end`, beyond, crosses the boundary."""
+        """Returns the points at which the lines from `x` to `end` cross the boundary."""
 
         def point(part):
             return x + per_example(part, x) * (end - x)

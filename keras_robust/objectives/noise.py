@@ -1,4 +1,4 @@
-"""Gaussian noise on the examples of a batch, in the place of an attack."""
+"""Gaussian noise on the examples of a batch."""
 
 from keras import ops
 

@@ -1,4 +1,4 @@
-"""What training minimises: the interface of all objectives."""
+"""Interface of objectives, the losses that training minimizes."""
 
 import math
 import numbers
@@ -13,21 +13,25 @@ _SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
 
 
 class Objective(Configurable):
-    """Turns a clean and an adversarial batch into the loss of a train step.
+    """Computes the loss of a train step from a clean and an adversarial batch.
 
-    Subclasses write `loss`. Whatever is read from a stream is computed, once and in training mode;
-    what is not read costs nothing. The weights of the compiled losses sum to 1, so that the
-    regularisers in them count once.
+    Subclasses implement `loss`. Its two forward passes are lazy: the first use of an attribute
+    computes it in training mode, and an unused attribute costs nothing. The weights of the compiled
+    losses must sum to 1, so that the regularizers in them count once.
 
-    Few need more: `perturb` makes the adversarial examples, by default with the attack of
-    `AdvTrain`; `step` takes the optimizer step, by default along the gradient of `loss`.
+    Few subclasses need more. `perturb` makes the adversarial examples, by default with the attack
+    of `AdvTrain`. `step` takes the optimizer step, by default along the gradient of `loss`.
 
-    Attributes of the class: `default_attack`, the attack, or its name, that `AdvTrain` runs if it
-    is given none; `runs_attack`, whether `perturb` makes adversarial examples, so that there is an
-    accuracy under attack to log; `takes_unlabelled`, whether labels may be -1, for none
-    (`"if_ignored"`: if the compiled loss leaves such examples out);
-    `persistent_delta`, whether `step` hands a perturbation from batch to batch; `steps_per_batch`,
-    how many optimizer steps `step` takes, by which `AdvTrain` reckons the length of a training.
+    Attributes of the class:
+
+    - `default_attack`: the attack, or its name, that `AdvTrain` uses without `attack`.
+    - `runs_attack`: whether `perturb` makes adversarial examples, so that `AdvTrain` can log an
+      accuracy under attack.
+    - `takes_unlabelled`: whether the label -1 for "no label" is allowed; with `"if_ignored"` only
+      if the compiled loss ignores such examples.
+    - `persistent_delta`: whether `step` passes a perturbation from batch to batch.
+    - `steps_per_batch`: the number of optimizer steps in `step`, from which `AdvTrain` computes the
+      length of a training.
 
     Example:
 
@@ -47,7 +51,7 @@ class Objective(Configurable):
     steps_per_batch = 1
 
     def check(self, model, threat_model):
-        """Raises `ValueError` before a training that cannot work; by default never.
+        """Raises `ValueError` for a training that cannot work. By default it does nothing.
 
         Args:
             model: the compiled `keras.Model`.
@@ -55,22 +59,23 @@ class Objective(Configurable):
         """
 
     def perturb(self, attack, classifier, batch):
-        """Returns the `AttackResult` for a `Batch`: by default what the attack finds."""
+        """Returns the `AttackResult` for a `Batch`, by default the result of the attack."""
         return attack.perturb(classifier, batch.x, batch.y, batch.threat_model, batch.seed)
 
     def attacked_mask(self, batch):
-        """Returns, per example, whether `perturb` attacks it; `None` for all."""
+        """Returns for each example whether `perturb` attacks it, or `None` for all examples."""
         return None
 
     def new_objective_state(self, x, y, sample_weight):
-        """Returns variables that outlive a batch, made once in a `fit`; by default `None`.
+        """Returns variables that persist between batches, by default `None`.
 
-        `step` finds them in `batch.memory`, and may assign to them. They are gone after `fit`.
+        `fit` calls it once. `step` finds the variables in `batch.memory`, and may assign to them.
+        They are deleted after `fit`.
 
         Args:
-            x: tensor `(batch_size, ...)`, of which only shape and dtype are known.
-            y: labels, a tensor or a structure of tensors, likewise.
-            sample_weight: tensor `(batch_size,)` or `None`, likewise.
+            x: symbolic tensor `(batch_size, ...)` with a known shape and dtype only.
+            y: symbolic labels, a tensor or a structure of tensors.
+            sample_weight: symbolic tensor `(batch_size,)`, or `None`.
         """
         return None
 
@@ -78,8 +83,8 @@ class Objective(Configurable):
         """Returns the scalar loss.
 
         Args:
-            clean: `training.ForwardPass` of the examples as they are.
-            adversarial: `training.ForwardPass` of what `perturb` made of them.
+            clean: `training.ForwardPass` of the clean examples.
+            adversarial: `training.ForwardPass` of the result of `perturb`.
         """
         raise NotImplementedError
 
@@ -100,7 +105,7 @@ get = registry.get
 
 
 def check_weight(name, value, maximum=float("inf")):
-    """Returns `value`, or says that it is not a number from 0 to `maximum`, or a schedule."""
+    """Returns `value`. Raises ValueError unless it is from 0 to `maximum`, or a schedule."""
     if isinstance(value, _SCHEDULE):
         return value
     is_number = isinstance(value, numbers.Real) and math.isfinite(value)
@@ -112,8 +117,8 @@ def check_weight(name, value, maximum=float("inf")):
     return value
 
 
-def at(value, stream):
-    """Returns a number as it is, and what a schedule says at the optimizer step of `stream`."""
+def at(value, forward_pass):
+    """Returns a number unchanged, and a schedule at the optimizer step of `forward_pass`."""
     if not isinstance(value, _SCHEDULE):
         return value
-    return ops.cast(value(stream.batch.iteration), "float32")
+    return ops.cast(value(forward_pass.batch.iteration), "float32")

@@ -1,4 +1,4 @@
-"""Objectives around another objective: the interface of regularisers and of weight perturbation."""
+"""Base classes of objectives that wrap another objective."""
 
 from keras_robust.objectives.objective import Objective
 from keras_robust.objectives.objective import at
@@ -7,19 +7,20 @@ from keras_robust.objectives.objective import get
 
 
 class ObjectiveWrapper(Objective):
-    """Is the objective within, in all that a subclass does not override.
+    """An objective that delegates to a wrapped objective whatever a subclass does not override.
 
     Args:
-        objective: an `Objective` or its name; not one that takes steps of its own, such as `Free`
-            or `AWP`: put those outside.
+        objective: an `Objective` or its name. It must not override `step`, as `Free` and `AWP` do:
+            make those the outer objective.
     """
 
     def __init__(self, objective):
         self.objective = get(objective)
+        # A wrapper does not delegate `step`, so a step of the wrapped objective would be lost.
         if type(self.objective).step is not Objective.step:
             raise ValueError(
-                f"{type(self.objective).__name__} takes optimizer steps of its own, which "
-                f"{type(self).__name__} would leave out. Wrap the other way round, or use one of "
+                f"{type(self.objective).__name__} has its own optimizer step, which "
+                f"{type(self).__name__} would not call. Wrap the other way round, or use one of "
                 f"the two. Received: objective={self.objective!r}"
             )
 
@@ -54,7 +55,7 @@ class ObjectiveWrapper(Objective):
 class Regularised(ObjectiveWrapper):
     """Adds `weight * mean_i penalty_i` to the loss of another objective.
 
-    Subclasses write `penalty`. Sample weights weigh it as they weigh the loss.
+    Subclasses implement `penalty`. Sample weights apply to it like to the loss.
 
     Args:
         weight: float, or a `LearningRateSchedule` over optimizer steps.

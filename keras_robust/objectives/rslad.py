@@ -1,4 +1,4 @@
-"""Robust soft label distillation: the teacher in every term, the labels in none."""
+"""Robust soft label adversarial distillation."""
 
 import keras
 
@@ -10,38 +10,38 @@ _CLEAN = 1.0 / 6.0
 
 
 class _Taught(AttackResult):
-    """`AttackResult`, with what the teacher said, which need not be asked twice."""
+    """`AttackResult` with the logits of the teacher, so that they are computed once."""
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class RSLAD(Distillation):
     """Robust soft label adversarial distillation (RSLAD): soft labels of a robust teacher only.
 
-    `5/6 KL(p_t(x) || p(x_adv)) + 1/6 KL(p_t(x) || p(x))`, with `p_t` the probabilities that the
-    teacher gives and `p` those of the model, and `x_adv` maximises `KL(p_t(x) || p(x_adv))` from
-    the start `x + 0.001 * normal`. An attack that leaves its `loss` open (`loss=None`) is given
-    this loss, and this start if it can start elsewhere; one with a loss of its own is used as it
-    is. Labels are not used, and may be -1, unless the attack has a loss of its own.
+    `5/6 KL(p_t(x) || p(x_adv)) + 1/6 KL(p_t(x) || p(x))`, with `p_t` the probabilities of the
+    teacher and `p` the probabilities of the model. `x_adv` maximizes `KL(p_t(x) || p(x_adv))` from
+    the start `x + 0.001 * normal`. An attack with `loss=None` gets this loss, and this start if it
+    has a random start. An attack with its own loss is used unchanged. Labels are not used, and may
+    be -1, unless the attack has its own loss.
 
-    Published for ResNet-18 on CIFAR-10 at 8/255: 83.4% clean and 51.5% under AutoAttack, where ARD
-    has 83.9% and 49.2%.
+    Published results for ResNet-18 on CIFAR-10 at 8/255: 83.4% clean and 51.5% under AutoAttack,
+    where ARD has 83.9% and 49.2%.
 
-    Deviations from the authors' code: the divergence is summed over the classes, where they take
-    the mean over examples and classes, which is smaller by the number of classes (they multiply it
-    by ten for CIFAR-100); the probabilities of the teacher are not guarded by 1e-5; the attack's
-    own step size, where they use 2/255 for epsilon 8/255.
+    Deviations from the authors' code: the divergence is a sum over classes, where theirs is a mean
+    over examples and classes and thus smaller by the number of classes (for CIFAR-100 they multiply
+    it by ten). The probabilities of the teacher have no offset of 1e-5. The attack uses its own
+    step size, where theirs is 2/255 for epsilon 8/255.
 
-    Cost: the passes of the attack, two training passes, one forward pass of the teacher.
+    Cost: the passes of the attack, two training passes, and one forward pass of the teacher.
     BatchNorm statistics see one clean and one adversarial pass.
 
     Args:
-        teacher: a trained robust `keras.Model`, which never changes. `get_config` holds its
-            architecture, not its weights.
+        teacher: a trained robust `keras.Model`, which never changes. `get_config` contains its
+            architecture, but not its weights.
 
     Raises:
-        ValueError: for a teacher that is no model; in `fit` for one that is no classifier, has
-            other classes, has not been built, or shares weights with the model; for a targeted
-            attack that leaves its loss open.
+        ValueError: for a teacher that is not a `keras.Model`; in `fit` for a teacher that is not a
+            classifier, has other classes, is not built, or shares weights with the model; and for a
+            targeted attack with `loss=None`.
 
     Example:
 
@@ -62,7 +62,7 @@ class RSLAD(Distillation):
             return super().perturb(attack, classifier, batch)
         teacher = self.teacher_logits(classifier, batch.x)
         attack = _against(attack, lambda _, logits: self.soft_targets(classifier, teacher, logits))
-        # With labels, restarts would skip what the model gets wrong.
+        # Pass no labels: with labels, restarts would skip misclassified examples.
         found = _Taught(*super().perturb(attack, classifier, batch._replace(y=None)))
         found.teacher_logits = teacher
         return found
@@ -72,19 +72,21 @@ class RSLAD(Distillation):
         if teacher is None:
             teacher = self.teacher_logits(clean.classifier, clean.x)
         near, far = (
-            stream.mean(self.soft_targets(stream.classifier, teacher, stream.logits))
-            for stream in (clean, adversarial)
+            forward_pass.mean(
+                self.soft_targets(forward_pass.classifier, teacher, forward_pass.logits)
+            )
+            for forward_pass in (clean, adversarial)
         )
         return _ADVERSARIAL * far + _CLEAN * near + clean.regularisation
 
 
 def _against(attack, divergence):
-    """The attack with the divergence from the teacher as its loss, from a Gaussian start."""
+    """Returns the attack with the divergence from the teacher as loss, from a Gaussian start."""
     config = attack.get_config()
     if config.get("targeted"):
         raise ValueError(
-            "RSLAD maximises the divergence from the teacher, which has no target. Use an "
-            f"untargeted attack, or give the attack a loss of its own. Received: attack={attack!r}"
+            "RSLAD maximizes the divergence from the teacher, which has no target. Use an "
+            f"untargeted attack, or set the loss of the attack. Received: attack={attack!r}"
         )
     start = {"random_start": "gaussian"} if "random_start" in config else {}
     return attack.clone(loss=divergence, **start)

@@ -1,4 +1,4 @@
-"""Adversarial training of the smoothed classifier, not of the model under the noise."""
+"""Adversarial training of the smoothed classifier."""
 
 import keras
 from keras import ops
@@ -19,39 +19,39 @@ from keras_robust.threat_models.parsing import parse_fraction
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class SmoothAdv(Objective):
-    """Adversarial training for randomised smoothing: the attack is on the smoothed classifier.
+    """Adversarial training for randomized smoothing: the attack is on the smoothed classifier.
 
-    `mean_k L(f(x_adv + n_k), y)` with `n_1, ..., n_m ~ N(0, sigma^2 I)`, and `x_adv` the maximiser
-    of `-log mean_k p_y(x_adv + n_k)`, `p = softmax f`: of the loss of the smoothed prediction, not
-    of the mean loss. The same noise is kept through all steps of the attack and for the loss.
-    Radii that smoothing certifies grow against those after `GaussianNoise`, most of all the large
-    ones. Certify with the same `sigma`: `certify(..., "smoothing")`.
+    `mean_k L(f(x_adv + n_k), y)` with `n_1, ..., n_m ~ N(0, sigma^2 I)`. `x_adv` maximizes
+    `-log mean_k p_y(x_adv + n_k)`, `p = softmax f`: the loss of the smoothed prediction, not the
+    mean loss. All steps of the attack and the loss use the same noise. Certified radii become
+    larger than with `GaussianNoise`, large radii most of all. Certify with the same `sigma`:
+    `certify(..., "smoothing")`.
 
-    The certificate is in `L2`: train with `kr.L2(epsilon)`. The authors take an epsilon of 64/255
-    to 512/255 on CIFAR-10, with 2 to 10 steps and `m` from 1 to 8, and SGD for 150 epochs from 0.1,
-    divided by 10 every 50; epsilon grows during the first 10 (`warmup`). Published, CIFAR-10,
-    ResNet-110, certified accuracy at radius 0 / 0.25 / 0.5 / 0.75: 74 / 67 / 57 / 47% for sigma
-    0.25, where noise alone gives 75 / 60 / 43 / 26%.
+    The certificate is in `L2`, so train with `kr.L2(epsilon)`. On CIFAR-10 the authors use an
+    epsilon of 64/255 to 512/255, 2 to 10 steps, `m` from 1 to 8, and SGD for 150 epochs with a
+    learning rate of 0.1, divided by 10 every 50 epochs; epsilon grows during the first 10 epochs
+    (`warmup`). Published results for CIFAR-10, ResNet-110, certified accuracy at radius 0 / 0.25 /
+    0.5 / 0.75: 74 / 67 / 57 / 47% for sigma 0.25, where noise alone gives 75 / 60 / 43 / 26%.
 
-    `adv_accuracy` is that of the model on the first noisy copy of each adversarial example.
+    `adv_accuracy` is the accuracy of the model on the first noisy copy of each adversarial example.
 
-    Deviations from the authors' code: the default attack, `PGD` without a random start as theirs,
-    takes steps of `2.5 epsilon / num_steps` where theirs has a factor of 2, and projects onto ball
-    and box exactly, where theirs clips and then scales; a gradient of zero is no random direction.
-    A batch is one optimizer step over all copies; theirs cuts it into `m` parts, or, by default,
-    trains on one copy of each example.
+    Deviations from the authors' code: like theirs, the default attack is `PGD` without a random
+    start, but its steps are `2.5 epsilon / num_steps` where theirs has a factor of 2; it projects
+    exactly onto ball and bounds where theirs clips and then scales; and it does not replace a zero
+    gradient by a random direction. A batch is one optimizer step over all copies, where theirs
+    splits it into `m` parts or, by default, trains on one copy of each example.
 
-    Cost: `m` training passes, those of the attack `m` times, and one forward pass for the logs.
-    BatchNorm statistics see one pass of all noisy copies.
+    Cost: `m` training passes, `m` times the passes of the attack, and one forward pass for the
+    logs. BatchNorm statistics see one pass of all noisy copies.
 
     Args:
         noise_stddev: float, `sigma`, in the units of the input, or a `LearningRateSchedule` over
             optimizer steps. Defaults to `0.25`.
-        num_samples: int from 1, `m`, noisy copies of each example. Defaults to `2`.
+        num_samples: int of at least 1, `m`, noisy copies of each example. Defaults to `2`.
 
     Raises:
         ValueError: for arguments out of range; in `fit` for a model with several inputs, for
-            `AtLayer`, and for a model that is no classifier.
+            `AtLayer`, and for a model that is not a classifier.
 
     Example:
 
@@ -85,16 +85,19 @@ class SmoothAdv(Objective):
     def loss(self, clean, adversarial):
         batch, num_samples = adversarial.batch, self.num_samples
         noise = draw_noise(batch, self.noise_stddev, num_samples)
-        # The first copy is what `perturb` returned.
+        # `perturb` returned the first copy, so add only the differences from its noise.
         more = noise - repeat_rows(noise[::num_samples], num_samples)
-        stream = training.ForwardPass(adversarial.classifier, copies(batch, more, num_samples))
-        if stream.classifier.reduction != "sum":
-            return stream.loss
-        return stream.weighted_loss(ops.ones(ops.shape(noise)[:1], "float32") / num_samples)
+        forward_pass = training.ForwardPass(
+            adversarial.classifier, copies(batch, more, num_samples)
+        )
+        if forward_pass.classifier.reduction != "sum":
+            return forward_pass.loss
+        # A sum over all copies would be `num_samples` times too large.
+        return forward_pass.weighted_loss(ops.ones(ops.shape(noise)[:1], "float32") / num_samples)
 
 
 class _Smoothed:
-    """A model as the mean of its predictions with noise, which stays the same, as logits."""
+    """A model whose logits are the log of its mean probabilities over fixed noise."""
 
     def __init__(self, classifier, y, noise, num_samples):
         self._classifier = classifier
@@ -104,7 +107,7 @@ class _Smoothed:
 
     @property
     def compute_dtype(self):
-        """That of the model: how small a gradient may be."""
+        """The compute dtype of the model, which limits how small a gradient can be."""
         return getattr(self._classifier.model, "compute_dtype", None)
 
     def __call__(self, x):

@@ -1,4 +1,4 @@
-"""TRADES: accuracy on clean examples against agreement on their neighbours."""
+"""TRADES: a trade-off between clean and robust accuracy."""
 
 import keras
 
@@ -10,23 +10,24 @@ from keras_robust.objectives.objective import check_weight
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class TRADES(Objective):
-    """The compiled loss on clean examples plus the divergence of their worst neighbours.
+    """The compiled loss on clean examples plus the divergence of their adversarial examples.
 
-    `L(f(x), y) + beta * mean_i KL(softmax f(x_i) || softmax f(x_adv_i))`, and `x_adv` maximises the
-    same divergence, from a small Gaussian start `x + 0.001 * normal`, because the divergence has
-    no gradient at `x`. An attack that leaves its `loss` open (`loss=None`) is given this loss and
-    start; one with a loss of its own is used as it is.
+    `L(f(x), y) + beta * mean_i KL(softmax f(x_i) || softmax f(x_adv_i))`. `x_adv` maximizes the
+    same divergence from a small Gaussian start `x + 0.001 * normal`, because the divergence has no
+    gradient at `x`. An attack with `loss=None` gets this loss and start. An attack with its own
+    loss is used unchanged.
 
-    Deviations from the authors' code: one clean pass per step where they make two; the attack's own
-    step size, where they use 0.007 for epsilon 0.031 and 0.01 for 0.3. The clean branch is not
-    detached, as there.
+    Deviations from the authors' code: one clean pass per step, where they make two. The attack uses
+    its own step size, where theirs is 0.007 for epsilon 0.031 and 0.01 for 0.3. Like in their code,
+    gradients also flow through the clean branch.
 
-    Cost: two training passes, those of the attack, and a forward pass at `x`. BatchNorm statistics
-    see one clean and one adversarial pass.
+    Cost: two training passes, the passes of the attack, and a forward pass at `x`. BatchNorm
+    statistics see one clean and one adversarial pass.
 
     Args:
-        beta: float, the weight of the divergence, `1 / lambda` in the paper: `1` for MNIST, `6` for
-            CIFAR-10; or a `LearningRateSchedule` over optimizer steps. Defaults to `6.0`.
+        beta: float, the weight of the divergence, or a `LearningRateSchedule` over optimizer steps.
+            It is `1 / lambda` in the paper, which uses `1` for MNIST and `6` for CIFAR-10. Defaults
+            to `6.0`.
 
     Example:
 
@@ -53,13 +54,14 @@ class TRADES(Objective):
 
 
 def _with_divergence(attack):
-    """The attack with the loss of TRADES; its start too, if the attack can start elsewhere."""
+    """Returns the attack with the loss of TRADES, and with its start if the attack has one."""
     if "random_start" in attack.get_config():
         return attack.clone(loss="kl", random_start="gaussian")
+    # Some attacks always start at random, and have no argument for it.
     if getattr(attack, "random_start", False):
         return attack.clone(loss="kl")
     raise ValueError(
-        "TRADES maximises a divergence that has no gradient at the clean example, so its attack "
-        'needs a random start: use attack="pgd", or give the attack a loss of its own. '
+        "TRADES maximizes a divergence that has no gradient at the clean example, so its attack "
+        'needs a random start: use attack="pgd", or set the loss of the attack. '
         f"Received: attack={attack!r}"
     )

@@ -1,4 +1,4 @@
-"""Virtual adversarial training: smoothness without labels."""
+"""Virtual adversarial training, for labeled and unlabeled examples."""
 
 import keras
 from keras import ops
@@ -11,37 +11,36 @@ from keras_robust.objectives.objective import check_weight
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class VAT(Objective):
-    """Virtual adversarial training: the prediction must not change around any example.
+    """Virtual adversarial training: the prediction must not change near any example.
 
-    `L(f(x), y) + weight * mean_i KL(p(x_i) || p(x_adv_i))` with `p = softmax f`, `p(x)` held fixed,
-    and `x_adv` from `VirtualAdversarial`, which follows the divergence and no label. So it learns
-    from examples without labels as well: a method of semi-supervised learning. Its own examples
-    come from a single step: judge its robustness by stronger attacks.
+    `L(f(x), y) + weight * mean_i KL(p(x_i) || p(x_adv_i))` with `p = softmax f`. No gradient flows
+    through `p(x)`, and `x_adv` comes from `VirtualAdversarial`, which maximizes the divergence and
+    needs no label. The method is semi-supervised: it also learns from examples without labels. Its
+    adversarial examples come from a single step, so judge its robustness by stronger attacks.
 
-    Examples without a label have the label -1, as in scikit-learn, and the loss must leave them
-    out: `keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)`, which is
-    the mean over the examples of the batch that have a label, and 0 where none has. The divergence
-    is the mean over all. Keras's own metrics know no missing labels: its `accuracy` counts these
-    examples as wrong, which leaves `val_accuracy` as the one to look at, and its cross-entropy
-    metrics fail. `adv_accuracy` leaves them out. On fully labelled data any classification loss
-    will do.
+    Examples without a label have the label -1, as in scikit-learn, and the compiled loss must
+    ignore them: `keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)` is
+    the mean over the labeled examples of a batch, and 0 without any. The divergence is a mean over
+    all examples. The metrics of Keras do not support missing labels: `accuracy` counts these
+    examples as wrong, so look at `val_accuracy`, and cross-entropy metrics fail. `adv_accuracy`
+    ignores them. With labels for all examples, any classification loss works.
 
-    Epsilon matters most, in the norm of the threat model. The authors take `L2`: 2.5 to 3.5 on
-    SVHN, 8 to 10 on whitened CIFAR-10, both without a box. With another attack than the default one
-    the class that the model predicts stands for the label.
+    Epsilon is the most important setting, in the norm of the threat model. The authors use `L2`:
+    2.5 to 3.5 on SVHN, and 8 to 10 on whitened CIFAR-10, both without bounds. An attack other than
+    the default one uses the predicted class as label.
 
     Deviations from the authors' code: BatchNorm statistics see one clean and one adversarial pass,
-    where theirs leave the adversarial one out; the attack runs in inference mode; `x_adv` is
-    projected into the bounds. Cost: two training passes and those of the attack, by default
-    one attack pass and one forward pass.
+    where theirs omit the adversarial one; the attack runs in inference mode; `x_adv` is projected
+    into the bounds. Cost: two training passes and the passes of the attack, by default one attack
+    pass and one forward pass.
 
     Args:
         weight: float, the weight of the divergence, or a `LearningRateSchedule` over optimizer
             steps. Defaults to `1.0`, the authors' value.
 
     Raises:
-        ValueError: if `weight` is negative, and in `fit` for a model that is no classifier, and for
-            labels of -1 under a loss that does not leave them out.
+        ValueError: if `weight` is negative, and in `fit` for a model that is not a classifier, and
+            for labels of -1 with a loss that does not ignore them.
 
     Example:
 
@@ -61,6 +60,7 @@ class VAT(Objective):
         self.weight = check_weight("weight", weight)
 
     def perturb(self, attack, classifier, batch):
+        # Pass no labels, because some examples have none.
         return attack.perturb(classifier, batch.x, None, batch.threat_model, batch.seed)
 
     def loss(self, clean, adversarial):

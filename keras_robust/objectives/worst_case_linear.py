@@ -1,4 +1,4 @@
-"""Exact worst-case training of linear models: robust SVM, robust logistic regression."""
+"""Exact worst-case training of linear models: robust SVM and robust logistic regression."""
 
 import keras
 import numpy as np
@@ -14,27 +14,27 @@ from keras_robust.objectives.objective import Objective
 class WorstCaseLinear(Objective):
     """The compiled loss at the worst feasible input of a linear model, in closed form.
 
-    For logits `z_j(x) = <w_j, x> + b_j` the attacker's maximum is known, so that no attack runs and
-    none is stronger. With one logit `z`, labels `y` in {-1, 1} and no box, the loss is
-    `l(y z - epsilon ||w||_q)`, `q` dual to the norm of the threat model: the norm is inside the
-    loss, and costs nothing on an example whose margin is large, unlike weight decay. A box around
-    the inputs is taken into account exactly. It is a convex problem: `Hinge` makes it the robust
-    support vector machine, `BinaryCrossentropy(from_logits=True)` the robust logistic regression.
+    For logits `z_j(x) = <w_j, x> + b_j` the maximum of the attacker has a closed form, so no attack
+    runs and none is stronger. With one logit `z`, labels `y` in {-1, 1} and no bounds, the loss is
+    `l(y z - epsilon ||w||_q)`, with `q` dual to the norm of the threat model. Unlike with weight
+    decay, the norm is inside the loss and adds nothing for an example with a large margin. Bounds
+    of the inputs are included exactly. The problem is convex: `Hinge` gives the robust support
+    vector machine, and `BinaryCrossentropy(from_logits=True)` the robust logistic regression.
 
-    With several classes the compiled loss sees all worst margins at once,
-    `z_j - z_y + max <w_j - w_y, delta>`, above the lowest logit of the true class. Each class has a
-    `delta` of its own, so that this is an upper bound of the worst-case cross-entropy. It is exact
-    for two classes, and for losses of the largest margin alone, such as `CategoricalHinge`.
+    With several classes the compiled loss gets all worst margins at once,
+    `z_j - z_y + max <w_j - w_y, delta>`, relative to the lowest logit of the true class. Each class
+    has its own `delta`, so this is an upper bound of the worst-case cross-entropy. It is exact for
+    two classes, and for losses like `CategoricalHinge` that depend on the largest margin alone.
 
-    The model may have any layers that together are affine in the input. Labels are classes: 0 and 1
-    under a `Hinge` too, which Keras turns into -1 and 1; its accuracy is that at the threshold 0,
-    `keras.metrics.BinaryAccuracy(threshold=0.0)`. `certification.exact_linear` gives the exact
+    The model may have any layers whose composition is affine in the input. Labels are classes: 0
+    and 1 also with `Hinge`, which Keras turns into -1 and 1. Its accuracy has the threshold 0:
+    `keras.metrics.BinaryAccuracy(threshold=0.0)`. `certification.exact_linear` returns the exact
     robust accuracy of the model.
 
-    Deviations from the paper: theirs is the problem for the whole training set with one budget for
-    all examples, which for the hinge equals a norm penalty; here, as in adversarial training, every
-    example has its own budget. Cost: one training pass, and an attack pass on as many examples as
-    there are classes. There is nothing whose statistics could be updated.
+    Deviations from the paper: the paper solves the problem for the whole training set with one
+    budget for all examples, which for the hinge loss equals a norm penalty. Here every example has
+    its own budget, as in adversarial training. Cost: one training pass, and an attack pass on as
+    many examples as there are classes. An affine model has no statistics to update.
 
     Raises:
         ValueError: in `fit`, for a model that is not affine or has several inputs, and for label
@@ -70,17 +70,20 @@ class WorstCaseLinear(Objective):
     def check(self, model, threat_model):
         if getattr(model.loss, "label_smoothing", 0.0):
             raise ValueError(
-                "The worst case of a linear model is known for labels that are classes. Use a loss "
-                f"without label smoothing. Received: label_smoothing={model.loss.label_smoothing}"
+                "The worst case of a linear model is only known for labels that are classes: "
+                "compile a loss without label smoothing. "
+                f"Received: label_smoothing={model.loss.label_smoothing}"
             )
-        # With its own weights a network may be affine for the time being: a last layer of zeros.
+        # Check with random weights: with its own weights, for example a last layer of zeros, a
+        # network can be affine by chance.
         affine.check_affine(model, _example_shape(model), threat_model, _random_weights(model))
 
     def perturb(self, attack, classifier, batch):
         return AttackResult.unattacked(batch.x)
 
     def loss(self, clean, adversarial):
-        # Before the outputs of the stream, whose activity regularisers Keras must see last.
+        # Compute the slopes before `clean.logits`, because Keras collects the activity regularizers
+        # of the last call of the model.
         slopes = affine.slopes(clean.classifier, clean.x)
         logits = clean.logits
         labels = losses.to_indices(models.single(clean.y), logits.shape[-1])

@@ -1,4 +1,4 @@
-"""What may the attacker do?"""
+"""Threat models: the perturbations that an attacker may choose."""
 
 import numbers
 
@@ -22,11 +22,11 @@ registry.extend(ALL)
 def get(identifier):
     """Returns the threat model for a name, a config, a class or an object.
 
-    A dict from inputs to threat models, or a list of them, makes a `PerInput`.
+    A dict from input names to threat models, or a list of threat models, returns a `PerInput`.
     """
     is_config = isinstance(identifier, dict) and "class_name" in identifier
     if isinstance(identifier, (list, tuple)) and all(map(_is_number, identifier)) and identifier:
-        raise registry.unknown(np.asarray(identifier))  # The labels, most likely.
+        raise registry.unknown(np.asarray(identifier))  # Probably the labels.
     if isinstance(identifier, (dict, list, tuple)) and not is_config:
         return PerInput(identifier)
     if _is_number(identifier) or _is_radius(identifier):

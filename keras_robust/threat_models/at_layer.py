@@ -1,4 +1,4 @@
-"""The output of a layer, in place of an input."""
+"""A threat model for the output of a layer, such as an embedding."""
 
 import copy
 
@@ -12,40 +12,40 @@ from keras_robust.threat_models.threat_model_wrapper import ThreatModelWrapper
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class AtLayer(ThreatModelWrapper):
-    """Perturbs what a layer of the model puts out: for text, the embeddings of the tokens.
+    """Perturbs the output of a layer of the model: for text, the embeddings of the tokens.
 
-    Tokens cannot move a little, but their embeddings can. With `h` the model up to the layer and
-    `f` the rest, the attacker chooses `delta` in `f(h(x) + delta)`. Miyato et al. (2017) take one
-    step, `delta = epsilon * g / ||g||_2` over the whole sequence: `AdvTrain(AtLayer("embedding",
-    L2(5.0, bounds=None)), attack="fgsm", objective=Mixed(...))`. It regularises: on IMDB their
-    test error falls from 7.39% to 6.21%. It is no robustness against changed words, and `evaluate`,
-    which reports robust accuracy, refuses it.
+    Tokens cannot change by a small amount, but their embeddings can. With `h` the model up to the
+    layer and `f` the rest, the attacker chooses `delta` in `f(h(x) + delta)`. Miyato et al. (2017)
+    take one step, `delta = epsilon * g / ||g||_2` over the whole sequence:
+    `AdvTrain(AtLayer("embedding", L2(5.0, bounds=None)), attack="fgsm", objective=Mixed(...))`. It
+    is a regularization: on IMDB their test error falls from 7.39% to 6.21%. It does not give
+    robustness against changed words, and `evaluate`, which reports robust accuracy, refuses it.
 
-    In training, gradients also reach the layers up to the named one: `delta` is what is held
-    fixed, and `h(x) + delta` is computed anew in every pass, with Dropout and BatchNorm as in any
-    training pass. The perturbation is found around `h(x)` in inference mode. Without a
-    perturbation the model computes bit for bit what it computes alone. Masks, such as those of
-    `Embedding(mask_zero=True)`, stay, and positions that a mask hides are not perturbed: they use
-    up none of the budget. A random start is drawn in the ball over all positions, and those are
-    put back then. What an embedding can hide by growing, it may: put a normalisation behind the
-    embedding and name that, as the authors do.
+    In training, gradients also reach the layers up to the named one: only `delta` is held fixed,
+    and every pass computes `h(x) + delta` again, with Dropout and BatchNorm in training mode. The
+    search for the perturbation runs around `h(x)` in inference mode. Without a perturbation the
+    model computes bit for bit the same as without this class. Masks, such as those of
+    `Embedding(mask_zero=True)`, are kept. Masked positions are not perturbed and use none of the
+    budget. A random start is drawn in the ball over all positions, and masked positions are then
+    reset. An embedding could evade the perturbation by growing: put a normalization behind the
+    embedding and name that layer, as the authors do.
 
-    Deviations from the paper: it normalises embeddings by the frequencies of words; here that is
-    a layer of the user's, such as `BatchNormalization` or `UnitNormalization`. Cost: none beside
-    the attack, whose every pass runs the whole model. BatchNorm statistics in front of the layer
-    see the same batch in every stream.
+    Deviations from the paper: it normalizes embeddings by the frequencies of words. Here the user
+    adds a layer for that, such as `BatchNormalization` or `UnitNormalization`. Cost: none beside
+    the attack, whose every pass runs the whole model. BatchNorm layers in front of the layer see
+    the same batch in every stream.
 
     Args:
-        layer: str, the name of the layer, anywhere in the model, also in models within it or in a
-            subclassed model. It must run once a pass, and return one float tensor
+        layer: str, the name of the layer. It may be anywhere in the model, including nested and
+            subclassed models. It must run once per pass, and return one float tensor
             `(batch_size, ...)`.
-        threat_model: a `ThreatModel` with `bounds=None`: what a layer puts out has no box. The
-            radius is one number; in `Linf` also an array over the last axis.
+        threat_model: a `ThreatModel` with `bounds=None`, because the output of a layer has no box.
+            The radius is one number, or in `Linf` also an array over the last axis.
 
     Raises:
-        ValueError: for a threat model with bounds; with the model at hand, for a name that no layer
-            or more than one has, and for a layer that runs several times or not at all, or returns
-            anything else than one float tensor.
+        ValueError: for a threat model with bounds. Once the model is known: for a name that no
+            layer or more than one layer has, and for a layer that runs several times or not at all,
+            or returns anything other than one float tensor.
 
     Example:
 
@@ -71,7 +71,7 @@ class AtLayer(ThreatModelWrapper):
         super().__init__(threat_model)
         if self.threat_model.bounds is not None:
             raise ValueError(
-                "What a layer puts out has no box of valid values: use bounds=None, such as "
+                "The output of a layer has no box of valid values: use bounds=None, such as "
                 f"L2(1.0, bounds=None). Received: {self.threat_model!r}"
             )
         self.layer = layer
@@ -127,7 +127,7 @@ class AtLayer(ThreatModelWrapper):
         )
 
     def _visible(self, values, otherwise):
-        """Returns `values`, and `otherwise` at the positions that the mask of the layer hides."""
+        """Returns `values`, replaced by `otherwise` at masked positions."""
         if self._mask is None:
             return values
         missing = len(values.shape) - len(self._mask.shape)

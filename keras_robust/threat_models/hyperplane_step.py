@@ -1,4 +1,4 @@
-"""The shortest way over a hyperplane, inside a box."""
+"""The shortest step over a hyperplane, inside a box."""
 
 from keras import ops
 
@@ -14,17 +14,19 @@ _TINY = 1e-30
 def hyperplane_step(x, gradient, change, room, rate):
     """Returns `sign * min(t * rate, room)` with the `t` that changes `<gradient, x>` enough.
 
-    The change grows with `t`, piecewise linearly and ever more slowly, so that Newton's method from
-    `t = 0` climbs to the root and never passes it. Gradients may have any size that float32 has.
+    The change is a concave, piecewise linear function of `t`, so that Newton's method from `t = 0`
+    approaches the root from below and never passes it. Gradients of any size in float32 are
+    supported.
 
     Args:
-        x: as in `ThreatModel.cross`.
-        gradient: likewise.
-        change: likewise.
-        room: float tensor like `x`, how far each coordinate can move in that direction.
+        x: as in `ThreatModel.project_onto_hyperplane`.
+        gradient: as in `ThreatModel.project_onto_hyperplane`.
+        change: as in `ThreatModel.project_onto_hyperplane`.
+        room: float tensor like `x`, how far each coordinate can move in the direction of the step.
         rate: float tensor like `x`, >= 0, how fast it moves.
     """
-    # In units of the largest entries: products of two tiny or huge ones would leave float32.
+    # In units of the largest entries, because products of tiny or huge entries leave the range of
+    # float32.
     largest = largest_of(ops.abs(gradient))
     size = flatten(ops.abs(gradient)) / largest
     rate, room = flatten(rate) / largest_of(rate), flatten(room)
@@ -42,6 +44,6 @@ def hyperplane_step(x, gradient, change, room, rate):
 
 
 def largest_of(values):
-    """Returns the largest of each example, `(batch_size, 1)`, and 1 where all are 0."""
+    """Returns the largest value of each example, `(batch_size, 1)`, or 1 if all are 0."""
     largest = ops.max(flatten(values), axis=-1, keepdims=True)
     return ops.where(largest > 0.0, largest, 1.0)

@@ -1,4 +1,4 @@
-"""Several inputs that share one budget."""
+"""A threat model for several inputs that share one budget."""
 
 import keras
 
@@ -11,22 +11,22 @@ from keras_robust.threat_models.threat_model_wrapper import ThreatModelWrapper
 class Joint(ThreatModelWrapper):
     """Perturbs several inputs of a model within one budget, as if they were one input.
 
-    The inputs are flattened and put side by side, and the threat model holds for the whole: with
-    `L2`, `sqrt(sum_inputs ||delta_input||^2) <= epsilon`. The attacker chooses where to spend. Use
-    it where the inputs have the same units; else, or where every input has a budget of its own,
-    use `PerInput`. Inputs that are not named reach the model as they are.
+    The inputs are flattened and concatenated, and the threat model applies to the result: with
+    `L2`, `sqrt(sum_inputs ||delta_input||^2) <= epsilon`. The attacker chooses where to spend the
+    budget. Use it if the inputs have the same units. Otherwise, or if every input has its own
+    budget, use `PerInput`. Inputs that are not named are not changed.
 
     Args:
-        threat_model: a `ThreatModel` or its name; an array as `epsilon` of `Linf` has one value for
-            each feature of the flattened inputs.
+        threat_model: a `ThreatModel` or its name. If the `epsilon` of `Linf` is an array, it has
+            one value for each feature of the concatenated inputs.
         inputs: list of the names of the inputs, or of their positions in a list or tuple.
-        bounds: list with one pair `(low, high)`, or `None`, for each of `inputs`, if they have
-            other boxes than the threat model says. Defaults to `None`: the box of the threat model
-            for all.
+        bounds: list with one pair `(low, high)`, or `None`, for each of `inputs`, if their boxes
+            differ from that of the threat model. Defaults to `None`: all inputs have the box of the
+            threat model.
 
     Raises:
-        ValueError: without inputs, for another number of `bounds`, and, with data at hand, for
-            names that are no inputs and for arrays that do not fit.
+        ValueError: without inputs, or if the numbers of `bounds` and inputs differ. Once data are
+            known: for names that are not inputs, and for arrays that do not fit.
 
     Example:
 

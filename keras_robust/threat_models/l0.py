@@ -1,4 +1,4 @@
-"""At most epsilon features or pixels change, each as far as the box allows."""
+"""The `L0` threat model: at most epsilon features or pixels change."""
 
 import math
 
@@ -24,22 +24,22 @@ _TINY = 1e-30
 class L0(ThreatModel):
     """Perturbations of at most `epsilon` features, or pixels, by any amount within the box.
 
-    `#{i : x_adv_i != x_i} <= epsilon`; with `per_pixel=True` the channels of one position count
-    once. JSMA, one-pixel attacks, graffiti and dead sensor elements are of this kind.
+    `#{i : x_adv_i != x_i} <= epsilon`. With `per_pixel=True` the channels of one position count as
+    one. JSMA, one-pixel attacks, graffiti and dead sensor elements are perturbations of this kind.
 
-    The projection is the nearest feasible point: with `c_i` the change `delta_i` clipped to the
-    box, the `epsilon` coordinates of the largest `delta_i^2 - (delta_i - c_i)^2` keep `c_i`, as
-    in PGD0 of Croce and Hein (2019). The ball is no ball of a norm, so that two methods are
+    The projection is the nearest feasible point. With `c_i` the change `delta_i` clipped to the
+    box, the `epsilon` coordinates with the largest `delta_i^2 - (delta_i - c_i)^2` keep `c_i`, as
+    in PGD0 of Croce and Hein (2019). The ball is not the ball of a norm, so that two methods are
     conventions. `steepest_direction` is 1 in the coordinate (in all channels of the pixel) with the
     largest gradient. `step(x_adv, gradient, step_size)` moves along the gradient itself, scaled so
-    that the `step_size` features of the largest gradients move by at least 10 widths of the box.
-    They and others end at a bound, and the projection after the step weighs their gradients against
-    changes made before. So `step_size` is a number of features, rounded up, and the step sizes that
-    attacks derive from `epsilon` fit. Deviations from Croce and Hein: their step has a given length
-    in L1, which depends on the size of the image.
+    that the `step_size` features with the largest gradients move by at least 10 widths of the box.
+    These features and others end at a bound, and the projection after the step weighs them against
+    earlier changes. So `step_size` is a number of features, rounded up, and the step sizes that
+    attacks derive from `epsilon` are suitable. Deviations from Croce and Hein: their step has a
+    given length in `L1`, which depends on the size of the image.
 
     Args:
-        epsilon: how many features or pixels may change. An int >= 1; a string; a
+        epsilon: the maximal number of changed features or pixels. An int >= 1; a string; a
             `LearningRateSchedule`, rounded down; or an array with one count per example, `(n,)`.
             Defaults to `10`.
         bounds: pair `(low, high)` of valid inputs, numbers or per-channel arrays. Defaults to
@@ -48,8 +48,8 @@ class L0(ThreatModel):
             change together. Defaults to `False`.
 
     Raises:
-        ValueError: if `epsilon` is no whole number >= 1, and without bounds, between which one
-            feature is enough to reach any class.
+        ValueError: if `epsilon` is not a whole number >= 1, or without bounds, because then a
+            single feature could change without limit.
 
     Example:
 
@@ -72,7 +72,7 @@ class L0(ThreatModel):
             if np.any(counts < 1) or np.any(counts != np.round(counts)):
                 raise ValueError(
                     "Argument `epsilon` of L0 is a number of features: it must be an int >= 1, or "
-                    f"an array of such. Received: epsilon={shown(epsilon)}"
+                    f"an array of such numbers. Received: epsilon={shown(epsilon)}"
                 )
         if bounds is None:
             raise ValueError(
@@ -87,7 +87,8 @@ class L0(ThreatModel):
     def project(self, x_adv, x):
         inside = self.clip(x_adv)
         change = inside - x
-        # In units of the largest change, and cut off: their products would leave float32.
+        # In units of the largest change, and clipped, because products would leave the range of
+        # float32.
         unit = per_example(largest_of(ops.abs(change)), x)
         share = change / unit
         keep = self._largest(
@@ -103,22 +104,25 @@ class L0(ThreatModel):
     def step(self, x_adv, gradient, step_size):
         sizes = self.per_position(ops.abs(gradient))
         count = ops.reshape(ops.convert_to_tensor(step_size, dtype="float32"), (-1, 1))
+        # The scale is set by the smallest of the `step_size` largest gradients.
         least = kth_largest(sizes, ops.ceil(count - _ROUNDING))
         scale = self.spread(_STEP_WIDTHS / ops.maximum(least, _TINY), gradient)
         low, high = self._box()
         width = 1.0 if self.bounds is None else high - low
+        # Clipped, because the scaled gradient may overflow float32.
         limit = _FAR * ops.sign(gradient)
         return x_adv + ops.where(ops.abs(gradient) * scale > _FAR, limit, gradient * scale) * width
 
     def linear_maximization_oracle(self, direction, x):
         room = ops.minimum(self._headroom(x, direction), _LARGEST)
         size = ops.abs(direction)
+        # A coordinate gains its slope times its room.
         keep = self._largest(size / per_example(largest_of(size), x) * room)
         moved = self.clip(x + ops.sign(direction) * room)
         return ops.where(ops.logical_and(keep, direction != 0.0), moved, x)
 
     def random_start(self, x, seed):
-        """Returns `epsilon` random features or pixels set to random values of the box."""
+        """Returns `x` with `epsilon` random features or pixels set to random values in the box."""
         features = ops.shape(_rows(x))[-1]
         positions = ops.shape(self.per_position(x))[-1]
         noise = backend.uniform((ops.shape(x)[0], features + positions), seed)
@@ -134,7 +138,7 @@ class L0(ThreatModel):
         return self._changed(x_adv != x)
 
     def _changed(self, is_changed):
-        """Returns how many positions have a changed coordinate."""
+        """Returns the number of positions with a changed coordinate."""
         changed = self.per_position(ops.cast(is_changed, "float32"))
         return ops.sum(ops.cast(changed > 0.0, "float32"), axis=-1)
 
@@ -142,15 +146,16 @@ class L0(ThreatModel):
         return self._changed(ops.abs(x_adv - x) > rounding) <= self.counts()[:, 0]
 
     def counts(self):
-        """The radius as whole numbers, `(1, 1)` or `(batch_size, 1)`."""
+        """Returns the radius as whole numbers, `(1, 1)` or `(batch_size, 1)`."""
+        # The slack protects counts that float32 rounded down.
         return ops.expand_dims(ops.floor(self._radius_per_example() + _ROUNDING), -1)
 
     def _largest(self, gains):
-        """Returns which coordinates belong to the `epsilon` positions of the largest gains."""
+        """Returns a mask of the coordinates at the `epsilon` positions with the largest gains."""
         return self.spread(largest(self.per_position(gains), self.counts()), gains)
 
     def per_position(self, values):
-        """Sums over the channels of each pixel, if these count once; `(batch_size, positions)`."""
+        """Returns `values` as `(batch_size, positions)`, summed over channels if `per_pixel`."""
         if not self.per_pixel:
             return _rows(values)
         if len(values.shape) < 3:
@@ -161,7 +166,7 @@ class L0(ThreatModel):
         return _rows(ops.sum(values, axis=-1))
 
     def spread(self, values, x):
-        """Gives `(batch_size, positions)` or `(batch_size, 1)` values a shape that fits `x`."""
+        """Returns `(batch_size, positions)` or `(batch_size, 1)` values broadcastable to `x`."""
         if values.shape[-1] == 1:
             return ops.reshape(values, (-1,) + (1,) * (len(x.shape) - 1))
         if self.per_pixel:
@@ -170,7 +175,7 @@ class L0(ThreatModel):
 
 
 def kth_largest(values, count):
-    """Returns the `count`-th largest value of each row, `(n, 1)`; `count` is `(n, 1)`, a float."""
+    """Returns the `count`-th largest value of each row, `(n, 1)`; `count` is float `(n, 1)`."""
     size = ops.shape(values)[-1]
     index = size - ops.cast(ops.clip(count, 1.0, ops.cast(size, "float32")), "int32")
     index = ops.broadcast_to(index, (ops.shape(values)[0], 1))
@@ -178,16 +183,17 @@ def kth_largest(values, count):
 
 
 def largest(values, count):
-    """Returns a mask of the `count` largest values of each row; of equal ones the first."""
+    """Returns a mask of the `count` largest values of each row; ties go to the first."""
     least = kth_largest(values, count)
     above = values > least
     ties = values == least
     left = count - ops.sum(ops.cast(above, "float32"), axis=-1, keepdims=True)
+    # Ties fill the places that the larger values leave.
     first = ops.cumsum(ops.cast(ties, "float32"), axis=-1) <= left
     return ops.logical_and(count >= 1.0, ops.logical_or(above, ops.logical_and(ties, first)))
 
 
 def _rows(x):
-    """Returns `x` as `(batch_size, features)`, with a known number of features where it can."""
+    """Returns `x` as `(batch_size, features)`, with a static number of features if possible."""
     shape = x.shape[1:]
     return flatten(x) if None in shape else ops.reshape(x, (-1, math.prod(shape)))

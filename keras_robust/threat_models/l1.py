@@ -1,4 +1,4 @@
-"""The sum of the absolute changes is at most epsilon."""
+"""The `L1` threat model: the sum of the absolute changes is at most epsilon."""
 
 import keras
 from keras import ops
@@ -19,18 +19,19 @@ _TINY = 1e-30
 class L1(ThreatModel):
     """Perturbations whose absolute changes sum to at most `epsilon`: few, large changes.
 
-    `sum_i |x_adv_i - x_i| <= epsilon`. Steepest ascent is sparse: all of the step goes to the
-    coordinate with the largest gradient. `step` fills coordinates in the order of their gradients,
-    each up to its bound, so that no part of a step is lost in a coordinate that cannot move.
+    `sum_i |x_adv_i - x_i| <= epsilon`. Steepest ascent is sparse: the whole step goes to the
+    coordinate with the largest gradient. `step` fills the coordinates in the order of their
+    gradients, each up to its bound, so that no part of a step is lost in a coordinate that cannot
+    move.
 
-    The projection is exact on ball and box together (Croce and Hein, 2021): with `cap_i` the room
-    that coordinate `i` has, `|delta_i| <- min(cap_i, max(|delta_i| - lambda, 0))` and the smallest
-    `lambda >= 0` that is feasible, by bisection. Deviations from their code: bisection in place of
-    sorting.
+    The projection onto the intersection of ball and box is exact (Croce and Hein, 2021). With
+    `cap_i` the room of coordinate `i`, `|delta_i| <- min(cap_i, max(|delta_i| - lambda, 0))` with
+    the smallest feasible `lambda >= 0`, found by bisection. Deviations from their code: bisection
+    instead of sorting.
 
     Args:
-        epsilon: radius, in the units of the input. A number, a string, a `LearningRateSchedule`,
-            or an array with one value per example, `(n,)` or `(n, 1, 1, 1)`. Defaults to `12.0`.
+        epsilon: radius, in the units of the input. A number, a string, a `LearningRateSchedule`, or
+            an array with one value per example, `(n,)` or `(n, 1, 1, 1)`. Defaults to `12.0`.
         bounds: pair `(low, high)` of valid inputs, numbers or per-channel arrays, or `None`.
             Defaults to `(0.0, 1.0)`.
 
@@ -75,18 +76,19 @@ class L1(ThreatModel):
         room = ops.minimum(ops.take_along_axis(room, order, axis=-1), step_size)
         used = ops.cumsum(room, axis=-1) - room
         fill = ops.clip(step_size - used, 0.0, room)
-        # A coordinate that its bound stops is pushed past it: the projection, which takes the same
-        # amount from every coordinate, then leaves it at the bound.
+        # A coordinate that reaches its bound is pushed beyond it. The projection subtracts the same
+        # amount from every coordinate and then leaves this one at the bound.
         fill = ops.where(used + room < step_size, step_size, fill)
         fill = ops.take_along_axis(fill, ops.argsort(order, axis=-1), axis=-1)
         return x_adv + ops.reshape(fill * ops.sign(flat), ops.shape(x_adv))
 
     def linear_maximization_oracle(self, direction, x):
-        # A fractional knapsack: the largest coordinates first, each up to its bound.
+        # A fractional knapsack problem: fill the largest coordinates first, each up to its bound.
         return self.project(self.step(x, direction, self._radius_per_example()), x)
 
     def random_start(self, x, seed):
-        # d of d + 1 exponentials over their sum fill the simplex uniformly; u also gives the signs.
+        # d of d + 1 exponential numbers, divided by their sum, fill the simplex uniformly. `noise`
+        # provides the signs as well.
         batch_size, features = ops.shape(flatten(x))
         noise = backend.uniform((batch_size, features + 1), seed, minval=-1.0, maxval=1.0)
         sizes = -ops.log(ops.maximum(ops.abs(noise), 1e-30))
@@ -96,7 +98,7 @@ class L1(ThreatModel):
 
     def random_start_on_sphere(self, x, seed):
         noise = backend.normal(ops.shape(x), seed)
-        # Long enough to reach the sphere, and no longer than a projection can tell in float32.
+        # Long enough to reach the sphere, but short enough for an exact projection in float32.
         radius = self._radius_per_example()
         least = radius / ops.sum(flatten(ops.abs(noise)), axis=-1)
         length = ops.maximum(least, ops.minimum(_LONGEST * radius, 1.0))
@@ -104,11 +106,11 @@ class L1(ThreatModel):
 
     def project_onto_hyperplane(self, x, gradient, change):
         direction = gradient * per_example(ops.sign(change), x)
-        # In units of the largest entry: products with huge ones would leave float32.
+        # In units of the largest entry, because products with huge entries overflow float32.
         largest = largest_of(ops.abs(gradient))
         size, change = flatten(ops.abs(gradient)) / largest, ops.abs(change) / largest[:, 0]
         room = ops.minimum(flatten(self._headroom(x, direction)), FAR)
-        # The largest entries of the gradient first, each up to its bound.
+        # Fill the coordinates with the largest gradients first, each up to its bound.
         order = ops.argsort(-size, axis=-1)
         ordered, room = (ops.take_along_axis(part, order, axis=-1) for part in (size, room))
         before = ops.cumsum(ordered * room, axis=-1) - ordered * room
@@ -122,7 +124,7 @@ class L1(ThreatModel):
 
 
 def _shrink(sizes, caps, budget):
-    """`min(caps, max(sizes - t, 0))` with the smallest `t >= 0` whose sum is within `budget`."""
+    """Returns `min(caps, max(sizes - t, 0))` with the smallest `t >= 0` that fits the budget."""
 
     def total(threshold):
         return ops.sum(_threshold(sizes, caps, threshold), axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The Euclidean length of the perturbation is at most epsilon."""
+"""The `L2` threat model: the Euclidean length of the perturbation is at most epsilon."""
 
 import keras
 from keras import ops
@@ -20,18 +20,19 @@ _MAX_NEWTON_STEPS = 30
 class L2(ThreatModel):
     """Perturbations of Euclidean length at most `epsilon`.
 
-    `sqrt(sum_i (x_adv_i - x_i)^2) <= epsilon`; steepest ascent is `gradient / ||gradient||_2`.
+    `sqrt(sum_i (x_adv_i - x_i)^2) <= epsilon`. The steepest ascent direction is
+    `gradient / ||gradient||_2`.
 
-    The projection is exact on ball and box together: with `u` the direction of `delta`, and `cap_i`
-    the room that coordinate `i` has in it, both in units of `epsilon`, it is
-    `sign(u_i) * min(sqrt(t) |u_i|, cap_i)`, and `t` solves `sum_i min(t u_i^2, cap_i^2) = 1`. The
-    left side is concave and piecewise linear in `t`, so Newton's method from the left ends at the
-    root, and every step on the way is feasible. Deviations from the usual code (AutoAttack,
-    foolbox): they scale, then clip, which is feasible but not the nearest point.
+    The projection onto the intersection of ball and box is exact. With `u` the direction of
+    `delta`, and `cap_i` the room of coordinate `i` in that direction, both in units of `epsilon`,
+    it is `sign(u_i) * min(sqrt(t) |u_i|, cap_i)`, and `t` solves `sum_i min(t u_i^2, cap_i^2) = 1`.
+    The left side is concave and piecewise linear in `t`, so that Newton's method from the left ends
+    at the root, and every iterate is feasible. Deviations from common code (AutoAttack, foolbox):
+    theirs scales, then clips, which is feasible but not the nearest point.
 
     Args:
-        epsilon: radius, in the units of the input. A number, a string, a `LearningRateSchedule`,
-            or an array with one value per example, `(n,)` or `(n, 1, 1, 1)`. Defaults to `0.5`.
+        epsilon: radius, in the units of the input. A number, a string, a `LearningRateSchedule`, or
+            an array with one value per example, `(n,)` or `(n, 1, 1, 1)`. Defaults to `0.5`.
         bounds: pair `(low, high)` of valid inputs, numbers or per-channel arrays, or `None`.
             Defaults to `(0.0, 1.0)`.
 
@@ -59,9 +60,10 @@ class L2(ThreatModel):
         return self._shortened(x, delta, *normalised(delta))
 
     def _shortened(self, x, delta, direction, length):
-        """Returns the projection of `x + delta`, without rounding that sum.
+        """Returns the projection of `x + delta`, without the rounding error of that sum.
 
-        Computed in units of the radius, whose square would leave float32 where it is large.
+        The computation is in units of the radius, because the square of a large radius overflows
+        float32.
         """
         radius = self._radius_per_example()
         is_long = per_example(length > radius, x)
@@ -70,7 +72,7 @@ class L2(ThreatModel):
         caps = self._headroom(x, delta)
         usable = ops.logical_and(radius > 0.0, ops.isfinite(radius))
         unit = per_example(ops.where(usable, radius, 1.0), x)
-        # No coordinate can use up more than the radius.
+        # No coordinate can use more than the radius.
         room = ops.minimum(caps / unit, 2.0)
         reach = ops.clip(length / ops.reshape(unit, (-1,)), 1.0, _FAR)
         scale = _newton(
@@ -90,8 +92,8 @@ class L2(ThreatModel):
         return x_adv + step_size * self.steepest_direction(gradient)
 
     def linear_maximization_oracle(self, direction, x):
-        # It is `clip(x + direction / lambda)`, and so is the projection of any point that lies far
-        # enough in the direction.
+        # The solution is `clip(x + direction / lambda)`, which is also the projection of any point
+        # that lies far enough in the direction.
         direction, _ = normalised(direction)
         length = ops.minimum(_FAR * self._radius_per_example(), LARGEST)
         return self._shortened(x, per_example(length, x) * direction, direction, length)
@@ -118,11 +120,11 @@ class L2(ThreatModel):
 
 
 def _newton(squares, caps, limit):
-    """The root `t >= 1` of `sum min(t * squares, caps) = 1`, and at most `limit`.
+    """Returns the root `t >= 1` of `sum min(t * squares, caps) = 1`, at most `limit`.
 
     Args:
         squares: float tensor `(batch_size, features)`, with a sum of 1 for each example.
-        caps: float tensor like it.
+        caps: float tensor like `squares`.
         limit: float tensor `(batch_size, 1)`, or `(1, 1)` for all examples.
     """
 

@@ -1,4 +1,4 @@
-"""Where each of several inputs lies in the one matrix that an attack works on."""
+"""The layout of several inputs in the one matrix that an attack perturbs."""
 
 import math
 
@@ -10,14 +10,14 @@ from keras_robust import models
 
 
 class Layout:
-    """Some inputs of a model, flattened and put side by side: `(batch_size, total)`.
+    """Flattens and concatenates some inputs of a model: `(batch_size, total)`.
 
     Args:
         inputs: the inputs of a model, tensors or arrays: a dict, or a list or tuple.
-        names: the keys, or the positions, of those that are attacked.
+        names: the keys, or the positions, of the attacked inputs.
 
     Raises:
-        ValueError: if the inputs are no such structure, lack a name, or have no fixed shape.
+        ValueError: if the inputs are no dict, list or tuple, lack a name, or have no fixed shape.
 
     Example:
 
@@ -43,7 +43,7 @@ class Layout:
         return ops.concatenate(parts, axis=-1)
 
     def split(self, x):
-        """Returns the list of what lies in `x`, each in its own shape."""
+        """Returns the list of attacked inputs held in `x`, each in its own shape."""
         ends = np.cumsum(self.sizes).tolist()
         starts = [0, *ends[:-1]]
         return [
@@ -52,11 +52,12 @@ class Layout:
         ]
 
     def replace(self, inputs, x):
-        """Returns the inputs with what lies in `x` in place of the attacked ones.
+        """Returns the inputs with the attacked ones replaced by their values in `x`.
 
-        They are arrays if `x` is one. All others are left as they are.
+        The replaced inputs are NumPy arrays if `x` is one. All other inputs are unchanged.
         """
         parts = self.split(x)
+        # A NumPy `x` gives NumPy inputs.
         if isinstance(x, np.ndarray):
             parts = [ops.convert_to_numpy(part) for part in parts]
         changed = dict(zip(self.names, parts, strict=True))
@@ -65,22 +66,23 @@ class Layout:
         return type(inputs)([changed.get(place, leaf) for place, leaf in enumerate(inputs)])
 
     def join_bounds(self, bounds):
-        """Returns one box `(low, high)` from that of each attacked input, or `None` from none."""
+        """Returns the box of the whole matrix from that of each input, or `None` without any."""
         if all(pair is None for pair in bounds):
             return None
         low, high = [], []
+        # An input without bounds gets an infinite box.
         for pair, shape in zip(bounds, self.shapes, strict=True):
             for side, bound in zip((low, high), pair or (-np.inf, np.inf), strict=True):
                 side.append(np.broadcast_to(bound, (1, *shape)).reshape(-1))
         return tuple(np.concatenate(side).astype("float32") for side in (low, high))
 
     def classifier(self, model, inputs):
-        """Returns the model as a `models.Classifier` of such matrices."""
+        """Returns the model as a `models.Classifier` that takes such matrices."""
         return models.Classifier(model, lambda x: self.replace(inputs, x))
 
 
 def map_named(function, inputs, threat_models):
-    """Returns the inputs with `function(leaf, name, threat_model or None)` in place of each."""
+    """Returns the inputs, each replaced by `function(leaf, name, threat_model or None)`."""
     changed = [function(inputs[name], name, threat_models.get(name)) for name in names_of(inputs)]
     if isinstance(inputs, dict):
         return dict(zip(inputs, changed, strict=True))
@@ -119,7 +121,7 @@ def _shape_of(inputs, name):
     shape = tuple(leaf.shape[1:])
     if None in shape:
         raise ValueError(
-            "An input that is perturbed beside others needs a fixed shape: pad or crop it. "
+            "An input that is perturbed together with others needs a fixed shape: pad or crop it. "
             f"Received: input {name!r} with examples of shape {shape}"
         )
     return shape

@@ -1,4 +1,4 @@
-"""Euclidean lengths of perturbations of any size that float32 has."""
+"""Euclidean lengths that neither overflow nor underflow in float32."""
 
 from keras import ops
 
@@ -10,18 +10,18 @@ _PART = 0.125
 
 
 def normalised(delta):
-    """Returns the direction of length 1 and the length of each example, `(batch_size,)`.
+    """Returns the direction, of length 1, and the length `(batch_size,)` of each example.
 
-    Squares of what is below 1e-19 or above 1e19 would leave float32: all is divided by the largest
-    entry first. The direction of zeros is zero.
+    Squares of entries below 1e-19 or above 1e19 leave the range of float32, so all entries are
+    divided by the largest one first. The direction of a zero perturbation is zero.
 
     Args:
         delta: float tensor `(batch_size, ...)`; infinite entries count as the largest number.
     """
     delta = ops.clip(delta, -LARGEST, LARGEST)
     largest = ops.max(flatten(ops.abs(delta)), axis=-1)
-    # XLA may multiply by the reciprocal, which must not underflow either. It would cancel a part
-    # that is the same for all examples.
+    # XLA may multiply by the reciprocal, which must not underflow either. A factor that is the same
+    # for all examples would be canceled by XLA.
     one = ops.ones_like(largest)
     part = ops.where(largest > 1.0, _PART * one, one)
     unit = ops.where(largest > 0.0, part * largest, 1.0)

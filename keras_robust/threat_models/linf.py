@@ -1,4 +1,4 @@
-"""Every coordinate may change by at most epsilon."""
+"""The `Linf` threat model: every coordinate changes by at most epsilon."""
 
 import math
 
@@ -16,11 +16,11 @@ from keras_robust.threat_models.threat_model import per_example
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class Linf(ThreatModel):
-    """Perturbations whose largest coordinate is at most `epsilon`.
+    """Perturbations whose largest absolute change is at most `epsilon`.
 
-    The threat model of Goodfellow (2015) and Madry (2018), and the usual one for images:
-    `max_i |x_adv_i - x_i| <= epsilon`. Projection is two clips, steepest ascent is
-    `sign(gradient)`. Deviations from the papers: none.
+    `max_i |x_adv_i - x_i| <= epsilon`. This is the threat model of Goodfellow (2015) and Madry
+    (2018), and the usual one for images. The projection consists of two clips, and the steepest
+    ascent direction is `sign(gradient)`. Deviations from the papers: none.
 
     Args:
         epsilon: radius, in the units of the input. A number, a string such as `"8/255"`, an array
@@ -31,8 +31,8 @@ class Linf(ThreatModel):
             Defaults to `(0.0, 1.0)`.
 
     Raises:
-        ValueError: if `epsilon` is negative, or as large as the box, where every image is
-            feasible: usually grey levels (`8`) were meant as a fraction (`"8/255"`).
+        ValueError: if `epsilon` is negative, or as large as the box, where every image is feasible.
+            Usually gray levels (`8`) were given in place of a fraction (`"8/255"`).
 
     Example:
 
@@ -105,10 +105,11 @@ class Linf(ThreatModel):
 
     def epsilon_for_rows(self, rows, x):
         radius = ops.convert_to_numpy(self.radius)
-        # `(channels,)` broadcasts against every row; only an axis for the examples is indexed.
+        # `(channels,)` broadcasts against every row. Only an array with an axis for the examples is
+        # indexed.
         if radius.ndim == x.ndim and len(radius) == len(x):
             return radius[rows]
-        # With as many axes as the examples it cannot be taken for one value for each of them.
+        # With as many axes as `x` the radius cannot be mistaken for one value per example.
         axes = range(x.ndim - radius.ndim) if radius.ndim else ()
         return np.expand_dims(radius, tuple(axes))
 

@@ -1,4 +1,4 @@
-"""The arguments of threat models, read from what users write."""
+"""Parses the arguments of threat models."""
 
 import fractions
 
@@ -7,13 +7,13 @@ import numpy as np
 
 from keras_robust.configurable import shown
 
-_ROUNDING = 2.0**-20  # Of the end of a box, which float32 may round several times.
+_ROUNDING = 2.0**-20  # As a share of the end of a box, which float32 may round several times.
 
 SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
 
 
 def parse_fraction(name, value):
-    """Returns a float for a string such as `"8/255"`, and anything else as it is."""
+    """Returns a float for a string such as `"8/255"`, and anything else unchanged."""
     if not isinstance(value, str):
         return value
     try:
@@ -26,7 +26,7 @@ def parse_fraction(name, value):
 
 
 def parse_epsilon(epsilon):
-    """Returns a float, a float32 array, or a schedule as it is."""
+    """Returns a float, a float32 array, or a schedule unchanged."""
     if isinstance(epsilon, SCHEDULE):
         return epsilon
     try:
@@ -57,7 +57,7 @@ def parse_bounds(bounds):
             "Argument `bounds` must be a pair (low, high) of numbers or arrays, or None. "
             f"Received: bounds={shown(bounds)}"
         ) from error
-    # A feature that never changes has the same bound twice.
+    # A feature that never changes has equal bounds.
     try:
         is_box = np.all(low <= high) and np.any(low < high)
     except ValueError as error:
@@ -76,10 +76,10 @@ def parse_bounds(bounds):
 
 
 def box_slack(bounds, share):
-    """Returns how far outside of a box a point may lie for rounding, float32, per feature.
+    """Returns how far rounding may move a point outside of a box, float32 per feature.
 
-    `share` of the width of the box, and what float32 rounds off its ends. Where one end is
-    infinite, `share` of the other.
+    The slack is `share` of the width of the box, plus the rounding error of its ends in float32. If
+    one end is infinite, `share` refers to the other end.
 
     Args:
         bounds: pair `(low, high)` of numbers or arrays.
@@ -88,7 +88,7 @@ def box_slack(bounds, share):
     low, high = (np.asarray(bound, "float64") for bound in bounds)
     ends = np.stack(np.broadcast_arrays(low, high))
     size = np.abs(np.where(np.isfinite(ends), ends, 0.0)).max(axis=0)
-    # The width is that of the ends in float32 too, where the difference is infinite.
+    # Subtracting infinite ends is allowed here; their widths are replaced below.
     with np.errstate(invalid="ignore"):
         width = high - low
     slack = share * np.where(np.isfinite(width), width, size) + _ROUNDING * size

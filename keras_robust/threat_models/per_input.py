@@ -1,4 +1,4 @@
-"""Several inputs, each with a ball and a box of its own."""
+"""A threat model for several inputs, each with its own ball and box."""
 
 import copy
 
@@ -18,29 +18,29 @@ _SEED_STRIDE = 0x3C6EF373  # Odd, and far from the small numbers that seeds are.
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class PerInput(ThreatModel):
-    """Perturbs several inputs of a model, each within its own threat model; the others stay.
+    """Perturbs several inputs of a model, each within its own threat model.
 
-    `x_adv` is feasible if every named input is feasible under its part. Inputs that are not named
-    may be of any dtype, such as tokens or categories, and reach the model as they are. In
-    `AdvTrain`, `RobustValidation`, `evaluate` and attacks a plain dict will do:
+    `x_adv` is feasible if every named input is feasible under its threat model. Inputs that are not
+    named may have any dtype, such as tokens or categories, and are not changed. `AdvTrain`,
+    `RobustValidation`, `evaluate` and attacks also accept a plain dict:
     `AdvTrain({"image": "linf", "meta": L2(0.5, bounds=None)})`, or a list for inputs in a list.
 
-    The parts may differ in units, so that distances are shares: the distance between two points is
-    `max_i distance_i / epsilon_i` over the parts, the radius is 1, and the `step_size` of an attack
-    is a share of each part's radius. Projection, steepest direction and the maximiser of a linear
-    function are those of every part, because the balls are independent.
+    The parts may have different units, so that distances are relative: the distance between two
+    points is `max_i distance_i / epsilon_i` over the parts, the radius is 1, and the `step_size` of
+    an attack is a share of the radius of each part. The balls are independent, so that the
+    projection, the steepest direction and the maximizer of a linear function are computed per part.
 
     Args:
-        parts: dict from the name of an input to a `ThreatModel` or its name; or a list for inputs
-            in a list or tuple, by position, with `None` for an input that stays. Each has its own
-            `epsilon`, which may be a schedule or, in `Linf`, an array over features, and its own
-            `bounds`.
-        epsilon: number or a `LearningRateSchedule`, a factor on all radii. Defaults to `1.0`.
+        parts: dict from the name of an input to a `ThreatModel` or its name. For inputs in a list
+            or tuple it is a list by position, with `None` for an input that does not change. Each
+            part has its own `bounds` and its own `epsilon`, which may be a schedule or, in `Linf`,
+            an array over features.
+        epsilon: number or a `LearningRateSchedule`, a factor for all radii. Defaults to `1.0`.
 
     Raises:
-        ValueError: without a part, for parts that are not for one tensor, and, with data at hand,
-            for names that are no inputs and for arrays that do not fit their input; one radius per
-            example in a part is refused.
+        ValueError: without a part, for parts that are not for a single tensor, and for a part with
+            one radius per example. Once data are known: for names that are not inputs, and for
+            arrays that do not fit their input.
 
     Example:
 
@@ -80,13 +80,14 @@ class PerInput(ThreatModel):
 
     @property
     def radius(self):
+        # Raises ValueError if the radius of a part is a schedule.
         for part in self.parts.values():
             part.radius  # noqa: B018
         return super().radius
 
     @property
     def bounds(self):
-        """The pair `(low, high)` for `(batch_size, total)`, or `None`; `None` without data too."""
+        """The pair `(low, high)` for `(batch_size, total)`; `None` without bounds or data."""
         if self._layout is None:
             return None
         return self._layout.join_bounds([part.bounds for part in self.parts.values()])
@@ -131,12 +132,13 @@ class PerInput(ThreatModel):
         )
 
     def random_start(self, x, seed):
-        return self._started(x, seed, "random_start")
+        return self._random_start(x, seed, "random_start")
 
     def random_start_on_sphere(self, x, seed):
-        return self._started(x, seed, "random_start_on_sphere")
+        return self._random_start(x, seed, "random_start_on_sphere")
 
-    def _started(self, x, seed, how):
+    def _random_start(self, x, seed, how):
+        # Every part draws from its own stream of random numbers.
         starts = (
             getattr(part, how)(one, seed + number * _SEED_STRIDE % 2**31)
             for number, (part, one) in enumerate(self._split(x))
@@ -170,8 +172,9 @@ class PerInput(ThreatModel):
         given = self._given["parts"]
         if isinstance(given, list) and len(names_of(inputs)) != len(given):
             raise ValueError(
-                "A list of threat models needs one entry for each input, None for one that stays. "
-                f"Received: {len(given)} entries for the inputs {names_of(inputs)}"
+                "A list of threat models needs one entry for each input, with None for an input "
+                f"that does not change. Received: {len(given)} entries for the inputs "
+                f"{names_of(inputs)}"
             )
         other = copy.copy(self)
         other._layout = Layout(inputs, self.parts)
@@ -180,11 +183,11 @@ class PerInput(ThreatModel):
         return other
 
     def _split(self, *tensors, scaled=True):
-        """Yields each part, by default with the radius that it has now, and what it acts on."""
+        """Yields each part and its slices; `scaled` applies the factor `epsilon` to its radius."""
         if self._layout is None:
             raise ValueError(
-                "Only `contains` takes inputs as they are; a step or projection needs what "
-                f"`bind` returns. Received: {self!r} without data"
+                "Only `contains` takes the inputs of a model; a step or projection needs the "
+                f"tensor that `bind` returns. Received: {self!r} without data"
             )
         pieces = zip(*(self._layout.split(tensor) for tensor in tensors), strict=True)
         for part, own in zip(self.parts.values(), pieces, strict=True):
@@ -195,8 +198,9 @@ class PerInput(ThreatModel):
 
 
 def _share_of_radius(part, x_adv, x):
-    """The distance in units of the radius, also where that is an array or 0."""
+    """Returns the distance in units of the radius, which may be an array or 0."""
     delta = x_adv - x
+    # With radius 0, any change is infinitely far away.
     outside = ops.where(delta == 0.0, ops.zeros_like(delta), float("inf"))
     share = ops.where(part.radius > 0.0, delta / ops.maximum(part.radius, 1e-30), outside)
     return part.distance(share, ops.zeros_like(share))

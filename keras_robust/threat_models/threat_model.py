@@ -1,4 +1,4 @@
-"""What the attacker may do: a ball around each example, inside the box of valid inputs."""
+"""The base class of threat models: a ball around each example, inside the box of valid inputs."""
 
 import copy
 import math
@@ -22,25 +22,25 @@ class ThreatModel(Configurable):
     """The set of inputs that an attacker may choose for an example `x`.
 
     The feasible set is `{x_adv : distance(x_adv, x) <= epsilon and low <= x_adv <= high}`. A threat
-    model is a value: it is never changed in place. Subclasses say what the ball is.
+    model is immutable: methods return changed copies. Subclasses define the ball.
 
     Args:
         epsilon: radius of the ball, in the units of the input. A number; a string such as
             `"8/255"`; an array that broadcasts against a batch; or a
-            `keras.optimizers.schedules.LearningRateSchedule`, read at `optimizer.iterations` by
-            `AdvTrain`.
+            `keras.optimizers.schedules.LearningRateSchedule`, which `AdvTrain` evaluates at
+            `optimizer.iterations`.
         bounds: pair `(low, high)`, the box of valid inputs: numbers, or arrays that broadcast
             against a batch (one value per channel). In arrays, a feature that never changes has
-            the same value twice. `None` means that there is no box.
+            equal bounds. `None` means that there is no box.
 
     Raises:
-        ValueError: if `epsilon` is negative, not finite or not readable, if `low > high`
+        ValueError: if `epsilon` is negative, not finite or cannot be parsed, if `low > high`
             anywhere, or if `low == high` everywhere.
 
-    Attributes of the class: `changes_inputs`, whether it is inputs of the model that the attacker
-    changes, so that an adversarial example is something to send; `has_sparse_steps`, whether
-    steepest ascent changes few coordinates; `order`, of the norm over all features, whose unit is
-    that of the inputs, or `None` where there is no such norm.
+    Class attributes: `changes_inputs`, whether the attacker changes inputs of the model, so that an
+    adversarial example is a valid input; `has_sparse_steps`, whether steepest ascent changes few
+    coordinates; `order`, the order of the norm over all features if its unit is that of the inputs,
+    else `None`.
     """
 
     changes_inputs = True
@@ -50,6 +50,7 @@ class ThreatModel(Configurable):
     def __init__(self, epsilon, bounds=(0.0, 1.0)):
         self._epsilon = parse_epsilon(epsilon)
         self._bounds = parse_bounds(bounds)
+        # The arguments as given, for `get_config`.
         self._given = {"epsilon": epsilon, "bounds": bounds}
 
     @property
@@ -59,7 +60,7 @@ class ThreatModel(Configurable):
 
     @property
     def is_scheduled(self):
-        """Whether the radius is known at an optimizer step only."""
+        """Whether the radius is a schedule, known only at an optimizer step."""
         return isinstance(self._epsilon, SCHEDULE)
 
     @property
@@ -79,7 +80,7 @@ class ThreatModel(Configurable):
         return ops.convert_to_tensor(self._epsilon, dtype="float32")
 
     def at(self, step):
-        """Returns this threat model with a scheduled `epsilon` read at `step`."""
+        """Returns this threat model with a scheduled `epsilon` evaluated at `step`."""
         if isinstance(self._epsilon, SCHEDULE):
             return self.with_epsilon(self._epsilon(step))
         return self
@@ -96,7 +97,7 @@ class ThreatModel(Configurable):
         return self.with_epsilon(radii)
 
     def relative_step(self, share, x):
-        """Returns `share * radius`, for a share per example, as a step size that `step` takes."""
+        """Returns `share * radius`, with one share per example, as a step size for `step`."""
         return per_example(share * self._radius_per_example(), x)
 
     def scaled(self, factor):
@@ -104,7 +105,7 @@ class ThreatModel(Configurable):
         return self.with_epsilon(factor * self.radius)
 
     def with_bounds(self, bounds):
-        """Returns a copy with another box, or with none."""
+        """Returns a copy with another box, or without one."""
         other = copy.copy(self)
         other._bounds = parse_bounds(bounds)
         other._given = {**self._given, "bounds": bounds}
@@ -115,49 +116,51 @@ class ThreatModel(Configurable):
         return self.with_bounds(None)
 
     def bind(self, model, inputs):
-        """Returns what the attacker changes, and the model as a function of it.
+        """Returns the tensor that the attacker changes, and the model as a function of it.
 
         Args:
             model: a `keras.Model` or a callable.
             inputs: the inputs of the model, a tensor or a structure of tensors.
 
         Returns:
-            A float tensor `(batch_size, ...)`; a `models.Classifier`, whose `pack` makes the
-            inputs of the model from such a tensor; and the threat model for such tensors.
+            A float tensor `(batch_size, ...)`; a `models.Classifier` of it, whose `pack` converts
+            it to the inputs of the model; and the threat model for it.
         """
         return *models.expose_input(model, inputs), self
 
     def map_inputs(self, function, inputs):
-        """Returns the inputs with every tensor or array replaced by what `function` makes of it.
+        """Returns the inputs with every leaf replaced by the result of `function`.
 
         Args:
-            function: callable `(leaf, name, threat_model) -> leaf`; `name` is `None` for the only
-                input, and `threat_model` is `None` where the attacker changes nothing.
+            function: callable `(leaf, name, threat_model) -> leaf`. `name` is `None` if there is
+                only one input, and `threat_model` is `None` for an input that the attacker does not
+                change.
             inputs: the inputs of a model, a tensor or array, or a structure of them.
         """
         leaf = function(models.only_input(inputs), None, self)
         return keras.tree.pack_sequence_as(inputs, [leaf])
 
     def pack(self, x_adv, inputs):
-        """Returns `x_adv`, an array such as `bind` gives, in the form of the inputs."""
+        """Returns `x_adv`, shaped as `bind` returns it, in the structure of the inputs."""
         return keras.tree.pack_sequence_as(inputs, [x_adv])
 
     def predict_logits(self, model, inputs, x_adv, batch_size):
-        """Returns NumPy logits for what an attack on `inputs` returned."""
+        """Returns NumPy logits at the points that an attack on `inputs` returned."""
         return models.predict_logits(model, x_adv, batch_size)
 
     def check_shape(self, shape):
         """Raises `ValueError` if `epsilon` is an array that does not fit examples of `shape`.
 
         Args:
-            shape: tuple, of a batch or a data set; `None` for a size that is not known.
+            shape: tuple, the shape of a batch or a data set, with `None` for unknown sizes.
         """
+        # Subclasses measure whole examples, so that an array can only hold one radius per example.
         size = getattr(self._epsilon, "size", 1)
         if size not in (1, shape[0]):
             raise ValueError(
-                "Argument `epsilon` must be one number, or an array with one value per example, "
-                "which only a call on data knows. "
-                f"Received: epsilon of shape {self._epsilon.shape} for inputs of shape {shape}"
+                "Argument `epsilon` must be one number, or, in a call on data, an array with one "
+                f"value per example. Received: epsilon of shape {self._epsilon.shape} for inputs "
+                f"of shape {shape}"
             )
 
     def epsilon_for_rows(self, rows, x):
@@ -176,8 +179,8 @@ class ThreatModel(Configurable):
     def linear_maximization_oracle(self, direction, x):
         """Returns the feasible point with the largest `<direction, x_adv>`, per example, exactly.
 
-        It is the worst case of a model that is linear in its input. A coordinate of which
-        `direction` is 0 stays.
+        This is the worst case for a model that is linear in its input. Coordinates where
+        `direction` is 0 do not change.
         """
         raise NotImplementedError
 
@@ -186,8 +189,8 @@ class ThreatModel(Configurable):
 
         Args:
             x: float tensor `(batch_size, ...)`.
-            seed: int32 tensor `(2,)`, one stream for the batch, or `(batch_size, 2)`, one stream
-                per example.
+            seed: int32 tensor `(2,)` for one stream for the batch, or `(batch_size, 2)` for one
+                stream per example.
         """
         raise NotImplementedError
 
@@ -201,8 +204,8 @@ class ThreatModel(Configurable):
     def project_onto_hyperplane(self, x, gradient, change):
         """Returns the shortest step from `x`, in the box, that changes `<gradient, x>` by `change`.
 
-        Short is meant in the norm of the ball, of which the radius plays no role. Where the box has
-        no such point, it is the step to the corner that comes closest.
+        The length of a step is measured in the norm of the ball; the radius is ignored. If the box
+        contains no such point, the result is the step to the corner that comes closest.
 
         Args:
             x: float tensor `(batch_size, ...)` in the box.
@@ -229,8 +232,8 @@ class ThreatModel(Configurable):
     def contains(self, x_adv, x, tolerance=1e-5):
         """Returns, per example, whether `x_adv` is feasible up to `tolerance * epsilon`.
 
-        For the box it is `tolerance` of its width. What float32 rounds off `x`, and off the ends of
-        the box, comes on top.
+        For the box the tolerance is relative to its width. Rounding errors of `x` and of the ends
+        of the box in float32 are added.
         """
         slack = tolerance * self.radius
         inside = self._in_ball(x_adv, x, slack, _ROUNDING * ops.abs(x))
@@ -249,7 +252,7 @@ class ThreatModel(Configurable):
         return self.distance(x_adv, x) <= self._radius_per_example() + slack
 
     def _radius_per_example(self):
-        """The radius with shape `(1,)` or `(batch_size,)`, for norms over a whole example."""
+        """Returns the radius with shape `(1,)` or `(batch_size,)`, for norms over an example."""
         return ops.reshape(self.radius, (-1,))
 
     def _box(self):
@@ -258,11 +261,11 @@ class ThreatModel(Configurable):
         return tuple(ops.convert_to_tensor(bound, dtype="float32") for bound in self._bounds)
 
     def clip(self, x):
-        """Returns `x` inside the bounds."""
+        """Returns `x` clipped to the bounds."""
         return x if self._bounds is None else ops.clip(x, *self._box())
 
     def _headroom(self, x, direction):
-        """How far each coordinate of `x` can move towards the sign of `direction`."""
+        """Returns how far each coordinate of `x` can move in the sign of `direction`."""
         low, high = self._box()
         return ops.maximum(ops.where(direction > 0, high - x, x - low), 0.0)
 
@@ -272,10 +275,11 @@ registry = Registry("threat model", ThreatModel)
 
 def flatten(x):
     """Returns `x` as `(batch_size, features)`."""
+    # A static number of features if possible; only one size may be -1.
     features = -1 if None in x.shape[1:] else math.prod(x.shape[1:])
     return ops.reshape(x, (-1 if features >= 0 else ops.shape(x)[0], features))
 
 
 def per_example(values, x):
-    """Reshapes `(batch_size,)` or `(1,)` values so that they broadcast against `x`."""
+    """Returns `(batch_size,)` or `(1,)` values reshaped to broadcast against `x`."""
     return ops.reshape(values, (-1,) + (1,) * (len(x.shape) - 1))

@@ -1,4 +1,4 @@
-"""Threat models around another one, which act elsewhere than on the only input."""
+"""The base class of threat models that apply another one to a layer or to several inputs."""
 
 import copy
 
@@ -7,21 +7,22 @@ from keras_robust.threat_models.threat_model import registry
 
 
 class ThreatModelWrapper(ThreatModel):
-    """Is the threat model within, in all that a subclass does not override.
+    """Delegates to another threat model all methods that a subclass does not override.
 
-    A subclass has one more argument at least, and writes `bind`.
+    A subclass has at least one more argument, and writes `bind`.
 
     Args:
         threat_model: a `ThreatModel` for one tensor, or its name.
 
     Raises:
-        ValueError: for a threat model that is itself one for several inputs or for a layer, and for
-            an `epsilon` with one value per example.
+        ValueError: for a threat model that is itself for several inputs or for a layer, and for an
+            `epsilon` with one value per example.
     """
 
     def __init__(self, threat_model):
         self.threat_model = get_plain(threat_model)
         epsilon = self.threat_model.epsilon
+        # Refuses arrays with one value per example; those over features pass in `Linf`.
         if getattr(epsilon, "ndim", 0):
             self.threat_model.check_shape((None, epsilon.shape[-1]))
         self._given = {"threat_model": self.threat_model}
@@ -56,7 +57,7 @@ class ThreatModelWrapper(ThreatModel):
         return self.around(self.threat_model.with_bounds(bounds))
 
     def around(self, threat_model):
-        """Returns a copy of this around another threat model."""
+        """Returns a copy that wraps another threat model."""
         other = copy.copy(self)
         other.threat_model = threat_model
         other._given = {**self._given, "threat_model": threat_model}
@@ -69,6 +70,7 @@ class ThreatModelWrapper(ThreatModel):
         self.threat_model.check_shape((None, *shape[1:]))
 
     def epsilon_for_rows(self, rows, x):
+        # The radius has no axis for the examples.
         return self.radius
 
     def project(self, x_adv, x):
@@ -109,7 +111,7 @@ class ThreatModelWrapper(ThreatModel):
 
 
 def get_plain(identifier):
-    """Returns the threat model for `identifier`, which must be one for a single tensor."""
+    """Returns the threat model, or raises ValueError unless it is for a single tensor."""
     threat_model = registry.get(identifier)
     if type(threat_model).bind is not ThreatModel.bind:
         raise ValueError(

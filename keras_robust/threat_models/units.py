@@ -1,4 +1,4 @@
-"""How large a radius is against the inputs, which tells an epsilon in other units than theirs."""
+"""Detects an epsilon that is given in other units than the inputs."""
 
 import math
 import typing
@@ -10,11 +10,12 @@ _SLACK = 1.0 + 1e-6
 
 
 class Size(typing.NamedTuple):
-    """How large a radius is.
+    """The size of a radius relative to the inputs.
 
-    Fields: `epsilon`, where it is largest against the box; `least`, the smallest that is plausible;
-    `most`, at which every point of the box is feasible; `likely`, what may have been meant if
-    `epsilon` is below `least`, or `None`; `width`, of the box, or of the inputs without one.
+    Fields: `epsilon`, the radius where it is largest relative to the box; `least`, the smallest
+    plausible radius; `most`, the radius at which every point of the box is feasible; `likely`, the
+    radius that may have been meant if `epsilon` is below `least`, or `None`; `width`, the width of
+    the box, or of the range of the inputs if there is no box.
     """
 
     epsilon: float
@@ -25,60 +26,66 @@ class Size(typing.NamedTuple):
 
     @property
     def complaint(self):
-        """What is wrong with a radius that is too small or too large, or `None`."""
+        """The warning text for a radius that is too small or too large, or `None`."""
         if self.epsilon > self.most:
             return (
                 f"Epsilon is larger than the range of the inputs allows, {self.most:.4g}: every "
-                "example may become any other, and no model withstands that. Give `epsilon` in the "
-                "units of the inputs and of `bounds`."
+                "example may become any other, and no model withstands that. Give `epsilon` in "
+                "the units of the inputs and of `bounds`."
             )
         if self.epsilon >= self.least:
             return None
         meant = "" if self.likely is None else f"Was {self.likely:.4g} meant? "
         return (
-            f"Epsilon seems to have other units than the inputs, of which the range is "
+            "Epsilon seems to have other units than the inputs, for which the range is "
             f"{self.width:.4g}: below {self.least:.4g} hardly anything changes. {meant}Give "
             "`epsilon` in the units of the inputs and of `bounds`."
         )
 
 
 def size_of(ball, shape, extent=None, median=0.0):
-    """Returns the `Size` of the radius of a threat model, or `None` where there is none to judge.
+    """Returns the `Size` of the radius of a threat model, or `None` if it cannot be judged.
 
-    The smallest plausible radius is half a grey level, `width / 510`: of every feature in `Linf`,
-    and of `sqrt(d)` among `d` features in `L2` and `L1`, in which published radii of large images
-    are less for each feature. Where the nearest mistakes are known, it is 1/100 of their distance,
-    if that is more.
+    The smallest plausible radius is half a gray level, `width / 510`. In `Linf` it applies to every
+    feature. In `L2` and `L1` it is the norm of such a change in `sqrt(d)` of `d` features, because
+    published radii for large images are smaller per feature. If the nearest mistakes are known, it
+    is at least 1/100 of their distance.
 
     Args:
         ball: a `ThreatModel`.
-        shape: tuple, of one example; a size may be `None`.
+        shape: tuple, the shape of one example; sizes may be `None`.
         extent: pair `(low, high)` of numbers, the range of the inputs, for a threat model without a
-            box; `None` if it is not known. Defaults to `None`.
-        median: number, the distance of the nearest mistakes. Defaults to `0.0`.
+            box. `None` if it is unknown. Defaults to `None`.
+        median: number, the median distance of the nearest mistakes. Defaults to `0.0`.
     """
     bounds = extent if ball.bounds is None else ball.bounds
     if ball.order is None or bounds is None or ball.is_scheduled:
         return None
     low, high = (np.asarray(bound, "float64") for bound in bounds)
     radius, width = _largest(np.asarray(ball.epsilon, "float64"), high - low, ball.order)
+    # Written as `not` so that NaN returns None as well.
     if not (radius > 0.0 and 0.0 < width < math.inf):
         return None
     num_features = math.prod(size or 1 for size in shape)
     least = width / (2 * _GREY_LEVELS) * num_features ** (0.5 / ball.order)
     least = max(least, median / 100.0)
     most = width * num_features ** (1.0 / ball.order)
-    # A share of the box, grey levels that were divided twice, or both.
+    return Size(radius, least, most * _SLACK, _likely(radius, width, least, most), width)
+
+
+def _likely(radius, width, least, most):
+    """Returns the plausible radius that may have been meant, or `None`."""
+    # The radius may be a share of the box, or gray levels that were divided twice, or both.
     factors = (width, _GREY_LEVELS, width * _GREY_LEVELS)
     plausible = (radius * factor for factor in factors if least <= radius * factor < 0.5 * most)
-    return Size(radius, least, most * _SLACK, next(plausible, None), width)
+    return next(plausible, None)
 
 
 def _largest(radius, widths, order):
-    """Returns the radius and the width of the box where the one is largest against the other."""
+    """Returns the radius and the width of the box where their ratio is largest."""
     if not math.isinf(order):
         return float(radius.max()), float(np.mean(widths**order) ** (1.0 / order))
     pairs = zip(*map(np.ravel, np.broadcast_arrays(radius, widths)), strict=True)
-    # A feature that cannot change says nothing.
+    # Features that cannot change are ignored.
     known = ((float(one), float(width)) for one, width in pairs if width > 0.0)
     return max(known, key=lambda pair: pair[0] / pair[1], default=(0.0, 0.0))

@@ -1,22 +1,22 @@
-"""Threat models from what a file says, which may come from anybody."""
+"""Loads threat models from untrusted configs."""
 
 from keras_robust.threat_models.threat_model import registry
 
 
 def from_untrusted_config(class_name, config):
-    """Returns the threat model of a class of this package, made from its config.
+    """Returns a threat model of this package, made from its config.
 
-    Nothing but threat models of this package is made, whatever other classes the config names.
+    It constructs only threat models of this package, whatever other classes the config names.
 
     Args:
         class_name: str, such as `"Linf"`.
-        config: dict, what `get_config` returned.
+        config: dict, the result of `get_config`.
 
     Returns:
-        A `ThreatModel`, or `None` for a class that this package does not have.
+        A `ThreatModel`, or `None` if this package has no such class.
 
     Raises:
-        ValueError: for a config that the class does not take.
+        ValueError: if the class does not accept the config.
     """
     cls = _known(class_name)
     return None if cls is None else _make(cls, config)
@@ -41,7 +41,10 @@ def _revived(value):
     if isinstance(value, dict) and "class_name" in value:
         cls = _known(value["class_name"])
         if cls is None:
-            raise ValueError(f"the class {str(value['class_name'])[:50]!r}, no threat model")
+            raise ValueError(
+                "Expected a threat model of this package. "
+                f"Received: the class {str(value['class_name'])[:50]!r}"
+            )
         return _make(cls, value.get("config"))
     if isinstance(value, dict):
         return {key: _revived(item) for key, item in value.items()}

@@ -1,4 +1,4 @@
-"""The train step: forward passes, gradients, and what a batch must fulfil."""
+"""The train step: forward passes, gradients, and checks of the batch."""
 
 from keras_robust import backend
 from keras_robust.training.batch import Batch

@@ -1,4 +1,4 @@
-"""A batch on its way through the model in training mode, as an objective sees it."""
+"""Forward passes of a batch in training mode, as objectives use them."""
 
 import keras
 from keras import ops
@@ -7,17 +7,18 @@ from keras_robust.models.error_context import error_context
 
 
 class ForwardPass:
-    """One stream of examples: clean or adversarial.
+    """One stream of examples, clean or adversarial.
 
-    The model runs once, in training mode, when the outputs are first asked for; a stream that an
-    objective does not use costs nothing. `loss` must be read before the outputs of another stream,
-    because Keras keeps activity regularisers of the latest pass only.
+    The model runs once, in training mode, when `outputs` is first read; a stream that an objective
+    does not use costs nothing. Read `loss` before the outputs of another stream, because Keras
+    keeps only the activity regularizers of the last pass.
 
     Args:
         classifier: a `models.Classifier`.
-        batch: a `training.Batch`; its `x` is what goes through the model.
-        found: the `attacks.AttackResult` from which `x` comes, or `None` for clean examples.
-        outputs: those of the model, if it has run already, or `None`. There is no loss then.
+        batch: a `training.Batch`, whose `x` goes through the model.
+        found: the `attacks.AttackResult` with the examples `x`, or `None` for clean examples.
+        outputs: the outputs of the model if it has already run, or `None`. With given outputs,
+            `loss` cannot be read.
     """
 
     def __init__(self, classifier, batch, found=None, outputs=None):
@@ -60,13 +61,13 @@ class ForwardPass:
 
     @property
     def loss(self):
-        """The compiled loss, weighted, with regularisers; a scalar."""
+        """The compiled loss with sample weights and regularizers, a scalar."""
         if self._loss is None:
             self._loss = self._compute_loss(self.batch.sample_weight)
         return self._loss
 
     def weighted_loss(self, weights):
-        """The compiled loss with `weights`, `(batch_size,)`, on top of the sample weights."""
+        """Returns the compiled loss, with `weights`, `(batch_size,)`, times the sample weights."""
         given = self.batch.sample_weight
         if given is not None:
             weights = keras.tree.map_structure(
@@ -75,12 +76,13 @@ class ForwardPass:
         return self._compute_loss(weights)
 
     def loss_of(self, outputs):
-        """The compiled loss of other outputs than the model's, such as a bound of them."""
+        """Returns the compiled loss of other outputs than the model's, such as a bound on them."""
         return self._compute_loss(self.batch.sample_weight, outputs)
 
     @property
     def regularisation(self):
-        """The regularisers of the model, a scalar: what `loss` has beside the compiled loss."""
+        """The sum of the regularizers of the model, a scalar; it is a part of `loss`."""
+        # Reading the outputs runs the model, which sets the regularizers.
         self.outputs  # noqa: B018
         total = sum((ops.sum(ops.cast(r, "float32")) for r in self._regularisers), 0.0)
         values = ops.zeros(ops.shape(self.x)[:1], "float32") + total
@@ -89,7 +91,7 @@ class ForwardPass:
     def mean(self, values):
         """Returns the weighted mean of `values`, `(batch_size,)`.
 
-        Reduced as the compiled loss is: its sum, if that has `reduction="sum"`.
+        If the compiled loss has `reduction="sum"`, this is the weighted sum.
         """
         return _Mean(self.classifier.reduction)(values, values, self.batch.sample_weight)
 
@@ -97,28 +99,32 @@ class ForwardPass:
         own = self.outputs
         if self.classifier.num_calls != self._call:
             raise RuntimeError(
-                "An objective must read `stream.loss` before the outputs of another stream."
+                "An objective must read `forward_pass.loss` before the outputs of another stream. "
+                f"Received: pass {self._call} of {self.classifier.num_calls} of the model"
             )
         outputs = own if outputs is None else outputs
-        told = {"outputs": outputs, "labels": self.y, "sample weights": sample_weight}
-        with error_context("The compiled loss cannot be computed", **told):
+        given = {"outputs": outputs, "labels": self.y, "sample weights": sample_weight}
+        with error_context("The compiled loss cannot be computed", **given):
             _require_loss(self.classifier.model)
             loss = self.classifier.model.compute_loss(
                 self.classifier.pack(self.x), self.y, outputs, sample_weight
             )
-        # Whatever Keras computes in: objectives add what they have of the logits.
+        # Objectives add losses of float32 logits, whatever the dtype of the compiled loss.
         return ops.cast(loss, "float32")
 
 
 def _require_loss(model):
-    """Raises what Keras raises on TensorFlow, and on JAX takes for a loss of 0."""
+    """Raises the ValueError of Keras on TensorFlow if there is no loss to minimize.
+
+    Keras on JAX would train with a loss of 0.
+    """
     is_keras = getattr(model.compute_loss, "__func__", None) is keras.Model.compute_loss
     if is_keras and model.loss is None and not model.losses:
         raise ValueError("No loss to compute. Provide a `loss` argument in `compile()`.")
 
 
 class _Mean(keras.losses.Loss):
-    """Reduces per-example values as every Keras loss does, also under distribution."""
+    """A loss that reduces per-example values as Keras losses do, also under distribution."""
 
     def __init__(self, reduction="sum_over_batch_size"):
         super().__init__(name="mean", reduction=reduction, dtype="float32")

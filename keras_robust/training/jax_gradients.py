@@ -1,4 +1,4 @@
-"""JAX: gradients of an objective on one batch, and the optimizer that takes them."""
+"""JAX: gradients of an objective on one batch, and the optimizer step."""
 
 import jax
 import keras
@@ -15,11 +15,11 @@ from keras_robust.training.gradients import refuse_assigned
 
 
 class GradientStep(BaseGradientStep):
-    """Takes gradients of functions, and carries their side effects out of them.
+    """Computes gradients of pure functions, and assigns their updates of variables.
 
-    As in Keras's own train step on this backend, a weight without use has a gradient of zeros, and
-    what a layer assigns to a trainable weight while it runs counts for that pass only. Nothing can
-    stop in the middle of compiled code: `requirements` must be looked at afterwards.
+    As in Keras's own train step on JAX, an unused weight has a gradient of zeros, and an assignment
+    of a layer to a trainable weight lasts for one pass only. Compiled code cannot raise an error,
+    so that `requirements` must be checked afterwards.
     """
 
     def backward(self, loss, found, *, batch=None, weights=None, update_state=True):
@@ -67,35 +67,45 @@ class GradientStep(BaseGradientStep):
         return result
 
     def _untracked_state(self):
-        """Returns the ids of what Keras's own step forgets here: states of recurrent layers."""
-        tracked = {id(variable) for variable in self.classifier.model.variables}
-        return {id(variable) for variable in self.classifier.state} - tracked
+        """Returns the ids of the variables that Keras's own train step does not track.
+
+        Keras discards their values, such as the states of recurrent layers.
+        """
+        return _ids(self.classifier.state) - _ids(self.classifier.model.variables)
 
     def _keep(self, assigned, updates, weights, update_state):
-        """Assigns what a pass has changed, as far as it is to outlive it."""
-        model = self.classifier.model
-        trained = {id(variable) for variable in model.trainable_variables}
+        """Assigns those values of a pass that stay after it."""
+        trained = _ids(self.classifier.model.trainable_variables)
         if weights is not None or not update_state:
             refuse_assigned([variable for variable in assigned if id(variable) in trained])
-        kept = {id(variable) for variable in assigned} - trained - self._untracked_state()
-        if weights is not None:
-            kept &= {id(variable) for variable in model.variables if update_state}
-        elif not update_state:
-            # Keras logs the losses of several outputs as those at the weights of the model.
-            kept = {id(v) for metric in model.metrics for v in metric.variables}
+        kept = self._kept_ids(_ids(assigned) - trained, weights, update_state)
         for variable, value in zip(assigned, updates, strict=True):
             if id(variable) in kept:
                 variable.assign(value)
 
+    def _kept_ids(self, assigned, weights, update_state):
+        """Returns the ids of the variables that keep the values that a pass assigned to them."""
+        model = self.classifier.model
+        if not update_state:
+            # Keras logs the loss of each output, which is to be that at the weights of the model.
+            metrics = model.metrics if weights is None else ()
+            return _ids(variable for metric in metrics for variable in metric.variables)
+        kept = assigned - self._untracked_state()
+        return kept if weights is None else kept & _ids(model.variables)
 
-def _seen(stream):
-    """Returns the outputs of a stream, or `None`, and the logits that Keras knows behind them."""
-    outputs = stream.outputs if stream.was_used else None
+
+def _ids(variables):
+    return {id(variable) for variable in variables}
+
+
+def _seen(forward_pass):
+    """Returns the outputs of a stream, or `None`, and the logits behind them."""
+    outputs = forward_pass.outputs if forward_pass.was_used else None
     return outputs, [keras_logits(leaf) for leaf in keras.tree.flatten(outputs)]
 
 
 def _unpacked(seen):
-    """Returns the outputs of `_seen`, with the logits where Keras looks for them."""
+    """Returns the outputs in the result of `_seen`, and records their logits."""
     outputs, logits = seen
     for leaf, behind in zip(keras.tree.flatten(outputs), logits, strict=True):
         if behind is not None:

@@ -14,10 +14,10 @@ from keras_robust.training.train_step import BaseTrainStep
 
 
 class TrainStep(BaseTrainStep):
-    """The train step as Keras calls it on this backend: `step(state, data) -> (logs, state)`.
+    """The train step with the signature of Keras on JAX: `step(state, data) -> (logs, state)`.
 
-    It runs on the host. The update within is compiled, and assigns nothing: where a batch does not
-    fulfil what is required of it, this step raises `ValueError`, and everything is as it was.
+    It runs on the host, and calls a compiled update without side effects. If a batch does not
+    fulfill the requirements, the step raises ValueError, and all variables keep their values.
     """
 
     def __init__(
@@ -62,6 +62,7 @@ class TrainStep(BaseTrainStep):
                 return result
             except BaseException as error:
                 put_back_jax_state(self.model, self._state)
+                # `StopIteration` is the regular end of the data.
                 if not isinstance(error, StopIteration):
                     _keep_weights(self.model.optimizer)
                 raise
@@ -71,7 +72,7 @@ class TrainStep(BaseTrainStep):
         return wrap_train_function
 
     def __call__(self, state, data):
-        """Runs the step on one batch, from one state of all variables to the next."""
+        """Runs the step on one batch, and returns the logs and the new state of all variables."""
         inputs, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         values, structure = jax.tree.flatten(state)
         if self._function is None:
@@ -94,13 +95,13 @@ class TrainStep(BaseTrainStep):
         return logs, state
 
     def _variables(self):
-        """Returns the variables whose values are the state."""
+        """Returns the variables whose values are the state, in the order of Keras."""
         model = self.model
         variables = model.trainable_variables + model.non_trainable_variables
         return variables + model.optimizer.variables + model.metrics_variables
 
     def _remember_shapes(self, values, inputs, y, sample_weight):
-        """Makes the memory of the objective at the first batch."""
+        """Creates the memory of the objective at the first batch."""
         if not self._is_first:
             return
         self._is_first = False
@@ -112,11 +113,12 @@ class TrainStep(BaseTrainStep):
         x, y, sample_weight = jax.eval_shape(exposed, inputs, y, sample_weight)
         self._remember(x, y, sample_weight)
         if self._delta is not None:
-            # An empty one would have the step compiled anew when it has grown.
+            # Start with the full shape: an empty perturbation that grows would compile the step
+            # twice.
             self._delta = ops.zeros(x.shape, "float32")
 
     def _checked_update(self, inputs, y, sample_weight, kept):
-        """Takes the step; says with the logs what the batch must fulfil for it to count."""
+        """Takes the step; returns the logs, the perturbation and the requirements."""
         x, required = self._requirements(inputs, y, sample_weight)
         delta = None if kept is None else self._carried_delta(kept, x)
         logs, delta, more = self._update(inputs, y, sample_weight, delta)
@@ -129,7 +131,7 @@ class TrainStep(BaseTrainStep):
         return logs, kept, (holds, conditions, [one.values for one in required], templates)
 
     def _raise_unless(self, holds, conditions, values, templates):
-        """Raises `ValueError` for the first requirement that was not fulfilled."""
+        """Raises ValueError for the first requirement that is not fulfilled."""
         if np.all(holds):
             return
         for condition, template, found in zip(conditions, templates, values, strict=True):
@@ -141,16 +143,17 @@ class TrainStep(BaseTrainStep):
 
 
 class _Texts(tuple):
-    """Strings among the results of compiled code: those of the trace that ran."""
+    """A tuple of strings that compiled code can return; they are those of its trace."""
 
 
 jax.tree_util.register_pytree_node(_Texts, lambda texts: ((), texts), lambda texts, _: texts)
 
 
 def _keep_weights(optimizer):
-    """Has Keras leave the weights alone when the `fit` that fails now ends.
+    """Makes Keras leave the weights unchanged at the end of the failing `fit`.
 
-    It would put their averages (`use_ema=True`) in their place, zeros in the first batch.
+    With `use_ema=True`, Keras would replace the weights by their averages, which are zeros in the
+    first batch.
     """
 
     def skip(weights):

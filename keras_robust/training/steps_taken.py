@@ -1,4 +1,4 @@
-"""How many optimizer steps a model has behind it, also where the counter has run over."""
+"""The number of optimizer steps that a model has taken, also after an overflow."""
 
 import keras
 import numpy as np
@@ -10,8 +10,8 @@ from keras_robust.backend.keras_internals import num_batches
 def steps_taken(optimizer):
     """Returns `optimizer.iterations`, a tensor `()` in the dtype in which Keras counts.
 
-    That is int32 on JAX, which goes on with negative numbers after 2**31 - 1 steps: they stand for
-    the largest number, so that what has grown along the steps stays grown.
+    The dtype is int32 on JAX, and after 2**31 - 1 steps the counter overflows to negative numbers.
+    They are replaced by the largest number, so that a schedule stays at its end.
     """
     iterations = optimizer.iterations + 0
     dtype = keras.backend.standardize_dtype(iterations.dtype)
@@ -20,9 +20,9 @@ def steps_taken(optimizer):
 
 
 def batches_seen(optimizer):
-    """Returns how many batches the optimizer has seen, int32 `()`, modulo 2**32: part of a seed.
+    """Returns the number of batches that the optimizer has seen, int32 `()`, modulo 2**32.
 
-    Gradient accumulation divides `iterations`; here every batch counts.
+    It is part of a seed. `iterations` would not change within accumulated gradients.
     """
     return ops.cast(num_batches(optimizer) + 0, "int32")
 

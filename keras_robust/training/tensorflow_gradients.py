@@ -1,4 +1,4 @@
-"""TensorFlow: gradients of an objective on one batch, and the optimizer that takes them."""
+"""TensorFlow: gradients of an objective on one batch, and the optimizer step."""
 
 import contextlib
 
@@ -14,7 +14,7 @@ from keras_robust.training.gradients import refuse_assigned
 
 
 class GradientStep(BaseGradientStep):
-    """Takes gradients with a tape."""
+    """Computes gradients with a tape."""
 
     def backward(self, loss, found, *, batch=None, weights=None, update_state=True):
         self.classifier.note_start()
@@ -22,37 +22,31 @@ class GradientStep(BaseGradientStep):
         x_adv = tf.stop_gradient(found.x_adv)
         clean = ForwardPass(self.classifier, self.batch)
         adversarial = ForwardPass(self.classifier, (batch or self.batch)._replace(x=x_adv), found)
-        scope, watched, sources = contextlib.nullcontext(), [x_adv], model.trainable_weights
+        sources, scope = model.trainable_weights, None
         if weights is not None or not update_state:
-            # Inside, nothing is assigned, and every weight that Keras reads must be given.
             sources = [tf.convert_to_tensor(weight) for weight in weights or sources]
-            pairs = zip(model.trainable_weights, sources, strict=True)
-            scope = keras.StatelessScope(list(pairs), collect_losses=True)
-            watched += sources
-        with scope, tf.GradientTape() as tape:
-            tape.watch(watched)
+            scope = _scope_with(model.trainable_weights, sources)
+        with scope or contextlib.nullcontext(), tf.GradientTape() as tape:
+            # A tape watches variables by itself, but not the tensors that take their place.
+            tape.watch([x_adv] if scope is None else [x_adv, *sources])
             value = loss(clean, adversarial)
             scaled = model.optimizer.scale_loss(value)
-        if isinstance(scope, keras.StatelessScope):
-            pairs = zip(model.trainable_weights, sources, strict=True)
-            refuse_assigned([w for w, value in pairs if scope.get_current_value(w) is not value])
+        if scope is not None:
+            refuse_assigned(_changed_weights(scope, model.trainable_weights, sources))
         with derivative_error_context():
             gradients = tape.gradient(scaled, [*sources, x_adv])
-        if update_state and weights is not None:
-            trained = {id(weight) for weight in model.trainable_weights}
-            _assign([v for v in model.variables if id(v) not in trained], scope)
-        if not update_state and weights is None:
-            # Keras logs the losses of several outputs as those at the weights of the model.
-            _assign([v for metric in model.metrics for v in metric.variables], scope)
+        if scope is not None:
+            _assign(_kept_variables(model, weights, update_state), scope)
         return StepResult(value, gradients[:-1], gradients[-1], clean, adversarial)
 
     def apply(self, result):
         model = self.classifier.model
         if all(gradient is None for gradient in result.gradients):
             raise ValueError(
-                "No gradient leads from the loss to any trainable weight. Look for a loss, a layer "
-                "or an objective that rounds, casts to integers or leaves TensorFlow. Received: "
-                f"loss={model.loss!r} and {len(result.gradients)} trainable weights"
+                "No gradient leads from the loss to any trainable weight. Look for a loss, a "
+                "layer or an objective that rounds, casts to integers or calls code outside of "
+                f"TensorFlow. Received: loss={model.loss!r} and {len(result.gradients)} trainable "
+                "weights"
             )
         checks = [
             require(one.condition, one.template, *one.values)
@@ -73,8 +67,30 @@ class GradientStep(BaseGradientStep):
         return [None if tensor is None else next(sums) for tensor in tensors]
 
 
+def _scope_with(weights, tensors):
+    """Returns a scope in which `tensors` take the place of `weights`, and nothing is assigned."""
+    pairs = zip(weights, tensors, strict=True)
+    return keras.StatelessScope(list(pairs), collect_losses=True)
+
+
+def _changed_weights(scope, weights, tensors):
+    """Returns the weights to which a pass in the scope assigned other tensors."""
+    pairs = zip(weights, tensors, strict=True)
+    return [weight for weight, own in pairs if scope.get_current_value(weight) is not own]
+
+
+def _kept_variables(model, weights, update_state):
+    """Returns the variables that keep the values that a pass in a scope gave them."""
+    if update_state:
+        trained = {id(weight) for weight in model.trainable_weights}
+        return [variable for variable in model.variables if id(variable) not in trained]
+    # Keras logs the loss of each output, which is to be that at the weights of the model.
+    metrics = model.metrics if weights is None else ()
+    return [variable for metric in metrics for variable in metric.variables]
+
+
 def _assign(variables, scope):
-    """Assigns to some variables what a pass in a stateless scope would have changed them to."""
+    """Assigns to variables the values that a pass in a stateless scope gave them."""
     for variable in variables:
         value = scope.get_current_value(variable)
         if value is not None:

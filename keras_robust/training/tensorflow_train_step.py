@@ -7,13 +7,13 @@ from keras_robust.backend.keras_internals import compiled_parts
 from keras_robust.backend.tensorflow.ops import fold_in
 from keras_robust.backend.tensorflow.ops import require
 from keras_robust.models.error_context import error_context
-from keras_robust.training.checks import check_size
+from keras_robust.training.input_checks import check_size
 from keras_robust.training.tensorflow_gradients import GradientStep
 from keras_robust.training.train_step import BaseTrainStep
 
 
 class TrainStep(BaseTrainStep):
-    """The train step as Keras calls it on this backend: `step(data) -> logs`."""
+    """The train step with the signature of Keras on TensorFlow: `step(data) -> logs`."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class TrainStep(BaseTrainStep):
         self._is_built = False
 
     def use_xla(self):
-        """Compiles the update, and leaves the checks of inputs, which XLA cannot do, outside."""
+        """Compiles the update with XLA, and runs the checks of inputs outside of it."""
         if self._num_replicas > 1:
             raise ValueError(
                 "Keras cannot compile a train step with XLA under a strategy of several replicas. "
@@ -54,35 +54,36 @@ class TrainStep(BaseTrainStep):
         self._compiled_update = tf.function(self._logs_and_delta, jit_compile=True, autograph=False)
 
     def build(self, iterator):
-        """Makes the variables of model, optimizer, metrics and step, told by the data to come.
+        """Creates the variables of model, optimizer, metrics and step before the first batch.
 
-        Made on the first batch, as Keras does, they would have TensorFlow trace the step twice.
+        If they were created in the first batch, as Keras does, TensorFlow would trace the step
+        twice.
         """
         if self._is_built:
             return
         self._is_built = True
         model = self.model
-        spec = getattr(iterator, "element_spec", None)
-        x = y = sample_weight = None
-        if spec is not None and self._num_replicas == 1:
-            symbols = keras.tree.map_structure(_symbol, spec)
-            x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(symbols)
-        parts = [part for part in compiled_parts(model) if not part.built and y is not None]
+        x, y, sample_weight = self._symbols(iterator)
+        outputs = None
+        parts = [] if y is None else _parts_to_build(model)
         if x is not None and (parts or not model.built):
             with error_context("The model cannot run on these inputs", inputs=x):
                 outputs = model(_with_last_axis(model, x))
         self._refuse_frozen()
-        # Built for a model without weights, it would refuse those that come later.
+        # Building the optimizer before the model would fix an empty list of variables.
         if model.built and not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
-        for part in parts:
-            if _is_other_form(y, outputs):
-                # Keras brings one into the form of the other where it calls them.
-                continue
-            with error_context("The labels do not fit the model", outputs=outputs, labels=y):
-                part.build(y, outputs)
+        _build(parts, y, outputs)
         if x is not None and y is not None:
             self._remember(self.threat_model.bind(model, x)[0], y, sample_weight)
+
+    def _symbols(self, iterator):
+        """Returns symbolic inputs, labels and sample weights; `None` if they are not known."""
+        spec = getattr(iterator, "element_spec", None)
+        if spec is None or self._num_replicas > 1:
+            return None, None, None
+        symbols = keras.tree.map_structure(_symbol, spec)
+        return keras.utils.unpack_x_y_sample_weight(symbols)
 
     def aggregate_logs(self, logs):
         if self._num_replicas == 1:
@@ -108,7 +109,7 @@ class TrainStep(BaseTrainStep):
         return logs
 
     def _of_fitting_size(self, inputs, y):
-        """Returns a batch of which nothing is computed if its size is not that of the model."""
+        """Returns the batch; computing anything with it fails if its size does not fit."""
         required = check_size(self.model, keras.tree.flatten(inputs)[0])
         checks = [require(one.condition, one.template, *one.values) for one in required]
         if not checks:
@@ -139,17 +140,36 @@ class TrainStep(BaseTrainStep):
 
     def _new_delta(self, shape):
         with tf.init_scope():
+            # `init_scope` creates the variable outside of the graph that is being traced.
             start = super()._new_delta(shape)
             return tf.Variable(start, shape=(None, *shape), trainable=False)
 
 
+def _parts_to_build(model):
+    return [part for part in compiled_parts(model) if not part.built]
+
+
+def _build(parts, y, outputs):
+    """Builds the compiled metrics and the compiled loss."""
+    if _is_other_form(y, outputs):
+        # Keras converts one form to the other when it calls the metrics and the loss.
+        return
+    for part in parts:
+        with error_context("The labels do not fit the model", outputs=outputs, labels=y):
+            part.build(y, outputs)
+
+
 def _with_last_axis(model, inputs):
-    """Returns symbols with the last axis of 1 that Keras adds or drops for tensors only."""
+    """Returns symbolic inputs with the last axis of size 1 that the model expects, or without it.
+
+    Keras itself adds or drops this axis only for tensors.
+    """
     wanted, leaves = getattr(model, "inputs", None) or [], keras.tree.flatten(inputs)
     if isinstance(inputs, dict):
-        # Keras goes by the names; those of a dict are in the order of `flatten`.
+        # Keras matches a dict by names; `flatten` sorts the names.
         by_name = {tensor.name: tensor for tensor in wanted}
-        named = getattr(model, "input", None) if wanted else None  # Known once it was called.
+        # Keras sets `input` at the first call.
+        named = getattr(model, "input", None) if wanted else None
         by_name.update(named if isinstance(named, dict) else {})
         wanted = [by_name.get(name) for name in sorted(inputs)]
     if len(wanted) != len(leaves):
@@ -170,7 +190,7 @@ def _of_rank(x, wanted):
 
 
 def _is_other_form(y, outputs):
-    """Whether one is a dict and the other a list of what there is for each output."""
+    """Returns whether one structure is a dict and the other a list of outputs."""
     are_nested = keras.tree.is_nested(y) and keras.tree.is_nested(outputs)
     return are_nested and isinstance(y, dict) != isinstance(outputs, dict)
 
@@ -182,7 +202,7 @@ def _identity(leaf):
 
 
 def _symbol(spec):
-    """Returns a symbolic tensor for the specification of a tensor, and `None` for anything else."""
+    """Returns a symbolic tensor for a tensor specification, and `None` for anything else."""
     if isinstance(spec, tf.SparseTensorSpec):
         return keras.KerasTensor(spec.shape, spec.dtype.name, sparse=True)
     if not isinstance(spec, tf.TensorSpec):

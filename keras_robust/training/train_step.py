@@ -1,4 +1,4 @@
-"""The adversarial train step, in place of the one of `keras.Model`, as far as frameworks agree."""
+"""The adversarial train step: the part that all backends share."""
 
 import keras
 import numpy as np
@@ -7,39 +7,46 @@ from keras import ops
 from keras_robust import backend
 from keras_robust import losses
 from keras_robust import models
-from keras_robust.models.classifier import single
 from keras_robust.models.input_errors import input_error_context
+from keras_robust.models.structures import single
 from keras_robust.training.batch import Batch
-from keras_robust.training.checks import attacked_inputs
-from keras_robust.training.checks import check_inputs
-from keras_robust.training.checks import check_labels
-from keras_robust.training.checks import check_targets
-from keras_robust.training.checks import share_of_range
-from keras_robust.training.checks import tell_of_classes
+from keras_robust.training.input_checks import attacked_inputs
+from keras_robust.training.input_checks import check_inputs
+from keras_robust.training.input_checks import share_of_range
+from keras_robust.training.label_checks import check_labels
+from keras_robust.training.label_checks import check_targets
+from keras_robust.training.output_checks import warn_of_metrics
 from keras_robust.training.steps_taken import batches_seen
 from keras_robust.training.steps_taken import steps_taken
 
 
 class BaseTrainStep:
-    """Checks a batch, and has the objective take its optimizer step on it.
+    """Checks a batch, and lets the objective take its optimizer step on it.
 
-    Everything random and every schedule is a function of `(seed, optimizer.iterations, replica)`.
+    All random numbers and schedules are functions of `(seed, optimizer.iterations, replica)`.
 
     Args:
         model: compiled `keras.Model`.
-        attack, objective, threat_model: objects with `perturb`, `step` and `bind`.
-        ramp: pair of ints, the optimizer step at which epsilon starts to grow from 0, and the
-            number of steps until it is there; 0 for none.
+        attack: object with a method `perturb`.
+        objective: object with a method `step`.
+        threat_model: object with a method `bind`.
+        epsilon_warmup: pair of ints, the optimizer step at which epsilon starts to grow from 0, and
+            the number of steps in which it grows; 0 for no warm-up.
         seed: int.
         attack_dtype: `"bfloat16"`, `"float16"`, or `None` for the dtype of each layer.
 
-    Attributes `adv_accuracy`, `adv_loss` (in its place where there is no accuracy, the compiled
-    loss of the adversarial examples), `accuracy` (of clean examples), `zero_gradient` (share of
-    examples whose every input gradient was zero) and `logits_mismatch` (share of batches on which
-    probabilities were taken for logits or the reverse, for XLA, which cannot fail) and
-    `share_of_range` (of what a batch spans, see the function) are running means since
-    `reset_meters`; `num_classes`, 0 for what is no classifier, and `attacked` (see
-    `attacked_inputs`) are known after the first step.
+    Attributes that are running means since `reset_meters`:
+
+    - `adv_accuracy`, the accuracy on adversarial examples;
+    - `adv_loss`, the compiled loss of adversarial examples, where there is no accuracy;
+    - `accuracy`, the accuracy on clean examples;
+    - `zero_gradient`, the share of examples whose input gradients were all zero;
+    - `logits_mismatch`, the share of batches with a mismatch of logits and probabilities, which XLA
+      cannot report by an error;
+    - `share_of_range`, see the function of that name.
+
+    Attributes known after the first step: `num_classes`, 0 for models that are not classifiers, and
+    `attacked_inputs`, see `attacked_inputs`.
     """
 
     def __init__(
@@ -59,9 +66,9 @@ class BaseTrainStep:
         self.threat_model = threat_model
         self.attack_dtype = attack_dtype
         self.num_classes = 0
-        self.attacked = []
+        self.attacked_inputs = []
         with backend.variable_scope(model):
-            # Data of the compiled step, which another `fit` may change.
+            # Variables, so that another `fit` can change them without compiling the step again.
             self._epsilon_warmup_variable = keras.Variable((0, 0), trainable=False, dtype="int")
             self._seed_variable = keras.Variable(0, trainable=False, dtype="int32")
             self.adv_accuracy = keras.metrics.Mean(dtype="float32")
@@ -72,7 +79,7 @@ class BaseTrainStep:
             self.share_of_range = keras.metrics.Mean(dtype="float32")
         self.epsilon_warmup, self.seed = epsilon_warmup, seed
         self._delta = None
-        self._memory = None
+        self._objective_state = None
 
     @property
     def epsilon_warmup(self):
@@ -82,6 +89,7 @@ class BaseTrainStep:
     @epsilon_warmup.setter
     def epsilon_warmup(self, epsilon_warmup):
         self._epsilon_warmup = tuple(epsilon_warmup)
+        # Keras counts in int32 on JAX, which may be too small for a long warm-up.
         last = np.iinfo(self._epsilon_warmup_variable.dtype).max
         self._epsilon_warmup_variable.assign([min(steps, last) for steps in self._epsilon_warmup])
 
@@ -96,20 +104,20 @@ class BaseTrainStep:
         self._seed_variable.assign(seed)
 
     def build(self, iterator):
-        """Makes the variables that a step needs, told by the data to come, if Keras has not."""
+        """Creates the variables of a step from the specification of the data, if Keras has not."""
 
     def forget(self):
-        """Has what was compiled made anew, since what it was made for has changed."""
+        """Discards the compiled code, because the objects that it was compiled for have changed."""
 
     @property
     def carries_on(self):
-        """Whether a batch leaves something behind for the next, which no other `fit` must see."""
-        return self._delta is not None or self._memory is not None
+        """Whether the step keeps a state from batch to batch, which no other `fit` may use."""
+        return self._delta is not None or self._objective_state is not None
 
     def wrap_train_function(self, train_function, check):
-        """Returns the train function that Keras made around this step, fit for exceptions.
+        """Returns a train function of Keras with checks, and with a valid state after exceptions.
 
-        `check` is called after it, and may raise.
+        `check` is called after every batch, and may raise.
         """
 
         def wrap_train_function(*arguments):
@@ -120,7 +128,7 @@ class BaseTrainStep:
         return wrap_train_function
 
     def reset_meters(self):
-        """Starts the running means anew."""
+        """Resets the running means."""
         for meter in self._meters:
             meter.reset_state()
 
@@ -131,14 +139,14 @@ class BaseTrainStep:
 
     @property
     def _own_variables(self):
-        """The variables beside those of the model that the step reads or assigns."""
+        """The variables that the step reads or assigns, apart from those of the model."""
         meters = [variable for meter in self._meters for variable in meter.variables]
         return [self._epsilon_warmup_variable, self._seed_variable, *meters]
 
     def aggregate_logs(self, logs):
-        """Returns the logs of all replicas together; a step returns means over the replicas.
+        """Returns the logs over all replicas, given the means of the logs of the replicas.
 
-        Those are not the same for an uneven batch, nor ever for a metric such as the AUC.
+        The two differ for an uneven batch, and for metrics such as the AUC.
         """
         return logs
 
@@ -147,10 +155,11 @@ class BaseTrainStep:
         return 1
 
     def _of_replica(self, seed):
-        """Returns the seed for the replica that asks."""
+        """Returns the seed for the current replica."""
         return seed
 
     def _refuse_frozen(self):
+        """Raises ValueError for a model without trainable weights."""
         model = self.model
         if model.built and not model.trainable_weights:
             raise ValueError(
@@ -160,12 +169,13 @@ class BaseTrainStep:
             )
 
     def _refuse_no_labels(self):
+        """Raises ValueError for data without labels."""
         advice = ""
         if self.model.loss is None:
             advice = (
-                "The attack raises the compiled loss, and a loss that the model adds itself, with "
-                "`add_loss` in an endpoint layer, is none: end the model in its outputs, compile "
-                "it with the loss, and pass the labels as y, `fit(x, y)`. "
+                "The attack maximizes the compiled loss, which does not include a loss that the "
+                "model adds itself, with `add_loss` in an endpoint layer. End the model at its "
+                "outputs, compile it with the loss, and pass the labels as y, `fit(x, y)`. "
             )
         raise ValueError(f"AdvTrain needs labels to train on. {advice}Received: y=None")
 
@@ -176,13 +186,14 @@ class BaseTrainStep:
     def _requirements(self, inputs, y, sample_weight):
         """Returns the tensor that is attacked, and a list of `Requirement` for the batch.
 
-        What no batch can be raises `ValueError`.
+        Raises:
+            ValueError: for data that no batch can have, such as labels of a wrong shape.
         """
         if y is None:
             self._refuse_no_labels()
         x, classifier, threat_model = self.threat_model.bind(self.model, inputs)
         threat_model.check_shape(tuple(x.shape))
-        self.attacked = attacked_inputs(inputs, self.threat_model)
+        self.attacked_inputs = attacked_inputs(inputs, self.threat_model)
         models.refuse_guards(self.model, self.threat_model)
         unlabelled = self.objective.takes_unlabelled
         required = check_inputs(inputs, self.threat_model) + check_targets(y, sample_weight)
@@ -195,7 +206,9 @@ class BaseTrainStep:
         self.share_of_range.update_state(share_of_range(inputs, full))
         x, classifier, threat_model = threat_model.bind(self.model, inputs)
         classifier.attack_dtype = self.attack_dtype
-        batch = Batch(x, y, sample_weight, threat_model, iteration, seed, delta, self._memory)
+        batch = Batch(
+            x, y, sample_weight, threat_model, iteration, seed, delta, self._objective_state
+        )
         gradient_step = self._trainer(classifier, batch)
         with input_error_context(self.model):
             result = self.objective.step(gradient_step, self.attack, batch)
@@ -206,15 +219,15 @@ class BaseTrainStep:
             inputs, y, gradient_step.outputs, sample_weight=sample_weight
         )
         measured = self._measure(gradient_step, y, result.adversarial)
-        tell_of_classes(classifier, gradient_step.outputs, y, logs)
+        warn_of_metrics(classifier, gradient_step.outputs, y, logs)
         return {**logs, **measured}, result.delta, gradient_step.requirements
 
     def _step_context(self):
-        """Returns the threat model of this step, the optimizer steps so far, and the seed."""
+        """Returns the threat model of this step, the number of optimizer steps, and the seed."""
         optimizer = self.model.optimizer
         iteration = steps_taken(optimizer)
         start, num_steps = ops.unstack(self._epsilon_warmup_variable + 0)
-        # Counted in integers: float32 knows no steps above 2**24.
+        # Subtract as integers: float32 cannot represent all step counts above 2**24.
         done = ops.cast(iteration - start, "float32") + 1.0
         share = ops.clip(done / ops.cast(ops.maximum(num_steps, 1), "float32"), 0.0, 1.0)
         share = ops.where(num_steps > 0, share, 1.0)
@@ -223,21 +236,21 @@ class BaseTrainStep:
         return threat_model, iteration, self._of_replica(seed)
 
     def _carried_delta(self, kept, x):
-        """Returns the perturbation that the last batch left, with as many rows as `x` has."""
+        """Returns the perturbation of the last batch, with as many rows as `x`."""
         return ops.concatenate([kept, ops.zeros_like(x)], axis=0)[: ops.shape(x)[0]]
 
     def _carried(self, delta, kept):
-        """Returns what the next batch is left: a short batch leaves the rows it did not have."""
+        """Returns the perturbation for the next batch; a short batch keeps the missing rows."""
         return ops.concatenate([delta, kept[ops.shape(delta)[0] :]], axis=0)
 
     def _remember(self, x, y, sample_weight):
-        """Makes the variables in which the objective keeps what it needs later in this `fit`."""
+        """Creates the variables in which the objective keeps its state during this `fit`."""
         if self.objective.persistent_delta and self._delta is None:
             self._require_one_replica("one perturbation")
             self._delta = self._new_delta(tuple(x.shape[1:]))
-        if self._memory is None:
-            self._memory = self._new_objective_state(x, y, sample_weight)
-        if self._memory is not None:
+        if self._objective_state is None:
+            self._objective_state = self._new_objective_state(x, y, sample_weight)
+        if self._objective_state is not None:
             self._require_one_replica("a memory")
 
     def _new_objective_state(self, x, y, sample_weight):
@@ -246,8 +259,8 @@ class BaseTrainStep:
     def _new_delta(self, shape):
         if None in shape:
             raise ValueError(
-                f"{type(self.objective).__name__} keeps one perturbation from batch to batch, "
-                "so that all examples must have one shape. Pad or crop them, or use another "
+                f"{type(self.objective).__name__} keeps one perturbation from batch to batch, so "
+                "that all examples must have the same shape. Pad or crop them, or use another "
                 f"objective. Received: examples of shape {shape}"
             )
         return ops.zeros((0, *shape), "float32")
@@ -261,17 +274,18 @@ class BaseTrainStep:
             )
 
     def _track_loss(self, loss, x):
-        """Feeds Keras's own `loss` metric, as its train step does."""
+        """Updates Keras's own `loss` metric, as the train step of Keras does."""
         for metric in self.model.metrics:
             if metric.name == "loss":
+                # The loss of a replica is a share: it was divided by the number of replicas.
                 metric.update_state(loss * self._num_replicas, sample_weight=ops.shape(x)[0])
 
     def _measure(self, gradient_step, y, adversarial):
-        """Feeds the meters; returns what of them belongs into the logs."""
+        """Updates the running means; returns those that belong in the logs."""
         classifier, outputs = gradient_step.classifier, gradient_step.outputs
-        attacked = self.objective.attacked_mask(adversarial.batch)
-        blind = ops.cast(adversarial.found.zero_gradient, "float32")
-        self.zero_gradient.update_state(blind, attacked)
+        attacked_inputs = self.objective.attacked_mask(adversarial.batch)
+        has_zero_gradient = ops.cast(adversarial.found.zero_gradient, "float32")
+        self.zero_gradient.update_state(has_zero_gradient, attacked_inputs)
         if not classifier.is_classification(outputs, y):
             return self._measure_loss(gradient_step, adversarial)
         self.accuracy.update_state(*self._hits(classifier, outputs, y))
@@ -280,13 +294,14 @@ class BaseTrainStep:
         hits, labelled = self._hits(
             classifier, gradient_step.outputs_of(adversarial), adversarial.y
         )
-        if attacked is not None:
-            labelled = labelled * ops.cast(attacked, "float32")
+        if attacked_inputs is not None:
+            # Examples that the objective does not attack do not count.
+            labelled = labelled * ops.cast(attacked_inputs, "float32")
         self.adv_accuracy.update_state(hits, labelled)
         return {"adv_accuracy": self.adv_accuracy.result()}
 
     def _measure_loss(self, gradient_step, adversarial):
-        """Feeds the meter of the loss under attack; returns what belongs into the logs."""
+        """Updates the running mean of the adversarial loss; returns the entry for the logs."""
         if (
             not self.objective.runs_attack
             or self.objective.attacked_mask(adversarial.batch) is not None
@@ -297,7 +312,7 @@ class BaseTrainStep:
         return {"adv_loss": self.adv_loss.result()}
 
     def _hits(self, classifier, outputs, y):
-        """Returns, per example, whether it is right, and whether it has a label; as floats."""
+        """Returns, per example, whether it is correct, and whether it has a label, as floats."""
         logits = classifier.to_logits(outputs, y)
         self.num_classes = logits.shape[-1]
         predicted = ops.argmax(logits, axis=-1)

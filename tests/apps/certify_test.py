@@ -16,7 +16,7 @@ ERROR_CASES = [
     ("", "flag --model=None: Flag --model must have a value other than None."),
     ("--model={folder}/missing", "Received: --model={folder}/missing"),
     ("--model={folder}/other.keras", "The data set digits needs a model from (None, 8, 8, 1)"),
-    ("--model={folder}/model.keras", "`noise_stddev` is needed"),
+    ("--model={folder}/model.keras", "`noise_stddev` is required"),
     ("--model={folder}/model.keras --method=magic", "flag --method=magic: "),
     ("--model={folder}/model.keras --method=linear", "whose logits are affine"),
     ("--model={folder}/model.keras --noise_stddev=32/a", "Received: --noise_stddev=32/a"),
@@ -27,7 +27,7 @@ ERROR_CASES = [
     ),
     (
         "--model={folder}/model.keras --method=interval --alpha=0.1",
-        "Expected arguments of Interval",
+        "Expected only the arguments",
     ),
 ]
 
@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(folder):
-    """What the program says of good command lines."""
+    """Returns the output of the program for valid command lines."""
     model = f"--model={folder}/model.keras"
     commands = [
         [model, f"--output_dir={folder}/smoothing", *SMOOTHING, "--seed=3", "--alpha=0.01"],
@@ -62,7 +62,7 @@ def results(folder):
 
 @pytest.fixture(scope="module")
 def failures(folder):
-    """What the program says to every wrong command line."""
+    """Returns the output of the program for every wrong command line."""
     commands = [case.format(folder=folder).split() for case, _ in ERROR_CASES]
     return programs.run_all("certify", commands)
 

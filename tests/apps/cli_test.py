@@ -34,7 +34,7 @@ def main(_):
     if _WHAT.value == "compute":
         import tensorflow as tf
 
-        # The compiler is among the parts of TensorFlow that log after the import.
+        # The compiler is a part of TensorFlow that logs after the import.
         square = tf.function(tf.square, jit_compile=True)
         print(int(square(_COUNT.value)))
     elif _WHAT.value == "wait":
@@ -54,7 +54,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """The variables of a shell in which `program` is a module, and Keras the real one."""
+    """Returns shell variables with which `program` is a module, and Keras is the real one."""
     folder = tmp_path_factory.mktemp("program")
     (folder / "program.py").write_text(_PROGRAM)
     ours = ("TF_CPP_MIN_LOG_LEVEL", "PYTHONUNBUFFERED")
@@ -155,7 +155,7 @@ def test_interruption(quick_environment):
     assert (process.returncode, stderr) == (130, "error: interrupted\n")
 
 
-def test_a_reader_that_has_gone_is_no_error(quick_environment):
+def test_a_closed_pipe_is_not_an_error(quick_environment):
     read_end, write_end = os.pipe()
     os.close(read_end)
     command = [sys.executable, "-m", "program"]

@@ -45,7 +45,7 @@ ERROR_CASES = [
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """A training as a user starts it, and the folder that it wrote to."""
+    """Runs a training like a user does. Returns the result and the output folder."""
     folder = tmp_path_factory.mktemp("distill") / "run"
     result = programs.run(
         "distill",
@@ -61,7 +61,7 @@ def done(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def failures(tmp_path_factory):
-    """What the program says to every wrong command line, and to --help."""
+    """Returns the output of the program for every wrong command line and for --help."""
     folder = tmp_path_factory.mktemp("failures")
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(folder / "other.keras")
     network = models.small_cnn((8, 8, 1), 10)
@@ -120,7 +120,7 @@ def test_failures_are_one_line_and_come_before_the_training(failures, index):
 def test_help(failures):
     result = failures[1][-1]
     assert (result.code, result.stderr) == (0, "")
-    assert result.stdout.startswith("Trains a student with the help of a teacher")
+    assert result.stdout.startswith("Distills a teacher into a student")
     for name in (*SETTINGS, "data_dir", "checkpoint_dir", "output_dir"):
         assert f"--{name}" in result.stdout.replace("--[no]", "--")
 
@@ -153,7 +153,9 @@ def _run(tmp_path, **settings):
     return distill.run({**SETTINGS, **settings}, output_dir=str(tmp_path / "out"))
 
 
-def test_defensive_distillation_heats_both_trainings(dataset, callbacks, tmp_path):
+def test_defensive_distillation_uses_the_temperature_in_both_trainings(
+    dataset, callbacks, tmp_path
+):
     _run(tmp_path, method="defensive", temperature=50.0, num_steps=None, seed=3)
     teacher, first, _ = callbacks["teacher"]
     assert (teacher.loss.temperature, first) == (50.0, [])

@@ -47,7 +47,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(folder):
-    """What the program says of both formats."""
+    """Returns the output of the program for both formats."""
     commands = [
         [f"--model={folder}/model.keras", f"--output_dir={folder}/keras", *FLAGS],
         [f"--model={folder}/saved/1", f"--output_dir={folder}/served", *FLAGS],
@@ -57,7 +57,7 @@ def results(folder):
 
 @pytest.fixture(scope="module")
 def failures(folder):
-    """What the program says to every wrong command line."""
+    """Returns the output of the program for every wrong command line."""
     commands = [[*FLAGS, *case.format(folder=folder).split()] for case, _ in ERROR_CASES]
     return programs.run_all("evaluate", commands)
 
@@ -73,7 +73,7 @@ def test_both_formats_have_the_same_accuracies(folder, results):
     assert reports[0].robust_accuracy == reports[1].robust_accuracy
     accuracies = [[attack.accuracy for attack in report.attacks] for report in reports]
     assert accuracies[0] == accuracies[1]
-    # But for the seconds, which make their column wider, and the folder in the last line.
+    # Ignore the seconds, which change the width of their column, and the folder in the last line.
     tables = [
         re.sub(r"[\d.,]+ *│$|[ ─━]+", "", result.stdout, flags=re.MULTILINE) for result in results
     ]
@@ -125,7 +125,7 @@ def test_without_an_output_folder_nothing_is_written(folder):
 def test_help():
     result = programs.run("evaluate", "--help")
     assert (result.code, result.stderr) == (0, "")
-    assert result.stdout.startswith("Attacks a trained classifier and prints what is left")
+    assert result.stdout.startswith("Evaluates a trained classifier: attacks it and prints")
     assert "--evaluation_restarts" in result.stdout
 
 

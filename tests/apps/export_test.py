@@ -21,7 +21,7 @@ ERROR_CASES = [
     ("--model={folder}/model.keras", "flag --output_dir=None: Flag --output_dir must have a value"),
     ("--model={folder}/no --output_dir={folder}/new", "Received: --model={folder}/no"),
     ("--model={folder}/bad --output_dir={folder}/new", "bad is not a readable Keras model: "),
-    ("--model={folder}/model.keras --output_dir={folder}/models", "is never changed: give a new"),
+    ("--model={folder}/model.keras --output_dir={folder}/models", "must never change: pass a new"),
     ("--model={folder}/model.keras --output_dir={folder}/bad/1", "{folder}/bad"),
     (
         "--model={folder}/model.keras --output_dir={folder}/new --label_names=a,b",
@@ -74,7 +74,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(folder):
-    """What the program says to every command line."""
+    """Returns the output of the program for every command line."""
     good = [f"--model={folder}/model.keras", f"--output_dir={folder}/models/7"]
     commands = [[*good, f"--report={folder}/report.json", "--label_names=a,b,c"], ["--help"]]
     commands += [case.format(folder=folder).split() for case, _ in ERROR_CASES]
@@ -115,7 +115,7 @@ def test_other_formats(folder, tmp_path, capsys):
 
 def test_help(results):
     assert (results[1].code, results[1].stderr) == (0, "")
-    assert results[1].stdout.startswith("Writes a trained classifier as a SavedModel")
+    assert results[1].stdout.startswith("Exports a trained classifier as a SavedModel")
     assert "--label_names" in results[1].stdout
 
 
@@ -133,7 +133,7 @@ def test_failures_leave_nothing_behind(folder, results):
 
 
 def test_bounds_are_those_of_the_guard(folder, tmp_path):
-    """A model that takes 0 to 255, of which no report tells."""
+    """A model for inputs from 0 to 255 without a report."""
     model = f"--model={folder}/model.keras"
     done = programs.run("export", model, f"--output_dir={tmp_path}/1", "--bounds=0,255")
     assert (done.code, done.stderr) == (0, "")
@@ -147,7 +147,7 @@ def test_bounds_are_those_of_the_guard(folder, tmp_path):
 
 
 def test_run_needs_neither_report_nor_names(folder, tmp_path, capsys):
-    with pytest.warns(UserWarning, match="Without a report nobody knows the range"):
+    with pytest.warns(UserWarning, match="Without a report the range of valid inputs is unknown"):
         _, path = export.run(str(folder / "model.keras"), str(tmp_path / "1"))
     assert path == tmp_path / "1"
     plain = json.loads((path / "assets.extra" / "robustness.json").read_text())
@@ -157,7 +157,7 @@ def test_run_needs_neither_report_nor_names(folder, tmp_path, capsys):
 
 @pytest.mark.exhaustive
 def test_verify(tmp_path_factory, capsys):
-    """Both programs in one: trains, exports, and attacks what is served."""
+    """Trains, exports, and attacks the served model."""
     folder = tmp_path_factory.mktemp("verify")
     data = datasets.load("digits")
     keras.utils.set_random_seed(1)
@@ -175,7 +175,8 @@ def test_verify(tmp_path_factory, capsys):
     replayed, *accuracies, written = done.stdout.splitlines()
     assert written.endswith("signatures logits, predict_bytes, serving_default")
     assert re.match(
-        r"Without Keras: 6 of 6 requests have a stored answer, and get it.* \d.\de-0\d$", replayed
+        r"Without Keras: 6 of 6 requests have a stored answer and get the same one.* \d.\de-0\d$",
+        replayed,
     )
     found = [re.findall(r"([\d.]+)%", line) for line in accuracies if "accuracy" in line]
     assert [len(set(pair)) for pair in found] == [1, 1]
@@ -196,7 +197,7 @@ def test_verify(tmp_path_factory, capsys):
 
 @pytest.mark.exhaustive
 def test_another_model_does_not_pass(folder, tmp_path, capsys):
-    """The SavedModel of one model, and in memory a worse one."""
+    """A SavedModel of one model, and another, less robust model in memory."""
     guard = kr.layers.InputGuard()
     network, path = export.run(str(folder / "model.keras"), str(tmp_path / "1"), guard=guard)
     x, y = X, network.predict(X, verbose=0).argmax(axis=-1)
@@ -236,7 +237,7 @@ def test_random_answers_cannot_be_verified(tmp_path, capsys):
     assert "2 of 6 requests have a stored answer" in capsys.readouterr().out
 
 
-def test_a_name_that_no_server_finds(folder, tmp_path, capsys):
-    with pytest.warns(UserWarning, match="Without a report nobody knows the range"):
+def test_a_name_that_is_not_a_number_prints_a_note(folder, tmp_path, capsys):
+    with pytest.warns(UserWarning, match="Without a report the range of valid inputs is unknown"):
         export.run(str(folder / "model.keras"), str(tmp_path / "final"))
-    assert "versions with a number as their name, not 'final'" in capsys.readouterr().out
+    assert "only finds versions whose name is a number, not 'final'" in capsys.readouterr().out

@@ -35,7 +35,7 @@ def _save(network, tmp_path):
 @pytest.mark.parametrize(
     "shape,outputs",
     [
-        # The strides halve 28 twice; on small images, only the second stride is 2.
+        # Two strides halve 28 twice. On small images only the second stride is 2.
         ((28, 28, 1), [(14, 14, 16), (7, 7, 32), 1568, 100, 10]),
         ((16, 16, 3), [(8, 8, 16), (4, 4, 32), 512, 100, 10]),
         ((8, 8, 1), [(8, 8, 16), (4, 4, 32), 512, 100, 10]),
@@ -166,7 +166,7 @@ def test_load_for_attack_refuses_other_folders(tmp_path):
         models.load_for_attack(str(tmp_path))
     network = _network()
     network.export(tmp_path / "other", verbose=False)
-    message = "the signature 'logits', as keras-robust-export writes it. "
+    message = "the signature 'logits', which keras-robust-export writes. "
     message += r"Received: signatures \['serv"
     with pytest.raises(ValueError, match=message):
         models.load_for_attack(str(tmp_path / "other"))

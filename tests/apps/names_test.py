@@ -37,7 +37,7 @@ def test_names_in_any_spelling(parse, text, expected):
     assert parse(text) == expected
 
 
-def test_another_name_is_told_the_nearest(parse):
+def test_an_unknown_name_suggests_the_nearest(parse):
     with pytest.raises(
         flags.Error,
         match="flag --dish=aple_pie: value should be one of <Fish|apple_pie|soup>; did you mean",

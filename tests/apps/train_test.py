@@ -60,7 +60,7 @@ def dataset():
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """A training as a user starts it, and the folder that it wrote to."""
+    """Runs a training like a user does. Returns the result and the output folder."""
     folder = tmp_path_factory.mktemp("train") / "new" / "run"
     result = programs.run(
         "train",
@@ -76,7 +76,7 @@ def done(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def failures(tmp_path_factory):
-    """What the program says to every wrong command line."""
+    """Returns the output of the program for every wrong command line."""
     folder = tmp_path_factory.mktemp("failures")
     (folder / "file").write_text("nothing")
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)]).save(folder / "other.keras")
@@ -181,7 +181,7 @@ def test_failures_leave_no_results(failures):
 def test_help(failures):
     result = failures[1][-1]
     assert (result.code, result.stderr) == (0, "")
-    assert result.stdout.startswith("Trains a classifier to resist adversarial examples")
+    assert result.stdout.startswith("Trains a classifier against adversarial examples")
     for name in (*SETTINGS, "data_dir", "checkpoint_dir", "output_dir"):
         assert f"--{name}" in result.stdout.replace("--[no]", "--")
 

@@ -10,7 +10,7 @@ from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.attack_loss import zero_gradient
 from tests.support import tiers
 
-# Logits are the input itself.
+# The model returns its input as the logits.
 X = np.array([[3.0, 1.0, 0.0], [0.0, 2.0, 1.0], [1.0, 0.0, 4.0]], "float32")
 X_ADV = np.array([[1.0, 2.0, 0.5], [0.0, 2.0, 1.5], [1.0, 5.0, 4.0]], "float32")
 Y = np.array([0, 1, 2])
@@ -47,8 +47,8 @@ def test_targeted_minimises_the_loss_of_the_target(loss):
 
 
 def test_least_likely_takes_the_target_at_the_clean_example():
-    # Smallest logits at X: 2, 0, 1. At X_ADV the third example has another one. Success is still
-    # any wrong class.
+    # The least likely classes at X are 2, 0 and 1; at X_ADV the third example has another one. Any
+    # wrong class counts as success.
     values, success = attack_loss("margin", targeted="least_likely")(X_ADV)
     expected = -kr.losses.margin(np.array([2, 0, 1]), X_ADV)
     np.testing.assert_allclose(values, expected, rtol=1e-6)
@@ -98,7 +98,7 @@ def test_a_model_compiled_for_regression_uses_its_own_loss():
 
 
 @tiers.parametrize(("loss", "expected"), [(None, "cross_entropy"), ("compiled", "mean")])
-def test_a_compiled_classifier_uses_the_cross_entropy_unless_told(loss, expected):
+def test_a_compiled_classifier_uses_the_cross_entropy_by_default(loss, expected):
     model = compiled(3, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     values, _ = attack_loss(loss, model=model)(X_ADV)
     each = np.asarray(kr.losses.cross_entropy(Y, model.predict(X_ADV, verbose=0)))
@@ -128,7 +128,7 @@ def test_the_loss_of_a_float16_model_is_scaled_out_of_the_underflow():
     np.testing.assert_allclose(values, 256.0 * plain, rtol=1e-6)
 
 
-def test_zero_gradient_is_told_per_example():
+def test_zero_gradient_is_reported_per_example():
     gradient = np.zeros((3, 2, 2), "float32")
     gradient[1, 0, 1] = -1e-30
     assert np.asarray(zero_gradient(gradient)).tolist() == [True, False, True]

@@ -47,7 +47,7 @@ def twice_the_margin(y, logits):
         ({"y": np.full(7, -1)}, "indices from 0 to 2, as the model has 3.*labels from -1 to -1"),
         ({"y": np.array(list("abcabca"))}, "Labels must be class indices.*labels of dtype <U1"),
         ({"y": np.eye(5)[:, :4].repeat(2, 0)[:7]}, r"each of the 3 classes.*shape \((None|7), 4\)"),
-        ({"y": [np.zeros(7), np.zeros(7)]}, r"judge one after the other.*Received: 2 arrays"),
+        ({"y": [np.zeros(7), np.zeros(7)]}, r"attack one at a time.*Received: 2 arrays"),
         ({"model": None}, "Expected a keras.Model, or a function.*of type NoneType"),
         ({"threat_model": "l3"}, "Unknown threat model. Expected one of .*'l1', 'l2', 'linf'"),
         (
@@ -88,7 +88,7 @@ def test_a_list_of_rows_is_labels():
     )
 
 
-def test_what_is_no_class_is_seen_behind_the_first_batch_too():
+def test_wrong_labels_in_later_batches_are_refused():
     x, y = examples()
     attack = BIM()
     for row in (6, 0):
@@ -105,7 +105,7 @@ def test_dlr_needs_three_classes():
 
 
 @pytest.mark.parametrize("identifier", ["pgdd", None, 3, {"num_steps": 3}])
-def test_unknown_attacks_are_told_the_known_ones(identifier):
+def test_an_unknown_name_lists_the_known_attacks(identifier):
     known = ", ".join(sorted(repr(cls.__name__.lower()) for cls in kr.attacks.ALL))
     message = f"Unknown attack. Expected one of {known}, or an object of Attack. Received: "
     with pytest.raises(ValueError, match=message):
@@ -140,11 +140,11 @@ def test_label_forms_lead_to_the_same_example():
 
 
 @tiers.parametrize("cls", [kr.threat_models.L1, kr.threat_models.L2, Linf])
-def test_a_radius_for_each_example_follows_it_into_its_batch(cls):
+def test_a_radius_per_example_reaches_the_batch_of_its_example(cls):
     x, y = examples()
     epsilon = np.linspace(0.0, 0.3, 7)
     attack = BIM(num_steps=2)
-    # A scalar radius first: the function that was traced for it must not be used again.
+    # First a scalar radius: the function traced for it must not be reused.
     attack(linear, x, y, cls(0.1))
     together = attack(linear, x, y, cls(epsilon[:, None]), batch_size=3)
     apart = [attack(linear, x[[i]], y[[i]], cls(epsilon[i])) for i in range(7)]
@@ -167,7 +167,7 @@ def test_bounds_for_each_channel():
 
 
 @pytest.mark.exhaustive
-def test_other_bounds_are_not_taken_from_an_earlier_call():
+def test_bounds_of_an_earlier_call_are_not_reused():
     x, y = examples()
     attack = BIM()
     attack(linear, x, y, Linf(0.5))
@@ -180,14 +180,15 @@ def test_other_bounds_are_not_taken_from_an_earlier_call():
     loss = lambda y, logits: logits[:, 0]  # noqa: E731
     attack = BIM(num_steps=1, loss=loss)
     attack(model, x, y, Linf(0.3, (0.0, wide)))
-    # Arrays are abbreviated when printed; the bounds of the middle differ all the same.
+    # NumPy abbreviates long arrays when it prints them. Bounds that differ only in the middle must
+    # still count as different.
     middle = lambda x: model(x[:, many // 2 :])  # noqa: E731
     attack(middle, x, y, Linf(0.3, (0.0, wide)))
     found = attack(middle, x, y, Linf(0.3, (0.0, narrow)))
     np.testing.assert_allclose(found[0, many // 2], 0.5, atol=1e-6)
 
 
-def test_new_weights_are_seen():
+def test_new_weights_take_effect():
     x, y = examples()
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3)])
     attack = BIM(num_steps=1)
@@ -222,21 +223,22 @@ def test_a_model_is_not_kept_alive():
     assert gone() is None
 
 
-def test_random_numbers_belong_to_the_position():
+def test_random_numbers_depend_on_the_position():
     x, y = examples()
     attack = PGD(num_steps=1, step_size=1e-4)
     whole = attack(linear, x, y, kr.threat_models.L2(0.1), seed=3)
     np.testing.assert_allclose(
         attack(linear, x[:4], y[:4], kr.threat_models.L2(0.1), seed=3), whole[:4], atol=1e-6
     )
-    # Copies of one example start apart, but for those whose start is worse than the example.
+    # Copies of one example get different starts; those whose start has a lower loss return the
+    # example itself.
     x, y = np.repeat(x[:1], 20, axis=0), np.repeat(y[:1], 20)
     same = attack(linear, x, y, Linf(0.1), seed=3)
     moved = same[np.abs(same - x).max(axis=-1) > 0.0]
     assert len(np.unique(moved.round(5), axis=0)) == len(moved) > 4
 
 
-def test_a_model_that_gives_nan_leaves_the_examples_alone():
+def test_a_model_that_returns_nan_leaves_the_examples_unchanged():
     x, y = examples()
     found = BIM().run(lambda x: linear(x) * np.float32("nan"), x, y, Linf(0.1))
     np.testing.assert_array_equal(found.x_adv, x)
@@ -257,13 +259,13 @@ def test_softmax_and_one_logit_models_have_the_attack_of_their_logits():
         np.testing.assert_allclose(attack(sigmoid, x, labels, ball), expected, rtol=0, atol=1e-6)
 
 
-def test_clone_changes_what_it_is_told():
+def test_clone_changes_the_given_arguments():
     attack = PGD(num_steps=3, loss="margin")
     assert attack.clone(num_steps=5).get_config() == {**attack.get_config(), "num_steps": 5}
     assert attack.num_steps == 3
 
 
-def test_repr_can_be_read():
+def test_repr_shows_the_arguments():
     assert repr(kr.attacks.FGSM(loss="dlr")) == "FGSM(targeted=False, loss='dlr')"
 
 
@@ -274,7 +276,7 @@ def test_config_survives_json_also_with_a_function():
         assert revived.get_config() == attack.get_config()
 
 
-def test_an_attack_of_ones_own_needs_only_a_search():
+def test_a_custom_attack_needs_only_a_search():
     class Corner(kr.attacks.Attack):
         def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
             x_adv = threat_model.project(x + 1.0, x)
@@ -351,12 +353,12 @@ def test_a_used_attack_sees_the_rules_of_another_threat_model():
         np.testing.assert_array_equal(x_adv[:, np.array(mask) == 0], 0.5)
 
 
-def test_unattacked_examples_are_those_that_no_attack_has_seen():
+def test_unattacked_results_report_no_success_and_no_zero_gradient():
     x = keras.ops.convert_to_tensor(np.arange(6.0, dtype="float32").reshape(3, 2))
     found = kr.attacks.AttackResult.unattacked(x)
     assert found.x_adv is x
     np.testing.assert_array_equal(found.loss, np.zeros(3))
-    # Not broken, and not blind either: nothing was looked at.
+    # No gradient was computed, so zero gradients are not reported.
     for flags in (found.success, found.zero_gradient):
         np.testing.assert_array_equal(flags, [False, False, False])
         assert flags.dtype == "bool"

@@ -17,7 +17,7 @@ def summary(version, ball, num_classes):
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-def test_standard_is_that_of_the_authors(norm):
+def test_standard_has_the_members_of_the_authors(norm):
     ball = getattr(kr.threat_models, norm)(0.1)
     assert summary("standard", ball, 10) == [
         ("APGD", 1, "cross_entropy"),
@@ -31,7 +31,7 @@ def test_standard_is_that_of_the_authors(norm):
     assert not any(getattr(member, "shrinking", False) for member in members)
 
 
-def test_standard_in_l1_has_more_restarts_and_balls_that_shrink():
+def test_standard_in_l1_has_more_restarts_and_shrinking_balls():
     ball = kr.L1(12.0)
     assert [(name, restarts) for name, restarts, _ in summary("standard", ball, 10)] == [
         ("APGD", 5),
@@ -43,7 +43,7 @@ def test_standard_in_l1_has_more_restarts_and_balls_that_shrink():
     assert members[0].shrinking and members[1].shrinking
 
 
-def test_plus_and_rand_are_those_of_the_authors():
+def test_plus_and_rand_have_the_members_of_the_authors():
     assert summary("plus", kr.Linf(0.1), 10) == [
         ("APGD", 5, "cross_entropy"),
         ("APGD", 5, "dlr"),
@@ -86,7 +86,7 @@ class Members(AutoAttack):
 SUITE = Members()
 
 
-def test_members_get_what_those_before_left():
+def test_members_attack_what_earlier_members_left_robust():
     model = numpy_reference.keras_model()
     x, y = numpy_reference.examples(12)
     y[:2] = (y[:2] + 1) % 3
@@ -99,13 +99,13 @@ def test_members_get_what_those_before_left():
         rows = left[~expected[left]]
         one = member.run(model, x, y, ball, rows=rows, seed=4 + 104729 * index)
         expected[rows] = one.success
-        # One more judges what it found.
+        # One more query judges the result.
         queries[rows] += one.queries + 1
         np.testing.assert_array_equal(found.x_adv[rows[one.success]], one.x_adv[one.success])
     np.testing.assert_array_equal(found.success, expected)
     np.testing.assert_array_equal(found.queries, queries)
     np.testing.assert_array_equal(found.x_adv[:2], x[:2])
-    # Some are broken by the first and some by a later member, and some are left.
+    # The first member breaks some examples, a later member others, and some stay robust.
     first = SUITE.members(ball, 3)[0].run(model, x, y, ball, rows=left, seed=4).success
     assert 0 < first.sum() < expected[2:].sum() < 10
     np.testing.assert_array_equal(found.x_adv[~expected], x[~expected])
@@ -144,7 +144,7 @@ def test_binary_models_with_a_single_logit():
     np.testing.assert_array_equal(found.success, np.abs(z) < 0.6)
 
 
-def test_says_where_it_cannot_run():
+def test_unsupported_uses_are_explained():
     x, y = numpy_reference.examples(3)
     model = numpy_reference.keras_model()
     with pytest.raises(ValueError, match="defined for L1, L2 and Linf.*Received: L0"):

@@ -17,7 +17,7 @@ PAIR = (X, Y)
 
 
 class Numbered(keras.utils.PyDataset):
-    """Batches of two examples; gives batches after the last too, as many a data set does."""
+    """Batches of two examples; yields batches beyond the last one, as many data sets do."""
 
     def __init__(self, num_batches):
         super().__init__()
@@ -33,7 +33,7 @@ class Numbered(keras.utils.PyDataset):
 
 
 class Loader:
-    """A length, and an iterator, as the loaders of other libraries have them."""
+    """A length and an iterator, like the data loaders of other libraries."""
 
     def __init__(self, pairs, length):
         self.pairs, self.length = pairs, length
@@ -53,7 +53,7 @@ class Unread:
 
 
 class Endless(Unread):
-    """Says, as a `tf.data.Dataset` does, that it has no end."""
+    """Reports infinite cardinality, like a `tf.data.Dataset`."""
 
     def cardinality(self):
         return tf.data.INFINITE_CARDINALITY
@@ -68,7 +68,7 @@ def of_unknown_length():
 
 
 def read(data, num_examples=None):
-    """The labels that were read."""
+    """Returns the labels that were read."""
     found = read_batches(data, lambda batch: tuple(map(np.asarray, batch)), num_examples)
     return np.concatenate([y for _, y in found]).tolist()
 
@@ -82,13 +82,13 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("kind", ENDLESS)
-def test_data_without_an_end_are_refused_before_they_are_read(kind):
+def test_endless_data_are_refused_before_they_are_read(kind):
     message = r"have no end.*`num_examples`.*take\(100\).*Received: an endless .* num_examples=None"
     with pytest.raises(ValueError, match=message):
         read(ENDLESS[kind]())
 
 
-def test_so_many_examples_of_data_without_an_end_are_read():
+def test_num_examples_limits_endless_data():
     assert read(dataset().repeat(), 9) == [0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
     assert read(Numbered(None), 3) == [0, 1, 0, 1]
     assert read(itertools.repeat(PAIR), 7) == [*Y, *Y]
@@ -98,19 +98,19 @@ def test_so_many_examples_of_data_without_an_end_are_read():
     "make",
     [dataset, of_unknown_length, lambda: Numbered(3), lambda: Loader([PAIR], 1), lambda: [PAIR]],
 )
-def test_data_with_an_end_are_read_to_it(make):
+def test_finite_data_are_read_completely(make):
     assert read(make()) == Y.tolist()
     assert read(make(), 100) == Y.tolist()
 
 
 def test_a_limit_for_unknown_lengths(monkeypatch):
     monkeypatch.setattr(batches, "_MAX_EXAMPLES", 12)
-    message = "length of the data is not known.*more than 12 examples.*Received: 18 examples so far"
+    message = "length of the data is not known.*at most 12 examples.*Received: 18 examples so far"
     for endless in (itertools.repeat(PAIR), Loader(itertools.repeat(PAIR), 1)):
         with pytest.raises(ValueError, match=message):
             read(endless)
     assert len(read(iter([PAIR] * 2))) == 12
-    # Of a known length is as much as there is, and so is what was asked for.
+    # Data of known length, and examples requested by `num_examples`, are read without a limit.
     assert len(read([PAIR] * 3)) == len(read(Loader([PAIR] * 3, 3))) == 18
     assert len(read(itertools.repeat(PAIR), 18)) == 18
     assert len(read(iter([PAIR] * 3), 100)) == 18

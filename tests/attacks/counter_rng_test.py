@@ -15,7 +15,7 @@ def draw(seed, counter, count, batch_size=4):
 
 
 @backends.with_and_without_xla
-def test_is_the_hash_in_python_integers(jit_compile):
+def test_equals_the_hash_in_python_integers(jit_compile):
     function = backends.traced(draw_in_graph, jit_compile)
     for counter in (0, 1, 70000):
         bits = np.asarray(function(SEEDS, keras.ops.convert_to_tensor(counter)))
@@ -29,12 +29,12 @@ def draw_in_graph(seed, counter):
 
 def test_all_numbers_differ_between_examples_counters_and_places():
     numbers = np.stack([draw(SEEDS, counter, 100) for counter in range(50)])
-    # Among 20 000 of 2^32 numbers, two are the same with probability 0.05 * 0.9.
+    # Among 20 000 random numbers below 2^32, two are equal with probability 0.05 * 0.9.
     assert len(np.unique(numbers)) >= numbers.size - 1
     np.testing.assert_array_equal(draw(SEEDS[2:], 3, 7, 2), draw(SEEDS, 3, 7)[2:])
 
 
-def test_one_seed_gives_every_place_a_stream_of_its_own():
+def test_one_seed_gives_every_position_its_own_stream():
     one = draw([3, 4], 0, 50)
     assert len(np.unique(one)) == one.size
     np.testing.assert_array_equal(draw([3, 4], 0, 50, 2), one[:2])

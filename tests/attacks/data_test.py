@@ -90,7 +90,7 @@ def test_rounding_errors_are_clipped_and_real_ones_refused():
         check_examples(x, Y, kr.Linf(0.1))
 
 
-def test_bounds_count_for_each_channel():
+def test_bounds_apply_per_channel():
     wide = kr.Linf(0.1, (0.0, [2.0, 1.0, 1.0]))
     x = X.copy()
     x[0, 0] = 1.5
@@ -114,7 +114,7 @@ SEVERAL = {"b": X, "a": np.arange(7)}
 
 
 def several(kind):
-    """Data with two inputs, in the form `kind`."""
+    """Returns data with two inputs, in the form `kind`."""
     if kind.startswith("list"):
         x = [SEVERAL["b"], SEVERAL["a"]]
         return (
@@ -143,7 +143,7 @@ def test_several_labels_are_refused():
 
 
 def test_several_inputs_need_a_threat_model_for_them():
-    with pytest.raises(ValueError, match=r"several inputs: say which.*inputs \['b', 'a'\]"):
+    with pytest.raises(ValueError, match=r"several inputs. Choose the inputs.*inputs \['b', 'a'\]"):
         check_examples(SEVERAL, Y, kr.Linf(0.1))
     x, _ = check_examples(SEVERAL, Y, kr.threat_models.get({"b": kr.Linf(0.1)}))
     assert list(x) == ["b", "a"]
@@ -161,6 +161,6 @@ def test_one_example_may_come_with_a_list_of_one_label():
     assert x.shape == (1, 3) and y.tolist() == [2]
 
 
-def test_text_is_no_input_that_an_attack_can_change():
+def test_text_inputs_are_refused():
     with pytest.raises(ValueError, match="must be numbers.*AtLayer.*dtype <U1"):
         check_examples(np.array(["a", "b"]), np.array([0, 1]), kr.Linf(0.1))

@@ -40,7 +40,7 @@ def test_counts_the_examples_of_every_batch_and_visits_survivors_only():
 
 
 @tiers.parametrize("stop", [1, 2, 3, 4, 5])
-def test_goes_on_from_a_state_to_the_same_result(stop):
+def test_continuing_from_a_state_gives_the_same_result(stop):
     whole = finished(start())
     run = start()
     for number, _ in enumerate(run, 1):
@@ -53,14 +53,14 @@ def test_goes_on_from_a_state_to_the_same_result(stop):
 
 
 @pytest.mark.exhaustive
-def test_a_state_from_before_the_first_batch_is_a_start():
+def test_a_state_before_the_first_batch_restarts_the_attack():
     run = start()
     run.restore(start().state())
     assert_same(finished(run), finished(start()))
 
 
 @pytest.mark.exhaustive
-def test_rows_are_attacked_as_among_all():
+def test_rows_give_the_same_results_as_the_whole_data_set():
     rows = np.array([8, 3, 5])
     whole, some = finished(start()), finished(start(rows=rows))
     for field, expected in zip(some, whole, strict=True):
@@ -80,7 +80,7 @@ def test_rows_keep_their_own_radius(norm):
 
 
 @pytest.mark.exhaustive
-def test_without_a_radius_every_restart_visits_every_example():
+def test_under_an_infinite_radius_every_restart_visits_every_example():
     attack = kr.attacks.TargetedFAB(num_targets=2, num_steps=5)
     ball = kr.L2(0.5).with_epsilon(np.inf)
     run = start(attack=attack, ball=ball)
@@ -93,8 +93,8 @@ def test_without_a_radius_every_restart_visits_every_example():
 @pytest.mark.exhaustive
 def test_the_bar_shows_the_accuracy_so_far(capsys):
     run = start()
-    assert sum(run.shown(True, num_others=10, num_robust=4)) >= 10
+    assert sum(run.with_progress(True, num_others=10, num_robust=4)) >= 10
     left = int((~run.found().success).sum())
     assert f"robust: {(4 + left) / 20:.4f}" in capsys.readouterr().out
-    assert sum(start().shown(False)) >= 10
+    assert sum(start().with_progress(False)) >= 10
     assert capsys.readouterr().out == ""

@@ -25,7 +25,7 @@ def search(attack, ball, keep_best=True, seeds=SEEDS):
 
 
 def drawn(x, ball, number, sphere):
-    """The points of one draw: in Linf from the hash, else those of the threat model."""
+    """Returns the points of one draw: in Linf from the hash, else from the threat model."""
     if not isinstance(ball, kr.Linf):
         draw = ball.random_start_on_sphere if sphere else ball.random_start
         return np.asarray(draw(x, SEEDS + np.array([number, 0], "int32")))
@@ -37,7 +37,7 @@ def drawn(x, ball, number, sphere):
 
 
 def scores(points, loss):
-    """Loss and success by float64 logits."""
+    """Returns loss and success from float64 logits."""
     _, y = numpy_reference.examples()
     z = numpy_reference.logits(points.astype("float64"))
     cross_entropy = np.log(np.exp(z).sum(-1)) - z[np.arange(len(y)), y]
@@ -45,7 +45,7 @@ def scores(points, loss):
 
 
 def first_mistake_or_worst(ball, count, sphere=False, loss="cross_entropy"):
-    """What is found, and the number of queries."""
+    """Returns the expected point and the number of queries."""
     x, _ = numpy_reference.examples()
     best, (value, done) = x.copy(), scores(x, loss)
     queries = np.full(len(x), 2)
@@ -71,7 +71,7 @@ def test_is_the_first_mistake_or_the_worst_of_the_draws(norm, sphere):
 
 
 @pytest.mark.exhaustive
-def test_the_loss_says_what_is_worst():
+def test_the_loss_ranks_the_draws():
     ball = kr.Linf(0.02)
 
     def first(y, logits):
@@ -94,7 +94,8 @@ def test_more_draws_are_never_better_for_the_model():
 
 
 def test_breaks_as_many_examples_as_noise_does():
-    # Both coordinates uniform in +-0.15: the second gains 0.2 on the first in 1 of 18 cases.
+    # Both coordinates are uniform in +-0.15, so that the second gains 0.2 on the first in 1 of 18
+    # cases.
     x = np.tile(np.array([[0.6, 0.4]], "float32"), (6000, 1))
     found = RandomNoise(num_samples=1).run(lambda x: x, x, np.zeros(6000, int), kr.Linf(0.15))
     assert found.success.mean() == pytest.approx(1 / 18, abs=0.01)
@@ -114,7 +115,7 @@ def test_targets():
     assert reached.any() and (guessed.x_adv != aimed.x_adv).any()
 
 
-def test_what_no_draw_makes_worse_stays():
+def test_examples_that_no_draw_makes_worse_are_unchanged():
     x, y = linear_model.examples()
     found = RandomNoise(num_samples=5).run(
         lambda x: keras.ops.stack([-((x[:, 0, 0, 0] - x0) ** 2) for x0 in (0.0, 9.0)], -1),
@@ -138,17 +139,17 @@ def test_in_training_it_is_the_worst_draw_even_if_the_example_is_worse(epsilon, 
     assert np.asarray(found.queries).tolist() == [count + 1] * len(x)
 
 
-def test_asks_a_model_without_gradients_as_often_as_it_says():
+def test_queries_count_the_evaluations_of_a_model_without_gradients():
     x, y = linear_model.examples()
     model = black_box.BlackBox(black_box.linear)
     found = RandomNoise(num_samples=37).run(model, x, y, kr.Linf(1e-3), batch_size=len(x))
     assert found.queries.tolist() == [39] * len(x)
-    # XLA merges two calls at the same point.
+    # XLA merges two calls at the same point into one.
     assert model.asked == (39 - backends.IS_JAX) * len(x)
 
 
 @pytest.mark.exhaustive
-def test_ends_when_all_are_broken_and_leaves_the_broken_alone():
+def test_ends_when_all_are_broken_and_keeps_broken_points():
     x, y = numpy_reference.examples(8)
     y[0] = (y[0] + 1) % 3
     model = black_box.BlackBox(numpy_reference.logits, 3)
@@ -174,10 +175,11 @@ def test_points_of_a_cube_are_uniform():
     found = RandomNoise(num_samples=1).run(
         lambda x: x[:, :2], np.zeros((3000, 3), "float32"), np.zeros(3000, int), FREE_CUBE
     )
-    # With equal logits the first class is right: a draw counts if the other gains.
+    # With equal logits the first class is predicted. A draw succeeds if the second logit gains.
     assert found.success.mean() == pytest.approx(0.5, abs=0.03)
     moved = found.x_adv[found.success]
-    # The third coordinate plays no part, the difference of the others is that of two uniforms.
+    # The third coordinate has no effect; the difference of the others is that of two uniform
+    # numbers.
     assert stats.kstest(moved[:, 2], stats.uniform(-0.2, 0.4).cdf).pvalue > 1e-3
     gap = moved[:, 1] - moved[:, 0]
     assert stats.kstest(gap, lambda g: 1.0 - (1.0 - g / 0.4) ** 2).pvalue > 1e-3

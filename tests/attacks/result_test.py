@@ -23,7 +23,7 @@ SECOND = AttackResult(
 )
 
 
-def test_success_counts_before_the_loss():
+def test_success_ranks_before_the_loss():
     found = strongest(FIRST, SECOND)
     np.testing.assert_array_equal(found.x_adv[:, 0], [0.0, 1.0, 1.0, 0.0])
     np.testing.assert_array_equal(found.loss, [1.0, 1.0, 4.0, 4.0])
@@ -44,7 +44,7 @@ def test_choose_and_select_take_one_or_the_other_for_each_example():
     np.testing.assert_array_equal(select(condition, FIRST.x_adv, SECOND.x_adv)[:, 1], [0, 1, 0, 1])
 
 
-def test_unattacked_examples_have_cost_nothing_and_won_nothing():
+def test_unattacked_results_have_no_queries_and_no_success():
     found = kr.attacks.AttackResult.unattacked(SECOND.x_adv)
     np.testing.assert_array_equal(found.x_adv, SECOND.x_adv)
     for field in found[1:]:

@@ -6,10 +6,10 @@ from keras_robust.attacks.step_reach import step_size_complaint
 from tests.support import linear_fit
 
 X, Y = linear_fit.data(24)
-SMALL = "10 of them lead 0.0784.* at most, and epsilon is 16.*Received: step_size=0.0078"
+SMALL = "2 of them lead 0.0156.* at most, and epsilon is 16.*Received: step_size=0.0078"
 
 
-def test_tells_steps_that_lead_less_than_half_of_the_radius():
+def test_reports_steps_that_cover_less_than_half_of_the_radius():
     assert (
         step_size_complaint(kr.attacks.PGD(num_steps=10, step_size=0.1), kr.Linf(2, bounds=None))
         is None
@@ -30,10 +30,10 @@ def test_fractions_and_shares_of_a_radius_count():
     assert "epsilon is 1." in step_size_complaint(attack, parts)
 
 
-def test_training_validation_and_evaluation_say_so():
+def test_training_validation_and_evaluation_report_it():
     x, ball = X * 255, kr.Linf(16, bounds=(0, 255))
     model = linear_fit.make_model()
-    attack = kr.attacks.PGD(step_size=2 / 255)
+    attack = kr.attacks.PGD(num_steps=2, step_size=2 / 255)
     with pytest.warns(UserWarning, match=SMALL):
         model.fit(x, Y, verbose=0, callbacks=[kr.AdvTrain(ball, attack=attack, warmup=0)])
     with pytest.warns(UserWarning, match=SMALL):

@@ -19,7 +19,7 @@ SEED = np.array([3, 4], "int32")
 
 
 def other_model(bias=0.0):
-    """A linear surrogate for the reference network, wrong on some of its examples."""
+    """Returns a linear surrogate of the reference network, which misclassifies some examples."""
     head = keras.layers.Dense(3)
     model = keras.Sequential([keras.Input((numpy_reference.FEATURES,)), head])
     kernel = numpy_reference.HIDDEN[0] @ numpy_reference.HEAD[0]
@@ -28,7 +28,7 @@ def other_model(bias=0.0):
 
 
 def by_itself(attack, surrogate, x, y, ball):
-    """What the attack makes of the surrogate alone."""
+    """Returns the result of the attack on the surrogate alone."""
     x = keras.ops.convert_to_tensor(x)
     found = attack.search(models.Classifier(surrogate), x, y, ball, SEED, keep_best=False)
     return np.asarray(found.x_adv)
@@ -45,7 +45,7 @@ def margins(x, y):
 
 
 @tiers.parametrize("bias", [0.0, 3.0])
-def test_tries_the_points_of_the_surrogate_on_the_model(bias):
+def test_evaluates_the_points_of_the_surrogate_on_the_model(bias):
     x, y = numpy_reference.examples(20)
     surrogate, ball, attack = other_model(bias), kr.Linf(0.1), kr.attacks.PGD(num_steps=4)
     wrong = surrogate.predict(x, verbose=0).argmax(-1) != y
@@ -53,7 +53,7 @@ def test_tries_the_points_of_the_surrogate_on_the_model(bias):
     points = by_itself(attack, surrogate, x, y, ball)
     found = search(Transfer(surrogate, attack), numpy_reference.keras_model(), x, y, ball)
     before, after = margins(x, y), margins(points, y)
-    # Also where the surrogate is wrong from the start there is a point.
+    # There is a point even where the surrogate is wrong from the start.
     assert np.abs(points - x).max(-1).min() > 0.05 and 0 < (after < before).sum() < 20
     expected = np.where((after > before)[:, None], points, x)
     np.testing.assert_allclose(found.x_adv, expected, rtol=0, atol=1e-6)
@@ -61,7 +61,7 @@ def test_tries_the_points_of_the_surrogate_on_the_model(bias):
     np.testing.assert_array_equal(found.success, np.maximum(before, after) > 0)
 
 
-def test_in_training_the_points_of_the_surrogate_come_back():
+def test_training_returns_the_points_of_the_surrogate():
     x, y = numpy_reference.examples()
     surrogate, ball = other_model(3.0), kr.L2(0.3)
     points = by_itself(kr.attacks.FGSM(), surrogate, x, y, ball)
@@ -70,7 +70,7 @@ def test_in_training_the_points_of_the_surrogate_come_back():
 
 
 @pytest.mark.exhaustive
-def test_without_labels_the_attacked_model_says_them():
+def test_without_labels_the_attacked_model_predicts_them():
     x, _ = numpy_reference.examples(12)
     model, surrogate, ball = numpy_reference.keras_model(), other_model(3.0), kr.L2(0.4)
     attack = Transfer(surrogate, "bim")
@@ -81,7 +81,7 @@ def test_without_labels_the_attacked_model_says_them():
 
 
 @pytest.mark.exhaustive
-def test_leaves_what_the_model_gets_wrong_and_only_that():
+def test_leaves_only_misclassified_examples_unchanged():
     x, y = numpy_reference.examples()
     y = np.where(np.arange(5) == 2, (y + 1) % 3, y)
     found = Transfer(other_model(), "bim").run(
@@ -92,7 +92,7 @@ def test_leaves_what_the_model_gets_wrong_and_only_that():
 
 
 @pytest.mark.exhaustive
-def test_every_restart_is_tried_on_the_model():
+def test_every_restart_is_evaluated_on_the_model():
     x, y = numpy_reference.examples(16)
     model, surrogate = numpy_reference.keras_model(), other_model(1.0)
     losses = []
@@ -128,12 +128,12 @@ def test_breaks_a_model_without_gradients_and_counts_its_queries_alone():
     best = linear_model.best(x, y, "Linf", 0.15, (0.0, 1.0))
     np.testing.assert_allclose(found.x_adv, best, rtol=0, atol=1e-6)
     assert found.queries.tolist() == [4] * len(x)
-    # XLA asks once for the three queries at the clean example.
+    # XLA merges the three queries at the clean example into one call.
     assert model.asked == (2 if backends.IS_JAX else 4) * len(x)
 
 
 @pytest.mark.exhaustive
-def test_a_blind_surrogate_is_reported():
+def test_zero_gradients_of_the_surrogate_are_reported():
     x, y = numpy_reference.examples()
     surrogate = other_model()
     surrogate.set_weights([0.0 * weight for weight in surrogate.get_weights()])
@@ -143,21 +143,21 @@ def test_a_blind_surrogate_is_reported():
 
 
 @pytest.mark.exhaustive
-def test_leaves_the_surrogate_alone():
+def test_does_not_change_the_surrogate():
     surrogate = small_models.convolution()
     x, y = small_models.images(surrogate)
     before = [np.copy(value) for value in surrogate.get_weights()]
     model = small_models.convolution()
     model.set_weights([1.1 * value for value in model.get_weights()])
     first, again = (Transfer(surrogate)(model, x, y, kr.Linf(0.05)) for _ in range(2))
-    # Dropout in training mode would give other points.
+    # Dropout in training mode would lead to other points.
     np.testing.assert_array_equal(first, again)
     for weight, value in zip(surrogate.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, value)
 
 
 @pytest.mark.exhaustive
-def test_reads_the_weights_that_the_surrogate_has_now():
+def test_uses_the_current_weights_of_the_surrogate():
     x, y = numpy_reference.examples()
     model, surrogate, ball = numpy_reference.keras_model(), other_model(), kr.L2(0.3)
     attack = Transfer(surrogate, "bim")
@@ -245,5 +245,5 @@ def test_wrong_surrogates():
         Transfer(two)(numpy_reference.keras_model(), x, y, kr.Linf(0.1))
     model = numpy_reference.keras_model()
     ball = kr.threat_models.AtLayer(model.layers[0].name, kr.L2(0.1, bounds=None))
-    with pytest.raises(ValueError, match="at a layer of one model means nothing to another"):
+    with pytest.raises(ValueError, match="at a layer of one model has no meaning for another"):
         Transfer(other_model())(model, x, y, ball)

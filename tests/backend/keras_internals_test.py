@@ -20,19 +20,19 @@ X, Y = linear_fit.data(24)
 
 
 class Slotted:
-    """Takes no attributes, as the tensors that JAX traces."""
+    """A tensor that takes no attributes, like a tracer of JAX."""
 
     __slots__ = ("__weakref__",)
 
 
-def test_finds_what_went_into_a_softmax():
+def test_finds_the_inputs_of_a_softmax():
     logits = ops.convert_to_tensor(np.array([[1.0, 2.0]], "float32"))
     found = keras_internals.keras_logits(keras.activations.softmax(logits))
     np.testing.assert_array_equal(found, logits)
     assert keras_internals.keras_logits(logits) is None
 
 
-def test_keeps_logits_of_what_takes_no_attributes_as_long_as_it_lives():
+def test_logits_of_tracers_live_as_long_as_the_tracers():
     one, other = Slotted(), Slotted()
     keras_internals.set_keras_logits(one, "first")
     keras_internals.set_keras_logits(one, "second")
@@ -61,7 +61,7 @@ def _graph():
     return keras.Model(tensor, second(first(tensor))), first, second
 
 
-def test_a_graph_says_which_layer_made_its_output_and_what_each_was_called_on():
+def test_output_layer_and_input_tensors_of_a_graph():
     model, first, second = _graph()
     assert keras_internals.output_layer(model) is second
     assert keras_internals.output_layer(keras.Sequential([keras.Input((4,)), model])) is second
@@ -86,7 +86,7 @@ def test_a_graph_runs_on_other_values():
     assert keras_internals.graph_of(keras.Sequential([keras.layers.Dense(2)])) is None
 
 
-def test_classes_of_keras_are_told_from_others():
+def test_classes_of_keras_are_recognized():
     assert keras_internals.is_defined_by_keras(keras.Model)
     assert keras_internals.is_defined_by_keras(type(_graph()[0]))
     assert not keras_internals.is_defined_by_keras(Slotted)
@@ -102,7 +102,7 @@ def test_masks_are_read_and_set():
     assert keras_internals.get_keras_mask(other) is mask
 
 
-def test_a_model_may_say_that_it_adds_no_loss():
+def test_regularizers_can_be_disabled():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_regularizer="l2")])
     model.compile("sgd", "mse")
     x, y = np.ones((3, 2), "float32"), np.zeros((3, 1), "float32")
@@ -115,7 +115,7 @@ def test_a_model_may_say_that_it_adds_no_loss():
     np.testing.assert_allclose(whole - without, penalty, rtol=1e-4)
 
 
-def test_the_losses_of_several_outputs_are_tracked_but_for_a_while():
+def test_the_metrics_of_several_outputs_can_be_disabled():
     tensor = keras.Input((4,))
     outputs = {name: keras.layers.Dense(1, name=name)(tensor) for name in ("a", "b")}
     model = keras.Model(tensor, outputs)
@@ -198,7 +198,7 @@ def test_averages_belong_to_the_trainable_variables():
 
 
 @backends.tensorflow_only("only TensorFlow has strategies")
-def test_a_strategy_names_how_it_sums_over_its_replicas():
+def test_the_cross_device_ops_of_a_strategy():
     import tensorflow as tf
 
     wanted = tf.distribute.ReductionToOneDevice()
@@ -236,7 +236,7 @@ def test_an_initial_epoch_on_the_model_is_where_fit_starts():
     assert linear_fit.fit(linear_fit.make_model(), Later(), epochs=3).epoch == [2]
 
 
-def test_the_generator_of_train_on_batch_is_told_from_the_data_of_fit():
+def test_the_generator_of_train_on_batch_is_recognized():
     model, found = linear_fit.make_model(), []
     model.make_train_function()
     plain = model.train_function
@@ -303,7 +303,7 @@ def test_every_name_of_the_file_has_a_test():
 
 
 def _private_names(tree):
-    """Yields the private attributes that a file takes of what is not its own `self`."""
+    """Yields the private attributes that a file reads from objects other than `self`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
             yield node.attr, node.lineno

@@ -6,7 +6,7 @@ from keras_robust import backend
 from keras_robust.backend import Requirement
 
 
-def test_a_condition_that_fails_is_told_with_its_values():
+def test_the_message_of_a_failed_condition_shows_its_values():
     x = ops.convert_to_tensor(np.array([1.0, 7.0], "float32"))
     low = Requirement(ops.all(x >= 0.0), "Expected no less than 0. Received: {}", (ops.min(x),))
     high = Requirement(ops.all(x <= 5.0), "Expected at most 5. Received: {}", (ops.max(x),))

@@ -59,7 +59,7 @@ def test_the_seeds_of_random_layers_are_in_it(tmp_path):
     np.testing.assert_array_equal(again.layers[1].seed_generator.state, state)
 
 
-def test_what_is_kept_makes_the_same_call_a_training_of_no_epochs(tmp_path):
+def test_a_kept_file_makes_the_same_call_train_no_epochs(tmp_path):
     path = tmp_path / "backup.npz"
     first, second = backups.make_model(), backups.make_model()
     assert kr.callbacks.AtomicBackup(path).epochs_done() == 0
@@ -115,9 +115,11 @@ def test_the_backup_of_another_model_is_refused_and_left_alone(tmp_path):
     before = path.read_bytes()
     other = backups.make_model(lambda: [keras.layers.Dense(4)])
     start = other.get_weights()
-    with pytest.raises(ValueError, match="of another model or optimizer.*Received: .*3 arrays"):
+    with pytest.raises(
+        ValueError, match="belongs to another model or optimizer.*Received: .*3 arrays"
+    ):
         backups.fit(other, path)
-    with pytest.raises(ValueError, match="of another model or optimizer"):
+    with pytest.raises(ValueError, match="belongs to another model or optimizer"):
         backups.fit(backups.make_model(optimizer="adam"), path)
     assert path.read_bytes() == before
     for one, kept in zip(other.get_weights(), start, strict=True):
@@ -144,8 +146,8 @@ def test_fewer_epochs_than_are_done_are_refused_and_lose_nothing(tmp_path):
     first = backups.make_model(optimizer="adam")
     backups.fit(first, path, epochs=3, delete_checkpoint=False)
     model, stopping = backups.make_model(optimizer="adam"), keras.callbacks.EarlyStopping("loss")
-    _assert_refused(model, path, "has 3 epochs behind it, more than .*and epochs=2", epochs=2)
-    with pytest.raises(ValueError, match="has 3 epochs behind it"):
+    _assert_refused(model, path, "is from epoch 3, after the last .*and epochs=2", epochs=2)
+    with pytest.raises(ValueError, match="is from epoch 3, after the last"):
         backups.fit(model, path, epochs=2, callbacks=[stopping])
     assert stopping.best is None or np.isinf(stopping.best)
     assert kr.callbacks.AtomicBackup(path).epochs_done() == 3
@@ -176,7 +178,7 @@ def test_weights_that_are_nan_are_refused_and_change_nothing(tmp_path):
         )
     )
     backups.fit(broken, path, epochs=1, callbacks=[nan], delete_checkpoint=False)
-    message = "weights that are NaN.*delete the file.*Received: .*with NaN in .*kernel"
+    message = "weights that are NaN.*Delete the file.*Received: .*with NaN in .*kernel"
     _assert_refused(backups.make_model(optimizer="adam"), path, message)
 
 
@@ -219,7 +221,7 @@ def test_what_was_changed_is_refused_and_changes_nothing(tmp_path, backup, chang
     assert not all(same)
     path = tmp_path / "backup.npz"
     np.savez(path, **changed)
-    message = "Expected a backup of AtomicBackup at .*: delete the file.*Received: .*digest"
+    message = "Expected a backup of AtomicBackup at .*. Delete the file.*Received: .*digest"
     _assert_refused(backups.make_model(optimizer="adam"), path, message)
 
 
@@ -263,11 +265,11 @@ def test_what_is_no_path_is_refused(path):
         kr.callbacks.AtomicBackup(path)
 
 
-def test_a_file_that_cannot_be_written_is_told_before_the_first_epoch(tmp_path):
+def test_a_file_that_cannot_be_written_is_refused_before_the_first_epoch(tmp_path):
     (tmp_path / "file").write_text("")
     model = backups.make_model()
     start = model.get_weights()[0]
-    with pytest.raises(ValueError, match="cannot be written: give another path. Received: .*file"):
+    with pytest.raises(ValueError, match="cannot be written: pass another path. Received: .*file"):
         backups.fit(model, tmp_path / "file" / "backup.npz")
     np.testing.assert_array_equal(model.get_weights()[0], start)
 
@@ -278,7 +280,7 @@ def _meta(**changes):
     return {"meta": np.array(json.dumps(meta)), "variable_0": np.zeros(3)}
 
 
-def test_what_the_next_test_spoils_is_right(tmp_path):
+def test_the_intact_backup_is_accepted(tmp_path):
     np.savez(tmp_path / "backup.npz", **sealed(_meta()))
     assert kr.callbacks.AtomicBackup(tmp_path / "backup.npz").epochs_done() == 1
 
@@ -334,7 +336,7 @@ def test_a_full_disk_leaves_the_backup_before(tmp_path, monkeypatch):
 
 
 def _keeping(folder):
-    """What Keras has for the best epoch, in front of which stands the backup."""
+    """Callbacks of Keras that track the best epoch, after the backup in the list."""
     monitor = {"monitor": "score", "mode": "max"}
     return [
         kr.callbacks.AtomicBackup(folder / "backup.npz"),
@@ -348,7 +350,7 @@ def _keeping(folder):
 
 
 class _Score(keras.callbacks.Callback):
-    """Says that the second epoch is the best."""
+    """Adds logs in which the second epoch is the best."""
 
     SCORES = (0.5, 0.9, 0.6, 0.7, 0.8, 0.4)
 
@@ -438,7 +440,7 @@ def test_a_training_that_stopped_early_is_over(tmp_path):
     assert (epochs, none) == ([0, 1, 2, 3], [])
     for one, other in zip(first, again, strict=True):
         np.testing.assert_array_equal(one, other)
-    # More patience is a reason to go on.
+    # With more patience the training continues.
     assert fit(patience=9)[1] == [4, 5]
 
 

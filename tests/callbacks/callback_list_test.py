@@ -8,7 +8,7 @@ from tests.support import linear_fit
 
 
 class _Mover(keras.callbacks.Callback):
-    """Moves to an index, and keeps who stands around it then."""
+    """Moves to an index, and stores the list of callbacks at that time."""
 
     def __init__(self, index):
         super().__init__()
@@ -34,13 +34,13 @@ def test_moves_among_the_callbacks_of_a_fit_and_all_have_their_turn(start, end):
     assert mover.calls == others[0].calls == 1
 
 
-def test_who_moves_later_is_seen():
+def test_later_moves_are_seen():
     first, second = _Mover(1), _Mover(0)
     keras.callbacks.CallbackList([first, second], model=linear_fit.make_model())
     assert first.found()[:2] == second.found()[:2] == [second, first]
 
 
-def test_there_is_none_around_a_call_by_hand():
+def test_a_manual_call_has_no_list():
     mover = _Mover(0)
     mover.set_model(linear_fit.make_model())
     assert mover.found() == []

@@ -356,7 +356,7 @@ def test_a_collapse_right_after_a_resume_is_taken_back(tmp_path):
         ({"drop": 20}, "above 0 and below 1. Received: drop=20"),
         ({"every_batches": 0}, "an int >= 1, or None. Received: every_batches=0"),
         ({"every_batches": 2.5}, "an int >= 1, or None. Received: every_batches=2.5"),
-        ({"attack": "fgsm"}, "withstands attacks of one step.*Received: attack=FGSM"),
+        ({"attack": "fgsm"}, "resists attacks of one step.*Received: attack=FGSM"),
         ({"attack": kr.attacks.PGD(num_steps=1)}, 'such as "pgd". Received: attack=PGD'),
         ({"attack": "nfgsm"}, "NFGSM makes examples for training"),
         ({"num_examples": 0}, "`num_examples` must be an int >= 1"),

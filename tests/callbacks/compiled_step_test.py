@@ -13,7 +13,7 @@ X, Y = linear_fit.data(24)
 
 
 class Counting(kr.objectives.Adversarial):
-    """Notes how often it is traced; `share` scales the loss."""
+    """Counts its traces; `share` scales the loss."""
 
     def __init__(self, share=1.0):
         super().__init__()
@@ -68,7 +68,7 @@ def test_the_seed_of_each_fit_is_data():
     found = []
     for seeds in [(0, 1), (0, 0)]:
         callback = linear_fit.adv_train(
-            objective=Counting(), attack=kr.attacks.PGD(num_steps=1, step_size=0.01)
+            objective=Counting(), attack=kr.attacks.PGD(num_steps=1, step_size=0.05)
         )
         model = linear_fit.make_model()
         for seed in seeds:
@@ -119,7 +119,7 @@ def _change_optimizer(model, callback):
         _change_optimizer,
     ],
 )
-def test_what_is_no_data_is_traced_anew(change):
+def test_changed_settings_are_traced_again(change):
     attack = kr.attacks.PGD(num_steps=1, random_start=False)
     model = linear_fit.make_model()
     callback = linear_fit.adv_train(objective=Counting(), attack=attack)
@@ -198,7 +198,7 @@ def test_a_setting_of_the_optimizer_that_was_changed_is_seen():
     assert 0.0 < np.abs(linear_fit.weights(model) - before).max() < 1e-4
 
 
-def test_it_dies_with_the_model_and_with_the_callback():
+def test_the_step_is_released_with_the_model_and_the_callback():
     callback = linear_fit.adv_train(objective=Counting())
     models = [linear_fit.make_model() for _ in range(2)]
     for model in models:
@@ -218,7 +218,7 @@ class Failing(keras.callbacks.Callback):
         raise RuntimeError("not ours")
 
 
-def test_the_model_lets_go_after_the_error_of_another_callback():
+def test_an_error_of_another_callback_releases_the_step():
     model, callback = linear_fit.make_model(), linear_fit.adv_train(objective=Counting())
     model.make_train_function()
     plain = model.train_function

@@ -29,13 +29,13 @@ def _warnings(ball, x=X, **compile_arguments):
         (kr.Linf(1e-4), X, "0.0255"),
     ],
 )
-def test_an_epsilon_that_changes_nothing_is_told_with_what_was_meant(ball, x, meant):
+def test_a_tiny_epsilon_gives_a_warning_with_a_suggestion(ball, x, meant):
     (message,) = _warnings(ball, x)
     assert f"Was {meant} meant?" in message and message.endswith(f"Received: {ball!r}")
 
 
 @pytest.mark.exhaustive
-def test_without_a_box_the_batch_tells_the_units():
+def test_without_bounds_the_range_of_the_batch_is_used():
     (message,) = _warnings(kr.Linf(8 / 255, bounds=None), 1000 * X)
     scale = 1000 * (X.max() - X.min())
     assert f"the range is {scale:.4g}: below {scale / 510:.4g} hardly" in message
@@ -56,25 +56,27 @@ def test_without_a_box_the_batch_tells_the_units():
         (kr.L1(3.9, bounds=(0, 255)), False),
     ],
 )
-def test_an_epsilon_beyond_the_range_of_the_batch_is_told(ball, is_told):
+def test_an_epsilon_beyond_the_range_of_the_batch_gives_a_warning(ball, is_told):
     found = _warnings(ball, (X - X.min()) / (X.max() - X.min()))
     assert len(found) == is_told
-    assert not found or "Epsilon is larger than all of the range of the first batch" in found[0]
+    assert (
+        not found or "Epsilon is larger than the range of all values in the first batch" in found[0]
+    )
 
 
 @pytest.mark.exhaustive
 def test_a_warm_up_hides_nothing_and_xla_changes_nothing():
     model = linear_fit.make_model(jit_compile=True)
     callback = kr.AdvTrain(kr.Linf(8, bounds=(0, 255)), attack="fgsm", warmup=100)
-    with pytest.warns(UserWarning, match="Epsilon is larger than all of the range"):
+    with pytest.warns(UserWarning, match="Epsilon is larger than the range of all values"):
         model.fit(X, Y, verbose=0, callbacks=[callback])
 
 
 @pytest.mark.exhaustive
-def test_each_of_several_inputs_is_looked_at():
+def test_each_of_several_inputs_is_checked():
     x = several_inputs.parted(X)
     for ball, message in (
-        (kr.Linf(8, bounds=(0, 255)), "Epsilon is larger than all of the range"),
+        (kr.Linf(8, bounds=(0, 255)), "Epsilon is larger than the range of all values"),
         (kr.Linf(1e-4), "Was 0.0255 meant?"),
         (None, None),
     ):
@@ -86,7 +88,7 @@ def test_each_of_several_inputs_is_looked_at():
             several_inputs.parted_model().fit(x, Y, batch_size=8, verbose=0, callbacks=[callback])
 
 
-def test_usual_radii_are_not_told():
+def test_usual_radii_give_no_warning():
     assert not _warnings(kr.Linf("8/255"))
     assert not _warnings(kr.Linf(0.0))
     assert np.ptp(X) > 0.9

@@ -8,7 +8,7 @@ X, Y = np.full((4, 4), 0.5, "float32"), np.arange(4) % 3
 
 
 @pytest.mark.parametrize("cls", kr.callbacks.ALL)
-def test_a_class_among_the_callbacks_is_told_what_is_missing(cls):
+def test_a_class_among_the_callbacks_raises_a_helpful_error(cls):
     model = small_models.simple()
     model.compile("sgd", "mse")
     message = rf"write callbacks=\[{cls.__name__}\(...\)\]. Received: the class {cls.__name__}$"

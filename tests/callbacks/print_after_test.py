@@ -8,7 +8,7 @@ from keras_robust.callbacks.print_after import print_after
 from tests.support import linear_fit
 
 
-def test_what_takes_long_is_told_and_what_does_not_is_not(capsys):
+def test_only_slow_code_prints_the_message(capsys):
     with print_after(0.01, "long"):
         time.sleep(0.2)
     with pytest.raises(RuntimeError):
@@ -19,7 +19,7 @@ def test_what_takes_long_is_told_and_what_does_not_is_not(capsys):
 
 
 @pytest.mark.exhaustive
-def test_a_long_first_batch_is_told_once_where_fit_shows_anything(monkeypatch, capsys):
+def test_a_slow_first_batch_prints_once_unless_fit_is_silent(monkeypatch, capsys):
     monkeypatch.setattr(adv_train, "_LONG", 0.0)
     for verbose, count in ((2, 1), (0, 0)):
         callback = kr.AdvTrain(kr.Linf(0.1), attack="fgsm")

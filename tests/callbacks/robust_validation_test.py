@@ -75,7 +75,7 @@ def test_the_last_epoch_is_always_evaluated():
 
 @pytest.mark.exhaustive
 def test_the_seed_decides_the_start():
-    attack = kr.attacks.PGD(num_steps=1, step_size=0.001)
+    attack = kr.attacks.PGD(num_steps=1, step_size=0.05)
     losses = [
         _fit([kr.RobustValidation((X, Y), kr.Linf(EPSILON), attack=attack, seed=seed)])
         for seed in (0, 0, 1)
@@ -201,7 +201,7 @@ def test_batches_of_dicts_with_one_entry():
     assert history["val_adv_loss"][0] == pytest.approx(loss, rel=1e-5)
 
 
-def test_an_epsilon_in_other_units_is_told_before_the_training():
+def test_an_epsilon_in_other_units_gives_a_warning_before_the_training():
     with pytest.warns(UserWarning, match="Epsilon seems to have other units.*Was 8 meant"):
         kr.RobustValidation((X * 255, Y), kr.Linf(8 / 255, bounds=(0, 255)))
     with pytest.warns(UserWarning, match="Epsilon is larger than the range of the inputs"):

@@ -10,7 +10,7 @@ X, Y = linear_fit.data(24)
 
 
 def _frozen_step(model):
-    """Trains, and changes nothing: the sample weights are 0."""
+    """Trains without an effect, because the sample weights are 0."""
     model.train_on_batch(X[:8], Y[:8], sample_weight=np.zeros(8))
 
 

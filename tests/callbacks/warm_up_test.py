@@ -46,7 +46,7 @@ def test_a_schedule_has_no_warm_up_of_its_own():
 
 
 @pytest.mark.parametrize("arguments", [{"warmup": "20%"}, {"clean_epochs": 1}], ids=str)
-def test_what_was_asked_for_is_refused_where_it_cannot_be_had(arguments):
+def test_a_percentage_needs_data_of_known_length(arguments):
     with pytest.raises(ValueError, match=f"{NAME}. Pass `steps_per_epoch`.*Received: warmup="):
         _warm_up(steps=None, **arguments)
 
@@ -69,12 +69,14 @@ def test_data_of_unknown_length_train_by_default_and_equal_numpy(monkeypatch, ca
     np.testing.assert_allclose(
         found, linear_fit.expected(X, Y, epochs=2, epsilon=epsilon_warmup)[0], 1e-4
     )
-    assert f"AdvTrain: {NAME}, so that epsilon grows over the first 4" in capsys.readouterr().out
+    assert f"AdvTrain: {NAME}. Epsilon grows over the first 4" in capsys.readouterr().out
 
 
 @pytest.mark.exhaustive
-def test_a_training_that_ends_before_the_ramp_is_told():
-    with pytest.warns(UserWarning, match="never met the full.*Received: 6 optim.*was 1% of its"):
+def test_a_training_shorter_than_the_warm_up_gives_a_warning():
+    with pytest.warns(
+        UserWarning, match="never reached the full.*Received: 6 optim.*was 1% of its"
+    ):
         _fit_unknown(2, [_default()])
 
 

@@ -29,7 +29,7 @@ def model(*layers, classes=4, **arguments):
 
 
 def margins(kernel, bias, norm, bounds):
-    """The worst margins in float64, `(n, num_classes)`."""
+    """Returns the worst margins in float64, `(n, num_classes)`."""
     x, low, high = X.reshape(5, 6).astype("float64"), *(bounds or (-np.inf, np.inf))
     z, columns = x @ kernel + bias, []
     for j in range(4):
@@ -41,7 +41,7 @@ def margins(kernel, bias, norm, bounds):
 
 
 def lowest(norm, bounds):
-    """The lowest logit to which the true class can be brought, `(n,)`."""
+    """Returns the lowest feasible logit of the true class, `(n,)`."""
     x, low, high = X.reshape(5, 6).astype("float64"), *(bounds or (-np.inf, np.inf))
     gain = linear_model.largest_gain(-KERNEL[:, Y].T, x, norm, EPSILON[norm], low, high)
     return (x @ KERNEL + BIAS)[np.arange(5), Y] - gain
@@ -60,7 +60,7 @@ def test_slopes_are_the_columns_of_the_kernel():
     np.testing.assert_allclose(slopes, KERNEL.T.reshape(4, *SHAPE), rtol=1e-6)
 
 
-def test_slopes_go_through_what_stands_in_front():
+def test_slopes_include_the_layers_before_the_last():
     layers = [keras.layers.Rescaling(1 / 4, offset=3.0), keras.layers.Dense(6)]
     network = model(*layers)
     slopes = affine.slopes(models.Classifier(network), keras.ops.convert_to_tensor(X[2:]))
@@ -120,13 +120,13 @@ def test_the_gradient_of_worst_margins_is_that_of_the_maximum(norm, bounds):
 
 @tiers.parametrize("bounds", BOUNDS.values(), ids=BOUNDS)
 @tiers.parametrize("norm", NORMS)
-def test_worst_logits_stand_on_the_lowest_true_logit(norm, bounds):
+def test_worst_logits_add_the_lowest_true_logit(norm, bounds):
     values = found(affine.worst_logits, model(), norm, bounds)
     expected = lowest(norm, bounds)[:, None] + margins(KERNEL, BIAS, norm, bounds)
     np.testing.assert_allclose(values, expected, rtol=1e-5, atol=2e-6)
 
 
-def test_the_gradient_passes_no_maximiser():
+def test_no_gradient_flows_through_the_maximizer():
     x = keras.ops.convert_to_tensor(X)
 
     def compute(x):
@@ -136,7 +136,7 @@ def test_the_gradient_passes_no_maximiser():
         return affine.worst_margins(logits, slopes, x, keras.ops.convert_to_tensor(Y), kr.L2(0.6))
 
     _, slopes = gradients.of(compute, x)
-    # On JAX a gradient that is not there is zero.
+    # On JAX a missing gradient is zero.
     assert not np.any(slopes) if backends.IS_JAX else slopes is None
 
 
@@ -169,12 +169,12 @@ def test_callables_and_softmax_models_pass():
         keras.layers.BatchNormalization(),
     ],
 )
-def test_other_models_do_not_pass_and_stay_as_they_are(layer):
+def test_other_models_are_refused_and_do_not_change(layer):
     network = model(layer)
     before = network.get_weights()
     message = (
         r"no Dropout and no BatchNormalization\. Train another model with the objective "
-        r'"adversarial".*Received: logits of up to [\d.]+ that leave .* by up to [\d.]+'
+        r'"adversarial".*Received: logits of up to [\d.]+ that differ .* by up to [\d.]+'
     )
     with pytest.raises(ValueError, match=message):
         affine.check_affine(network, SHAPE, kr.Linf(0.1))
@@ -182,8 +182,8 @@ def test_other_models_do_not_pass_and_stay_as_they_are(layer):
         np.testing.assert_array_equal(value, old)
 
 
-def test_a_kink_in_a_corner_of_the_box_is_seen():
-    # Bends only where nearly all features are high: uniform points of 100 features never get there.
+def test_a_kink_in_a_corner_of_the_box_is_detected():
+    # Bends only if nearly all features are high, as uniform points of 100 features never are.
     def bent(x):
         total = keras.ops.sum(x, axis=-1, keepdims=True)
         return keras.ops.concatenate([total, keras.ops.relu(total - 80.0)], axis=-1)
@@ -192,7 +192,7 @@ def test_a_kink_in_a_corner_of_the_box_is_seen():
         affine.check_affine(bent, (100,), kr.Linf(0.1))
 
 
-def test_without_bounds_the_examples_say_where_to_look():
+def test_without_bounds_the_examples_give_the_range():
     def bent(x):
         return keras.ops.concatenate([x, keras.ops.relu(x - 100.0)], axis=-1)
 
@@ -204,12 +204,12 @@ def test_without_bounds_the_examples_say_where_to_look():
         kr.certify(bent, data, "linear", norm="L2", bounds=None)
 
 
-def test_nan_is_no_affine_model():
+def test_nan_logits_are_refused():
     with pytest.raises(ValueError, match="affine"):
         affine.check_affine(lambda x: x[:, 0] * float("nan"), SHAPE, kr.Linf(0.1))
 
 
-def test_threat_models_elsewhere_than_at_the_input_are_refused():
+def test_threat_models_at_a_layer_are_refused():
     hidden = kr.threat_models.AtLayer("dense", kr.L2(0.1, None))
-    with pytest.raises(ValueError, match="for threat models of the one input.*AtLayer"):
+    with pytest.raises(ValueError, match="for threat models of a single input.*AtLayer"):
         affine.check_affine(model(), SHAPE, hidden)

@@ -35,7 +35,7 @@ def make(**changes):
     return kr.CertificateReport(**arguments)
 
 
-def test_the_curve_counts_what_is_right_and_certified():
+def test_the_curve_counts_correct_certified_examples():
     found = certified_curve(np.equal(LABELS, PREDICTIONS), np.array(RADII))
     assert found == make().curve
 
@@ -50,7 +50,7 @@ def test_a_long_curve_is_thinned_and_stays_exact():
     np.testing.assert_allclose(curve["certified_accuracy"], expected)
 
 
-def test_nothing_right():
+def test_no_correct_prediction():
     found = certified_curve(np.zeros(3, bool), np.ones(3))
     assert found == {"radii": [0.0], "certified_accuracy": [0.0]}
 
@@ -77,7 +77,7 @@ def test_json_round_trip(tmp_path):
     assert kr.CertificateReport.load(tmp_path / "certificate.json") == report
 
 
-def test_a_file_of_something_else_is_refused(tmp_path):
+def test_other_files_are_refused(tmp_path):
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(ValueError, match="Expected a certificate with schema.*schema=None"):
         kr.CertificateReport.load(tmp_path / "other.json")
@@ -100,7 +100,7 @@ def test_the_table_has_the_numbers():
     assert len(rows) == 7  # With the share that abstained.
 
 
-def test_the_table_at_radii_that_are_asked_for():
+def test_the_table_at_given_radii():
     table = make().table(["1/5", 0.6])
     cells = [[str(cell) for cell in column.cells] for column in table.columns]
     assert cells == [["1/5", "0.6"], ["60.0%", "0.0%"]]
@@ -140,7 +140,7 @@ def test_round_radii(largest, expected):
     assert round_radii(largest) == expected
 
 
-def test_the_picture_is_the_curve(tmp_path):
+def test_the_figure_shows_the_curve(tmp_path):
     figure = make().plot(str(tmp_path / "curve.png"))
     (axes,) = figure.axes
     x, y = axes.lines[0].get_data()
@@ -151,7 +151,7 @@ def test_the_picture_is_the_curve(tmp_path):
     assert matplotlib.image.imread(tmp_path / "curve.png").ndim == 3
 
 
-def test_the_picture_with_what_attacks_leave():
+def test_the_figure_with_a_robustness_report():
     figure = make(norm="Linf").plot(robustness=reports.make())
     (axes,) = figure.axes
     x, y = axes.lines[1].get_data()
@@ -161,7 +161,7 @@ def test_the_picture_with_what_attacks_leave():
         "certified: Smoothing",
         "under attack: FMN",
     ]
-    with pytest.raises(ValueError, match="under L2 with a curve. Received: one under Linf$"):
+    with pytest.raises(ValueError, match="under L2 with a curve. Received: a report under Linf$"):
         make().plot(robustness=reports.make())
-    with pytest.raises(ValueError, match="Received: one under Linf without a curve"):
+    with pytest.raises(ValueError, match="Received: a report under Linf without a curve"):
         make(norm="Linf").plot(robustness=reports.make(curve=None))

@@ -3,7 +3,7 @@ import pytest
 
 from keras_robust import certification
 from keras_robust.certification.certificate import largest_radii
-from keras_robust.certification.certificate import shown
+from keras_robust.certification.certificate import with_progress
 
 
 def test_bisection_finds_each_border_from_below():
@@ -18,17 +18,21 @@ def test_bisection_finds_each_border_from_below():
     assert np.all(found <= border)
     np.testing.assert_allclose(found[:4], border[:4], rtol=0, atol=2.0**-12)
     assert found[4] == 1.0
-    # Whatever is returned was asked for, or given.
+    # Every returned radius was tested, or is the given lower end.
     for row, radius in enumerate(found):
         assert radius == 0.0 or any(radius == radii[row] for radii in asked)
 
 
 def test_the_bar_counts_examples_and_the_batches_are_the_same_without_it(capsys):
-    assert list(shown(5, 2, verbose=True)) == list(shown(5, 2, verbose=False)) == [0, 2, 4]
+    assert (
+        list(with_progress(5, 2, verbose=True))
+        == list(with_progress(5, 2, verbose=False))
+        == [0, 2, 4]
+    )
     assert "5/5" in capsys.readouterr().out
 
 
-def test_what_is_certified_already_stays():
+def test_radii_that_are_already_certified_stay():
     low = np.array([0.5, 0.5])
     found = largest_radii(lambda radii: np.zeros(2, bool), low, np.ones(2), 5)
     np.testing.assert_array_equal(found, [0.5, 0.5])
@@ -43,6 +47,6 @@ def test_names():
         certification.get("magic")
 
 
-def test_a_certificate_must_be_written():
+def test_certify_must_be_implemented():
     with pytest.raises(NotImplementedError):
         certification.Certificate().certify(None, None)

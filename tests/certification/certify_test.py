@@ -70,7 +70,7 @@ def test_certified_radii_are_below_the_distances_that_fmn_finds(method):
 
 @pytest.mark.exhaustive
 def test_smoothed_radii_are_below_the_distances_of_the_smoothed_classifier():
-    """For a linear model the smoothed classifier is the model, so that FMN sees its mistakes."""
+    """The smoothed classifier of a linear model is the model itself, so FMN finds its mistakes."""
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)])
     report = kr.certify(model, (X, Y % 2), noise_stddev=0.3, num_samples=3000)
     sure = np.array(report.predictions) >= 0
@@ -85,10 +85,10 @@ def test_wrong_arguments():
         kr.certify(model, (X, Y), "magic")
     with pytest.raises(ValueError, match="Unknown.*: 'smothing'. Did you mean 'smoothing'?"):
         kr.certify(model, (X, Y), "smothing", alpha=0.1)
-    with pytest.raises(ValueError, match="belong to a certificate that is named.*Interval"):
+    with pytest.raises(ValueError, match="need a certificate given by name.*Interval"):
         kr.certify(model, (X, Y), kr.certification.Interval(), num_steps=3)
     known = "bounds.*max_radius.*num_steps"
-    with pytest.raises(ValueError, match=f"of Interval, of which there are .*{known}.*: alpha$"):
+    with pytest.raises(ValueError, match=f"only the arguments .*{known}.* of Interval.*: alpha$"):
         kr.certify(model, (X, Y), "interval", alpha=0.1)
     with pytest.raises(ValueError, match="Labels must be class indices from 0 to 2"):
         kr.certify(model, (X, Y + 3), "interval")
@@ -96,7 +96,7 @@ def test_wrong_arguments():
         kr.certify(model, (X + 1.0, Y), "interval")
     with pytest.raises(ValueError, match="must be finite"):
         kr.certify(model, (X * np.nan, Y), noise_stddev=0.1)
-    with pytest.raises(ValueError, match="Only a built Sequential or Functional"):
+    with pytest.raises(ValueError, match="Expected a built Sequential or Functional"):
         kr.certify(lambda x: x, (X, Y), "interval")
     with pytest.raises(ValueError, match="`batch_size` must be an int >= 1. Received: 0"):
         kr.certify(model, (X, Y), "interval", batch_size=0)
@@ -108,7 +108,7 @@ def test_inputs_of_any_range_are_smoothed():
 
 
 @pytest.mark.parametrize("method", ["interval", "linear"])
-def test_inputs_beyond_the_box_are_told_of_the_argument_of_the_certificate(method):
+def test_the_error_for_inputs_out_of_the_box_names_the_argument(method):
     x, y = np.full((4, 3), 9.0, "float32"), np.zeros(4, "int32")
     message = "the bounds of the certificate, its argument `bounds`. Rescale them"
     with pytest.raises(ValueError, match=message):

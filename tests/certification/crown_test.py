@@ -30,24 +30,29 @@ def _box(x, radius):
     )
 
 
+def _lines(low, high):
+    """Returns the lines above each ReLU as (slope, offset), and the slopes of the lines below."""
+    upper, lower = [], []
+    for a, b in zip(low, high, strict=True):
+        if a >= 0.0:
+            upper, lower = [*upper, (1.0, 0.0)], [*lower, 1.0]
+        elif b <= 0.0:
+            upper, lower = [*upper, (0.0, 0.0)], [*lower, 0.0]
+        else:
+            slope = b / (b - a)
+            upper, lower = [*upper, (slope, -slope * a)], [*lower, 1.0 if b > -a else 0.0]
+    return upper, lower
+
+
 def _by_hand(weights, x, radius, y):
-    """The bounds of one example for Dense layers with ReLU between them, neuron by neuron."""
+    """Returns the bounds of one example, neuron by neuron, for Dense layers with ReLU between."""
     (first, b1), (second, b2), (last, b3) = weights
     low, high = x - radius, x + radius
     lines = []
     for kernel, bias in ((first, b1), (second, b2)):
         centre, reach = (low + high) / 2 @ kernel + bias, (high - low) / 2 @ np.abs(kernel)
         low, high = centre - reach, centre + reach
-        upper, lower = [], []
-        for a, b in zip(low, high, strict=True):
-            if a >= 0.0:
-                upper, lower = [*upper, (1.0, 0.0)], [*lower, 1.0]
-            elif b <= 0.0:
-                upper, lower = [*upper, (0.0, 0.0)], [*lower, 0.0]
-            else:
-                slope = b / (b - a)
-                upper, lower = [*upper, (slope, -slope * a)], [*lower, 1.0 if b > -a else 0.0]
-        lines.append((upper, lower))
+        lines.append(_lines(low, high))
         low, high = np.maximum(low, 0.0), np.maximum(high, 0.0)
     found = []
     for j in range(last.shape[1]):
@@ -65,7 +70,7 @@ def _by_hand(weights, x, radius, y):
 
 
 @pytest.mark.parametrize("radius", [0.0, 0.05, 0.4])
-def test_is_the_bound_of_the_paper(radius):
+def test_the_bound_is_that_of_the_paper(radius):
     model = sequential(
         layers.Dense(7, activation="relu"),
         layers.Dense(5),
@@ -76,7 +81,7 @@ def test_is_the_bound_of_the_paper(radius):
     weights = [layer.get_weights() for layer in model.layers if layer.weights]
     weights = [[part.astype("float64") for part in pair] for pair in weights]
     x = RNG.normal(size=(3, 6))
-    # Another radius for every feature.
+    # A different radius for every feature.
     radii = radius * np.linspace(0.0, 2.0, 6)
     found = crown_margins(model, _box(x, radii), ops.convert_to_tensor(LABELS))
     rows = zip(x, LABELS, strict=True)
@@ -134,7 +139,7 @@ def test_one_output_stands_for_two_logits():
         (layers.Softmax(name="d"), "layer 'd' of class Softmax"),
     ],
 )
-def test_what_is_neither_affine_nor_a_relu_is_refused_by_name(layer, message):
+def test_other_layers_are_refused_by_name(layer, message):
     x = np.zeros((1, *IMAGE))
     with pytest.raises(ValueError, match=f"No CROWN bound.*{message}"):
         crown_margins(sequential(layer), _box(x, 0.1), ops.convert_to_tensor([0]))

@@ -44,7 +44,7 @@ def test_other_models_are_refused():
     two = [keras.Input((3,)), keras.Input((3,))]
     several = keras.Model(two, keras.layers.Add()(two))
     for model in (Own(), keras.Sequential([keras.layers.Dense(2)]), several, len):
-        with pytest.raises(ValueError, match=f"Only a built Seq.*a {type(model).__name__}"):
+        with pytest.raises(ValueError, match=f"Expected a built Seq.*a {type(model).__name__}"):
             propagate(model, "x", name_of)
 
 
@@ -63,7 +63,7 @@ class Trained(keras.Model):
         return super().train_step(data)
 
 
-def test_a_call_of_its_own_is_refused_also_within():
+def test_a_custom_call_is_refused_also_in_an_inner_model():
     inputs = keras.Input((2,))
     outputs = keras.layers.Dense(2, name="a")(inputs)
     own = Louder([inputs, keras.layers.Dense(2)], name="b")
@@ -72,18 +72,19 @@ def test_a_call_of_its_own_is_refused_also_within():
     changed.call = lambda x: x
     models = [(own, "`call`"), (nested, "`call`"), (changed, "`call`")]
     for model, name in [*models, (Masked(inputs, outputs), "`__call__`")]:
-        with pytest.raises(ValueError, match=f"A model with a {name} of its own.*Received: a"):
+        with pytest.raises(ValueError, match=f"A model with a custom {name}.*Received: a"):
             propagate(model, "x", name_of)
     assert propagate(Trained(inputs, outputs), "x", name_of) == "a(x)"
 
 
-def test_refusals_name_layer_and_what_is_known():
+def test_errors_name_the_layer_and_the_supported_layers():
     layer = keras.layers.Dense(3, name="last")
     with pytest.raises(
-        ValueError, match="No bound is known.*layer 'last' of class Dense. Known are.*A, B"
+        ValueError,
+        match="No bound is known.*Supported are.*A, B. Received: layer 'last' of class Dense",
     ):
         refuse(layer, "bound", ["B", "A"])
     with pytest.raises(
-        ValueError, match="No bound.*Known are a, b. Received: gelu in layer 'last'"
+        ValueError, match="No bound.*Supported are a, b. Received: gelu in layer 'last'"
     ):
         refuse_activation(layer, keras.activations.gelu, "bound", ["b", "a"])

@@ -27,7 +27,7 @@ def normalization(**arguments):
     return layers.Normalization(mean=[0.2, 0.5], variance=[0.1, 2.0], **arguments)
 
 
-# One model for each rule, with all that its layer can do.
+# One model for each rule, with the options of its layer.
 MODELS = {
     "dense": (layers.Flatten(), layers.Dense(4)),
     "dense of images": (layers.Dense(3, use_bias=False), layers.Flatten()),
@@ -55,7 +55,7 @@ for _name in ("sigmoid", "selu", "softplus", "hard_sigmoid", "exponential", "sof
 
 
 def contained(model, x, radius, count=2000):
-    """Checks random points, corners among them, and returns the box of the outputs."""
+    """Checks that the box contains the outputs of random points and corners, and returns both."""
     low, high = x - radius, x + radius
     box = propagate_box(
         model, IntervalBounds(*(ops.convert_to_tensor(end, "float64") for end in (low, high)))
@@ -134,14 +134,14 @@ def test_ten_thousand_points_and_the_extremes_that_pgd_finds():
         (kr.layers.BitDepth(3, name="h"), "layer 'h' of class BitDepth"),
     ],
 )
-def test_what_has_no_rule_is_refused_by_name(layer, message):
+def test_layers_without_a_rule_are_refused_by_name(layer, message):
     model = sequential(layer)
     x = ops.zeros((1, *IMAGE))
     with pytest.raises(ValueError, match=f"No interval bound.*{message}"):
         propagate_box(model, IntervalBounds(x, x))
 
 
-def test_a_subclass_may_do_anything_and_is_refused():
+def test_subclasses_of_layers_are_refused():
     class Odd(layers.Dense):
         def call(self, x):
             return -super().call(x)

@@ -26,7 +26,7 @@ def linear_model():
 
 
 def exact_radii(model, x):
-    """Distances of a linear model in Linf: `(z_y - z_j) / ||w_y - w_j||_1`, the smallest."""
+    """Returns the Linf distances of a linear model, `min_j (z_y - z_j) / ||w_y - w_j||_1`."""
     kernel, bias = (weight.astype("float64") for weight in model.layers[0].get_weights())
     z = x.astype("float64") @ kernel + bias
     y = np.argmax(z, axis=-1)
@@ -49,14 +49,14 @@ def test_a_linear_model_without_a_box_has_its_distance():
 
 
 @tiers.parametrize("bounds", [(0.0, 1.0), (0.0, [1.0, 0.9, 1.0, 1.0])])
-def test_a_linear_model_in_a_box_is_what_the_closed_form_says(bounds):
+def test_a_linear_model_in_a_box_has_the_radii_of_the_closed_form(bounds):
     model, x = linear_model()
     high = np.broadcast_to(bounds[1], x.shape).astype("float32")
     x = np.minimum(x, high)
     y = np.argmax(model(x), axis=-1)
     found = Interval(bounds).certify(model, x)
     for factor, expected in ((0.999, True), (1.001, False)):
-        # Where no input in the box is wrong, no radius can be too large.
+        # If no input in the box is a mistake, every radius is certified.
         radii = np.minimum(factor * found.radii, 0.98).reshape(-1, 1)
         ball = kr.Linf(radii, bounds)
         robust = kr.certification.exact_linear(model, x, y, ball).robust
@@ -77,7 +77,7 @@ def test_one_hidden_layer_by_hand():
 
 
 @tiers.parametrize("batch_size", [1, 3, 100])
-def test_batch_size_plays_no_role(batch_size):
+def test_the_batch_size_does_not_change_the_radii(batch_size):
     model = numpy_reference.keras_model()
     x, _ = numpy_reference.examples(7)
     expected = Interval().certify(model, x)
@@ -127,7 +127,7 @@ def test_margins_have_a_gradient_and_a_dtype():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"bounds": None}, "the largest radius to try must be given.*max_radius=None"),
+        ({"bounds": None}, "the largest radius to try, is required.*max_radius=None"),
         ({"max_radius": 0.0}, "`max_radius` must be a number above 0.*Received: max_radius=0.0"),
         ({"num_steps": 0}, "`num_steps` must be a whole number from 1 to 60.*num_steps=0"),
         ({"bounds": (1.0, 0.0)}, "low < high"),

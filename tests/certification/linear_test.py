@@ -24,7 +24,7 @@ def examples(count=40):
 
 
 def feasible(x, norm, bounds, steps=201):
-    """A fine grid of the ball around one point, cut off by the box."""
+    """Returns a fine grid of the intersection of the ball around one point with the box."""
     epsilon = EPSILON[norm]
     side = np.linspace(-epsilon, epsilon, steps)
     grid = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
@@ -35,7 +35,7 @@ def feasible(x, norm, bounds, steps=201):
 
 @every_norm
 @tiers.parametrize("bounds", [(0.0, 1.0), (0.1, 0.9), None])
-def test_is_what_a_grid_of_all_feasible_inputs_says(norm, bounds):
+def test_margins_match_a_grid_of_all_feasible_inputs(norm, bounds):
     x, y = examples()
     x = x if bounds is None else np.clip(x, *bounds).astype("float32")
     found = kr.certification.exact_linear(model, x, y, getattr(kr, norm)(EPSILON[norm], bounds))
@@ -43,7 +43,7 @@ def test_is_what_a_grid_of_all_feasible_inputs_says(norm, bounds):
     for i, (one, label) in enumerate(zip(x.astype("float64"), y, strict=True)):
         z = feasible(one, norm, bounds) @ KERNEL.astype("float64") + BIAS
         worst[i] = np.max(np.delete(z, label, axis=1) - z[:, [label]])
-    # A grid misses the maximum by a step of it at most: 2 epsilon / 200 times the slopes.
+    # The grid misses the maximum by at most one step, 2 epsilon / 200, times the slopes.
     assert np.all(found.margin >= worst - 1e-6)
     np.testing.assert_allclose(found.margin, worst, rtol=0, atol=0.01 * EPSILON[norm] * 4)
     clear = np.abs(worst) > 0.01
@@ -55,7 +55,7 @@ def test_is_what_a_grid_of_all_feasible_inputs_says(norm, bounds):
 
 @pytest.mark.exhaustive
 @every_norm
-def test_no_attack_does_better_and_the_best_one_does_as_well(norm):
+def test_the_best_attack_reaches_the_exact_robust_accuracy(norm):
     x, y = linear_model.examples(20)
     ball = getattr(kr, norm)(linear_model.EPSILON[norm])
     steps = {"num_steps": 24, "step_size": ball.epsilon * (0.25 if norm == "L1" else 5.0)}
@@ -141,7 +141,7 @@ def test_radii_are_where_the_exact_answer_changes(norm, bounds):
             radii = radii[:, None]
         ball = getattr(kr, norm)(0.0, bounds).with_epsilon(radii)
         robust = kr.certification.exact_linear(model, x, found.predictions, ball).robust
-        # Where no valid input is a mistake, the radius is the size of the box.
+        # If no valid input is a mistake, the radius is the size of the box.
         inside = found.radii < 0.7
         assert inside.sum() > 20
         np.testing.assert_array_equal(robust[inside], factor < 1.0)

@@ -13,7 +13,7 @@ from tests.support.bounded import IMAGE
 from tests.support.bounded import sequential
 
 RNG = np.random.default_rng(0)
-# Models, and whether their constant is the norm itself.
+# Models, and whether their constant equals the norm.
 LINEAR = {
     "dense": ((layers.Flatten(), layers.Dense(4)), True),
     "same": ((layers.Conv2D(3, 3, padding="same"),), False),
@@ -43,7 +43,7 @@ def constant(model):
 
 
 def matrix_of(model):
-    """A model that is affine as a matrix, from what it does to each unit vector."""
+    """Returns the matrix of an affine model, from its outputs for the unit vectors."""
     size = int(np.prod(IMAGE))
     units = np.eye(size, dtype="float32").reshape(size, *IMAGE)
     outputs = np.asarray(model(units)) - np.asarray(model(0 * units))
@@ -62,7 +62,7 @@ def test_the_constant_bounds_the_norm_of_the_matrix(name):
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_no_pair_of_inputs_moves_further(name):
+def test_no_pair_of_inputs_exceeds_the_constant(name):
     model = sequential(*OTHERS[name])
     found, worst = constant(model), 0.0
     x = RNG.normal(size=(400, *IMAGE)).astype("float32")
@@ -75,7 +75,7 @@ def test_no_pair_of_inputs_moves_further(name):
 
 
 def test_a_maximum_that_counts_four_times():
-    """One entry that is the largest of four windows moves all of their outputs."""
+    """An entry that is the maximum of four overlapping windows changes four outputs."""
     model = sequential(layers.MaxPooling2D(2, strides=1))
     x = np.zeros((1, *IMAGE), "float32")
     x[0, 2, 2, 0] = 1.0
@@ -121,7 +121,7 @@ def test_repeated_entries_are_refused():
             propagate(given, LipschitzBound(1.0, (None, 1)), lipschitz_bound)
 
 
-def test_only_layers_that_return_their_input_keep_what_is_known_of_it():
+def test_only_layers_that_return_their_input_keep_the_logits():
     dense = layers.Dense(3, activation="softmax")
     for layer in (layers.Identity(), layers.Dropout(0.5), layers.GaussianNoise(0.1)):
         reach = propagate(
@@ -151,7 +151,7 @@ def test_singular_values_are_those_of_lapack():
         (layers.GlobalAveragePooling2D("channels_first", name="g"), "channels first.*'g'"),
     ],
 )
-def test_what_is_not_known_is_refused_by_name(layer, message):
+def test_layers_without_a_constant_are_refused_by_name(layer, message):
     inputs = keras.Input(IMAGE)
     merges = isinstance(layer, layers.Multiply)
     model = keras.Model(inputs, layer([inputs, inputs] if merges else inputs))

@@ -87,7 +87,7 @@ def test_certified_radii_are_below_the_nearest_mistakes_that_fmn_finds():
     radii = np.array(report.radii)
     assert found.mean() > 0.7
     assert np.all(radii[found] <= distances[found] + 1e-4)
-    # Orthogonal layers leave little between proof and attack.
+    # With orthogonal layers the certified radius is close to the distance that the attack finds.
     assert np.median(radii[found] / distances[found]) > 0.3
 
 

@@ -17,7 +17,7 @@ every_bound = pytest.mark.parametrize("name", ["interval", "lipschitz"])
 
 
 def identity(*behind, shape=(2,), units=2, activation=None, loss=None, **arguments):
-    """A Dense layer that returns its input, with layers behind it."""
+    """Returns a model of a Dense layer that returns its input, and the given layers."""
     dense = layers.Dense(units, activation, kernel_initializer="identity", **arguments)
     model = keras.Sequential([keras.Input(shape), dense, *behind])
     if loss is not None:
@@ -46,20 +46,20 @@ def test_layers_that_return_their_input_change_no_radius(name, behind, loss):
         identity(units=1, shape=(1,), loss="binary_crossentropy"),
     ],
 )
-def test_logits_that_are_not_what_was_bounded_are_refused(name, model):
+def test_bounds_of_probabilities_are_refused(name, model):
     x = X[:, : model.input_shape[-1]]
     with pytest.raises(ValueError, match="end the model with a softmax .*'.*crossentropy'"):
         METHODS[name].certify(model, x)
 
 
 @every_bound
-def test_probabilities_that_are_taken_as_they_are_have_their_own_radius(name):
-    """Without a loss they are the logits; the true distances are 0.4 and 0.566."""
+def test_without_a_loss_the_outputs_are_the_logits(name):
+    """The true distances of the probabilities, taken as logits, are 0.4 and 0.566."""
     found = METHODS[name].certify(identity(layers.Flatten(), activation="softmax"), X)
     assert 0.1 < found.radii[0] <= {"interval": 0.4, "lipschitz": 0.8 / 2**0.5}[name]
 
 
-def test_the_objective_on_bounds_refuses_them_too():
+def test_the_ibp_objective_refuses_them_too():
     with pytest.raises(ValueError, match="end the model with a softmax"):
         kr.objectives.IBP().check(identity(loss=SPARSE), kr.Linf(0.1))
     kr.objectives.IBP().check(identity(loss=SPARSE, activation="softmax"), kr.Linf(0.1))
@@ -96,7 +96,7 @@ def test_double_precision_is_fine(name):
 @every_bound
 @pytest.mark.parametrize("shape", [(2, 1), (3,)])
 def test_examples_of_another_shape_are_refused(name, shape):
-    with pytest.raises(ValueError, match=r"shape .* the model, \(2,\). Received: .*shape \("):
+    with pytest.raises(ValueError, match=r"shape \(2,\), .* the model input. Received: .*shape \("):
         METHODS[name].certify(identity(), np.zeros((4, *shape), "float32"))
 
 
@@ -114,7 +114,7 @@ def test_a_guard_in_front_changes_nothing_within_its_bounds(name, outside, bound
 
 @pytest.mark.parametrize("outside", ["reject", "clip"])
 def test_behind_a_guard_a_box_ends_at_its_bounds(outside):
-    """The logits `(2 x, 1)` of `x = 0.9` fall to a tie at 0.5, which no guarded input reaches."""
+    """The logits `(2 x, 1)` tie at `x = 0.5`, which the guard never lets through."""
     guard = kr.layers.InputGuard((0.6, 1.0), outside=outside)
     model = keras.Sequential([keras.Input((1,)), guard, layers.Dense(2)])
     model.layers[-1].set_weights([np.array([[2.0, 0.0]]), np.array([0.0, 1.0])])

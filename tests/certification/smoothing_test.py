@@ -21,7 +21,7 @@ def linear(x):
 
 
 def distances(x):
-    """The class of a linear classifier and the distance to its hyperplane, in float64."""
+    """Returns the class of a linear classifier and the distance to its hyperplane, in float64."""
     w, b = np.diff(KERNEL.astype("float64"), axis=1)[:, 0], np.diff(BIAS.astype("float64"))[0]
     z = x.astype("float64") @ w + b
     return (z > 0).astype("int64"), np.abs(z) / np.linalg.norm(w)
@@ -38,14 +38,14 @@ def test_published_radii_of_a_constant_classifier(n, expected):
 @pytest.mark.parametrize(
     ("count", "n", "alpha"), [(60, 100, 0.001), (9, 10, 0.05), (700, 1000, 0.01)]
 )
-def test_the_bound_is_the_one_at_which_the_count_is_as_rare_as_alpha(count, n, alpha):
-    """Clopper-Pearson by its definition: `P[Binomial(n, p) >= k] = alpha`."""
+def test_the_bound_is_that_of_clopper_and_pearson(count, n, alpha):
+    """By definition of the bound `p`, `P[Binomial(n, p) >= k] = alpha`."""
     lower = optimize.brentq(lambda p: stats.binom.sf(count - 1, n, p) - alpha, 1e-9, 1.0 - 1e-9)
     expected = max(0.0, 2.0 * stats.norm.ppf(lower))
     assert smoothed_radius(count, n, 2.0, alpha) == pytest.approx(expected, abs=1e-9)
 
 
-def test_counts_that_prove_nothing():
+def test_counts_without_a_certificate():
     np.testing.assert_array_equal(smoothed_radius(np.array([0, 1, 50, 55]), 100, 1.0, 0.001), 0.0)
 
 
@@ -60,7 +60,7 @@ def test_a_constant_classifier_through_the_model():
     assert found.radii[0] == pytest.approx(0.25 * 3.8115, abs=1e-3)
 
 
-def test_float64_inputs_are_taken():
+def test_float64_inputs_are_accepted():
     method = Smoothing(0.25, num_samples=200)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     model.layers[0].set_weights([KERNEL, BIAS])
@@ -89,12 +89,12 @@ def test_a_guard_behind_the_noise_is_refused():
 
 
 def test_a_linear_classifier_has_its_distance_up_to_the_slack_of_the_bound():
-    """The probability of the class is `Phi(distance / sigma)`, whose radius is the distance."""
+    """The probability of the class is `Phi(distance / sigma)`, so the radius is the distance."""
     n, alpha = 20_000, 0.001
     found = Smoothing(SIGMA, num_samples=n, alpha=alpha).certify(linear, X, batch_size=5000)
     classes, exact = distances(X)
     p = stats.norm.cdf(exact / SIGMA)
-    # The count and its bound are each within 4 standard deviations but once in 10,000 times.
+    # Count and bound are each within 4 standard deviations, except once in 10,000 runs.
     least = np.maximum(p - 8.0 * np.sqrt(p * (1.0 - p) / n) - 8.0 / n, 0.5)
     assert np.all(found.radii <= exact)
     assert np.all(found.radii >= SIGMA * stats.norm.ppf(least) - 1e-9)
@@ -112,12 +112,12 @@ def test_a_tie_abstains():
 
 @pytest.mark.exhaustive
 def test_the_level_holds_on_many_draws():
-    """At level 0.2 about one bound in five is above the truth; a bound that is off shows."""
+    """At level 0.2 about one in five bounds is above the true probability."""
     x = np.repeat(X[:1], 300, axis=0)
     _, exact = distances(x)
     found = Smoothing(SIGMA, num_samples=200, alpha=0.2).certify(linear, x)
     above = np.mean(found.radii > exact)
-    # Four standard deviations of a mean of 300; bounds are discrete, so that it may be less.
+    # Allow four standard deviations of the mean of 300; discrete bounds may err less often.
     assert 0.08 < above < 0.2 + 4 * np.sqrt(0.2 * 0.8 / 300)
 
 
@@ -158,7 +158,7 @@ def test_batches_are_no_larger_than_needed_and_the_model_is_traced_once_for_each
 
 @pytest.mark.exhaustive
 @tiers.parametrize("batch_size", [1, 350, 10_000])
-def test_the_batch_size_plays_no_role_and_the_seed_does(batch_size):
+def test_the_seed_changes_the_counts_and_the_batch_size_does_not(batch_size):
     method = Smoothing(SIGMA, num_samples=1050, selection_samples=130)
     found = method.certify(linear, X[:4], batch_size=batch_size, seed=3)
     expected = method.certify(linear, X[:4], seed=3)
@@ -167,7 +167,7 @@ def test_the_batch_size_plays_no_role_and_the_seed_does(batch_size):
 
 
 def test_every_sample_counts_once():
-    """With a constant classifier the radius tells how many there were."""
+    """With a constant classifier the radius depends only on the number of copies."""
     for n in (1, 99, 100, 101, 1050):
         found = Smoothing(1.0, num_samples=n, alpha=0.4).certify(
             lambda x: keras.ops.stack([x[:, 0] ** 2, -keras.ops.ones_like(x[:, 0])], -1), X[:1]
@@ -178,7 +178,7 @@ def test_every_sample_counts_once():
 
 @pytest.mark.exhaustive
 def test_selection_chooses_the_class():
-    # One copy often chooses the less frequent class, which then has no certificate.
+    # One copy often selects the less frequent class, which then has no certificate.
     def shifted(x):
         return linear(x) - BIAS + np.array([0.0, 0.5], "float32")
 
@@ -190,7 +190,7 @@ def test_selection_chooses_the_class():
     assert set(few.predictions) == {1, -1}
 
 
-def test_what_is_no_number_counts_for_no_class():
+def test_non_finite_logits_vote_for_no_class():
     def broken(x):
         z = linear(x)
         one = z * 0.0 + np.array([1.0, 0.0], "float32")
@@ -212,7 +212,7 @@ def test_the_layer_knows_its_noise():
     )
     with pytest.raises(ValueError, match="its own noise.*noise_stddev=0.1 .*noise_stddev=0.5"):
         Smoothing(0.1).certify(smoothed, X)
-    with pytest.raises(ValueError, match="`noise_stddev` is needed.*Received: noise_stddev=None"):
+    with pytest.raises(ValueError, match="`noise_stddev` is required.*Received: noise_stddev=None"):
         Smoothing().certify(model, X)
 
 
@@ -241,7 +241,7 @@ def test_config_round_trip():
     assert "noise_stddev=0.25, num_samples=7, selection_samples=3, alpha=0.01" in repr(again)
 
 
-def test_the_record_has_the_noise_of_the_model():
+def test_the_report_has_the_noise_of_the_model():
     base = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(5.0)])
     smoothed = kr.layers.RandomizedSmoothing(base, "1/5", num_samples=5)
     data = np.array([[0.9, 0.1]], "float32"), np.array([0])
@@ -252,7 +252,7 @@ def test_the_record_has_the_noise_of_the_model():
     assert given.noise_stddev == 0.25
 
 
-def test_noise_in_other_units_than_the_inputs_is_told():
+def test_noise_in_other_units_than_the_inputs_warns():
     x = np.array([[250.0, 3.0]], "float32")
     with pytest.warns(UserWarning, match="noise_stddev=0.25 and inputs over a range of 247"):
         kr.certification.Smoothing(0.25, num_samples=200).certify(lambda x: x, x)

@@ -75,7 +75,10 @@ def _judge(model, y, how):
 @tiers.parametrize("how", ["evaluate", "interval", "export", "fit"])
 def test_what_judges_classifications_says_what_to_do_with_others(name, how, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    message = r"one classification. Of several outputs.*model.evaluate\(kr.attacks.PGD.*Received: "
+    message = (
+        r"need a single classification. With several outputs.*"
+        r"model.evaluate\(kr.attacks.PGD.*Received: "
+    )
     with pytest.raises(ValueError, match=message) as raised:
         _judge(_model([name]), TARGETS[name], how)
     assert "objective" not in str(raised.value)

@@ -43,7 +43,9 @@ def test_the_backup_of_another_training_is_refused_and_left_alone(tmp_path, name
         backups.make_model(), path, epochs=1, callbacks=[_adv_train()], delete_checkpoint=False
     )
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="of another training.*Received: .*with ") as caught:
+    with pytest.raises(
+        ValueError, match="belongs to another training.*Received: .*with "
+    ) as caught:
         backups.fit(backups.make_model(), path, callbacks=[_adv_train(**OTHER_TRAININGS[named])])
     assert named in str(caught.value)
     assert path.read_bytes() == before
@@ -57,7 +59,7 @@ def test_plain_and_adversarial_training_are_told_apart(tmp_path, first):
         backups.make_model(), path, epochs=1, callbacks=callbacks[first], delete_checkpoint=False
     )
     message = "with AdvTrain, which" if first else "without AdvTrain"
-    with pytest.raises(ValueError, match=f"of another training.*Received: .*{message}"):
+    with pytest.raises(ValueError, match=f"belongs to another training.*Received: .*{message}"):
         backups.fit(backups.make_model(), path, callbacks=callbacks[not first])
 
 
@@ -112,7 +114,7 @@ def test_arguments_of_a_subclass_and_radii_in_tensors_are_told_apart(tmp_path):
     ]
     for first, second, message in pairs:
         backups.fit(backups.make_model(), path, epochs=1, callbacks=first, delete_checkpoint=False)
-        with pytest.raises(ValueError, match=f"of another training.*{message}"):
+        with pytest.raises(ValueError, match=f"belongs to another training.*{message}"):
             backups.fit(backups.make_model(), path, callbacks=second)
         path.unlink()
 

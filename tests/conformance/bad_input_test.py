@@ -168,7 +168,7 @@ def test_several_inputs():
     inputs = [keras.Input((4,), name="a"), keras.Input((4,), name="b")]
     model = keras.Model(inputs, keras.layers.Dense(3)(keras.layers.Add()(inputs)))
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    with pytest.raises(ValueError, match="has several inputs: say .*Received: inputs 2 tensors"):
+    with pytest.raises(ValueError, match="has several inputs. Choose .*Received: inputs 2 tensors"):
         _fit(model, [X, X])
 
 

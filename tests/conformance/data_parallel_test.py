@@ -87,7 +87,8 @@ def test_a_batch_that_the_devices_do_not_divide_is_told(two_devices):
     keras.distribution.set_distribution(two_devices)
     x, y = linear_fit.data(9)
     message = (
-        "the devices must divide every batch.*Received: array axis 0 is partitioned 2 times.* is 1"
+        "the number of devices must divide the size of every batch.*"
+        "Received: array axis 0 is partitioned 2 times.* is 1"
     )
     with pytest.raises(ValueError, match=message):
         linear_fit.fit(linear_fit.make_model(), linear_fit.adv_train(), x, y, batch_size=8)

@@ -76,6 +76,7 @@ def test_jax_needs_no_tensorflow(tmp_path):
     _run(WITHOUT_TENSORFLOW, tmp_path / "home")
 
 
+@pytest.mark.exhaustive
 def test_an_export_is_imported_when_it_is_used(tmp_path):
     program = """
 import sys

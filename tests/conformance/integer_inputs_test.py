@@ -53,7 +53,7 @@ def test_quantised_layers_are_named(method):
     network.compile("sgd", LOSS)
     network.layers[-1].quantize("int8")
     x = X.astype("float32") / 255.0
-    with pytest.raises(ValueError, match="quantised layer.*Received: layer 'dense.*to int8"):
+    with pytest.raises(ValueError, match="quantized layer.*Received: layer 'dense.*to int8"):
         kr.certify(network, (x, Y), method)
 
 

@@ -49,7 +49,7 @@ ONE_REPLICA = {
 }
 # An example without weight has an influence by definition: on the example it is paired with.
 COUPLED = {"CleanLogitPairing"}
-_TEACHER = "The teacher and the model that it teaches must have one classification output each, of"
+_TEACHER = "The teacher and the model in training must have one classification output each, with"
 # Said of a model with one output and a sigmoid.
 NO_SIGMOID = {"ARD": _TEACHER, "DefensiveDistillation": _TEACHER, "RSLAD": _TEACHER}
 # One logit and two of which one is zero are the same function, but not the same weights.

@@ -135,7 +135,7 @@ def test_the_state_of_another_evaluation_is_refused(tmp_path, change, received):
     with pytest.raises(_KILLED, match="killed"):
         kr.evaluate(**arguments)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=f"of another evaluation: .*Received: {received}"):
+    with pytest.raises(ValueError, match=f"to another evaluation: .*Received: {received}"):
         kr.evaluate(**{**arguments, "model": killable.Killable(), **change})
     assert path.read_bytes() == before
 

@@ -143,7 +143,9 @@ def test_expose_gives_the_tensor_and_the_model_as_a_function_of_it(form, dtype):
 
 def test_expose_needs_to_be_told_which_of_several_inputs():
     inputs = {"image": np.zeros((2, 3)), "text": np.zeros((2, 3))}
-    message = r"The model has several inputs: say which.*Received: inputs \['image', 'text'\]"
+    message = (
+        r"The model has several inputs. Choose the inputs.*Received: inputs \['image', 'text'\]"
+    )
     with pytest.raises(ValueError, match=message):
         kr.Linf(0.1).bind(None, inputs)
     with pytest.raises(ValueError, match="Received: inputs 2 tensors"):

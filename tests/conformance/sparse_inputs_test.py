@@ -41,7 +41,7 @@ def test_a_sparse_input_beside_the_attacked_one_trains_as_a_dense_one():
 
 @pytest.mark.parametrize("parts", [{"b": kr.Linf(0.1)}, kr.threat_models.Joint("l2", ["a", "b"])])
 def test_a_sparse_attacked_input_of_several_is_refused(parts):
-    with pytest.raises(ValueError, match="Make it dense.*sparse tensor for the input 'b'"):
+    with pytest.raises(ValueError, match="Make the input dense.*sparse tensor for the input 'b'"):
         train(True, [kr.AdvTrain(parts, warmup=0)])
 
 
@@ -49,7 +49,7 @@ def test_a_sparse_only_input_is_refused():
     model = keras.Sequential([keras.Input((4,), sparse=True), keras.layers.Dense(2)])
     model.compile("sgd", LOSS)
     data = tf.data.Dataset.from_tensor_slices((SPARSE, Y)).batch(8)
-    with pytest.raises(ValueError, match="Make it dense.*sparse tensor for the input$"):
+    with pytest.raises(ValueError, match="Make the input dense.*sparse tensor for the input$"):
         model.fit(data, verbose=0, callbacks=[kr.AdvTrain(kr.Linf(0.1), warmup=0)])
-    with pytest.raises(ValueError, match="Make it dense.*Received: a sparse tensor"):
+    with pytest.raises(ValueError, match="Make the input dense.*Received: a sparse tensor"):
         kr.evaluate(model, data, kr.Linf(0.1), attacks="pgd")

@@ -140,7 +140,7 @@ def test_random_layers_draw_anew_within_an_evaluation_and_go_on_after_it():
 @pytest.mark.parametrize("what", ["attack", "evaluate", "fit"])
 def test_a_short_batch_says_what_the_model_takes(what):
     model = _model(_recurrent)
-    message = f"takes batches of {SIZE} examples only.*stateful=False.*a batch of 3 examples"
+    message = f"takes only batches of {SIZE} examples.*stateful=False.*a batch of 3 examples"
     x, y = X[: SIZE + 3], Y[: SIZE + 3]
     with pytest.raises(ValueError, match=message):
         if what == "attack":

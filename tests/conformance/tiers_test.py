@@ -65,7 +65,6 @@ WHOLE_FILES = {
     "conformance/c_loader_test.py",
     "conformance/collapse_test.py",
     "conformance/distillation_test.py",
-    "conformance/import_test.py",
     "conformance/kill_test.py",
     "conformance/passed_test.py",
     "examples/robust_overfitting_test.py",

@@ -6,7 +6,7 @@ from keras_robust.datasets import digits
 
 
 def _sorted_rows(x, y):
-    """Returns the examples as rows of integers, the label last, in an order of their own."""
+    """Returns the examples as sorted rows of integers, with the label last."""
     pixels = np.reshape(x, (len(x), -1))
     rows = np.concatenate([pixels, np.reshape(y, (-1, 1))], axis=1).astype("int64")
     return rows[np.lexsort(rows.T)]
@@ -42,7 +42,7 @@ def test_parts_together_are_the_source(dataset):
 
 
 @pytest.mark.parametrize("part", ["train", "validation", "test"])
-def test_every_class_has_its_share(dataset, part):
+def test_every_class_has_the_same_share_in_each_part(dataset, part):
     _, y = getattr(dataset, part)
     shares = np.bincount(sklearn_datasets.load_digits().target) / 1797
     np.testing.assert_allclose(np.bincount(y), shares * len(y), atol=1)

@@ -38,7 +38,7 @@ def test_is_evaluated():
         kr.evaluate(BlackBox(linear, 2), (x, y), kr.Linf(0.15), "pgd")
 
 
-def test_batches_come_as_float32_arrays_of_the_size_given():
+def test_the_function_gets_float32_batches_of_the_given_size():
     seen = []
 
     def predict(x):
@@ -47,7 +47,7 @@ def test_batches_come_as_float32_arrays_of_the_size_given():
 
     x, y = linear_model.examples()
     kr.attacks.Square(num_queries=3).run(BlackBox(predict, 2), x, y, kr.Linf(1e-4), batch_size=4)
-    # Six examples in two batches. JAX fills up the second, and leaves out calls without use.
+    # Six examples in two batches. JAX pads the second, and drops calls whose result is not used.
     sizes = {shape[0] for _, _, shape in seen}
     assert (sizes, len(seen)) == (({4}, 8) if backends.IS_JAX else ({4, 2}, 10))
     assert {place[:2] for place in seen} == {(np.ndarray, "float32")}
@@ -61,7 +61,7 @@ def test_has_no_gradient():
             kr.attacks.get(attack)(BlackBox(linear, 2), x, y, kr.Linf(0.1))
 
 
-def test_in_and_out_of_traced_functions():
+def test_calls_inside_and_outside_of_traced_functions():
     x, _ = linear_model.examples()
     box = BlackBox(lambda x: linear(x).astype("float64"), 2)
     traced = backends.traced(box)
@@ -74,14 +74,14 @@ def test_in_and_out_of_traced_functions():
     assert traced.get_concrete_function(spec).structured_outputs.shape.as_list() == [None, 2]
 
 
-def test_several_inputs_come_in_their_structure():
+def test_several_inputs_keep_their_structure():
     box = BlackBox(lambda x: np.stack([x["a"][:, 0], x["b"][:, 0]], axis=-1), 2)
     inputs = {"a": keras.ops.ones((3, 1)), "b": keras.ops.zeros((3, 2))}
     for call in (box, backends.traced(box)):
         assert np.asarray(call(inputs)).tolist() == [[1.0, 0.0]] * 3
 
 
-def test_scores_that_are_not_finite_are_no_success():
+def test_non_finite_scores_never_count_as_success():
     def predict(x):
         return np.where(np.abs(x - 0.5).max(axis=(1, 2, 3))[:, None] > 0.25, np.nan, linear(x))
 
@@ -112,18 +112,18 @@ def test_wrong_outputs_are_named(predict, received):
 
 
 @tiers.parametrize(
-    "predict,num_classes,is_told",
+    "predict,num_classes,has_advice",
     [
         (lambda x: linear(x)[:, :1], 2, True),
         (lambda x: linear(x)[:, 0], 2, True),
         (lambda x: linear(x)[:, 0], 3, False),
     ],
 )
-def test_what_to_return_in_place_of_one_probability_is_told(predict, num_classes, is_told):
+def test_the_error_for_one_column_says_what_to_return(predict, num_classes, has_advice):
     box = BlackBox(predict, num_classes)
     with pytest.raises(ValueError) as raised:
         box(linear_model.examples()[0])
-    assert ("`np.stack([1 - p, p], axis=-1)`" in str(raised.value)) is is_told
+    assert ("`np.stack([1 - p, p], axis=-1)`" in str(raised.value)) is has_advice
 
 
 @pytest.mark.parametrize(

@@ -28,10 +28,10 @@ def test_every_attack_runs_once_in_every_ball():
     assert len(runs) == 3
 
 
-def test_accuracy_is_that_of_what_was_right():
+def test_accuracy_counts_clean_mistakes_as_wrong():
     cache = _trials()
     np.testing.assert_array_equal(cache.correct, [1, 1, 1, 1, 0])
-    # The attack claims all; the fifth is a mistake anyway.
+    # The attack reports success on all examples; the fifth is a clean mistake.
     assert cache.accuracy(told.Fixed([0.0] * 5, claim=False)) == 0.8
     assert cache.accuracy(told.Fixed([0.0] * 5)) == 0.0
     assert cache.accuracy(kr.attacks.FGSM()) == 0.4
@@ -46,7 +46,7 @@ def test_steps():
 
 
 @pytest.mark.parametrize("num_classes,targets,loss", [(2, 1, "margin"), (5, 3, "dlr")])
-def test_the_white_box_is_three_attacks(num_classes, targets, loss, monkeypatch):
+def test_white_box_runs_three_attacks(num_classes, targets, loss, monkeypatch):
     logits = np.zeros((3, num_classes), "float32")
     cache = AttackCache(None, logits, np.zeros(3, "int64"), None, logits, batch_size=3, seed=0)
     seen = []
@@ -64,7 +64,7 @@ def test_the_white_box_is_three_attacks(num_classes, targets, loss, monkeypatch)
 
 
 @pytest.mark.exhaustive
-def test_the_seed_decides():
+def test_the_seed_changes_the_result():
     found = [
         _trials(seed=seed).found(kr.attacks.PGD(num_steps=1, step_size=1e-6)) for seed in (0, 0, 1)
     ]

@@ -26,7 +26,7 @@ def path(tmp_path):
     return tmp_path / "deep" / "down" / "state.npz"
 
 
-def test_what_is_saved_comes_back(path):
+def test_load_returns_the_saved_state(path):
     Checkpoint(str(path), IDENTITY, LOGITS).save(STATE, _arrays())
     state, arrays = Checkpoint(path, IDENTITY, LOGITS).load()
     assert state == STATE
@@ -37,7 +37,7 @@ def test_what_is_saved_comes_back(path):
     assert [file.name for file in path.parent.iterdir()] == ["state.npz"]
 
 
-def test_the_last_state_counts(path):
+def test_load_returns_the_last_state(path):
     checkpoint = Checkpoint(path, IDENTITY, LOGITS)
     assert checkpoint.load() is None
     checkpoint.save({"turn": 1}, {"x": np.zeros(2)})
@@ -48,7 +48,7 @@ def test_the_last_state_counts(path):
     assert not path.exists() and checkpoint.load() is None
 
 
-def test_without_a_path_nothing_is_kept(tmp_path, monkeypatch):
+def test_without_a_path_nothing_is_saved(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "SECONDS", 0.0)
     checkpoint = Checkpoint(None, IDENTITY, LOGITS)
@@ -58,7 +58,7 @@ def test_without_a_path_nothing_is_kept(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_it_is_due_some_time_after_the_last_saving(path, monkeypatch):
+def test_is_due_some_time_after_the_last_save(path, monkeypatch):
     clock = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
     checkpoint = Checkpoint(path, IDENTITY, LOGITS)
@@ -85,26 +85,26 @@ def test_the_seconds_of_all_runs_add_up(path, monkeypatch):
 @pytest.mark.parametrize(
     "identity,logits,received",
     [
-        ({**IDENTITY, "seed": 4}, LOGITS, "other seed$"),
-        ({**IDENTITY, "data": "x", "attacks": ["pgd"]}, LOGITS, "other data, attacks$"),
-        ({**IDENTITY, "version": "2"}, LOGITS, "other version$"),
-        (IDENTITY, {"logits": LOGITS["logits"] + 0.1}, "other logits$"),
-        (IDENTITY, {"logits": LOGITS["logits"][:2]}, "other logits$"),
-        (IDENTITY, {"logits": np.full((3, 2), np.nan)}, "other logits$"),
-        (IDENTITY, {**LOGITS, "more": np.zeros(1)}, "other more$"),
+        ({**IDENTITY, "seed": 4}, LOGITS, "different seed$"),
+        ({**IDENTITY, "data": "x", "attacks": ["pgd"]}, LOGITS, "different data, attacks$"),
+        ({**IDENTITY, "version": "2"}, LOGITS, "different version$"),
+        (IDENTITY, {"logits": LOGITS["logits"] + 0.1}, "different logits$"),
+        (IDENTITY, {"logits": LOGITS["logits"][:2]}, "different logits$"),
+        (IDENTITY, {"logits": np.full((3, 2), np.nan)}, "different logits$"),
+        (IDENTITY, {**LOGITS, "more": np.zeros(1)}, "different more$"),
     ],
 )
 def test_the_state_of_another_evaluation_is_refused(path, identity, logits, received):
     Checkpoint(path, IDENTITY, LOGITS).save(STATE, _arrays())
     before = path.read_bytes()
     other = Checkpoint(path, identity, logits)
-    message = f"state.npz is of another evaluation: delete the file.*Received: {received}"
+    message = f"state.npz belongs to another evaluation: delete the file.*Received: {received}"
     with pytest.raises(ValueError, match=message):
         other.load()
     assert path.read_bytes() == before
 
 
-def test_logits_may_be_rounded_otherwise(path):
+def test_logits_may_differ_by_rounding(path):
     Checkpoint(path, IDENTITY, LOGITS).save(STATE, {})
     logits = {"logits": LOGITS["logits"] * (1.0 + 1e-5)}
     assert Checkpoint(path, IDENTITY, logits).load() == (STATE, {})
@@ -153,7 +153,7 @@ def _objects(path):
         _objects,
     ],
 )
-def test_what_is_no_checkpoint_is_refused_and_left_alone(path, write):
+def test_other_files_are_refused_and_not_changed(path, write):
     path.parent.mkdir(parents=True)
     write(path)
     before = None if path.is_dir() else path.read_bytes()
@@ -163,7 +163,7 @@ def test_what_is_no_checkpoint_is_refused_and_left_alone(path, write):
 
 
 class _Payload:
-    """What a pickle runs when it is read."""
+    """An object whose pickle runs code when it is loaded."""
 
     def __init__(self, path):
         self.path = path
@@ -180,7 +180,7 @@ def test_a_file_runs_no_code(path):
     assert not path.with_name("ran").exists()
 
 
-def test_a_saving_replaces_the_file_and_writes_into_none_that_is_read(path):
+def test_save_replaces_the_file_and_never_writes_into_it(path):
     checkpoint = Checkpoint(path, IDENTITY, LOGITS)
     checkpoint.save({"turn": 1}, {})
     before = path.read_bytes()
@@ -190,13 +190,13 @@ def test_a_saving_replaces_the_file_and_writes_into_none_that_is_read(path):
     assert path.read_bytes() != before
 
 
-def test_a_saving_that_fails_leaves_the_old_state(path, monkeypatch):
+def test_a_failed_save_keeps_the_old_state(path, monkeypatch):
     checkpoint = Checkpoint(path, IDENTITY, LOGITS)
     checkpoint.save({"turn": 1}, {})
 
     def full_disk(file, **arrays):
         file.write(b"PK half of it")
-        # The half is not where a reader looks.
+        # The half-written file has another name.
         assert Checkpoint(path, IDENTITY, LOGITS).load() == ({"turn": 1}, {})
         raise OSError("no space left on device")
 
@@ -207,7 +207,7 @@ def test_a_saving_that_fails_leaves_the_old_state(path, monkeypatch):
     assert [file.name for file in path.parent.iterdir()] == ["state.npz"]
 
 
-def test_what_a_kill_left_half_written_is_not_read(path):
+def test_a_file_left_half_written_by_a_kill_is_not_read(path):
     checkpoint = Checkpoint(path, IDENTITY, LOGITS)
     path.parent.mkdir(parents=True)
     path.with_name(".state.npz.0123456789abcdef.partial").write_bytes(b"PK half of it")
@@ -223,7 +223,7 @@ def _content(path):
 
 @pytest.mark.parametrize("name", ["meta", "fixed_logits", "robust", "x", "far", "digest"])
 @pytest.mark.parametrize("change", ["missing", "other"])
-def test_a_changed_field_is_no_checkpoint(path, name, change):
+def test_a_changed_field_is_refused(path, name, change):
     Checkpoint(path, IDENTITY, LOGITS).save(STATE, _arrays())
     content = _content(path)
     if change == "missing":
@@ -250,7 +250,7 @@ def test_a_changed_field_is_no_checkpoint(path, name, change):
         [IDENTITY, STATE, 0.0],
     ],
 )
-def test_a_digest_makes_nothing_right(path, meta):
+def test_a_valid_digest_does_not_make_a_wrong_field_valid(path, meta):
     path.parent.mkdir(parents=True)
     np.savez(path, **sealed({"meta": np.array(json.dumps(meta)), "fixed_logits": LOGITS["logits"]}))
     with pytest.raises(

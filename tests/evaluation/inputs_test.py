@@ -26,7 +26,7 @@ def test_holds_the_first_examples_their_classes_and_clean_logits():
         ({"batch_size": 0}, "`batch_size` must be an int >= 1"),
     ],
 )
-def test_says_which_argument_is_wrong(changes, message):
+def test_errors_name_the_wrong_argument(changes, message):
     arguments = {"model": lambda x: x, "data": (X, Y), "threat_model": "linf", **changes}
     arguments = {"num_examples": None, "batch_size": 2, **arguments}
     with pytest.raises(ValueError, match=message):

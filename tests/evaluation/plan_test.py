@@ -26,7 +26,7 @@ def test_versions_of_auto_attack_are_its_members(version, ball):
         assert not any(planned.is_unbounded for planned in plan)
 
 
-def test_the_number_of_classes_counts():
+def test_the_plan_depends_on_the_number_of_classes():
     assert plan_attacks("standard", BALL, 5)[1].attack.num_restarts == 4
     assert plan_attacks("standard", BALL, 100)[1].attack.num_restarts == 9
 
@@ -34,14 +34,14 @@ def test_the_number_of_classes_counts():
 @pytest.mark.parametrize(
     "num_classes,num_targets,loss", [(2, 1, "margin"), (3, 2, "margin"), (4, 3, "dlr")]
 )
-def test_where_auto_attack_is_not_defined_its_apgd_runs(num_classes, num_targets, loss):
+def test_unsupported_threat_models_get_the_apgd_of_auto_attack(num_classes, num_targets, loss):
     plan = plan_attacks("standard", PARTS, num_classes)
     assert _names(plan) == ["APGD", "TargetedAPGD"]
     assert (plan[1].attack.num_targets, plan[1].attack.loss) == (num_targets, loss)
     assert {planned.suite for planned in plan} == {"APGD"}
 
 
-def test_a_number_of_features_gets_pgd_on_two_losses():
+def test_l0_gets_pgd_on_two_losses():
     plan = plan_attacks("standard", kr.threat_models.L0(3), 3)
     assert _names(plan) == ["PGD", "PGD"]
     assert [planned.attack.loss for planned in plan] == ["cross_entropy", "margin"]
@@ -54,7 +54,7 @@ def test_a_number_of_features_gets_pgd_on_two_losses():
 
 
 @pytest.mark.parametrize("version", ["plus", "rand"])
-def test_other_versions_are_refused_there(version):
+def test_other_versions_are_refused_for_unsupported_threat_models(version):
     with pytest.raises(ValueError, match="defined for L1, L2 and Linf.*Received: PerInput"):
         plan_attacks(version, PARTS, 3)
 
@@ -92,14 +92,14 @@ def test_wrong_attacks(attacks, message):
         plan_attacks(attacks, BALL, 2)
 
 
-def test_distances_are_of_one_norm_and_one_radius():
+def test_distances_need_one_norm_and_one_radius():
     for ball in (BALL, kr.L2(1), kr.L1(1), kr.threat_models.L0(3)):
         assert has_single_norm(ball)
     assert not has_single_norm(PARTS)
     assert not has_single_norm(kr.Linf(np.array([[0.1], [0.2]])))
 
 
-def test_weak_attacks_and_a_shorter_suite_are_doubtful():
+def test_weak_attacks_and_a_shorter_suite_warn():
     linf = kr.Linf(0.1)
 
     def report_warnings(attacks, ball=linf):
@@ -116,10 +116,10 @@ def test_weak_attacks_and_a_shorter_suite_are_doubtful():
     assert weak.startswith("Only weak attacks ran, FGSM, RandomNoise: stronger ones break more.")
     assert report_warnings(["fgsm", "pgd"]) == []
     (short,) = report_warnings("standard", kr.threat_models.PerInput({"a": kr.Linf(0.1)}))
-    assert '"standard" is APGD with two losses, without FAB and Square' in short
+    assert '"standard" runs APGD with two losses, without FAB and Square' in short
 
 
-def test_a_black_box_suite_knows_one_input_in_three_norms():
+def test_the_black_box_suite_supports_one_input_in_three_norms():
     ball = kr.threat_models.PerInput({"a": kr.Linf(0.1)})
     with pytest.raises(ValueError, match="runs Square, .*Received: .* class PerInput$"):
         plan_attacks("black_box", ball, 5)

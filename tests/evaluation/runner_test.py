@@ -23,13 +23,13 @@ def _contest(plan, network=model, ball=BALL, seed=0):
     return runner
 
 
-def test_members_of_a_suite_see_what_is_left_and_others_see_all():
+def test_members_of_a_suite_run_on_robust_examples_and_others_on_all():
     first = Fixed([0.0, -0.3, 0.0, 0.0, 0.0], queries=[1, 2, 3, 4, 5])
     second = Fixed([0.0, -0.3, -0.3, 0.0, 0.0], queries=[10, 20, 30, 40, 50])
     members = _contest([PlannedAttack(first, "suite"), PlannedAttack(second, "suite")]).reports
     assert [report.num_attacked for report in members] == [4, 3]
     assert [report.queries for report in members] == [1 + 2 + 3 + 4, 10 + 30 + 40]
-    # Of all that the model gets right, the second says nothing alone.
+    # The second attack did not run on all correct examples, so it has no accuracy of its own.
     assert [report.accuracy for report in members] == [pytest.approx(0.6), None]
     assert [report.accuracy_so_far for report in members] == pytest.approx([0.6, 0.4])
     np.testing.assert_array_equal(members[1].robust, [1, 0, 0, 1, 0])
@@ -41,7 +41,7 @@ def test_members_of_a_suite_see_what_is_left_and_others_see_all():
     np.testing.assert_array_equal(others[1].robust, [1, 0, 1, 1, 0])
 
 
-def test_a_member_with_nothing_left_is_not_run():
+def test_a_member_without_robust_examples_does_not_run():
     falls = Fixed([-0.5, -0.3, -0.3, 0.5, 0.0])
     reports = _contest(
         [PlannedAttack(falls, "suite"), PlannedAttack(falls, "suite")], ball=kr.Linf(0.5)
@@ -52,13 +52,13 @@ def test_a_member_with_nothing_left_is_not_run():
 
 
 @pytest.mark.parametrize("claim", [False, True])
-def test_success_is_verified_and_not_believed(claim):
+def test_reported_success_is_verified(claim):
     report = _contest([PlannedAttack(Fixed([-0.3, -0.3, 0.01, 0.0, 0.0], claim=claim))]).reports[0]
     np.testing.assert_array_equal(report.robust, [1, 0, 1, 1, 0])
 
 
 @pytest.mark.parametrize("far", [-0.31, np.nan])
-def test_infeasible_examples_are_not_believed(far):
+def test_infeasible_points_do_not_count(far):
     left, kept = Fixed([0.0, far, far, 0.0, 0.0], name="a"), Fixed([0.0, 0.0, -0.3, 0.0, 0.0])
     runner = _contest([PlannedAttack(left), PlannedAttack(kept)])
     np.testing.assert_array_equal(runner.reports[0].robust, [1, 1, 1, 1, 0])
@@ -74,7 +74,7 @@ def test_the_box_is_part_of_the_threat_model():
     assert "on 1 examples" in runner.warnings[0]
 
 
-def test_a_search_for_the_nearest_may_leave_the_ball(search_alone):
+def test_a_minimum_norm_attack_may_leave_the_ball(search_alone):
     runner = _contest(
         [PlannedAttack(FixedNearest([-0.5, -0.25, 0.0, 0.0, 0.0]), is_unbounded=True)]
     )
@@ -96,17 +96,20 @@ def test_one_radius_for_each_example():
     )
 
 
-def test_blindness_is_a_share_of_what_the_model_gets_right():
-    blind = [True, False, False, False, True]
-    runner = _contest([PlannedAttack(Fixed([0.0, -0.3, 0, 0, 0], blind=blind), "suite")] * 2)
-    # Of four examples one; the second sees three of them.
+def test_zero_gradient_is_a_share_of_the_correct_examples():
+    has_zero_gradient = [True, False, False, False, True]
+    runner = _contest(
+        [PlannedAttack(Fixed([0.0, -0.3, 0, 0, 0], has_zero_gradient=has_zero_gradient), "suite")]
+        * 2
+    )
+    # One of four correct examples; the second attack runs on three of them.
     assert [report.zero_gradient for report in runner.reports] == [0.25, 0.25]
-    silent = _contest([PlannedAttack(Fixed([0.0] * 5, blind=[False] * 4 + [True]))])
+    silent = _contest([PlannedAttack(Fixed([0.0] * 5, has_zero_gradient=[False] * 4 + [True]))])
     assert silent.reports[0].zero_gradient == 0.0
 
 
 @pytest.mark.exhaustive
-def test_every_turn_has_random_numbers_of_its_own():
+def test_every_attack_has_its_own_random_numbers():
     attack = kr.attacks.PGD(num_steps=1, step_size=1e-6)
     starts = []
     for plan, seed in (([attack], 3), ([attack, attack], 3), ([attack], 4)):
@@ -114,7 +117,7 @@ def test_every_turn_has_random_numbers_of_its_own():
             [PlannedAttack(Fixed([0.0] * 5))] * 0 + [PlannedAttack(one) for one in plan], seed=seed
         )
         starts.append(runner.worst.x_adv)
-    # The second turn found stronger points than the first alone.
+    # The second attack found stronger points than the first.
     assert np.any(starts[0] != starts[1]) and np.any(starts[0] != starts[2])
 
 
@@ -137,10 +140,10 @@ def test_the_bar_shows_the_accuracy_so_far(capsys):
     runner = AttackRunner(model, worst, BALL, batch_size=2, seed=0)
     attack = Fixed([0.0, -0.3, 0.0, 0.0, 0.0], claim=False)
     runner.run([PlannedAttack(attack)], Checkpoint(None, {}, {}), verbose=True)
-    shown = capsys.readouterr().out
-    assert shown.startswith("Fixed(") and "4/4" in shown
-    # The attack claims nothing: the four that are right, of five.
-    assert "robust: 0.8" in shown
+    with_progress = capsys.readouterr().out
+    assert with_progress.startswith("Fixed(") and "4/4" in with_progress
+    # The attack breaks nothing, so four of five examples stay correct.
+    assert "robust: 0.8" in with_progress
 
 
 def _worst(**changes):
@@ -162,7 +165,7 @@ WRONG = {
         {**_worst(), "robust_0": Y > 0, "robust_1": Y > 0},
     ),
     "no array": ({}, {}),
-    "robust, and wrong": ({}, _worst(robust=np.ones(len(Y), bool))),
+    "a robust clean mistake": ({}, _worst(robust=np.ones(len(Y), bool))),
     "other examples": ({}, _worst(robust=np.zeros(len(Y) - 1, bool))),
     "another dtype": ({}, _worst(distances=np.zeros(len(Y), "complex64"))),
     "half a run": ({}, {**_worst(), "run_todo": np.arange(5)}),
@@ -171,7 +174,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_state_that_lacks_something_is_refused_as_a_whole(tmp_path, name):
+def test_an_incomplete_state_is_refused_and_changes_nothing(tmp_path, name):
     state, arrays = WRONG[name]
     if isinstance(state, dict) and name != "no reports":
         state = {"reports": [], "warnings": [], "seconds": 0.0, **state}

@@ -42,7 +42,7 @@ def linear(x):
 @pytest.fixture
 def _few_steps(monkeypatch):
     module = sys.modules["keras_robust.evaluation.sanity_check"]
-    monkeypatch.setattr(module, "Trials", functools.partial(AttackCache, num_steps=3))
+    monkeypatch.setattr(module, "AttackCache", functools.partial(AttackCache, num_steps=3))
     monkeypatch.setattr(module, "_RANDOM_QUERIES", 60)
 
 
@@ -61,11 +61,11 @@ def test_an_honest_model_passes_all():
 
 @pytest.mark.exhaustive
 @pytest.mark.usefixtures("_few_steps")
-def test_masked_gradients_are_seen_from_many_sides():
+def test_masked_gradients_fail_several_checks():
     report = kr.sanity_check(told.reversed_model, (X, Y), BALL)
     names = {check.name for check in report.failed}
     assert names == {"unbounded attack", "random noise", "black box"}
-    # What random starts did not break by chance, Square does.
+    # Square breaks what random starts did not break by chance.
     assert 0.0 < report["black box"].value <= WITHIN.mean()
     assert report["transfer"].verdict == "skipped"
 
@@ -86,7 +86,7 @@ def test_a_model_without_gradients_and_inputs_in_other_units():
     report = kr.sanity_check(answers, (X, Y), kr.Linf(25.5, bounds=(0, 255)))
     assert [check.name for check in report.checks] == [*NAMES[:7], *NAMES[-3:]]
     names = [check.name for check in report.failed]
-    # One-hot rows sum to 1 as probabilities do; in the whole ball there is always a mistake.
+    # One-hot rows sum to 1, as probabilities do, and random noise finds mistakes in the ball.
     expected = ["logits", "input bounds", "stable outputs", "gradients"]
     assert names == [*expected, "random noise", "black box"]
     assert report["input bounds"].value == pytest.approx((X.max() - X.min()) / 255)
@@ -96,7 +96,7 @@ def test_a_model_without_gradients_and_inputs_in_other_units():
 
 @pytest.mark.exhaustive
 @pytest.mark.usefixtures("_few_steps")
-def test_a_threat_model_of_several_inputs_skips_what_needs_one_norm():
+def test_several_inputs_skip_the_checks_that_need_one_norm():
     def network(x):
         return linear(keras.ops.stack([x["a"], x["b"]], axis=-1))
 
@@ -108,7 +108,7 @@ def test_a_threat_model_of_several_inputs_skips_what_needs_one_norm():
 
 
 @pytest.mark.usefixtures("_few_steps")
-def test_as_many_examples_as_asked_for():
+def test_num_examples_limits_the_examples():
     seen = []
 
     def predict(x):
@@ -118,7 +118,7 @@ def test_as_many_examples_as_asked_for():
     network = kr.evaluation.BlackBox(predict, 2)
     report = kr.sanity_check(network, (X, Y), BALL, num_examples=5, batch_size=2)
     assert max(seen) == 2 and seen[:3] == [2, 2, 1]
-    # There is nothing to compare a black box with.
+    # A black box has no gradient attacks to compare with.
     verdicts = [report[name].verdict for name in ("gradients", "random noise", "black box")]
     assert verdicts == ["skipped"] * 3
 
@@ -136,7 +136,7 @@ def test_as_many_examples_as_asked_for():
     ],
 )
 def test_wrong_arguments(arguments, message):
-    # Before the first attack.
+    # The error comes before the first attack.
     arguments = {"model": linear, "data": (X, Y), "threat_model": BALL, **arguments}
     with pytest.raises(ValueError, match=message):
         kr.sanity_check(**arguments)

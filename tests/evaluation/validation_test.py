@@ -45,7 +45,7 @@ def test_wrong_labels(y, message):
         check_labels(y, LOGITS)
 
 
-def test_clean_outputs_must_be_numbers():
+def test_clean_outputs_must_be_finite():
     x = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]], "float32")
     np.testing.assert_allclose(predict_clean(lambda x: 2.0 * x, x, 2), 2.0 * x)
     with pytest.raises(ValueError, match="NaN or infinite.*Received: 2 such examples"):
@@ -54,7 +54,7 @@ def test_clean_outputs_must_be_numbers():
         predict_clean(lambda x: keras.ops.where(x > 0.55, np.inf, x), x, 2)
 
 
-def test_threat_models_are_about_inputs():
+def test_threat_models_must_change_inputs():
     assert isinstance(check_threat_model("linf"), kr.Linf)
     assert check_threat_model(kr.L2(0.5)).epsilon == 0.5
     at_layer = kr.threat_models.AtLayer("dense", kr.L2(1.0, bounds=None))
@@ -62,13 +62,13 @@ def test_threat_models_are_about_inputs():
         check_threat_model(at_layer)
 
 
-def test_the_radius_is_the_number_that_was_written():
+def test_the_radius_is_the_decimal_that_was_written():
     assert decimal_radius(kr.Linf(0.3)).tolist() == 0.3
     assert decimal_radius(kr.Linf("8/255")).tolist() == 0.03137255
     assert decimal_radius(kr.L2(1e-9)).tolist() == 1e-9
     assert decimal_radius(kr.Linf(np.array([[0.1], [0.7]]))).tolist() == [[0.1], [0.7]]
 
 
-def test_nan_is_no_mistake():
+def test_nan_logits_never_count_as_mistakes():
     logits = np.array([[1, 2], [2, 1], [np.nan, 1], [np.inf, 1], [1, 1]], "float32")
     np.testing.assert_array_equal(is_mistaken(logits, np.ones(5, "int64")), [0, 1, 0, 0, 1])

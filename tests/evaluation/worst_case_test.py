@@ -50,7 +50,7 @@ def test_the_strongest_feasible_example_is_kept():
     np.testing.assert_array_equal(worst.robust, [1, 1, 0, 1, 0])
 
 
-def test_what_is_returned_is_about_the_rows():
+def test_update_returns_an_entry_for_each_row():
     worst = _worst()
     rows = np.array([3, 1, 2])
     broken, feasible = _take_in(worst, 0.0, -0.3, -0.4, 0.2, 0.0, rows=rows)
@@ -60,7 +60,7 @@ def test_what_is_returned_is_about_the_rows():
     np.testing.assert_allclose(worst.x_adv, _moved(0.0, -0.3, 0.0, 0.2, 0.0), rtol=1e-6)
 
 
-def test_what_is_broken_once_stays_so():
+def test_a_broken_example_stays_broken():
     worst = _worst()
     _take_in(worst, 0.0, -0.3, 0.0, 0.0, 0.0)
     _take_in(worst, 0.0, 0.1, 0.0, 0.0, 0.0)
@@ -71,20 +71,20 @@ def test_the_nearest_mistake_is_measured():
     worst = _worst()
     _take_in(worst, -0.3, -0.3, -0.29, 0.5, 0.0)
     _take_in(worst, -0.45, -0.25, -0.3, 0.45, 0.0)
-    # 0.9 stays a right answer at 0.6 and becomes a mistake at 0.45, outside of the ball.
+    # 0.9 is still right at 0.6 and a mistake at 0.45, which is outside of the ball.
     expected = [0.45, 0.25, 0.29, 0.45, 0.0]
     np.testing.assert_allclose(worst.distances, expected, rtol=1e-5)
     np.testing.assert_array_equal(worst.robust, worst.distances > 0.3)
 
 
-def test_rounding_puts_no_point_of_the_ball_outside_of_it():
+def test_rounding_moves_no_feasible_point_out_of_the_ball():
     worst = _worst()
     _take_in(worst, 0.0, -0.3 - 2e-6, 0.0, 0.0, 0.0)
     assert not worst.robust[1]
     assert worst.distances[1] == 0.3
 
 
-def test_points_outside_of_the_box_are_no_mistakes_at_all():
+def test_points_outside_of_the_box_do_not_count():
     worst, ball = _worst(), kr.Linf(0.3, (np.array([0.45, 0.0]), np.array([1.0, 1.0])))
     # 0.44 is outside of the box, 0.46 inside.
     broken, feasible = _take_in(worst, 0.0, -0.26, -0.29, 0.0, 0.0, rows=ALL[1:3], ball=ball)
@@ -93,7 +93,7 @@ def test_points_outside_of_the_box_are_no_mistakes_at_all():
     assert np.isinf(worst.distances[1]) and worst.distances[2] == pytest.approx(0.29)
 
 
-def test_what_the_model_cannot_compute_is_no_mistake():
+def test_non_finite_logits_never_count_as_mistakes():
     worst, rows = _worst(), ALL[1:3]
     logits = np.array([[np.nan, 0.0], [np.inf, 0.0]], "float32")
     broken, feasible = worst.update(rows, _moved(0, -0.3, -0.3, 0, 0)[rows], logits, BALL)
@@ -104,7 +104,7 @@ def test_what_the_model_cannot_compute_is_no_mistake():
     assert np.isfinite(worst.adv_logits).all() and np.isinf(worst.distances[rows]).all()
 
 
-def test_an_infinite_logit_makes_no_stronger_example():
+def test_infinite_logits_are_not_a_stronger_example():
     clean, rows = np.array([[0.0, 1.0, 0.0]], "float32"), ALL[:1]
     worst = WorstCase(X[:1], np.array([1]), clean, measures=False)
     worst.update(rows, X[:1], np.array([[1.0, 0.5, -np.inf]], "float32"), BALL)
@@ -112,8 +112,8 @@ def test_an_infinite_logit_makes_no_stronger_example():
     assert worst.robust[0]
 
 
-def test_of_equal_margins_the_mistake_is_kept():
-    # The first of the largest is the answer: class 1 is right at first, and then no more.
+def test_with_equal_margins_the_mistake_is_kept():
+    # argmax returns the first of equal logits: class 1 is right at first, and then wrong.
     clean, x = np.array([[0.0, 1.0, 1.0]], "float32"), X[:1]
     worst = WorstCase(x, np.array([1]), clean, measures=False)
     tie = np.array([[1.0, 1.0, 0.0]], "float32")
@@ -131,7 +131,7 @@ def test_one_radius_for_each_row():
 
 
 @pytest.mark.parametrize("measures", [True, False])
-def test_state_goes_round(measures):
+def test_restore_returns_to_the_saved_state(measures):
     worst = _worst(measures)
     _take_in(worst, 0.0, -0.3, 0.0, 0.0, 0.0)
     state = {name: array.copy() for name, array in worst.state().items()}

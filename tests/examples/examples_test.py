@@ -1,4 +1,4 @@
-"""The examples run as a user runs them, and show what they say."""
+"""The examples run like a user runs them, and print the expected results."""
 
 import re
 import runpy

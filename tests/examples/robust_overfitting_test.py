@@ -1,4 +1,4 @@
-"""What the example keeps is what was best, and what it measures are the averages."""
+"""The example keeps the best epoch, and evaluates averaged weights."""
 
 import keras
 import numpy as np
@@ -79,7 +79,7 @@ def test_the_checkpoint_holds_the_averages_of_the_best_epoch(done):
     _, folder, history, follow = done
     accuracies = history["val_adv_accuracy"]
     best = int(np.argmax(accuracies))
-    # Otherwise the test would not tell the best epoch from others, or averages from weights.
+    # Otherwise the test could not separate the best epoch from others, or averages from weights.
     assert best not in (0, EPOCHS - 1, int(np.argmax(history["accuracy"])))
     assert sorted(accuracies)[-1] > sorted(accuracies)[-2]
     assert _differ(follow.averages[best], follow.plain[best])

@@ -1,4 +1,4 @@
-"""The example server: what it makes of requests, and, with KServe, over HTTP."""
+"""Tests of the example server, of its translation of requests, and of KServe over HTTP."""
 
 import base64
 import importlib.util
@@ -77,7 +77,7 @@ def test_bytes_keep_their_zeros(served):
 
 
 def _with(value):
-    """Examples with another value in the place of one number."""
+    """Returns examples with one number replaced."""
     rows = X.tolist()
     rows[2][3][1][0] = value
     return rows
@@ -115,7 +115,7 @@ def test_bad_requests(served, body, message):
         rest.answer(served[1].signatures, body)
 
 
-def test_errors_tell_nothing_of_the_inside(served):
+def test_errors_hide_internals(served):
     file = tf.io.encode_png(np.zeros((4, 5, 1), "uint8")).numpy()
     bodies = [
         {"instances": (X + 1.0).tolist()},
@@ -170,7 +170,7 @@ def test_json_is_decoded_and_encoded(value):
         (b"9" * 5000, "Expected a body in JSON"),
     ],
 )
-def test_what_takes_too_much_is_told_before_it_is_decoded(monkeypatch, body, message):
+def test_large_requests_are_refused_before_decoding(monkeypatch, body, message):
     if "JSON" not in message:
         monkeypatch.setattr(rest.json, "loads", None)
     with pytest.raises(ValueError, match=message):
@@ -178,13 +178,13 @@ def test_what_takes_too_much_is_told_before_it_is_decoded(monkeypatch, body, mes
 
 
 @pytest.mark.parametrize("body", [None, 3, [1], "text"])
-def test_no_object(served, body):
+def test_requests_that_are_not_objects(served, body):
     with pytest.raises(ValueError, match="Expected a JSON object"):
         rest.answer(served[1].signatures, body)
 
 
 def test_over_http():
-    """A thousand bad requests between good ones, to a server in another process."""
+    """Sends a thousand bad requests and some good ones to a server in another process."""
     pytest.importorskip("kserve", reason="needs the extra `serve`")
     root = str(FOLDER.parents[1])
     done = subprocess.run(

@@ -25,8 +25,8 @@ def test_a_failure_leaves_nothing(tmp_path, error):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_exists_stays(tmp_path):
-    with pytest.raises(FileExistsError, match="never changed.*Received: path="):
+def test_an_existing_folder_stays_unchanged(tmp_path):
+    with pytest.raises(FileExistsError, match="must never change.*Received: path="):
         with atomic_directory(tmp_path):
             pass
 
@@ -43,7 +43,10 @@ def test_what_another_process_wrote_meanwhile_stays(tmp_path):
 
 def test_an_empty_folder_that_appears_meanwhile_stays(tmp_path):
     path = tmp_path / "1"
-    with pytest.raises(FileExistsError, match="never changed"), atomic_directory(path) as partial:
+    with (
+        pytest.raises(FileExistsError, match="must never change"),
+        atomic_directory(path) as partial,
+    ):
         (partial / "a").write_text("mine")
         path.mkdir()
     assert list(path.iterdir()) == [] and list(tmp_path.iterdir()) == [path]
@@ -56,11 +59,14 @@ def test_a_name_that_is_taken_at_the_last_moment(tmp_path, monkeypatch):
         raise OSError("Directory not empty")
 
     monkeypatch.setattr("pathlib.Path.rename", rename)
-    with pytest.raises(FileExistsError, match="never changed"), atomic_directory(tmp_path / "1"):
+    with (
+        pytest.raises(FileExistsError, match="must never change"),
+        atomic_directory(tmp_path / "1"),
+    ):
         pass
 
 
-def test_a_failure_takes_the_parents_that_it_made_along(tmp_path):
+def test_a_failure_removes_the_parents_that_it_made(tmp_path):
     (tmp_path / "a").mkdir()
     with pytest.raises(ValueError), atomic_directory(tmp_path / "a" / "b" / "c" / "1"):
         (tmp_path / "a" / "b" / "theirs").write_text("")

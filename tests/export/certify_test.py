@@ -35,7 +35,7 @@ def ask(loaded, x=POINTS, seed=(1, 2), num_samples=5000, alpha=0.01):
 
 
 @pytest.mark.parametrize("alpha", [0.001, 0.05])
-def test_lower_bound_is_that_of_clopper_and_pearson(alpha):
+def test_lower_bound_equals_clopper_and_pearson(alpha):
     count = np.array([0, 1, 50, 99, 100])
     expected = np.where(count > 0, stats.beta.ppf(alpha, np.maximum(count, 1), 101 - count), 0.0)
     np.testing.assert_allclose(lower_bound(count, 100, alpha), expected, rtol=1e-6)
@@ -56,7 +56,7 @@ def test_certificates(served):
     assert np.all(found["radius"][1:] < distance[1:] + 0.01)
 
 
-def test_the_seed_decides_and_the_rest_of_the_batch_does_not(served):
+def test_the_noise_depends_on_the_seed_and_not_on_the_batch(served):
     first, alone = ask(served[1]), ask(served[1], POINTS[1:2])
     np.testing.assert_array_equal(first["count"][1:2], alone["count"])
     other = ask(served[1], seed=(1, 3))

@@ -38,7 +38,7 @@ def test_the_bounds_of_the_report(bounds):
         assert (guard.outside, guard.non_finite) == ("reject", "reject")
 
 
-WITHOUT = "Without a report nobody knows the range of valid inputs.*InputGuard"
+WITHOUT = "Without a report the range of valid inputs is unknown.*InputGuard"
 
 
 def test_without_a_report_no_bounds_and_a_warning():
@@ -46,7 +46,7 @@ def test_without_a_report_no_bounds_and_a_warning():
     assert (guard.bounds, guard.non_finite) == (None, "reject")
     with pytest.warns(UserWarning, match=WITHOUT):
         warn_without_bounds([guard], "auto", None)
-    # Nothing to warn of: an answer was given, or there is no number with a range.
+    # No warning: `guard` was set, the report has bounds, or no input has a guard.
     warn_without_bounds([guard], guard, None)
     warn_without_bounds([guard], "auto", report_for("linf"))
     warn_without_bounds([None], "auto", None)
@@ -61,7 +61,7 @@ def test_no_second_guard():
     assert guards_within(model()) == []
 
 
-def test_guards_that_were_given():
+def test_explicit_guards():
     own = InputGuard((0, 3))
     assert choose(model(), own) == choose(model(), {"x": own}) == [own]
     assert choose(model(), None) == choose(model(), {}) == [None]
@@ -87,12 +87,12 @@ def test_other_guards(guard, message):
         choose(model(), guard)
 
 
-def test_a_threat_model_that_nobody_knows():
+def test_an_unknown_threat_model_is_refused():
     report = report_for("linf")
     plain = {**report.threat_model, "class_name": "Other"}
     for name in ("Other", "PGD", "linf"):
         plain["class_name"] = name
-        with pytest.raises(ValueError, match=f"threat model {name} is not known.*give `guard`"):
+        with pytest.raises(ValueError, match=f"threat model {name} .* is unknown.*pass `guard`"):
             choose(model(), report=dataclasses.replace(report, threat_model=plain))
     plain = {**report.threat_model, "config": {"epsilon": 0.1, "step": 1}}
     with pytest.raises(ValueError, match="Expected the arguments of Linf. Received: .*step"):

@@ -87,6 +87,6 @@ def test_the_pixels_of_all_files_count():
         decode_images(tf.constant([half, half]), SHAPE)
 
 
-def test_small_files_count_as_what_they_become():
+def test_small_files_count_with_their_resized_pixels():
     with pytest.raises(tf.errors.InvalidArgumentError, match="in all files of a request"):
         decode_images(tf.constant([PNG, PNG]), (4096, 4095, 3))

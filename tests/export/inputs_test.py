@@ -48,7 +48,7 @@ def test_one_input_in_a_sequence_a_dict_and_behind_noise():
     assert Inputs(smoothed).specs == Inputs(sequence).specs
 
 
-def test_what_is_made_up_is_in_its_box():
+def test_random_examples_are_within_the_bounds():
     tensors = [
         keras.Input((5, None), name="x"),
         keras.Input((2,), name="text", dtype="string"),
@@ -68,8 +68,8 @@ def test_examples_of_another_shape():
             inputs.unpack(x)
 
 
-def test_names_that_become_the_same():
-    with pytest.raises(ValueError, match="Every input needs a name of its own.*'a_b', 'a_b'"):
+def test_names_that_become_equal_are_refused():
+    with pytest.raises(ValueError, match="Every input needs a different name.*'a_b', 'a_b'"):
         Inputs(two_inputs(names=("a b", "a_b")))
 
 

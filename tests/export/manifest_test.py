@@ -21,7 +21,7 @@ def make(report=None, names=None, data=None, guard=None):
     )
 
 
-def test_everything_is_there():
+def test_the_manifest_is_complete():
     report = kr.evaluate(lambda x: x, (X, Y), kr.L2(0.1), "fgsm")
     found = make(report, ("a", "b", "c"), (X, Y), InputGuard((0, 2), outside="clip"))
     assert found["schema"] == "keras_robust.served_model"
@@ -42,7 +42,7 @@ def test_everything_is_there():
     assert found["versions"]["keras_robust"] == kr.__version__
 
 
-def test_nothing_is_known():
+def test_a_manifest_without_report_and_data():
     found = make()
     names = ("report", "threat_model", "data_fingerprint")
     assert [found[name] for name in names] == [None] * 3

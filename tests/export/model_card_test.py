@@ -43,7 +43,7 @@ def test_failed_checks_are_among_the_doubts_and_chance_is_the_first():
     )
 
 
-def test_nothing_measured_is_said():
+def test_a_card_without_a_report():
     assert "Not measured: no report was given." in model_card()
     assert "Indices only" in model_card()
 
@@ -56,10 +56,10 @@ def test_inputs_and_classes():
     assert "| float32 | not guarded here | not guarded here |" in model_card()
 
 
-def test_names_are_no_markdown_and_seeds_no_choice():
+def test_names_are_escaped_and_certificates_explain_seeds():
     text = model_card(names=["a_b", "<b>", "[c](d)"])
     assert "- 0: a\\_b\n- 1: \\<b\\>\n- 2: \\[c\\](d)\n" in text
-    assert "who tries seeds" in text
+    assert "tries several seeds" in text
     assert "seed" not in write_model_card({**make(), "signatures": ["logits"]})
 
 
@@ -97,14 +97,14 @@ def test_the_names_of_a_card_are_one_line():
     assert "\n- keras \\# c \\<3\\>\n" in text
 
 
-def test_numbers_that_do_not_fit_together_are_on_no_card():
+def test_inconsistent_reports_are_refused():
     for changes in ({"robust_accuracy": 0.99}, {"clean_accuracy": "99%"}, {"num_examples": 10**9}):
         with pytest.raises(ValueError, match="Received: report."):
             model_card(report=reports.make(**changes))
 
 
-def test_what_probabilities_are():
-    assert "Probabilities are what the softmax gives." in model_card()
+def test_the_card_explains_probabilities():
+    assert "Probabilities are the output of the softmax" in model_card()
     plain = {**make(), "signatures": []}
     plain["model"]["smoothing"] = {"noise_stddev": 0.25, "num_samples": 7, "seed": None}
     text = write_model_card(plain)

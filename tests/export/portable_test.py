@@ -13,7 +13,7 @@ from tests.support import backends
 X = np.random.default_rng(0).uniform(size=(5, 6, 6, 1)).astype("float32")
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
 made_from_graphs = backends.tensorflow_only("the formats are made from its graphs")
-# The converters' own.
+# Warnings of the converters themselves.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -82,10 +82,12 @@ def test_a_softmax_and_clipping(tmp_path, format):
 
 @pytest.mark.exhaustive
 @made_from_graphs
-def test_a_file_that_predicts_something_else_is_not_kept(tmp_path, monkeypatch):
+def test_a_file_with_other_predictions_is_not_kept(tmp_path, monkeypatch):
     wrong = {"probabilities": np.full((1, 3), 1 / 3, "float32"), "label": np.zeros(1, "int64")}
     monkeypatch.setattr(portable, "_run_litert", lambda file, x: wrong)
-    with pytest.raises(ValueError, match="predicts something else as litert than in Keras"):
+    with pytest.raises(
+        ValueError, match="predictions of the litert file differ from those of Keras"
+    ):
         portable.export_portable(network(), tmp_path / "1", "litert", guard=kr.layers.InputGuard())
     assert list(tmp_path.iterdir()) == []
 
@@ -103,7 +105,7 @@ def test_logits_that_are_not_finite_have_no_class(tmp_path):
 
 
 @made_from_graphs
-def test_what_a_guard_behind_other_layers_rejects_cannot_be_told(tmp_path):
+def test_a_rejecting_guard_behind_other_layers_is_refused(tmp_path):
     model = network(keras.layers.Rescaling(1 / 255), kr.layers.InputGuard())
     with pytest.raises(ValueError, match="put the InputGuard first.*Received: the layer"):
         portable.export_portable(model, tmp_path / "1", "litert", guard=kr.layers.InputGuard())

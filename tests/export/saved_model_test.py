@@ -74,7 +74,7 @@ def networks():
 
 @pytest.fixture(scope="module")
 def served(networks, tmp_path_factory):
-    """What another process gets from the SavedModels."""
+    """Outputs of the SavedModels in another process."""
     folder = tmp_path_factory.mktemp("served")
     np.save(folder / "x.npy", X)
     for name, network in networks.items():
@@ -171,7 +171,7 @@ def test_label_names(named):
     assert [name.decode() for name in found.numpy()] == [NAMES[label] for label in labels]
 
 
-def test_the_report_goes_along(named):
+def test_the_report_is_exported(named):
     _, _, report, path = named
     plain = json.loads((path / "assets.extra" / "robustness.json").read_text())
     assert kr.RobustnessReport.from_dict(plain["report"]) == report
@@ -194,7 +194,7 @@ def test_the_guard_stands_in_front(named):
                 loaded.signatures[name](features=tf.constant(bad))
 
 
-def test_the_guard_is_the_one_that_was_asked_for(tmp_path):
+def test_the_guard_argument_is_used(tmp_path):
     model = small_models.simple(name="x")
     guard = kr.layers.InputGuard((-2.0, 2.0), outside="clip", non_finite="replace")
     loaded = tf.saved_model.load(str(kr.export_saved_model(model, tmp_path / "1", guard=guard)))
@@ -238,9 +238,9 @@ def test_several_inputs(tmp_path):
 
 
 @pytest.mark.exhaustive
-def test_examples_that_the_guard_rejects_are_told_at_once(tmp_path):
+def test_examples_that_the_guard_rejects_are_refused(tmp_path):
     x, y = np.full((4, 4), 200.0, "float32"), np.zeros(4, "int64")
-    with pytest.raises(ValueError, match="rejects the examples: give the `guard`.*within"):
+    with pytest.raises(ValueError, match="rejects the examples: pass a `guard`.*within"):
         kr.export_saved_model(
             small_models.simple(), tmp_path / "1", data=(x, y), guard=kr.layers.InputGuard()
         )
@@ -307,7 +307,9 @@ def test_an_existing_path_is_refused_and_left_alone(tmp_path, kind):
         (path / "saved_model.pb").write_text("old")
     else:
         path.write_text("old")
-    with pytest.raises(FileExistsError, match=f"never changed: give a new folder.*path='{path}'"):
+    with pytest.raises(
+        FileExistsError, match=f"must never change: pass a new folder.*path='{path}'"
+    ):
         kr.export_saved_model(small_models.simple(), path, guard=kr.layers.InputGuard())
     assert (path / "saved_model.pb" if kind == "folder" else path).read_text() == "old"
     assert [item.name for item in tmp_path.iterdir()] == ["1"]
@@ -381,7 +383,7 @@ def test_a_path_without_a_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.exhaustive
-def test_noise_in_front_of_the_guard_is_told(tmp_path):
+def test_noise_in_front_of_the_guard_is_refused(tmp_path):
     within = keras.Sequential([keras.Input((4,)), kr.layers.InputGuard(), keras.layers.Dense(3)])
     with pytest.raises(ValueError, match="put the guard in front of the smoothing"):
         kr.layers.RandomizedSmoothing(within)
@@ -429,10 +431,10 @@ OPEN = {
 
 @backends.tensorflow_only("text, and graphs of any length")
 @tiers.parametrize("name", OPEN)
-def test_what_nobody_can_make_up_comes_from_the_data(tmp_path, name):
+def test_text_and_unknown_lengths_need_data(tmp_path, name):
     make, x = OPEN[name]
     model, guard = make(), kr.layers.InputGuard(None)
-    asked = "text, or inputs of any length, and fails on what was made up for it: give `data="
+    asked = "text, or inputs of any length, and fails on random examples: pass a few real examples"
     with pytest.raises(ValueError, match=asked):
         kr.export_saved_model(model, tmp_path / "1", guard=guard)
     assert list(tmp_path.iterdir()) == []
@@ -443,11 +445,11 @@ def test_what_nobody_can_make_up_comes_from_the_data(tmp_path, name):
     assert found["compared"] == found["requests"] == 4
 
 
-def test_a_model_of_bytes_is_not_taken_for_one_of_shares(tmp_path):
+def test_a_byte_model_is_not_scaled_to_unit_bounds(tmp_path):
     pixels = keras.Input((2, 2, 3), name="x")
     hidden = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(pixels))
     model = keras.Model(pixels, keras.layers.Dense(3)(hidden))
-    with pytest.warns(UserWarning, match="Without a report nobody knows the range of valid inputs"):
+    with pytest.warns(UserWarning, match="Without a report the range of valid inputs is unknown"):
         path = kr.export_saved_model(model, tmp_path / "1")
     serve = tf.saved_model.load(str(path)).signatures["logits"]
     x = np.random.default_rng(0).uniform(0, 255, (4, 2, 2, 3)).astype("float32")

@@ -92,7 +92,7 @@ def test_an_empty_batch_has_empty_answers():
         ("auto", (keras.layers.Rescaling(1 / 255), InputGuard((0, 1)))),
     ],
 )
-def test_no_pictures_where_nobody_knows_their_scale(guard, within):
+def test_no_predict_bytes_for_an_unknown_scale(guard, within):
     assert sorted(signatures(network(*within), guard)) == ["logits", "serving_default"]
 
 

@@ -34,18 +34,18 @@ def test_replay_refuses_another_model(exported, tmp_path):
     warmup_requests[0].outputs["probabilities"] += 0.001
     warmup_log.write(other / warmup_log.PLACE, "1", warmup_requests)
     with pytest.raises(
-        ValueError, match="answers its warmup requests in another way.*Received: path="
+        ValueError, match="must answer its warmup requests like Keras.*Received: path="
     ):
         verify.replay_in_fresh_process(other)
     warmup_requests[0].outputs["probabilities"][:] = np.nan
     warmup_log.write(other / warmup_log.PLACE, "1", warmup_requests)
-    with pytest.raises(ValueError, match="answers its warmup requests in another way"):
+    with pytest.raises(ValueError, match="must answer its warmup requests like Keras"):
         verify.replay_in_fresh_process(other)
 
 
 @pytest.mark.exhaustive
 def test_replay_refuses_a_folder_that_cannot_be_loaded(tmp_path):
-    with pytest.raises(ValueError, match="cannot be used without Keras. Received: path=.*fails"):
+    with pytest.raises(ValueError, match="must work without Keras. Received: path=.*fails"):
         verify.replay_in_fresh_process(tmp_path)
 
 
@@ -80,7 +80,7 @@ def test_compare_robustness(exported):
         assert accuracies[0] == accuracies[1] < 14 / 15
     names = [[attack.name for attack in report.attacks] for report in reports]
     assert names == [["PGD"]] * 2 + [["Square"]] * 2
-    # The margin tells for a linear model which examples fall: the dual norm of the difference.
+    # For a linear model the margin over the dual norm determines which examples can be attacked.
     kernel = np.asarray(model.layers[0].kernel).astype("float64")
     logits = X[:15].astype("float64") @ kernel
     rows = np.arange(15)

@@ -102,7 +102,7 @@ def test_replay(exported):
 
 
 @pytest.mark.parametrize("change", ["probabilities", "label", "missing"])
-def test_replay_tells_what_differs(exported, tmp_path, change):
+def test_replay_reports_differences(exported, tmp_path, change):
     folder = tmp_path / "1"
     shutil.copytree(exported, folder)
     warmup_requests = warmup_log.read(folder / warmup_log.PLACE)

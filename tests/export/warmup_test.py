@@ -42,7 +42,7 @@ def test_pictures_are_the_examples_on_the_scale_of_the_guard():
     np.testing.assert_allclose(found[-1].outputs["probabilities"], expected, atol=0.02)
 
 
-def test_made_up_requests_pass_the_guard():
+def test_random_requests_pass_the_guard():
     _, found = exchanges_of(None, InputGuard((-3, -2)))
     images = found[1].inputs["images"]
     assert images.shape == (8, 4, 5, 1)
@@ -84,7 +84,7 @@ def test_a_single_output_has_two_classes(activation):
     np.testing.assert_allclose(found[1].outputs["probabilities"], expected, atol=1e-6)
 
 
-def test_a_guard_within_tells_the_range_of_made_up_requests():
+def test_a_guard_inside_the_model_bounds_random_requests():
     model = keras.Sequential([keras.Input((3,)), InputGuard((5, 6)), keras.layers.Dense(2)])
     inputs = Inputs(model)
     found = make_warmup_requests(

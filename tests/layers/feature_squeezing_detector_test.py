@@ -38,7 +38,7 @@ def test_scores():
 
 
 @pytest.mark.parametrize(("rate", "turned_away"), [(0.0, 0), (0.05, 2), (0.3, 12), (0.26, 10)])
-def test_calibration_turns_away_the_share_that_was_asked_for(rate, turned_away):
+def test_calibration_rejects_the_requested_share(rate, turned_away):
     found = detector()
     threshold = found.calibrate(X, rate, batch_size=16)
     assert threshold == found.threshold

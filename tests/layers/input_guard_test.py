@@ -27,7 +27,7 @@ def guard(outside="reject", non_finite="reject", bounds=BOUNDS, **arguments):
 
 
 def mended(x):
-    """What clipping and replacing make of `ROWS`: the middles of the boxes are 0.5 and 1."""
+    """Returns `ROWS` after clipping and replacing; the middles of the bounds are 0.5 and 1."""
     return np.clip(np.where(np.isnan(x), [0.5, 1.0], x), [-1.0, 0.0], 2.0)
 
 
@@ -173,7 +173,7 @@ def test_training_through_the_guard():
         ({"non_finite": None}, "`non_finite` must be one of.*Received: non_finite=None"),
         ({"integers": "round"}, "`integers` must be one of.*Received: integers='round'"),
         ({"bounds": (1, 0)}, "low < high"),
-        ({"bounds": None, "non_finite": "replace"}, "nothing to replace infinities by"),
+        ({"bounds": None, "non_finite": "replace"}, "no value can replace infinities"),
     ],
 )
 def test_wrong_arguments(arguments, message):

@@ -72,7 +72,7 @@ def test_bounds_of_each_channel_there_and_back():
 
 
 @pytest.mark.exhaustive
-def test_attacks_go_through_with_bpda_and_are_blind_without():
+def test_attacks_succeed_with_bpda_and_fail_without():
     """`logits = (0, 4 (1[x > 1/2] - 1/2))` per value: a step of 0.2 crosses the threshold."""
     x, y = np.array([[0.4], [0.6], [0.1]], "float32"), np.array([0, 1, 0])
     successes = {}

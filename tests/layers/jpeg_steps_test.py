@@ -15,7 +15,7 @@ def test_tables_are_those_that_pillow_writes(quality, tmp_path):
     with PIL.open(path) as image:
         # Pillow gives a table row by row.
         written = [np.reshape(image.quantization[i], (8, 8)) for i in (0, 1)]
-    np.testing.assert_array_equal(steps.quantisation_tables(quality), written)
+    np.testing.assert_array_equal(steps.quantization_tables(quality), written)
 
 
 def test_coefficients_are_those_of_scipy_and_come_back():

@@ -24,7 +24,7 @@ def image(kind, height, width, channels):
 
 
 def pillow(x, quality, subsampling):
-    """What Pillow's libjpeg makes of a uint8 image."""
+    """Returns a uint8 image after compression by the libjpeg of Pillow."""
     file = io.BytesIO()
     flat = x[..., 0] if x.shape[-1] == 1 else x
     PIL.fromarray(flat).save(
@@ -79,13 +79,13 @@ def test_the_gradient_is_the_identity_without_subsampling():
 
 
 def test_the_gradient_passes_no_fine_colour_with_subsampling():
-    """Columns of red and cyan by turns, of one luminance, have no slope; grey ones have theirs."""
+    """Alternating red and cyan columns of one luminance get no gradient; gray columns keep it."""
     x = keras.ops.convert_to_tensor(np.full((1, 16, 16, 3), 0.5, "float32"))
     turns = np.where(np.arange(16) % 2, 1.0, -1.0)[:, None].astype("float32")
     # The gradient of luminance is (0.299, 0.587, 0.114): this direction is orthogonal to it.
     colour = turns * np.array([1.0, -0.299 / 0.587, 0.0], "float32")
     for direction, expected in ((colour, 0.0), (turns * np.ones(3, "float32"), 16 * 16 * 3)):
-        # Along the direction, weighted with it: the same number forwards and backwards.
+        # The projection on this direction is the same in the forward and the backward pass.
         inner = np.zeros(x.shape, "float32")
         inner[:, 1:-1, 2:-2] = direction[2:-2]
         _, slopes = gradients.of(layers.JPEG(), x, inner)
@@ -118,7 +118,7 @@ def test_results_stay_in_the_bounds():
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8, 2), (1, 8, 8), (4, 8)])
-def test_no_images(shape):
+def test_inputs_that_are_not_images(shape):
     with pytest.raises(ValueError, match=r"with 1 or 3 channels. Received: an input of shape"):
         layers.JPEG()(np.zeros(shape, "float32"))
 

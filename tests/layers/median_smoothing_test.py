@@ -23,7 +23,7 @@ def test_the_gradient_goes_to_the_values_that_were_chosen():
         return layers.MedianSmoothing(3)(x)
 
     values, slopes = gradients.of(compute, x, weights)
-    # All values differ, so that each median names the one that it is.
+    # All values differ, so that each median identifies its pixel.
     expected = np.zeros_like(X)
     for image, row, column, channel in np.ndindex(X.shape):
         chosen = X[image, ..., channel] == np.asarray(values[image, row, column, channel])
@@ -46,6 +46,6 @@ def test_wrong_size(size):
         layers.MedianSmoothing(size)
 
 
-def test_no_images():
+def test_inputs_that_are_not_images():
     with pytest.raises(ValueError, match="expected ndim=4"):
         layers.MedianSmoothing()(X[0])

@@ -33,7 +33,7 @@ def test_every_frequency_is_orthogonal(channels, filters, size):
     layer = built(channels, filters, size, num_steps=60)
     assert layer.effective_kernel().shape == (size, size, channels, filters)
     values = spectrum(layer)
-    # Wide to narrow, or narrow to wide: all of the smaller side is kept.
+    # From wide to narrow or from narrow to wide, the smaller side determines the rank.
     assert np.all(values <= 1.0 + 1e-5)
     np.testing.assert_allclose(values, 1.0, atol=1e-3)
 
@@ -45,7 +45,7 @@ def test_the_kernel_uses_all_of_its_taps():
 
 
 @tiers.parametrize("num_steps", [1, 2, 5])
-def test_nothing_is_stretched_however_few_the_steps(num_steps):
+def test_the_norm_is_at_most_one_for_any_number_of_steps(num_steps):
     assert spectrum(built(4, 6, 4, num_steps=num_steps)).max() <= 1.0 + 1e-5
 
 

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_robust.layers.orthogonal import orthogonalise
+from keras_robust.layers.orthogonal import orthogonalize
 from keras_robust.layers.orthogonal import spectral_bound
 from tests.support import gradients
 
@@ -40,7 +40,7 @@ def test_no_singular_value_ends_above_one(name, num_steps):
     expected = singular(matrix) / bound
     for _ in range(num_steps):
         expected = 1.5 * expected - 0.5 * expected**3
-    found = orthogonalise(keras.ops.convert_to_tensor(matrix), num_steps)
+    found = orthogonalize(keras.ops.convert_to_tensor(matrix), num_steps)
     assert found.shape == matrix.shape
     np.testing.assert_allclose(singular(found), np.sort(expected)[::-1], atol=2e-5)
     assert singular(found)[0] <= 1.0 + 1e-5
@@ -50,13 +50,13 @@ def test_no_singular_value_ends_above_one(name, num_steps):
 def test_the_directions_stay(name):
     """The polar factor: the nearest orthonormal matrix."""
     u, _, v = np.linalg.svd(MATRICES[name], full_matrices=False)
-    found = orthogonalise(keras.ops.convert_to_tensor(MATRICES[name].astype("float32")), 30)
+    found = orthogonalize(keras.ops.convert_to_tensor(MATRICES[name].astype("float32")), 30)
     np.testing.assert_allclose(found, u @ v, atol=1e-4)
 
 
 def test_zero_has_a_value_and_a_gradient():
     def compute(matrix):
-        return orthogonalise(matrix, 5)
+        return orthogonalize(matrix, 5)
 
     found, slopes = gradients.of(compute, np.zeros((4, 3), "float32"))
     assert np.all(np.isfinite(found))

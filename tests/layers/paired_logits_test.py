@@ -93,6 +93,6 @@ def test_wrong_weight(weight):
 
 
 @pytest.mark.parametrize("inputs", [CLEAN, [CLEAN], [CLEAN, MOVED, MOVED], [CLEAN, MOVED[0]]])
-def test_no_pair(inputs):
+def test_inputs_that_are_not_a_pair(inputs):
     with pytest.raises(ValueError, match="Expected a list of two.*Received: inputs of shape"):
         layers.PairedLogits()(inputs)

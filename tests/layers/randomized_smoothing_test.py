@@ -102,7 +102,7 @@ def test_decides_as_the_binomial_test_does():
 def test_decisions_count_in_integers():
     layer = layers.RandomizedSmoothing(linear_model(), num_samples=10**7)
     half = 5 * 10**6
-    # One copy more, and the test says so: sums in float32 would not know.
+    # The test detects one more copy, which sums in float32 would lose.
     low = int(stats.binom.isf(0.0005, 10**7, 0.5))
     rows = [[half, half], [low, 10**7 - low], [low + 1, 10**7 - low - 1]]
     layer._count = lambda x: (keras.ops.convert_to_tensor(rows, "int32"), None)
@@ -112,7 +112,7 @@ def test_decisions_count_in_integers():
 
 
 @pytest.mark.exhaustive
-def test_copies_that_are_no_numbers_do_not_vote():
+def test_copies_with_nan_logits_do_not_vote():
     tensor = keras.Input((2,))
     broken = keras.layers.Lambda(lambda x: keras.ops.where(x[:, :1] < 0.3, np.nan, 1.0) * x)(tensor)
     layer = layers.RandomizedSmoothing(
@@ -167,7 +167,7 @@ def test_the_gradient_is_that_of_the_mean_probabilities():
 
     slope, expected = (gradients.of(function, x, target)[1] for function in (layer, mean))
     np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-6)
-    # Through the cross-entropy too there is a gradient, though votes are 0 and 1.
+    # The cross-entropy also has a gradient, although the votes are 0 and 1.
     slope = gradients.of(loss, x)[1]
     assert np.all(np.linalg.norm(slope, axis=-1) > 0)
     assert np.sum(np.asarray(slope) * -np.asarray(gradients.of(log_mean, x)[1])) > 0

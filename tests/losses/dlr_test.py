@@ -8,7 +8,7 @@ from tests.support import gradients
 
 LOGITS = np.array([[2.0, 5.0, 1.0, 0.0], [2.0, 5.0, 1.0, 4.0], [-1.0, -4.0, 0.5, -2.0]], "float32")
 LABELS = np.array([1, 0, 2])
-# Margin -3 over 5 - 1; margin 3 over 5 - 2; margin -1.5 over .5 + 2.
+# The margins are -3, 3 and -1.5, the denominators 5 - 1, 5 - 2 and .5 + 2.
 RATIOS = [-0.75, 1.0, -0.6]
 
 
@@ -43,7 +43,7 @@ def test_gradient_agrees_with_finite_differences():
 
     values, slopes = gradients.of(compute, logits)
     found = np.asarray(slopes)
-    # Differences of the float64 reference.
+    # Finite differences of the float64 reference.
     expected, small = np.zeros(LOGITS.shape), 1e-6
     for j in range(4):
         shift = small * np.eye(4)[j]

@@ -17,8 +17,8 @@ def probabilities(z):
 
 
 def test_by_hand():
-    # KL((1/2, 1/2) || (1/4, 3/4)) = ln 2 / 2 + ln (2/3) / 2 = ln (4/3) / 2;
-    # the other way round: ln (1/2) / 4 + 3/4 ln (3/2) = .75 ln 3 - ln 2.
+    # KL((1/2, 1/2) || (1/4, 3/4)) = ln 2 / 2 + ln (2/3) / 2 = ln (4/3) / 2; with the arguments
+    # exchanged: ln (1/2) / 4 + 3/4 ln (3/2) = .75 ln 3 - ln 2.
     even, odd = np.array([[0.0, 0.0]], "float32"), np.array([[0.0, np.log(3.0)]], "float32")
     np.testing.assert_allclose(losses.kl_divergence(even, odd), [np.log(4 / 3) / 2], rtol=1e-6)
     np.testing.assert_allclose(

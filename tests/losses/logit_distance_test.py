@@ -8,7 +8,7 @@ from tests.support import gradients
 
 CLEAN = np.array([[1.0, 2.0, 0.0], [0.0, 0.0, 3.0]], "float32")
 MOVED = np.array([[1.0, 4.0, 1.0], [0.0, 0.0, 0.0]], "float32")
-# Squares 0, 4, 1 and 0, 0, 9, of which the mean.
+# The means of the squares 0, 4, 1 and 0, 0, 9.
 DISTANCES = [5 / 3, 3.0]
 
 

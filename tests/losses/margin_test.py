@@ -8,7 +8,7 @@ from tests.support import gradients
 
 LOGITS = np.array([[2.0, 5.0, 1.0], [2.0, 5.0, 1.0], [-1.0, -4.0, 0.5]], "float32")
 LABELS = np.array([1, 0, 2])
-# 2 - 5; 5 - 2; -1 - .5
+# 2 - 5, 5 - 2 and -1 - .5.
 MARGINS = [-3.0, 3.0, -1.5]
 
 

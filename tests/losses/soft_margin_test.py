@@ -8,7 +8,7 @@ from tests.support import gradients
 
 LOGITS = np.array([[2.0, 5.0, 1.0], [2.0, 5.0, 1.0], [-1.0, -4.0, 0.5]], "float32")
 LABELS = np.array([1, 0, 2])
-# The first: the logarithm of e^2 + e^1, less 5.
+# The first value is log(e^2 + e^1) - 5.
 MARGINS = [-2.686738, 3.018150, -1.451413]
 
 

@@ -100,7 +100,7 @@ def test_a_model_is_trained_attacked_evaluated_and_exported_with_it(data, form, 
     )
     (name,) = archive.signatures["serving_default"].structured_input_signature[1]
     served = archive.signatures["serving_default"](**{name: keras.ops.convert_to_tensor(x)})
-    # At temperature 1, whatever the model was trained at.
+    # The temperature is 1 here, whatever the training temperature was.
     expected = special.softmax(report.logits.astype("float64"), -1)
     np.testing.assert_allclose(served["probabilities"], expected, atol=1e-5)
 

@@ -402,7 +402,7 @@ def test_logits_have_as_many_rows_as_the_inputs_also_where_the_model_does_not_sa
 
 
 class Counter(keras.layers.Layer):
-    """Adds the number of its passes."""
+    """Adds the number of its passes to its inputs."""
 
     def build(self, shape):
         self.count = self.add_weight(shape=(), initializer="zeros", trainable=False)
@@ -412,7 +412,7 @@ class Counter(keras.layers.Layer):
         return x + self.count
 
 
-def test_passes_in_training_mode_start_where_they_are_told():
+def test_training_passes_start_from_the_noted_state():
     counter, x = Counter(), keras.ops.convert_to_tensor(X)
     classifier = models.Classifier(keras.Sequential([keras.Input((2,)), counter]))
     for _ in range(2):

@@ -14,7 +14,7 @@ FLOAT64 = backends.tensorflow_only("JAX has to be asked for float64")
 
 
 class Probe(keras.layers.Layer):
-    """Multiplies by a weight, and keeps the dtypes of input and weight of its last call."""
+    """Multiplies by a weight, and stores the dtypes of both factors in its last call."""
 
     def build(self, shape):
         self.scale = self.add_weight(shape=(shape[-1],), initializer="ones", name="scale")
@@ -207,7 +207,7 @@ def test_nothing_changes_without_a_dtype_or_a_model():
         assert current_dtype() is None
 
 
-def test_within_another():
+def test_nested_scopes():
     model = network()
     before = policies(model)
     with compute_dtype_scope(model, "bfloat16"):

@@ -5,7 +5,7 @@ import pytest
 from keras_robust.models.error_context import error_context
 
 
-def test_a_keras_error_becomes_a_sentence_about_what_was_given():
+def test_a_keras_error_becomes_a_message_with_the_inputs():
     layer = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
     x = {"a": np.zeros((2, 5)), "b": [np.zeros(7)]}
     with pytest.raises(ValueError, match="^It fails: Input 0 .*incompatible") as caught:
@@ -26,7 +26,7 @@ def test_what_a_layer_raises_is_a_value_error(error):
             raise error
 
 
-def test_an_error_without_a_text_is_told_by_its_name():
+def test_an_error_without_a_message_shows_its_name():
     with pytest.raises(ValueError, match="It fails: ValueError[.] Received: "):
         with error_context("It fails"):
             raise ValueError
@@ -43,7 +43,7 @@ def test_other_errors_and_our_own_pass(error):
     assert caught.value is error
 
 
-def test_what_keras_met_when_it_asked_for_shapes():
+def test_errors_of_shape_inference_show_their_cause():
     class Broken(keras.layers.Layer):
         def call(self, x):
             raise TypeError("no such product")
@@ -53,7 +53,7 @@ def test_what_keras_met_when_it_asked_for_shapes():
             Broken()(keras.Input((2,)))
 
 
-def test_the_expected_shape_is_told_and_no_values():
+def test_the_message_shows_the_expected_shape_and_no_values():
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten()])
     x = np.random.default_rng(0).uniform(size=(40, 64)).astype("float32")
     with pytest.raises(ValueError, match=r"Expected shape \(None, 8, 8, 1\).*Received: ") as error:

@@ -55,7 +55,7 @@ def test_noise_that_a_guard_rejects_leaves_the_weights():
     model = _guarded()
     before = model.get_weights()
     callback = kr.AdvTrain(kr.L2(0.5), objective=kr.objectives.GaussianNoise(0.5), warmup=0)
-    with pytest.raises(ValueError, match="rejects what it is given.*'input_guard"):
+    with pytest.raises(ValueError, match="rejected its inputs, and compiled.*'input_guard"):
         linear_fit.fit(model, callback)
     for weight, old in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, old)

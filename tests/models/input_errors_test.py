@@ -25,7 +25,7 @@ X, Y = np.arange(20).reshape(4, 5) % 2, np.arange(4) % 2
 @tiers.parametrize(
     "objective", ["adversarial", "trades", "vat", kr.objectives.AWP(0.01), "input_gradient"]
 )
-def test_a_text_model_is_told_where_to_perturb_it_and_that_works(objective):
+def test_a_text_model_gets_advice_that_works(objective):
     model = _text_model()
     message = r'AtLayer\("words", kr.L2\(1.0, bounds=None\)\).*Received: .*\[\'words\'\]'
     attack = None if objective in ("trades", "vat") else "fgsm"
@@ -39,7 +39,7 @@ def test_a_text_model_is_told_where_to_perturb_it_and_that_works(objective):
     assert "adv_accuracy" in history.history
 
 
-def test_inputs_of_both_kinds_are_not_blamed():
+def test_errors_for_mixed_inputs_stay_unchanged():
     image, place = keras.Input((5,), name="image"), keras.Input((5,), name="place", dtype="int32")
     words = keras.layers.Flatten()(keras.layers.Embedding(9, 4)(place))
     model = keras.Model([image, place], keras.layers.Concatenate()([image, words]))

@@ -41,7 +41,7 @@ def test_at_the_origin_it_is_the_model_bit_for_bit(training, mask_zero):
     network = model(mask_zero, dropout=0.5)
     state = keras.ops.convert_to_numpy(network.layers[1].seed_generator.state)
     for layer in ("embedding", "dropout", "pool", "head"):
-        # As if the dropout had drawn nothing yet.
+        # Reset the seed of the dropout.
         network.layers[1].seed_generator.state.assign(state)
         classifier = LayerClassifier(network, layer, TOKENS)
         np.testing.assert_array_equal(classifier(classifier.origin, training=training), expected)
@@ -71,7 +71,7 @@ def test_masks_survive():
 
 
 class MaskSetter(keras.layers.Layer):
-    """Makes a mask of its own inside `call`."""
+    """Creates its own mask inside `call`."""
 
     def call(self, x):
         x = keras.ops.cast(x, "float32")[..., None] + keras.ops.zeros((1, 1, 2))
@@ -201,7 +201,7 @@ class Integer(keras.layers.Layer):
 
 
 def chained():
-    """A model with layers at which nothing can be perturbed."""
+    """A model with layers whose outputs cannot be perturbed."""
     twice, unused = keras.layers.Dense(3, name="twice"), keras.layers.Dense(3, name="unused")
     inputs = keras.Input((3,))
     x, _ = Tuple(name="tuple")(twice(twice(inputs)))
@@ -220,9 +220,9 @@ def chained():
             r"one of \[.*'integer'.*'twice'.*\]. Received: layer='nothing', which 0 layers",
         ),
         ("twin", "layer='twin', which 2 layers have"),
-        ("twice", "must run once in a pass.*layer='twice', which runs 2 times"),
-        ("unused", "must run once in a pass.*layer='unused', which runs 0 times"),
-        ("tuple", "must return one float tensor: name a layer behind it.*layer='tuple'"),
+        ("twice", "must run once per pass.*layer='twice', which runs 2 times"),
+        ("unused", "must run once per pass.*layer='unused', which runs 0 times"),
+        ("tuple", "must return one float tensor. Name a later layer.*layer='tuple'"),
         ("integer", "must return one float tensor.*layer='integer', which returns"),
     ],
 )

@@ -14,7 +14,7 @@ def test_predict_logits(batch_size):
     np.testing.assert_allclose(found, X @ linear_fit.initial_weights(), rtol=1e-5)
 
 
-def test_one_column_of_which_nothing_is_known_is_refused_for_clean_examples():
+def test_one_column_of_unknown_meaning_is_refused_for_clean_examples():
     def model(x):
         return x[:, :1]
 

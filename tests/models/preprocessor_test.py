@@ -18,7 +18,7 @@ class Preprocessor:
 
 
 class Task(keras.Sequential):
-    """Preprocesses in `fit` and `predict`, and not when it is called."""
+    """Preprocesses in `fit` and `predict`, but not in `call`."""
 
     def __init__(self, preprocessor):
         head = keras.layers.Dense(2, use_bias=False)
@@ -42,7 +42,7 @@ class Task(keras.Sequential):
 
 
 class Own(keras.Model):
-    """Applies a preprocessor of its own whenever it is called."""
+    """Applies its own preprocessor in every call."""
 
     def __init__(self):
         super().__init__()
@@ -82,7 +82,7 @@ def test_a_task_with_a_preprocessor_is_refused_with_what_to_do(judge):
     assert model.optimizer.iterations == 0
 
 
-def test_what_is_said_to_do_gives_the_right_numbers():
+def test_the_advice_gives_the_right_numbers():
     model = Task(Preprocessor())
     x = model.preprocessor(RAW)
     model.preprocessor = None
@@ -99,7 +99,7 @@ def test_what_is_said_to_do_gives_the_right_numbers():
 
 def test_training_on_what_was_rescaled_warns_of_the_units():
     model = Task(lambda x: x / 255.0)
-    with pytest.warns(UserWarning, match="larger than all of the range of the first batch"):
+    with pytest.warns(UserWarning, match="larger than the range of all values in the first batch"):
         model.fit(RAW, Y, verbose=0, callbacks=[kr.AdvTrain(BALL, attack=FGSM, warmup=0)])
 
 

@@ -66,5 +66,5 @@ def _dense(activation):
         (lambda x: x, False),
     ],
 )
-def test_a_softmax_at_the_end_is_told_from_a_sigmoid(model, expected):
+def test_a_final_softmax_is_distinguished_from_a_sigmoid(model, expected):
     assert ends_in_softmax(model) is expected

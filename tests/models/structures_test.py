@@ -10,9 +10,9 @@ X = {"b": np.arange(10.0).reshape(5, 2), "a": [np.arange(5), np.zeros((5, 1), "i
 def test_the_only_input():
     for inputs in (X["b"], {"x": X["b"]}, [X["b"]]):
         assert models.only_input(inputs) is X["b"]
-    with pytest.raises(ValueError, match=r"several inputs: say which.*inputs \['b', 'a'\]"):
+    with pytest.raises(ValueError, match=r"several inputs. Choose the inputs.*inputs \['b', 'a'\]"):
         models.only_input(X)
-    with pytest.raises(ValueError, match="several inputs: say which.*inputs 2 tensors"):
+    with pytest.raises(ValueError, match="several inputs. Choose the inputs.*inputs 2 tensors"):
         models.only_input(X["a"])
 
 

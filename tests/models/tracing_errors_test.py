@@ -32,13 +32,13 @@ USES = {
 
 @pytest.mark.parametrize("use", USES)
 @pytest.mark.parametrize("model", [on_arrays, through_predict, NETWORK.predict])
-def test_functions_of_arrays_are_told_of_the_black_box(model, use):
+def test_functions_of_arrays_get_the_advice_to_use_black_box(model, use):
     message = r"turns tensors into NumPy arrays.*`model\(x\)`.*kr.evaluation.BlackBox\(function"
     with pytest.raises(ValueError, match=message):
         USES[use](model)
 
 
-def test_what_is_advised_works():
+def test_the_advice_works():
     black_box = kr.evaluation.BlackBox(on_arrays, num_classes=3)
     report = kr.evaluate(black_box, (X, Y), kr.Linf(0.01), kr.attacks.Square(num_queries=5))
     assert report.clean_accuracy == 1.0

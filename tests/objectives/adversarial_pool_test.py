@@ -6,8 +6,8 @@ import tensorflow as tf
 import keras_robust as kr
 from keras_robust import backend
 from tests.support import backends
+from tests.support import forward_passes
 from tests.support import linear_fit
-from tests.support import streams
 from tests.support import tiers
 
 AdversarialPool = kr.objectives.AdversarialPool
@@ -16,7 +16,7 @@ CLASSES = np.eye(linear_fit.NUM_CLASSES)
 
 
 def drawn_rows(step, count, filled, seed=0):
-    """The rows of the pool that a batch gets, from the same random numbers."""
+    """Returns the rows of the pool for a batch, computed from the same random numbers."""
     key = backend.fold_in(keras.ops.convert_to_tensor([seed, step]), 307)
     share = np.asarray(backend.uniform((count,), key))
     return np.minimum((share * np.float32(filled)).astype(int), filled - 1)
@@ -71,7 +71,7 @@ def fit(model, x, y, *, seed=0, attack="fgsm", epochs=1, sample_weight=None, **a
 )
 @tiers.parametrize("weighted", [True, False])
 def test_is_the_training_of_the_paper(arguments, weighted):
-    # 22 examples in batches of 8: the last batch of an epoch has 6, and draws as many.
+    # 22 examples in batches of 8: the last batch of an epoch has 6 examples, and draws 6.
     x, y = linear_fit.data()
     sample_weight = np.random.default_rng(2).uniform(0.2, 2.0, 22) if weighted else None
     model = linear_fit.make_model()
@@ -119,7 +119,7 @@ def test_every_fit_starts_with_an_empty_pool():
     robust = linear_fit.adv_train(objective=AdversarialPool(**arguments))
     linear_fit.fit(model, robust, x, y)
     model.layers[-1].set_weights([linear_fit.initial_weights()])
-    # The optimizer goes on at step 3, at which only an empty pool is filled.
+    # The optimizer resumes at step 3, at which only an empty pool is filled.
     linear_fit.fit(model, robust, x[::-1], y[::-1])
     weights, _, made = reference(x[::-1], y[::-1], first=3, **arguments)
     assert made == 16
@@ -139,12 +139,14 @@ def test_the_weight_may_be_a_schedule():
 
 
 def test_the_loss_is_the_mix_with_regularisers_once():
-    clean, adversarial = streams.streams(streams.model(penalty=0.1), y=streams.Y)
+    clean, adversarial = forward_passes.forward_passes(
+        forward_passes.model(penalty=0.1), y=forward_passes.Y
+    )
     loss = float(AdversarialPool(alpha=0.3).loss(clean, adversarial))
     with_penalty = 0.3 * float(clean.loss) + 0.7 * float(adversarial.loss)
     assert loss == pytest.approx(with_penalty, rel=1e-6)
-    plain = AdversarialPool(alpha=0.3).loss(*streams.streams(streams.model()))
-    kernel = streams.model().layers[-1].get_weights()[0]
+    plain = AdversarialPool(alpha=0.3).loss(*forward_passes.forward_passes(forward_passes.model()))
+    kernel = forward_passes.model().layers[-1].get_weights()[0]
     assert loss - float(plain) == pytest.approx(0.1 * np.sum(kernel**2), rel=1e-4)
 
 
@@ -191,7 +193,7 @@ def test_the_attack_runs_only_when_it_is_time():
 
     class Counted(kr.attacks.FGSM):
         def perturb(self, classifier, x, y, threat_model, seed):
-            # What is not taken may be traced all the same.
+            # A branch that is not taken may still be traced.
             backends.observe(lambda x: runs.append(len(x)), x)
             return super().perturb(classifier, x, y, threat_model, seed)
 
@@ -202,7 +204,7 @@ def test_the_attack_runs_only_when_it_is_time():
 
 
 @pytest.mark.exhaustive
-def test_zero_gradients_are_warned_of():
+def test_zero_gradients_cause_a_warning():
     x, y = linear_fit.data(8)
     model = linear_fit.make_model()
     model.layers[-1].set_weights([np.zeros((4, 3))])
@@ -224,7 +226,7 @@ def test_several_replicas_are_refused():
 def test_models_with_several_inputs_are_refused():
     one, other = keras.Input((2,)), keras.Input((3,))
     model = keras.Model([one, other], keras.layers.Concatenate()([one, other]))
-    message = "keeps the one input that is attacked.*Received: a model with 2 inputs"
+    message = "stores the attacked input.*Received: a model with 2 inputs"
     with pytest.raises(ValueError, match=message):
         AdversarialPool().check(model, kr.Linf(0.1))
 
@@ -251,5 +253,5 @@ def test_wrong_arguments(arguments, message):
 
 def test_perturbed_layers_are_refused():
     ball = kr.threat_models.AtLayer("hidden", kr.L2(0.5, bounds=None))
-    with pytest.raises(ValueError, match="changes what a layer makes.*Received: AtLayer"):
-        kr.objectives.AdversarialPool().check(streams.model(), ball)
+    with pytest.raises(ValueError, match="changes the output of a layer.*Received: AtLayer"):
+        kr.objectives.AdversarialPool().check(forward_passes.model(), ball)

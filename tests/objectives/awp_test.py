@@ -8,19 +8,19 @@ import keras_robust as kr
 from keras_robust import models
 from keras_robust import training
 from tests.support import devices
+from tests.support import forward_passes
 from tests.support import gradients
 from tests.support import numpy_reference
 from tests.support import small_models
-from tests.support import streams
 from tests.support import tiers
 
-X, X_ADV, Y = streams.X, streams.X_ADV, streams.Y
+X, X_ADV, Y = forward_passes.X, forward_passes.X_ADV, forward_passes.Y
 RATE = 0.5
 GAMMA = 0.3
 
 
 class Fixed(kr.attacks.Attack):
-    """Finds the adversarial examples that the tests know."""
+    """Attack that returns given adversarial examples."""
 
     def perturb(self, classifier, x, y, threat_model, seed):
         return kr.attacks.AttackResult.unattacked(keras.ops.convert_to_tensor(X_ADV))
@@ -28,13 +28,13 @@ class Fixed(kr.attacks.Attack):
 
 def _step(objective, model, iteration=0, **arguments):
     """Takes one step on one batch, and returns the trainer and the result."""
-    batch = streams.batch(iteration=iteration, **arguments)
+    batch = forward_passes.batch(iteration=iteration, **arguments)
     gradient_step = training.GradientStep(models.Classifier(model), batch)
     return gradient_step, kr.objectives.get(objective).step(gradient_step, Fixed(), batch)
 
 
 def _network(**arguments):
-    model = streams.model(**arguments)
+    model = forward_passes.model(**arguments)
     model.optimizer.learning_rate = RATE
     return model
 
@@ -49,7 +49,7 @@ def _gradients(weights, x=X_ADV, sample_weight=None):
     w1, b1, w2, b2 = weights
     x = x.astype("float64")
     hidden = np.tanh(x @ w1 + b1)
-    wrong = np.exp(streams.log_softmax(hidden @ w2 + b2)) - np.eye(3)[Y]
+    wrong = np.exp(forward_passes.log_softmax(hidden @ w2 + b2)) - np.eye(3)[Y]
     wrong = wrong * (np.ones(len(x)) if sample_weight is None else sample_weight)[:, None] / len(x)
     below = wrong @ w2.T * (1.0 - hidden**2)
     return [x.T @ below, below.sum(axis=0), hidden.T @ wrong, wrong.sum(axis=0)]
@@ -72,7 +72,7 @@ def _state(model):
     return [np.array(variable) for variable in model.variables]
 
 
-@tiers.parametrize("sample_weight", [streams.SAMPLE_WEIGHT, None])
+@tiers.parametrize("sample_weight", [forward_passes.SAMPLE_WEIGHT, None])
 @tiers.parametrize("gamma", [0.05, GAMMA])
 def test_steps_along_the_gradient_at_the_worst_weights(gamma, sample_weight):
     weights, model = _reference(), _network()
@@ -98,7 +98,7 @@ def test_the_size_of_the_step_is_relative_to_each_kernel():
             seen.append(weights and [np.array(weight) for weight in weights])
             return super().backward(loss, found, weights=weights, **arguments)
 
-    batch = streams.batch()
+    batch = forward_passes.batch()
     gradient_step = Spy(models.Classifier(model), batch)
     kr.objectives.AWP(GAMMA).step(gradient_step, Fixed(), batch)
     assert seen[0] is None
@@ -137,7 +137,7 @@ def test_kernels_of_convolutions_are_kernels():
     expected = [w - RATE * g for w, g in zip(weights, slopes_at(worst), strict=True)]
     for variable, value in zip(model.variables, start, strict=True):
         variable.assign(value)
-    batch = streams.batch(x, y)
+    batch = forward_passes.batch(x, y)
     gradient_step = training.GradientStep(models.Classifier(model), batch)
     kr.objectives.AWP(GAMMA, "clean").step(gradient_step, Fixed(), batch)
     _assert_weights(model, expected)
@@ -159,7 +159,7 @@ def test_takes_the_ascent_and_the_descent_of_the_objective_within(objective):
         model.set_weights(values)
 
         def compute():
-            return objective.loss(*streams.streams(model))
+            return objective.loss(*forward_passes.forward_passes(model))
 
         loss, slopes = gradients.of(compute, model.trainable_weights)
         return [np.asarray(g).astype("float64") for g in slopes]
@@ -169,7 +169,7 @@ def test_takes_the_ascent_and_the_descent_of_the_objective_within(objective):
     expected = [w - RATE * g for w, g in zip(weights, slopes_at(worst), strict=True)]
     _, result = _step(kr.objectives.AWP(GAMMA, objective), model)
     _assert_weights(model, expected)
-    loss = objective.loss(*streams.streams(_network()))
+    loss = objective.loss(*forward_passes.forward_passes(_network()))
     assert float(result.loss) == pytest.approx(float(loss), rel=1e-6)
 
 
@@ -226,7 +226,7 @@ def test_batch_norm_statistics_see_the_pass_at_the_worst_weights_only():
     )
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     norm.moving_mean.assign(np.linspace(-1.0, 1.0, 5))
-    batch = streams.batch()
+    batch = forward_passes.batch()
     classifier = models.Classifier(model)
     here = training.GradientStep(classifier, batch).backward(
         lambda clean, adversarial: adversarial.loss,
@@ -282,12 +282,12 @@ def test_an_overflow_of_the_loss_scale_leaves_statistics_finite():
     before = model.get_weights()
     _step(kr.objectives.AWP(GAMMA), model, sample_weight=np.full(4, 1e3, "float32"))
     assert np.all(np.isfinite(norm.moving_mean)) and np.all(np.isfinite(norm.moving_variance))
-    # Keras skips the step, and takes a smaller scale for the next.
+    # Keras skips the step, and uses a smaller loss scale for the next one.
     np.testing.assert_array_equal(model.layers[-1].get_weights()[0], before[-2])
     assert float(optimizer.dynamic_scale) < 2.0**127
 
 
-def test_a_kernel_that_nothing_moves_stays():
+def test_a_kernel_without_a_gradient_stays():
     # Dead units: the gradient of the first kernel is zero, and so is its direction.
     model = keras.Sequential(
         [keras.Input((6,)), keras.layers.Dense(5, activation="relu"), keras.layers.Dense(3)]
@@ -358,7 +358,7 @@ def test_defaults():
 def test_around_an_objective_with_steps_of_its_own_it_is_refused(within):
     name = "Free" if within == "free" else "AWP"
     message = re.escape(
-        f"{name} takes optimizer steps of its own, which AWP would leave out. Wrap the other way "
+        f"{name} has its own optimizer step, which AWP would not call. Wrap the other way "
         f"round, or use one of the two. Received: objective={name}("
     )
     with pytest.raises(ValueError, match=message):

@@ -5,10 +5,10 @@ import pytest
 import keras_robust as kr
 from keras_robust import models
 from keras_robust import training
+from tests.support import forward_passes
 from tests.support import linear_fit
 from tests.support import numpy_reference
 from tests.support import small_models
-from tests.support import streams
 from tests.support import tiers
 
 
@@ -18,30 +18,38 @@ class Refusing(kr.attacks.Attack):
 
 
 def _loss(**arguments):
-    return float(kr.objectives.Clean().loss(*streams.streams(streams.model(), **arguments)))
+    return float(
+        kr.objectives.Clean().loss(
+            *forward_passes.forward_passes(forward_passes.model(), **arguments)
+        )
+    )
 
 
-@pytest.mark.parametrize("weight", [None, streams.SAMPLE_WEIGHT])
+@pytest.mark.parametrize("weight", [None, forward_passes.SAMPLE_WEIGHT])
 def test_is_the_loss_of_the_clean_examples(weight):
-    terms = streams.cross_entropy(numpy_reference.logits(streams.X.astype("float64")))
-    assert _loss(sample_weight=weight) == pytest.approx(streams.mean(terms, weight), rel=1e-5)
+    terms = forward_passes.cross_entropy(numpy_reference.logits(forward_passes.X.astype("float64")))
+    assert _loss(sample_weight=weight) == pytest.approx(
+        forward_passes.mean(terms, weight), rel=1e-5
+    )
 
 
 def test_regularisers_count_once():
-    with_penalty = kr.objectives.Clean().loss(*streams.streams(streams.model(penalty=0.1)))
+    with_penalty = kr.objectives.Clean().loss(
+        *forward_passes.forward_passes(forward_passes.model(penalty=0.1))
+    )
     penalty = 0.1 * np.sum(numpy_reference.HEAD[0] ** 2)
     assert float(with_penalty) - _loss() == pytest.approx(penalty, rel=1e-5)
 
 
 def test_the_adversarial_batch_is_not_run():
-    clean, adversarial = streams.streams(streams.model())
+    clean, adversarial = forward_passes.forward_passes(forward_passes.model())
     kr.objectives.Clean().loss(clean, adversarial)
     assert clean.was_used
     assert not adversarial.was_used
 
 
 def test_no_attack_runs():
-    batch = streams.batch()
+    batch = forward_passes.batch()
     found = kr.objectives.Clean().perturb(Refusing(), None, batch)
     assert found.x_adv is batch.x
     assert not np.any(found.success) and not np.any(found.zero_gradient)
@@ -82,7 +90,7 @@ def test_the_loss_of_a_regression():
 
 
 def test_a_step_runs_the_model_once():
-    model = streams.model()
-    gradient_step = training.GradientStep(models.Classifier(model), streams.batch())
-    kr.objectives.Clean().step(gradient_step, Refusing(), streams.batch())
+    model = forward_passes.model()
+    gradient_step = training.GradientStep(models.Classifier(model), forward_passes.batch())
+    kr.objectives.Clean().step(gradient_step, Refusing(), forward_passes.batch())
     assert gradient_step.classifier.num_calls == 1

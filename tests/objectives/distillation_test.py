@@ -6,9 +6,9 @@ import keras_robust as kr
 from keras_robust import models
 from keras_robust.objectives.distillation import Distillation
 from tests.support import backends
+from tests.support import forward_passes
 from tests.support import gradients
 from tests.support import numpy_reference
-from tests.support import streams
 from tests.support import tiers
 
 FEATURES = numpy_reference.FEATURES
@@ -22,13 +22,15 @@ def _network(*tail, classes=3, features=FEATURES, seed=1):
 
 
 def _loss(objective, model=None, **arguments):
-    return float(objective.loss(*streams.streams(model or streams.model(), **arguments)))
+    return float(
+        objective.loss(*forward_passes.forward_passes(model or forward_passes.model(), **arguments))
+    )
 
 
 def _fit(model, objective, **arguments):
     attack = kr.attacks.PGD(num_steps=1)
     adv_train = kr.AdvTrain(kr.Linf(0.1, None), attack=attack, objective=objective, warmup=0)
-    model.fit(streams.X, streams.Y, verbose=0, callbacks=[adv_train], **arguments)
+    model.fit(forward_passes.X, forward_passes.Y, verbose=0, callbacks=[adv_train], **arguments)
 
 
 @every_class
@@ -42,12 +44,12 @@ def test_a_teacher_is_a_model(cls, teacher):
 def test_a_teacher_without_weights_is_refused(cls):
     objective = cls(keras.Sequential([keras.layers.Dense(3)], name="empty"))
     with pytest.raises(ValueError, match="no weights yet.*name=empty.*is not built"):
-        objective.check(streams.model(), None)
+        objective.check(forward_passes.model(), None)
 
 
 @every_class
 def test_a_teacher_keeps_weights_of_its_own(cls):
-    model = streams.model()
+    model = forward_passes.model()
     inner = keras.Sequential([keras.Input((FEATURES,)), model.layers[0], keras.layers.Dense(3)])
     for teacher in (model, keras.Sequential([model, keras.layers.Softmax()]), inner):
         with pytest.raises(ValueError, match="shares weights.*Received: the teacher 'sequential"):
@@ -86,8 +88,8 @@ def _two_outputs():
 )
 def test_a_teacher_of_something_else_is_refused(cls, teacher, said):
     student = "a model with outputs of shape (None, 3) under the loss sparse_categorical_crossentr"
-    with pytest.raises(ValueError, match="the same classes.*Received: ") as caught:
-        cls(teacher()).check(streams.model(), None)
+    with pytest.raises(ValueError, match="the same number of classes.*Received: ") as caught:
+        cls(teacher()).check(forward_passes.model(), None)
     assert said in str(caught.value) and student in str(caught.value)
 
 
@@ -114,7 +116,7 @@ def test_a_subclassed_model_is_compared_in_the_first_step(cls):
     with pytest.raises(ValueError, match=message):
         _fit(model, cls(_network(classes=4)))
     teacher = Subclassed()
-    teacher(streams.X)
+    teacher(forward_passes.X)
     _fit(model, cls(teacher))
 
 
@@ -146,7 +148,7 @@ def test_a_teacher_with_one_output_teaches_two_classes(cls):
 
 
 def _busy_teacher():
-    """Has all that moves in training mode, and layers of which some are frozen."""
+    """A teacher with everything that changes in training mode, and with frozen layers."""
     keras.utils.set_random_seed(4)
     norm, frozen = keras.layers.BatchNormalization(), keras.layers.Dense(5, activation="tanh")
     model = keras.Sequential(
@@ -167,7 +169,7 @@ def _busy_teacher():
 @every_class
 @tiers.parametrize("xla", [False, True])
 def test_the_teacher_never_changes(cls, xla):
-    teacher, model = _busy_teacher(), streams.model()
+    teacher, model = _busy_teacher(), forward_passes.model()
     model.compile("sgd", model.loss, jit_compile=xla)
     before = teacher.get_weights()
     flags = [layer.trainable for layer in teacher.layers]
@@ -184,15 +186,15 @@ def test_the_teacher_never_changes(cls, xla):
 def test_the_teacher_runs_in_inference_mode_without_gradients_or_regularisers(cls):
     teacher = _busy_teacher()
     still = _network()
-    # A linear map from the same inputs to what the busy teacher predicts.
-    inputs = np.c_[streams.X, np.ones(4)]
-    solved = np.linalg.lstsq(inputs, np.asarray(teacher(streams.X)), rcond=None)[0]
+    # A linear map from the same inputs to the predictions of the busy teacher.
+    inputs = np.c_[forward_passes.X, np.ones(4)]
+    solved = np.linalg.lstsq(inputs, np.asarray(teacher(forward_passes.X)), rcond=None)[0]
     still.set_weights([solved[:-1], solved[-1]])
 
-    student = streams.model()
+    student = forward_passes.model()
 
     def compute():
-        return cls(teacher).loss(*streams.streams(student))
+        return cls(teacher).loss(*forward_passes.forward_passes(student))
 
     loss, slopes = gradients.of(compute, teacher.trainable_variables)
     assert float(loss) == pytest.approx(_loss(cls(still)), rel=1e-4)
@@ -207,7 +209,7 @@ def test_the_teacher_sees_clean_examples_only(cls):
     asked = []
     objective = cls(_network())
     objective.teacher_logits = lambda classifier, x: asked.append(x) or keras.ops.zeros((4, 3))
-    clean, adversarial = streams.streams(streams.model())
+    clean, adversarial = forward_passes.forward_passes(forward_passes.model())
     objective.loss(clean, adversarial)
     assert [one is clean.x for one in asked] == [True]
 
@@ -217,9 +219,9 @@ def test_logits_of_a_model_with_several_inputs_or_a_dict():
         pass
 
     teacher = _network()
-    expected = np.asarray(teacher(streams.X))
-    x = keras.ops.convert_to_tensor(streams.X)
-    packed = models.Classifier(streams.model(), lambda x: {"image": x})
+    expected = np.asarray(teacher(forward_passes.X))
+    x = keras.ops.convert_to_tensor(forward_passes.X)
+    packed = models.Classifier(forward_passes.model(), lambda x: {"image": x})
     np.testing.assert_allclose(One(teacher).teacher_logits(packed, x), expected, rtol=1e-5)
 
     inputs = {
@@ -242,16 +244,16 @@ def test_the_config_holds_the_architecture_and_not_the_weights(cls):
     shapes = [weight.shape for weight in revived.teacher.weights]
     assert shapes == [weight.shape for weight in objective.teacher.weights]
     assert np.any(revived.teacher.get_weights()[0] != objective.teacher.get_weights()[0])
-    with pytest.warns(UserWarning, match="and not its weights.*Received: the teacher"):
-        revived.check(streams.model(), streams.BALL)
+    with pytest.warns(UserWarning, match="but not its weights.*Received: the teacher"):
+        revived.check(forward_passes.model(), forward_passes.BALL)
     revived.teacher = objective.teacher
-    revived.check(streams.model(), streams.BALL)
+    revived.check(forward_passes.model(), forward_passes.BALL)
 
 
 @pytest.mark.exhaustive
 @every_class
 def test_weight_perturbation_goes_around_it(cls):
-    model = streams.model()
+    model = forward_passes.model()
     objective = kr.objectives.AWP(0.01, cls(_busy_teacher()))
     started = model.get_weights()
     _fit(model, objective)

@@ -92,7 +92,7 @@ def test_is_the_algorithm_of_the_paper(norm, m):
 
 
 def test_delta_goes_from_batch_to_batch():
-    # The test above would say so too, if these two were not the same.
+    # The tests above mean something only if resetting `delta` would change the weights.
     paper, forgetful = Paper(), Paper()
     paper.fit()
     for start in (0, 8, 16):
@@ -195,7 +195,7 @@ def test_batch_norm_sees_the_adversarial_pass_of_every_replay():
     model = linear_fit.make_model([Spy(), norm], run_eagerly=True)
     seen.clear()
     model.fit(X[:8], Y[:8], verbose=0, shuffle=False, callbacks=[free(num_replays=3)])
-    # After the first replay comes the pass of the clean metrics, of which nothing is kept.
+    # The pass for the clean metrics follows the first replay, and its statistics are discarded.
     np.testing.assert_array_equal(seen.pop(1), X[:8])
     assert len(seen) == 3
     np.testing.assert_array_equal(seen[0], X[:8])
@@ -217,7 +217,7 @@ def test_an_epsilon_per_feature():
 
 
 class Recorded:
-    """A `training.GradientStep` whose input gradients are known."""
+    """A `training.GradientStep` with given input gradients."""
 
     def __init__(self, gradients):
         self.gradients = [np.asarray(gradient, "float32") for gradient in gradients]
@@ -226,8 +226,8 @@ class Recorded:
     def backward(self, loss, found):
         self.x_adv.append(np.asarray(found.x_adv))
         gradient = keras.ops.convert_to_tensor(self.gradients[len(self.x_adv) - 1])
-        stream = training.ForwardPass(None, None, found)
-        return training.StepResult(len(self.x_adv), [], gradient, None, stream)
+        forward_pass = training.ForwardPass(None, None, found)
+        return training.StepResult(len(self.x_adv), [], gradient, None, forward_pass)
 
     def apply(self, result):
         return result
@@ -258,13 +258,13 @@ def test_a_gradient_that_is_no_number_does_not_stay_in_delta(norm, bad):
     np.testing.assert_allclose(result.delta, [[0.0, 0.1], [0.0, 0.0]], atol=1e-6)
 
 
-def test_blind_is_what_had_no_gradient_at_any_replay():
+def test_zero_gradient_means_zero_at_every_replay():
     gradients = [[[0.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]]
     result, _ = _recorded(gradients, np.zeros((2, 2)), kr.Linf(0.1))
     assert np.asarray(result.adversarial.found.zero_gradient).tolist() == [False, True]
 
 
-def test_zero_gradients_are_warned_of():
+def test_zero_gradients_cause_a_warning():
     model = linear_fit.make_model(optimizer=keras.optimizers.SGD(0.0))
     model.layers[-1].kernel.assign(0.0 * model.layers[-1].kernel)
     with pytest.warns(UserWarning, match="Every input gradient of the first batch is zero"):
@@ -290,7 +290,9 @@ def test_examples_of_several_shapes_are_refused():
         lambda: ((np.zeros((4, length, 4), "float32"), np.zeros(4, int)) for length in lengths),
         output_signature=(tf.TensorSpec((4, None, 4)), tf.TensorSpec((4,), "int64")),
     )
-    message = r"all examples must have one shape. Pad .*Received: examples of shape \(None, 4\)"
+    message = (
+        r"all examples must have the same shape. Pad .*Received: examples of shape \(None, 4\)"
+    )
     with pytest.raises(ValueError, match=message):
         model.fit(data, verbose=0, callbacks=[free()])
 
@@ -304,8 +306,8 @@ def test_a_regression_can_be_trained():
     assert int(model.optimizer.iterations) == 3
 
 
-def test_wrappers_say_that_it_takes_its_own_steps():
-    with pytest.raises(ValueError, match="Free takes optimizer steps of its own"):
+def test_wrappers_refuse_an_objective_with_its_own_step():
+    with pytest.raises(ValueError, match="Free has its own optimizer step"):
         kr.objectives.AWP(objective="free")
 
 

@@ -5,8 +5,8 @@ import pytest
 import keras_robust as kr
 from keras_robust import backend
 from keras_robust.objectives import GaussianNoise
+from tests.support import forward_passes
 from tests.support import numpy_reference
-from tests.support import streams
 
 
 class Refusing(kr.attacks.Attack):
@@ -15,15 +15,15 @@ class Refusing(kr.attacks.Attack):
 
 
 def _perturb(objective, **circumstances):
-    batch = streams.batch(**circumstances)
+    batch = forward_passes.batch(**circumstances)
     return batch, objective.perturb(Refusing(), None, batch).x_adv
 
 
 @pytest.mark.parametrize("stddev", [0.1, 2.0])
 def test_noise_is_that_of_the_seed_and_is_not_clipped(stddev):
     batch, found = _perturb(GaussianNoise(stddev))
-    noise = np.asarray(backend.normal(streams.X.shape, batch.seed))
-    np.testing.assert_allclose(found, streams.X + stddev * noise, rtol=1e-5, atol=1e-6)
+    noise = np.asarray(backend.normal(forward_passes.X.shape, batch.seed))
+    np.testing.assert_allclose(found, forward_passes.X + stddev * noise, rtol=1e-5, atol=1e-6)
     assert stddev < 1.0 or np.any(found < 0.0) and np.any(found > 1.0)
 
 
@@ -36,19 +36,21 @@ def test_default_and_schedule():
     assert np.all(other != quarter)
 
 
-@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@pytest.mark.parametrize("sample_weight", [None, forward_passes.SAMPLE_WEIGHT])
 def test_the_loss_is_that_of_the_noisy_examples(sample_weight):
-    clean, noisy = streams.streams(streams.model(), sample_weight=sample_weight)
+    clean, noisy = forward_passes.forward_passes(
+        forward_passes.model(), sample_weight=sample_weight
+    )
     found = GaussianNoise().loss(clean, noisy)
-    z = numpy_reference.logits(streams.X_ADV.astype("float64"))
-    expected = streams.mean(streams.cross_entropy(z), sample_weight)
+    z = numpy_reference.logits(forward_passes.X_ADV.astype("float64"))
+    expected = forward_passes.mean(forward_passes.cross_entropy(z), sample_weight)
     assert float(found) == pytest.approx(expected, rel=1e-5)
     assert not clean.was_used
 
 
 def test_regularisers_count_once():
     with_penalty, without = (
-        float(GaussianNoise().loss(*streams.streams(streams.model(penalty))))
+        float(GaussianNoise().loss(*forward_passes.forward_passes(forward_passes.model(penalty))))
         for penalty in (0.1, 0.0)
     )
     expected = 0.1 * np.sum(numpy_reference.HEAD[0] ** 2)

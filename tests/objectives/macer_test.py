@@ -8,9 +8,9 @@ from keras_robust.objectives import MACER
 from keras_robust.objectives.macer import _shortfall
 from keras_robust.objectives.noisy_copies import draw_noise
 from tests.support import backends
+from tests.support import forward_passes
 from tests.support import gradients
 from tests.support import numpy_reference
-from tests.support import streams
 
 # The reference network has class 0 for all of them.
 Y = np.array([0, 0, 1, 0])
@@ -18,16 +18,16 @@ STDDEV = 0.3
 
 
 def _softmax(z):
-    return np.exp(streams.log_softmax(z))
+    return np.exp(forward_passes.log_softmax(z))
 
 
 def _terms(num_samples, gamma, beta, scale=1.0):
     """Both terms of each example, with the logits scaled, and which examples are in the second."""
-    noise = np.asarray(draw_noise(streams.batch(), STDDEV, num_samples), "float64")
-    x = np.repeat(streams.X.astype("float64"), num_samples, axis=0) + noise
+    noise = np.asarray(draw_noise(forward_passes.batch(), STDDEV, num_samples), "float64")
+    x = np.repeat(forward_passes.X.astype("float64"), num_samples, axis=0) + noise
     z = scale * numpy_reference.logits(x)
     mean, votes = (
-        _softmax(size * z).reshape(len(streams.X), num_samples, -1).mean(axis=1)
+        _softmax(size * z).reshape(len(forward_passes.X), num_samples, -1).mean(axis=1)
         for size in (1.0, beta)
     )
     supervised = -np.log(mean[np.arange(4), Y])
@@ -39,15 +39,17 @@ def _terms(num_samples, gamma, beta, scale=1.0):
 
 def _paper(weight=12.0, num_samples=16, gamma=8.0, beta=16.0, sample_weight=None, scale=1.0):
     supervised, shortfall, _ = _terms(num_samples, gamma, beta, scale)
-    return streams.mean(supervised + weight * STDDEV / 2 * shortfall, sample_weight)
+    return forward_passes.mean(supervised + weight * STDDEV / 2 * shortfall, sample_weight)
 
 
 def _loss(objective, model=None, **arguments):
     arguments = {"y": Y, **arguments}
-    return float(objective.loss(*streams.streams(model or streams.model(), **arguments)))
+    return float(
+        objective.loss(*forward_passes.forward_passes(model or forward_passes.model(), **arguments))
+    )
 
 
-@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@pytest.mark.parametrize("sample_weight", [None, forward_passes.SAMPLE_WEIGHT])
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -62,7 +64,7 @@ def _loss(objective, model=None, **arguments):
 def test_is_the_equation_of_the_paper(arguments, sample_weight):
     found = _loss(MACER(STDDEV, **arguments), sample_weight=sample_weight)
     expected = _paper(sample_weight=sample_weight, **arguments)
-    # Float32 has few digits for what is missing to a probability of 1.
+    # Float32 has few digits for the difference from a probability of 1.
     assert found == pytest.approx(expected, rel=3e-4)
 
 
@@ -87,18 +89,18 @@ def test_schedules_are_read_at_the_step():
 
 
 def test_the_gradient_is_that_of_both_terms():
-    model, arguments = streams.model(), {"num_samples": 4, "beta": 2.0, "weight": 5.0}
+    model, arguments = forward_passes.model(), {"num_samples": 4, "beta": 2.0, "weight": 5.0}
     head = model.layers[-1].trainable_weights
 
     def compute():
-        return MACER(STDDEV, **arguments).loss(*streams.streams(model, y=Y))
+        return MACER(STDDEV, **arguments).loss(*forward_passes.forward_passes(model, y=Y))
 
     slopes = gradients.of(compute, head)[1]
-    # Along the weights of the last layer themselves: all logits grow by one factor.
+    # The derivative along the weights of the last layer scales all logits by one factor.
     found = sum(np.sum(np.asarray(g) * w) for g, w in zip(slopes, head, strict=True))
-    expected = streams.slope(lambda scale: _paper(scale=scale, **arguments))
+    expected = forward_passes.slope(lambda scale: _paper(scale=scale, **arguments))
     assert found == pytest.approx(expected, rel=1e-3)
-    alone = streams.slope(lambda scale: _paper(scale=scale, **{**arguments, "weight": 0.0}))
+    alone = forward_passes.slope(lambda scale: _paper(scale=scale, **{**arguments, "weight": 0.0}))
     assert abs(expected - alone) > 0.1
 
 
@@ -121,7 +123,7 @@ def test_the_hinge_and_its_slope():
 
 
 @pytest.mark.parametrize("rows", [[1.0, 0.0], [1.0 - 1e-7, 1e-7], [np.nan, np.nan]])
-def test_predictions_that_are_all_but_sure_have_no_slope(rows):
+def test_nearly_certain_predictions_have_a_zero_gradient(rows):
     values, slopes = _hinge([rows, [0.5, 0.5]], [0, 0], 8.0)
     assert values[0] == 0.0
     np.testing.assert_array_equal(slopes[0], 0.0)
@@ -130,46 +132,51 @@ def test_predictions_that_are_all_but_sure_have_no_slope(rows):
     np.testing.assert_allclose(slopes[1], np.sqrt(2.0 * np.pi) * np.array([-1.0, 1.0]), rtol=1e-5)
 
 
-def test_a_model_that_is_sure_has_a_finite_loss_and_gradient():
-    model = streams.model()
+def test_confident_predictions_have_a_finite_loss_and_gradient():
+    model = forward_passes.model()
     for weight in model.layers[-1].weights:
         weight.assign(1e4 * weight)
     loss, slopes = gradients.of(
-        lambda: MACER(STDDEV, 4).loss(*streams.streams(model, y=Y)), model.trainable_weights
+        lambda: MACER(STDDEV, 4).loss(*forward_passes.forward_passes(model, y=Y)),
+        model.trainable_weights,
     )
     assert np.isfinite(loss)
     assert all(np.all(np.isfinite(g)) for g in slopes)
 
 
 def test_regularisers_count_once():
-    with_penalty, without = (_loss(MACER(STDDEV), streams.model(size)) for size in (0.1, 0.0))
+    with_penalty, without = (
+        _loss(MACER(STDDEV), forward_passes.model(size)) for size in (0.1, 0.0)
+    )
     expected = 0.1 * np.sum(numpy_reference.HEAD[0] ** 2)
     assert with_penalty - without == pytest.approx(expected, rel=1e-4)
 
 
 def test_both_terms_follow_the_reduction_of_the_compiled_loss():
-    model = streams.model()
+    model = forward_passes.model()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction="sum")
     model.compile("sgd", loss)
-    found = _loss(MACER(STDDEV), model, sample_weight=streams.SAMPLE_WEIGHT)
-    assert found == pytest.approx(4.0 * _paper(sample_weight=streams.SAMPLE_WEIGHT), rel=1e-4)
+    found = _loss(MACER(STDDEV), model, sample_weight=forward_passes.SAMPLE_WEIGHT)
+    assert found == pytest.approx(
+        4.0 * _paper(sample_weight=forward_passes.SAMPLE_WEIGHT), rel=1e-4
+    )
 
 
 def test_batch_norm_sees_one_pass_of_all_copies():
     norm = keras.layers.BatchNormalization(momentum=0.9)
     model = keras.Sequential([keras.Input((6,)), norm, keras.layers.Dense(3)])
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    clean, _ = streams.streams(model)
+    clean, _ = forward_passes.forward_passes(model)
     MACER(STDDEV, 3).loss(clean, clean)
     noise = np.asarray(draw_noise(clean.batch, STDDEV, 3))
-    x = np.repeat(streams.X, 3, axis=0) + noise
+    x = np.repeat(forward_passes.X, 3, axis=0) + noise
     np.testing.assert_allclose(norm.moving_mean, 0.1 * x.mean(axis=0), rtol=1e-4)
     assert not clean.was_used
 
 
 def test_no_attack_runs_and_examples_stay():
-    found = MACER().perturb(None, None, streams.batch())
-    np.testing.assert_array_equal(found.x_adv, streams.X)
+    found = MACER().perturb(None, None, forward_passes.batch())
+    np.testing.assert_array_equal(found.x_adv, forward_passes.X)
 
 
 @pytest.mark.exhaustive
@@ -208,4 +215,4 @@ def test_wrong_arguments(arguments, message):
 
 def test_a_model_that_cannot_be_copied_is_refused():
     with pytest.raises(ValueError, match="MACER runs the model on noisy copies"):
-        MACER().check(streams.model(), kr.threat_models.AtLayer("dense", kr.L2(1.0, None)))
+        MACER().check(forward_passes.model(), kr.threat_models.AtLayer("dense", kr.L2(1.0, None)))

@@ -3,27 +3,31 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
+from tests.support import forward_passes
 from tests.support import gradients
 from tests.support import numpy_reference
-from tests.support import streams
 
 SCHEDULE = keras.optimizers.schedules.PiecewiseConstantDecay([3], [0.0, 7.0])
 
 
 class Asked(kr.attacks.PGD):
-    """Returns itself and what it was asked, in the place of adversarial examples."""
+    """Attack that returns itself and its arguments instead of adversarial examples."""
 
     def perturb(self, *request):
         return self, request
 
 
 def _loss(beta, **arguments):
-    return float(kr.objectives.MART(beta).loss(*streams.streams(streams.model(), **arguments)))
+    return float(
+        kr.objectives.MART(beta).loss(
+            *forward_passes.forward_passes(forward_passes.model(), **arguments)
+        )
+    )
 
 
 def _terms(z, z_adv, y, beta):
     """The loss of each example, as the authors write it, from logits in float64."""
-    p, p_adv = (np.exp(streams.log_softmax(each)) for each in (z, z_adv))
+    p, p_adv = (np.exp(forward_passes.log_softmax(each)) for each in (z, z_adv))
     rows = np.arange(len(y))
     order = np.argsort(p_adv, axis=-1)
     wrong = np.where(order[:, -1] == y, order[:, -2], order[:, -1])
@@ -35,26 +39,27 @@ def _terms(z, z_adv, y, beta):
 def _paper(scale=1.0, beta=5.0, sample_weight=None):
     """MART with the last layer scaled."""
     logits = [
-        scale * numpy_reference.logits(a.astype("float64")) for a in (streams.X, streams.X_ADV)
+        scale * numpy_reference.logits(a.astype("float64"))
+        for a in (forward_passes.X, forward_passes.X_ADV)
     ]
-    return streams.mean(_terms(*logits, streams.Y, beta), sample_weight)
+    return forward_passes.mean(_terms(*logits, forward_passes.Y, beta), sample_weight)
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, 6.0])
-@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@pytest.mark.parametrize("sample_weight", [None, forward_passes.SAMPLE_WEIGHT])
 def test_is_the_equation_of_the_paper(beta, sample_weight):
     expected = _paper(beta=beta, sample_weight=sample_weight)
     assert _loss(beta, sample_weight=sample_weight) == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_examples_have_right_and_wrong_predictions():
-    # Else the choice of the strongest wrong class would not be tested.
-    z = numpy_reference.logits(streams.X_ADV.astype("float64"))
-    assert 0 < np.sum(z.argmax(-1) == streams.Y) < len(streams.Y)
+    # Otherwise the choice of the strongest wrong class would not be tested.
+    z = numpy_reference.logits(forward_passes.X_ADV.astype("float64"))
+    assert 0 < np.sum(z.argmax(-1) == forward_passes.Y) < len(forward_passes.Y)
 
 
 def test_default_beta():
-    found = kr.objectives.MART().loss(*streams.streams(streams.model()))
+    found = kr.objectives.MART().loss(*forward_passes.forward_passes(forward_passes.model()))
     assert float(found) == pytest.approx(_paper(beta=5.0), rel=1e-5)
 
 
@@ -64,39 +69,45 @@ def test_beta_may_be_a_schedule():
 
 
 def test_scaled_weights_scale_the_loss():
-    once = _loss(6.0, sample_weight=streams.SAMPLE_WEIGHT)
-    assert _loss(6.0, sample_weight=3 * streams.SAMPLE_WEIGHT) == pytest.approx(3 * once, rel=1e-6)
+    once = _loss(6.0, sample_weight=forward_passes.SAMPLE_WEIGHT)
+    assert _loss(6.0, sample_weight=3 * forward_passes.SAMPLE_WEIGHT) == pytest.approx(
+        3 * once, rel=1e-6
+    )
 
 
 def test_without_a_perturbation_beta_has_no_effect():
-    assert _loss(100.0, x_adv=streams.X) == pytest.approx(_loss(0.0, x_adv=streams.X), rel=1e-6)
+    assert _loss(100.0, x_adv=forward_passes.X) == pytest.approx(
+        _loss(0.0, x_adv=forward_passes.X), rel=1e-6
+    )
 
 
 def test_regularisers_count_once():
-    with_penalty = kr.objectives.MART(2.0).loss(*streams.streams(streams.model(penalty=0.1)))
+    with_penalty = kr.objectives.MART(2.0).loss(
+        *forward_passes.forward_passes(forward_passes.model(penalty=0.1))
+    )
     penalty = 0.1 * np.sum(numpy_reference.HEAD[0] ** 2)
     assert float(with_penalty) - _loss(2.0) == pytest.approx(penalty, rel=1e-5)
 
 
 def test_gradients_flow_through_both_branches():
-    model = streams.model()
+    model = forward_passes.model()
     head = model.layers[-1].trainable_weights
 
     def compute():
-        return kr.objectives.MART(20.0).loss(*streams.streams(model))
+        return kr.objectives.MART(20.0).loss(*forward_passes.forward_passes(model))
 
     loss, slopes = gradients.of(compute, head)
-    # Along the weights of the last layer themselves: all logits grow by one factor.
+    # The derivative along the weights of the last layer scales all logits by one factor.
     found = sum(np.sum(g * w) for g, w in zip(slopes, head, strict=True))
-    expected = streams.slope(lambda scale: _paper(scale, beta=20.0))
+    expected = forward_passes.slope(lambda scale: _paper(scale, beta=20.0))
     assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_one_hot_labels():
-    model = streams.model()
+    model = forward_passes.model()
     model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
-    rows = np.eye(3, dtype="float32")[streams.Y]
-    found = kr.objectives.MART().loss(*streams.streams(model, y=rows))
+    rows = np.eye(3, dtype="float32")[forward_passes.Y]
+    found = kr.objectives.MART().loss(*forward_passes.forward_passes(model, y=rows))
     assert float(found) == pytest.approx(_paper(), rel=1e-5)
 
 
@@ -108,19 +119,20 @@ def test_one_logit_is_two_classes(from_logits):
     head.set_weights([kernel])
     model.compile("sgd", keras.losses.BinaryCrossentropy(from_logits=from_logits))
     labels = y[:, None].astype("float32")
-    found = kr.objectives.MART(3.0).loss(*streams.streams(model, y=labels))
+    found = kr.objectives.MART(3.0).loss(*forward_passes.forward_passes(model, y=labels))
     logits = [
-        a.astype("float64") @ np.hstack([0 * kernel, kernel]) for a in (streams.X, streams.X_ADV)
+        a.astype("float64") @ np.hstack([0 * kernel, kernel])
+        for a in (forward_passes.X, forward_passes.X_ADV)
     ]
     assert float(found) == pytest.approx(np.mean(_terms(*logits, y, 3.0)), rel=1e-5)
 
 
 def test_extreme_logits_are_finite():
-    model = streams.model()
+    model = forward_passes.model()
     model.layers[-1].kernel.assign(1e4 * model.layers[-1].kernel)
 
     def compute():
-        return kr.objectives.MART().loss(*streams.streams(model))
+        return kr.objectives.MART().loss(*forward_passes.forward_passes(model))
 
     loss, slopes = gradients.of(compute, model.trainable_weights)
     assert np.isfinite(loss)
@@ -132,19 +144,19 @@ def test_batch_norm_sees_one_adversarial_and_one_clean_pass():
     shape = keras.Input((numpy_reference.FEATURES,))
     model = keras.Sequential([shape, norm, keras.layers.Dense(3)])
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    kr.objectives.MART().loss(*streams.streams(model))
-    expected = 0.9 * 0.1 * streams.X_ADV.mean(0) + 0.1 * streams.X.mean(0)
+    kr.objectives.MART().loss(*forward_passes.forward_passes(model))
+    expected = 0.9 * 0.1 * forward_passes.X_ADV.mean(0) + 0.1 * forward_passes.X.mean(0)
     np.testing.assert_allclose(norm.moving_mean, expected, rtol=1e-5)
 
 
 def _asked(attack):
-    batch = streams.batch()
+    batch = forward_passes.batch()
     used, request = kr.objectives.MART().perturb(attack, "classifier", batch)
     assert request == ("classifier", batch.x, batch.y, batch.threat_model, batch.seed)
     return used
 
 
-def test_an_open_attack_starts_beside_the_example():
+def test_an_attack_without_a_loss_starts_near_the_example():
     attack = Asked(num_steps=7, step_size="1/50", num_restarts=2, eot_samples=3)
     assert _asked(attack).get_config() == {**attack.get_config(), "random_start": "gaussian"}
     assert attack.random_start is True
@@ -171,9 +183,11 @@ def test_an_attack_whose_start_is_fixed_is_used_as_it_is():
 def test_a_regression_is_refused():
     model = keras.Sequential([keras.Input((numpy_reference.FEATURES,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-    y = streams.Y.astype("float32")[:, None]
+    y = forward_passes.Y.astype("float32")[:, None]
     with pytest.raises(ValueError, match="Expected one classification output"):
-        model.fit(streams.X, y, verbose=0, callbacks=[kr.AdvTrain(kr.Linf(0.1), objective="mart")])
+        model.fit(
+            forward_passes.X, y, verbose=0, callbacks=[kr.AdvTrain(kr.Linf(0.1), objective="mart")]
+        )
 
 
 @pytest.mark.parametrize("beta", [-1.0, float("nan"), "6"])

@@ -5,10 +5,10 @@ import pytest
 import keras_robust as kr
 from keras_robust import models
 from tests.support import backends
+from tests.support import forward_passes
 from tests.support import linear_fit
 from tests.support import linear_model
 from tests.support import numpy_reference
-from tests.support import streams
 from tests.support import tiers
 
 MMA = kr.objectives.MMA
@@ -16,27 +16,29 @@ COUNTED = np.array([True, False, True, True])
 SCHEDULE = keras.optimizers.schedules.PiecewiseConstantDecay([3], [0.0, 0.8])
 
 
-def _found(x_adv=streams.X_ADV, counted=COUNTED):
+def _found(x_adv=forward_passes.X_ADV, counted=COUNTED):
     found = kr.attacks.AttackResult.unattacked(keras.ops.convert_to_tensor(x_adv))
     return found._replace(success=keras.ops.convert_to_tensor(counted))
 
 
 def _loss(objective, **arguments):
     arguments = {"found": _found(), **arguments}
-    return float(objective.loss(*streams.streams(streams.model(), **arguments)))
+    return float(
+        objective.loss(*forward_passes.forward_passes(forward_passes.model(), **arguments))
+    )
 
 
 def _paper(clean_weight=1 / 3, counted=COUNTED, sample_weight=None):
     clean, boundary = (
-        streams.cross_entropy(numpy_reference.logits(x.astype("float64")))
-        for x in (streams.X, streams.X_ADV)
+        forward_passes.cross_entropy(numpy_reference.logits(x.astype("float64")))
+        for x in (forward_passes.X, forward_passes.X_ADV)
     )
     terms = (1.0 - clean_weight) * counted * boundary + clean_weight * clean
-    return streams.mean(terms, sample_weight)
+    return forward_passes.mean(terms, sample_weight)
 
 
 @pytest.mark.parametrize("clean_weight", [0.0, 0.25, 1.0])
-@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@pytest.mark.parametrize("sample_weight", [None, forward_passes.SAMPLE_WEIGHT])
 def test_is_the_equation_of_the_paper(clean_weight, sample_weight):
     expected = _paper(clean_weight, sample_weight=sample_weight)
     found = _loss(MMA(clean_weight), sample_weight=sample_weight)
@@ -47,7 +49,7 @@ def test_default_is_a_third_of_clean_loss():
     assert _loss(MMA()) == pytest.approx(_paper(1 / 3), rel=1e-5)
 
 
-def test_what_does_not_count_does_not_change_the_divisor():
+def test_examples_that_do_not_count_do_not_change_the_divisor():
     nothing = np.zeros(4, bool)
     found = _loss(MMA(0.0), found=_found(counted=nothing))
     assert found == _paper(0.0, nothing) == 0.0
@@ -60,8 +62,8 @@ def test_clean_weight_may_be_a_schedule():
 
 
 def test_regularisers_count_once():
-    model = streams.model(penalty=0.1)
-    with_penalty = MMA(0.25).loss(*streams.streams(model, found=_found()))
+    model = forward_passes.model(penalty=0.1)
+    with_penalty = MMA(0.25).loss(*forward_passes.forward_passes(model, found=_found()))
     penalty = 0.1 * np.sum(numpy_reference.HEAD[0] ** 2)
     assert float(with_penalty) - _loss(MMA(0.25)) == pytest.approx(penalty, rel=1e-5)
 
@@ -71,13 +73,13 @@ def test_batch_norm_sees_the_boundary_pass_and_the_clean_pass():
     shape = keras.Input((numpy_reference.FEATURES,))
     model = keras.Sequential([shape, norm, keras.layers.Dense(3)])
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    MMA().loss(*streams.streams(model, found=_found()))
-    expected = 0.9 * 0.1 * streams.X_ADV.mean(0) + 0.1 * streams.X.mean(0)
+    MMA().loss(*forward_passes.forward_passes(model, found=_found()))
+    expected = 0.9 * 0.1 * forward_passes.X_ADV.mean(0) + 0.1 * forward_passes.X.mean(0)
     np.testing.assert_allclose(norm.moving_mean, expected, rtol=1e-5)
 
 
 class Ends(kr.attacks.Attack):
-    """Finds what it is told."""
+    """Attack that returns a given result."""
 
     def __init__(self, ends):
         self.ends = ends
@@ -92,7 +94,7 @@ def _linear(attack=None, steps=10, *, wrong, epsilon=0.15):
     """What `perturb` makes for the linear two-class model; `wrong` have the other label."""
     x, y = linear_model.examples(8)
     y[list(wrong)] = 1 - y[list(wrong)]
-    batch = streams.batch(x, y, ball=kr.Linf(epsilon, None))
+    batch = forward_passes.batch(x, y, ball=kr.Linf(epsilon, None))
     classifier = models.Classifier(linear_model.logits)
     found = MMA(bisection_steps=steps).perturb(attack or kr.attacks.PGD(), classifier, batch)
     return found, x, y
@@ -114,12 +116,12 @@ def test_boundary_points_are_where_the_margin_is_zero():
 def test_the_boundary_of_a_network_is_where_the_label_has_half_of_the_probability():
     x, y = numpy_reference.examples(20)
     classifier = models.Classifier(numpy_reference.keras_model())
-    batch = streams.batch(x, y, ball=kr.L2(0.8))
+    batch = forward_passes.batch(x, y, ball=kr.L2(0.8))
     objective = MMA(bisection_steps=16)
     found = objective.perturb(kr.attacks.PGD(), classifier, batch)
     success = np.asarray(found.success)
-    start = streams.cross_entropy(numpy_reference.logits(x.astype("float64")), y)
-    loss = streams.cross_entropy(
+    start = forward_passes.cross_entropy(numpy_reference.logits(x.astype("float64")), y)
+    loss = forward_passes.cross_entropy(
         numpy_reference.logits(np.asarray(found.x_adv).astype("float64")), y
     )
     near = success & (start < np.log(2.0))
@@ -129,7 +131,7 @@ def test_the_boundary_of_a_network_is_where_the_label_has_half_of_the_probabilit
     assert np.all(kr.L2(0.8).contains(found.x_adv, keras.ops.convert_to_tensor(x)))
 
 
-def test_mistakes_stay_and_what_is_too_far_does_not_count():
+def test_misclassified_examples_stay_and_far_ones_do_not_count():
     found, x, y = _linear(wrong=(1, 3), epsilon=0.1)
     margin = linear_model.margin(x, y)
     reach = 0.1 * np.abs(linear_model.ascent(y)).sum(-1)
@@ -164,7 +166,7 @@ def test_bisection_is_along_the_way_to_what_was_found(steps):
 
 
 class Asked(kr.attacks.PGD):
-    """Keeps itself as it was used."""
+    """Attack that records itself and the arguments of `perturb`."""
 
     used = []
 
@@ -177,8 +179,8 @@ class Asked(kr.attacks.PGD):
     ("given", "taken"), [(None, "soft_margin"), ("cross_entropy", "cross_entropy"), ("dlr", "dlr")]
 )
 def test_an_open_loss_becomes_the_soft_margin(given, taken):
-    attack, batch = Asked(num_steps=2, loss=given, num_restarts=2), streams.batch()
-    classifier = models.Classifier(streams.model())
+    attack, batch = Asked(num_steps=2, loss=given, num_restarts=2), forward_passes.batch()
+    classifier = models.Classifier(forward_passes.model())
     MMA().perturb(attack, classifier, batch)
     used, request = Asked.used.pop()
     assert used.get_config() == {**attack.get_config(), "loss": taken}
@@ -190,7 +192,7 @@ def test_rows_and_dicts_of_labels():
     x, y = numpy_reference.examples(6)
     classifier = models.Classifier(numpy_reference.keras_model())
     plain, *others = (
-        MMA().perturb(kr.attacks.BIM(), classifier, streams.batch(x, y, ball=kr.L2(0.8)))
+        MMA().perturb(kr.attacks.BIM(), classifier, forward_passes.batch(x, y, ball=kr.L2(0.8)))
         for y in (y, np.eye(3, dtype="float32")[y], y[:, None])
     )
     for other in others:
@@ -267,7 +269,7 @@ def test_wrong_bisection_steps(steps):
 
 @pytest.mark.exhaustive
 def test_no_accuracy_under_attack_is_logged():
-    model = streams.model()
+    model = forward_passes.model()
     adv_train = kr.AdvTrain(kr.Linf(0.1), attack=kr.attacks.PGD(num_steps=1), objective="mma")
-    history = model.fit(streams.X, streams.Y, verbose=0, callbacks=[adv_train])
+    history = model.fit(forward_passes.X, forward_passes.Y, verbose=0, callbacks=[adv_train])
     assert list(history.history) == ["loss"]

@@ -5,13 +5,13 @@ import pytest
 import keras_robust as kr
 from keras_robust import backend
 from keras_robust.objectives import noisy_copies
-from tests.support import streams
+from tests.support import forward_passes
 
 IMAGES = np.random.default_rng(1).uniform(size=(3, 2, 2, 1)).astype("float32")
 
 
 def test_noise_has_its_standard_deviation_and_another_seed_than_a_random_start():
-    batch = streams.batch(np.zeros((250, 20), "float32"))
+    batch = forward_passes.batch(np.zeros((250, 20), "float32"))
     noise = np.asarray(noisy_copies.draw_noise(batch, 0.5, 2))
     assert noise.shape == (500, 20)
     # 10,000 numbers: the standard error of the deviation is stddev / sqrt(20,000), 0.7%.
@@ -24,17 +24,17 @@ def test_noise_has_its_standard_deviation_and_another_seed_than_a_random_start()
 
 def test_noise_is_a_function_of_seed_and_step():
     schedule = keras.optimizers.schedules.PolynomialDecay(0.1, 10, 0.3)
-    first = noisy_copies.draw_noise(streams.batch(iteration=5), schedule, 3)
-    again = noisy_copies.draw_noise(streams.batch(x=streams.X_ADV), 0.2, 3)
+    first = noisy_copies.draw_noise(forward_passes.batch(iteration=5), schedule, 3)
+    again = noisy_copies.draw_noise(forward_passes.batch(x=forward_passes.X_ADV), 0.2, 3)
     np.testing.assert_allclose(first, again, rtol=1e-6)
-    other = noisy_copies.draw_noise(streams.batch(seed=(3, 5)), 0.2, 3)
+    other = noisy_copies.draw_noise(forward_passes.batch(seed=(3, 5)), 0.2, 3)
     assert np.all(np.abs(other - again) > 0.0)
 
 
-@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT[:3]])
+@pytest.mark.parametrize("sample_weight", [None, forward_passes.SAMPLE_WEIGHT[:3]])
 def test_copies_of_an_example_follow_one_another_with_its_label_and_weight(sample_weight):
     noise = np.random.default_rng(2).normal(size=(6, 2, 2, 1)).astype("float32")
-    batch = streams.batch(IMAGES, {"label": np.array([2, 0, 1])}["label"], sample_weight)
+    batch = forward_passes.batch(IMAGES, {"label": np.array([2, 0, 1])}["label"], sample_weight)
     found = noisy_copies.copies(batch, noise, 2)
     rows = [0, 0, 1, 1, 2, 2]
     np.testing.assert_allclose(found.x, IMAGES[rows] + noise, rtol=1e-6)
@@ -55,18 +55,18 @@ def test_structures_are_repeated_leaf_by_leaf():
 
 def test_the_mean_of_predictions():
     logits = np.random.default_rng(3).normal(size=(6, 4))
-    probabilities = np.exp(streams.log_softmax(logits)).reshape(2, 3, 4).mean(axis=1)
+    probabilities = np.exp(forward_passes.log_softmax(logits)).reshape(2, 3, 4).mean(axis=1)
     found = noisy_copies.log_mean_probabilities(logits.astype("float32"), 3)
     np.testing.assert_allclose(found, np.log(probabilities), rtol=1e-5)
 
 
-def test_the_mean_of_predictions_that_are_sure():
+def test_the_mean_of_confident_predictions():
     logits = np.array([[0.0, -500.0], [0.0, -300.0]], "float32")
     found = noisy_copies.log_mean_probabilities(logits, 2)
     np.testing.assert_allclose(found, [[0.0, -300.0 - np.log(2.0)]], rtol=1e-6)
 
 
-def test_what_cannot_be_copied():
+def test_several_inputs_and_layers_cannot_be_copied():
     first, second = keras.Input((2,)), keras.Input((2,))
     model = keras.Model([first, second], keras.layers.Dense(2)(first + second))
     with pytest.raises(ValueError, match="MACER runs the model.*GaussianNoise.*with 2 inputs"):

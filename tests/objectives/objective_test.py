@@ -10,8 +10,8 @@ from keras_robust import training
 from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight
 from tests.support import backends
+from tests.support import forward_passes
 from tests.support import linear_fit
-from tests.support import streams
 from tests.support import tiers
 
 # 0.25 for optimizer steps 0 and 1, then 1.
@@ -94,15 +94,15 @@ def test_check_weight_takes_a_schedule_for_what_it_is():
 
 
 def test_at_reads_a_schedule_at_the_optimizer_step_of_the_batch():
-    clean, _ = streams.streams(streams.model(), iteration=1)
-    later, _ = streams.streams(streams.model(), iteration=2)
+    clean, _ = forward_passes.forward_passes(forward_passes.model(), iteration=1)
+    later, _ = forward_passes.forward_passes(forward_passes.model(), iteration=2)
     assert float(at(SCHEDULE, clean)) == 0.25
     assert float(at(SCHEDULE, later)) == 1.0
     assert at(3, later) == 3
 
 
 class Tenfold(kr.objectives.Regularised):
-    """Adds ten times the mean logit, so that its weight shows."""
+    """Adds ten times the mean logit, so that its weight is visible in the loss."""
 
     def penalty(self, clean, adversarial):
         return 10.0 * keras.ops.mean(adversarial.logits**2, axis=-1)
@@ -121,7 +121,11 @@ WEIGHTED = {
 def test_a_schedule_is_its_value_at_every_step(name):
     for iteration, value in ((0, 0.25), (1, 0.25), (2, 1.0)):
         losses = [
-            float(WEIGHTED[name](weight).loss(*streams.streams(streams.model(), iteration=step)))
+            float(
+                WEIGHTED[name](weight).loss(
+                    *forward_passes.forward_passes(forward_passes.model(), iteration=step)
+                )
+            )
             for weight, step in ((SCHEDULE, iteration), (value, 7))
         ]
         assert losses[0] == pytest.approx(losses[1], rel=1e-6)
@@ -136,7 +140,7 @@ def test_a_schedule_is_data_in_one_graph(name):
         objective, traces, seen = WEIGHTED[name](weight), [], []
         loss = objective.loss
         objective.loss = lambda *both, loss=loss, traces=traces: traces.append(1) or loss(*both)
-        # Without a learning rate only the schedule tells one step from another.
+        # With learning rate 0 only the schedule changes from step to step.
         model = linear_fit.make_model(optimizer=keras.optimizers.SGD(0.0))
         keep = keras.callbacks.LambdaCallback(
             on_epoch_end=lambda epoch, logs, seen=seen: seen.append(logs["loss"])
@@ -149,7 +153,7 @@ def test_a_schedule_is_data_in_one_graph(name):
         assert backends.was_traced_once(len(traces))
         losses[key] = seen
     if name == "clean pairing":
-        # Its noise is drawn anew at every step.
+        # The objective draws new noise at every step.
         expected = [*losses["first"][:2], losses["second"][2]]
         np.testing.assert_allclose(losses["schedule"], expected, rtol=1e-5)
         return

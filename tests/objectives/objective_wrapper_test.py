@@ -7,15 +7,15 @@ import pytest
 import keras_robust as kr
 from keras_robust.objectives import ObjectiveWrapper
 from keras_robust.objectives import Regularised
+from tests.support import forward_passes
 from tests.support import linear_fit
 from tests.support import numpy_reference
-from tests.support import streams
 
 SCHEDULE = keras.optimizers.schedules.PiecewiseConstantDecay([4], [0.5, 2.0])
 
 
 class Odd(kr.objectives.Objective):
-    """Differs from the base in everything, and says how it was asked."""
+    """Differs from the base class in every attribute, and records its calls."""
 
     default_attack = "fgsm"
     runs_attack = False
@@ -37,11 +37,11 @@ class Odd(kr.objectives.Objective):
         return "loss", request
 
 
-# Answered by the wrapping class itself; objectives with steps of their own are not wrapped.
+# The wrapper implements these itself; objectives with their own `step` are not wrapped.
 OWN = {"get_config", "from_config", "step", "persistent_delta", "steps_per_batch"}
 
 
-def test_everything_that_an_objective_has_is_that_of_the_one_within():
+def test_every_attribute_comes_from_the_wrapped_objective():
     public = {name for name in vars(kr.objectives.Objective) if not name.startswith("_")}
     assert public - OWN == {name for name in vars(Odd) if not name.startswith("_")}
     wrapping = ObjectiveWrapper(Odd())
@@ -97,10 +97,10 @@ def test_unknown_objectives(name):
 def test_objectives_with_steps_of_their_own_go_outside(within):
     name = "Free" if within == "free" else "AWP"
     message = (
-        f"{name} takes optimizer steps of its own, which {{}} would leave out. Wrap the other way "
+        f"{name} has its own optimizer step, which {{}} would not call. Wrap the other way "
         f"round, or use one of the two. Received: objective={name}("
     )
-    with pytest.raises(ValueError, match=re.escape(message.format("Wrapping"))):
+    with pytest.raises(ValueError, match=re.escape(message.format("ObjectiveWrapper"))):
         ObjectiveWrapper(within)
     with pytest.raises(ValueError, match=re.escape(message.format("Squares"))):
         Squares(1.0, within)
@@ -119,30 +119,43 @@ class Squares(Regularised):
 
 
 def _expected(weight, alpha, sample_weight):
-    z, z_adv = (numpy_reference.logits(x.astype("float64")) for x in (streams.X, streams.X_ADV))
-    loss = alpha * streams.cross_entropy(z) + (1.0 - alpha) * streams.cross_entropy(z_adv)
+    z, z_adv = (
+        numpy_reference.logits(x.astype("float64"))
+        for x in (forward_passes.X, forward_passes.X_ADV)
+    )
+    loss = alpha * forward_passes.cross_entropy(z) + (1.0 - alpha) * forward_passes.cross_entropy(
+        z_adv
+    )
     penalty = np.sum(z_adv**2, axis=-1) + np.sum(z, axis=-1)
-    return streams.mean(loss + weight * penalty, sample_weight)
+    return forward_passes.mean(loss + weight * penalty, sample_weight)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 0.25])
-@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@pytest.mark.parametrize("sample_weight", [None, forward_passes.SAMPLE_WEIGHT])
 def test_the_penalty_of_each_example_is_weighed_as_its_loss(weight, sample_weight):
     objective = Squares(weight, kr.objectives.Mixed(0.3))
-    found = objective.loss(*streams.streams(streams.model(), sample_weight=sample_weight))
+    found = objective.loss(
+        *forward_passes.forward_passes(forward_passes.model(), sample_weight=sample_weight)
+    )
     assert float(found) == pytest.approx(_expected(weight, 0.3, sample_weight), rel=1e-5)
 
 
 @pytest.mark.parametrize("iteration,weight", [(0, 0.5), (4, 0.5), (5, 2.0)])
 def test_the_weight_may_be_a_schedule_of_optimizer_steps(iteration, weight):
     objective = Squares(SCHEDULE, kr.objectives.Mixed(0.3))
-    found = objective.loss(*streams.streams(streams.model(), iteration=iteration))
+    found = objective.loss(
+        *forward_passes.forward_passes(forward_passes.model(), iteration=iteration)
+    )
     assert float(found) == pytest.approx(_expected(weight, 0.3, None), rel=1e-5)
 
 
 def test_regularisers_count_once():
     losses = [
-        float(Squares(0.5, "mixed").loss(*streams.streams(streams.model(penalty=penalty))))
+        float(
+            Squares(0.5, "mixed").loss(
+                *forward_passes.forward_passes(forward_passes.model(penalty=penalty))
+            )
+        )
         for penalty in (0.1, 0.0)
     ]
     penalty = 0.1 * np.sum(numpy_reference.HEAD[0] ** 2)
@@ -151,7 +164,7 @@ def test_regularisers_count_once():
 
 def test_penalties_add_up():
     both = Squares(0.5, Squares(0.25, kr.objectives.Mixed(0.3)))
-    found = both.loss(*streams.streams(streams.model()))
+    found = both.loss(*forward_passes.forward_passes(forward_passes.model()))
     assert float(found) == pytest.approx(_expected(0.75, 0.3, None), rel=1e-5)
 
 

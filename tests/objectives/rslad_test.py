@@ -3,15 +3,15 @@ import pytest
 
 import keras_robust as kr
 from keras_robust import models
+from tests.support import forward_passes
 from tests.support import gradients
 from tests.support import numpy_reference
-from tests.support import streams
 from tests.support import teachers
 from tests.support import tiers
 
 
 class Asked(kr.attacks.PGD):
-    """Returns itself, what it was asked, and three zeros, in the place of what it found."""
+    """Attack that returns itself, its arguments, and three zeros instead of a result."""
 
     def perturb(self, *request):
         return self, request, 0, 0, 0
@@ -19,36 +19,38 @@ class Asked(kr.attacks.PGD):
 
 def _loss(penalty=0.0, **arguments):
     objective = kr.objectives.RSLAD(teachers.model())
-    return float(objective.loss(*streams.streams(streams.model(penalty), **arguments)))
+    return float(
+        objective.loss(*forward_passes.forward_passes(forward_passes.model(penalty), **arguments))
+    )
 
 
 def _divergence(x_adv, scale=1.0):
-    """How far the student at `x_adv` is from the teacher at `x`, in its own float64."""
+    """Returns the divergence of the student at `x_adv` from the teacher at `x`, in float64."""
     z_adv = scale * numpy_reference.logits(np.asarray(x_adv, "float64"))
-    return streams.kl_divergence(teachers.logits(streams.X), z_adv)
+    return forward_passes.kl_divergence(teachers.logits(forward_passes.X), z_adv)
 
 
 def _paper(scale=1.0, sample_weight=None):
-    far, near = (_divergence(x, scale) for x in (streams.X_ADV, streams.X))
-    return streams.mean(5.0 / 6.0 * far + 1.0 / 6.0 * near, sample_weight)
+    far, near = (_divergence(x, scale) for x in (forward_passes.X_ADV, forward_passes.X))
+    return forward_passes.mean(5.0 / 6.0 * far + 1.0 / 6.0 * near, sample_weight)
 
 
-@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@pytest.mark.parametrize("sample_weight", [None, forward_passes.SAMPLE_WEIGHT])
 def test_is_the_equation_of_the_paper(sample_weight):
     expected = _paper(sample_weight=sample_weight)
     assert _loss(sample_weight=sample_weight) == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradients_flow_through_both_streams():
-    model = streams.model()
+    model = forward_passes.model()
     head = model.layers[-1].trainable_weights
 
     def compute():
-        return kr.objectives.RSLAD(teachers.model()).loss(*streams.streams(model))
+        return kr.objectives.RSLAD(teachers.model()).loss(*forward_passes.forward_passes(model))
 
     loss, slopes = gradients.of(compute, head)
     found = sum(np.sum(g * w) for g, w in zip(slopes, head, strict=True))
-    assert found == pytest.approx(streams.slope(_paper), rel=1e-4)
+    assert found == pytest.approx(forward_passes.slope(_paper), rel=1e-4)
 
 
 @pytest.mark.exhaustive
@@ -58,7 +60,7 @@ def test_labels_do_not_count():
     for attack in (kr.attacks.PGD(num_steps=2), kr.attacks.PGD(num_steps=2, num_restarts=3)):
         found, unlabelled = _perturb(attack), _perturb(attack, y=np.array([-1, -1, -1, -1]))
         np.testing.assert_array_equal(found.x_adv, unlabelled.x_adv)
-        assert np.all(np.any(found.x_adv != streams.X, axis=-1))
+        assert np.all(np.any(found.x_adv != forward_passes.X, axis=-1))
 
 
 def test_regularisers_count_once():
@@ -68,13 +70,15 @@ def test_regularisers_count_once():
 
 def test_batch_norm_sees_one_clean_and_one_adversarial_pass():
     found = teachers.moving_mean(kr.objectives.RSLAD(teachers.model()))
-    expected = 0.9 * 0.1 * streams.X.mean(0) + 0.1 * streams.X_ADV.mean(0)
+    expected = 0.9 * 0.1 * forward_passes.X.mean(0) + 0.1 * forward_passes.X_ADV.mean(0)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def _perturb(attack, y=streams.Y):
-    classifier = models.Classifier(streams.model())
-    return kr.objectives.RSLAD(teachers.model()).perturb(attack, classifier, streams.batch(y=y))
+def _perturb(attack, y=forward_passes.Y):
+    classifier = models.Classifier(forward_passes.model())
+    return kr.objectives.RSLAD(teachers.model()).perturb(
+        attack, classifier, forward_passes.batch(y=y)
+    )
 
 
 def test_an_open_loss_becomes_the_divergence_from_a_gaussian_start():
@@ -83,16 +87,18 @@ def test_an_open_loss_becomes_the_divergence_from_a_gaussian_start():
     changed = {"loss": used.loss, "random_start": "gaussian"}
     assert used.get_config() == {**attack.get_config(), **changed}
     assert attack.loss is None
-    np.testing.assert_array_equal(request[1], streams.X)
+    np.testing.assert_array_equal(request[1], forward_passes.X)
     assert request[2] is None
     for seed in range(3):
         logits = np.random.default_rng(seed).normal(size=(4, 3)).astype("float32")
-        expected = streams.kl_divergence(teachers.logits(streams.X), logits.astype("float64"))
+        expected = forward_passes.kl_divergence(
+            teachers.logits(forward_passes.X), logits.astype("float64")
+        )
         np.testing.assert_allclose(used.loss(None, logits), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "margin", "kl"])
-def test_a_loss_of_its_own_is_left_alone(loss):
+def test_an_explicit_loss_is_unchanged(loss):
     attack = Asked(loss=loss)
     assert _perturb(attack)[0] is attack
 
@@ -117,20 +123,24 @@ def test_an_attack_without_a_loss_argument_is_used_as_it_is():
 )
 def test_the_attack_raises_the_divergence_more_than_noise_does(attack):
     found = _perturb(attack)
-    x = streams.batch().x
-    noise = [streams.BALL.random_start(x, np.array([7, i], "int32")) for i in range(20)]
+    x = forward_passes.batch().x
+    noise = [forward_passes.BALL.random_start(x, np.array([7, i], "int32")) for i in range(20)]
     assert np.all(_divergence(found.x_adv) > np.max([_divergence(n) for n in noise], axis=0))
-    assert np.all(streams.BALL.contains(found.x_adv, x))
+    assert np.all(forward_passes.BALL.contains(found.x_adv, x))
 
 
-def test_the_teacher_is_asked_once_a_step(monkeypatch):
+def test_the_teacher_runs_once_per_step(monkeypatch):
     asked, objective = [], kr.objectives.RSLAD(teachers.model())
     ask = objective.teacher_logits
     monkeypatch.setattr(objective, "teacher_logits", lambda *a: asked.append(a) or ask(*a))
     for attack in (kr.attacks.PGD(num_steps=2), kr.attacks.PGD(num_steps=2, loss="margin")):
-        found = objective.perturb(attack, models.Classifier(streams.model()), streams.batch())
+        found = objective.perturb(
+            attack, models.Classifier(forward_passes.model()), forward_passes.batch()
+        )
         x_adv = np.asarray(found.x_adv)
-        loss = objective.loss(*streams.streams(streams.model(), x_adv=x_adv, found=found))
+        loss = objective.loss(
+            *forward_passes.forward_passes(forward_passes.model(), x_adv=x_adv, found=found)
+        )
         assert float(loss) == pytest.approx(_loss(x_adv=x_adv), rel=1e-6)
     assert len(asked) == 2
 

@@ -7,34 +7,39 @@ from keras_robust import models
 from keras_robust.objectives import SmoothAdv
 from keras_robust.objectives.noisy_copies import draw_noise
 from tests.support import backends
+from tests.support import forward_passes
 from tests.support import numpy_reference
-from tests.support import streams
 
 BALL = kr.L2(0.4, (0.0, 1.0))
 
 
 def _noise(stddev, num_samples, **circumstances):
     """The noise of each copy in float64, `(n, num_samples, d)`."""
-    noise = np.asarray(draw_noise(streams.batch(**circumstances), stddev, num_samples), "float64")
-    return noise.reshape(len(streams.X), num_samples, -1)
+    noise = np.asarray(
+        draw_noise(forward_passes.batch(**circumstances), stddev, num_samples), "float64"
+    )
+    return noise.reshape(len(forward_passes.X), num_samples, -1)
 
 
 def _paper(stddev, num_samples, sample_weight=None):
-    """The mean loss on the copies of which `X_ADV` are the first."""
+    """Returns the mean loss over the copies, the first of which are `X_ADV`."""
     noise = _noise(stddev, num_samples)
-    x = streams.X_ADV.astype("float64")[:, None] + noise - noise[:, :1]
+    x = forward_passes.X_ADV.astype("float64")[:, None] + noise - noise[:, :1]
     losses = [
-        streams.cross_entropy(numpy_reference.logits(x[:, copy])) for copy in range(num_samples)
+        forward_passes.cross_entropy(numpy_reference.logits(x[:, copy]))
+        for copy in range(num_samples)
     ]
-    return streams.mean(np.mean(losses, axis=0), sample_weight)
+    return forward_passes.mean(np.mean(losses, axis=0), sample_weight)
 
 
 def _loss(objective, model=None, **arguments):
-    return float(objective.loss(*streams.streams(model or streams.model(), **arguments)))
+    return float(
+        objective.loss(*forward_passes.forward_passes(model or forward_passes.model(), **arguments))
+    )
 
 
 @pytest.mark.parametrize("num_samples", [1, 3])
-@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@pytest.mark.parametrize("sample_weight", [None, forward_passes.SAMPLE_WEIGHT])
 def test_the_loss_is_the_mean_over_copies_with_the_same_noise(num_samples, sample_weight):
     found = _loss(SmoothAdv(0.3, num_samples), sample_weight=sample_weight)
     assert found == pytest.approx(_paper(0.3, num_samples, sample_weight), rel=1e-5)
@@ -48,10 +53,10 @@ def test_defaults_and_a_schedule():
 
 @pytest.mark.parametrize("reduction", ["sum", "sum_over_batch_size", "mean_with_sample_weight"])
 def test_every_reduction_is_over_examples_and_not_over_copies(reduction):
-    model = streams.model()
+    model = forward_passes.model()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
     model.compile("sgd", loss)
-    weight = streams.SAMPLE_WEIGHT
+    weight = forward_passes.SAMPLE_WEIGHT
     found = _loss(SmoothAdv(0.3, 3), model, sample_weight=weight)
     size = {"sum": 1.0, "mean_with_sample_weight": weight.sum()}.get(reduction, len(weight))
     assert found == pytest.approx(_paper(0.3, 3, weight) * len(weight) / size, rel=1e-5)
@@ -59,7 +64,9 @@ def test_every_reduction_is_over_examples_and_not_over_copies(reduction):
 
 def test_regularisers_count_once():
     for objective in (SmoothAdv(0.3, 1), SmoothAdv(0.3, 3)):
-        with_penalty, without = (_loss(objective, streams.model(size)) for size in (0.1, 0.0))
+        with_penalty, without = (
+            _loss(objective, forward_passes.model(size)) for size in (0.1, 0.0)
+        )
         expected = 0.1 * np.sum(numpy_reference.HEAD[0] ** 2)
         assert with_penalty - without == pytest.approx(expected, rel=1e-5)
 
@@ -68,10 +75,10 @@ def test_batch_norm_sees_one_pass_of_all_copies():
     norm = keras.layers.BatchNormalization(momentum=0.9)
     model = keras.Sequential([keras.Input((6,)), norm, keras.layers.Dense(3)])
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    clean, adversarial = streams.streams(model)
+    clean, adversarial = forward_passes.forward_passes(model)
     SmoothAdv(0.3, 3).loss(clean, adversarial)
     noise = _noise(0.3, 3)
-    x = streams.X_ADV[:, None] + noise - noise[:, :1]
+    x = forward_passes.X_ADV[:, None] + noise - noise[:, :1]
     np.testing.assert_allclose(norm.moving_mean, 0.1 * x.mean(axis=(0, 1)), rtol=1e-4)
     assert not clean.was_used and not adversarial.was_used
 
@@ -79,7 +86,7 @@ def test_batch_norm_sees_one_pass_of_all_copies():
 def _smoothed_loss(x, noise):
     """`-log mean_k p_y(x + n_k)` of each example."""
     predictions = [
-        np.exp(-streams.cross_entropy(numpy_reference.logits(x + noise[:, copy])))
+        np.exp(-forward_passes.cross_entropy(numpy_reference.logits(x + noise[:, copy])))
         for copy in range(noise.shape[1])
     ]
     return -np.log(np.mean(predictions, axis=0))
@@ -93,7 +100,7 @@ def _gradient(x, noise, size=1e-6):
 
 
 def _attack(noise, num_steps):
-    x = streams.X.astype("float64")
+    x = forward_passes.X.astype("float64")
     x_adv = x
     for _ in range(num_steps):
         slope = _gradient(x_adv, noise)
@@ -106,8 +113,8 @@ def _attack(noise, num_steps):
 def test_the_attack_climbs_the_loss_of_the_mean_prediction(stddev, num_samples):
     objective = SmoothAdv(stddev, num_samples)
     attack = objective.default_attack.clone(num_steps=3)
-    batch = streams.batch(ball=BALL)
-    found = objective.perturb(attack, models.Classifier(streams.model()), batch)
+    batch = forward_passes.batch(ball=BALL)
+    found = objective.perturb(attack, models.Classifier(forward_passes.model()), batch)
     noise = _noise(stddev, num_samples)
     expected = _attack(noise, 3) + noise[:, 0]
     np.testing.assert_allclose(found.x_adv, expected, rtol=0, atol=2e-4)
@@ -124,7 +131,7 @@ def test_the_default_attack_starts_at_the_example():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
-def test_the_attack_is_told_how_the_model_computes(dtype):
+def test_the_attack_knows_the_compute_dtype(dtype):
     class Asked(kr.attacks.Attack):
         def perturb(self, classifier, x, y, threat_model, seed):
             self.request = classifier, x, y, threat_model, seed
@@ -132,10 +139,10 @@ def test_the_attack_is_told_how_the_model_computes(dtype):
 
     keras.config.set_dtype_policy(dtype)
     try:
-        model = streams.model()
+        model = forward_passes.model()
     finally:
         keras.config.set_dtype_policy("float32")
-    attack, batch = Asked(), streams.batch(ball=BALL)
+    attack, batch = Asked(), forward_passes.batch(ball=BALL)
     SmoothAdv().perturb(attack, models.Classifier(model), batch)
     assert attack.request[0].computes_in_float16 == (dtype == "mixed_float16")
     assert attack.request[1:] == (batch.x, batch.y, batch.threat_model, batch.seed)
@@ -167,9 +174,11 @@ def test_wrong_arguments():
     with pytest.raises(ValueError, match="`num_samples` must be an int >= 1. Received: 0"):
         SmoothAdv(0.1, 0)
     with pytest.raises(ValueError, match="SmoothAdv runs the model on noisy copies"):
-        SmoothAdv().check(streams.model(), kr.threat_models.AtLayer("dense", kr.L2(1.0, None)))
-    model = streams.model()
+        SmoothAdv().check(
+            forward_passes.model(), kr.threat_models.AtLayer("dense", kr.L2(1.0, None))
+        )
+    model = forward_passes.model()
     model.compile("sgd", "mse")
     perturb = SmoothAdv().perturb
     with pytest.raises(ValueError, match="Expected one classification output"):
-        perturb(kr.attacks.FGSM(), models.Classifier(model), streams.batch())
+        perturb(kr.attacks.FGSM(), models.Classifier(model), forward_passes.batch())

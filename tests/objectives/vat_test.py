@@ -4,10 +4,10 @@ import pytest
 
 import keras_robust as kr
 from tests.support import backends
+from tests.support import forward_passes
 from tests.support import gradients
 from tests.support import linear_fit
 from tests.support import numpy_reference
-from tests.support import streams
 from tests.support import tiers
 
 VAT = kr.objectives.VAT
@@ -15,22 +15,29 @@ IGNORING = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_c
 
 
 def _loss(objective, model=None, **arguments):
-    return float(objective.loss(*streams.streams(model or streams.model(), **arguments)))
+    return float(
+        objective.loss(*forward_passes.forward_passes(model or forward_passes.model(), **arguments))
+    )
 
 
 def _terms(scale=1.0, fixed=1.0):
     """Cross-entropies and divergences with the last layer scaled, that of `p(x)` by `fixed`."""
-    z, z_adv = (numpy_reference.logits(x.astype("float64")) for x in (streams.X, streams.X_ADV))
-    return streams.cross_entropy(scale * z), streams.kl_divergence(fixed * z, scale * z_adv)
+    z, z_adv = (
+        numpy_reference.logits(x.astype("float64"))
+        for x in (forward_passes.X, forward_passes.X_ADV)
+    )
+    return forward_passes.cross_entropy(scale * z), forward_passes.kl_divergence(
+        fixed * z, scale * z_adv
+    )
 
 
 def _paper(weight=1.0, sample_weight=None, scale=1.0):
     cross_entropy, divergence = _terms(scale)
-    return streams.mean(cross_entropy + weight * divergence, sample_weight)
+    return forward_passes.mean(cross_entropy + weight * divergence, sample_weight)
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 6.0])
-@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@pytest.mark.parametrize("sample_weight", [None, forward_passes.SAMPLE_WEIGHT])
 def test_is_the_equation_of_the_paper(weight, sample_weight):
     found = _loss(VAT(weight), sample_weight=sample_weight)
     assert found == pytest.approx(_paper(weight, sample_weight), rel=1e-5)
@@ -46,7 +53,7 @@ def test_a_scheduled_weight_is_read_at_the_step():
 
 
 def test_examples_without_a_label_count_in_the_divergence_only():
-    model = streams.model()
+    model = forward_passes.model()
     model.compile("sgd", IGNORING)
     cross_entropy, divergence = _terms()
     found = _loss(VAT(2.0), model, y=np.array([2, -1, 1, -1]))
@@ -57,23 +64,23 @@ def test_examples_without_a_label_count_in_the_divergence_only():
 
 
 def test_the_prediction_for_clean_examples_is_held_fixed():
-    model = streams.model()
+    model = forward_passes.model()
     head = model.layers[-1].trainable_weights
 
     def compute():
-        return VAT(20.0).loss(*streams.streams(model))
+        return VAT(20.0).loss(*forward_passes.forward_passes(model))
 
     loss, slopes = gradients.of(compute, head)
-    # Along the weights of the last layer themselves: all logits grow by one factor.
+    # The derivative along the weights of the last layer scales all logits by one factor.
     found = sum(np.sum(g * w) for g, w in zip(slopes, head, strict=True))
-    expected = streams.slope(lambda scale: _paper(20.0, scale=scale))
+    expected = forward_passes.slope(lambda scale: _paper(20.0, scale=scale))
     assert found == pytest.approx(expected, rel=1e-4)
 
     def moving(scale):
         cross_entropy, divergence = _terms(scale, fixed=scale)
         return np.mean(cross_entropy + 20.0 * divergence)
 
-    assert expected != pytest.approx(streams.slope(moving), rel=1e-2)
+    assert expected != pytest.approx(forward_passes.slope(moving), rel=1e-2)
 
 
 def test_batch_norm_sees_one_clean_and_one_adversarial_pass():
@@ -81,13 +88,13 @@ def test_batch_norm_sees_one_clean_and_one_adversarial_pass():
     shape = keras.Input((numpy_reference.FEATURES,))
     model = keras.Sequential([shape, norm, keras.layers.Dense(3)])
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    VAT().loss(*streams.streams(model))
-    expected = 0.9 * 0.1 * streams.X.mean(0) + 0.1 * streams.X_ADV.mean(0)
+    VAT().loss(*forward_passes.forward_passes(model))
+    expected = 0.9 * 0.1 * forward_passes.X.mean(0) + 0.1 * forward_passes.X_ADV.mean(0)
     np.testing.assert_allclose(norm.moving_mean, expected, rtol=1e-5)
 
 
 def test_regularisers_count_once():
-    with_penalty = _loss(VAT(), streams.model(penalty=0.1))
+    with_penalty = _loss(VAT(), forward_passes.model(penalty=0.1))
     penalty = 0.1 * np.sum(numpy_reference.HEAD[0] ** 2)
     assert with_penalty - _loss(VAT()) == pytest.approx(penalty, rel=1e-5)
 
@@ -97,7 +104,7 @@ def test_the_attack_is_given_no_label():
         def perturb(self, *request):
             return request
 
-    batch = streams.batch()
+    batch = forward_passes.batch()
     found = VAT().perturb(Asked(), "classifier", batch)
     assert found[:1] + found[2:4] == ("classifier", None, batch.threat_model)
     assert found[1] is batch.x
@@ -134,7 +141,7 @@ def _accuracy_after_training(objective, num_steps=100):
 
 @pytest.mark.exhaustive
 def test_learns_from_examples_without_labels():
-    # Warnings are errors: four labels do not tell whether the model is better than chance.
+    # Warnings are errors, and four labels are too few to show that the model beats chance.
     assert _accuracy_after_training("vat") > 0.99
     assert _accuracy_after_training(VAT(weight=0.0)) < 0.93
 
@@ -164,7 +171,7 @@ def test_a_fit_without_labels_on_some_batches(jit_compile):
     history = linear_fit.fit(model, callback, x, y).history
     assert np.all(np.isfinite(linear_fit.weights(model)))
     assert np.all(linear_fit.weights(model) != linear_fit.initial_weights())
-    # Ours leaves out what has no label; Keras's accuracy takes it for wrong.
+    # `adv_accuracy` ignores examples without a label; the Keras accuracy counts them as wrong.
     assert history["adv_accuracy"][0] * 9 == pytest.approx(round(history["adv_accuracy"][0] * 9))
     assert history["accuracy"][0] * 22 == pytest.approx(round(history["accuracy"][0] * 22))
     assert history["accuracy"][0] <= 9 / 22 + 1e-6

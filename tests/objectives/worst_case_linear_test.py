@@ -5,9 +5,9 @@ from scipy import optimize
 
 import keras_robust as kr
 from tests.support import backends
+from tests.support import forward_passes
 from tests.support import gradients
 from tests.support import linear_model
-from tests.support import streams
 from tests.support import tiers
 
 _RNG = np.random.default_rng(31)
@@ -36,7 +36,7 @@ def model(loss, classes=1, activation=None, penalty=0.0, layers=()):
 
 def loss_of(network, norm, bounds, y=Y, sample_weight=None):
     ball = getattr(kr, norm)(EPSILON[norm], bounds)
-    clean, adversarial = streams.streams(network, X, X, y, sample_weight, ball=ball)
+    clean, adversarial = forward_passes.forward_passes(network, X, X, y, sample_weight, ball=ball)
     return float(kr.objectives.WorstCaseLinear().loss(clean, adversarial))
 
 
@@ -73,11 +73,11 @@ def margins(norm, bounds):
 
 @every_box
 @every_norm
-@tiers.parametrize("sample_weight", [streams.SAMPLE_WEIGHT, None])
+@tiers.parametrize("sample_weight", [forward_passes.SAMPLE_WEIGHT, None])
 def test_logistic_loss_of_the_worst_margin(norm, bounds, sample_weight):
     found = loss_of(model(LOGISTIC(from_logits=True)), norm, bounds, BINARY[:, None], sample_weight)
     terms = np.log1p(np.exp(-signed_margins(norm, bounds)))
-    assert found == pytest.approx(streams.mean(terms, sample_weight), rel=1e-5)
+    assert found == pytest.approx(forward_passes.mean(terms, sample_weight), rel=1e-5)
 
 
 @every_norm
@@ -110,11 +110,11 @@ def test_a_sigmoid_and_two_classes_have_the_same_loss():
 
 @every_box
 @every_norm
-@tiers.parametrize("sample_weight", [streams.SAMPLE_WEIGHT, None])
+@tiers.parametrize("sample_weight", [forward_passes.SAMPLE_WEIGHT, None])
 def test_cross_entropy_of_all_worst_margins(norm, bounds, sample_weight):
     found = loss_of(model(SPARSE(from_logits=True), 3), norm, bounds, Y, sample_weight)
     terms = np.log(np.exp(margins(norm, bounds)).sum(axis=-1))
-    assert found == pytest.approx(streams.mean(terms, sample_weight), rel=1e-5)
+    assert found == pytest.approx(forward_passes.mean(terms, sample_weight), rel=1e-5)
     softmax = model(SPARSE(), 3, activation="softmax")
     assert loss_of(softmax, norm, bounds, Y, sample_weight) == pytest.approx(found, rel=1e-5)
 
@@ -157,7 +157,7 @@ def test_regularisers_count_once():
 
 def test_epsilon_zero_is_the_clean_loss():
     network = model(SPARSE(from_logits=True), 3)
-    clean, adversarial = streams.streams(network, X, X, Y, ball=kr.L2(0.0))
+    clean, adversarial = forward_passes.forward_passes(network, X, X, Y, ball=kr.L2(0.0))
     found = kr.objectives.WorstCaseLinear().loss(clean, adversarial)
     assert float(found) == pytest.approx(network.evaluate(X, Y, verbose=0), rel=1e-5)
 
@@ -168,7 +168,7 @@ def test_the_gradient_is_that_of_the_worst_case(norm):
     ball = getattr(kr, norm)(EPSILON[norm])
 
     def compute():
-        pair = streams.streams(network, X, X, BINARY[:, None], ball=ball)
+        pair = forward_passes.forward_passes(network, X, X, BINARY[:, None], ball=ball)
         return kr.objectives.WorstCaseLinear().loss(*pair)
 
     loss, slopes = gradients.of(compute, network.trainable_weights)
@@ -227,7 +227,7 @@ def test_training_ends_at_the_robust_optimum(keras_loss, loss):
     epsilon, penalty = 0.12, 0.01
     best, objective = best_weights(x.astype("float64"), y, epsilon, loss, penalty)
     standard, _ = best_weights(x.astype("float64"), y, 0.0, loss, penalty)
-    # The robust model lets the second feature go, the standard one relies on it.
+    # The robust model ignores the second feature, and the standard model relies on it.
     assert abs(standard.x[1]) > 0.4 * abs(standard.x[0])
     assert abs(best.x[1]) < 0.1 * abs(best.x[0])
 

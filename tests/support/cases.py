@@ -215,7 +215,7 @@ ARGUMENT_CHANGES = {
 # They need more classes: see `attacks/targeted_apgd_test.py`.
 CHANGES_ELSEWHERE = {("TargetedAPGD", "num_targets"), ("TargetedAPGD", "loss")}
 
-# For the network of `streams.model`, which has as many inputs and classes.
+# For the network of `forward_passes.model`, which has as many inputs and classes.
 TEACHER = numpy_reference.keras_model()
 SCHEDULE = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
 

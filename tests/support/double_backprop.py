@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 
+from tests.support import forward_passes
 from tests.support import gradients
 from tests.support import numpy_reference
-from tests.support import streams
 
 WEIGHTS = (*numpy_reference.HIDDEN, *numpy_reference.HEAD)
 _RNG = np.random.default_rng(12)
@@ -43,9 +43,11 @@ def assert_leaves_layers_still(objective, x):
     layers = [shape, norm, keras.layers.Dropout(0.5, seed=1), keras.layers.Dense(3)]
     model = keras.Sequential(layers)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    objective.loss(*streams.streams(model))
+    objective.loss(*forward_passes.forward_passes(model))
     np.testing.assert_allclose(norm.moving_mean, 0.1 * x.mean(0), rtol=1e-5)
-    first, again = (np.array(objective.penalty(*streams.streams(model))) for _ in range(2))
+    first, again = (
+        np.array(objective.penalty(*forward_passes.forward_passes(model))) for _ in range(2)
+    )
     assert np.all(first > 0.0)
     np.testing.assert_array_equal(first, again)
     np.testing.assert_allclose(norm.moving_mean, 0.1 * x.mean(0), rtol=1e-5)

@@ -7,9 +7,9 @@ import pytest
 import keras_robust as kr
 from keras_robust import models
 from keras_robust import training
-from tests.support import streams
+from tests.support import forward_passes
 
-X, X_ADV, Y = streams.X, streams.X_ADV, streams.Y
+X, X_ADV, Y = forward_passes.X, forward_passes.X_ADV, forward_passes.Y
 
 
 RATE = 0.5
@@ -28,7 +28,9 @@ def linear(optimizer=None, loss=None, before=(), after=(), **dense):
 
 def gradient_step(model, **arguments):
     checks = {} if "checks" not in arguments else {"checks_outputs": arguments.pop("checks")}
-    return training.GradientStep(models.Classifier(model), streams.batch(**arguments), **checks)
+    return training.GradientStep(
+        models.Classifier(model), forward_passes.batch(**arguments), **checks
+    )
 
 
 def found(x_adv=X_ADV):
@@ -50,8 +52,10 @@ def softmax_regression(weights, shares, sample_weight=None):
     loss, of_kernel, of_bias = 0.0, 0.0, 0.0
     for share, x in zip(shares, (X.astype("float64"), X_ADV.astype("float64")), strict=True):
         z = x @ kernel + bias
-        wrong = (np.exp(streams.log_softmax(z)) - np.eye(3)[Y]) * sample_weight[:, None] / len(x)
-        loss += share * np.mean(streams.cross_entropy(z) * sample_weight)
+        wrong = (
+            (np.exp(forward_passes.log_softmax(z)) - np.eye(3)[Y]) * sample_weight[:, None] / len(x)
+        )
+        loss += share * np.mean(forward_passes.cross_entropy(z) * sample_weight)
         of_kernel, of_bias = of_kernel + share * x.T @ wrong, of_bias + share * wrong.sum(axis=0)
     return loss, of_kernel, of_bias, shares[1] * wrong @ kernel.T
 

@@ -1,10 +1,10 @@
-"""A teacher for the reference network of `streams`, and its logits in float64 NumPy."""
+"""A teacher for the reference network of `forward_passes`, and its logits in float64 NumPy."""
 
 import keras
 import numpy as np
 
+from tests.support import forward_passes
 from tests.support import numpy_reference
-from tests.support import streams
 
 _RNG = np.random.default_rng(11)
 KERNEL, BIAS = 3.0 * _RNG.normal(size=(numpy_reference.FEATURES, 3)), _RNG.normal(size=3)
@@ -28,5 +28,5 @@ def moving_mean(objective):
     shape = keras.Input((numpy_reference.FEATURES,))
     student = keras.Sequential([shape, norm, keras.layers.Dense(3)])
     student.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    objective.loss(*streams.streams(student))
+    objective.loss(*forward_passes.forward_passes(student))
     return np.asarray(norm.moving_mean)

@@ -43,11 +43,20 @@ class Fixed(kr.attacks.Attack):
     """
 
     def __init__(
-        self, moves, name="Fixed", claim=True, blind=None, x=X, queries=None, uses_gradients=True
+        self,
+        moves,
+        name="Fixed",
+        claim=True,
+        has_zero_gradient=None,
+        x=X,
+        queries=None,
+        uses_gradients=True,
     ):
         self.moves, self.x = np.asarray(moves, "float32"), x
         self.name, self.claim = name, claim
-        self.blind = np.zeros(len(x), "bool") if blind is None else np.asarray(blind)
+        self.has_zero_gradient = (
+            np.zeros(len(x), "bool") if has_zero_gradient is None else np.asarray(has_zero_gradient)
+        )
         self.queries = np.ones(len(x), "int32") if queries is None else np.asarray(queries, "int32")
         self.uses_gradients = uses_gradients
 
@@ -58,8 +67,11 @@ class Fixed(kr.attacks.Attack):
         x_adv, row = _moved(self.moves, self.x, x)
         shape = ops.shape(x)[:1]
         claim = ops.full(shape, self.claim, dtype="bool")
-        blind, queries = ops.take(self.blind, row), ops.take(self.queries, row)
-        return kr.attacks.AttackResult(x_adv, ops.zeros(shape), claim, blind, queries)
+        has_zero_gradient, queries = (
+            ops.take(self.has_zero_gradient, row),
+            ops.take(self.queries, row),
+        )
+        return kr.attacks.AttackResult(x_adv, ops.zeros(shape), claim, has_zero_gradient, queries)
 
 
 class FixedNearest(kr.attacks.MinimumNormAttack):

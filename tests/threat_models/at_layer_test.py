@@ -13,7 +13,7 @@ RATE = 0.7
 
 
 def tokens(count=8, padded=2):
-    """Tokens from 1, of which the last `padded` are 0 in every second sentence, and labels."""
+    """Returns tokens and labels; every second sentence ends in `padded` zeros."""
     rng = np.random.default_rng(1)
     x = rng.integers(1, VOCABULARY, size=(count, LENGTH))
     x[::2, LENGTH - padded :] = 0
@@ -21,7 +21,7 @@ def tokens(count=8, padded=2):
 
 
 def model(mask_zero=False, penalty=0.0, **compile_arguments):
-    """Embedding, mean and a dense layer: linear behind the embedding, but for the softmax."""
+    """Returns a model that is linear behind the embedding, except for the softmax."""
     keras.utils.set_random_seed(4)
     regulariser = keras.regularizers.L2(penalty) if penalty else None
     layers = [
@@ -54,7 +54,7 @@ def softmax(z):
 
 
 class Reference:
-    """The model and one step of its adversarial training, in float64."""
+    """The model and one step of its adversarial training in float64."""
 
     def __init__(self, network, x, y, mask_zero):
         self.table, self.kernel = (w.astype("float64") for w in network.get_weights())
@@ -67,17 +67,17 @@ class Reference:
         return np.einsum("nt,ntd->nd", self.share, h) @ self.kernel
 
     def gradient(self, h):
-        """The gradient of each example's cross-entropy with respect to `h`."""
+        """Returns the gradient of each example's cross-entropy with respect to `h`."""
         error = softmax(self.logits(h)) - self.true
         return self.share[..., None] * (error @ self.kernel.T)[:, None]
 
     def fgm(self, epsilon):
-        """`delta = epsilon * g / ||g||`, over the whole sentence."""
+        """Returns `delta = epsilon * g / ||g||`, over the whole sentence."""
         g = self.gradient(self.h)
         return epsilon * g / np.sqrt(np.sum(g**2, axis=(1, 2), keepdims=True))
 
     def step(self, epsilon, weight=1.0):
-        """Table and kernel after a step of gradient descent on `L(h + delta)`, `delta` fixed."""
+        """Returns table and kernel after one gradient descent step on `L(h + delta)`."""
         h = self.h + self.fgm(epsilon)
         rows = np.ones(len(self.x)) * weight / len(self.x)
         error = rows[:, None] * (softmax(self.logits(h)) - self.true)
@@ -94,7 +94,7 @@ def test_one_step_is_the_fast_gradient_method_on_embeddings(mask_zero):
     x, y = tokens()
     network = model(mask_zero)
     reference = Reference(network, x, y, mask_zero)
-    # Examples that are wrong from the start are left as they are.
+    # Examples that are misclassified from the start are returned unchanged.
     right = np.argmax(reference.logits(reference.h), axis=-1)
     reference.true = np.eye(CLASSES)[right]
     x_adv = kr.attacks.FGSM()(network, x, right, BALL)
@@ -139,21 +139,21 @@ def test_clean_training_is_training_without_it_and_regularisers_count_once():
 def test_padding_is_not_perturbed_and_costs_no_budget(norm):
     x, _ = tokens()
     network = model(mask_zero=True)
-    # Examples that are wrong from the start would be left as they are.
+    # Examples that are misclassified from the start would be returned unchanged.
     y = np.argmax(network.predict(x, verbose=0), axis=-1)
     ball = AtLayer("embedding", getattr(kr, norm)(0.3, bounds=None))
     attack = kr.attacks.PGD(num_steps=8, step_size=0.3, loss="margin")
     found = attack.run(network, x, y, ball)
     table = network.get_weights()[0]
     np.testing.assert_array_equal(found.x_adv[x == 0], table[x[x == 0]])
-    # The mean of a sentence does not tell how long its padding was.
+    # The mean of a sentence does not depend on the length of its padding.
     longer = np.concatenate([x, np.zeros_like(x)], axis=1)
     again = attack.run(network, longer, y, ball)
     np.testing.assert_allclose(again.loss, found.loss, rtol=2e-3, atol=2e-3)
     assert found.loss.mean() > attack.run(network, x, y, ball.with_epsilon(0.0)).loss.mean() + 0.02
 
 
-def test_every_part_of_the_geometry_leaves_padding_alone():
+def test_no_method_perturbs_padding():
     x, _ = tokens()
     network = model(mask_zero=True)
     h, _, ball = BALL.bind(network, x)
@@ -171,7 +171,7 @@ def test_every_part_of_the_geometry_leaves_padding_alone():
         delta = np.asarray(x_adv) - h
         np.testing.assert_array_equal(delta[hidden], 0.0)
         assert np.all(np.any(delta[~hidden] != 0.0, axis=-1))
-    # The whole radius is there for what is seen.
+    # The whole radius is available for the visible positions.
     length = np.linalg.norm((np.asarray(ball.project(h + noise, h)) - h).reshape(8, -1), axis=1)
     np.testing.assert_allclose(length, 0.5, rtol=1e-5)
     # Without a mask every position is perturbed.
@@ -221,7 +221,7 @@ def test_other_objectives(objective):
     assert np.abs(trained[0] - trained[1]).max() > 1e-4
 
 
-def test_validation_says_what_a_search_over_all_of_the_data_says():
+def test_validation_equals_an_attack_on_all_of_the_data():
     x, y = tokens()
     network, attack = model(mask_zero=True), kr.attacks.PGD(num_steps=2)
     network.optimizer.learning_rate = 0.0
@@ -233,7 +233,7 @@ def test_validation_says_what_a_search_over_all_of_the_data_says():
 
 
 def sentences(count, rng):
-    """Of every four words one praises or blames; sentences that do neither are about even."""
+    """Returns sentences with labels; one of every four words is positive or negative."""
     x = rng.integers(1, 200, size=(count, 12))
     x[np.arange(12) >= rng.integers(6, 13, (count, 1))] = 0
     polarity = np.where(x % 4 == 3, np.where(x % 8 == 3, 1.0, -1.0), 0.0)
@@ -263,7 +263,7 @@ def test_training_lowers_the_loss_under_attack(mask_zero):
 
 def test_robust_accuracy_is_refused():
     x, y = tokens()
-    with pytest.raises(ValueError, match=r"changes what a layer puts out.*Received: AtLayer\("):
+    with pytest.raises(ValueError, match=r"changes the outputs of a layer.*Received: AtLayer\("):
         kr.evaluate(model(), (x, y), BALL, "pgd")
 
 
@@ -280,7 +280,7 @@ def test_bad_arguments_are_explained(inner, message):
         AtLayer("embedding", inner)
 
 
-def test_an_unknown_layer_is_told_the_known_ones():
+def test_an_unknown_layer_lists_the_known_ones():
     x, y = tokens()
     ball = AtLayer("embeddings", kr.L2(0.5, bounds=None))
     message = r"one of \['embedding', 'head', 'pool'\]. Received: layer='embeddings'"
@@ -291,7 +291,7 @@ def test_an_unknown_layer_is_told_the_known_ones():
 
 
 @pytest.mark.exhaustive
-def test_inputs_are_checked_where_they_are_floats():
+def test_float_inputs_are_checked():
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2, name="embedding")])
     network.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     x, y = np.array([[0.0, 5.0], [np.nan, 1.0]]), np.array([0, 1])

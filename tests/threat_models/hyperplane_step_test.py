@@ -14,7 +14,7 @@ BOX["free"] = None
 
 
 def smallest_radius(norm, bounds):
-    """The radius whose closed-form best step just makes the change, by bisection, in float64."""
+    """Returns the radius whose closed-form best step just makes the change, by bisection."""
     low, high = (-np.inf, np.inf) if bounds is None else bounds
     direction = (np.sign(CHANGE)[:, None] * GRADIENT).astype("float64")
     below, above = np.zeros(8), np.full(8, 30.0)
@@ -48,7 +48,7 @@ def test_is_the_shortest_step_that_makes_the_change(norm, box):
 
 
 @pytest.mark.parametrize("norm", ["L1", "L2", "Linf"])
-def test_what_the_box_does_not_allow_ends_in_its_corner(norm):
+def test_an_unreachable_change_ends_in_the_corner_of_the_box(norm):
     ball = getattr(kr.threat_models, norm)(0.5)
     step = np.asarray(ball.project_onto_hyperplane(X, GRADIENT, np.full(8, 50.0, "float32")))
     corner = np.where(GRADIENT > 0, 1.0, np.where(GRADIENT < 0, 0.0, X))

@@ -12,7 +12,7 @@ from tests.support.several_inputs import SIZE
 Joint = kr.threat_models.Joint
 NAMES = list(several_inputs.SHAPES)
 EPSILON = {"Linf": 0.15, "L2": 0.6, "L1": 0.9}
-# One box for all inputs; one for each, of which some have channels or none.
+# One box for all inputs, or one per input: some with channels, some without bounds.
 BOXES = {
     "one": ((0.0, 1.0), None, ((0.0, 1.0),) * 3),
     "none": (None, None, (None,) * 3),
@@ -25,7 +25,7 @@ BOXES = {
 
 
 def joint(norm, box):
-    """A joint threat model around some data, the data, and the box of the matrix."""
+    """Returns a joint threat model, its data, and the box of the matrix."""
     common, own, known = BOXES[box]
     wholly = Joint(getattr(kr, norm)(EPSILON[norm], common), NAMES, own)
     x = several_inputs.inputs(0.0, 0.9)
@@ -62,7 +62,7 @@ def test_linear_maximiser_is_that_of_the_concatenation(norm, box):
 
 
 def test_the_budget_goes_to_the_inputs_in_the_ratio_of_their_gradients():
-    # With L2 and no box the best is epsilon * w / ||w||, here (3, 0, 4) / 5 * 0.1.
+    # In L2 without a box the best step is epsilon * w / ||w||, here (3, 0, 4) / 5 * 0.1.
     x = {"a": np.full((1, 2), 0.5), "word": np.array([[3]]), "b": np.full((1, 1), 0.5)}
 
     def logits(inputs):
@@ -77,7 +77,7 @@ def test_the_budget_goes_to_the_inputs_in_the_ratio_of_their_gradients():
     assert not np.any(Joint(kr.L2(0.09), ["a", "b"]).contains(x_adv, x))
 
 
-def test_everything_else_is_that_of_the_threat_model_within():
+def test_other_methods_are_those_of_the_wrapped_threat_model():
     x = several_inputs.inputs()
     ball, exposed = Joint("linf", NAMES), several_inputs.joined(x)
     _, _, there = ball.bind(lambda inputs: inputs, x)
@@ -171,7 +171,7 @@ def test_bad_arguments_are_explained(name):
         ),
     ],
 )
-def test_what_does_not_fit_the_inputs_is_explained(ball, message):
+def test_threat_models_that_do_not_fit_the_inputs_are_explained(ball, message):
     x = {"a": np.zeros((SIZE, 2)), "b": np.zeros((SIZE, 1))}
     for use in (ball.bind, ball.map_inputs):
         with pytest.raises(ValueError, match=message):

@@ -11,21 +11,21 @@ IMAGE = (2, 2, 3)
 
 
 def subsets(count, epsilon):
-    """All masks of at most `epsilon` of `count` positions."""
+    """Returns all masks of at most `epsilon` of `count` positions."""
     for size in range(epsilon + 1):
         for chosen in itertools.combinations(range(count), size):
             yield np.isin(np.arange(count), chosen)
 
 
 def images(count=5):
-    """Images near their bounds, and points that lie outside of them in part."""
+    """Returns images near their bounds, and points that are partly outside."""
     rng = np.random.default_rng(2)
     x = rng.beta(0.5, 0.5, size=(count, *IMAGE)).astype("float32")
     return x, (x + rng.normal(0.0, 0.7, size=x.shape)).astype("float32")
 
 
 def spread(mask, per_pixel):
-    """A mask of positions as a mask of the features of one image."""
+    """Returns a mask of positions as a mask of the features of one image."""
     return np.repeat(mask, 3).reshape(IMAGE) if per_pixel else mask.reshape(IMAGE)
 
 
@@ -58,7 +58,7 @@ def test_linear_maximiser_is_the_best_of_all_choices(per_pixel, positions):
         np.testing.assert_array_equal(best[0, 0], one[0, 0])
 
 
-def test_equal_changes_do_not_count_once():
+def test_of_equal_changes_only_epsilon_are_kept():
     x, x_adv = np.zeros((2, 4), "float32"), np.full((2, 4), 0.5, "float32")
     np.testing.assert_array_equal(L0(2).project(x_adv, x), [[0.5, 0.5, 0.0, 0.0]] * 2)
 
@@ -86,7 +86,7 @@ def test_distance_counts_features_or_pixels():
     np.testing.assert_array_equal(L0(1, per_pixel=True).distance(x_adv, x), [1, 2, 0])
 
 
-def test_contains_counts_what_is_no_rounding_and_looks_at_the_box():
+def test_contains_ignores_rounding_and_checks_the_box():
     x, _ = images(4)
     x_adv = np.tile(x * np.float32(1 + 1e-7), (1, 1, 1, 1))
     x_adv[1, 0, 0, 0], x_adv[1, 1, 0, 0] = 0.5, 0.5
@@ -126,7 +126,7 @@ def test_step_reads_the_gradient_of_a_whole_pixel():
 
 
 def test_one_long_step_is_the_best_point_of_a_linear_model():
-    # With the same room everywhere the largest gradients gain most.
+    # If all features have the same room, those with the largest gradients gain most.
     x = np.full((6, 8), 0.5, "float32")
     gradient = np.random.default_rng(3).normal(size=x.shape).astype("float32")
     ball = L0(3)
@@ -176,7 +176,7 @@ def test_an_attack_stays_within_the_count():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"epsilon": 0}, "must be an int >= 1, or an array of such. Received: epsilon=0"),
+        ({"epsilon": 0}, "must be an int >= 1, or an array of such numbers. Received: epsilon=0"),
         ({"epsilon": "8/255"}, "must be an int >= 1, .*Received: epsilon='8/255'"),
         ({"epsilon": [1, 2.5]}, r"must be an int >= 1, .*Received: epsilon=\[1, 2.5\]"),
         ({"bounds": None}, "L0 needs bounds.*Received: bounds=None"),

@@ -11,15 +11,15 @@ L1 = kr.threat_models.L1
 
 
 def test_projection_by_hand():
-    # delta = (.4, .4), radius .5: without a box both shrink by .15. With it the second has room
-    # for .1 only, and the first need not shrink at all: .4 + .1 = .5.
+    # delta = (.4, .4) and radius .5. Without a box both coordinates shrink by .15. In the box the
+    # second one has room for .1 only, and the first need not shrink: .4 + .1 = .5.
     x, x_adv = np.array([[0.3, 0.9]], "float32"), np.array([[0.7, 1.3]], "float32")
     np.testing.assert_allclose(L1(0.5, None).project(x_adv, x), [[0.55, 1.15]], atol=1e-6)
     np.testing.assert_allclose(L1(0.5).project(x_adv, x), [[0.7, 1.0]], atol=1e-6)
 
 
 def test_projection_is_sparse():
-    # delta = (1, -.2, .1), radius .5: shrinking by .5 leaves the first coordinate alone.
+    # delta = (1, -.2, .1) and radius .5. Shrinking by .5 leaves only the first coordinate nonzero.
     x, x_adv = np.zeros((1, 3), "float32"), np.array([[1.0, -0.2, 0.1]], "float32")
     np.testing.assert_allclose(L1(0.5, None).project(x_adv, x), [[0.5, 0.0, 0.0]], atol=1e-6)
 
@@ -34,7 +34,7 @@ def test_projection_agrees_with_a_general_solver(bounds):
         numpy_reference.project_by_solver(*pair, "L1", 0.9, bounds)
         for pair in zip(x_adv.astype("float64"), x.astype("float64"), strict=True)
     ]
-    # The solver stops at 1e-5.
+    # The solver has a tolerance of 1e-5.
     np.testing.assert_allclose(found, np.stack(expected), rtol=0, atol=2e-5)
 
 
@@ -54,9 +54,9 @@ def test_steepest_direction_is_the_largest_coordinate():
 
 
 def test_step_fills_the_coordinates_in_the_order_of_their_gradients():
-    # Order: 1st (room .1), 2nd (room .5 downwards), 3rd. A step of .5 uses .1 in the first, which
-    # its bound stops, so that it is pushed past by the whole step; .4 in the second; nothing in the
-    # third.
+    # The order is 1st (room .1), 2nd (room .5 downwards), 3rd. A step of .5 uses .1 in the first
+    # coordinate. This one reaches its bound, so that it is pushed beyond it by the whole step. .4
+    # are used in the second and nothing in the third.
     x = np.array([[0.9, 0.5, 0.5]], "float32")
     gradient = np.array([[3.0, -2.0, 1.0]], "float32")
     moved = L1(0.5).step(x, gradient, 0.5)
@@ -81,7 +81,7 @@ def test_step_with_a_step_size_for_each_example():
 
 
 def test_linear_maximiser_agrees_with_a_linear_program():
-    # In x = x + up - down: maximise d @ (up - down), the sum of both within the radius.
+    # With x_adv = x + up - down, maximize d @ (up - down) with sum(up + down) <= radius.
     rng = np.random.default_rng(4)
     low, high = np.array([-0.5, 0.0, 0.2, 0.0]), np.array([0.5, 1.0, 0.9, 0.7])
     x = low + (high - low) * rng.beta(0.5, 0.5, size=(5, 4))
@@ -109,5 +109,5 @@ def test_random_start_is_uniform():
     np.testing.assert_allclose(np.abs(start).mean(axis=0), 0.3 / 7, rtol=0.03)
     variance = 2 * 0.3**2 / (7 * 8)
     np.testing.assert_allclose(start.mean(axis=0), 0.0, atol=5 * np.sqrt(variance / 40000))
-    # The fourth moment is heavy: 40000 samples give the variance to about 1 %.
+    # The fourth moment is large, so that 40000 samples give the variance to about 1 %.
     np.testing.assert_allclose(np.cov(start.T), np.eye(6) * variance, atol=0.06 * variance)

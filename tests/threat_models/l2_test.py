@@ -11,8 +11,8 @@ L2 = kr.threat_models.L2
 
 
 def test_projection_by_hand():
-    # delta = (.6, .6), length .849; the box stops the second coordinate at .3, so that the first
-    # may use sqrt(.5^2 - .3^2) = .4. Scaling, then clipping would give sqrt(.125) = .354.
+    # delta = (.6, .6) has length .849. The box stops the second coordinate at .3, so that the first
+    # may use sqrt(.5^2 - .3^2) = .4. Scaling and then clipping would give sqrt(.125) = .354.
     x, x_adv = np.array([[0.3, 0.7]], "float32"), np.array([[0.9, 1.3]], "float32")
     np.testing.assert_allclose(L2(0.5).project(x_adv, x), [[0.7, 1.0]], atol=1e-6)
     half = np.sqrt(0.125)
@@ -31,7 +31,7 @@ def test_projection_agrees_with_a_general_solver(bounds):
         numpy_reference.project_by_solver(*pair, "L2", 0.6, bounds)
         for pair in zip(x_adv.astype("float64"), x.astype("float64"), strict=True)
     ]
-    # The solver stops at 1e-5.
+    # The solver has a tolerance of 1e-5.
     np.testing.assert_allclose(found, np.stack(expected), rtol=0, atol=2e-5)
 
 
@@ -41,8 +41,8 @@ def test_projection_with_every_coordinate_stopped_by_the_box():
 
 
 def test_projection_of_far_points():
-    # delta = 1e4 * (1, 2, 2) / 3 and radius .3: (.1, .2, .2), of which the box leaves .05 to the
-    # last, so that the others share sqrt(.09 - .0025) in the ratio 1 : 2.
+    # delta = 1e4 * (1, 2, 2) / 3 with radius .3 gives (.1, .2, .2) without a box. The box leaves
+    # .05 to the last coordinate, so that the others share sqrt(.09 - .0025) in the ratio 1 : 2.
     x = np.array([[0.5, 0.5, 0.95]], "float32")
     x_adv = x + np.float32(1e4) * np.array([[1.0, 2.0, 2.0]], "float32") / 3
     one = np.sqrt((0.09 - 0.0025) / 5)

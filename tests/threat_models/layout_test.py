@@ -25,7 +25,7 @@ def test_inputs_are_joined_in_the_order_of_the_names(inputs, names):
         np.testing.assert_array_equal(piece, inputs[name])
 
 
-def test_replacing_keeps_the_structure_and_what_is_not_named():
+def test_replacing_keeps_the_structure_and_unnamed_inputs():
     x = np.arange(12, dtype="float32").reshape(2, 6)
     for inputs in (LIST, tuple(LIST)):
         replaced = Layout(inputs, [2, 1, 3]).replace(inputs, x)
@@ -37,7 +37,7 @@ def test_replacing_keeps_the_structure_and_what_is_not_named():
     assert replaced["word"] is DICT["word"]
     np.testing.assert_array_equal(replaced["a"], [[0], [6]])
     np.testing.assert_array_equal(replaced["one"], [5, 11])
-    # The caller's own structure is not written to.
+    # The structure of the caller is not modified.
     assert DICT["one"].tolist() == [7.0, 8.0]
 
 
@@ -59,7 +59,7 @@ def test_bounds_are_joined_like_inputs():
     assert layout.join_bounds([None, None]) is None
 
 
-def test_mapping_tells_names_and_threat_models():
+def test_mapping_passes_names_and_threat_models():
     seen = []
 
     def function(leaf, name, threat_model):

@@ -1,4 +1,4 @@
-"""Inputs of any size: lengths and products must not leave float32."""
+"""Inputs of any size: lengths and products must not overflow or underflow float32."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,8 @@ from tests.support import balls
 from tests.support import linear_model
 from tests.support import tiers
 
-# Powers of two scale floats exactly. Squares leave float32 beyond 2**64 and below 2**-64.
+# Powers of two scale floats exactly. Squares overflow float32 beyond 2**64 and underflow below
+# 2**-64.
 SCALES = [2.0**90, 2.0**-90, 2.0**-40, 2.0**66]
 RADII = {"L0": 2.0, "L1": 1.5, "L2": 0.7, "Linf": 0.25, "Joint": 0.7}
 
@@ -52,7 +53,7 @@ def test_infinite_entries_have_a_direction():
 
 @pytest.mark.parametrize("scale", [1e-36, 1.0, 1e38, 3e38])
 def test_compiled_lengths_are_those_of_single_operations(scale):
-    # XLA reorders products and quotients, and takes denormal numbers for 0.
+    # XLA reorders products and quotients, and flushes denormal numbers to 0.
     values = np.float32(scale) * np.array([[0.6, -0.8], [0.0, 0.0], [0.0, 1.0]], "float32")
     compiled = backends.traced(normalised, jit_compile=True)
     for found, expected in zip(compiled(values), normalised(values), strict=True):
@@ -116,7 +117,7 @@ def test_sphere_starts_are_on_the_sphere(name, epsilon):
     found = getattr(kr, name)(epsilon, None).random_start_on_sphere(x, np.array([1, 2], "int32"))
     order = {"L1": 1, "L2": 2, "Linf": np.inf}[name]
     size = np.linalg.norm(np.asarray(found, "float64") / epsilon, ord=order, axis=-1)
-    # In L1 a point a thousand times as far away is shortened.
+    # In L1 the start is a point up to a thousand radii away that is projected.
     np.testing.assert_allclose(size, 1.0, rtol=1e-3 if name == "L1" else 1e-5)
 
 
@@ -128,7 +129,7 @@ def test_attacks_stay_in_huge_and_tiny_balls(name, epsilon):
     x_adv = attack(linear_model.logits, x, None, getattr(kr, name)(epsilon, None))
     size = balls.norm_of(np.asarray(x_adv, "float64") / epsilon, name)
     assert size.max() <= 1.0 + 1e-5
-    # Steepest ascent on a linear model ends on the sphere; what is tiny changes no logit.
+    # Steepest ascent on a linear model ends on the sphere. Tiny perturbations change no logit.
     assert size.min() > (0.95 if epsilon > 1.0 else -1.0)
 
 

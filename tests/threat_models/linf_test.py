@@ -9,7 +9,8 @@ Linf = kr.threat_models.Linf
 
 
 def test_projection_by_hand():
-    # From x = (.3, 1, 0), radius .1: .5 -> .4; .95 is inside; -.05 is in the ball, out of the box.
+    # From x = (.3, 1, 0) with radius .1: .5 becomes .4; .95 is inside; -.05 is in the ball, but
+    # outside of the box.
     x = np.array([[0.3, 1.0, 0.0]], "float32")
     x_adv = np.array([[0.5, 0.95, -0.05]], "float32")
     np.testing.assert_allclose(Linf(0.1).project(x_adv, x), [[0.4, 0.95, 0.0]], atol=1e-6)
@@ -25,7 +26,7 @@ def test_epsilon_for_each_channel_and_for_each_example():
     np.testing.assert_allclose(examples, [[[[0.6] * 3]], [[[0.7] * 3]]], atol=1e-6)
 
 
-def test_an_epsilon_for_each_channel_is_not_taken_for_one_per_example():
+def test_an_epsilon_per_channel_is_not_mistaken_for_one_per_example():
     x = np.zeros((3, 2, 2, 3), "float32")
     channels = Linf([0.1, 0.2, 0.3])
     of_rows = channels.epsilon_for_rows([2, 1], x)

@@ -16,7 +16,7 @@ L1, L2, Linf, PerInput = kr.L1, kr.L2, kr.Linf, kr.threat_models.PerInput
 CHANNELS = (np.array([0.0, -1.0]), np.array([1.0, 0.9]))
 FEATURES = np.array([0.05, 0.3, 0.0])
 PARTS = {"image": L2(0.6, CHANNELS), "meta": Linf(FEATURES, None), "age": L1(0.4)}
-# What a reference needs to know of each part: norm, radius and box for flattened examples.
+# Norm, radius and box of each part for flattened examples, for the reference.
 KNOWN = {
     "image": ("L2", 0.6, tuple(np.tile(bound, 4) for bound in CHANNELS)),
     "meta": ("Linf", FEATURES, None),
@@ -25,7 +25,7 @@ KNOWN = {
 
 
 def bound(parts=None, x=None, **arguments):
-    """Returns a threat model that knows the inputs, and what an attack works on."""
+    """Returns a threat model bound to the inputs, and the matrix that an attack perturbs."""
     x = several_inputs.inputs(0.0, 0.9) if x is None else x
     exposed, _, ball = PerInput(parts or PARTS, **arguments).bind(lambda inputs: inputs, x)
     return ball, np.asarray(exposed)
@@ -36,30 +36,30 @@ def moved(x, size=0.5):
 
 
 def pieces(x):
-    """The columns of each part."""
+    """Returns the columns of each part."""
     return dict(zip(PARTS, np.split(np.asarray(x, "float64"), [8, 11], axis=1), strict=True))
 
 
 def by_part(function, *matrices):
-    """Joins `function(name, *pieces, norm, radius, box)` of all parts."""
+    """Returns `function(name, *pieces, norm, radius, box)` of all parts, joined."""
     parts = [pieces(matrix) for matrix in matrices]
     found = [function(*(part[name] for part in parts), *KNOWN[name]) for name in PARTS]
     return np.concatenate(found, axis=1)
 
 
-def test_what_is_attacked_lies_side_by_side():
+def test_attacked_inputs_are_concatenated():
     x = several_inputs.inputs()
     ball, exposed = bound(x=x)
     np.testing.assert_array_equal(exposed, several_inputs.joined(x))
     assert exposed.dtype == "float32"
-    # In the order of the parts, whatever that of the inputs is.
+    # The order is that of the parts, whatever the order of the inputs is.
     order = {name: PARTS[name] for name in ("age", "image")}
     _, other = bound(order, x)
     np.testing.assert_array_equal(other[:, :1], x["age"])
     np.testing.assert_array_equal(other[:, 1:], x["image"].reshape(SIZE, 8))
 
 
-def test_the_model_gets_what_is_attacked_in_its_shape_and_the_rest_as_it_is():
+def test_the_model_gets_attacked_inputs_in_their_shape_and_the_rest_unchanged():
     x = {name: leaf for name, leaf in several_inputs.inputs().items()}
     _, classifier, _ = PerInput(PARTS).bind(lambda inputs: inputs, x)
     exposed = np.arange(12 * SIZE, dtype="float32").reshape(SIZE, 12)
@@ -106,12 +106,12 @@ def test_steepest_direction_maximises_over_the_unit_ball():
         + 0.4 * np.abs(parts["age"]).max(axis=1)
     )
     np.testing.assert_allclose(np.sum(gradient * direction, axis=1), dual, rtol=1e-5)
-    # The unit of distance stays when the radius is scaled.
+    # Scaling the radius does not change the unit of distance.
     np.testing.assert_array_equal(ball.scaled(0.5).steepest_direction(gradient), direction)
 
 
 def best_gain(directions, x, factor=1.0):
-    """What the best attack on a linear model gains, in float64."""
+    """Returns the gain of the best attack on a linear model in float64."""
     gains = []
     for name, piece in pieces(x).items():
         norm, radius, box = KNOWN[name]
@@ -132,7 +132,7 @@ def test_linear_maximiser_is_the_best_of_every_part(factor):
 
 
 @pytest.mark.exhaustive
-def test_attacks_reach_the_best_of_every_part_and_leave_the_rest_alone():
+def test_attacks_reach_the_best_of_every_part_and_leave_the_rest_unchanged():
     weights = {name: row[0].astype("float32") for name, row in several_inputs.directions().items()}
     x = several_inputs.inputs(0.0, 0.9)
     del x["city"]
@@ -142,7 +142,8 @@ def test_attacks_reach_the_best_of_every_part_and_leave_the_rest_alone():
             keras.ops.reshape(inputs[name], (-1, len(row))) @ row[:, None]
             for name, row in weights.items()
         ]
-        # Class 1 wins whatever happens: an example that is wrong from the start is left alone.
+        # The bias keeps class 1 predicted everywhere, because an example that is misclassified from
+        # the start is returned unchanged.
         return keras.ops.concatenate([sum(terms) - 99.0, keras.ops.zeros_like(terms[0])], axis=1)
 
     attack = kr.attacks.PGD(num_steps=30, step_size=0.5, loss="margin")
@@ -165,7 +166,7 @@ def test_random_starts_fill_every_part_with_numbers_of_its_own():
     ball, exposed = bound(parts, x)
     seed = keras.ops.convert_to_tensor([3, 4])
     start = np.asarray(ball.random_start(exposed, seed))
-    # The first part has the numbers that it has alone.
+    # The first part has the same random numbers as on its own.
     np.testing.assert_array_equal(start[:, :8], Linf(0.3, None).random_start(exposed[:, :8], seed))
     for piece, radius in zip(np.split(start, [8, 11], axis=1), (0.3, 0.2, 0.1), strict=True):
         assert 0.95 * radius < np.abs(piece).max() <= radius
@@ -188,7 +189,7 @@ def test_distance_is_the_largest_share_of_a_radius():
     delta[1, 8:10] = [0.01, 0.15]
     delta[2, 11] = 0.6
     delta[3] = delta[0] + delta[2]
-    # A feature whose radius is 0 may not move at all.
+    # A feature with radius 0 must not change.
     delta[4, 10] = 1e-3
     expected = [0.5, 0.5, 1.5, 1.5, np.inf, 0.0]
     np.testing.assert_allclose(ball.distance(delta, np.zeros_like(delta)), expected, rtol=1e-5)
@@ -308,7 +309,7 @@ def test_inputs_of_unknown_shape_are_explained():
 
 
 def test_steps_need_data():
-    with pytest.raises(ValueError, match="needs what `bind` returns.*PerInput"):
+    with pytest.raises(ValueError, match="needs the tensor that `bind` returns.*PerInput"):
         PerInput(PARTS).project(np.zeros((1, 12)), np.zeros((1, 12)))
 
 
@@ -321,7 +322,7 @@ def test_steps_need_data():
         ("b", np.inf, "values of input `b` must be finite"),
     ],
 )
-def test_bad_values_are_told_by_the_name_of_the_input(name, value, message, where):
+def test_bad_values_name_the_input(name, value, message, where):
     x, y = linear_fit.data()
     x = several_inputs.parted(x)
     x[name][3] = value
@@ -347,5 +348,7 @@ def test_inputs_of_different_sizes_are_explained():
     x, y = linear_fit.data()
     x = several_inputs.parted(x)
     x["b"] = x["b"][:-1]
-    with pytest.raises(ValueError, match=r"as many examples each. Received: \[21, 22\]"):
+    with pytest.raises(
+        ValueError, match=r"same number of examples in every input. Received: \[21, 22\]"
+    ):
         kr.attacks.FGSM().run(several_inputs.parted_model(), x, y, PerInput({"a": "linf"}))

@@ -26,7 +26,7 @@ def test_projection_is_the_float64_projection(cls, bounds):
     moved = balls.norm_of(expected - x_adv, name) > 1e-3
     assert moved.any()
     assert not moved.all() or box is not None
-    # The radius is met by a sum over 6 float32 coordinates.
+    # The tolerance is that of a sum over 6 float32 coordinates.
     np.testing.assert_allclose(projected, expected, rtol=0, atol=2e-6)
 
 
@@ -44,7 +44,7 @@ def test_projection_with_a_radius_for_each_example(cls):
 
 
 @pytest.mark.parametrize("cls", NORMS)
-def test_points_inside_are_left_alone(cls):
+def test_points_inside_are_unchanged(cls):
     x, _ = balls.points((0.0, 1.0))
     noise = (
         np.random.default_rng(0).uniform(-1, 1, x.shape)
@@ -57,7 +57,7 @@ def test_points_inside_are_left_alone(cls):
 
 
 @pytest.mark.parametrize("cls", NORMS)
-def test_points_on_the_boundary_are_left_alone(cls):
+def test_points_on_the_boundary_are_unchanged(cls):
     name = cls.__name__
     _, delta = balls.points(None)
     delta /= balls.norm_of(delta, name).reshape(-1, 1, 1, 1)
@@ -72,7 +72,7 @@ def test_points_outside_of_the_ball_land_on_its_surface(cls, bounds):
     name, box = cls.__name__, balls.BOUNDS[bounds]
     epsilon = 0.3 * balls.EPSILON[name]
     x, x_adv = balls.points(box, spread=2.0)
-    # With room on every side the surface can be reached; the middle of a box has it.
+    # In the middle of the box the surface of the ball can be reached in every direction.
     x = np.full_like(x, 0.35 if bounds == "channels" else 0.5)
     x_adv = x + np.clip(x_adv - 0.5, -0.14, 0.14)
     far = balls.norm_of(x_adv - x, name) > epsilon
@@ -156,7 +156,7 @@ def test_distance_is_the_norm_of_each_example(cls):
 
 
 @pytest.mark.parametrize("cls", NORMS)
-def test_contains_tells_ball_and_box_apart_for_each_example(cls):
+def test_contains_checks_ball_and_box_per_example(cls):
     x = np.full((4, *balls.SHAPE), 0.95, "float32")
     x_adv = x.copy()
     x_adv[1, 0, 0, 0] -= 0.3  # out of the ball, in the box
@@ -343,7 +343,7 @@ def test_config_survives_json(cls, epsilon, bounds):
 
 
 @pytest.mark.parametrize("cls", NORMS)
-def test_repr_can_be_read(cls):
+def test_repr_shows_the_arguments(cls):
     assert repr(cls("8/255", None)) == f"{cls.__name__}(epsilon='8/255', bounds=None)"
 
 
@@ -369,7 +369,7 @@ def test_get_lists_the_known_names(identifier):
         kr.threat_models.get(identifier)
 
 
-def test_get_takes_names_that_need_arguments_for_what_they_are():
+def test_get_explains_names_that_need_arguments():
     with pytest.raises(ValueError, match=r"needs arguments.*pass AtLayer\(layer=..., threat_model"):
         kr.threat_models.get("at_layer")
 

@@ -12,7 +12,7 @@ SEED = np.array([1, 2])
 
 
 @pytest.mark.parametrize("norm", ["l1", "l2", "linf"])
-def test_is_the_threat_model_within(norm):
+def test_delegates_to_the_wrapped_threat_model(norm):
     inner = kr.threat_models.get(norm).with_epsilon(0.3)
     ball = ThreatModelWrapper(inner)
     for name, arguments in {
@@ -39,7 +39,7 @@ def test_changes_are_made_to_a_copy_around_a_copy():
     assert ball.with_bounds((0, 2)).bounds == (0.0, 2.0)
     assert ball.threat_model is inner
     assert repr(ball.with_epsilon(0.1)) == (
-        "Wrapping(threat_model=L2(epsilon=0.1, bounds=(0.0, 1.0)))"
+        "ThreatModelWrapper(threat_model=L2(epsilon=0.1, bounds=(0.0, 1.0)))"
     )
 
 
@@ -70,6 +70,6 @@ def test_only_threat_models_for_one_tensor_are_plain():
         get_plain(kr.threat_models.PerInput({"a": "linf"}))
 
 
-def test_subclasses_say_what_is_exposed():
+def test_subclasses_must_write_bind():
     with pytest.raises(NotImplementedError):
         ThreatModelWrapper("l2").bind(lambda x: x, X)

@@ -1,4 +1,4 @@
-"""How large a radius is: half a grey level is the least, in the units of the box."""
+"""The size of a radius: the least is half a gray level, in the units of the box."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from keras_robust.threat_models.units import size_of
     [
         (kr.Linf(0.1), 1 / 510),
         (kr.Linf(8, bounds=(0, 255)), 0.5),
-        # Half a grey level of the square root of 16 features.
+        # Half a gray level in each of sqrt(16) features.
         (kr.L2(1.0, bounds=(0, 255)), 0.5 * 4**0.5),
         (kr.L1(1.0, bounds=(0, 255)), 0.5 * 4),
         (kr.L2(1.0, bounds=(-3, 1)), 4 / 510 * 4**0.5),
@@ -26,7 +26,7 @@ def test_a_size_that_is_not_known_counts_as_one_feature():
     assert size_of(kr.L2(1.0), (None, 4)).least == pytest.approx(1 / 510 * 4**0.25)
 
 
-def test_nearest_mistakes_say_what_is_least():
+def test_nearest_mistakes_raise_the_least_radius():
     assert size_of(kr.Linf(0.01), (4,), median=2.0).least == pytest.approx(0.02)
     assert size_of(kr.Linf(0.01), (4,), median=0.1).least == pytest.approx(1 / 510)
 
@@ -35,13 +35,13 @@ def test_nearest_mistakes_say_what_is_least():
     ("ball", "likely"),
     [
         (kr.Linf(8 / 255, bounds=(0, 255)), 8),  # A share of the box.
-        (kr.Linf(8 / 255**2), 8 / 255),  # Grey levels that were divided twice.
+        (kr.Linf(8 / 255**2), 8 / 255),  # Gray levels that were divided twice.
         (kr.Linf(8 / 255**2, bounds=(0, 255)), 8),  # Both.
         (kr.Linf(1e-9), None),
         (kr.Linf(8, bounds=(0, 255)), None),
     ],
 )
-def test_what_may_have_been_meant(ball, likely):
+def test_the_likely_radius(ball, likely):
     size = size_of(ball, (16,))
     assert (size.likely if size.complaint else None) == (likely and pytest.approx(likely))
     assert (size.complaint is None) == (size.epsilon >= size.least)
@@ -65,11 +65,11 @@ def test_without_a_box_the_range_of_the_inputs_takes_its_place():
 
 
 @pytest.mark.parametrize("ball", [kr.Linf(0.0), kr.threat_models.L0(2)])
-def test_what_has_no_size(ball):
+def test_radii_without_a_size(ball):
     assert size_of(ball, (3,)) is None
 
 
-def test_a_radius_as_large_as_the_range_is_told():
+def test_a_radius_larger_than_the_range_is_reported():
     assert size_of(kr.Linf(0.99), (4,)).complaint is None
     assert size_of(kr.L2(2.0), (4,)).complaint is None
     text = "Epsilon is larger than the range of the inputs allows, 2: every example"

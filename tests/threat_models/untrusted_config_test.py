@@ -20,7 +20,7 @@ MODELS = {
 
 
 @tiers.parametrize("name", MODELS)
-def test_what_a_config_tells_is_made_again(name):
+def test_a_config_is_reconstructed(name):
     threat_model = MODELS[name]
     plain = json.loads(json.dumps(threat_model.get_config()))
     found = from_untrusted_config(type(threat_model).__name__, plain)
@@ -29,7 +29,7 @@ def test_what_a_config_tells_is_made_again(name):
 
 
 @pytest.mark.parametrize("name", ["PGD", "linf", "Popen", "keras_robust>Linf", "", None, 3])
-def test_other_classes_are_not_known(name):
+def test_other_classes_are_unknown(name):
     assert from_untrusted_config(name, {}) is None
 
 
@@ -48,7 +48,7 @@ def test_other_arguments_are_refused(config, message):
         from_untrusted_config("Linf", config)
 
 
-def test_nothing_but_threat_models_is_made():
+def test_only_threat_models_are_constructed():
     made = []
 
     @keras.saving.register_keras_serializable(package="tests")
@@ -66,8 +66,12 @@ def test_nothing_but_threat_models_is_made():
     trap = {"module": None, "class_name": "Trap", "config": {}, "registered_name": "tests>Trap"}
     assert isinstance(keras.saving.deserialize_keras_object(trap), Trap) and len(made) == 1
     for config in ({"epsilon": trap}, {"epsilon": 0.1, "bounds": [0, trap]}):
-        with pytest.raises(ValueError, match="'Trap', no threat model"):
+        with pytest.raises(
+            ValueError, match="Expected a threat model of this package. Received: the class 'Trap'"
+        ):
             from_untrusted_config("Linf", config)
-    with pytest.raises(ValueError, match="'Trap', no threat model"):
+    with pytest.raises(
+        ValueError, match="Expected a threat model of this package. Received: the class 'Trap'"
+    ):
         from_untrusted_config("PerInput", {"parts": {"a": trap}})
     assert len(made) == 1

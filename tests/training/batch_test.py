@@ -11,7 +11,7 @@ X, Y = linear_fit.data(8)
 
 def test_fields_and_their_order():
     batch = training.Batch(
-        "x", "y", "weight", "threat model", "iteration", "seed", "delta", "memory"
+        "x", "y", "weight", "threat model", "iteration", "seed", "delta", "objective_state"
     )
     assert batch._asdict() == {
         "x": "x",
@@ -21,14 +21,14 @@ def test_fields_and_their_order():
         "iteration": "iteration",
         "seed": "seed",
         "delta": "delta",
-        "memory": "memory",
+        "objective_state": "objective_state",
     }
 
 
 def test_only_some_objectives_need_a_delta_or_a_memory():
     batch = training.Batch(*"xywtis")
     assert batch.delta is None
-    assert batch.memory is None
+    assert batch.objective_state is None
     assert batch._replace(x="x_adv") == ("x_adv", *batch[1:])
 
 

@@ -7,12 +7,12 @@ from keras_robust.training.gradients import refuse_assigned
 from tests.support import gradient_steps
 
 
-def test_without_replicas_sums_are_what_they_are():
+def test_sums_without_replicas_are_the_tensors():
     tensors = [keras.ops.ones(2), None]
     assert BaseGradientStep(None, None).sum_over_replicas(tensors) is tensors
 
 
-def test_what_frameworks_differ_in_is_left_to_them():
+def test_the_backends_implement_backward_and_apply():
     gradient_step = BaseGradientStep(None, None)
     calls = (lambda: gradient_step.backward(None, None), lambda: gradient_step.apply(None))
     for call in calls:

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from keras_robust import backend
+from tests.support import forward_passes
 from tests.support import gradient_steps
-from tests.support import streams
 
-X, X_ADV, Y = streams.X, streams.X_ADV, streams.Y
+X, X_ADV, Y = forward_passes.X, forward_passes.X_ADV, forward_passes.Y
 
 
-@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@pytest.mark.parametrize("sample_weight", [None, forward_passes.SAMPLE_WEIGHT])
 @pytest.mark.parametrize(
     "loss,shares", [(gradient_steps.mixed, (0.3, 0.7)), (gradient_steps.adversarial, (0.0, 1.0))]
 )
@@ -39,7 +39,7 @@ def test_what_a_pass_leaves_can_be_used_in_the_compiled_code_around_it():
     outputs, logits, slope = jax.jit(run)(X_ADV)
     z = X_ADV @ weights[0] + weights[1]
     np.testing.assert_allclose(logits, z, rtol=1e-5)
-    np.testing.assert_allclose(outputs, np.exp(streams.log_softmax(z)), rtol=1e-5)
+    np.testing.assert_allclose(outputs, np.exp(forward_passes.log_softmax(z)), rtol=1e-5)
     expected = gradient_steps.softmax_regression(weights, (0.0, 1.0))
     np.testing.assert_allclose(slope, expected[3], atol=1e-6)
 
@@ -66,7 +66,7 @@ def test_without_keeping_state_statistics_and_seeds_stay():
         gradient_steps.mixed, gradient_steps.found(), update_state=False
     )
     gradient_steps.assert_same(gradient_steps.state(model), before)
-    # The same seeds drop the same units once more.
+    # The same seeds drop the same units again.
     real = gradient_steps.gradient_step(model).backward(
         gradient_steps.mixed, gradient_steps.found()
     )
@@ -108,7 +108,9 @@ def test_input_gradients_can_be_differentiated_again():
     result = gradient_steps.gradient_step(model).backward(penalty, gradient_steps.found())
     assert float(result.loss) == pytest.approx(expected(kernel), rel=1e-5)
     found = np.sum(result.gradients[0] * kernel)
-    assert found == pytest.approx(streams.slope(lambda scale: expected(scale * kernel)), rel=1e-4)
+    assert found == pytest.approx(
+        forward_passes.slope(lambda scale: expected(scale * kernel)), rel=1e-4
+    )
 
 
 def test_two_steps_on_one_batch():
@@ -126,7 +128,7 @@ def test_two_steps_on_one_batch():
     for found, wanted in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
     assert int(model.optimizer.iterations) == 2
-    # The outputs are those before the first of them.
+    # The outputs are those before the first step.
     np.testing.assert_allclose(gradient_step.outputs, X @ first[0] + first[1], rtol=1e-5)
     assert not bool(gradient_step.logits_mismatch)
     assert bool(gradient_step.requirements[0].condition)

@@ -76,7 +76,7 @@ class Shift(kr.attacks.Attack):
 
 
 def _busy(optimizer, mode, policy="float32"):
-    """A model with all that moves in training: statistics, seeds, a weight that a layer assigns."""
+    """A model with all kinds of state: statistics, seeds, a weight that a layer assigns."""
     keras.utils.set_random_seed(6)
     dense = keras.layers.Dense(5, activation="tanh", dtype=policy, kernel_regularizer="l2")
     layers = [
@@ -201,7 +201,7 @@ def test_a_refused_first_batch_changes_nothing(mode, kind):
 
 @pytest.mark.exhaustive
 @tiers.parametrize(("mode", "kind"), [*zip(MODES, ["NaN", "label too high"] * 2, strict=True)])
-def test_a_refused_second_batch_leaves_what_the_first_has_learned(mode, kind):
+def test_a_refused_second_batch_keeps_the_update_of_the_first(mode, kind):
     arguments, message = _spoiled(kind, BATCH_SIZE + 3)
     model, after_one = _busy(_adam, mode), _busy(_adam, mode)
     adv_train = {"attack": kr.attacks.PGD(num_steps=2), "objective": "mixed", "warmup": 0}
@@ -211,7 +211,7 @@ def test_a_refused_second_batch_leaves_what_the_first_has_learned(mode, kind):
     after_one.fit(**first, shuffle=False, verbose=0, callbacks=[kr.AdvTrain(**adv_train)])
     _assert_same(_state(model, metrics=True), _state(after_one, metrics=True), atol=1e-7)
     assert int(model.optimizer.iterations) == 1
-    # Nothing was given away that the next training needs.
+    # The buffers that the next training needs were not donated.
     good = {"x": X, "y": Y, "batch_size": BATCH_SIZE, "shuffle": False, "verbose": 0}
     for one in (model, after_one):
         one.fit(**good, callbacks=[kr.AdvTrain(**adv_train)])
@@ -233,12 +233,12 @@ def test_inputs_out_of_bounds_are_refused(run_eagerly):
 def test_labels_that_are_no_whole_numbers_are_refused():
     labels = Y.astype("float32")
     labels[2] = 0.5
-    with pytest.raises(ValueError, match="must be whole numbers.*with 1 others"):
+    with pytest.raises(ValueError, match="must be whole numbers.*with 1 labels that are"):
         linear_fit.fit(linear_fit.make_model(), linear_fit.adv_train(), X, labels)
 
 
 @every_mode
-def test_data_that_fail_leave_what_was_learned_before(mode):
+def test_failing_data_keep_the_weights_trained_before(mode):
     def batches():
         for start in (0, 8, 16, 0, 8, 16):
             yield X[start : start + 8], Y[start : start + 8]

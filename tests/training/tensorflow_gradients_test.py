@@ -9,14 +9,14 @@ from keras_robust import models
 from keras_robust import training
 from keras_robust.backend.tensorflow.ops import derivative_error_context
 from tests.support import devices
+from tests.support import forward_passes
 from tests.support import gradient_steps
-from tests.support import streams
 from tests.support import tiers
 
-X, X_ADV, Y = streams.X, streams.X_ADV, streams.Y
+X, X_ADV, Y = forward_passes.X, forward_passes.X_ADV, forward_passes.Y
 
 
-@pytest.mark.parametrize("sample_weight", [None, streams.SAMPLE_WEIGHT])
+@pytest.mark.parametrize("sample_weight", [None, forward_passes.SAMPLE_WEIGHT])
 @pytest.mark.parametrize(
     "loss,shares", [(gradient_steps.mixed, (0.3, 0.7)), (gradient_steps.adversarial, (0.0, 1.0))]
 )
@@ -39,7 +39,7 @@ def test_a_result_has_the_streams_of_its_pass():
         np.testing.assert_array_equal(result.adversarial.x, X_ADV)
         assert result.adversarial.found is found
         assert result.delta is None
-        # What the loss does not read is not run.
+        # The model does not run on a stream that the loss does not read.
         assert not result.clean.was_used
         assert result.adversarial.was_used
     assert results[0].adversarial is not results[1].adversarial
@@ -119,7 +119,7 @@ def test_without_keeping_state_statistics_and_seeds_stay():
         gradient_steps.mixed, gradient_steps.found(), update_state=False
     )
     gradient_steps.assert_same(gradient_steps.state(model), before)
-    # The same seeds drop the same units once more.
+    # The same seeds drop the same units again.
     real = gradient_steps.gradient_step(model).backward(
         gradient_steps.mixed, gradient_steps.found()
     )
@@ -217,7 +217,9 @@ def test_input_gradients_at_other_weights_can_be_differentiated_again():
     )
     assert float(result.loss) == pytest.approx(expected(other), rel=1e-5)
     found = np.sum(result.gradients[0] * other)
-    assert found == pytest.approx(streams.slope(lambda scale: expected(scale * other)), rel=1e-4)
+    assert found == pytest.approx(
+        forward_passes.slope(lambda scale: expected(scale * other)), rel=1e-4
+    )
 
 
 def test_unused_weights_have_the_gradient_none():
@@ -269,11 +271,11 @@ def test_two_steps_on_one_batch():
     for found, wanted in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
     assert int(model.optimizer.iterations) == 2
-    # The outputs are those before the first of them.
+    # The outputs are those before the first step.
     np.testing.assert_allclose(gradient_step.outputs, X @ first[0] + first[1], rtol=1e-5)
 
 
-def test_outputs_are_those_of_the_pass_of_the_objective_or_else_of_one_for_them():
+def test_outputs_come_from_the_pass_of_the_objective_or_a_new_pass():
     model, _ = gradient_steps.noisy()
     model.optimizer.learning_rate = 0.0
     gradient_step = gradient_steps.gradient_step(model)
@@ -295,7 +297,7 @@ def test_outputs_are_those_of_the_pass_of_the_objective_or_else_of_one_for_them(
 
 
 class Normalise(keras.layers.Layer):
-    """A softmax that Keras does not know to be one."""
+    """A softmax that Keras does not recognize."""
 
     def call(self, x):
         exponentials = keras.ops.exp(x)
@@ -320,7 +322,7 @@ def test_misread_outputs_stop_before_the_first_update(loss):
     assert int(model.optimizer.iterations) == 0
 
 
-def test_misread_outputs_are_told_where_nothing_can_stop():
+def test_misread_outputs_are_recorded_without_checks():
     for after, expected in ([Normalise()], True), ([], False):
         model, _ = gradient_steps.linear(after=after)
         gradient_step = gradient_steps.gradient_step(model, checks=False)
@@ -363,7 +365,7 @@ def _two_outputs():
     y = [tf.ones((4, 1)), tf.zeros((4, 1))]
     model.test_on_batch(X, y)
     model.reset_metrics()
-    batch = streams.batch()._replace(y=y)
+    batch = forward_passes.batch()._replace(y=y)
     return model, training.GradientStep(models.Classifier(model), batch)
 
 
@@ -410,13 +412,13 @@ def test_sums_over_two_replicas():
 
 def test_adversarial_examples_may_have_labels_and_weights_of_their_own():
     model, (kernel, bias) = gradient_steps.linear()
-    gradient_step = gradient_steps.gradient_step(model, sample_weight=streams.SAMPLE_WEIGHT)
+    gradient_step = gradient_steps.gradient_step(model, sample_weight=forward_passes.SAMPLE_WEIGHT)
     labels, weight = np.array([1, 1, 0, 2]), np.array([3.0, 0.0, 1.0, 0.5], "float32")
-    batch = streams.batch(x=0.0 * X, y=labels, sample_weight=weight)
+    batch = forward_passes.batch(x=0.0 * X, y=labels, sample_weight=weight)
     result = gradient_step.backward(gradient_steps.mixed, gradient_steps.found(), batch=batch)
     terms = [
-        streams.mean(streams.cross_entropy(x @ kernel + bias, y), w)
-        for x, y, w in ((X, Y, streams.SAMPLE_WEIGHT), (X_ADV, labels, weight))
+        forward_passes.mean(forward_passes.cross_entropy(x @ kernel + bias, y), w)
+        for x, y, w in ((X, Y, forward_passes.SAMPLE_WEIGHT), (X_ADV, labels, weight))
     ]
     assert float(result.loss) == pytest.approx(0.3 * terms[0] + 0.7 * terms[1], rel=1e-5)
     np.testing.assert_array_equal(result.adversarial.y, labels)

@@ -7,12 +7,12 @@ import keras_robust as kr
 from keras_robust import backend
 from keras_robust import models
 from keras_robust import training
+from tests.support import forward_passes
 from tests.support import linear_fit
-from tests.support import streams
 from tests.support import tiers
 
-X = streams.X
-Y = streams.Y
+X = forward_passes.X
+Y = forward_passes.Y
 BALL = kr.threat_models.Linf(0.1)
 SEED = 17
 
@@ -25,7 +25,7 @@ class Shift(kr.attacks.Attack):
 
 
 class Noting(Shift):
-    """Notes the seeds and radii it is given; for steps that are not traced."""
+    """Records its seeds and radii; for steps that are not traced."""
 
     def __init__(self):
         self.seeds, self.radii = [], []
@@ -65,12 +65,12 @@ def _softmax_regression(kernel, bias, x, weight):
     """The weights after one step of gradient descent with rate 0.5, the logits and the loss."""
     x = np.asarray(x, "float64")
     z = x @ kernel + bias
-    wrong = (np.exp(streams.log_softmax(z)) - np.eye(3)[Y]) * weight[:, None] / len(x)
-    loss = np.mean(streams.cross_entropy(z) * weight)
+    wrong = (np.exp(forward_passes.log_softmax(z)) - np.eye(3)[Y]) * weight[:, None] / len(x)
+    loss = np.mean(forward_passes.cross_entropy(z) * weight)
     return kernel - 0.5 * x.T @ wrong, bias - 0.5 * wrong.sum(axis=0), z, loss
 
 
-@tiers.parametrize("weight", [streams.SAMPLE_WEIGHT, None])
+@tiers.parametrize("weight", [forward_passes.SAMPLE_WEIGHT, None])
 @tiers.parametrize("compiled", [False, True])
 def test_is_one_optimizer_step_on_the_adversarial_examples(weight, compiled):
     model, (kernel, bias) = _linear()
@@ -119,7 +119,7 @@ def test_metrics_of_several_batches_are_running_means():
     logs = step(_batch(X[1:], Y[1:]))
     assert float(logs["accuracy"]) == pytest.approx(hits.mean())
     assert float(logs["loss"]) == pytest.approx(
-        np.mean(streams.cross_entropy(np.asarray(model(X + 0.1), "float64"))), rel=1e-5
+        np.mean(forward_passes.cross_entropy(np.asarray(model(X + 0.1), "float64"))), rel=1e-5
     )
 
 
@@ -163,7 +163,7 @@ def test_a_scheduled_radius_is_read_at_the_iteration():
 def test_the_attack_is_the_one_of_the_field():
     model, (kernel, bias) = _linear()
     # FGSM on a linear model: the sign of the gradient of the cross-entropy, by hand.
-    probabilities = np.exp(streams.log_softmax(X.astype("float64") @ kernel + bias))
+    probabilities = np.exp(forward_passes.log_softmax(X.astype("float64") @ kernel + bias))
     x_adv = np.clip(X + 0.1 * np.sign((probabilities - np.eye(3)[Y]) @ kernel.T), 0.0, 1.0)
     expected = _softmax_regression(kernel, bias, x_adv, np.ones(4))
     _step(model, "fgsm")(_batch())
@@ -178,7 +178,7 @@ def test_batch_norm_statistics_see_no_pass_of_the_attack(objective, clean_passes
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     norm.moving_mean.assign(np.linspace(0.0, 1.0, 6))
     attack = kr.attacks.PGD(num_steps=3)
-    batch = streams.batch(ball=BALL, seed=(SEED, 0))
+    batch = forward_passes.batch(ball=BALL, seed=(SEED, 0))
     found = kr.objectives.get(objective).perturb(attack, models.Classifier(model), batch)
     expected = np.linspace(0.0, 1.0, 6)
     for batch in [X] * clean_passes + [np.asarray(found.x_adv)]:
@@ -219,7 +219,9 @@ def test_regression_has_a_loss_and_no_accuracy_under_attack():
     model, (kernel, bias) = _linear(loss="mse")
     y = np.ones((4, 3), "float32")
     step = _step(model, Shift())
-    with pytest.warns(UserWarning, match="judged by an accuracy and trained as a regression"):
+    with pytest.warns(
+        UserWarning, match="has an accuracy as a metric and is trained as a regression"
+    ):
         logs = step(_batch(X, y))
     assert "adv_accuracy" not in logs
     assert step.num_classes == 0
@@ -237,7 +239,7 @@ def test_zero_gradients_are_counted():
 
 
 def _refused(model, batch, message, **arguments):
-    """The step fails with a message of ours, and leaves the weights alone."""
+    """Asserts that the step fails with our message, and keeps the weights."""
     before = model.get_weights()
     with pytest.raises((ValueError, tf.errors.InvalidArgumentError)) as caught:
         tf.function(_step(model, Shift(), **arguments))(batch)
@@ -296,7 +298,7 @@ def test_no_labels():
 def test_several_inputs():
     model, _ = _linear()
     x = {"first": tf.constant(X), "second": tf.constant(X)}
-    message = r"The model has several inputs: say .*Received: inputs \['first', 'second'\]"
+    message = r"The model has several inputs. Choose .*Received: inputs \['first', 'second'\]"
     with pytest.raises(ValueError, match=message):
         _step(model)((x, tf.constant(Y)))
     with pytest.raises(ValueError, match="Received: inputs 2 tensors"):
@@ -304,7 +306,7 @@ def test_several_inputs():
 
 
 class Normalise(keras.layers.Layer):
-    """A softmax that Keras does not know to be one."""
+    """A softmax that Keras does not recognize."""
 
     def call(self, x):
         exponentials = keras.ops.exp(x)
@@ -326,7 +328,7 @@ def test_logits_under_a_loss_of_probabilities(objective):
 
 
 class _Remembering(kr.objectives.Clean):
-    """Counts the examples of a training, and trains on the labels turned round."""
+    """Counts the examples of a training, and trains on reversed labels."""
 
     def new_objective_state(self, x, y, sample_weight):
         assert x.shape[1:] == (6,) and y.shape[1:] == ()
@@ -336,7 +338,7 @@ class _Remembering(kr.objectives.Clean):
         return adversarial.loss
 
     def step(self, gradient_step, attack, batch):
-        batch.memory.assign_add(keras.ops.shape(batch.x)[0])
+        batch.objective_state.assign_add(keras.ops.shape(batch.x)[0])
         found = kr.attacks.AttackResult.unattacked(batch.x)
         turned = batch._replace(y=(batch.y + 1) % 3)
         return gradient_step.apply(gradient_step.backward(self.loss, found, batch=turned))
@@ -358,8 +360,8 @@ def test_a_memory_lasts_for_a_fit_and_meters_use_the_labels_of_their_stream(jit_
     assert float(step.adv_accuracy.result()) == pytest.approx(np.mean(z.argmax(-1) == (Y + 1) % 3))
     run(_batch())
     run(_batch(X[:3], Y[:3]))
-    assert int(step._memory) == 11
-    assert _step(model, objective=_Remembering())._memory is None
+    assert int(step._objective_state) == 11
+    assert _step(model, objective=_Remembering())._objective_state is None
 
 
 def test_a_memory_cannot_be_shared_by_replicas():

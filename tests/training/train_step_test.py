@@ -76,7 +76,7 @@ def test_what_cannot_be_trained_is_refused():
     with pytest.raises(ValueError, match="needs labels to train on. Received: y=None"):
         step._requirements(keras.ops.zeros((2, 4)), None, None)
     step.model.loss = None
-    with pytest.raises(ValueError, match="`add_loss` in an endpoint layer, is none: end the model"):
+    with pytest.raises(ValueError, match="`add_loss` in an endpoint layer. End the model"):
         step._requirements(keras.ops.zeros((2, 4)), None, None)
     step.model.trainable = False
     with pytest.raises(ValueError, match="no trainable weights.*Received: 1 weights"):

@@ -1,4 +1,4 @@
-"""The boundary attack: a random walk along the boundary towards the example."""
+"""The boundary attack: a random walk along the decision boundary towards the example."""
 
 import typing
 
@@ -21,7 +21,7 @@ from keras_robust.threat_models.lengths import normalised
 from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
 
-# Every tenth step tells how the steps fare; so many of those steps are looked back on.
+# Every tenth step adapts the step sizes, from success rates over windows of such steps.
 _BLOCK = 10
 _ORTHOGONAL_WINDOW = 100
 _SOURCE_WINDOW = 30
@@ -32,7 +32,7 @@ _TINY = 1e-12
 
 
 class _State(typing.NamedTuple):
-    """What the loop carries, with one entry per example."""
+    """The state of the loop, with one entry per example."""
 
     x_adv: object
     orthogonal_step: object
@@ -46,39 +46,42 @@ class _State(typing.NamedTuple):
 class Boundary(MinimumNormAttack):
     """A random walk along the boundary of the wrong classes, towards the example.
 
-    From a wrong point at distance `r`, a random step of length `orthogonal_step r` along the sphere
-    around `x`, then one of length `source_step r` towards `x`; the new point is kept if it is wrong
-    and nearer. The orthogonal step grows by half where more than 50% of the steps along the sphere
-    end in wrong points, and shrinks where fewer than 20% do, and the step towards `x` with it; that
-    grows where more than 25% of the new points are wrong, and shrinks below 10%. An example is done
-    when its `source_step` falls below 1e-7. The first of the attacks that look at nothing but the
-    class that the model decides for; it works whatever the model does to its gradients or logits.
-    Slower than `HopSkipJump`: for a convolutional network on 8x8 digits it takes some 5,000 queries
-    to come as near as that does in 1,000 to 2,000, and ends as near, with and without restarts.
+    From a misclassified point at distance `r`, the attack takes a random step of length
+    `orthogonal_step r` along the sphere around `x`, then a step of length `source_step r` towards
+    `x`. It keeps the new point if it is misclassified and nearer. If more than 50% of the steps
+    along the sphere end in misclassified points, both step sizes grow by half; if fewer than 20%
+    do, both shrink. The step towards `x` also grows if more than 25% of the new points are
+    misclassified, and shrinks below 10%. An example is done when its `source_step` falls below
+    1e-7. This was the first attack that uses only the predicted class, so that it works whatever
+    the model does to its gradients or logits. It is slower than `HopSkipJump`: for a convolutional
+    network on 8x8 digits it takes some 5,000 queries to reach the distance that `HopSkipJump`
+    reaches in 1,000 to 2,000. Both end at the same distance, with and without restarts.
 
-    The walk starts at uniform draws from the box until one is wrong, halfway back to the boundary.
-    If none of `num_starts` is, the example stays as it is, without success.
+    To start, points are drawn uniformly from the box until one is misclassified; a bisection then
+    moves it back to the boundary. If none of `num_starts` points is misclassified, the example is
+    returned unchanged, without success.
 
-    Deviations from the authors' code: the start is found by bisection, where they try mixtures of
-    noise and example one after the other; every example has random numbers and step sizes of its
-    own; no targets. As in foolbox, every tenth step is looked at for the step sizes, and kept for
-    the last 100 and 30 of those; both windows start anew after a change.
+    Deviations from the authors' code: the start is found by bisection, whereas they try mixtures of
+    noise and example one after the other; every example has its own random numbers and step sizes;
+    there are no targets. As in foolbox, every tenth step is recorded to adapt the step sizes, over
+    windows of the last 100 and 30 recorded steps; a window is emptied after a change.
 
-    Cost: 1.1 forward passes a step, those for the start, and 13 back to the boundary. BatchNorm
-    statistics see none of it.
+    Cost: 1.1 forward passes per step, those for the start, and 13 to move the result back to the
+    boundary. BatchNorm statistics are not updated.
 
     Args:
-        num_steps: int >= 1. Defaults to `25000`.
-        orthogonal_step: float > 0, the first step along the sphere, in distances to `x`. Defaults
-            to `0.01`.
-        source_step: float > 0, the first step towards `x`, in distances. Defaults to `0.01`.
-        num_restarts: int >= 1, walks from other starts, of which the nearest mistake counts.
-            Defaults to `1`.
-        num_starts: int >= 1, draws for a first mistake at most. Defaults to `1000`.
+        num_steps: int >= 1, the number of steps. Defaults to `25000`.
+        orthogonal_step: float > 0, the first step along the sphere, as a share of the distance to
+            `x`. Defaults to `0.01`.
+        source_step: float > 0, the first step towards `x`, as a share of the distance to `x`.
+            Defaults to `0.01`.
+        num_restarts: int >= 1, the number of walks from different starts. The nearest mistake of
+            all walks is the result. Defaults to `1`.
+        num_starts: int >= 1, the maximal number of draws for the first mistake. Defaults to `1000`.
 
     Raises:
         ValueError: for arguments out of range, for a threat model that is not a plain `L2` or has
-            no bounds, and for a model that is no classifier.
+            no bounds, and for a model that is not a classifier.
 
     Example:
 
@@ -123,17 +126,17 @@ class Boundary(MinimumNormAttack):
         shape = (ops.shape(x)[0], _BLOCK, *x.shape[1:])
 
         def block(number, state):
-            # Random numbers for ten steps at once: drawing for one example at a time is slow.
+            # Random numbers are drawn for ten steps at once, because drawing per example is slow.
             noise = backend.normal(shape, numbered(seed, self.num_starts + number))
 
-            def walk(i, state, is_looked_at=False):
+            def walk(i, state, is_recorded=False):
                 active = start.found & (state.source_step >= _CONVERGED)
                 active = active & (number * _BLOCK + i < self.num_steps)
-                own = ops.take(noise, i, axis=1)
-                return _walk(decisions, x, state, own, active, is_looked_at)
+                step_noise = ops.take(noise, i, axis=1)
+                return _walk(decisions, x, state, step_noise, active, is_recorded)
 
             state = backend.fori_loop(0, _BLOCK - 1, walk, state)
-            return number + 1, walk(_BLOCK - 1, state, is_looked_at=True)
+            return number + 1, walk(_BLOCK - 1, state, is_recorded=True)
 
         def unfinished(number, state):
             going = ops.any(start.found & (state.source_step >= _CONVERGED))
@@ -157,39 +160,39 @@ class Boundary(MinimumNormAttack):
         )
 
 
-def _walk(decisions, x, state, noise, active, is_looked_at):
-    """Tries one step of the walk; with `is_looked_at`, the step sizes learn from it."""
+def _walk(decisions, x, state, noise, active, is_recorded):
+    """Returns the state after one step; with `is_recorded` the step also adapts the step sizes."""
     around, point = _propose(decisions, x, state, noise)
     wrong = decisions.wrong(point)
     nearer = _norm(point - x) < _norm(state.x_adv - x)
     x_adv = select(active & wrong & nearer, point, state.x_adv)
     asked = ops.cast(active, "int32")
-    moved = state._replace(x_adv=x_adv, queries=state.queries + asked * (2 if is_looked_at else 1))
-    if not is_looked_at:
+    moved = state._replace(x_adv=x_adv, queries=state.queries + asked * (2 if is_recorded else 1))
+    if not is_recorded:
         return moved
     adapted = _adapt(moved, decisions.wrong(around), wrong)
     return _State(*(select(active, new, old) for new, old in zip(adapted, moved, strict=True)))
 
 
 def _propose(decisions, x, state, noise):
-    """Returns the point beside, on the sphere around `x`, and from there the one nearer to `x`."""
+    """Returns a random point on the sphere around `x`, and the point a step nearer to `x`."""
     away = state.x_adv - x
     distance = _norm(away)
     unit = away / per_example(ops.maximum(distance, _TINY), x)
     noise = noise - per_example(ops.sum(flatten(noise * unit), axis=-1), x) * unit
     length = state.orthogonal_step * distance / ops.maximum(_norm(noise), _TINY)
-    beside = away + per_example(length, x) * noise
-    beside = beside / per_example(ops.sqrt(1.0 + ops.square(state.orthogonal_step)), x)
-    around = decisions.clip(x + beside)
+    offset = away + per_example(length, x) * noise
+    offset = offset / per_example(ops.sqrt(1.0 + ops.square(state.orthogonal_step)), x)
+    around = decisions.clip(x + offset)
     reached = _norm(around - x)
-    # The clip may have left the sphere already.
+    # Clipping to the box may have moved the point nearer to `x` already.
     wanted = ops.maximum(reached - (1.0 - state.source_step) * distance, 0.0)
     share = 1.0 - wanted / ops.maximum(reached, _TINY)
     return around, decisions.clip(x + per_example(share, x) * (around - x))
 
 
 def _adapt(state, around_is_wrong, point_is_wrong):
-    """Returns the state with the step sizes that the last steps ask for."""
+    """Returns the state with step sizes adapted to the success rates of the last steps."""
     hits = _pushed(state.orthogonal_hits, around_is_wrong)
     factor = _factor(hits, 0.2, 0.5)
     orthogonal_step = state.orthogonal_step * factor
@@ -206,15 +209,15 @@ def _adapt(state, around_is_wrong, point_is_wrong):
 
 
 def _pushed(hits, hit):
-    """Returns the window with one more entry, and without its oldest."""
+    """Returns the window with `hit` in front and without its oldest entry."""
     newest = ops.expand_dims(ops.cast(hit, "float32"), 1)
     return ops.concatenate([newest, hits[:, :-1]], axis=1)
 
 
 def _factor(hits, low, high):
-    """Returns what to multiply a step by: 1 until the window is full."""
+    """Returns the factor for a step size, which is 1 until the window is full."""
     is_full = hits[:, -1] != _UNKNOWN
-    # Counts are exact, shares are not where XLA multiplies by the reciprocal.
+    # Counts are compared because they are exact; XLA may compute shares with a rounded reciprocal.
     count, size = ops.sum(hits, axis=1), hits.shape[1]
     once = ops.ones_like(count)
     factor = ops.where(count > high * size, _ADAPTATION, once)

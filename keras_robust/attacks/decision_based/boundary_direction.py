@@ -1,4 +1,4 @@
-"""In which direction does a model err, told from its decisions?"""
+"""Estimates the normal of the decision boundary from predicted classes."""
 
 from keras import ops
 
@@ -8,17 +8,18 @@ from keras_robust.threat_models.threat_model import per_example
 
 
 def boundary_direction(decisions, x_adv, radius, draw, num_passes):
-    """Estimates the direction across the boundary of the decision, of no particular length.
+    """Returns an estimate of the direction across the decision boundary, of arbitrary length.
 
-    `sum_b (phi_b - mean(phi)) u_b`, with `phi_b` 1 where the point `x_adv + radius u_b`, clipped to
-    the box, is wrong and -1 elsewhere; `u_b` is what the clip leaves of a random direction. Where
-    all decisions agree it is `phi sum_b u_b`, as in the code of Chen et al. (2020).
+    The estimate is `sum_b (phi_b - mean(phi)) u_b`. `phi_b` is 1 where the point
+    `x_adv + radius u_b`, clipped to the box, is misclassified, and -1 elsewhere; `u_b` is a random
+    direction, after that clipping. If all decisions agree, the estimate is `phi sum_b u_b`, as in
+    the code of Chen et al. (2020).
 
     Args:
         decisions: `DecisionOracle`.
         x_adv: float tensor `(batch_size, ...)`, points on the boundary.
         radius: float tensor `(batch_size,)`.
-        draw: function from the number of a pass to random directions of length 1,
+        draw: function that maps the number of a pass to random directions of length 1,
             `(batch_size, samples, ...)`.
         num_passes: int or int32 tensor.
     """
@@ -41,14 +42,14 @@ def boundary_direction(decisions, x_adv, radius, draw, num_passes):
 
 
 def random_directions(x, num_samples, seed, is_cube):
-    """Returns a function of a number to directions of length 1, `(batch_size, num_samples, ...)`.
+    """Returns a function from a number to unit directions, `(batch_size, num_samples, ...)`.
 
     Args:
         x: float tensor `(batch_size, ...)`, for its shape.
         num_samples: int.
         seed: int32 tensor `(2,)` or `(batch_size, 2)`.
-        is_cube: bool, whether the directions are those of uniform points of a cube, as the authors
-            take them for `Linf`; otherwise they are uniform on the sphere.
+        is_cube: bool, whether the directions point to uniform points of a cube, as the authors'
+            code does for `Linf`. Otherwise they are uniform on the sphere.
     """
     shape = (ops.shape(x)[0], num_samples, *x.shape[1:])
     axes = tuple(range(2, len(shape)))

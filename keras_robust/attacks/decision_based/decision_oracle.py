@@ -1,4 +1,4 @@
-"""What attacks share that see nothing of a model but the class it decides for."""
+"""The shared parts of decision-based attacks, which see only the predicted class."""
 
 import typing
 
@@ -13,13 +13,13 @@ _BLEND_STEPS = 10
 
 
 class DecisionOracle:
-    """Tells which points a model gets wrong. Making one asks the model once.
+    """Reports which points a model misclassifies. Constructing it costs one forward pass.
 
     Args:
         classifier: a `models.Classifier`.
         x: float tensor `(batch_size, ...)`, the clean examples.
-        y: labels, or `None` for the classes that the model decides for at `x`.
-        bounds: pair `(low, high)`, where the points are clipped.
+        y: labels, or `None` for the classes that the model predicts at `x`.
+        bounds: pair `(low, high)`, to which points are clipped.
     """
 
     def __init__(self, classifier, x, y, bounds):
@@ -32,11 +32,11 @@ class DecisionOracle:
         return ops.clip(points, *self.bounds)
 
     def wrong(self, points):
-        """Returns bool `(batch_size,)` for one point per example."""
+        """Returns whether each point is misclassified, bool `(batch_size,)`."""
         return self._wrong(points, self._labels)
 
     def any_wrong(self, points, num_samples):
-        """Returns bool `(batch_size, num_samples)` for `(batch_size, num_samples, ...)`."""
+        """Returns bool `(batch_size, num_samples)` for points `(batch_size, num_samples, ...)`."""
         flat = ops.reshape(points, (-1, *points.shape[2:]))
         labels = ops.repeat(self._labels, num_samples)
         return ops.reshape(self._wrong(flat, labels), (-1, num_samples))
@@ -44,12 +44,12 @@ class DecisionOracle:
     def _wrong(self, points, labels):
         logits = self._classifier.logits(points, self._y)
         differs = ops.not_equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), labels)
-        # What the model cannot compute is no mistake.
+        # Non-finite logits never count as a mistake.
         return ops.logical_and(differs, ops.all(ops.isfinite(logits), axis=-1))
 
 
 class Start(typing.NamedTuple):
-    """Where a search begins, with one entry per example."""
+    """The start of a search, with one entry per example."""
 
     x_adv: object
     found: object
@@ -57,13 +57,12 @@ class Start(typing.NamedTuple):
 
 
 def check_supported(attack, threat_model, norms):
-    """Says so if the threat model is not one of some classes, or has no box."""
+    """Raises ValueError unless the threat model is an instance of `norms` and has a box."""
     name = type(attack).__name__
     if not isinstance(threat_model, norms):
         names = " or ".join(norm.__name__ for norm in norms)
         raise ValueError(
-            f"{name} measures distances in {names} alone, over one input. "
-            f"Received: {threat_model!r}"
+            f"{name} supports only {names}, over one input. Received: {threat_model!r}"
         )
     if threat_model.bounds is None:
         raise ValueError(
@@ -73,15 +72,15 @@ def check_supported(attack, threat_model, norms):
 
 
 def numbered(seed, number):
-    """Returns a seed for draw number `number`, for one or many streams."""
+    """Returns the seed of draw `number`, for one stream or one stream per example."""
     return seed + ops.stack([ops.cast(number, "int32"), 0])
 
 
 def initial_adversarial(decisions, x, seed, num_starts):
-    """Looks for a mistake near `x` along the way to a random one.
+    """Returns a `Start`: a mistake on the line from `x` to a random mistake.
 
-    Draws up to `num_starts` points, uniform in the box, until one is wrong, and halves the way from
-    `x` to it ten times.
+    Up to `num_starts` points are drawn uniformly from the box until one is misclassified. Ten
+    bisection steps then move it towards `x`.
     """
     low, high = decisions.bounds
 
@@ -92,16 +91,17 @@ def initial_adversarial(decisions, x, seed, num_starts):
         return number + 1, Start(
             x_adv=select(hits, point, start.x_adv),
             found=ops.logical_or(start.found, hits),
+            # Examples that have a start make no further draws.
             queries=start.queries + ops.cast(ops.logical_not(start.found), "int32"),
         )
 
-    never = ops.zeros(ops.shape(x)[:1], dtype="bool")
+    all_false = ops.zeros(ops.shape(x)[:1], dtype="bool")
     _, start = backend.while_loop(
         lambda number, start: ops.logical_and(
             number < num_starts, ops.logical_not(ops.all(start.found))
         ),
         draw,
-        (ops.convert_to_tensor(0, "int32"), Start(x, never, ops.cast(never, "int32"))),
+        (ops.convert_to_tensor(0, "int32"), Start(x, all_false, ops.cast(all_false, "int32"))),
     )
     x_adv = bisect(decisions, lambda share: interpolate(x, start.x_adv, share), x, _BLEND_STEPS)
     queries = start.queries + _BLEND_STEPS * ops.cast(start.found, "int32")
@@ -114,13 +114,14 @@ def interpolate(x, point, share):
 
 
 def bisect(decisions, path, x, num_steps):
-    """Returns a wrong point near the first one on a path that ends at a wrong one.
+    """Returns a misclassified point near the first one on a path that ends misclassified.
 
     Args:
         decisions: `DecisionOracle`.
-        path: function from shares, `(batch_size,)`, 0 to 1, to points; wrong at 1.
+        path: function that maps shares from 0 to 1, `(batch_size,)`, to points. The point at 1 is
+            misclassified.
         x: float tensor `(batch_size, ...)`, for its shape.
-        num_steps: int, halvings, and queries.
+        num_steps: int, the number of bisection steps, each of which costs one query.
     """
 
     def halve(_, state):
@@ -131,4 +132,5 @@ def bisect(decisions, path, x, num_steps):
 
     low = ops.zeros(ops.shape(x)[:1], "float32")
     _, high = backend.fori_loop(0, num_steps, halve, (low, low + 1.0))
+    # The upper end of the bracket is always misclassified.
     return decisions.clip(path(high))

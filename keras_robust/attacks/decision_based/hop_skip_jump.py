@@ -1,4 +1,4 @@
-"""HopSkipJump: the nearest mistake, from nothing but the decisions of the model."""
+"""HopSkipJump: a minimum-norm attack that needs only the predicted class."""
 
 import math
 import typing
@@ -32,62 +32,66 @@ _HALVINGS = 20
 
 
 class _State(typing.NamedTuple):
-    """What the loop carries, with one entry per example."""
+    """The state of the loop, with one entry per example."""
 
     x_adv: object
-    jump: object  # How far away the last step led, before the bisection.
+    jump: object  # The distance after the last step, before the bisection.
     best: object
-    distance: object  # Of the best point.
+    distance: object  # The distance of the best point.
     queries: object
-    draws: object  # A number, how often random numbers were drawn.
+    draws: object  # A scalar, how often random numbers were drawn.
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class HopSkipJump(MinimumNormAttack):
-    """The nearest mistake, from the class alone that the model decides for.
+    """Finds the nearest mistake from the predicted class alone.
 
-    At a point `x_t` on the boundary, the decisions `phi = +1` (wrong) or `-1` on random points of a
-    small sphere tell the direction of the boundary:
-    `g = mean((phi(x_t + delta u_b) - mean(phi)) u_b)`. A step of length `||x_t - x|| / sqrt(t)`
-    along `g` (`L2`) or `sign(g)` (`Linf`), halved until the point is wrong, and a bisection back to
-    `x` lead to the next point on the boundary. No logit and no gradient is looked at, so that it
-    also works on models that round, saturate or hide them; where it finds nearer mistakes than
-    gradient attacks do, those have failed. It takes some 35,000 queries by default, and most of the
-    way in the first 1,000. It ends at the boundary of the class that noise led to: restarts, which
-    lead to other classes, are worth more than steps. For a convolutional network on 8x8 digits the
-    median distance in `L2` is 0.77 after 1,000 queries, 0.71 after 64 steps, and 0.58 with 10
-    restarts of 20 steps, as with `FMN`.
+    At a point `x_t` on the boundary, the decisions `phi = +1` (misclassified) or `-1` at random
+    points of a small sphere estimate the normal of the boundary:
+    `g = mean((phi(x_t + delta u_b) - mean(phi)) u_b)`. Then follows a step of length
+    `||x_t - x|| / sqrt(t)` along `g` (`L2`) or `sign(g)` (`Linf`), halved until the point is
+    misclassified. A bisection towards `x` leads to the next point on the boundary. The attack uses
+    no logits and no gradients, so that it also works on models that round, saturate or hide them.
+    If it finds nearer mistakes than gradient attacks do, those attacks have failed. It takes some
+    35,000 queries by default, and makes most of its progress in the first 1,000. It ends at the
+    boundary of the class that the random start belongs to. Restarts, which lead to other classes,
+    help more than additional steps. For a convolutional network on 8x8 digits the median distance
+    in `L2` is 0.77 after 1,000 queries, 0.71 after 64 steps, and 0.58 with 10 restarts of 20 steps,
+    the same as with `FMN`.
 
-    Number of points of step `t`: `min(initial_samples sqrt(t), max_samples)`, rounded up to whole
-    passes of `samples_per_pass`. A search starts at uniform draws from the box until one is wrong.
-    If none of `num_starts` is, as happens for the class that a model sees in all noise, the example
-    stays as it is, without success.
+    Step `t` uses `min(initial_samples sqrt(t), max_samples)` points, rounded up to whole passes of
+    `samples_per_pass`. To start, points are drawn uniformly from the box until one is
+    misclassified. If none of `num_starts` points is misclassified, the example is returned
+    unchanged, without success. This happens for the class that a model predicts for all noise.
 
-    Deviations from the authors' code: the nearest point met is returned, not the last; a bisection
-    takes 10 to 20 halvings, where theirs ends at the tolerance `gamma / d^(3/2)` (`L2`) or
-    `gamma / d^2` (`Linf`), which is crude for small `d` and below float32 for large; `delta` never
-    moves a coordinate by less than 1e-6 of the box; a step that 20 halvings do not make wrong is
-    left out, where theirs go on for ever; no targets. As in it, and unlike in foolbox, which
-    divides by one norm over the batch, every example has a direction of length 1.
+    Deviations from the authors' code: the nearest point visited is returned, not the last; a
+    bisection takes 10 to 20 steps, whereas theirs ends at the tolerance `gamma / d^(3/2)` (`L2`) or
+    `gamma / d^2` (`Linf`), which is crude for small `d` and below float32 for large `d`; `delta`
+    never moves a coordinate by less than 1e-6 of the box; a step that is still not misclassified
+    after 20 halvings is skipped, whereas theirs continues forever; there are no targets. As in
+    their code, every example has a direction of length 1; foolbox divides by one norm over the
+    batch.
 
-    Cost: forward passes alone, about `2/3 initial_samples num_steps^(3/2)`, 10 to 40 for each step,
-    and 13 at the end. A pass runs the model on `samples_per_pass` points for each example of a
-    batch at a time: where memory is short, lower `batch_size`. BatchNorm statistics see none of it.
+    Cost: forward passes only, about `2/3 initial_samples num_steps^(3/2)`, 10 to 40 for each step,
+    and 13 at the end. One pass runs the model on `samples_per_pass` points for every example of a
+    batch. If memory is short, lower `batch_size`. BatchNorm statistics are not updated.
 
     Args:
-        num_steps: int >= 1. Defaults to `64`.
-        initial_samples: int >= 1, points that estimate the first direction. Defaults to `100`.
-        max_samples: int >= 1, points for one direction at most. Defaults to `10000`.
-        gamma: float > 0; the radius is `delta = gamma / d` of the last distance, with `d` the
-            number of coordinates. Defaults to `1.0`.
-        num_restarts: int >= 1, searches from other starts, of which the nearest mistake counts.
-            Defaults to `1`.
-        num_starts: int >= 1, draws for a first mistake at most. Defaults to `1000`.
-        samples_per_pass: int >= 1. Defaults to `20`.
+        num_steps: int >= 1, the number of steps. Defaults to `64`.
+        initial_samples: int >= 1, the number of points for the estimate of the first direction.
+            Defaults to `100`.
+        max_samples: int >= 1, the maximal number of points for one direction. Defaults to `10000`.
+        gamma: float > 0. The radius of the small sphere is `delta = gamma / d` times the last
+            distance, with `d` the number of coordinates. Defaults to `1.0`.
+        num_restarts: int >= 1, the number of searches from different starts. The nearest mistake of
+            all searches is the result. Defaults to `1`.
+        num_starts: int >= 1, the maximal number of draws for the first mistake. Defaults to `1000`.
+        samples_per_pass: int >= 1, the number of points per example in one forward pass. Defaults
+            to `20`.
 
     Raises:
         ValueError: for arguments out of range, for a threat model that is not a plain `L2` or
-            `Linf` or has no bounds, and for a model that is no classifier.
+            `Linf` or has no bounds, and for a model that is not a classifier.
 
     Example:
 
@@ -164,23 +168,28 @@ class HopSkipJump(MinimumNormAttack):
                 draws=state.draws + passes[step],
             )
 
+        state = self._first_state(decisions, start, x, threat_model, num_bisections)
+        # Without any start there is nothing to improve.
+        num_steps = self.num_steps * ops.cast(ops.any(start.found), "int32")
+        last = backend.fori_loop(0, num_steps, body, state)
+        all_false = ops.zeros_like(start.found)
+        loss = ops.where(start.found, -last.distance, -NEVER)
+        return AttackResult(last.best, loss, start.found, all_false, last.queries)
+
+    def _first_state(self, decisions, start, x, threat_model, num_bisections):
+        """Returns the state before the first step, with the start moved to the boundary."""
         x_adv = _to_boundary(decisions, x, start.x_adv, threat_model, num_bisections)
-        state = _State(
+        return _State(
             x_adv=x_adv,
             jump=threat_model.distance(start.x_adv, x),
             best=x_adv,
             distance=threat_model.distance(x_adv, x),
-            queries=start.queries + asked * num_bisections + 1,
+            queries=start.queries + ops.cast(start.found, "int32") * num_bisections + 1,
             draws=ops.convert_to_tensor(self.num_starts, "int32"),
         )
-        num_steps = self.num_steps * ops.cast(ops.any(start.found), "int32")
-        last = backend.fori_loop(0, num_steps, body, state)
-        never = ops.zeros_like(start.found)
-        loss = ops.where(start.found, -last.distance, -NEVER)
-        return AttackResult(last.best, loss, start.found, never, last.queries)
 
     def _passes(self):
-        """Returns how many passes every step takes."""
+        """Returns the number of passes of every step, an int array."""
         wanted = self.initial_samples * np.sqrt(np.arange(1, self.num_steps + 1))
         samples = np.minimum(wanted.astype("int64"), self.max_samples)
         return np.maximum(-(-samples // self.samples_per_pass), 1)
@@ -191,9 +200,10 @@ class HopSkipJump(MinimumNormAttack):
         return int(np.clip(math.ceil(-math.log2(tolerance)), *_BISECTIONS))
 
     def _direction(self, decisions, step, num_passes, draw, state):
-        """Estimates the direction in which the model errs, shape of `x`."""
+        """Returns an estimate of the direction across the boundary, with the shape of `x`."""
         low, high = decisions.bounds
         width, size = ops.mean(high - low), math.prod(state.x_adv.shape[1:])
+        # Before the first step there is no jump to derive the radius from.
         radius = ops.where(step == 0, _FIRST_RADIUS * width, self.gamma / size * state.jump)
         radius = ops.maximum(radius, _SMALLEST_NOISE * math.sqrt(size) * width)
         return boundary_direction(
@@ -202,9 +212,10 @@ class HopSkipJump(MinimumNormAttack):
 
 
 def _step(decisions, x_adv, update, length, active):
-    """Steps along `update`, by half of `length` as often as the point is not wrong.
+    """Returns the points after a step along `update`, and the queries of each example.
 
-    Returns the new points, or the old ones where none was wrong, and the queries.
+    The length is halved until the point is misclassified. If that never happens, the old point is
+    returned.
     """
 
     def unfinished(number, _, todo, __):
@@ -228,7 +239,7 @@ def _step(decisions, x_adv, update, length, active):
 
 
 def _to_boundary(decisions, x, x_adv, threat_model, num_bisections):
-    """Moves wrong points towards `x`, as the norm measures it, up to the boundary."""
+    """Returns misclassified points moved towards `x` in the norm, up to the boundary."""
     if isinstance(threat_model, Linf):
         distance = threat_model.distance(x_adv, x)
 

@@ -1,4 +1,4 @@
-"""Auto-PGD: step sizes that adapt themselves, example by example."""
+"""Auto-PGD: projected gradient ascent with adaptive step sizes."""
 
 import math
 import typing
@@ -19,12 +19,12 @@ from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import choose
 from keras_robust.attacks.result import counted
 
-_PHASES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # Radius, and share of the steps.
+_PHASES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # Factor of the radius, and share of the steps.
 _LOSSES = ("cross_entropy", "dlr", "margin", "soft_margin")
 
 
 class _Point(typing.NamedTuple):
-    """A point, the loss there, and its gradient."""
+    """A point, its loss and the gradient of its loss."""
 
     x: object
     loss: object
@@ -32,12 +32,12 @@ class _Point(typing.NamedTuple):
 
 
 class _State(typing.NamedTuple):
-    """What the loop carries."""
+    """The state of the loop."""
 
     here: _Point
     x_before: object
     best: _Point
-    broken: _Point  # The latest misclassified point; its gradient is not kept.
+    broken: _Point  # The latest misclassified point, without its gradient.
     success: object
     zero_gradient: object
     memory: object
@@ -45,40 +45,41 @@ class _State(typing.NamedTuple):
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class APGD(Attack):
-    """Auto-PGD: PGD that sets its step sizes itself. The backbone of AutoAttack.
+    """Auto-PGD: PGD that adapts its step size, the main attack of AutoAttack.
 
     `z = project(x_k + s u_k)`, `x_{k+1} = project(x_k + 0.75 (z - x_k) + 0.25 (x_k - x_{k-1}))`,
-    where `u_k` is the steepest ascent direction of the loss. The step `s` starts at twice the
-    radius. At checkpoints that come ever closer (after 22, 41, 57, 70, 80, 87, 93 and 99 of 100
-    steps) an example whose loss rose too seldom halves its step and goes back to its best point. In
-    `L1` the steps are sparse, without momentum, and the share of the coordinates that they move
-    follows from the best point. There is nothing to tune but the number of steps.
+    where `u_k` is the steepest ascent direction of the loss. The step size `s` starts at twice the
+    radius. There are checkpoints at shrinking intervals (after 22, 41, 57, 70, 80, 87, 93 and 99 of
+    100 steps). At each one, an example whose loss rose in too few steps halves its step size and
+    returns to its best point. In `L1` the steps are sparse and have no momentum; the best point
+    determines the share of coordinates that a step moves. The number of steps is the only thing to
+    tune.
 
-    With the cross-entropy it is APGD-CE, with `"dlr"` APGD-DLR; APGD-T is `TargetedAPGD`. An
-    example that is found misclassified comes back as the last such point, any other as the one with
-    the highest loss.
+    With the cross-entropy this is APGD-CE, with `"dlr"` APGD-DLR; APGD-T is `TargetedAPGD`. The
+    result is the last misclassified point of an example, or its point of highest loss if none was
+    misclassified.
 
-    Deviations from the authors' code: every step in `L2` is projected exactly on ball and box,
-    theirs is scaled and then clipped; the loss of the first step is compared with 0, as in their
-    code, where the first checkpoint looks at the last entry of an array of zeros; logits that are
-    not finite are no success; an example that is not broken comes back as its best point, theirs as
-    it was; under expectation over transformation the loss is averaged like the gradient.
+    Deviations from the authors' code: every step in `L2` is projected exactly onto the intersection
+    of ball and box, whereas theirs is scaled and then clipped; non-finite logits never count as
+    success; an example that is not broken is returned as its best point, whereas theirs is returned
+    unchanged; under expectation over transformation the loss is averaged like the gradient. As in
+    their code, the first checkpoint compares the loss of the first step with 0.
 
-    Cost: `num_steps + 1` attack passes and two forward passes a restart.
+    Cost: `num_steps + 1` attack passes and two forward passes per restart.
 
     Args:
-        num_steps: int, gradient steps. Fewer than 50 leave the steps no time to adapt. Defaults to
-            `100`.
-        num_restarts: int, independent searches for examples that no earlier one broke. Defaults to
-            `1`.
-        loss: what is maximised: `"cross_entropy"`, `"dlr"` (at least 3 classes), `"margin"`,
+        num_steps: int, the number of gradient steps. With fewer than 50 the step size has no time
+            to adapt. Defaults to `100`.
+        num_restarts: int, the number of independent searches. Each visits only the examples that no
+            earlier one broke. Defaults to `1`.
+        loss: the loss to maximize: `"cross_entropy"`, `"dlr"` (at least 3 classes), `"margin"`,
             `"soft_margin"`, or a function `(y, logits) -> (batch_size,)`. Defaults to
             `"cross_entropy"`.
-        eot_samples: int, passes over which the gradient is averaged (expectation over
-            transformation), for models with random layers. Defaults to `1`.
+        eot_samples: int, the number of passes over which the gradient is averaged (expectation over
+            transformation). Use more than one for models with random layers. Defaults to `1`.
         shrinking: bool, whether the search runs in balls of 3, 2 and 1 times the radius, with 30,
-            30 and 40% of the steps, each from the best point of the one before. AutoAttack does so
-            in `L1`. Defaults to `False`.
+            30 and 40% of the steps. Each phase starts from the best point of the previous one.
+            AutoAttack uses this in `L1`. Defaults to `False`.
 
     Example:
 
@@ -125,26 +126,28 @@ class APGD(Attack):
     def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
         score = self.attack_loss(classifier, x, y, restart)
         phases = _phases(self.num_steps) if self.shrinking else [(1.0, self.num_steps)]
-        start, state, blind = None, None, True
+        start, state, has_zero_gradient = None, None, True
         for factor, num_steps in phases:
             ball = threat_model.scaled(factor)
+            # The first phase starts at random, later ones at the best point so far.
             start = (
                 ball.random_start_on_sphere(x, seed) if state is None else ball.project(start, x)
             )
             is_new = not self.shrinking
             state = self._climb(score, x, start, ball, num_steps, is_new)
             start = state.best.x
-            blind = ops.logical_and(blind, state.zero_gradient)
+            has_zero_gradient = ops.logical_and(has_zero_gradient, state.zero_gradient)
         if not keep_best:
-            return AttackResult.unattacked(state.best.x)._replace(zero_gradient=blind)
+            return AttackResult.unattacked(state.best.x)._replace(zero_gradient=has_zero_gradient)
         best = choose(state.success, state.broken, _without_gradient(state.best))
         loss, success = best.loss, state.success
         if self.eot_samples > 1:
-            # Of many looks at a random model one is wrong sooner or later.
+            # A random model errs eventually, so score the best point again.
             loss, success = score(best.x)
         queries = counted(ops.shape(x)[:1], self._count_queries(len(phases)))
-        found = AttackResult(best.x, loss, success, blind, queries)
-        clean = AttackResult(x, *score(x), ops.zeros_like(blind), queries)
+        found = AttackResult(best.x, loss, success, has_zero_gradient, queries)
+        # An example that the model gets wrong from the start is returned unchanged.
+        clean = AttackResult(x, *score(x), ops.zeros_like(has_zero_gradient), queries)
         return choose(clean.success, clean, found)
 
     def _count_queries(self, num_phases):
@@ -156,7 +159,7 @@ class APGD(Attack):
         make_schedule = SparseSchedule if threat_model.has_sparse_steps else HalvingSchedule
         schedule = make_schedule(threat_model, x, num_steps, is_new)
 
-        def look(point):
+        def evaluate(point):
             point = ops.stop_gradient(point)
             (loss, success), gradient = averaged_gradient(score, point, self.eot_samples)
             return _Point(point, loss, gradient), success
@@ -164,11 +167,12 @@ class APGD(Attack):
         def body(index, state):
             here = state.here
             point = schedule.move(state.memory, here.x, state.x_before, here.gradient, index)
-            new, success = look(point)
+            new, success = evaluate(point)
             best = choose(new.loss > state.best.loss, new, state.best)
             rose = new.loss > here.loss
             memory, goes_back = schedule.adapt(state.memory, index, rose, best.loss, best.x)
             return _State(
+                # The next step compares with the new loss, even after a return to the best point.
                 here=choose(goes_back, best, new)._replace(loss=new.loss),
                 x_before=here.x,
                 best=best,
@@ -178,7 +182,7 @@ class APGD(Attack):
                 memory=memory,
             )
 
-        first, success = look(start)
+        first, success = evaluate(start)
         state = _State(
             # The authors compare the first loss with 0.
             here=first._replace(loss=ops.zeros_like(first.loss)),

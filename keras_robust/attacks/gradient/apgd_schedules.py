@@ -1,4 +1,4 @@
-"""How APGD moves, and how it adapts: dense steps with momentum, and sparse ones."""
+"""The two step schedules of APGD: dense steps with momentum, and sparse steps."""
 
 import typing
 
@@ -8,15 +8,15 @@ from keras import ops
 from keras_robust.threat_models.threat_model import flatten
 
 _MOMENTUM = 0.75
-_SHARE = 0.75  # Of the steps of a stretch that must raise the loss.
-_FIRST_SHARE = 0.2  # Of the coordinates that the first sparse step moves.
+_SHARE = 0.75  # The share of the steps between checkpoints that must raise the loss.
+_FIRST_SHARE = 0.2  # The share of the coordinates that the first sparse step moves.
 _SHRINK = 1.5
 _SMALLEST = 0.1
 _STILL_AS_MANY = 0.95
 
 
 class _Halving(typing.NamedTuple):
-    """What `HalvingSchedule` remembers of each example."""
+    """The memory of `HalvingSchedule`, with one entry per example."""
 
     step: object  # As a multiple of the radius.
     rises: object  # Steps since the last checkpoint that raised the loss.
@@ -25,17 +25,17 @@ class _Halving(typing.NamedTuple):
 
 
 class HalvingSchedule:
-    """Dense steps with momentum, halved where the loss stops rising: `Linf` and `L2`.
+    """Dense steps with momentum, halved when the loss stops rising, for `Linf` and `L2`.
 
     At a checkpoint the step of an example is halved if its loss rose in at most 3 of 4 steps since
-    the last one, or if the step was not halved then and the best loss has not changed since. The
-    search then goes on from the best point.
+    the last checkpoint. It is also halved if it was not halved at the last checkpoint and the best
+    loss has not changed since. After a halving the search continues from the best point.
 
     Args:
         threat_model: a `ThreatModel`.
         x: float tensor `(batch_size, ...)`, the clean examples.
         num_steps: int.
-        is_new: bool, whether the search starts anew, or goes on from the best point of another.
+        is_new: bool, whether the search is new, or continues from the best point of another one.
     """
 
     def __init__(self, threat_model, x, num_steps, is_new=True):
@@ -55,6 +55,7 @@ class HalvingSchedule:
         ball = self.threat_model
         ahead = ball.step(x, gradient, ball.relative_step(memory.step, x))
         ahead = ball.project(ahead, self.x)
+        # The first step has no previous step, and so no momentum.
         is_first = ops.cast(ops.equal(index, 0), "float32")
         share = _MOMENTUM + (1.0 - _MOMENTUM) * is_first
         return ball.project(x + share * (ahead - x) + (1.0 - share) * (x - x_before), self.x)
@@ -76,25 +77,26 @@ class HalvingSchedule:
 
 
 class _Shrinking(typing.NamedTuple):
-    """What `SparseSchedule` remembers of each example."""
+    """The memory of `SparseSchedule`, with one entry per example."""
 
     step: object  # As a multiple of the radius.
-    share: object  # Of the coordinates that a step moves.
-    changed_then: object  # Coordinates that the best point had changed at the last checkpoint.
+    share: object  # The share of the coordinates that a step moves.
+    changed_then: object  # How many coordinates the best point had changed at the last checkpoint.
 
 
 class SparseSchedule:
-    """Steps along the largest coordinates of the gradient, ever fewer of them: `L1`.
+    """Steps along ever fewer of the largest coordinates of the gradient, for `L1`.
 
-    At a checkpoint the share of the coordinates becomes that which the best point has changed, over
-    1.5. Where that fell below 95% of what it was, the step starts anew and the search goes back to
-    the best point; elsewhere the step is divided by 1.5, down to a tenth of the radius.
+    At a checkpoint the share of moved coordinates is set to the share that the best point has
+    changed, divided by 1.5. If that number fell below 95% of its previous value, the step size is
+    reset and the search returns to the best point. Otherwise the step size is divided by 1.5, down
+    to a tenth of the radius.
 
     Args:
         threat_model: a `ThreatModel`.
         x: float tensor `(batch_size, ...)`, the clean examples.
         num_steps: int.
-        is_new: bool, whether the search starts anew, or goes on from the best point of another.
+        is_new: bool, whether the search is new, or continues from the best point of another one.
     """
 
     def __init__(self, threat_model, x, num_steps, is_new=True):
@@ -118,6 +120,7 @@ class SparseSchedule:
         size = flatten(ops.abs(gradient))
         place = ops.clip((1.0 - memory.share) * self._features, 0, self._features - 1)
         place = ops.expand_dims(ops.cast(place, "int32"), -1)
+        # The gradient at this rank separates the moved coordinates from the others.
         lowest = ops.take_along_axis(ops.sort(size, axis=-1), place, axis=-1)
         sign = ops.where(size >= lowest, ops.sign(flatten(gradient)), 0.0)
         count = ops.maximum(ops.sum(ops.abs(sign), axis=-1), 1.0)
@@ -143,9 +146,9 @@ class SparseSchedule:
 
 
 def checkpoint_intervals(num_steps):
-    """Returns the numbers of steps from checkpoint to checkpoint.
+    """Returns the numbers of steps between checkpoints.
 
-    For 100 steps the checkpoints come after 22, 41, 57, 70, 80, 87, 93 and 99 of them.
+    For 100 steps there are checkpoints after 22, 41, 57, 70, 80, 87, 93 and 99 steps.
     """
     length = max(int(0.22 * num_steps), 1)
     shortest, shrink = max(int(0.06 * num_steps), 1), max(int(0.03 * num_steps), 1)

@@ -7,28 +7,28 @@ from keras_robust.attacks.gradient.iterative_attack import IterativeAttack
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class BIM(IterativeAttack):
-    """Gradient steps from the clean example: the basic iterative method.
+    """Takes gradient steps from the clean example: the basic iterative method.
 
-    `x_0 = x`, `x_{k+1} = project(x_k + step_size * sign(gradient))`. With
-    `targeted="least_likely"` it is the iterative least-likely class method.
+    `x_0 = x`, `x_{k+1} = project(x_k + step_size * sign(gradient))`. With `targeted="least_likely"`
+    this is the iterative least-likely class method.
 
-    Deviations from the paper: there `step_size` is one grey level and `num_steps` is
-    `min(255 epsilon + 4, 1.25 * 255 epsilon)`; here the step is `epsilon / num_steps`. Called on
-    data, it returns the best point that it met, which may be `x`.
+    Deviations from the paper: there `step_size` is one gray level and `num_steps` is
+    `min(255 epsilon + 4, 1.25 * 255 epsilon)`; here the step size is `epsilon / num_steps`. Called
+    on data, the attack returns the best point that it visited, which may be `x`.
 
     Args:
-        num_steps: int, gradient steps. Defaults to `10`.
-        step_size: number or string such as `"2/255"`, in the units of the input; `None` for
+        num_steps: int, the number of gradient steps. Defaults to `10`.
+        step_size: number or string such as `"2/255"`, in the units of the input. `None` stands for
             `epsilon / num_steps`. Defaults to `None`.
-        targeted: `False`, away from `y`; `True`, towards `y`; `"least_likely"`, towards the class
-            that the model finds least likely at `x` (Kurakin), which keeps the true label out of
-            the perturbation. Defaults to `False`.
-        loss: what is maximised: `"cross_entropy"`, `"margin"`, `"soft_margin"`, `"dlr"` (3 classes
-            or more), `"kl"` (divergence from the clean prediction; needs a random start),
+        targeted: `False` moves away from `y`; `True` moves towards `y`; `"least_likely"` moves
+            towards the class that the model finds least likely at `x` (Kurakin), so that the
+            perturbation does not leak the true label. Defaults to `False`.
+        loss: the loss to maximize: `"cross_entropy"`, `"margin"`, `"soft_margin"`, `"dlr"` (at
+            least 3 classes), `"kl"` (divergence from the clean prediction; needs a random start),
             `"compiled"` (the loss of the compiled model, for several outputs or regression), or a
-            function `(y, logits) -> (batch_size,)`. `None` leaves the choice to the objective: the
-            cross-entropy, or the compiled loss of a model that is no classifier. Defaults to
-            `None`.
+            function `(y, logits) -> (batch_size,)`. With `None` the objective chooses: the
+            cross-entropy by default, or the compiled loss for a model that is not a classifier.
+            Defaults to `None`.
 
     Example:
 

@@ -7,26 +7,26 @@ from keras_robust.attacks.gradient.iterative_attack import IterativeAttack
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class FGSM(IterativeAttack):
-    """One step of length epsilon along the steepest ascent direction.
+    """Takes one step of length epsilon along the steepest ascent direction.
 
-    `x_adv = project(x + epsilon * sign(gradient))` in `Linf`; the normalised gradient in `L2`, the
-    largest coordinates in `L1`. Cheap enough for training; never judge a model by it alone: it
-    overstates robustness by 8 to 12 points even on honest models. With
-    `targeted="least_likely"` it is the one-step attack of Kurakin et al. (2017).
+    `x_adv = project(x + epsilon * sign(gradient))` in `Linf`. `L2` uses the normalized gradient,
+    `L1` its largest coordinates. FGSM is cheap enough for training. Never evaluate a model with it
+    alone: it overstates robustness by 8 to 12 points even for models that do not mask gradients.
+    With `targeted="least_likely"` it is the one-step attack of Kurakin et al. (2017).
 
-    Deviations from the paper: none. Without labels the predictions of the model are used.
-    Called on data, it returns the best point that it met, which may be `x`.
+    Deviations from the paper: none. Without labels the predictions of the model are used instead.
+    Called on data, the attack returns the best point that it visited, which may be `x`.
 
     Args:
-        targeted: `False`, away from `y`; `True`, towards `y`; `"least_likely"`, towards the class
-            that the model finds least likely at `x` (Kurakin), which keeps the true label out of
-            the perturbation. Defaults to `False`.
-        loss: what is maximised: `"cross_entropy"`, `"margin"`, `"soft_margin"`, `"dlr"` (3 classes
-            or more), `"kl"` (divergence from the clean prediction; needs a random start),
+        targeted: `False` moves away from `y`; `True` moves towards `y`; `"least_likely"` moves
+            towards the class that the model finds least likely at `x` (Kurakin), so that the
+            perturbation does not leak the true label. Defaults to `False`.
+        loss: the loss to maximize: `"cross_entropy"`, `"margin"`, `"soft_margin"`, `"dlr"` (at
+            least 3 classes), `"kl"` (divergence from the clean prediction; needs a random start),
             `"compiled"` (the loss of the compiled model, for several outputs or regression), or a
-            function `(y, logits) -> (batch_size,)`. `None` leaves the choice to the objective: the
-            cross-entropy, or the compiled loss of a model that is no classifier. Defaults to
-            `None`.
+            function `(y, logits) -> (batch_size,)`. With `None` the objective chooses: the
+            cross-entropy by default, or the compiled loss for a model that is not a classifier.
+            Defaults to `None`.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""The one loop of all gradient attacks: gradient, direction, step, projection."""
+"""The loop that gradient attacks share: gradient, direction, step, projection."""
 
 import fractions
 import typing
@@ -22,7 +22,7 @@ _GAUSSIAN_STDDEV = 0.001
 
 
 class _State(typing.NamedTuple):
-    """What the loop carries: the point, the attack's memory, the best point (or `()`)."""
+    """The state of the loop: the point, the attack's memory, the best point (or `()`)."""
 
     x_adv: object
     memory: object
@@ -31,14 +31,15 @@ class _State(typing.NamedTuple):
 
 
 class IterativeAttack(Attack):
-    """The loop `x_adv <- project(step(x_adv, direction(gradient), step_size))`, to be subclassed.
+    """A base class that loops `x_adv <- project(step(x_adv, direction(gradient), step_size))`.
 
-    The arguments are those of `PGD`; `relative_step` is the default step size as a share of
-    `epsilon / num_steps`. A subclass sets defaults, and may override `direction(gradient, memory)`,
-    which returns the vector to ascend and the new memory, and `memory(x)`, which returns the first
-    memory, by default `()`. Only where the vector points counts: `step` of the threat model gives
-    it the length `step_size`. Seldom, it overrides `start(x, threat_model, seed)`, the first point,
-    or `project(x_adv, x, threat_model)`, which every step ends in.
+    The arguments are those of `PGD`. The class attribute `relative_step` is the default step size
+    in units of `epsilon / num_steps`. A subclass sets defaults and may override two methods.
+    `direction(gradient, memory)` returns the vector to ascend and the new memory; only its
+    direction matters, because `step` of the threat model gives it the length `step_size`.
+    `memory(x)` returns the first memory, by default `()`. Rarely, a subclass overrides
+    `start(x, threat_model, seed)`, the first point, or `project(x_adv, x, threat_model)`, the last
+    part of every step.
 
     Example:
 
@@ -74,15 +75,14 @@ class IterativeAttack(Attack):
             check_choice("loss", loss, LOSSES)
         if num_restarts > 1 and (not random_start or loss == "compiled"):
             raise ValueError(
-                "Restarts need a random start, to differ, and a loss per example, to be compared. "
-                f"Received: num_restarts={num_restarts}, random_start={random_start!r}, "
-                f"loss={loss!r}"
+                "Restarts need a random start, so that they differ, and a loss per example, so "
+                f"that they can be compared. Received: num_restarts={num_restarts}, "
+                f"random_start={random_start!r}, loss={loss!r}"
             )
         if loss == "kl" and (targeted or not random_start):
             raise ValueError(
-                'The loss "kl" has no gradient at the clean example, so that it needs a random '
-                f"start, and no targets. Received: random_start={random_start!r}, "
-                f"targeted={targeted!r}"
+                'The loss "kl" has no gradient at the clean example. It needs a random start, and '
+                f"has no targets. Received: random_start={random_start!r}, targeted={targeted!r}"
             )
         self.num_steps = num_steps
         self.step_size = step_size
@@ -99,7 +99,7 @@ class IterativeAttack(Attack):
         return self._step_size
 
     def memory(self, x):
-        """Returns what `direction` remembers before the first step."""
+        """Returns the memory that `direction` gets in the first step."""
         return ()
 
     def direction(self, gradient, memory):
@@ -114,18 +114,19 @@ class IterativeAttack(Attack):
         return threat_model.random_start(x, seed) if self.random_start else x
 
     def project(self, x_adv, x, threat_model):
-        """Returns the point in which a step ends that led to `x_adv`."""
+        """Returns the feasible point for `x_adv`, where a step has led."""
         return threat_model.project(x_adv, x)
 
     def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
         score = make_attack_loss(classifier, x, y, self.loss, self.targeted)
         step_size = self._step_size
         if step_size is None:
+            # Computed here, because inside a train step the radius is a tensor.
             step_size = self.relative_step / self.num_steps * threat_model.radius
         shape = ops.shape(x)[:1]
-        never = ops.zeros(shape, dtype="bool")
-        # The clean outputs were asked for by the goal.
-        clean = AttackResult(x, *score(x), never, counted(shape, 2)) if keep_best else ()
+        all_false = ops.zeros(shape, dtype="bool")
+        # Two queries: `make_attack_loss` has evaluated the clean examples as well.
+        clean = AttackResult(x, *score(x), all_false, counted(shape, 2)) if keep_best else ()
 
         def body(_, state):
             (loss, success), gradient = averaged_gradient(score, state.x_adv, self.eot_samples)
@@ -133,9 +134,10 @@ class IterativeAttack(Attack):
             moved = threat_model.step(state.x_adv, ascent, step_size)
             x_adv = self.project(moved, x, threat_model)
             here = AttackResult(
-                state.x_adv, loss, success, never, counted(shape, 2 * self.eot_samples)
+                state.x_adv, loss, success, all_false, counted(shape, 2 * self.eot_samples)
             )
             return _State(
+                # Gradients must not flow through earlier steps.
                 x_adv=ops.stop_gradient(x_adv),
                 memory=memory,
                 best=strongest(state.best, here) if keep_best else (),
@@ -143,13 +145,13 @@ class IterativeAttack(Attack):
             )
 
         start = self.start(x, threat_model, seed)
-        state = _State(start, self.memory(x), clean, ops.logical_not(never))
+        state = _State(start, self.memory(x), clean, ops.logical_not(all_false))
         last = backend.repeat(self.num_steps, body, state)
         if not keep_best:
             return AttackResult.unattacked(last.x_adv)._replace(zero_gradient=last.zero_gradient)
-        here = AttackResult(last.x_adv, *score(last.x_adv), never, counted(shape, 1))
+        here = AttackResult(last.x_adv, *score(last.x_adv), all_false, counted(shape, 1))
         best = strongest(last.best, here)
-        # A mistake on the clean example needs no attack.
+        # An example that the model gets wrong from the start is returned unchanged.
         found = choose(clean.success, clean, best)
         return found._replace(zero_gradient=last.zero_gradient, queries=best.queries)
 

@@ -8,35 +8,36 @@ from keras_robust.attacks.gradient.iterative_attack import IterativeAttack
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class MomentumPGD(IterativeAttack):
-    """Gradient steps along an accumulated gradient: MI-FGSM.
+    """Takes steps along an accumulated gradient: MI-FGSM.
 
     `g <- decay * g + gradient / ||gradient||_1`, `x <- project(x + step_size * sign(g))`, with the
-    norm taken per example. Perturbations transfer to other models better than those of `PGD`.
+    norm computed per example. The perturbations transfer to other models better than those of
+    `PGD`.
 
     Deviations from the paper: none; `random_start` and restarts are additions, off by default.
-    Called on data, it returns the best point that it met, which may be `x`.
+    Called on data, the attack returns the best point that it visited, which may be `x`.
 
     Args:
-        num_steps: int, gradient steps. Defaults to `10`.
-        step_size: number or string such as `"2/255"`, in the units of the input; `None` for
+        num_steps: int, the number of gradient steps. Defaults to `10`.
+        step_size: number or string such as `"2/255"`, in the units of the input. `None` stands for
             `epsilon / num_steps`. Defaults to `None`.
-        decay: float, the share of the old direction that is kept, `mu` in the paper. Defaults to
-            `1.0`.
-        random_start: `True`, start at a random point of the ball; `False`, at `x`; `"gaussian"`, at
-            `x + 0.001 * normal` (TRADES). Defaults to `False`.
-        num_restarts: int, independent searches, of which each example keeps the best: one that is
-            misclassified, or else the one with the highest loss. Defaults to `1`.
-        targeted: `False`, away from `y`; `True`, towards `y`; `"least_likely"`, towards the class
-            that the model finds least likely at `x` (Kurakin), which keeps the true label out of
-            the perturbation. Defaults to `False`.
-        loss: what is maximised: `"cross_entropy"`, `"margin"`, `"soft_margin"`, `"dlr"` (3 classes
-            or more), `"kl"` (divergence from the clean prediction; needs a random start),
+        decay: float >= 0, the factor of the old direction, `mu` in the paper. Defaults to `1.0`.
+        random_start: `True` starts at a random point of the ball; `False` starts at `x`;
+            `"gaussian"` starts at `x + 0.001 * normal` (TRADES). Defaults to `False`.
+        num_restarts: int, the number of independent searches. Each example keeps its best result: a
+            misclassified point if there is one, otherwise the point with the highest loss. Defaults
+            to `1`.
+        targeted: `False` moves away from `y`; `True` moves towards `y`; `"least_likely"` moves
+            towards the class that the model finds least likely at `x` (Kurakin), so that the
+            perturbation does not leak the true label. Defaults to `False`.
+        loss: the loss to maximize: `"cross_entropy"`, `"margin"`, `"soft_margin"`, `"dlr"` (at
+            least 3 classes), `"kl"` (divergence from the clean prediction; needs a random start),
             `"compiled"` (the loss of the compiled model, for several outputs or regression), or a
-            function `(y, logits) -> (batch_size,)`. `None` leaves the choice to the objective: the
-            cross-entropy, or the compiled loss of a model that is no classifier. Defaults to
-            `None`.
-        eot_samples: int, passes over which the gradient is averaged (expectation over
-            transformation), for models with random layers. Defaults to `1`.
+            function `(y, logits) -> (batch_size,)`. With `None` the objective chooses: the
+            cross-entropy by default, or the compiled loss for a model that is not a classifier.
+            Defaults to `None`.
+        eot_samples: int, the number of passes over which the gradient is averaged (expectation over
+            transformation). Use more than one for models with random layers. Defaults to `1`.
 
     Example:
 

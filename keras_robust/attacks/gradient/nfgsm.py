@@ -1,4 +1,4 @@
-"""FGSM from a noisy example, without projection: an attack for training only."""
+"""N-FGSM: FGSM from a noisy example, without projection, for training only."""
 
 import math
 import numbers
@@ -10,31 +10,33 @@ from keras_robust.attacks.gradient.iterative_attack import IterativeAttack
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class NFGSM(IterativeAttack):
-    """N-FGSM: one step of length epsilon from a noisy example, clipped to the box only.
+    """Takes one step of length epsilon from a noisy example, without projection: N-FGSM.
 
     `x_0 = clip(x + eta)` with `eta` uniform in the ball of radius `noise * epsilon`, and
-    `x_adv = clip(x_0 + epsilon * sign(gradient at x_0))` in `Linf`; the normalised gradient in
-    `L2`, the largest coordinates in `L1`. Nothing is projected back onto the ball: `x_adv` is up to
-    `(noise + 1) * epsilon` away from `x`. So it is for training only, and `evaluate` and
-    `RobustValidation` refuse it.
+    `x_adv = clip(x_0 + epsilon * sign(gradient at x_0))` in `Linf`. `L2` uses the normalized
+    gradient, `L1` its largest coordinates. The result is clipped to the box, but not projected onto
+    the ball: `x_adv` is up to `(noise + 1) * epsilon` away from `x`. So the attack is for training
+    only, and `evaluate` and `RobustValidation` refuse it.
 
-    It costs one attack pass, as `RandomStartFGSM` does, and holds out against catastrophic
-    overfitting where that does not: the authors report none on CIFAR-10 up to 16/255. With 30
-    epochs and the learning rate of SGD going from 0 to 0.2 and back, a ResNet-18 has 80.6% clean
-    and 48.1% under PGD-50 with 10 restarts at 8/255; they name no result under AutoAttack.
+    It costs one attack pass, like `RandomStartFGSM`, but avoids catastrophic overfitting where
+    `RandomStartFGSM` does not: the authors report none on CIFAR-10 up to 16/255. With 30 epochs and
+    a learning rate of SGD that rises from 0 to 0.2 and falls back, a ResNet-18 reaches 80.6% clean
+    accuracy and 48.1% under PGD-50 with 10 restarts at 8/255. They report no result under
+    AutoAttack.
 
-    Deviations from the authors' code: the gradient is taken in inference mode, where they take it
-    in training mode; norms other than `Linf` are ours. Called on data, it returns the best point
-    that it met, which may be `x`.
+    Deviations from the authors' code: the gradient is computed in inference mode, whereas they
+    compute it in training mode; norms other than `Linf` are ours. Called on data, the attack
+    returns the best point that it visited, which may be `x`.
 
     Args:
-        noise: float from 0, the radius of the noise in multiples of epsilon: `2` for CIFAR-10, `3`
-            to `4` for SVHN at 12/255 and for wide networks at 16/255; `0` is `FGSM`. Defaults to
+        noise: float >= 0, the radius of the noise in multiples of epsilon: `2` for CIFAR-10, `3` to
+            `4` for SVHN at 12/255 and for wide networks at 16/255; `0` is `FGSM`. Defaults to
             `2.0`.
-        targeted: `False`, away from `y`; `True`, towards `y`; `"least_likely"`, towards the class
-            that the model finds least likely at `x`. Defaults to `False`.
-        loss: what is maximised, as in `PGD`. Defaults to `None`, which leaves it to the objective:
-            the cross-entropy, or the compiled loss of a model that is no classifier.
+        targeted: `False` moves away from `y`; `True` moves towards `y`; `"least_likely"` moves
+            towards the class that the model finds least likely at `x`. Defaults to `False`.
+        loss: the loss to maximize, as in `PGD`. Defaults to `None`: the objective chooses, which
+            means the cross-entropy by default, or the compiled loss for a model that is not a
+            classifier.
 
     Raises:
         ValueError: if `noise` is negative or not finite.
@@ -76,5 +78,5 @@ class NFGSM(IterativeAttack):
         return super().start(x, threat_model.scaled(self.noise), seed)
 
     def project(self, x_adv, x, threat_model):
-        # No step leads out of this larger ball, so that its projection only clips to the box.
+        # No step leaves this larger ball, so its projection only clips to the box.
         return threat_model.scaled(self.noise + 1.0).project(x_adv, x)

@@ -7,35 +7,37 @@ from keras_robust.attacks.gradient.iterative_attack import IterativeAttack
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class PGD(IterativeAttack):
-    """Projected gradient ascent from a random point of the ball.
+    """Takes projected gradient steps from a random point of the ball.
 
-    `x_0` uniform in the ball, `x_{k+1} = project(x_k + step_size * sign(gradient))` in `Linf`; the
-    normalised gradient in `L2`, the largest coordinates in `L1`. The attack of adversarial
-    training: 7 to 10 steps to train, 50 steps and 10 restarts to judge. In `L2` a run covers 2.5
-    times the radius whatever `num_steps` is, and may end a little short; restarts close the gap.
+    `x_0` is uniform in the ball, and `x_{k+1} = project(x_k + step_size * sign(gradient))` in
+    `Linf`. `L2` uses the normalized gradient, `L1` its largest coordinates. This is the standard
+    attack of adversarial training: use 7 to 10 steps for training, and 50 steps with 10 restarts
+    for evaluation. In `L2` the steps cover 2.5 times the radius, whatever `num_steps` is, and may
+    end slightly short of the best point. Restarts close the gap.
 
-    Deviations from the authors' code: called on data, it returns the best point that it met, as
-    the field's evaluations do; in a train step the last one, as the authors do.
+    Deviations from the authors' code: called on data, the attack returns the best point that it
+    visited, as is usual in evaluations. In a train step it returns the last point, as theirs does.
 
     Args:
-        num_steps: int, gradient steps. Defaults to `10`.
-        step_size: number or string such as `"2/255"`, in the units of the input; `None` for
+        num_steps: int, the number of gradient steps. Defaults to `10`.
+        step_size: number or string such as `"2/255"`, in the units of the input. `None` stands for
             `2.5 * epsilon / num_steps`. Defaults to `None`.
-        random_start: `True`, start at a random point of the ball; `False`, at `x`; `"gaussian"`, at
-            `x + 0.001 * normal` (TRADES). Defaults to `True`.
-        num_restarts: int, independent searches, of which each example keeps the best: one that is
-            misclassified, or else the one with the highest loss. Defaults to `1`.
-        targeted: `False`, away from `y`; `True`, towards `y`; `"least_likely"`, towards the class
-            that the model finds least likely at `x` (Kurakin), which keeps the true label out of
-            the perturbation. Defaults to `False`.
-        loss: what is maximised: `"cross_entropy"`, `"margin"`, `"soft_margin"`, `"dlr"` (3 classes
-            or more), `"kl"` (divergence from the clean prediction; needs a random start),
+        random_start: `True` starts at a random point of the ball; `False` starts at `x`;
+            `"gaussian"` starts at `x + 0.001 * normal` (TRADES). Defaults to `True`.
+        num_restarts: int, the number of independent searches. Each example keeps its best result: a
+            misclassified point if there is one, otherwise the point with the highest loss. Defaults
+            to `1`.
+        targeted: `False` moves away from `y`; `True` moves towards `y`; `"least_likely"` moves
+            towards the class that the model finds least likely at `x` (Kurakin), so that the
+            perturbation does not leak the true label. Defaults to `False`.
+        loss: the loss to maximize: `"cross_entropy"`, `"margin"`, `"soft_margin"`, `"dlr"` (at
+            least 3 classes), `"kl"` (divergence from the clean prediction; needs a random start),
             `"compiled"` (the loss of the compiled model, for several outputs or regression), or a
-            function `(y, logits) -> (batch_size,)`. `None` leaves the choice to the objective: the
-            cross-entropy, or the compiled loss of a model that is no classifier. Defaults to
-            `None`.
-        eot_samples: int, passes over which the gradient is averaged (expectation over
-            transformation), for models with random layers. Defaults to `1`.
+            function `(y, logits) -> (batch_size,)`. With `None` the objective chooses: the
+            cross-entropy by default, or the compiled loss for a model that is not a classifier.
+            Defaults to `None`.
+        eot_samples: int, the number of passes over which the gradient is averaged (expectation over
+            transformation). Use more than one for models with random layers. Defaults to `1`.
 
     Example:
 

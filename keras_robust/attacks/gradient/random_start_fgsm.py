@@ -1,4 +1,4 @@
-"""FGSM from a random point of the ball: the attack of fast adversarial training."""
+"""FGSM-RS: FGSM from a random point of the ball, for fast adversarial training."""
 
 import keras
 
@@ -7,32 +7,34 @@ from keras_robust.attacks.gradient.iterative_attack import IterativeAttack
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class RandomStartFGSM(IterativeAttack):
-    """One gradient step from a random point of the ball: FGSM-RS, the attack of Fast AT.
+    """Takes one gradient step from a random point of the ball: FGSM-RS, the attack of Fast AT.
 
-    `x_0` uniform in the ball, `x_adv = project(x_0 + step_size * sign(gradient at x_0))` in `Linf`;
-    the normalised gradient in `L2`, the largest coordinates in `L1`. For training at the price of
-    one attack pass; never judge a model by it.
+    `x_0` is uniform in the ball, and `x_adv = project(x_0 + step_size * sign(gradient at x_0))` in
+    `Linf`. `L2` uses the normalized gradient, `L1` its largest coordinates. The attack makes
+    training cheap, because it costs one attack pass. Never evaluate a model with it.
 
-    The authors train CIFAR-10 at 8/255 for 15 epochs with the learning rate of SGD going from 0 to
-    0.2 and back: 83.3% clean, 46.1% under PGD-50 with 10 restarts, 43.2% under AutoAttack. MNIST at
-    0.3, 10 epochs of Adam: 98.5%, 88.8% and 82.9%.
+    The authors train on CIFAR-10 at 8/255 for 15 epochs, with a learning rate of SGD that rises
+    from 0 to 0.2 and falls back. They reach 83.3% clean accuracy, 46.1% under PGD-50 with 10
+    restarts and 43.2% under AutoAttack. On MNIST at 0.3, 10 epochs of Adam reach 98.5%, 88.8% and
+    82.9%.
 
-    Catastrophic overfitting: from one epoch to the next, accuracy under PGD may fall to 0% while
-    that under the training attack rises to 100%. On CIFAR-10 it strikes `FGSM` at 7/255 to 8/255
-    and this attack beyond 9/255 to 10/255, and the more likely the longer the training is. Watch
-    `RobustValidation` with `PGD` and keep the best epoch, or use `NFGSM`.
+    Catastrophic overfitting: from one epoch to the next, the accuracy under PGD may fall to 0%
+    while the accuracy under the training attack rises to 100%. On CIFAR-10 it affects `FGSM` from
+    7/255 to 8/255 on, and this attack from 9/255 to 10/255 on. Longer training makes it more
+    likely. Watch `RobustValidation` with `PGD` and keep the best epoch, or use `NFGSM`.
 
-    Deviations from the authors' code: the gradient is taken in inference mode, where they take it
-    in training mode. On MNIST too the start is clipped to the bounds. Called on data, it returns
-    the best point that it met, which may be `x`.
+    Deviations from the authors' code: the gradient is computed in inference mode, whereas they
+    compute it in training mode. The start is clipped to the bounds on MNIST, too. Called on data,
+    the attack returns the best point that it visited, which may be `x`.
 
     Args:
-        step_size: number or string such as `"10/255"`, in the units of the input; `None` for
-            `1.25 * epsilon`, the choice for CIFAR-10 and MNIST. Defaults to `None`.
-        targeted: `False`, away from `y`; `True`, towards `y`; `"least_likely"`, towards the class
-            that the model finds least likely at `x`. Defaults to `False`.
-        loss: what is maximised, as in `PGD`. Defaults to `None`, which leaves it to the objective:
-            the cross-entropy, or the compiled loss of a model that is no classifier.
+        step_size: number or string such as `"10/255"`, in the units of the input. `None` stands for
+            `1.25 * epsilon`, the authors' choice for CIFAR-10 and MNIST. Defaults to `None`.
+        targeted: `False` moves away from `y`; `True` moves towards `y`; `"least_likely"` moves
+            towards the class that the model finds least likely at `x`. Defaults to `False`.
+        loss: the loss to maximize, as in `PGD`. Defaults to `None`: the objective chooses, which
+            means the cross-entropy by default, or the compiled loss for a model that is not a
+            classifier.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Auto-PGD towards one class after the other."""
+"""Targeted Auto-PGD, which tries one target class after the other."""
 
 import keras
 from keras import ops
@@ -14,22 +14,23 @@ from keras_robust.attacks.ranked_targets import ranked_target
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class TargetedAPGD(APGD):
-    """APGD-T of AutoAttack: Auto-PGD towards each of the most likely wrong classes in turn.
+    """Runs Auto-PGD towards each of the most likely wrong classes in turn: APGD-T of AutoAttack.
 
-    It maximises `-(z_y - z_t) / (z_p1 - (z_p3 + z_p4) / 2)`, the targeted difference of logits
+    It maximizes `-(z_y - z_t) / (z_p1 - (z_p3 + z_p4) / 2)`, the targeted difference of logits
     ratio, for the targets `t` ranked 2, 3, ... by the clean logits. Each target is one search with
-    a random start of its own, for the examples that no earlier one broke; any wrong class counts as
-    success. The strongest of AutoAttack's members on most models.
+    its own random start, on the examples that no earlier search broke. Any wrong class counts as
+    success. On most models this is the strongest member of AutoAttack.
 
     Deviations from the authors' code: those of `APGD`; with fewer classes than targets, the classes
-    are tried again with other starts (their code fails).
+    are tried again from other starts (their code fails).
 
-    Cost: per target, `num_steps + 1` attack passes and two forward passes.
+    Cost: `num_steps + 1` attack passes and two forward passes per target.
 
     Args:
         num_targets: int, the number of searches. Defaults to `9`.
-        num_steps: int, gradient steps of each. Defaults to `100`.
-        loss: `"dlr"`, at least 4 classes, or `"margin"`, `z_t - z_y`, for any. Defaults to `"dlr"`.
+        num_steps: int, the number of gradient steps of each search. Defaults to `100`.
+        loss: `"dlr"`, for at least 4 classes, or `"margin"`, `z_t - z_y`, for any number of
+            classes. Defaults to `"dlr"`.
         eot_samples: int, as in `APGD`. Defaults to `1`.
         shrinking: bool, as in `APGD`. Defaults to `False`.
 

@@ -1,4 +1,4 @@
-"""The direction in which the prediction changes most, found without labels."""
+"""The virtual adversarial perturbation, which needs no labels."""
 
 import math
 import numbers
@@ -21,30 +21,31 @@ _SPHERE = L2(1.0, None)
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class VirtualAdversarial(Attack):
-    """One step of length epsilon along the direction in which the prediction changes most.
+    """Takes one step of length epsilon along the direction in which the prediction changes most.
 
     `d <- grad_d KL(p(x) || p(x + xi * d / ||d||_2))`, `num_steps` times from a Gaussian `d`, then
-    `x_adv = project(x + epsilon * d / ||d||_2)` in `L2`; the signs of `d` in `Linf`, the largest
-    coordinates in `L1`. At `x` the divergence has no gradient, so that its slope at a distance `xi`
-    is its second derivative times `d`: the steps are those of a power iteration, which finds the
-    direction of largest curvature. No label is used. The search of `VAT`; too weak to judge a
-    model by.
+    `x_adv = project(x + epsilon * d / ||d||_2)` in `L2`. `Linf` uses the signs of `d`, `L1` its
+    largest coordinates. At `x` the divergence has zero gradient, so that its gradient at a distance
+    `xi` is its second derivative times `d`: the steps are a power iteration, which finds the
+    direction of largest curvature. No label is used. `VAT` uses this search. It is too weak to
+    evaluate a model.
 
-    Deviations from the paper: the model is in inference mode; other norms than `L2`; the result is
-    projected into the bounds, while the points at distance `xi` are not. Called on data, it returns
-    `x_adv` or `x`, whichever has the larger divergence from the prediction at `x` or is
-    misclassified; here labels count, or else the predictions of the model. Cost: `num_steps`
-    attack passes and one forward pass.
+    Deviations from the paper: the model runs in inference mode; norms other than `L2` are ours; the
+    result is projected into the bounds, but the points at distance `xi` are not. Called on data,
+    the attack returns `x_adv` or `x`, whichever is misclassified or has the larger divergence from
+    the prediction at `x`; labels count here, or without labels the predictions of the model. Cost:
+    `num_steps` attack passes and one forward pass.
 
     Args:
-        num_steps: int >= 1, power iterations. Defaults to `1`, as in the paper.
-        xi: float > 0, the Euclidean distance at which the slope is taken, in the units of the
-            input. Small against epsilon, large against rounding: 1e-3 in float32, where the
-            paper has 1e-6; about 0.1 in float16 and 0.3 in bfloat16, in which smaller ones give
-            a random direction. Defaults to `1e-3`.
+        num_steps: int >= 1, the number of power iterations. Defaults to `1`, as in the paper.
+        xi: float > 0, the Euclidean distance at which the gradient is computed, in the units of the
+            input. It must be small against epsilon and large against rounding: 1e-3 in float32,
+            where the paper has 1e-6; about 0.1 in float16 and 0.3 in bfloat16, where smaller values
+            give a random direction. Defaults to `1e-3`.
 
     Raises:
-        ValueError: if `num_steps` or `xi` is out of range, and for a model that is no classifier.
+        ValueError: if `num_steps` or `xi` is out of range, and for a model that is not a
+            classifier.
 
     Example:
 
@@ -75,23 +76,25 @@ class VirtualAdversarial(Attack):
         score = make_attack_loss(classifier, x, y, "kl", False)
 
         def body(_, state):
-            direction, is_blind = state
+            direction, has_zero_gradient = state
             near = x + self.xi * _SPHERE.steepest_direction(direction)
             _, gradient = backend.value_and_input_gradient(score, near)
             gradient = ops.where(ops.isfinite(gradient), gradient, 0.0)
-            return gradient, ops.logical_and(is_blind, zero_gradient(gradient))
+            return gradient, ops.logical_and(has_zero_gradient, zero_gradient(gradient))
 
-        never = ops.zeros(ops.shape(x)[:1], dtype="bool")
+        all_false = ops.zeros(ops.shape(x)[:1], dtype="bool")
         first = backend.normal(ops.shape(x), seed)
-        state = first, ops.logical_not(never)
-        direction, is_blind = backend.repeat(self.num_steps, body, state)
+        state = first, ops.logical_not(all_false)
+        direction, has_zero_gradient = backend.repeat(self.num_steps, body, state)
         x_adv = threat_model.step(x, direction, threat_model.radius)
         x_adv = ops.stop_gradient(threat_model.project(x_adv, x))
         if not keep_best:
-            return AttackResult.unattacked(x_adv)._replace(zero_gradient=is_blind)
+            return AttackResult.unattacked(x_adv)._replace(zero_gradient=has_zero_gradient)
         queries = counted(ops.shape(x)[:1], 2 * self.num_steps + 3)
-        clean = AttackResult(x, *score(x), never, queries)
-        best = strongest(clean, AttackResult(x_adv, *score(x_adv), never, ops.zeros_like(queries)))
-        # A mistake on the clean example needs no attack.
+        clean = AttackResult(x, *score(x), all_false, queries)
+        best = strongest(
+            clean, AttackResult(x_adv, *score(x_adv), all_false, ops.zeros_like(queries))
+        )
+        # An example that the model gets wrong from the start is returned unchanged.
         best = choose(clean.success, clean, best)
-        return best._replace(zero_gradient=is_blind)
+        return best._replace(zero_gradient=has_zero_gradient)

@@ -1,4 +1,4 @@
-"""The search for the smallest weight of the loss that changes the class, for each example."""
+"""Searches, per example, the smallest weight of the loss that changes the class."""
 
 import typing
 
@@ -11,9 +11,9 @@ _GROWTH = 10.0
 
 
 class WeightTrial(typing.NamedTuple):
-    """What one weight led to, one entry per example.
+    """The result of one weight, with one entry per example.
 
-    `hits` says whether a mistake was found; only then are `x_adv` and its `size` read.
+    `hits` is true where a mistake was found. Only there `x_adv` and its `size` are used.
     """
 
     x_adv: object
@@ -23,40 +23,42 @@ class WeightTrial(typing.NamedTuple):
 
 
 class Search(typing.NamedTuple):
-    """How far the search is, one entry per example."""
+    """The state of the search, with one entry per example."""
 
     weight: object
-    failed: object  # The largest weight that was too small.
-    worked: object  # The smallest weight that was enough, infinity before there is one.
+    failed: object  # The largest weight so far that was too small.
+    worked: object  # The smallest weight so far that was enough, infinity without one.
     tries: object
     halvings: object
     x_adv: object
-    size: object  # Of the smallest perturbation so far, infinity before there is one.
+    size: object  # The size of the smallest perturbation so far, infinity without one.
     done: object
     queries: object
 
 
 def smallest(attempt, x, initial_weight, *, done, ends):
-    """Returns the last `Search`, with the smallest perturbation that any weight led to.
+    """Returns the last `Search`, which holds the smallest perturbation of all weights.
 
-    The weight grows tenfold until one is enough, and is then bisected towards the smallest one.
+    The weight grows tenfold until it is large enough. A bisection then approaches the smallest such
+    weight.
 
     Args:
-        attempt: callable `Search -> Tried`, which may leave out the examples that are done.
+        attempt: callable `Search -> WeightTrial`, which may skip the examples that are done.
         x: float tensor `(batch_size, ...)`.
         initial_weight: float > 0.
-        done: bool tensor `(batch_size,)`, examples that are left as they are.
-        ends: callable `Search -> (batch_size,)`, bool, which examples need no further weight.
+        done: bool tensor `(batch_size,)`, the examples to return unchanged.
+        ends: callable from a `Search` to bool `(batch_size,)`, the examples that need no further
+            weight.
     """
 
     def body(search):
-        return (_narrow(search, attempt(search), ends),)
+        return (_update(search, attempt(search), ends),)
 
     zero = ops.zeros(ops.shape(x)[:1], "float32")
-    never, count = zero + float("inf"), ops.cast(zero, "int32")
-    first = Search(zero + initial_weight, zero, never, count, count, x, never, done, count)
+    infinity, count = zero + float("inf"), ops.cast(zero, "int32")
+    start = Search(zero + initial_weight, zero, infinity, count, count, x, infinity, done, count)
     (last,) = backend.while_loop(
-        lambda search: ops.logical_not(ops.all(search.done)), body, (first,)
+        lambda search: ops.logical_not(ops.all(search.done)), body, (start,)
     )
     return last
 
@@ -66,8 +68,8 @@ def squared_length(delta):
     return ops.sum(ops.square(delta), axis=tuple(range(1, len(delta.shape))))
 
 
-def _narrow(search, tried, ends):
-    """Takes in what the weight led to, and chooses the next one."""
+def _update(search, tried, ends):
+    """Returns the search updated by the result of its weight, with the next weight."""
     hits = tried.hits & ~search.done
     closer = hits & (tried.size < search.size)
     failed = ops.where(hits, search.failed, search.weight)

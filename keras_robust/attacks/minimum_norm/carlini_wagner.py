@@ -1,4 +1,4 @@
-"""Carlini and Wagner: the smallest Euclidean perturbation, by Adam behind a tanh."""
+"""The Carlini and Wagner attack: a minimum-norm attack in `L2`."""
 
 import typing
 
@@ -19,7 +19,7 @@ _TINY = 1e-8
 
 
 class _Adam(typing.NamedTuple):
-    """The variable `w` and what Adam remembers of its gradients."""
+    """The variable `w` and the moments of Adam."""
 
     w: object
     mean: object
@@ -28,45 +28,48 @@ class _Adam(typing.NamedTuple):
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class CarliniWagner(PenaltyAttack):
-    """The smallest Euclidean perturbation that changes the class, with confidence if wanted.
+    """Finds the smallest Euclidean perturbation that changes the class, by Adam.
 
     `min_w ||x' - x||_2^2 + c max(z_y - max_{j != y} z_j + kappa, 0)` with
     `x'(w) = middle + half tanh(w)`, which never leaves the bounds; without bounds `x' = x + w`.
-    Adam descends from `x`; `c` grows tenfold until the class changes by `kappa`, and is then
-    bisected, for every example on its own. Of all points on the way the nearest mistake counts.
-    It broke defensive distillation and many later defences, and its distances are the yardstick for
-    faster attacks such as `FMN`. At a fixed epsilon, AutoAttack finds more in fewer passes: this
-    one spends them on how near a mistake is, not on whether there is one in the ball.
+    Adam descends from `x`. For every example separately, `c` grows tenfold until the class changes
+    by `kappa`, and is then bisected. The result is the nearest mistake among all points visited.
+    The attack broke defensive distillation and many later defenses, and faster attacks such as
+    `FMN` are compared with its distances. At a fixed epsilon, AutoAttack breaks more examples in
+    fewer passes, because this attack minimizes the distance instead of searching for any mistake in
+    the ball.
 
-    It minimises the Euclidean norm in every threat model; in `L1` and `Linf` what is too large is
-    moved to the nearest point of the ball. Examples that no `c` changes, and those that are wrong
-    from the start, stay as they are.
+    It minimizes the Euclidean norm in every threat model. In `L1` and `Linf` a perturbation that is
+    too large is projected onto the ball. Examples that no `c` changes, and examples that are
+    misclassified from the start, are returned unchanged.
 
-    Deviations from the authors' code: `1000` steps for `10000`; the descent of an example ends when
-    its own loss stops falling, theirs when the sum over the batch does, so that no example depends
-    on its neighbours; failures come back as the clean example, theirs as a black image; distances
-    are to `x`, theirs to what the squeezed tanh makes of it; Adam divides by the corrected moments,
-    as in its paper; no last trial of the smallest `c` that worked, which would repeat itself.
-    `"least_likely"` and labels left out are additions.
+    Deviations from the authors' code: `num_steps` is `1000` instead of `10000`; the descent of an
+    example ends when its own loss stops falling, whereas theirs ends when the sum over the batch
+    does, so that here no example depends on the others; failures are returned as the clean example,
+    theirs as a black image; distances are to `x`, theirs to the image of `x` under the squeezed
+    tanh; Adam divides by the corrected moments, as in its paper; there is no last trial of the
+    smallest `c` that worked, which would repeat an earlier one. `"least_likely"` and attacks
+    without labels are additions.
 
-    Cost: up to `search_steps * num_steps` attack passes. An example ends a descent when its loss
-    fell by less than 0.01% over a tenth of the steps. 13 forward passes lead back to the boundary.
-    BatchNorm statistics see none of it.
+    Cost: up to `search_steps * num_steps` attack passes. The descent of an example ends when its
+    loss falls by less than 0.01% over a tenth of the steps. 13 forward passes move the result back
+    to the boundary. BatchNorm statistics are not updated.
 
     Args:
-        num_steps: int >= 1, steps of Adam for one value of `c` at most. Defaults to `1000`.
-        search_steps: int >= 1, values of `c`. Defaults to `9`.
+        num_steps: int >= 1, the maximal number of Adam steps for one value of `c`. Defaults to
+            `1000`.
+        search_steps: int >= 1, the number of values of `c`. Defaults to `9`.
         initial_weight: float > 0, the first `c`. Defaults to `0.001`.
-        learning_rate: float > 0, of Adam. `w` has no units; without bounds it has those of the
-            input. Defaults to `0.01`.
-        confidence: float >= 0, `kappa`, by how much the logit of the wrong class must lead.
-            Defaults to `0.0`.
-        targeted: `False`, away from `y`; `True`, towards `y`; `"least_likely"`, towards the class
-            that the model finds least likely at `x`, where any wrong class counts. Defaults to
-            `False`.
+        learning_rate: float > 0, the learning rate of Adam. It applies to `w`, which has no units,
+            or those of the input without bounds. Defaults to `0.01`.
+        confidence: float >= 0, `kappa`, the required lead of the wrong class in logits. Defaults to
+            `0.0`.
+        targeted: `False` moves away from `y`; `True` moves towards `y`; `"least_likely"` moves
+            towards the class that the model finds least likely at `x`, and any wrong class counts
+            as success. Defaults to `False`.
 
     Raises:
-        ValueError: for arguments out of range, and for a model that is no classifier.
+        ValueError: for arguments out of range, and for a model that is not a classifier.
 
     Example:
 
@@ -90,7 +93,7 @@ class CarliniWagner(PenaltyAttack):
         if threat_model.bounds is None:
             return _Adam(zero, zero, zero)
         middle, half = _box(threat_model.bounds)
-        # What cannot change has no room: any number stands for it.
+        # A feature with equal bounds cannot change; 1 avoids a division by 0.
         room = np.where(np.asarray(half) > 0.0, half, 1.0).astype("float32")
         inside = ops.clip((x - middle) / room, -1.0, 1.0)
         return _Adam(ops.arctanh(_SQUEEZE * inside), zero, zero)
@@ -119,11 +122,11 @@ def _box(bounds):
 
 
 def _point(w, problem):
-    """Returns the point that `w` stands for, and its derivative."""
+    """Returns the point `x'(w)` and its derivative."""
     threat_model = problem.threat_model
     if threat_model.bounds is None:
         return problem.x + w, 1.0
     middle, half = _box(threat_model.bounds)
-    # 1 / cosh^2 is 1 - tanh^2 without the loss of digits near the bounds.
+    # 1 / cosh^2 equals 1 - tanh^2, but does not lose digits near the bounds.
     slope = half / ops.square(ops.cosh(w))
     return ops.stop_gradient(threat_model.clip(middle + half * ops.tanh(w))), slope

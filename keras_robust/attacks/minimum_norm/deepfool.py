@@ -1,4 +1,4 @@
-"""DeepFool: straight to the nearest of the linearised boundaries, again and again."""
+"""DeepFool: a minimum-norm attack that steps to the nearest linearized boundary."""
 
 import typing
 
@@ -17,22 +17,22 @@ from keras_robust.attacks.ranked_targets import ranked_target
 from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import choose
 
-# Added to every step, so that rounding does not end it in front of the boundary.
+# Added to every step so that rounding does not end it in front of the boundary.
 _EXCESS = 1e-4
 _TINY = 1e-30
 
 
 class _Boundary(typing.NamedTuple):
-    """The nearest boundary at a point: how far it is, and the lead of its class."""
+    """The nearest linearized boundary: its distance, and the lead of its class."""
 
     distance: object
     lead: object
     gradient: object
-    zero_gradient: object  # Of all classes that were compared.
+    zero_gradient: object  # Whether the gradients of all compared classes are zero.
 
 
 class _State(typing.NamedTuple):
-    """Where the search is; `total` is the sum of the steps, without overshoot."""
+    """The state of the search; `total` is the sum of the steps, without overshoot."""
 
     x_adv: object
     total: object
@@ -44,42 +44,43 @@ class _State(typing.NamedTuple):
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class DeepFool(MinimumNormAttack):
-    """A small perturbation in `L1`, `L2` or `Linf`, in few steps and with nothing to tune.
+    """Finds a small perturbation in `L1`, `L2` or `Linf`, in few steps and without tuning.
 
-    At the point `x_i` every class `k` leads by `f_k = z_k - z_y`, with gradient `w_k`. The nearest
-    boundary is that of `l = argmin_k |f_k| / ||w_k||_q`, in the dual norm; the step is `r_i =
-    (|f_l| / ||w_l||_q + 1e-4) d(w_l)`, with the steepest direction `d`, and `x_{i+1} = x + (1 +
-    overshoot) sum_i r_i`. Each example stops as soon as it is misclassified. It measures how far
-    away mistakes are, quickly and from above: what the last step overshoots is taken back by
-    bisection, so that a linear model is met on its boundary. At a fixed epsilon it is a weak
-    attack: TRADES keeps 61.4% against it in `Linf` on CIFAR-10, and 52.9% against the best attacks.
-    Evaluate with others.
+    At the point `x_i` every class `k` has a lead `f_k = z_k - z_y` with gradient `w_k`. The nearest
+    boundary is that of `l = argmin_k |f_k| / ||w_k||_q`, in the dual norm. The step is
+    `r_i = (|f_l| / ||w_l||_q + 1e-4) d(w_l)`, with the steepest direction `d`, and
+    `x_{i+1} = x + (1 + overshoot) sum_i r_i`. Each example stops as soon as it is misclassified. A
+    bisection then removes the overshoot, so that on a linear model the result lies on the boundary.
+    DeepFool is a quick upper bound of the distance to the nearest mistake. At a fixed epsilon it is
+    a weak attack: TRADES keeps 61.4% against it in `Linf` on CIFAR-10, and 52.9% against the best
+    attacks. Evaluate with other attacks.
 
-    Examples that `num_steps` do not change stay as they are, as do those that are wrong from the
-    start.
+    Examples that `num_steps` steps do not break, and examples that are misclassified from the
+    start, are returned unchanged.
 
-    Deviations from the paper: a step ends on the linearised boundary inside the box, and only the
-    overshoot is clipped; the paper has no box, foolbox clips the whole step, which then falls short
+    Deviations from the paper: a step ends on the linearized boundary inside the box, and only the
+    overshoot is clipped. The paper has no box; foolbox clips the whole step, which then falls short
     of the boundary, in `L1` again and again. Without a box the steps are those of the authors'
-    code, which ends behind the boundary by the overshoot and by what the model bends. It moves away
-    from the predicted class, this from the label; the two differ only where nothing is to be done.
+    code, which ends behind the boundary because of the overshoot and the curvature of the model.
+    Their code moves away from the predicted class, this one from the label; the two differ only for
+    examples that are misclassified from the start, which need no step.
 
-    Cost: `num_classes - 1` attack passes and one forward pass for each step, most often 2 to 5
-    steps, and 13 forward passes back to the boundary. The classes are linearised in a loop, of
-    which TensorFlow may run up to ten rounds side by side, so that it needs the memory of ten
-    attack passes at most (under XLA of one), whatever `num_classes`. BatchNorm statistics see none
-    of it.
+    Cost: `num_classes - 1` attack passes and one forward pass for each step, usually 2 to 5 steps,
+    and 13 forward passes to move the result back to the boundary. A loop linearizes the classes.
+    TensorFlow may run up to ten of its iterations in parallel, so that it needs the memory of at
+    most ten attack passes (one under XLA), whatever `num_classes` is. BatchNorm statistics are not
+    updated.
 
     Args:
-        num_classes: int >= 2, how many classes are compared: the label, and the others that are
-            the most likely at `x`. Defaults to `10`.
-        overshoot: number >= 0, a share of the perturbation, by which every step goes beyond the
-            boundary that it knows of. Defaults to `0.02`.
-        num_steps: int >= 1, steps at most. Defaults to `50`.
+        num_classes: int >= 2, the number of classes to compare: the label, and the other classes
+            that are most likely at `x`. Defaults to `10`.
+        overshoot: number >= 0, how far every step goes beyond the linearized boundary, as a share
+            of the perturbation. Defaults to `0.02`.
+        num_steps: int >= 1, the maximal number of steps. Defaults to `50`.
 
     Raises:
         ValueError: for arguments out of range, for a model that is no classifier, and for threat
-            models without one norm, such as one for several inputs.
+            models without a single norm, such as those for several inputs.
 
     Example:
 
@@ -118,17 +119,17 @@ class DeepFool(MinimumNormAttack):
             boundary = self._boundary(classifier, state.x_adv, y, clean, num_others, threat_model)
             moved = self._step(state, boundary, x, threat_model)
             _, success = score(moved.x_adv)
-            # Where every gradient is zero, no later step differs from this one.
+            # If every gradient is zero, all later steps would be the same.
             moved = moved._replace(success=success, done=success | ops.isinf(boundary.distance))
             return (choose(state.done, state, moved),)
 
         _, success = score(x)
         count = ops.zeros_like(success, dtype="int32")
-        always = ops.ones_like(success)
+        all_true = ops.ones_like(success)
         (last,) = backend.while_loop(
             lambda state: ops.logical_not(ops.all(state.done)),
             body,
-            (_State(x, ops.zeros_like(x), success, success, always, count),),
+            (_State(x, ops.zeros_like(x), success, success, all_true, count),),
             maximum_iterations=self.num_steps,
         )
         return AttackResult(
@@ -140,7 +141,7 @@ class DeepFool(MinimumNormAttack):
         )
 
     def _boundary(self, classifier, x_adv, y, clean, num_others, threat_model):
-        """Returns the `_Boundary` that is nearest to `x_adv`, among the likely classes."""
+        """Returns the nearest `_Boundary` at `x_adv` among the most likely classes."""
         labels = label_indices(y, clean)
 
         def compare(rank, nearest):
@@ -149,23 +150,23 @@ class DeepFool(MinimumNormAttack):
             slope = threat_model.dual_norm(gradient)
             usable = ops.logical_and(slope > 0.0, ops.isfinite(lead))
             distance = ops.where(usable, ops.abs(lead) / ops.maximum(slope, _TINY), float("inf"))
-            blind = ops.logical_and(nearest.zero_gradient, zero_gradient(gradient))
-            found = _Boundary(distance, lead, gradient, blind)
+            has_zero_gradient = ops.logical_and(nearest.zero_gradient, zero_gradient(gradient))
+            found = _Boundary(distance, lead, gradient, has_zero_gradient)
             closer = distance < nearest.distance
-            return choose(closer, found, nearest)._replace(zero_gradient=blind)
+            return choose(closer, found, nearest)._replace(zero_gradient=has_zero_gradient)
 
-        never = ops.full(ops.shape(x_adv)[:1], float("inf"), dtype="float32")
-        always = ops.ones_like(never, dtype="bool")
-        first = _Boundary(never, ops.zeros_like(never), ops.zeros_like(x_adv), always)
+        infinity = ops.full(ops.shape(x_adv)[:1], float("inf"), dtype="float32")
+        all_true = ops.ones_like(infinity, dtype="bool")
+        first = _Boundary(infinity, ops.zeros_like(infinity), ops.zeros_like(x_adv), all_true)
         return backend.fori_loop(0, num_others, compare, first)
 
     def _step(self, state, boundary, x, threat_model):
-        """Returns the state behind the boundary, as far as it is known."""
+        """Returns the state after the step over the linearized boundary."""
         change = ops.abs(boundary.lead) + _EXCESS * threat_model.dual_norm(boundary.gradient)
         step = threat_model.project_onto_hyperplane(state.x_adv, boundary.gradient, change)
         total = state.total + step
         x_adv = ops.stop_gradient(threat_model.clip(x + (1.0 + self.overshoot) * total))
-        blind = ops.logical_and(state.zero_gradient, boundary.zero_gradient)
+        has_zero_gradient = ops.logical_and(state.zero_gradient, boundary.zero_gradient)
         return state._replace(
-            x_adv=x_adv, total=total, zero_gradient=blind, num_steps=state.num_steps + 1
+            x_adv=x_adv, total=total, zero_gradient=has_zero_gradient, num_steps=state.num_steps + 1
         )

@@ -1,4 +1,4 @@
-"""Elastic net: a small perturbation of few coordinates."""
+"""The elastic-net attack (EAD): a minimum-norm attack with sparse perturbations."""
 
 import typing
 
@@ -15,7 +15,7 @@ from keras_robust.threat_models.threat_model import per_example
 
 
 class _Points(typing.NamedTuple):
-    """The last point, and the one beyond it at which the next gradient is taken."""
+    """The last point, and the extrapolated point where the next gradient is computed."""
 
     point: object
     ahead: object
@@ -23,44 +23,49 @@ class _Points(typing.NamedTuple):
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class EAD(PenaltyAttack):
-    """Elastic-net attack: a perturbation that is small in `L1`, or in `L1` and `L2` together.
+    """Finds a perturbation that is small in `L1`, or in `L1` and `L2` together.
 
     `min c max(z_y - max_{j != y} z_j + kappa, 0) + ||x' - x||_2^2 + beta ||x' - x||_1` with `x'`
-    inside the bounds, by FISTA: with `g` the gradient of the first two terms at `y_k`,
-    `x_{k+1} = S_beta(y_k - a_k g)`, which sets changes below `beta` to 0, makes others smaller by
-    `beta` and clips to the bounds; `y_{k+1} = x_{k+1} + k / (k + 3) (x_{k+1} - x_k)` and
-    `a_k = learning_rate sqrt(1 - k / num_steps)`. The weight `c` is searched as in `CarliniWagner`.
-    Few coordinates change, which defences trained in `Linf` do not expect. `FMN` and `FAB` in `L1`
-    find perturbations as small in fewer passes.
+    inside the bounds. FISTA solves it. With `g` the gradient of the first two terms at `y_k`,
+    `x_{k+1} = S_beta(y_k - a_k g)`: `S_beta` sets changes below `beta` to 0, shrinks others by
+    `beta` and clips to the bounds. Further, `y_{k+1} = x_{k+1} + k / (k + 3) (x_{k+1} - x_k)` and
+    `a_k = learning_rate sqrt(1 - k / num_steps)`. The search for the weight `c` is that of
+    `CarliniWagner`. Few coordinates change, which defenses trained in `Linf` do not anticipate.
+    `FMN` and `FAB` in `L1` find perturbations of similar size in fewer passes.
 
-    The decision rule says which of the mistakes on the way is the smallest: by
-    `||delta||_2^2 + beta ||delta||_1` (`"EN"`) or by `||delta||_1` (`"L1"`). Use it with the threat
-    model `L1`; in the others, what is too large is moved to the nearest point of the ball. Examples
-    that no `c` changes, and those that are wrong from the start, stay as they are.
+    The decision rule defines the size by which the mistakes visited are compared:
+    `||delta||_2^2 + beta ||delta||_1` (`"EN"`) or `||delta||_1` (`"L1"`). Use the attack with the
+    threat model `L1`; in the others, a perturbation that is too large is projected onto the ball.
+    Examples that no `c` changes, and examples that are misclassified from the start, are returned
+    unchanged.
 
     Deviations from the authors' code: the descent of an example ends when its own loss stops
-    falling, theirs when the sum over the batch does; failures come back as the clean example; the
-    first step has no momentum, as in the paper; no last trial of the smallest `c` that worked.
+    falling, whereas theirs ends when the sum over the batch does; failures are returned as the
+    clean example; the first step has no momentum, as in the paper; there is no last trial of the
+    smallest `c` that worked.
 
-    Cost: up to `search_steps * num_steps` attack passes and as many forward passes, which judge
-    `x_{k+1}`. An example ends a descent when its loss fell by less than 0.01% over a tenth of the
-    steps. 13 forward passes lead back to the boundary. BatchNorm statistics see none of it.
+    Cost: up to `search_steps * num_steps` attack passes and the same number of forward passes,
+    which judge `x_{k+1}`. The descent of an example ends when its loss falls by less than 0.01%
+    over a tenth of the steps. 13 forward passes move the result back to the boundary. BatchNorm
+    statistics are not updated.
 
     Args:
-        num_steps: int >= 1, steps of FISTA for one value of `c` at most. Defaults to `1000`.
-        search_steps: int >= 1, values of `c`. Defaults to `9`.
+        num_steps: int >= 1, the maximal number of FISTA steps for one value of `c`. Defaults to
+            `1000`.
+        search_steps: int >= 1, the number of values of `c`. Defaults to `9`.
         initial_weight: float > 0, the first `c`. Defaults to `0.001`.
         learning_rate: float > 0, `a_0`. Defaults to `0.01`.
-        beta: float >= 0, in the units of the input. Defaults to `0.01`.
+        beta: float >= 0, the weight of the `L1` norm, in the units of the input. Defaults to
+            `0.01`.
         decision_rule: `"EN"` or `"L1"`. Defaults to `"EN"`.
-        confidence: float >= 0, `kappa`, by how much the logit of the wrong class must lead.
-            Defaults to `0.0`.
-        targeted: `False`, away from `y`; `True`, towards `y`; `"least_likely"`, towards the class
-            that the model finds least likely at `x`, where any wrong class counts. Defaults to
-            `False`.
+        confidence: float >= 0, `kappa`, the required lead of the wrong class in logits. Defaults to
+            `0.0`.
+        targeted: `False` moves away from `y`; `True` moves towards `y`; `"least_likely"` moves
+            towards the class that the model finds least likely at `x`, and any wrong class counts
+            as success. Defaults to `False`.
 
     Raises:
-        ValueError: for arguments out of range, and for a model that is no classifier.
+        ValueError: for arguments out of range, and for a model that is not a classifier.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Fast adaptive boundary attack: from hyperplane to hyperplane, never far from the example."""
+"""The fast adaptive boundary attack (FAB), a minimum-norm attack."""
 
 import typing
 
@@ -28,7 +28,7 @@ _SMALLEST_NORM = 1e-30
 
 
 class _Tangent(typing.NamedTuple):
-    """The lead of a class and its gradient, and how far away the tangent of the lead is 0."""
+    """The lead of a class, its gradient, and the distance to where its tangent is 0."""
 
     distance: object
     lead: object
@@ -36,7 +36,7 @@ class _Tangent(typing.NamedTuple):
 
 
 class _State(typing.NamedTuple):
-    """The latest point, the nearest misclassified one, and its distance."""
+    """The latest point, the nearest misclassified point, and its distance."""
 
     x: object
     nearest: object
@@ -46,38 +46,38 @@ class _State(typing.NamedTuple):
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class FAB(MinimumNormAttack):
-    """Fast adaptive boundary attack: the nearest mistake in `L1`, `L2` or `Linf`.
+    """Finds the nearest mistake in `L1`, `L2` or `Linf`: the fast adaptive boundary attack.
 
-    At the point `x_k` the lead `z_c - z_y` of the class `c` whose boundary is nearest, by `|lead|`
-    over the dual norm of its gradient, is replaced by its tangent. `d1` and `d2` are the shortest
-    steps, inside the box, from `x_k` and from the clean example to where the tangent is 0, and
-    `x_{k+1} = (1 - a)(x_k + 1.05 d1) + a (x + 1.05 d2)` with
-    `a = min(|d1| / (|d1| + |d2|), 0.1)`. A misclassified point is kept if it is nearer than those
-    before, and the search goes on from `x + 0.9 (x_k - x)`. No step size is to be chosen, and the
-    result holds for every radius at once.
+    At the point `x_k` the attack linearizes the lead `z_c - z_y` of the class `c` with the nearest
+    boundary, measured by `|lead|` over the dual norm of its gradient. `d1` and `d2` are the
+    shortest steps, inside the box, from `x_k` and from the clean example to where the tangent is 0,
+    and `x_{k+1} = (1 - a)(x_k + 1.05 d1) + a (x + 1.05 d2)` with
+    `a = min(|d1| / (|d1| + |d2|), 0.1)`. A misclassified point is kept if it is nearer than all
+    earlier ones, and the search continues from `x + 0.9 (x_k - x)`. There is no step size to
+    choose, and the result holds for every radius at once.
 
     The first search starts at the example, later ones at a random point half the radius away (one
-    unit, where the ball is infinite). Every step takes one gradient per wrong class;
-    `TargetedFAB` takes one in all, and is what AutoAttack runs on many classes.
+    unit if the ball is infinite). Every step computes one gradient per wrong class. `TargetedFAB`
+    computes one gradient in all; AutoAttack uses it if there are many classes.
 
-    Deviations from the paper: the final search along a line is a bisection on the way to the clean
-    example. From the authors' code, which has none: the step over a hyperplane is found by Newton's
-    method (in `L1` by sorting), theirs by sorting and bisection; entries of the gradient up to 1e-8
-    count, theirs become 0; the start of a restart in `L1` is a projected Gaussian, which is sparse,
-    theirs is scaled; a nearest mistake outside of the ball is projected into it, where it may still
-    be a mistake, theirs is a failure; outputs that are not finite are no mistake, and from there
-    the search begins anew at the example.
+    Deviations from the paper: the final search along a line is a bisection towards the clean
+    example. Deviations from the authors' code, which has no final search: the step over a
+    hyperplane is found by Newton's method (in `L1` by sorting), theirs by sorting and bisection;
+    entries of the gradient up to 1e-8 count, theirs become 0; a restart in `L1` starts at a
+    projected Gaussian, which is sparse, theirs is scaled; a nearest mistake outside of the ball is
+    projected into it, where it may still be a mistake, while theirs counts as a failure; non-finite
+    logits never count as a mistake, and the search then restarts at the example.
 
-    Cost: per restart and step, `num_classes - 1` attack passes and one forward pass; 13 forward
-    passes a restart, back to the boundary.
+    Cost: `num_classes - 1` attack passes and one forward pass per restart and step, and 13 forward
+    passes per restart to move the result back to the boundary.
 
     Args:
-        num_steps: int. Defaults to `100`.
-        num_restarts: int, independent searches for examples that no earlier one broke inside the
-            ball. Defaults to `1`.
+        num_steps: int, the number of steps. Defaults to `100`.
+        num_restarts: int, the number of independent searches. Each visits only the examples that no
+            earlier one broke inside the ball. Defaults to `1`.
 
     Raises:
-        ValueError: for threat models without one norm, such as one for several inputs.
+        ValueError: for threat models without a single norm, such as those for several inputs.
 
     Example:
 
@@ -114,6 +114,7 @@ class FAB(MinimumNormAttack):
             distance = threat_model.distance(point, x)
             nearer = ops.logical_and(wrong, distance < state.distance)
             return _State(
+                # From a mistake the search continues closer to the example.
                 x=select(wrong, x + _BACKWARD * (point - x), point),
                 nearest=select(nearer, point, state.nearest),
                 distance=ops.where(nearer, distance, state.distance),
@@ -134,13 +135,13 @@ class FAB(MinimumNormAttack):
         )
 
     def num_gradients(self, num_classes):
-        """Returns the number of gradients of one step."""
+        """Returns the number of gradients that one step computes."""
         return num_classes - 1
 
     def linearisation(self, classifier, y, labels, clean, threat_model, restart):
-        """Returns the function `x -> (lead, gradient)` of the class that is nearest at `x`.
+        """Returns a function `x -> (lead, gradient)` for the class with the nearest boundary.
 
-        A lead that is not finite says that the outputs of the model are not.
+        The lead is not finite where the outputs of the model are not.
 
         Args:
             classifier: a `models.Classifier`.
@@ -154,7 +155,7 @@ class FAB(MinimumNormAttack):
 
         def linearise(x):
             def compare(index, nearest):
-                # The wrong classes in their order, without the label.
+                # `index` counts the wrong classes in order, skipping the label.
                 targets = index + ops.cast(index >= labels, "int32")
                 lead, gradient = lead_and_gradient(classifier, x, y, labels, targets)
                 slope = ops.maximum(threat_model.dual_norm(gradient), _SMALLEST_NORM)
@@ -163,6 +164,7 @@ class FAB(MinimumNormAttack):
 
             shape = ops.shape(x)[:1]
             far, unknown = (ops.full(shape, value, dtype="float32") for value in (NEVER, np.nan))
+            # A NaN lead marks that no class has been compared yet.
             never = _Tangent(far, unknown, ops.zeros_like(x))
             nearest = backend.fori_loop(0, num_classes - 1, compare, never)
             return nearest.lead, nearest.gradient
@@ -174,11 +176,12 @@ class FAB(MinimumNormAttack):
             return x
         radius = ops.where(ops.isinf(threat_model.radius), 1.0, 0.5 * threat_model.radius)
         start = threat_model.with_epsilon(radius).random_start_on_sphere(x, seed)
+        # The first search starts at the example.
         return ops.where(ops.equal(restart, 0), x, start)
 
 
 def lead_and_gradient(classifier, x, y, labels, targets):
-    """Returns `z_t - z_y` at `x` and its gradient, which is 0 where it is not finite."""
+    """Returns `z_t - z_y` at `x` and its gradient, with non-finite entries set to 0."""
 
     def lead(point):
         return losses.lead_of(targets, labels, classifier.logits(point, y)), ()
@@ -188,9 +191,9 @@ def lead_and_gradient(classifier, x, y, labels, targets):
 
 
 def _advance(x_adv, x, lead, gradient, threat_model):
-    """Returns the next point: over the hyperplane, and drawn towards the clean example.
+    """Returns the next point: across the hyperplane, with a bias towards the clean example.
 
-    Without a finite lead it is the clean example, as what follows from NaN would be NaN forever.
+    Without a finite lead it is the clean example, because NaN would spread to all later points.
     """
     is_known = ops.isfinite(lead)
     lead = ops.where(is_known, lead, 0.0)

@@ -1,4 +1,4 @@
-"""FMN: the nearest mistake, by a ball that shrinks on the wrong side and grows on the right one."""
+"""The fast minimum-norm attack (FMN)."""
 
 import math
 import numbers
@@ -27,54 +27,57 @@ _TINY = 1e-30
 
 
 class _State(typing.NamedTuple):
-    """The search, one entry per example."""
+    """The state of the search, with one entry per example."""
 
     x_adv: object
     radius: object
     best: object
-    distance: object  # Of `best`, infinity before there is one.
+    distance: object  # The distance of `best`, infinity without one.
     zero_gradient: object
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class FMN(MinimumNormAttack):
-    """The fast minimum-norm attack, in the L0, L1, L2 and Linf norm.
+    """Finds the nearest mistake in `L0`, `L1`, `L2` or `Linf`: the fast minimum-norm attack.
 
     It starts at the example and ascends the margin `l = max_{j != y} z_j - z_y`:
-    `delta <- project(delta + alpha g / ||g||_2)` with `g` the gradient of `l`, onto a ball whose
-    radius `epsilon` moves as well. At a mistake, `epsilon <- min((1 - gamma) epsilon, nearest)`;
-    elsewhere, once a mistake was met, `epsilon <- (1 + gamma) epsilon`; before, `epsilon` is
-    `1 + gamma` times the radius at which a linear model would change its class,
-    `||delta|| + |l| / ||g||_*`, with the dual norm. `alpha` falls from `step_size` to a hundredth
-    of it, `gamma` to a fiftieth of it, both along a cosine. The nearest mistake that was met is the
-    result. In L0, `epsilon` is a count, starts at 1, and changes by 1 at least.
+    `delta <- project(delta + alpha g / ||g||_2)`, where `g` is the gradient of `l`. The projection
+    is onto a ball whose radius `epsilon` changes as well. At a mistake,
+    `epsilon <- min((1 - gamma) epsilon, nearest)`. At other points, once a mistake has been found,
+    `epsilon <- (1 + gamma) epsilon`. Before the first mistake, `epsilon` is `1 + gamma` times the
+    radius at which a linear model would change its class, `||delta|| + |l| / ||g||_*`, with the
+    dual norm. `alpha` falls from `step_size` to a hundredth of it, and `gamma` to a fiftieth of it,
+    both along a cosine. The result is the nearest mistake visited. In `L0`, `epsilon` is a count,
+    starts at 1, and changes by at least 1.
 
-    One run says for every radius at once which examples it breaks, and it is cheap: one gradient a
-    step. 100 steps come within a percent or two of the best distance on smooth models; on a
-    convolutional network trained with PGD, `TargetedFAB` finds distances that are a third smaller
-    in `Linf`. It is no lower bound, and at one fixed radius PGD with restarts or APGD is stronger.
-    A gradient of zero moves nothing: where `zero_gradient` says so, trust no distance.
+    One run shows for every radius at once which examples it breaks. It is cheap: each step costs
+    one gradient. On smooth models, 100 steps come within a percent or two of the best distance. On
+    a convolutional network trained with PGD, `TargetedFAB` finds distances in `Linf` that are a
+    third smaller. The distance is no lower bound, and at one fixed radius PGD with restarts or APGD
+    is stronger. A zero gradient moves nothing: where `zero_gradient` is true, the distance means
+    nothing.
 
-    Deviations from the authors' code: the projection is the nearest point in ball and box together,
-    where theirs clips after projecting; the factor `1 + gamma` before the first mistake, without
-    which a linear model is met on the very boundary and never crossed; `step_size` is a share of
-    the width of the box, which is 1 for theirs; the last point is looked at as well; the nearest
-    mistake is moved back to the boundary; no start from a given mistake.
+    Deviations from the authors' code: the projection is the nearest point in the intersection of
+    ball and box, whereas theirs clips after projecting; the factor `1 + gamma` before the first
+    mistake, without which the search on a linear model would end exactly on the boundary and never
+    cross it; `step_size` is a share of the width of the box, which is 1 in theirs; the last point
+    is evaluated as well; the nearest mistake is moved back to the boundary; a search cannot start
+    from a given mistake.
 
-    Cost: `num_steps` attack passes and 1 forward pass, and 13 more back to the boundary. BatchNorm
-    statistics see none of it.
+    Cost: `num_steps` attack passes and 1 forward pass, and 13 more to move the result back to the
+    boundary. BatchNorm statistics are not updated.
 
     Args:
-        num_steps: int >= 1. Defaults to `100`; the paper uses up to 1000.
-        step_size: float > 0, the Euclidean length of the first step, as a share of the width of
-            the box (of 1, if there is no box); `None` for 10 in `Linf`, where a ball is much wider
-            than its radius, and 1 elsewhere. Defaults to `None`.
-        gamma: float in (0, 1), by which share the radius changes at first. Defaults to `0.05`.
-        targeted: `False`, away from `y`; `True`, towards `y`; `"least_likely"`, towards the class
-            that the model finds least likely at `x`. Defaults to `False`.
+        num_steps: int >= 1, the number of steps. Defaults to `100`; the paper uses up to 1000.
+        step_size: float > 0, the Euclidean length of the first step, as a share of the width of the
+            box, or of 1 without a box. `None` stands for 10 in `Linf`, where a ball is much wider
+            than its radius, and for 1 elsewhere. Defaults to `None`.
+        gamma: float in (0, 1), the share by which the radius changes at first. Defaults to `0.05`.
+        targeted: `False` moves away from `y`; `True` moves towards `y`; `"least_likely"` moves
+            towards the class that the model finds least likely at `x`. Defaults to `False`.
 
     Raises:
-        ValueError: for arguments out of range, and for a model that is no classifier.
+        ValueError: for arguments out of range, and for a model that is not a classifier.
 
     Example:
 
@@ -115,16 +118,16 @@ class FMN(MinimumNormAttack):
             step_size = 10.0 if isinstance(threat_model, threat_models.Linf) else 1.0
         steps = self._cosine(step_size * _width(low, high), _LAST_STEP)
         gammas = self._cosine(self.gamma, _LAST_GAMMA)
-        zero = ops.zeros_like(x)
-        corner = ops.where(x - low > high - x, low + zero, high + zero)
-        farthest = threat_model.distance(corner, x)
+        # No point of the box is farther away than this, so the radius stops there.
+        farthest = _farthest_distance(x, low, high, threat_model)
         resize = _count if isinstance(threat_model, threat_models.L0) else _length
 
         def body(step, state):
             (values, success), gradient = averaged_gradient(score, state.x_adv, 1)
             distance = threat_model.distance(state.x_adv, x)
-            state = _keep(state, success, distance)
+            state = _update_best(state, success, distance)
             slope = ops.maximum(threat_model.dual_norm(gradient), _TINY)
+            # A linear model would change its class at this distance.
             over = distance + ops.abs(values) / slope
             radius = ops.minimum(resize(state, success, ops.take(gammas, step), over), farthest)
             moved = state.x_adv + ops.take(steps, step) * _EUCLIDEAN.steepest_direction(gradient)
@@ -135,12 +138,12 @@ class FMN(MinimumNormAttack):
             )
 
         shape = ops.shape(x)[:1]
-        never = ops.full(shape, np.inf, dtype="float32")
-        first = ops.ones(shape, "float32") if resize is _count else never
-        start = _State(x, first, x, never, ops.ones(shape, dtype="bool"))
+        infinity = ops.full(shape, np.inf, dtype="float32")
+        first = ops.ones(shape, "float32") if resize is _count else infinity
+        start = _State(x, first, x, infinity, ops.ones(shape, dtype="bool"))
         last = backend.repeat(self.num_steps, body, start)
         _, success = score(last.x_adv)
-        last = _keep(last, success, threat_model.distance(last.x_adv, x))
+        last = _update_best(last, success, threat_model.distance(last.x_adv, x))
         return AttackResult(
             x_adv=last.best,
             loss=-last.distance,
@@ -155,8 +158,15 @@ class FMN(MinimumNormAttack):
         return ops.convert_to_tensor(first * (share + (1.0 - share) * fall), dtype="float32")
 
 
-def _keep(state, success, distance):
-    """Takes in the point at which the search stands."""
+def _farthest_distance(x, low, high, threat_model):
+    """Returns the distance from `x` to the farthest corner of the box."""
+    zero = ops.zeros_like(x)
+    corner = ops.where(x - low > high - x, low + zero, high + zero)
+    return threat_model.distance(corner, x)
+
+
+def _update_best(state, success, distance):
+    """Returns the state with the current point as `best` where it is a nearer mistake."""
     nearer = ops.logical_and(success, distance < state.distance)
     return state._replace(
         best=select(nearer, state.x_adv, state.best),
@@ -179,7 +189,7 @@ def _count(state, success, gamma, over):
 
 
 def _width(low, high):
-    """The mean width of the box, of the coordinates that have one."""
+    """Returns the mean width of the box over the coordinates that have one."""
     widths = np.subtract(high, low)
     finite = np.isfinite(widths) & (widths > 0.0)
     return float(np.mean(widths[finite])) if np.any(finite) else 1.0

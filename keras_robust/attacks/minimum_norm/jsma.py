@@ -1,4 +1,4 @@
-"""JSMA: the pair of features with the largest saliency, again and again."""
+"""The Jacobian-based saliency map attack (JSMA)."""
 
 import numbers
 import typing
@@ -19,9 +19,9 @@ from keras_robust.attacks.result import select
 
 
 class _State(typing.NamedTuple):
-    """The search, one entry per example."""
+    """The state of the search, with one entry per example."""
 
-    used: object  # bool `(batch_size, positions)`, the features that were changed.
+    used: object  # bool `(batch_size, positions)`, the changed features.
     success: object
     done: object
     zero_gradient: object
@@ -29,7 +29,7 @@ class _State(typing.NamedTuple):
 
 
 class _Jacobian(typing.NamedTuple):
-    """The slopes of the target logit and of the sum of the others, per position, and the logits."""
+    """The derivatives of the target logit and of the sum of the others, and the logits."""
 
     target: object
     others: object
@@ -38,42 +38,43 @@ class _Jacobian(typing.NamedTuple):
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class JSMA(MinimumNormAttack):
-    """The Jacobian-based saliency map attack: few features, each changed all the way.
+    """Changes few features, each as far as the box allows: the saliency map attack.
 
-    With `a_i = d z_t / d x_i` and `b_i = sum_{j != t} d z_j / d x_i`, every step changes the pair
-    of features with the largest `-(a_p + a_q) (b_p + b_q)`, among those with `a_p + a_q > 0` and
-    `b_p + b_q < 0`, by `theta`; no feature is changed twice. It ends at the target class, or when
-    no pair is left, or none within `epsilon`. With a negative `theta` both conditions turn round.
-    The smallest number of features that it met is the distance that it reports. It was the attack
-    that defensive distillation was said to stop; it is greedy and moves features one way only, so
-    that `FMN` in L0 mostly needs fewer features. Needs the threat model `L0`; with
-    `per_pixel=True` pairs of pixels are changed, in all channels.
+    With `a_i = d z_t / d x_i` and `b_i = sum_{j != t} d z_j / d x_i`, every step changes one pair
+    of features by `theta`: the pair with the largest `-(a_p + a_q) (b_p + b_q)`, among those with
+    `a_p + a_q > 0` and `b_p + b_q < 0`. No feature is changed twice. The search ends when the
+    target class is reached, or when no pair is left within `epsilon`. With a negative `theta` both
+    inequalities are reversed. The reported distance is the number of changed features. Defensive
+    distillation claimed to stop this attack. It is greedy and moves features in one direction only,
+    so that `FMN` in `L0` usually needs fewer features. The attack needs the threat model `L0`; with
+    `per_pixel=True` it changes pairs of pixels, in all channels.
 
-    Untargeted, the target is the runner-up, the most likely of the wrong classes; with
-    `num_targets`, further ones in the order of the logits at `x`, one search each for the examples
-    that no earlier one broke. Any wrong class is then a success.
+    Without `targeted`, the target is the most likely wrong class. With `num_targets > 1`, further
+    targets follow in the order of the logits at `x`: one search each, on the examples that no
+    earlier search broke. Any wrong class then counts as success.
 
-    Deviations from the paper: logits in place of probabilities, as in the authors' later code; of
-    an odd `epsilon`, the last feature is changed alone, by the same rule; features that the class
-    does not need, among those that moved least, are put back at the end. From cleverhans: where no
-    pair meets the conditions the search ends, and changes no arbitrary one. The best pair is exact:
-    all pairs are compared, `d` at a time, so that memory stays in the order of `batch_size * d`.
+    Deviations from the paper: logits replace probabilities, as in the authors' later code; if
+    `epsilon` is odd, the last feature is changed alone, by the same rule; features that are not
+    needed for the wrong class are restored at the end, starting with those that moved least.
+    Deviations from cleverhans: if no pair meets the conditions, the search ends instead of changing
+    an arbitrary pair; the best pair is exact, because all pairs are compared, `d` at a time, in
+    memory of order `batch_size * d`.
 
-    Cost: per step, 2 attack passes and `d^2 / 2` comparisons; up to `epsilon / 2 + 1` steps for
-    each target, and 13 forward passes, in which features that were not needed are put back.
-    BatchNorm statistics see none of it.
+    Cost: 2 attack passes and `d^2 / 2` comparisons per step, up to `epsilon / 2 + 1` steps for each
+    target, and 13 forward passes to restore features that were not needed. BatchNorm statistics are
+    not updated.
 
     Args:
-        theta: float from -1 to 1, not 0, the change of a feature, as a share of the width of the
-            box; it ends at the bounds. Defaults to `1.0`, which saturates.
-        gamma: float in (0, 1], the share of the features that may change at most, whatever
-            `epsilon` allows; at least 1 may. Defaults to `1.0`; the paper has `0.145`.
-        num_targets: int >= 1, the number of targets tried. Defaults to `1`.
+        theta: float from -1 to 1 except 0, the change of a feature as a share of the width of the
+            box, clipped to the bounds. Defaults to `1.0`, which moves features to their bound.
+        gamma: float in (0, 1], the maximal share of features to change, whatever `epsilon` allows.
+            At least 1 feature may change. Defaults to `1.0`; the paper has `0.145`.
+        num_targets: int >= 1, the number of target classes to try. Defaults to `1`.
         targeted: bool, whether `y` holds target classes. Defaults to `False`.
 
     Raises:
         ValueError: for arguments out of range, for a threat model other than `L0`, and for a model
-            that is no classifier.
+            that is not a classifier.
 
     Example:
 
@@ -131,6 +132,7 @@ class JSMA(MinimumNormAttack):
             hit = ops.equal(ops.cast(ops.argmax(jacobian.logits, axis=-1), "int32"), labels)
             success = hit if self.targeted else ops.logical_not(hit)
             finite = ops.all(ops.isfinite(jacobian.logits), axis=-1)
+            # A feature at its bound would be changed without effect.
             usable = ops.logical_and(room > 0.0, ops.logical_not(state.used))
             left = budget - ops.sum(ops.cast(state.used, "float32"), axis=-1)
             return (_advance(state, jacobian, ops.logical_and(success, finite), usable, left),)
@@ -150,7 +152,7 @@ class JSMA(MinimumNormAttack):
         )
 
     def _jacobian(self, classifier, point, y, target, threat_model):
-        """Returns the slopes in the direction of `theta`, those of each position added up."""
+        """Returns the derivatives towards the sign of `theta`, summed over each position."""
 
         def slope(of_target):
             def total(point):
@@ -161,6 +163,7 @@ class JSMA(MinimumNormAttack):
 
             (_, logits), gradient = backend.value_and_input_gradient(total, point)
             gradient = ops.where(ops.isfinite(gradient), gradient, 0.0)
+            # A negative `theta` reverses both conditions, like reversed derivatives.
             sign = 1.0 if self.theta > 0.0 else -1.0
             return sign * threat_model.per_position(gradient), logits
 
@@ -169,28 +172,32 @@ class JSMA(MinimumNormAttack):
 
 
 def _start(room):
-    """Returns the state in which nothing is changed; the clean logits were asked for."""
-    never = ops.zeros(ops.shape(room)[:1], dtype="bool")
+    """Returns the state without any change; it counts the query for the clean logits."""
+    all_false = ops.zeros(ops.shape(room)[:1], dtype="bool")
     return _State(
         used=ops.zeros_like(room, dtype="bool"),
-        success=never,
-        done=never,
-        zero_gradient=ops.logical_not(never),
-        queries=ops.cast(never, "int32") + 1,
+        success=all_false,
+        done=all_false,
+        zero_gradient=ops.logical_not(all_false),
+        queries=ops.cast(all_false, "int32") + 1,
     )
 
 
 def _advance(state, jacobian, success, usable, left):
-    """Takes in what the point of `state` showed, and changes one more pair."""
+    """Returns the state updated by the Jacobian at its point, with one more pair changed."""
     pair, exists = best_pair(jacobian.target, -jacobian.others, usable, left)
     success = ops.where(state.done, state.success, success)
     ends = ops.logical_or(success, ops.logical_not(exists))
     done = ops.logical_or(state.done, ends)
-    blind = ops.logical_and(zero_gradient(jacobian.target), zero_gradient(jacobian.others))
+    has_zero_gradient = ops.logical_and(
+        zero_gradient(jacobian.target), zero_gradient(jacobian.others)
+    )
     return _State(
         used=select(done, state.used, ops.logical_or(state.used, pair)),
         success=success,
         done=done,
-        zero_gradient=ops.logical_and(state.zero_gradient, ops.logical_or(state.done, blind)),
+        zero_gradient=ops.logical_and(
+            state.zero_gradient, ops.logical_or(state.done, has_zero_gradient)
+        ),
         queries=state.queries + 4 * ops.cast(~state.done, "int32"),
     )

@@ -1,4 +1,4 @@
-"""L-BFGS: the smallest perturbation that reaches another class."""
+"""The L-BFGS attack: a minimum-norm attack in `L2`."""
 
 import keras
 import numpy as np
@@ -20,44 +20,49 @@ from keras_robust.attacks.minimum_norm.minimum_norm_attack import MinimumNormAtt
 from keras_robust.attacks.result import AttackResult
 from keras_robust.threat_models.threat_model import per_example
 
+# An example that this weight does not break counts as unbreakable.
 _LARGEST_WEIGHT = 1e6
 _LARGE = 1e9
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class LBFGS(MinimumNormAttack):
-    """The smallest Euclidean perturbation that changes the class: box-constrained L-BFGS.
+    """Finds the smallest Euclidean perturbation that changes the class, by L-BFGS in the box.
 
-    `min_r c CE(f(x + r), t) + ||r||_2^2` with `x + r` inside the bounds, for a target class `t`;
-    `c` grows tenfold until the class changes, and is then bisected towards the smallest one that
-    changes it. Szegedy et al. (2014) found adversarial examples with it, and trained on them. It
-    looks for small perturbations, so that it says how far away a mistake is. At a fixed epsilon it
-    is a weak attack: TRADES keeps 81.6% against it on CIFAR-10, and 56.6% against PGD. Use it for
-    training as in the paper, with `AdversarialPool` or `Mixed`; evaluate with other attacks.
+    `min_r c CE(f(x + r), t) + ||r||_2^2` with `x + r` inside the bounds, for a target class `t`.
+    `c` grows tenfold until the class changes; a bisection then approaches the smallest such `c`.
+    Szegedy et al. (2014) discovered adversarial examples with this attack, and trained on them. It
+    measures the distance to the nearest mistake. At a fixed epsilon it is a weak attack: TRADES
+    keeps 81.6% against it on CIFAR-10, and 56.6% against PGD. Use it for training as in the paper,
+    with `AdversarialPool` or `Mixed`, and evaluate with other attacks.
 
-    The target is the runner-up, the most likely of the wrong classes; any wrong class counts as
-    success. A larger norm than the threat model allows is scaled back into the ball, in `L1` and
-    `Linf` to its nearest point, and success is judged there. Examples that no `c` changes, and
-    those that are wrong from the start, stay as they are.
+    The target is the most likely wrong class, and any wrong class counts as success. A perturbation
+    that is too large for the threat model is projected onto the ball, and success is judged there.
+    Examples that no `c` changes, and examples that are misclassified from the start, are returned
+    unchanged.
 
-    Deviations from the paper: `||r||^2` for its `|r|`, as in cleverhans, and no line search for
-    the exact `c`. From cleverhans: every example is a problem of its own; no untargeted mode, whose
-    objective has no lower bound. From both: in place of the Fortran L-BFGS-B a projected L-BFGS,
-    which runs all examples side by side in the graph, in float32, also under XLA.
+    Deviations from the paper: `||r||^2` replaces `|r|`, as in cleverhans, and there is no line
+    search for the exact `c`. Deviations from cleverhans: every example is a problem of its own;
+    there is no untargeted mode, because its objective has no lower bound. Deviations from both: a
+    projected L-BFGS replaces the Fortran L-BFGS-B; it runs all examples in parallel in the graph,
+    in float32, also under XLA.
 
-    Cost: up to `num_steps` attack passes for each of about `search_steps + 4` values of `c`, most
-    often 10 to 30; 13 forward passes back to the boundary. BatchNorm statistics see none of it.
+    Cost: up to `num_steps` attack passes (usually 10 to 30) for each of about `search_steps + 4`
+    values of `c`; 13 forward passes to move the result back to the boundary. BatchNorm statistics
+    are not updated.
 
     Args:
         initial_weight: float > 0, the first `c`. Defaults to `0.01`.
-        search_steps: int >= 1, bisections of `c`. With `5` the perturbation is some 3% longer than
-            with many, and seldom more than 10%. Defaults to `5`.
-        num_steps: int >= 1, gradients for one value of `c` at most. Defaults to `100`.
-        targeted: `False`, away from `y`, to the runner-up; `True`, towards `y`; `"least_likely"`,
-            to the class that the model finds least likely at `x`. Defaults to `False`.
+        search_steps: int >= 1, the number of bisections of `c`. With `5` the perturbation is some
+            3% longer than with many bisections, and rarely more than 10% longer. Defaults to `5`.
+        num_steps: int >= 1, the maximal number of gradients for one value of `c`. Defaults to
+            `100`.
+        targeted: `False` moves away from `y`, to the most likely wrong class; `True` moves towards
+            `y`; `"least_likely"` moves to the class that the model finds least likely at `x`.
+            Defaults to `False`.
 
     Raises:
-        ValueError: for arguments out of range, and for a model that is no classifier.
+        ValueError: for arguments out of range, and for a model that is not a classifier.
 
     Example:
 
@@ -92,6 +97,7 @@ class LBFGS(MinimumNormAttack):
             return losses.cross_entropy(targets, classifier.logits(point, y)), ()
 
         _, success = score(x)
+        # This gradient only serves to report zero gradients.
         _, gradient = backend.value_and_input_gradient(cross_entropy, x)
         last = smallest(
             self._attempt(score, cross_entropy, x, threat_model.bounds),
@@ -109,18 +115,19 @@ class LBFGS(MinimumNormAttack):
         )
 
     def _targets(self, classifier, x, y):
-        """Returns the class, as int32, that each example is to reach."""
+        """Returns the target class of each example, int32."""
         logits = classifier.logits(x, y)
         labels = label_indices(y, logits)
         if self.targeted is True:
             return labels
         if self.targeted:
             return ops.cast(ops.argmin(logits, axis=-1), "int32")
+        # The most likely wrong class.
         own = ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
         return ops.cast(ops.argmax(logits - _LARGE * own, axis=-1), "int32")
 
     def _attempt(self, score, cross_entropy, x, bounds):
-        """Returns the function that minimises the objective for one weight per example."""
+        """Returns a function that minimizes the objective for one weight per example."""
         low, high = (-np.inf, np.inf) if bounds is None else bounds
 
         def attempt(search):

@@ -1,4 +1,4 @@
-"""The interface of attacks that look for the nearest mistake, whatever the radius."""
+"""The interface of minimum-norm attacks."""
 
 from keras import ops
 
@@ -13,16 +13,15 @@ NEVER = 3e38
 
 
 class MinimumNormAttack(Attack):
-    """Looks for the smallest perturbation that changes the class.
+    """Finds the smallest perturbation that changes the class.
 
-    Subclasses write `nearest`; where the distance is measured, is said by the threat model.
-    `to_boundary` then moves each point back to the boundary, which costs 13 forward passes a
-    search. A point still outside of the ball is moved to the nearest one inside, and success is
-    judged there. `AttackResult.loss` is minus the distance of the nearest mistake, in the ball or
-    not, and `-NEVER` where none was found. Under an infinite radius,
-    `threat_model.with_epsilon(np.inf)`, every restart visits every example, and the nearest
-    mistakes themselves come back. What counts as a mistake on the way back is told by `targeted`
-    and, in units of the logits, `confidence`.
+    Subclasses write `nearest`. The threat model defines the distance. `to_boundary` then moves each
+    point back to the boundary, which costs 13 forward passes per search. A point that is still
+    outside of the ball is projected into it, and success is judged there. `AttackResult.loss` is
+    minus the distance of the nearest mistake, inside the ball or not, and `-NEVER` if none was
+    found. Under an infinite radius, `threat_model.with_epsilon(np.inf)`, every restart visits every
+    example, and the result holds the nearest mistakes themselves. The class attributes `targeted`
+    and `confidence` (in units of the logits) define what counts as a mistake on the way back.
     """
 
     targeted = False
@@ -31,8 +30,8 @@ class MinimumNormAttack(Attack):
     def nearest(self, classifier, x, y, threat_model, seed, restart):
         """Returns `AttackResult` with the nearest mistakes, wherever they are.
 
-        `success` says for which examples one was found; `loss` is not read. `queries` are those of
-        this method. The arguments are those of `search`.
+        `success` is true where a mistake was found. `loss` is ignored. `queries` counts the queries
+        of this method. The arguments are those of `search`.
         """
         raise NotImplementedError
 

@@ -1,4 +1,4 @@
-"""The smallest perturbation for which a hinge is zero: the frame of C&W and EAD."""
+"""The base class of the penalty attacks C&W and EAD."""
 
 import typing
 
@@ -18,13 +18,13 @@ from keras_robust.attacks.minimum_norm.minimum_norm_attack import MinimumNormAtt
 from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import select
 
-# An example whose loss falls by less than this, over a tenth of the steps, goes no further.
+# The descent of an example ends when its loss falls by less than this over a tenth of the steps.
 _NUM_CHECKS = 10
 _PROGRESS = 0.9999
 
 
 class Problem(typing.NamedTuple):
-    """What is minimised for one weight per example; `hinge` is that of `make_hinge`."""
+    """The problem for one weight per example; `hinge` is that of `make_hinge`."""
 
     x: object
     threat_model: object
@@ -33,23 +33,23 @@ class Problem(typing.NamedTuple):
 
 
 class _State(typing.NamedTuple):
-    """The descent for one weight; `x_adv` and `size` are of the smallest mistake so far."""
+    """The descent for one weight; `x_adv` and `size` belong to the smallest mistake so far."""
 
     memory: object
     x_adv: object
     size: object
     loss: object
-    checked: object  # The loss when it was last compared.
+    checked: object  # The loss at the last check of progress.
     done: object
     queries: object
 
 
 class PenaltyAttack(MinimumNormAttack):
-    """Minimises `penalty(delta) + c * hinge`, and searches `c` for each example; to be subclassed.
+    """Minimizes `penalty(delta) + c * hinge`, and searches `c` for each example.
 
-    The arguments are those of `CarliniWagner`. A subclass writes `start`, `step` and `penalty`, and
-    overrides `size` where another perturbation than that of the smallest penalty is wanted.
-    `queries_per_step` says how often a step asks the model.
+    The arguments are those of `CarliniWagner`. A subclass writes `start`, `step` and `penalty`. It
+    overrides `size` if the mistakes are to be compared by something else than the penalty.
+    `queries_per_step` is the number of queries of one step.
     """
 
     queries_per_step = 2
@@ -76,15 +76,15 @@ class PenaltyAttack(MinimumNormAttack):
         self.targeted = targeted
 
     def start(self, x, threat_model):
-        """Returns what the descent remembers before the first step."""
+        """Returns the memory of the descent before the first step."""
         raise NotImplementedError
 
     def step(self, step, memory, problem):
-        """Takes one step and judges one point.
+        """Returns the memory after one step, and one point with its hinge and hits.
 
         Args:
             step: int or int32 tensor `()`, from 0.
-            memory: what `start` or the last step returned.
+            memory: the memory that `start` or the last step returned.
             problem: a `Problem`.
 
         Returns:
@@ -93,11 +93,11 @@ class PenaltyAttack(MinimumNormAttack):
         raise NotImplementedError
 
     def penalty(self, delta):
-        """Returns what is minimised besides the hinge, shape `(batch_size,)`."""
+        """Returns the size of the perturbation in the objective, shape `(batch_size,)`."""
         raise NotImplementedError
 
     def size(self, delta):
-        """Returns by what the mistakes are compared, shape `(batch_size,)`."""
+        """Returns the size by which mistakes are compared, shape `(batch_size,)`."""
         return self.penalty(delta)
 
     def nearest(self, classifier, x, y, threat_model, seed, restart):
@@ -115,13 +115,14 @@ class PenaltyAttack(MinimumNormAttack):
             x_adv=last.x_adv,
             loss=-last.size,
             success=ops.isfinite(last.size),
-            # The hinge that is flat at `x` moves nothing, so that every later gradient is 0 too.
+            # If the hinge is flat at `x`, the descent never moves, and all its gradients are zero.
             zero_gradient=zero_gradient(gradient) & ~success,
             queries=last.queries + 5,
         )
 
     def _descend(self, problem, search):
-        """Returns `WeightTrial`, the smallest mistake on the way down for these weights."""
+        """Returns `WeightTrial`, the smallest mistake of the descent for these weights."""
+        # Progress is checked per block, so that one flat step does not end a descent.
         block_size = -(-self.num_steps // _NUM_CHECKS)
 
         def goes_on(block, state):
@@ -135,10 +136,10 @@ class PenaltyAttack(MinimumNormAttack):
             stops = state.loss > _PROGRESS * state.checked
             return block + 1, state._replace(done=state.done | stops, checked=state.loss)
 
-        never = ops.full(ops.shape(problem.x)[:1], float("inf"), dtype="float32")
+        infinity = ops.full(ops.shape(problem.x)[:1], float("inf"), dtype="float32")
         memory = self.start(problem.x, problem.threat_model)
-        queries = ops.cast(ops.zeros_like(never), "int32")
-        state = _State(memory, problem.x, never, never, never, search.done, queries)
+        queries = ops.cast(ops.zeros_like(infinity), "int32")
+        state = _State(memory, problem.x, infinity, infinity, infinity, search.done, queries)
         _, last = backend.while_loop(goes_on, body, (0, state))
         return WeightTrial(last.x_adv, last.size, ops.isfinite(last.size), last.queries)
 
@@ -162,9 +163,9 @@ class PenaltyAttack(MinimumNormAttack):
 def make_hinge(classifier, x, y, targeted, confidence):
     """Returns a function `point -> (hinge, hits)`, both of shape `(batch_size,)`.
 
-    The hinge is `max(lead + confidence, 0)`, with the lead of the label over all other classes, or,
-    under a target, of the other classes over it. A hit is a success with `confidence` to spare; for
-    `"least_likely"` any wrong class is one.
+    The hinge is `max(lead + confidence, 0)`. The lead is that of the label over all other classes
+    or, if `targeted` is `True`, that of the other classes over the label. A hit is a success with
+    at least the lead `confidence`; for `"least_likely"` any wrong class is a hit.
 
     Args:
         classifier: a `models.Classifier`.
@@ -181,6 +182,7 @@ def make_hinge(classifier, x, y, targeted, confidence):
         logits = classifier.logits(point, y)
         wrong_lead = losses.margin(labels, logits)
         is_label = ops.equal(ops.cast(ops.argmax(logits, axis=-1), "int32"), labels)
+        # The lead by which the example counts as a success.
         spare = -wrong_lead if targeted is True else wrong_lead
         lead = losses.margin(least_likely, logits) if targeted == "least_likely" else -spare
         hits = is_label if targeted is True else ~is_label
@@ -191,6 +193,6 @@ def make_hinge(classifier, x, y, targeted, confidence):
 
 
 def hinge_gradient(problem, point):
-    """Returns `(hinge, hits), gradient` of a `Problem`; what is not finite in the gradient is 0."""
+    """Returns `(hinge, hits), gradient` of a `Problem`, non-finite gradients replaced by 0."""
     judged, gradient = backend.value_and_input_gradient(problem.hinge, point)
     return judged, ops.where(ops.isfinite(gradient), gradient, 0.0)

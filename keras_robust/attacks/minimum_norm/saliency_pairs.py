@@ -1,4 +1,4 @@
-"""The pair of features with the largest saliency, without a matrix of all pairs."""
+"""Finds the pair of features with the largest saliency, without a matrix of all pairs."""
 
 from keras import ops
 
@@ -12,16 +12,18 @@ def best_pair(first, second, usable, left):
 
     Args:
         first: float tensor `(batch_size, size)`, the `a`.
-        second: float tensor like it, the `b`.
-        usable: bool tensor like it, the features to choose from.
-        left: float tensor `(batch_size,)`, how many features may be chosen: with fewer than 2 it is
-            one feature, `p = q`, and with none it is nothing.
+        second: float tensor like `first`, the `b`.
+        usable: bool tensor like `first`, the features to choose from.
+        left: float tensor `(batch_size,)`, how many features may be chosen. Below 2 the result is
+            one feature, `p = q`; below 1 it is none.
 
     Returns:
-        A bool tensor like `usable`, true for the pair; and whether there is one, `(batch_size,)`.
+        A bool tensor like `usable`, true for the pair, and a bool tensor `(batch_size,)`, whether
+        there is a pair.
     """
     size = usable.shape[-1]
-    # Scaled to 1, so that no product underflows; minus infinity is in no pair.
+    # Scaled to a maximum of 1 so that no product underflows. Minus infinity excludes a feature from
+    # all pairs.
     first, second = (part / ops.maximum(_peak(part), _TINY) for part in (first, second))
     first = ops.where(usable, first, -float("inf"))
 
@@ -45,7 +47,7 @@ def best_pair(first, second, usable, left):
     alone = ops.where(ops.expand_dims(ops.logical_and(left >= 1.0, left < 2.0), -1), scores(0), 0.0)
     place = ops.cast(ops.argmax(alone, axis=-1), "int32")
     best = (ops.max(alone, axis=-1), place, place)
-    # Two features of a ring are no further apart than half of it.
+    # The shifts form a ring, so that half of them reach every pair.
     score, place, partner = backend.fori_loop(1, size // 2 + 1, compare, best)
     both = ops.logical_or(*(ops.one_hot(one, size, dtype="bool") for one in (place, partner)))
     exists = score > 0.0

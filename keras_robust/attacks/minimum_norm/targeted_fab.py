@@ -1,4 +1,4 @@
-"""Fast adaptive boundary attack towards one class after the other."""
+"""Targeted FAB, which tries one target class after the other."""
 
 import keras
 
@@ -10,22 +10,22 @@ from keras_robust.attacks.ranked_targets import ranked_target
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class TargetedFAB(FAB):
-    """FAB-T of AutoAttack: `FAB` towards each of the most likely wrong classes in turn.
+    """Runs `FAB` towards each of the most likely wrong classes in turn: FAB-T of AutoAttack.
 
-    The lead that is linearised is that of one target, those ranked 2, 3, ... by the clean logits,
-    so that a step costs one gradient whatever the number of classes is. Each target is one search,
-    from the clean example and without random numbers, for the examples that no earlier one broke
-    inside the ball; any wrong class counts as a mistake.
+    Every step linearizes the lead of one target class, so that it costs one gradient, whatever the
+    number of classes is. The targets are ranked 2, 3, ... by the clean logits. Each target is one
+    search that starts at the clean example, uses no random numbers, and visits only the examples
+    that no earlier search broke inside the ball. Any wrong class counts as a mistake.
 
-    Deviations from the authors' code: those of `FAB`; targets beyond the number of classes begin
-    anew, which finds the same again.
+    Deviations from the authors' code: those of `FAB`; if there are more targets than wrong classes,
+    the classes are repeated, which finds the same points again.
 
-    Cost: per target and step, one attack pass and one forward pass; 13 forward passes a target,
-    back to the boundary.
+    Cost: one attack pass and one forward pass per target and step; 13 forward passes per target to
+    move the result back to the boundary.
 
     Args:
         num_targets: int, the number of searches. Defaults to `9`.
-        num_steps: int, of each. Defaults to `100`.
+        num_steps: int, the number of steps of each search. Defaults to `100`.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""The rest of the way from a mistake to the boundary of its class, by bisection."""
+"""Moves a mistake back to the decision boundary, by bisection."""
 
 from keras import ops
 
@@ -9,21 +9,21 @@ from keras_robust.attacks.result import select
 from keras_robust.threat_models.threat_model import per_example
 
 _HALVINGS = 12
-# How far beyond a mistake one may be looked for that is safe from rounding.
+# The search for a mistake that is safe from rounding may go this far beyond the point found.
 _LONGEST = 1.0 + 1.0 / 128.0
-# What float32 may get wrong in a logit, as a share of the largest.
+# The rounding error of a logit in float32, as a share of the largest logit.
 _ROUNDING = 1e-5
 QUERIES = _HALVINGS + 1
 
 
 def to_boundary(classifier, x, y, point, threat_model, *, targeted=False, confidence=0.0):
-    """Returns mistakes moved towards `x`, up to the boundary, or a little beyond.
+    """Returns mistakes moved towards `x`, to the boundary or slightly beyond.
 
-    On the way lie the projections of `point` onto the smaller balls around `x`. The nearest that
-    12 halvings find is taken, among those whose class leads by `confidence` and by what rounding
-    may hide, 1e-5 of the largest logit: a mistake in float32 is then one in float64. Where a lead
-    as large is only met farther out, it is looked for up to 1/128 beyond `point`; where there is
-    none, `point` stays.
+    The candidates are the projections of `point` onto smaller balls around `x`. The result is the
+    nearest candidate that 12 bisection steps find among those whose class leads by `confidence` and
+    by a margin for rounding, 1e-5 of the largest logit. Thus a mistake in float32 is also one in
+    float64. If no nearer point has such a lead, the search extends up to 1/128 beyond `point`. If
+    that fails too, the result is `point`.
 
     Cost: 13 forward passes.
 
@@ -31,9 +31,9 @@ def to_boundary(classifier, x, y, point, threat_model, *, targeted=False, confid
         classifier: a `models.Classifier`.
         x: float tensor `(batch_size, ...)`, the clean examples.
         y: labels, target labels if `targeted` is `True`, or `None` for the predictions.
-        point: float tensor like `x`, the mistakes; `x` itself stays.
-        threat_model: a `ThreatModel`, whose radius plays no role.
-        targeted: `False`, `True` or `"least_likely"`, which any wrong class satisfies.
+        point: float tensor like `x`, the mistakes. Where it equals `x`, the result is `x`.
+        threat_model: a `ThreatModel`, whose radius is ignored.
+        targeted: `False`, `True` or `"least_likely"`, for which any wrong class is a mistake.
         confidence: float >= 0, in units of the logits.
     """
     clean = ops.stop_gradient(classifier.logits(x, y))

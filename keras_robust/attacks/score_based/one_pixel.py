@@ -1,4 +1,4 @@
-"""One pixel, found by differential evolution."""
+"""The one-pixel attack, by differential evolution."""
 
 import math
 import numbers
@@ -36,40 +36,44 @@ class _State(typing.NamedTuple):
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class OnePixel(Attack):
-    """One pixel, or a few, anywhere in the image and of any colour, without gradients.
+    """Changes one pixel, or a few, to any color, without gradients.
 
-    Differential evolution (Storn and Price, 1997) of a population of changes
-    `(row, column, colour)`, `num_pixels` times each: every generation, member `i` meets
-    `g_r1 + F (g_r2 - g_r3)` of three other members, without crossover, and gives way to it if that
-    has the larger margin `max_{j != y} z_j - z_y`. It ends at the first success. For the threat
-    model `L0`, of which `epsilon` should allow for `num_pixels`: it counts pixels with
-    `per_pixel=True`, and else features, so that a pixel costs as many as there are channels. Where
-    fewer pixels are allowed, but at least one, the first ones of each member are used.
+    Differential evolution (Storn and Price, 1997) works on a population of changes
+    `(row, column, color)`, `num_pixels` times each. In every generation, member `i` competes with
+    `g_r1 + F (g_r2 - g_r3)` of three other members, without crossover, and is replaced if the rival
+    has the larger margin `max_{j != y} z_j - z_y`. The search ends at the first success. The attack
+    needs the threat model `L0`, and `epsilon` should allow for `num_pixels`. `L0` counts pixels
+    with `per_pixel=True`, and otherwise features, so that a pixel costs as many as there are
+    channels. If fewer than `num_pixels` pixels are allowed, but at least one, only the first pixels
+    of each member are used.
 
-    It finds mistakes where gradients lead nowhere, but a few pixels in a large image are seldom
-    enough: of CIFAR-10 images, the paper breaks 68% of a plain network with one pixel. For a model
-    with gradients `FMN` or `PGD` in `L0` is much cheaper and mostly stronger.
+    It finds mistakes where gradients are of no use, but a few pixels in a large image are rarely
+    enough: on CIFAR-10, the paper breaks 68% of the images for a plain network with one pixel. For
+    a model with gradients, `FMN` or `PGD` in `L0` is much cheaper and usually stronger.
 
-    Inputs of shape `(batch_size, ..., channels)` have pixels with channels, at positions with
-    any number of axes; those of shape `(batch_size, features)` have a pixel per feature.
+    Inputs of shape `(batch_size, ..., channels)` have pixels with channels, at positions along any
+    number of axes. Inputs of shape `(batch_size, features)` have one pixel per feature.
 
-    Deviations from the paper: the margin of the logits in place of a probability; the end at the
-    first success, where theirs waits for a probability below 5%; a position that leaves the image
-    comes in again on its other side, and colours end at the bounds; colours start from a normal
-    distribution around the middle of the box, with half of its width, in place of 8-bit values.
+    Deviations from the paper: the fitness is the margin of the logits instead of a probability; the
+    search ends at the first success, whereas theirs waits for a probability below 5%; a position
+    that leaves the image reenters on the opposite side, and colors are clipped to the bounds;
+    initial colors come from a normal distribution around the middle of the box, with half of its
+    width, instead of 8-bit values.
 
     Cost: up to `population_size * (num_steps + 1) + 2` forward passes for each example.
 
     Args:
-        num_pixels: int >= 1, the pixels to change. Defaults to `1`; the paper also has 3 and 5.
-        population_size: int >= 4, the members. Defaults to `400`; far fewer find far less.
-        num_steps: int >= 1, the generations. Defaults to `100`.
-        scale: float > 0, the `F`. Defaults to `0.5`.
+        num_pixels: int >= 1, the number of pixels to change. Defaults to `1`; the paper also uses 3
+            and 5.
+        population_size: int >= 4, the number of members. Defaults to `400`; much smaller
+            populations find much less.
+        num_steps: int >= 1, the number of generations. Defaults to `100`.
+        scale: float > 0, the factor `F`. Defaults to `0.5`.
         targeted: bool, whether `y` holds target classes. Defaults to `False`.
 
     Raises:
-        ValueError: for arguments out of range, for a threat model other than `L0` or one that does
-            not allow for one pixel, and for a model that is no classifier.
+        ValueError: for arguments out of range, for a threat model other than `L0` or with an
+            `epsilon` too small for one pixel, and for a model that is not a classifier.
 
     Example:
 
@@ -95,7 +99,7 @@ class OnePixel(Attack):
         check_counts(num_pixels=num_pixels, population_size=population_size, num_steps=num_steps)
         if population_size <= _PARENTS:
             raise ValueError(
-                "Argument `population_size` must be an int >= 4, for three parents beside each "
+                "Argument `population_size` must be an int >= 4, for three parents besides each "
                 f"member. Received: {population_size!r}"
             )
         if not isinstance(scale, numbers.Real) or not 0.0 < scale < math.inf:
@@ -109,7 +113,7 @@ class OnePixel(Attack):
         self.targeted = targeted
 
     def compiled(self, model, threat_model, x, y):
-        # Only here the radius of a data set is known: inside it is a tensor.
+        # The radius is checked here because inside the compiled search it is a symbolic tensor.
         self._check(threat_model, keras.tree.flatten(x)[0])
         return super().compiled(model, threat_model, x, y)
 
@@ -119,16 +123,18 @@ class OnePixel(Attack):
         pixels = PixelGenes(x, threat_model, self.num_pixels)
         shape = ops.shape(x)[:1]
         keys = counter_rng.make_keys(seed, shape[0])
-        never = ops.zeros(shape, dtype="bool")
-        clean = AttackResult(x, *score(x), never, counted(shape, 2))
+        all_false = ops.zeros(shape, dtype="bool")
+        clean = AttackResult(x, *score(x), all_false, counted(shape, 2))
 
         def judge(genes):
+            # One member at a time, because a whole population may not fit into memory.
             return ops.map(lambda member: score(pixels.image(member)), genes)
 
         def body(state):
             done = ops.logical_or(ops.any(state.success, axis=0), clean.success)
             rivals = pixels.wrapped(self._rivals(state, keys))
             values, success = judge(rivals)
+            # After its first success an example accepts no more rivals.
             wins = ops.logical_and(values > state.values, ops.logical_not(done))
             state = _State(
                 number=state.number + 1,
@@ -147,14 +153,14 @@ class OnePixel(Attack):
         queries = counted(shape, self.population_size)
         start = _State(ops.cast(0, "int32"), genes, *judge(genes), queries)
         (last,) = backend.while_loop(goes_on, body, (start,), maximum_iterations=self.num_steps)
-        found = strongest(clean, _best(last, pixels, never))
+        found = strongest(clean, _best(last, pixels, all_false))
         return found._replace(x_adv=ops.stop_gradient(select(clean.success, x, found.x_adv)))
 
     def _check(self, threat_model, x):
         if not isinstance(threat_model, threat_models.L0):
             raise ValueError(
-                "OnePixel changes few pixels, and needs the threat model L0, such as "
-                f"L0(1, per_pixel=True). Received: {threat_model!r}"
+                "OnePixel changes few pixels, and needs the threat model L0, such as L0(1, "
+                f"per_pixel=True). Received: {threat_model!r}"
             )
         cost = pixel_cost(x, threat_model)
         if backend.is_symbolic(threat_model.radius):
@@ -162,15 +168,16 @@ class OnePixel(Attack):
         radius = ops.convert_to_numpy(threat_model.radius)
         if np.any((radius > 0) & (radius < cost)):
             raise ValueError(
-                f"L0 counts features, of which a pixel with {cost} channels takes {cost}: this one "
-                "allows for no pixel. Use per_pixel=True, which counts pixels, such as "
-                f"L0(1, per_pixel=True), or an epsilon >= {cost}. Received: {threat_model!r}"
+                f"L0 counts features, and a pixel with {cost} channels counts as {cost}, so that "
+                "this threat model allows no pixel to change. Use per_pixel=True, which counts "
+                f"pixels, such as L0(1, per_pixel=True), or an epsilon >= {cost}. Received: "
+                f"{threat_model!r}"
             )
 
     def _rivals(self, state, keys):
-        """Returns the genes of the next generation, before they are wrapped."""
+        """Returns the rivals of all members, before their genes are wrapped."""
         size = self.population_size
-        # The first counter was spent on the first generation.
+        # Counter 0 was used for the first generation.
         bits = counter_rng.draw(keys, state.number + 1, _PARENTS * size)
         bits = ops.transpose(ops.reshape(bits, (-1, _PARENTS, size)), (1, 2, 0))
         one, two, three = _distinct(bits, size)
@@ -179,7 +186,8 @@ class OnePixel(Attack):
 
 
 def _distinct(bits, size):
-    """Returns three indices below `size`, all different, int32 `(size, batch_size)` each."""
+    """Returns three different indices below `size`, int32 `(size, batch_size)` each."""
+    # Each index is drawn from the numbers left over, then shifted past those taken.
     one = counter_rng.below(bits[0], float(size))
     two = counter_rng.below(bits[1], size - 1.0)
     two = two + ops.cast(two >= one, "float32")
@@ -190,16 +198,19 @@ def _distinct(bits, size):
 
 
 def _members(genes, index):
-    """Returns, per example, the genes of the members `index`."""
+    """Returns the genes of the members `index`, chosen per example."""
     index = ops.broadcast_to(ops.expand_dims(index, -1), ops.shape(genes))
     return ops.take_along_axis(genes, index, axis=0)
 
 
-def _best(state, pixels, never):
-    """Returns `AttackResult` for the fittest members."""
+def _best(state, pixels, all_false):
+    """Returns `AttackResult` of the fittest member of each example."""
     wins = ops.any(state.success, axis=0)
+    # Successful members rank before all others.
     values = ops.where(ops.logical_or(state.success, ~wins), state.values, -float("inf"))
     winner = ops.expand_dims(ops.argmax(values, axis=0), 0)
     index = ops.broadcast_to(ops.expand_dims(winner, -1), (1, *ops.shape(state.genes)[1:]))
     genes = ops.take_along_axis(state.genes, index, axis=0)[0]
-    return AttackResult(pixels.image(genes), ops.max(values, axis=0), wins, never, state.queries)
+    return AttackResult(
+        pixels.image(genes), ops.max(values, axis=0), wins, all_false, state.queries
+    )

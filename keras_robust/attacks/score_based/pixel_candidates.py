@@ -1,4 +1,4 @@
-"""What one-pixel attacks evolve: positions and colours of pixels."""
+"""The genes of one-pixel attacks: positions and colors of pixels."""
 
 import numpy as np
 from keras import ops
@@ -9,14 +9,15 @@ _RESOLUTION = 2.0**23
 
 
 class PixelGenes:
-    """What the genes of a member mean: positions, as shares of the image, and colours.
+    """Translates genes into changed pixels.
 
-    A pixel has one gene per axis of the image, then one per channel, a share of the box.
+    A pixel has one gene per axis of the image, its position as a share of the axis, and then one
+    gene per channel, its color as a share of the box.
 
     Args:
         x: float tensor `(batch_size, ...)`, the clean examples.
         threat_model: an `L0`.
-        count: int, the pixels of a member.
+        count: int, the number of pixels of a member.
     """
 
     def __init__(self, x, threat_model, count):
@@ -26,7 +27,7 @@ class PixelGenes:
         self.allowed = ops.floor(threat_model.counts()[:, 0] / pixel_cost(x, threat_model))
 
     def random_genes(self, keys, population_size):
-        """Returns a first population, `(population_size, batch_size, genes)`."""
+        """Returns the first population, `(population_size, batch_size, genes)`."""
         per_pixel = len(self.axes) + 2 * self.channels
         total = population_size * self.count * per_pixel
         noise = counter_rng.draw(keys, 0, total)
@@ -35,20 +36,20 @@ class PixelGenes:
         place, size, angle = ops.split(
             noise, (len(self.axes), len(self.axes) + self.channels), axis=-1
         )
-        # Box and Muller's way from two uniform numbers to a normal one.
+        # The Box-Muller transform makes a normal number from two uniform ones.
         normal = ops.sqrt(-2.0 * ops.log(1.0 - size)) * ops.cos(2.0 * np.pi * angle)
         genes = ops.concatenate([place, 0.5 + 0.5 * normal], axis=-1)
         genes = ops.reshape(genes, (-1, population_size, genes.shape[-1] * self.count))
         return self.wrapped(ops.transpose(genes, (1, 0, 2)))
 
     def wrapped(self, genes):
-        """Returns genes with positions inside of the image, and colours in the box."""
+        """Returns genes with positions wrapped into the image and colors clipped to the box."""
         is_place = [True] * len(self.axes) + [False] * self.channels
         is_place = np.tile(is_place, self.count)
         return ops.where(is_place, ops.mod(genes, 1.0), ops.clip(genes, 0.0, 1.0))
 
     def image(self, genes):
-        """Returns the examples with the changes of one member each, from `(batch_size, genes)`."""
+        """Returns the examples, each changed by one member, from genes `(batch_size, genes)`."""
         genes = ops.reshape(genes, (-1, self.count, len(self.axes) + self.channels))
         x_adv = self.x
         for number in range(self.count):
@@ -61,7 +62,7 @@ class PixelGenes:
         return ops.reshape(self.allowed > number, (-1,) + (1,) * (len(self.x.shape) - 1))
 
     def _mask(self, pixel):
-        """Returns where the pixel is, as bool of the shape of `x` with one channel."""
+        """Returns a bool mask of the pixel, with the shape of `x` and one channel."""
         positions = 1
         index = 0.0
         for axis, size in enumerate(self.axes):
@@ -75,12 +76,12 @@ class PixelGenes:
     def _colour(self, pixel):
         low, high = (np.asarray(bound, "float32") for bound in self.threat_model.bounds)
         share = pixel[:, len(self.axes) :]
-        # One number for each example has no axis of channels.
+        # Examples that are single numbers have no axis of channels.
         channels = (self.channels,) * (len(self.x.shape) > 1)
         share = ops.reshape(share, (-1,) + (1,) * (len(self.x.shape) - 2) + channels)
         return self.threat_model.clip(low + share * (high - low))
 
 
 def pixel_cost(x, threat_model):
-    """Returns how much of the radius of an `L0` one pixel takes, an int."""
+    """Returns how many of the `epsilon` changes of an `L0` one pixel takes, an int."""
     return 1 if threat_model.per_pixel or len(x.shape) <= 2 else x.shape[-1]

@@ -1,4 +1,4 @@
-"""SPSA: gradient descent whose gradients are estimated from scores."""
+"""SPSA: gradient ascent with gradients that are estimated from scores."""
 
 import math
 import typing
@@ -18,7 +18,7 @@ from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import choose
 from keras_robust.attacks.result import counted
 
-# Adam's, which its own paper and the authors leave alone.
+# The defaults of Adam, which the authors use as well.
 _DECAY, _SQUARE_DECAY, _GUARD = 0.9, 0.999, 1e-8
 _NOT_A_SCORE = 1e30
 
@@ -35,39 +35,40 @@ class _State(typing.NamedTuple):
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class SPSA(Attack):
-    """Ascends gradients that are estimated from the scores of random neighbours, with Adam.
+    """Ascends gradients that are estimated from the scores of random neighbors, with Adam.
 
     `g = 1 / m sum_i l(x_adv + delta v_i) v_i / delta`, with `m = num_samples` vectors `v_i` of
-    random signs, of which one half are the negatives of the other (Spall, 1992). Adam takes a step
-    of up to about `learning_rate` in every coordinate, and the point is projected into the ball and
-    the box, whatever the norm. Uesato et al. (2018) broke defences with it whose gradients are
-    blind or lie. Use it for models without gradients, beside `Square`, which needs fewer queries;
-    if it breaks what PGD leaves, the gradients are masked.
+    random signs. One half of them are the negatives of the other half (Spall, 1992). Adam takes a
+    step of up to about `learning_rate` in every coordinate, and the point is projected into the
+    ball and the box, in every norm. Uesato et al. (2018) broke defenses with masked gradients by
+    it. Use it for models without gradients, in addition to `Square`, which needs fewer queries. If
+    it breaks examples that PGD does not, the gradients are masked.
 
-    The neighbours may lie outside of the ball and the box by `delta`; only points inside count as
-    a success. An example that is broken stays as it is, and its queries end.
+    The neighbors may lie outside of the ball and the box by `delta`; only points inside count as
+    success. An example that is broken is returned as it was then, and takes no further queries.
 
-    Deviations from the paper: it stops at success, and takes 128 samples a step for up to 8192,
-    both as in cleverhans. From cleverhans: every example has an Adam and random numbers of its
-    own, in batches of any size; the best point comes back.
+    Deviations from the paper: the attack stops at success, and uses 128 samples per step instead of
+    up to 8192, both as in cleverhans. Deviations from cleverhans: every example has its own Adam
+    state and random numbers, in batches of any size; the best point is returned.
 
-    Cost: `num_steps * (num_samples + 1) + 2` forward passes, fewer where all of a batch is broken
-    early. BatchNorm statistics see none of it.
+    Cost: `num_steps * (num_samples + 1) + 2` forward passes, fewer if all examples of a batch are
+    broken early. BatchNorm statistics are not updated.
 
     Args:
-        num_steps: int >= 1, steps of Adam. Defaults to `100`.
-        num_samples: int >= 2, even: the neighbours of one step. Defaults to `128`.
+        num_steps: int >= 1, the number of Adam steps. Defaults to `100`.
+        num_samples: even int >= 2, the number of neighbors per step. Defaults to `128`.
         learning_rate: float > 0, in units of the input. Defaults to `0.01`.
-        delta: float > 0, the distance of the neighbours in every coordinate. Defaults to `0.01`.
+        delta: float > 0, the distance of the neighbors in every coordinate. Defaults to `0.01`.
         random_start: bool, whether to start at a random point of the ball. Defaults to `False`.
-        num_restarts: int >= 1. Restarts differ in their neighbours. Defaults to `1`.
-        targeted: `False`, away from `y`; `True`, towards `y`; `"least_likely"`, towards the class
-            that the model finds least likely at `x`. Defaults to `False`.
-        loss: name in `keras_robust.losses.FUNCTIONS` or a function `(y, logits) -> (batch_size,)`,
-            to be maximised. Defaults to `"margin"`.
+        num_restarts: int >= 1, the number of searches, which differ in their neighbors. Defaults to
+            `1`.
+        targeted: `False` moves away from `y`; `True` moves towards `y`; `"least_likely"` moves
+            towards the class that the model finds least likely at `x`. Defaults to `False`.
+        loss: the loss to maximize, a name in `keras_robust.losses.FUNCTIONS` or a function
+            `(y, logits) -> (batch_size,)`. Defaults to `"margin"`.
 
     Raises:
-        ValueError: for arguments out of range, and for a model that is no classifier.
+        ValueError: for arguments out of range, and for a model that is not a classifier.
 
     Example:
 
@@ -100,8 +101,8 @@ class SPSA(Attack):
         check_counts(num_steps=num_steps, num_restarts=num_restarts)
         if not isinstance(num_samples, int) or num_samples < 2 or num_samples % 2:
             raise ValueError(
-                "Argument `num_samples` must be an even int >= 2: neighbours come in pairs. "
-                f"Received: {num_samples!r}"
+                "Argument `num_samples` must be an even int >= 2, because neighbors come in "
+                f"pairs. Received: {num_samples!r}"
             )
         check_numbers(learning_rate=learning_rate, delta=delta)
         check_choice("random_start", random_start, (True, False))
@@ -121,9 +122,9 @@ class SPSA(Attack):
         score = make_attack_loss(classifier, x, y, self.loss, self.targeted)
         keys = counter_rng.make_keys(seed, ops.shape(x)[0])
         shape = ops.shape(x)[:1]
-        never = ops.zeros(shape, dtype="bool")
-        # The clean outputs were asked for by the goal.
-        best = AttackResult(x, *score(x), never, counted(shape, 2))
+        all_false = ops.zeros(shape, dtype="bool")
+        # Two queries: `make_attack_loss` has evaluated the clean examples as well.
+        best = AttackResult(x, *score(x), all_false, counted(shape, 2))
         start = threat_model.random_start(x, seed) if self.random_start else x
         nothing = ops.zeros_like(x)
 
@@ -135,8 +136,10 @@ class SPSA(Attack):
             gradient = self._gradient(score, state.x_adv, keys, state.step)
             ascent, mean, square = _adam(gradient, state)
             x_adv = threat_model.project(state.x_adv + self.learning_rate * ascent, x)
-            here = AttackResult(x_adv, *score(x_adv), never, counted(shape, self.num_samples + 1))
-            best = _taken_in(state.best, here)
+            here = AttackResult(
+                x_adv, *score(x_adv), all_false, counted(shape, self.num_samples + 1)
+            )
+            best = _merge(state.best, here)
             return (_State(state.step + 1, ops.stop_gradient(x_adv), mean, square, best),)
 
         state = _State(0, start, nothing, nothing, best)
@@ -144,16 +147,18 @@ class SPSA(Attack):
         return last.best
 
     def _gradient(self, score, x_adv, keys, step):
-        """Returns the estimate at `x_adv`, shape of `x_adv`."""
+        """Returns the estimated gradient at `x_adv`, with its shape."""
         pairs = self.num_samples // 2
 
         def add(pair, total):
+            # Every direction of every step has a counter of its own.
             direction = _signs(keys, step * pairs + pair, x_adv)
+            # With both signs of a direction, the even terms of the loss cancel.
             (above, _), (below, _) = (
                 score(x_adv + sign * self.delta * direction) for sign in (1.0, -1.0)
             )
             slope = above - below
-            # What the model cannot compute tells nothing about the slope.
+            # The loss of non-finite logits is a huge constant, which says nothing about the slope.
             slope = ops.where(ops.abs(slope) < _NOT_A_SCORE, slope, 0.0)
             return total + ops.reshape(slope, (-1,) + (1,) * (len(x_adv.shape) - 1)) * direction
 
@@ -168,7 +173,7 @@ def _signs(keys, counter, x):
 
 
 def _adam(gradient, state):
-    """Returns Adam's direction, and its new moments."""
+    """Returns the direction of Adam, and its new moments."""
     count = ops.cast(state.step, "float32") + 1.0
     mean = _DECAY * state.mean + (1.0 - _DECAY) * gradient
     square = _SQUARE_DECAY * state.square + (1.0 - _SQUARE_DECAY) * ops.square(gradient)
@@ -176,8 +181,8 @@ def _adam(gradient, state):
     return mean / (1.0 - ops.power(_DECAY, count)) / (size + _GUARD), mean, square
 
 
-def _taken_in(best, here):
-    """Returns the better point of each example; a broken one stays, and is asked no more."""
+def _merge(best, here):
+    """Returns the better point of each example; broken examples keep their point and queries."""
     is_better = ops.logical_or(here.success, here.loss > best.loss)
     is_open = ops.logical_not(best.success)
     queries = best.queries + ops.where(is_open, here.queries, 0)

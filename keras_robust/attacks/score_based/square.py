@@ -1,4 +1,4 @@
-"""The Square attack: random search with windows that shrink, which needs scores only."""
+"""The Square attack: a score-based random search with shrinking windows."""
 
 import numbers
 import typing
@@ -25,7 +25,7 @@ from keras_robust.attacks.score_based.square_signs import SignMoves
 
 
 class _State(typing.NamedTuple):
-    """The search after some windows; the points are images."""
+    """The state of the search; the points are images."""
 
     window: object
     x_adv: object
@@ -36,54 +36,56 @@ class _State(typing.NamedTuple):
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class Square(Attack):
-    """Random search with square windows: scores are all that it needs.
+    """Searches randomly with square windows, from scores alone.
 
-    Minimises the margin `z_y - max_{j != y} z_j` (Andriushchenko et al., 2020). Every query changes
-    a window at a random place; what raises the loss stays. The window covers the share `p` of the
-    image, `p_init` at first and halved after 10, 50, 200, 500, 1000, 2000, 4000, 6000 and 8000
-    windows. It is the black-box part of AutoAttack: gradients that are blind or lie do not hinder
-    it, so what it breaks after gradient attacks points to masked gradients (clean logit pairing on
-    MNIST keeps 62.4% against PGD and 6.1% against this). It leaves 88.25% of Madry's MNIST model,
-    with 50 restarts of 20 000 queries.
+    The attack minimizes the margin `z_y - max_{j != y} z_j` (Andriushchenko et al., 2020). Every
+    query changes a window at a random place, and the change is kept if it raises the loss. The
+    window covers the share `p` of the image: `p_init` at first, halved after 10, 50, 200, 500,
+    1000, 2000, 4000, 6000 and 8000 windows. Square is the black-box member of AutoAttack. Masked
+    gradients do not hinder it, so that examples which it breaks after gradient attacks have failed
+    point to masked gradients (clean logit pairing on MNIST keeps 62.4% against PGD and 6.1% against
+    Square). It leaves 88.25% of Madry's MNIST model, with 50 restarts of 20 000 queries.
 
-    `Linf`: it starts with vertical stripes of one random sign per column and channel; a window sets
-    its pixels to their largest or smallest values, with one random sign per channel. `L2`, `L1`: it
-    starts with a mosaic of two-lobed pyramids; a window gets a pyramid, paid for by what a second
-    window loses. The window is a square for images `(height, width, channels)` or `(height,
-    width)`. A vector is one row of features, of which a window is a stretch; in what has more axes,
-    all before the last two are stacked. Examples broken once stay as they are and are not counted
-    further; when all of a batch are broken, it ends.
+    In `Linf` the search starts with vertical stripes of one random sign per column and channel; a
+    window sets its pixels to their largest or smallest values, with one random sign per channel. In
+    `L2` and `L1` it starts with a mosaic of two-lobed pyramids; a window gets a pyramid, whose norm
+    is taken from a second window. The window is a square for images `(height, width, channels)` or
+    `(height, width)`. A vector counts as one row of features, and a window is a range of them.
+    Inputs with more axes are reshaped: all axes before the last two are stacked. Broken examples
+    keep their point and take no further queries. The search ends when all examples of a batch are
+    broken.
 
-    Deviations from the authors' code: every example has windows and signs of its own, where
-    theirs shares them in a batch; windows reach the last row and column, as in the paper; windows
-    are longer than high where an image is, and on images of fewer than 5 rows or columns as small
-    as one pixel, where theirs have 3; a tie is no success; only finite scores count; one window
-    less, as the start is a query too. In L2 and L1 the old change of a window enters with the
-    factor 0.999, so that a pyramid on its own negative does not vanish, and each pyramid of the
-    mosaic in L1 is scaled to spend the ball, where theirs is projected. The example itself comes
-    back where no point has a higher loss.
+    Deviations from the authors' code: every example has its own windows and signs, whereas theirs
+    shares them in a batch; windows reach the last row and column, as in the paper; windows are
+    wider than high if the image is, and on images of fewer than 5 rows or columns they shrink to
+    one pixel, whereas theirs have 3; a tie is no success; only finite scores count; there is one
+    window less, because the start is a query too. In `L2` and `L1` the old change of a window
+    enters with the factor 0.999, so that a pyramid on its own negative does not vanish. In `L1`
+    each pyramid of the mosaic is scaled to use the whole ball, whereas theirs is projected. The
+    clean example is returned if no point has a higher loss.
 
-    Cost: `num_queries + 2` forward passes per restart; a batch is asked as a whole until its last
-    example is broken. Beside them, 256 images of 28 x 28 cost some 0.8 ms of processor time a query
-    in Linf, and four times that in L2 and L1, where a forward pass of two small convolutions costs
-    6 ms, and of the 5 x 5 convolutions of Madry's MNIST model 35 ms; L1 with several
-    channels takes longer, as it projects every point. BatchNorm statistics see none of it.
+    Cost: `num_queries + 2` forward passes per restart; every query runs the whole batch until its
+    last example is broken. In addition, 256 images of 28 x 28 cost some 0.8 ms of processor time
+    per query in `Linf`, and four times as much in `L2` and `L1`. For comparison, a forward pass
+    costs 6 ms for two small convolutions, and 35 ms for the 5 x 5 convolutions of Madry's MNIST
+    model. `L1` with several channels takes longer, because it projects every point. BatchNorm
+    statistics are not updated.
 
     Args:
-        num_queries: int >= 1, points tried per restart. Defaults to `5000`.
+        num_queries: int >= 1, the number of points to try per restart. Defaults to `5000`.
         p_init: float in (0, 1], the share of the image that the first windows cover. The paper has
             0.05 for ImageNet and 0.3 for CIFAR-10. Defaults to `0.8`.
-        num_restarts: int >= 1. Defaults to `1`.
-        loss: name in `keras_robust.losses.FUNCTIONS` or a function `(y, logits) -> (batch_size,)`,
-            to be maximised. Defaults to `"margin"`.
-        targeted: `False`, away from `y`; `True`, towards `y`; `"least_likely"`, towards the class
-            that the model finds least likely at `x`. Defaults to `False`.
-        rescale_schedule: bool, whether `p` is halved at the same shares of the queries as with
-            10 000 of them; AutoAttack does not. Defaults to `False`.
+        num_restarts: int >= 1, the number of searches. Defaults to `1`.
+        loss: the loss to maximize, a name in `keras_robust.losses.FUNCTIONS` or a function
+            `(y, logits) -> (batch_size,)`. Defaults to `"margin"`.
+        targeted: `False` moves away from `y`; `True` moves towards `y`; `"least_likely"` moves
+            towards the class that the model finds least likely at `x`. Defaults to `False`.
+        rescale_schedule: bool, whether the schedule of `p`, made for 10 000 queries, is rescaled to
+            `num_queries`. AutoAttack does not rescale it. Defaults to `False`.
 
     Raises:
-        ValueError: for arguments out of range, for a model that is no classifier, and for a threat
-            model that is none of `Linf`, `L2` and `L1`.
+        ValueError: for arguments out of range, for a model that is not a classifier, and for a
+            threat model other than `Linf`, `L2` and `L1`.
 
     Example:
 
@@ -133,22 +135,23 @@ class Square(Attack):
         def judge(images):
             return score(ops.reshape(images, shape))
 
-        never = ops.zeros(shape[:1], dtype="bool")
-        clean = AttackResult(x, *score(x), never, counted(shape[:1], 2))
+        all_false = ops.zeros(shape[:1], dtype="bool")
+        clean = AttackResult(x, *score(x), all_false, counted(shape[:1], 2))
         start = moves.start()
         loss, hit = judge(start)
+        # Examples that are misclassified from the start spend no query on the search.
         queries = ops.cast(~clean.success, "int32")
         state = _State(0, start, loss, ops.logical_or(hit, clean.success), queries)
         last = self._search(judge, moves, state)
         found = AttackResult(
-            ops.reshape(last.x_adv, shape), last.loss, last.success, never, last.queries
+            ops.reshape(last.x_adv, shape), last.loss, last.success, all_false, last.queries
         )
         best = strongest(clean, found)
-        # A mistake on the clean example needs no attack.
+        # An example that the model gets wrong from the start is returned unchanged.
         return choose(clean.success, clean, best)._replace(queries=best.queries)
 
     def _moves(self, x, threat_model, seed):
-        """Returns what starts the search and proposes points, for the norm of the threat model."""
+        """Returns the moves (start and proposals) for the norm of the threat model."""
         image = square_windows.image_shape(tuple(x.shape[1:]))
         keys = counter_rng.make_keys(seed, ops.shape(x)[0])
         if isinstance(threat_model, threat_models.Linf):
@@ -156,10 +159,10 @@ class Square(Attack):
         if isinstance(threat_model, (threat_models.L1, threat_models.L2)):
             order = 1 if isinstance(threat_model, threat_models.L1) else 2
             return PyramidMoves(x, threat_model, keys, image, self.p_init, order)
-        raise ValueError(f"The Square attack knows Linf, L2 and L1. Received: {threat_model!r}")
+        raise ValueError(f"The Square attack supports Linf, L2 and L1. Received: {threat_model!r}")
 
     def _search(self, judge, moves, state):
-        """Tries the windows until every example is broken or none are left."""
+        """Returns the state after all windows, or once every example is broken."""
         num_windows = self.num_queries - 1
         stages = square_windows.stages(self.num_queries, self.rescale_schedule).astype("int32")
 
@@ -169,6 +172,7 @@ class Square(Attack):
 
         def body(state):
             stage = ops.take(stages, state.window, axis=0)
+            # The counter 0 was used for the start.
             x_adv = moves.propose(state.x_adv, state.window + 1, stage)
             loss, hit = judge(x_adv)
             is_open = ops.logical_not(state.success)

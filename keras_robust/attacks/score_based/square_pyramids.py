@@ -1,4 +1,4 @@
-"""The moves of the Square attack in L2 and L1: two-lobed pyramids, paid for by another window."""
+"""The moves of the Square attack in `L2` and `L1`: two-lobed pyramids."""
 
 import numpy as np
 from keras import ops
@@ -10,40 +10,43 @@ _TILES = 5
 _SMALLEST = 3
 _TINY = 1e-12
 _INSIDE = 1.0 - 1e-6
-# A little less than 1, so that a pyramid on top of its own negative does not vanish.
+# Slightly less than 1, so that a pyramid on top of its own negative does not vanish.
 _OLD = 0.999
 
 
 class PyramidMoves:
-    """Adds a pyramid to one window, and takes the norm for it from there, another one and the rest.
+    """Adds a pyramid to one window, with norm from that window, another one and the unused rest.
 
-    With `d` the change so far, `W1` and `W2` the windows, `v` the pyramid and `s` a sign per
-    channel `i`: `d_i` becomes 0 in `W2`, and in `W1` a multiple of `s_i v + d_i / ||d_i||_W1`, of a
-    norm that spends what `d_i` had in both windows and a fair share of what `epsilon` leaves over.
-    In `L1` it spends as many times that as there are channels, and the projection into ball and box
-    then takes the same from every pixel, so that small changes vanish.
+    Let `d` be the change so far, `W1` and `W2` the windows, `v` the pyramid and `s` a sign per
+    channel `i`. In `W2`, `d_i` becomes 0. In `W1`, it becomes a multiple of
+    `s_i v + d_i / ||d_i||_W1`. Its norm uses what `d_i` had in both windows, and an equal share of
+    the part of `epsilon` that is not used yet. In `L1` the norm is multiplied by the number of
+    channels. The projection onto ball and box then takes the same amount from every pixel, so that
+    small changes vanish.
 
     Args:
         x: float tensor `(batch_size, ...)`, the examples.
         threat_model: an `L1` or `L2`.
         keys: uint32 tensor `(batch_size,)`, from `counter_rng.make_keys`.
-        shape: `(height, width, channels)`, as which an example is treated.
+        shape: `(height, width, channels)`, the shape to which examples are reshaped.
         p_init: float, the share of the image that the first windows cover.
-        order: 1 or 2, of the norm.
+        order: 1 or 2, the order of the norm.
     """
 
     def __init__(self, x, threat_model, keys, shape, p_init, order):
         self.x, self.threat_model = x, threat_model
         self.shape, self.keys, self.order = shape, keys, order
-        # Single pixels would be no pyramids, but vectors and tiny images have little else.
+        # A single pixel is no pyramid, but vectors and tiny images have no room for larger windows.
         smallest = _SMALLEST if min(shape[:2]) >= _TILES else 1
         self.windows = Windows(*shape[:2], p_init, smallest=smallest, odd=True)
         canvases = [canvas(size, shape[:2], order) for size in self.windows.sizes]
         self.canvases = np.stack(canvases).astype("float32")
         radius = ops.reshape(threat_model.radius, (-1, 1, 1, 1))
-        # In L2 changes are in units of the radius: the square of a large one would leave float32.
+        # In L2 changes are in units of the radius, because squares of large changes overflow
+        # float32.
         self.unit = ops.where(radius > 0.0, radius, 1.0) if order == 2 else 1.0
-        # In the power of the norm, so that what pixels cost adds up; rounding needs some slack.
+        # The budget is a power of the norm, because powers add up over pixels. `_INSIDE` leaves
+        # slack for rounding.
         self.budget = (_INSIDE * radius / self.unit) ** order
         self.ball = threat_model.scaled(_INSIDE)
 
@@ -63,7 +66,7 @@ class PyramidMoves:
         return self._moved(change * self._root(self.budget / (cost + _TINY)))
 
     def propose(self, x_adv, query, stage):
-        """Returns images with one pyramid more each."""
+        """Returns images with one more pyramid each."""
         change = (x_adv - self._image(self.x)) / self.unit
         bits = counter_rng.draw(self.keys, query, 5 + self.shape[2])
         edges = self.windows.place(bits[:, :2], stage)
@@ -86,7 +89,7 @@ class PyramidMoves:
         height, width, _ = self.shape
         flat = ops.reshape(ops.take(self.canvases, stage, axis=0), (-1,))
         top, left = (ops.cast(edge, "int32") for edge in edges)
-        # The canvas has the pyramid in its corner; it is rolled to where the window is.
+        # The canvas holds the pyramid in its corner. Rolling the canvas moves it to the window.
         rows = ops.mod(ops.arange(height, dtype="int32") - top[:, None], height)
         columns = ops.mod(ops.arange(width, dtype="int32") - left[:, None], width)
         rows = rows + height * ops.cast(turned, "int32")[:, None]
@@ -94,7 +97,7 @@ class PyramidMoves:
         return ops.take(flat, places, axis=0)[..., None]
 
     def _moved(self, change):
-        """Returns the images after a change; what the box cuts off is left over."""
+        """Returns the images after a change, clipped to the box or projected onto ball and box."""
         x_adv = self.x + ops.reshape(self.unit * change, ops.shape(self.x))
         if self.order == 1 and self.shape[2] > 1:
             return self._image(self.ball.project(x_adv, self.x))
@@ -127,8 +130,8 @@ def canvas(size, extents, order):
 
 
 def pyramid(height, width, turned, order):
-    """Returns two lobes of opposite sign and together norm 1, one above or beside the other."""
-    # One row of pixels has no lobes above each other.
+    """Returns two adjacent lobes of opposite sign, of norm 1 together."""
+    # A single row has no room for lobes on top of each other.
     if width > 1 and (turned or height == 1):
         return _lobes(width, height, order).T
     return _lobes(height, width, order)
@@ -141,7 +144,7 @@ def _lobes(height, width, order):
 
 
 def _lobe(height, width, order):
-    """`sum_k 1 / (k + 1)^e` over the centred squares of half-width `k` that a pixel lies in."""
+    """Returns `sum_k 1 / (k + 1)^e` over the centered squares of half-width `k` with the pixel."""
     rows = np.abs(np.arange(height) - height // 2)[:, None]
     distance = np.maximum(rows, np.abs(np.arange(width) - width // 2)[None])
     count = max(height, width) // 2 + 1
@@ -151,7 +154,7 @@ def _lobe(height, width, order):
 
 
 def mosaic(height, width):
-    """Returns the number of the tile of each pixel, -1 outside of them, and how many there are."""
+    """Returns the index of the tile of each pixel, -1 outside, and the number of tiles."""
     rows, columns = _tiles(height), _tiles(width)
     across = columns.max() + 1
     tiles = np.where(
@@ -161,7 +164,7 @@ def mosaic(height, width):
 
 
 def _tiles(extent):
-    """Returns the tile of each pixel along one axis: five or a few more of one size."""
+    """Returns the index of the tile of each pixel along one axis, -1 outside of the tiles."""
     size = max(extent // _TILES, 1)
     count = min(extent // size, _TILES)
     places = (np.arange(extent) - (extent - count * size) // 2) // size

@@ -1,4 +1,4 @@
-"""The moves of the Square attack in Linf: windows of the largest change."""
+"""The moves of the Square attack in `Linf`: windows at the bounds of the ball."""
 
 from keras import ops
 
@@ -13,14 +13,14 @@ class SignMoves:
         x: float tensor `(batch_size, ...)`, the examples.
         threat_model: a `Linf`.
         keys: uint32 tensor `(batch_size,)`, from `counter_rng.make_keys`.
-        shape: `(height, width, channels)`, as which an example is treated.
+        shape: `(height, width, channels)`, the shape to which examples are reshaped.
         p_init: float, the share of the image that the first windows cover.
     """
 
     def __init__(self, x, threat_model, keys, shape, p_init):
         self.shape, self.keys = shape, keys
         self.windows = Windows(*shape[:2], p_init)
-        # The corners are projected once; what is made of their pixels is feasible, too.
+        # The corners are projected once; any mixture of their pixels is feasible, too.
         self.low, self.high = (
             ops.reshape(threat_model.project(x + sign * threat_model.radius, x), (-1, *shape))
             for sign in (-1.0, 1.0)

@@ -1,4 +1,4 @@
-"""Where the windows of the Square attack are, and how large: one size per query."""
+"""The size and position of the windows of the Square attack."""
 
 import math
 
@@ -13,14 +13,15 @@ _SCHEDULE = 10000
 
 
 def image_shape(shape):
-    """Returns the `(height, width, channels)` as which examples of some shape are treated.
+    """Returns the `(height, width, channels)` to which examples of a shape are reshaped.
 
-    A vector is one row of features; of more than three axes, all but the last two are stacked.
+    A vector becomes one row of features. If there are more than three axes, all but the last two
+    are stacked.
     """
     if None in shape:
         raise ValueError(
-            "The Square attack needs inputs of a known shape, vectors or images. "
-            f"Received: inputs of shape {(None, *shape)}"
+            "The Square attack needs inputs of a fixed shape, vectors or images. Received: inputs "
+            f"of shape {(None, *shape)}"
         )
     if len(shape) <= 1:
         return (1, *(shape or (1,)), 1)
@@ -30,7 +31,7 @@ def image_shape(shape):
 
 
 def stages(num_queries, rescale_schedule):
-    """Returns how often the share has been halved before each query, an int array."""
+    """Returns how often `p` has been halved before each query, an int array."""
     queries = np.arange(num_queries)
     if rescale_schedule:
         queries = queries * _SCHEDULE // num_queries
@@ -38,15 +39,16 @@ def stages(num_queries, rescale_schedule):
 
 
 class Windows:
-    """The windows of a search, of a size that is known when it is traced.
+    """The windows of a search, with sizes that are known when it is traced.
 
-    The area is the share `p` of `height * width`, as near to a square as the image allows.
+    A window covers the share `p` of `height * width`, and is as close to a square as the image
+    allows.
 
     Args:
         height, width: int, of the image.
-        p_init: float, the share at first.
-        smallest: int, the shortest side of a window where the image has room for it.
-        odd: bool, whether sides must be odd where the image has room for it.
+        p_init: float, the initial share `p`.
+        smallest: int, the minimal side of a window, if the image has room for it.
+        odd: bool, whether sides must be odd, if the image has room for it.
     """
 
     def __init__(self, height, width, p_init, *, smallest=1, odd=False):
@@ -55,7 +57,7 @@ class Windows:
         self.sizes = [_size(height, width, share, smallest, odd) for share in shares]
 
     def size(self, stage):
-        """Returns height and width at a stage, an int32 tensor, as float32 tensors."""
+        """Returns height and width of the windows at `stage`, an int32 tensor, as float32."""
         sizes = ops.take(ops.convert_to_tensor(self.sizes, dtype="float32"), stage, axis=0)
         return sizes[0], sizes[1]
 
@@ -71,7 +73,7 @@ class Windows:
         return top, counter_rng.below(bits[:, 1], self.width - width + 1.0)
 
     def mask(self, edges, stage):
-        """Returns where the windows are, bool `(batch_size, height, width, 1)`."""
+        """Returns a mask of the windows, bool `(batch_size, height, width, 1)`."""
         rows, columns = (
             _is_within(edge, size, extent)
             for edge, size, extent in zip(
@@ -91,7 +93,7 @@ def _size(height, width, share, smallest, odd):
     side = max(round(math.sqrt(area)), smallest)
     side += odd and side % 2 == 0
     rows, columns = min(side, height), min(side, width)
-    # What does not fit into the one side goes into the other.
+    # If one side does not fit, the other becomes longer, so that the area stays the same.
     if rows < side:
         columns = _side(area / rows, smallest, odd, width)
     elif columns < side:

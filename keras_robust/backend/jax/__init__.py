@@ -1,1 +1,1 @@
-"""The seam for JAX."""
+"""The backend for JAX."""

@@ -1,4 +1,4 @@
-"""JAX: writes functions of tensors into a SavedModel, for TensorFlow to serve."""
+"""JAX: SavedModels of functions of tensors, which TensorFlow can serve."""
 
 import logging
 import string
@@ -13,11 +13,11 @@ from keras_robust.backend.jax.ops import collected_requirements
 from keras_robust.backend.jax.scope import Scope
 from keras_robust.backend.tensorflow.ops import require_all
 
-# Where it is served is not where it is trained.
+# Export for CPU and CUDA, whatever device trained the model.
 _PLATFORMS = ("cpu", "cuda")
 
-# Warnings of what is as it should be: weights are variables, and nobody asks a served model for
-# second derivatives.
+# These warnings do not apply: the weights are variables, and a served model needs no second
+# derivatives.
 _NO_CONCERN = "call_tf works best with", "(__inference_internal_grad_fn_"
 
 
@@ -30,10 +30,10 @@ logging.getLogger("absl").addFilter(_is_of_concern)
 
 
 class ExportArchive:
-    """Functions that TensorFlow runs, around those of a model that JAX has translated.
+    """Writes TensorFlow functions around a model into a SavedModel; JAX runs the model itself.
 
-    Keras's own archive translates a whole endpoint, which may then have no operation of TensorFlow,
-    such as one that decodes pictures.
+    The archive of Keras translates a whole endpoint from JAX, so that the endpoint cannot contain
+    operations of TensorFlow, such as decoding pictures.
 
     Args:
         model: built `keras.Model`.
@@ -49,10 +49,10 @@ class ExportArchive:
         ]
 
     def in_graph(self, function):
-        """Returns `function`, of tensors of the backend, as one of TensorFlow's tensors.
+        """Converts a function of JAX tensors to a function of TensorFlow tensors.
 
-        What the function requires of its inputs by `require_all` is checked, and what it assigns to
-        variables of the model stays, as in TensorFlow itself.
+        The conditions of `require_all` are checked in the converted function. Values that the
+        function assigns to variables of the model are kept, as on TensorFlow.
         """
         messages, places = [], []
 
@@ -84,23 +84,23 @@ class ExportArchive:
         return tf.function(run, autograph=False)
 
     def add_endpoint(self, name, function, specs):
-        """Adds a function of TensorFlow's tensors that returns a dict of them."""
+        """Adds a function of TensorFlow tensors that returns a dict of tensors."""
         compiled = tf.function(function, input_signature=list(specs), autograph=False)
         self._signatures[name] = compiled
         setattr(self._module, name, compiled)
 
     def write_out(self, path, verbose=False):
         """Writes the SavedModel to the folder `path`."""
-        # Those of what JAX has translated are such.
+        # Functions translated from JAX have custom gradients.
         options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
         tf.saved_model.save(self._module, path, signatures=self._signatures, options=options)
 
 
 def from_tf_function(function):
-    """Returns `function`, of TensorFlow's tensors, as one of tensors of the backend.
+    """Converts a function of TensorFlow tensors to a function of JAX tensors.
 
-    All that it takes and gives must have one row per example: a function that was traced for any
-    number of rows does not say how many it returns, and JAX asks.
+    Every argument and every result must have one row per example: a function traced for any number
+    of rows does not report how many it returns, and JAX needs to know.
     """
 
     def run(*tensors):
@@ -118,11 +118,11 @@ def from_tf_function(function):
 
 
 def _symbolic_shapes(shapes):
-    """Returns shapes as JAX writes them, with names for lengths that are not known."""
+    """Returns shapes in the notation of JAX, with names for unknown lengths."""
     names = iter(string.ascii_lowercase)
 
     def written(shape):
-        # The first axis of all inputs is the batch.
+        # The first axis of every input is the batch.
         axes = ["batch" if n is None and not place else n for place, n in enumerate(shape)]
         return "(" + "".join(f"{next(names) if n is None else n}, " for n in axes) + ")"
 

@@ -6,23 +6,23 @@ import keras
 from keras_robust.backend.jax.scope import Scope
 from keras_robust.backend.jax.scope import assign
 
-# Of a function that makes variables whenever it is traced, every trace meets new ones.
+# A function that creates variables in every trace would never stop being traced.
 _MOST_TRACES = 3
 
 
 class Function:
     """A function of structures of tensors, compiled once for each signature of its arguments.
 
-    JAX knows pure functions only. The variables that the function reads become further arguments,
-    and those that it assigns further results, so that it sees what they hold when it is called.
+    JAX compiles pure functions only. The variables that the function reads become additional
+    arguments, and the variables that it assigns become additional results.
 
     Args:
         function: the function; its arguments may be `None`.
-        given: list of variables whose values are an argument of `call`, and a result of it. They
-            are not donated: where a call fails or is interrupted, they are what there is.
-        others: list of further variables that it may need; where some are missing, it is traced
+        given: list of variables whose values `call` takes and returns. Their memory is not donated,
+            so that the old values remain if a call fails or is interrupted.
+        others: list of other variables that the function may use. If some are missing, it is traced
             once more.
-        is_compiled: bool; `False` has it run operation by operation.
+        is_compiled: bool; with `False` the function runs operation by operation.
     """
 
     def __init__(self, function, given=(), *, others=(), is_compiled=True):
@@ -34,53 +34,53 @@ class Function:
         self._run = None
 
     def __call__(self, *arguments):
-        """Returns what the function returns."""
+        """Returns the result of the function, and assigns the variables that it assigns."""
         result, _, updates = self.call([], *arguments)
         assign(*updates)
         return result
 
     def call(self, values, *arguments):
-        """Returns what the function returns, the new values of `given`, and what it assigns.
+        """Returns the result of the function, the new values of `given`, and the assignments.
 
-        That is a pair, a list of variables and one of the values that are to be theirs.
+        The assignments are a pair: a list of variables, and their new values.
 
         Args:
             values: list, the values of `given`.
-            *arguments: those of the function.
+            *arguments: the arguments of the function.
         """
         if self._run is None:
             self._run = self._compiled(values) if self._is_compiled else self._pure
         if self._is_compiled:
             self._find_others(values, arguments)
         else:
-            # Keras refuses to mix arrays and tensors in the inputs of a model.
+            # Keras does not accept a mix of arrays and tensors as the inputs of a model.
             arguments = jax.tree.map(jax.numpy.asarray, arguments)
         held = [variable.value for variable in self._others]
         result, values, updates = self._run(values, held, arguments)
         if updates:
-            # Errors on the host come now, and not with the value of a variable.
+            # Wait, so that an error on the host is raised here, and not when the variable is read.
             jax.block_until_ready(updates)
         return result, values, ([self._others[place] for place in updates], updates.values())
 
     def _compiled(self, values):
         shardings = None
         if keras.distribution.distribution() is not None:
-            # Otherwise XLA chooses where the new values are.
+            # Keep the values where they are: otherwise XLA chooses their devices.
             shardings = (None, [value.sharding for value in values], None)
         return jax.jit(self._pure, out_shardings=shardings)
 
     def _find_others(self, values, arguments):
-        """Finds the variables beside `given` that are needed for arguments like these."""
+        """Adds to `others` the variables that are needed for arguments with this signature."""
         leaves, structure = jax.tree.flatten(arguments)
         signature = (structure, *((jax.numpy.shape(x), jax.numpy.result_type(x)) for x in leaves))
         if signature in self._signatures:
             return
         for _ in range(_MOST_TRACES):
-            # A trace that meets a variable for the first time takes its value for a constant. The
-            # last of these is kept by JAX, for the call.
+            # A trace treats the value of an unknown variable as a constant, so trace again until no
+            # variable is new. JAX caches the last trace for the call.
             known = len(self._others)
             held = [variable.value for variable in self._others]
-            # In a scope, at the end of which variables are filled that were made in the trace.
+            # The end of the scope initializes the variables that were created in the trace.
             with Scope():
                 self._run.trace(values, held, arguments)
             if known == len(self._others):
@@ -88,11 +88,12 @@ class Function:
         self._signatures.add(signature)
 
     def _add(self, variables):
-        """Adds those that are not known yet; `variables` is a dict by id."""
+        """Adds the variables of a dict by id that are not known yet."""
         known = {id(variable) for variable in [*self._given, *self._others]}
         self._others += [one for key, one in variables.items() if key not in known]
 
     def _pure(self, values, held, arguments):
+        """Runs the function without side effects; returns its result, `given` and the updates."""
         pairs = zip([*self._given, *self._others], [*values, *held], strict=True)
         with Scope(pairs) as scope:
             result = self._function(*arguments)
@@ -104,11 +105,11 @@ class Function:
 
 
 class OpenFunction(Function):
-    """A function whose arguments have one row per example, and may have any number of rows.
+    """A compiled function whose arguments have one row per example, for any number of rows.
 
-    Every number of rows would be compiled anew. Calls with fewer rows, but at least half of those
-    that an earlier call had, repeat the last row until they are as many; what is computed for it is
-    thrown away. The function must treat examples apart.
+    Without padding, every number of rows would be compiled anew. A call with fewer rows than an
+    earlier call, but at least half as many, repeats its last row; the results of the added rows are
+    dropped. The function must treat examples separately.
     """
 
     def __init__(self, function, *, others=()):
@@ -116,9 +117,13 @@ class OpenFunction(Function):
         self._sizes = set()
 
     def __call__(self, *arguments):
-        """Calls it with tensors, structures of tensors, or `None` where it was so at first."""
+        """Calls the function with tensors or structures of tensors.
+
+        An argument that was `None` in the first call must be `None` in all calls.
+        """
         arguments = jax.tree.map(jax.numpy.asarray, arguments)
         size = len(jax.tree.leaves(arguments)[0])
+        # Limit the computations for added rows to the cost of the given rows.
         padded = min((own for own in self._sizes if size <= own <= 2 * size), default=size)
         self._sizes.add(padded)
         if padded == size:
@@ -133,6 +138,7 @@ def _has(leaf, size):
 
 
 def _pad(leaf, size, padded):
+    # Arguments without a batch axis, such as a seed, are not padded.
     if not _has(leaf, size):
         return leaf
     last = jax.numpy.broadcast_to(leaf[-1:], (padded - size, *leaf.shape[1:]))

@@ -1,18 +1,18 @@
-"""JAX: what the machine computes faster than float32, and by which way."""
+"""JAX: the dtypes that the machine computes faster than float32."""
 
 import contextlib
 
 import jax
 
-# Compute capabilities from which GPUs have tensor cores for a dtype.
+# The lowest compute capability of GPUs with tensor cores for a dtype.
 _GPU_SINCE = {"bfloat16": (8, 0), "float16": (7, 0)}
 
 
 def fast_dtype():
-    """Returns the half precision in which this machine gains speed, or `None`.
+    """Returns the half precision dtype that is faster than float32 on this machine, or `None`.
 
-    With GPUs, the best dtype that all of them multiply in tensor cores; `"bfloat16"` on TPUs; on
-    CPUs `None`, for which XLA computes bfloat16 in float32.
+    With GPUs, it is the best dtype that the tensor cores of all of them support. On TPUs it is
+    `"bfloat16"`. On CPUs it is `None`, because XLA computes bfloat16 in float32 there.
     """
     devices = jax.devices()
     if devices[0].platform == "tpu":
@@ -24,11 +24,11 @@ def fast_dtype():
 
 
 def _capability(device):
-    """Returns the compute capability of a GPU, a tuple, which those of AMD do not have."""
+    """Returns the compute capability of a GPU as a tuple; `(0, 0)` for a GPU of AMD."""
     numbers = str(getattr(device, "compute_capability", "")).split(".")
     return tuple(map(int, numbers)) if all(map(str.isdecimal, numbers)) else (0, 0)
 
 
 def fast_input_gradients(model):
-    """Returns the context in which input gradients of `model` take a shorter way: XLA's own."""
+    """Returns a context that does nothing: XLA optimizes input gradients itself."""
     return contextlib.nullcontext()

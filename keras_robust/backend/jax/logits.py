@@ -1,4 +1,4 @@
-"""JAX: finds the logits behind probabilities in traced code, where Keras cannot keep them."""
+"""JAX: recorded logits behind probabilities in traced code, where Keras cannot store them."""
 
 import contextlib
 import threading
@@ -10,19 +10,20 @@ from keras_robust.backend.keras_internals import layers_of
 from keras_robust.backend.keras_internals import set_keras_logits
 
 _ACTIVATIONS = (keras.activations.softmax, keras.activations.sigmoid)
-# On JAX they return their very input where its shape stays, and with it the logits behind it, of
-# which neither TensorFlow nor a certificate knows anything.
+# On JAX these layers return their input itself if its shape does not change, and with it the
+# recorded logits. On TensorFlow they return a new tensor, without logits.
 _RESHAPING = (keras.layers.Flatten, keras.layers.Permute, keras.layers.Reshape)
-# Layers are changed for as long as somebody is within: calls in other threads wait.
+# Recording changes attributes of the layers, so that other threads must wait.
 _LOCK = threading.RLock()
 
 
 @contextlib.contextmanager
 def record_logits(model):
-    """Within, `keras_logits` knows what went into every softmax and sigmoid of Keras layers.
+    """Makes `keras_logits` find the inputs of every softmax and sigmoid in Keras layers.
 
-    Keras sets an attribute of what its activations return, and tracers take none. Those that a
-    model calls by itself, outside of a layer such as `Dense` or `Softmax`, are not found.
+    Keras stores the logits as an attribute of the outputs of its activations, which tracers do not
+    support. Activations that a model calls outside of a layer, such as `Dense` or `Softmax`, are
+    not found. The layers change only inside the context.
     """
     with _LOCK, contextlib.ExitStack() as stack:
         for layer in layers_of(model):
@@ -33,15 +34,15 @@ def record_logits(model):
 
 
 def _changes(layer):
-    """Yields the attribute to change of a layer, and the function that belongs there."""
+    """Yields pairs of the name of an attribute of a layer, and the function to put there."""
     attributes = vars(layer)
     if any(attributes.get("activation") is one for one in _ACTIVATIONS):
-        yield "activation", _noting(layer.activation)
+        yield "activation", _recording(layer.activation)
     if "call" not in attributes:
         if isinstance(layer, keras.layers.Softmax):
-            yield "call", _noting(layer.call)
+            yield "call", _recording(layer.call)
         elif isinstance(layer, _RESHAPING):
-            yield "call", _apart(layer.call)
+            yield "call", _copying(layer.call)
 
 
 def _put_back(attributes, name, value):
@@ -50,19 +51,24 @@ def _put_back(attributes, name, value):
         attributes[name] = value
 
 
-def _noting(function):
-    def noting(inputs, **options):
+def _recording(function):
+    """Returns an activation that also stores its inputs as the logits of its outputs."""
+
+    def recording(inputs, **options):
         outputs = function(inputs, **options)
+        # A masked softmax changes the logits before it normalizes them.
         if options.get("mask") is None:
             set_keras_logits(outputs, inputs)
         return outputs
 
-    return noting
+    return recording
 
 
-def _apart(function):
-    def apart(inputs, **options):
+def _copying(function):
+    """Returns a layer call that never returns its input itself."""
+
+    def copying(inputs, **options):
         outputs = function(inputs, **options)
         return jax.numpy.array(outputs) if outputs is inputs else outputs
 
-    return apart
+    return copying

@@ -1,4 +1,4 @@
-"""JAX: passes through a model that leave its state as it was."""
+"""JAX: passes through a model that do not change its state."""
 
 import contextlib
 
@@ -9,11 +9,12 @@ from keras_robust.backend.keras_internals import is_seed
 
 @contextlib.contextmanager
 def inference_pass():
-    """Within, one pass through a model; after it, what the pass assigned has its old values.
+    """Restores, on exit, every variable that a pass through a model has assigned.
 
-    But for the states of random number generators: each pass draws other numbers.
+    The states of random number generators are not restored, so that each pass draws other numbers.
 
-    Returns a list that holds, after the pass, the variables that were put back.
+    Yields:
+        A list, which on exit receives the variables that were restored.
     """
     put_back = []
     with Scope() as scope:
@@ -24,14 +25,14 @@ def inference_pass():
 
 
 def forgotten_pass(model):
-    """Returns a context of which no assigned value outlives the end."""
+    """Returns a context in which assignments to variables are discarded."""
     return Scope()
 
 
 def state_of(variable):
-    """Returns the value of a variable, which a later assignment does not change.
+    """Returns the value of a variable; later assignments do not change it.
 
-    It is no computation: under `jax.jit` its result would be a tracer, which must not be left in
-    the variable when it is put back.
+    No copy is made. Under `jax.jit` a copy would be a tracer, which must not be left in the
+    variable when the value is restored.
     """
     return variable.value

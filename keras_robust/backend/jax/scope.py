@@ -1,16 +1,16 @@
-"""JAX: functions without side effects out of code that reads and assigns Keras variables."""
+"""JAX: scopes that make pure functions of code that reads and assigns Keras variables."""
 
 from keras_robust.backend.keras_internals import NestedScope
 
 
 class Scope(NestedScope):
-    """Keeps what is assigned inside, and reads what it does not hold from the scope around it.
+    """Keeps the values that are assigned inside, and reads all others from the scope around it.
 
-    Gradients, loops and compiled functions run their code in one: what was assigned there must
-    leave it as a result, since it is of no use outside of the trace in which it was computed.
+    Gradients, loops and compiled functions run their code in a scope. The assigned values must be
+    returned as results, because they are tracers, which are not valid outside of the trace.
 
     Args:
-        values: pairs of a `keras.Variable` and the value that it has inside.
+        values: pairs of a `keras.Variable` and its value inside the scope.
 
     Attribute `touched`: dict of the variables that were read or assigned, by their ids.
     """
@@ -23,7 +23,7 @@ class Scope(NestedScope):
 
     def __enter__(self):
         super().__enter__()
-        # Variables made in the outermost scope are filled when it is left, outside of any trace.
+        # Only the outermost scope initializes new variables: it ends outside of any trace.
         self.fill_new_variables(self.outer is None)
         return self
 
@@ -40,24 +40,27 @@ class Scope(NestedScope):
 
     @property
     def assigned(self):
-        """The variables that were assigned inside."""
+        """The variables that were assigned inside the scope."""
         return list(self._assigned.values())
 
     def values_of(self, variables):
-        """Returns the values that variables have inside."""
+        """Returns the values of variables inside the scope."""
         values = [self.get_current_value(variable) for variable in variables]
         pairs = zip(variables, values, strict=True)
         return [variable.value if value is None else value for variable, value in pairs]
 
 
 class _Losses(list):
-    """Keras removes losses by equality, which tracers do not have."""
+    """A list that removes items by identity.
+
+    Keras removes losses by equality, which tracers do not support.
+    """
 
     def remove(self, loss):
         del self[next(place for place, own in enumerate(self) if own is loss)]
 
 
 def assign(variables, values):
-    """Gives variables new values, in the scope that is open, if one is."""
+    """Assigns values to variables, in the innermost open scope if there is one."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

@@ -1,1 +1,1 @@
-"""The seam for TensorFlow."""
+"""The backend for TensorFlow."""

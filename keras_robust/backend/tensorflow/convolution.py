@@ -1,8 +1,9 @@
-"""TensorFlow: a faster way from the gradient of a convolution to that of an image.
+"""TensorFlow: faster gradients of convolutions with respect to images.
 
-On a CPU the gradient for an input of 1 or 3 channels takes as long as one for 16, of which the
-rest is thrown away: a quarter of an attack. Here one strided convolution gives the gradients of a
-block of pixels as its channels. They are the same sums.
+On a CPU, the gradient for an input of 1 or 3 channels takes as long as the gradient for 16
+channels, because the other lanes of the vector unit are wasted. This costs a quarter of an attack.
+Here, one strided convolution computes the gradients of a block of pixels as its channels. The sums
+are the same.
 """
 
 import contextlib
@@ -15,22 +16,23 @@ import tensorflow as tf
 
 from keras_robust.backend.keras_internals import layers_of
 
-_LANES = 16  # Of float32 in the widest vectors of a CPU.
-# Below it, what is saved is lost again: a bias is no longer added within the convolution.
+_LANES = 16  # Number of float32 values in the widest vectors of a CPU.
+# A smaller saving is lost again, because the bias is no longer added within the convolution.
 _LEAST_SAVING = 2.5
 _LOCK = threading.Lock()
 
 
 @contextlib.contextmanager
 def fast_input_gradients(model):
-    """Within, convolutions of `model` over few channels take their input gradients by blocks.
+    """Speeds up the input gradients of convolutions over few channels inside the context.
 
-    On CPUs only, and where that saves enough: kernels of 5 x 5 over 1 to 3 channels, or 3 x 3 over
-    one, but not 3 x 3 over three. What they compute forward is the same, and so are the gradients,
-    but for rounding where strides are larger than 1. A subclass of `Conv2D` is left alone.
+    This happens only on CPUs, and only where it saves enough: for 5 x 5 kernels over 1 to 3
+    channels and for 3 x 3 kernels over one channel, but not for 3 x 3 kernels over three. The
+    outputs stay the same. So do the gradients, except for rounding where strides are larger than 1.
+    Subclasses of `Conv2D` are not changed.
 
     Args:
-        model: a `keras.Model` or a callable, of which nothing changes.
+        model: a `keras.Model`, or a callable, for which the context does nothing.
     """
     on_gpu = bool(tf.config.get_visible_devices("GPU"))
     layers = [] if on_gpu else [layer for layer in layers_of(model) if _gains(layer)]
@@ -42,7 +44,7 @@ def fast_input_gradients(model):
 
 
 class _ByBlocks:
-    """Stands in for `layer.convolution_op`, for as long as somebody is within."""
+    """Replaces `layer.convolution_op` as long as `users` is positive."""
 
     def __init__(self, layer, block):
         self.layer = layer
@@ -51,6 +53,7 @@ class _ByBlocks:
 
     def __call__(self, x, kernel):
         layer, size = self.layer, x.shape[1:3]
+        # The blocks are planned in Python, which needs the size of the image.
         if None in size:
             return type(layer).convolution_op(layer, x, kernel)
 
@@ -59,7 +62,7 @@ class _ByBlocks:
             def gradient(upstream):
                 same, stride = layer.padding == "same", layer.strides[0]
                 to_input = input_gradient(upstream, kernel, size, stride, same, self.block)
-                # Dropped from the graph where nobody asks for it.
+                # TensorFlow removes this operation from the graph if nobody uses its result.
                 to_kernel = tf.raw_ops.Conv2DBackpropFilter(
                     input=x,
                     filter_sizes=kernel.shape,
@@ -78,17 +81,18 @@ def input_gradient(upstream, kernel, size, stride, same, block):
     """Returns the gradient of a convolution at its input, `(batch_size, *size, channels)`.
 
     Args:
-        upstream: gradient at its output, `(batch_size, rows, columns, filters)`.
-        kernel: `(rows, columns, channels, filters)`.
+        upstream: gradient at the output, `(batch_size, rows, columns, filters)`.
+        kernel: kernel of the convolution, `(rows, columns, channels, filters)`.
         size: pair of ints, rows and columns of the input.
         stride: int.
-        same: bool, whether the padding is "same", or else "valid".
-        block: int, a multiple of `stride`: the edge of the blocks.
+        same: bool, whether the padding is "same" (otherwise it is "valid").
+        block: int, a multiple of `stride`: the edge length of the blocks.
     """
     plans = [
         _Axis(size[axis], upstream.shape[1 + axis], kernel.shape[axis], stride, same, block)
         for axis in (0, 1)
     ]
+    # The padding adds a tap of zeros, which `_Axis.taps` uses for pixels without a tap.
     kernel = tf.pad(kernel, [[0, 1], [0, 1], [0, 0], [0, 0]])
     for axis, plan in enumerate(plans):
         kernel = tf.gather(kernel, plan.taps.ravel(), axis=axis)
@@ -104,15 +108,15 @@ def input_gradient(upstream, kernel, size, stride, same, block):
 
 
 class _Axis:
-    """Which taps of the kernel lead from which outputs to the pixels of a block, along one axis.
+    """The taps that connect outputs with the pixels of a block, along one axis.
 
-    Attributes: `taps`, int `(outputs, block)`, the tap, or the length of the kernel for none;
-    `padding`, a pair, for the gradients at the outputs.
+    Attributes: `taps`, int `(outputs, block)`, the index of the tap, or the length of the kernel
+    where there is none; `padding`, a pair, the padding of the gradients at the outputs.
     """
 
     def __init__(self, size, outputs, length, stride, same, block):
         before = max((outputs - 1) * stride + length - size, 0) // 2 if same else 0
-        # Relative to the block: pixel u gets tap u + before - stride * r of output r.
+        # Relative to the block, pixel u uses tap u + before - stride * r of output r.
         first = math.ceil((before - length + 1) / stride)
         last = (block - 1 + before) // stride
         pixels, near = np.arange(block), np.arange(first, last + 1)
@@ -123,7 +127,8 @@ class _Axis:
 
 
 def _gains(layer):
-    """Whether there are few channels, and nothing that the blocks cannot do."""
+    """Returns whether blocks support a layer, and speed it up."""
+    # A subclass may compute something else than a convolution.
     if type(layer) is not keras.layers.Conv2D or not layer.built:
         return False
     plain = layer.groups == 1 and layer.data_format == "channels_last"
@@ -132,21 +137,24 @@ def _gains(layer):
 
 
 def _saving(layer):
-    """Returns by how much the blocks need fewer multiplications, with all lanes counted."""
+    """Returns the factor by which blocks reduce the number of multiplications of vectors."""
     rows, columns, channels, _ = layer.kernel.shape
     stride, block = layer.strides[0], _block(layer)
     outputs = math.prod((block + length - 2) // stride + 1 for length in (rows, columns))
+    # A vector that is partly used costs as much as a full one.
     vectors = [math.ceil(pixels * channels / _LANES) for pixels in (1, block**2)]
     usual, by_blocks = rows * columns / stride**2, outputs / block**2
     return usual * vectors[0] / (by_blocks * vectors[1])
 
 
 def _block(layer):
+    """Returns the edge length of the blocks: as many pixels as the lanes hold."""
     channels, stride = layer.kernel.shape[2], layer.strides[0]
     return stride * max(1, int(math.sqrt(_LANES / channels)) // stride)
 
 
 def _enter(layers):
+    """Replaces the convolutions of the layers, or counts one more user of the replacement."""
     with _LOCK:
         for layer in layers:
             if "convolution_op" not in vars(layer):
@@ -155,6 +163,7 @@ def _enter(layers):
 
 
 def _leave(layers):
+    """Puts the convolutions of the layers back once nobody uses the replacement."""
     with _LOCK:
         for layer in layers:
             vars(layer)["convolution_op"].users -= 1

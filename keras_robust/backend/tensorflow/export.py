@@ -1,10 +1,10 @@
-"""TensorFlow: writes functions of tensors into a SavedModel."""
+"""TensorFlow: SavedModels of functions of tensors."""
 
 import keras
 
 
 class ExportArchive:
-    """Functions of TensorFlow's tensors around a model, written by Keras.
+    """Writes functions around a model into a SavedModel, with the archive of Keras.
 
     Args:
         model: built `keras.Model`.
@@ -15,11 +15,14 @@ class ExportArchive:
         self._archive.track(model)
 
     def in_graph(self, function):
-        """Returns `function`, of tensors of the backend, as one of TensorFlow's tensors."""
+        """Returns `function` unchanged.
+
+        On JAX, this method converts a function of JAX tensors to a function of TensorFlow tensors.
+        """
         return function
 
     def add_endpoint(self, name, function, specs):
-        """Adds a function of TensorFlow's tensors that returns a dict of them."""
+        """Adds a function of TensorFlow tensors that returns a dict of tensors."""
         self._archive.add_endpoint(name, function, list(specs))
 
     def write_out(self, path, verbose=False):
@@ -28,5 +31,5 @@ class ExportArchive:
 
 
 def from_tf_function(function):
-    """Returns `function`, of TensorFlow's tensors, as one of tensors of the backend."""
+    """Returns `function` unchanged, since the backend is TensorFlow."""
     return function

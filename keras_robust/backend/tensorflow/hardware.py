@@ -1,4 +1,4 @@
-"""TensorFlow: what the machine computes faster than float32."""
+"""TensorFlow: the dtypes that the machine computes faster than float32."""
 
 import pathlib
 
@@ -6,15 +6,15 @@ import tensorflow as tf
 
 _CPU_INFO = pathlib.Path("/proc/cpuinfo")
 _CPU_FLAGS = {"avx512_bf16", "amx_bf16"}
-# Compute capabilities from which GPUs have tensor cores for a dtype.
+# The lowest compute capability of GPUs with tensor cores for a dtype.
 _GPU_SINCE = {"bfloat16": (8, 0), "float16": (7, 0)}
 
 
 def fast_dtype():
-    """Returns the half precision in which this machine gains speed, or `None`.
+    """Returns the half precision dtype that is faster than float32 on this machine, or `None`.
 
-    With GPUs, the best dtype that all of them multiply in tensor cores; else `"bfloat16"` on a CPU
-    with AVX512-BF16 or AMX.
+    With GPUs, it is the best dtype that the tensor cores of all of them support; otherwise it is
+    `"bfloat16"` on a CPU with AVX512-BF16 or AMX.
     """
     gpus = tf.config.get_visible_devices("GPU")
     if not gpus:

@@ -1,4 +1,4 @@
-"""TensorFlow: passes through a model that leave its state as it was."""
+"""TensorFlow: passes through a model that do not change its state."""
 
 import contextlib
 
@@ -13,11 +13,12 @@ from keras_robust.backend.keras_internals import stored_value
 
 @contextlib.contextmanager
 def inference_pass():
-    """Within, one pass through a model; after it, what the pass assigned has its old values.
+    """Restores, on exit, every variable that a pass through a model has assigned.
 
-    But for the states of random number generators: each pass draws other numbers.
+    The states of random number generators are not restored, so that each pass draws other numbers.
 
-    Returns a list that holds, after the pass, the variables that were put back.
+    Yields:
+        A list, which on exit receives the variables that were restored.
     """
     put_back, journal = [], _Journal()
     try:
@@ -28,20 +29,21 @@ def inference_pass():
 
 
 def forgotten_pass(model):
-    """Returns a context. Variables assigned in it keep their old values.
+    """Returns a context in which assignments to variables are discarded.
 
     No assignment is added to the graph.
     """
-    # Inside, Keras takes what it regularises from the scope.
+    # In a stateless scope, Keras reads the weights to regularize from the scope.
     given = [weight for weight in model.trainable_weights if weight.regularizer is not None]
     pairs = [(weight, tf.convert_to_tensor(weight)) for weight in given]
     return keras.StatelessScope(pairs, collect_losses=True)
 
 
 class _Journal(NestedScope):
-    """Assigns for real, and notes what was there before.
+    """Assigns to variables, and records the values that they had before.
 
-    Values in an ordinary scope could not leave the body of a loop.
+    An ordinary `StatelessScope` keeps the new values instead, and they could not leave the body of
+    a loop.
     """
 
     def __init__(self):
@@ -56,19 +58,20 @@ class _Journal(NestedScope):
 
     def add_update(self, update):
         variable, value = update
+        # Only the first assignment finds the original value.
         if id(variable) not in self._before:
             self._before[id(variable)] = variable, self._read(variable)
         self._assign(variable, value)
 
     def undo(self):
-        """Puts back what the variables were, and returns which."""
+        """Restores the recorded values, and returns the variables."""
         pairs = [pair for pair in self._before.values() if not is_seed(pair[0])]
         for variable, value in pairs:
             self._assign(variable, value)
         return [variable for variable, _ in pairs]
 
     def _read(self, variable):
-        # In front of the loop in whose body this may be.
+        # Read the variable outside of the loop that may surround this code.
         with contextlib.nullcontext() if self._graph is None else self._graph.as_default():
             return tf.identity(self.get_current_value(variable))
 
@@ -80,8 +83,8 @@ class _Journal(NestedScope):
 
 
 def state_of(variable):
-    """Returns the value of a variable, which a later assignment does not change.
+    """Returns the value of a variable; later assignments do not change it.
 
-    It is computed, since a tensor that was read may share the memory of the variable.
+    The multiplication makes a copy: a tensor read from a variable may share its memory.
     """
     return variable.value * 1

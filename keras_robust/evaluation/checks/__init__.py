@@ -1,1 +1,1 @@
-"""Checks that tell whether the attacks of an evaluation worked."""
+"""Checks of whether the attacks of an evaluation worked."""

@@ -1,4 +1,4 @@
-"""What every evaluation asks of its own number, at next to no cost."""
+"""Cheap checks, which every evaluation runs."""
 
 import numpy as np
 import scipy.stats
@@ -9,23 +9,23 @@ from keras_robust.evaluation.checks.check import Check
 from keras_robust.evaluation.metrics.curve import median_distance
 from keras_robust.threat_models.units import size_of
 
-_SAME = 1e-4
-_BLIND_SHARE = 0.01
+_SAME = 1e-4  # Relative changes of the logits up to this size are rounding.
+_ZERO_GRADIENT_SHARE = 0.01
 _BLACK_BOX_GAIN = 0.002
 _UNBOUNDED_SHARE = 0.01
 _FILLED = 0.1
 _NUM_EXAMPLES = 256
-_LEVEL = 0.05
+_LEVEL = 0.05  # The significance level of the binomial tests.
 
 
 def cheap_checks(model, worst, plan, reports, threat_model, batch_size):
-    """Returns the list of `Check` that `evaluate` puts beside its number.
+    """Returns the list of `Check` that `evaluate` adds to its report.
 
     Args:
-        model: as `evaluate` takes it.
-        worst: the `WorstCase` after all turns.
+        model: a model or a callable, as in `evaluate`.
+        worst: the `WorstCase` after all attacks.
         plan: list of `PlannedAttack`.
-        reports: list of `AttackReport`, one for each of them.
+        reports: list of `AttackReport`, one for each planned attack.
         threat_model: a `ThreatModel`.
         batch_size: int.
     """
@@ -43,7 +43,7 @@ def cheap_checks(model, worst, plan, reports, threat_model, batch_size):
 
 
 def check_chance(labels, logits):
-    """Whether the model classifies at all; see `measure_chance`."""
+    """Checks that clean accuracy is above chance; see `measure_chance`."""
     name, chance = "clean accuracy", measure_chance(labels, np.argmax(logits, axis=-1))
     if chance is None:
         return Check(name, None, None, "skipped", "All examples are of one class.")
@@ -51,10 +51,10 @@ def check_chance(labels, logits):
 
 
 def check_determinism(model, x, logits, batch_size):
-    """Whether a second pass gives the same logits as the first, up to 1e-4 of their length.
+    """Checks that a second pass returns the same logits, up to 1e-4 of their L2 norm.
 
-    The second pass is on a batch of the same size, in which the first half of the examples stands
-    twice: an example must not depend on the others in its batch.
+    The second pass runs on a batch of the same size that contains the first half of the examples
+    twice, because the logits of an example must not depend on the others in its batch.
     """
     size = min(len(logits), batch_size, _NUM_EXAMPLES)
     some = np.arange((size + 1) // 2)
@@ -67,16 +67,16 @@ def check_determinism(model, x, logits, batch_size):
         change,
         _SAME,
         change <= _SAME,
-        "The answer to an example changes with the pass, or with the other examples in its batch. "
+        "The logits of an example change between passes, or with the other examples in its batch. "
         "BatchNormalization must not be called with training=True. For a random model use "
-        'attacks="rand", which averages gradients, and judge by the majority of repeated '
-        "predictions.",
+        'attacks="rand", which averages gradients, and the majority of repeated predictions.',
     )
 
 
 def check_logits(model, logits):
-    """Whether a callable returns logits, and no probabilities, whose gradients vanish."""
+    """Checks that a callable returns logits, because the gradients of probabilities vanish."""
     name = "logits"
+    # The loss of a compiled model says whether the outputs are logits.
     if getattr(model, "loss", None) is not None:
         return Check(name, None, None, "passed", "")
     share = float(np.mean(np.asarray(models.rows_of_probabilities(logits))))
@@ -85,33 +85,34 @@ def check_logits(model, logits):
         share,
         0.5,
         share <= 0.5,
-        "The outputs look like probabilities: every row is positive and sums to 1. Gradients "
-        "vanish where they saturate; return logits instead.",
+        "The outputs look like probabilities: every row is positive and sums to 1. Their gradients "
+        "vanish where they saturate, so return logits instead.",
     )
 
 
 def check_bounds(x, threat_model):
-    """Whether the inputs fill more than a tenth of the box that they are said to come from."""
+    """Checks that the inputs fill more than a tenth of the box of the threat model."""
     name = "input bounds"
     width = np.inf
+    # Only one array of inputs has one box; several inputs are a dict or a list.
     if threat_model.bounds is not None and hasattr(x, "min"):
         low, high = (np.asarray(bound, "float64") for bound in threat_model.bounds)
         width = np.max(high - low)
     if not np.isfinite(width):
-        return Check(name, None, None, "skipped", "There is no one box.")
+        return Check(name, None, None, "skipped", "The threat model has no single finite box.")
     filled = float((x.max() - x.min()) / width)
     return make_check(
         name,
         filled,
         _FILLED,
         filled > _FILLED,
-        "The inputs fill a small part of the box of the threat model, as if they had other units. "
-        "Give `bounds` and `epsilon` in the units of the inputs.",
+        "The inputs fill only a small part of the box of the threat model, as if they were in "
+        "other units. Give `bounds` and `epsilon` in the units of the inputs.",
     )
 
 
 def check_epsilon(x, threat_model, distances=None):
-    """Whether the radius is in the units of the inputs; see `threat_models.units.size_of`."""
+    """Checks that the radius is in the units of the inputs; see `threat_models.units.size_of`."""
     name = "size of epsilon"
     median = None if distances is None else median_distance(distances)
     sizes = []
@@ -133,13 +134,15 @@ def check_epsilon(x, threat_model, distances=None):
 
 
 def _extent(x):
-    """Returns the range of most values of the first inputs, or of all where that is nothing."""
+    """Returns the range of 98% of the values of the first inputs, or of all if it is empty."""
     x = np.asarray(x[:_NUM_EXAMPLES], "float64")
+    # A few outliers must not hide that the inputs are in other units.
     low, high = np.quantile(x, [0.01, 0.99])
     return (low, high) if low < high else (x.min(), x.max())
 
 
 def _check_gradients(pairs, num_correct):
+    """Checks that the attacks with gradients found gradients that are not zero."""
     name = "gradients"
     shares = [
         report.zero_gradient
@@ -147,70 +150,72 @@ def _check_gradients(pairs, num_correct):
         if report.num_attacked and planned.attack.uses_gradients
     ]
     if not shares:
-        return Check(name, None, _BLIND_SHARE, "skipped", "No attack with gradients ran.")
+        return Check(name, None, _ZERO_GRADIENT_SHARE, "skipped", "No attack with gradients ran.")
     share = max(shares)
     return make_count_check(
         name,
         share,
-        _BLIND_SHARE,
+        _ZERO_GRADIENT_SHARE,
         num_correct,
-        f"An attack saw only zero gradients on {share:.1%} of the examples: its accuracy is too "
-        "high to believe. Believe the margin loss more, let the model return logits, give rounding "
-        'layers a gradient (BPDA), or use attacks="black_box".',
+        f"An attack found only zero gradients on {share:.1%} of the examples, so its accuracy is "
+        "too high. Use the margin loss, let the model return logits, give rounding layers a "
+        'gradient (BPDA), or use attacks="black_box".',
     )
 
 
 def _check_black_box(pairs, correct):
-    """Whether an attack without gradients broke what those with gradients left."""
-    name, gain, seen = "black box", 0.0, False
-    is_white, accuracy = False, correct.mean()
+    """Checks that attacks without gradients broke nothing that gradient attacks left robust."""
+    name, gain, is_compared = "black box", 0.0, False
+    had_gradients, accuracy = False, correct.mean()
     for planned, report in pairs:
         if not planned.attack.uses_gradients:
-            if is_white:
-                gain, seen = gain + accuracy - report.accuracy_so_far, True
+            if had_gradients:
+                gain, is_compared = gain + accuracy - report.accuracy_so_far, True
         elif not planned.is_unbounded:
-            is_white = True
+            had_gradients = True
         accuracy = report.accuracy_so_far
-    if not seen:
-        return Check(name, None, _BLACK_BOX_GAIN, "skipped", "No such attack ran after another.")
+    if not is_compared:
+        advice = "No attack without gradients ran after an attack with gradients."
+        return Check(name, None, _BLACK_BOX_GAIN, "skipped", advice)
     return make_count_check(
         name,
         gain,
         _BLACK_BOX_GAIN,
         len(correct),
-        f"Attacks without gradients broke {gain:.1%} more than those with gradients, which points "
-        "to masked gradients. Attack the model with its rounding or random layers replaced (BPDA, "
-        "expectation over transformation), and with more queries.",
+        f"Attacks without gradients broke another {gain:.1%} of the examples after those with "
+        "gradients, a symptom of masked gradients. Attack the model with its rounding or random "
+        "layers replaced (BPDA, expectation over transformation), and with more queries.",
     )
 
 
 def _check_unbounded(pairs, worst):
+    """Checks that the minimum-norm attack found a mistake for nearly every example."""
     name = "unbounded attack"
     searches = [planned for planned, _ in pairs if planned.is_unbounded]
     if not searches or worst.distances is None:
-        return Check(name, None, _UNBOUNDED_SHARE, "skipped", "No search for minimum norms ran.")
+        return Check(name, None, _UNBOUNDED_SHARE, "skipped", "No minimum-norm attack ran.")
     share = float(np.isinf(worst.distances).mean())
     return make_count_check(
         name,
         share,
         _UNBOUNDED_SHARE,
         len(worst.distances),
-        f"Without a limit on the perturbation {share:.1%} of the examples still hold, which no "
-        "model can do: the attacks fail, not the attacker. Look for masked gradients.",
+        f"{share:.1%} of the examples stay robust without a limit on the perturbation, which no "
+        "model can achieve: the attacks fail. Look for masked gradients.",
     )
 
 
 def make_check(name, value, threshold, is_passed, advice):
-    """Returns a `Check` that gives its advice if it failed only."""
+    """Returns a `Check` that has its advice only if it failed."""
     verdict = "passed" if is_passed else "failed"
     return Check(name, value, threshold, verdict, "" if is_passed else advice)
 
 
 def make_count_check(name, share, tolerated, count, advice):
-    """Returns a `Check` of a share of `count` examples, which fails by a binomial test.
+    """Returns a `Check` of a share of `count` examples by a binomial test.
 
-    It fails if a model with exactly the tolerated share would show so many examples, or more, with
-    a probability below 5%; the threshold is the largest share that passes.
+    The check fails if, at exactly the tolerated share, so many examples or more would have a
+    probability below 5%. The threshold is the largest share that passes.
     """
     threshold = scipy.stats.binom.isf(_LEVEL, max(count, 1), tolerated) / max(count, 1)
     # Differences of shares have rounding errors.

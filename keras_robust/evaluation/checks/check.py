@@ -1,4 +1,4 @@
-"""One question whose answer says whether to believe a robust accuracy."""
+"""The outcome of one check of an evaluation."""
 
 import dataclasses
 import math
@@ -12,11 +12,11 @@ class Check:
 
     Args:
         name: str, what was checked.
-        value: number, the figure that was measured; `None` if there is none, as for NaN and
-            infinite values, which JSON cannot hold.
-        threshold: number, the figure that `value` was compared with; `None` if there is none.
+        value: number, the measured value; `None` if there is none. NaN and infinite values become
+            `None`, because JSON cannot hold them.
+        threshold: number, the value that `value` was compared with; `None` if there is none.
         verdict: `"passed"`, `"failed"` or `"skipped"`.
-        advice: str, what to do next, or why the check was skipped. Defaults to nothing to do.
+        advice: str, what to do next, or why the check was skipped. Defaults to `""`.
 
     Raises:
         ValueError: for another verdict.
@@ -38,7 +38,8 @@ class Check:
     def __post_init__(self):
         if self.verdict not in VERDICTS:
             raise ValueError(
-                f"Expected a verdict of {', '.join(VERDICTS)}. Received: verdict={self.verdict!r}"
+                f"Argument `verdict` must be one of {', '.join(VERDICTS)}. "
+                f"Received: verdict={self.verdict!r}"
             )
         for field in ("value", "threshold"):
             number = getattr(self, field)
@@ -53,13 +54,13 @@ class Check:
 
 
 def count_verdicts(checks):
-    """Returns text such as `3 passed, 1 failed, 2 skipped`; what no check has is left out."""
+    """Returns text such as `3 passed, 2 skipped`, without verdicts that no check has."""
     verdicts = [check.verdict for check in checks]
     return ", ".join(f"{verdicts.count(word)} {word}" for word in VERDICTS if word in verdicts)
 
 
 def summarise_verdicts(checks):
-    """Returns text such as `1 of 4 failed`, not counting those skipped, or `4 of 4 ok`."""
+    """Returns text such as `1 of 4 failed` or `4 of 4 ok`, without the skipped checks."""
     done = [check for check in checks if check.verdict != "skipped"]
     failed = sum(check.verdict == "failed" for check in done)
     if failed or not done:

@@ -1,1 +1,1 @@
-"""Numbers that are computed from the outcome of an evaluation."""
+"""Metrics of the results of an evaluation."""

@@ -4,28 +4,27 @@ import numpy as np
 
 
 def robustness_curve(distances, num_points=50, epsilon=None):
-    """Returns robust accuracy for radii from 0 to where no attack helps any further.
+    """Returns robust accuracy for radii from 0 to the largest distance found.
 
     `RA(epsilon) = mean_i 1[distance_i > epsilon]`, with the distance of the nearest adversarial
-    example found. It is a step function, and every value returned is exact. With more steps than
-    points the steps are thinned out evenly by rank, so that points are dense where examples fall.
+    example found. It is a step function, and every returned value is exact. If there are more steps
+    than points, the steps are thinned evenly by rank, so that points are dense where steps are.
 
     Args:
-        distances: array `(num_examples,)` of the size of the smallest perturbation found: 0 for an
-            example that is misclassified as it is, `np.inf` if none was found. The distance of an
-            adversarial example of a search at a fixed radius must not exceed that radius by a
-            rounding error, or the curve counts it as robust there.
-        num_points: int, at least 2, the number of radii at most, not counting `epsilon`. Defaults
-            to `50`.
+        distances: array `(num_examples,)`, the size of the smallest perturbation found: 0 for an
+            example that is misclassified without an attack, `np.inf` if none was found. Rounding
+            must not push the distance of a feasible point above the radius, because the curve would
+            count the example as robust at that radius.
+        num_points: int >= 2, the largest number of radii, not counting `epsilon`. Defaults to `50`.
         epsilon: number, a radius to include; `None` for none. Defaults to `None`.
 
     Returns:
-        A dict with the lists `"epsilons"`, which ascends from 0 to the largest finite distance (or
+        A dict with the lists `"epsilons"`, ascending from 0 to the largest finite distance (or to
         `epsilon`, if that is larger), and `"robust_accuracy"`. The last value is the share of
         examples without an adversarial example.
 
     Raises:
-        ValueError: without examples, and for negative or NaN distances.
+        ValueError: for no examples, and for negative or NaN distances.
 
     Example:
 
@@ -36,12 +35,16 @@ def robustness_curve(distances, num_points=50, epsilon=None):
     """
     ranked = np.sort(_check(distances))
     if num_points < 2:
-        raise ValueError(f"Expected at least 2 points. Received: num_points={num_points}")
+        raise ValueError(
+            f"Argument `num_points` must be at least 2. Received: num_points={num_points}"
+        )
     steps = np.unique(np.concatenate([[0.0], ranked[np.isfinite(ranked)]]))
     if len(steps) > num_points:
         steps = steps[np.linspace(0, len(steps) - 1, num_points).round().astype(int)]
+    # Add `epsilon` after the thinning, which might remove it.
     if epsilon is not None:
         steps = np.unique(np.append(steps, float(epsilon)))
+    # A mistake at exactly this radius is feasible, hence side="right".
     above = len(ranked) - np.searchsorted(ranked, steps, side="right")
     return {"epsilons": steps.tolist(), "robust_accuracy": (above / len(ranked)).tolist()}
 
@@ -49,14 +52,14 @@ def robustness_curve(distances, num_points=50, epsilon=None):
 def median_distance(distances):
     """Returns the median of the smallest perturbations found.
 
-    Unlike the mean it does not depend on how far the attacks got on the hardest examples.
+    Unlike the mean, it does not depend on the distances of the most robust examples.
 
     Args:
         distances: array `(num_examples,)`, as for `robustness_curve`.
 
     Returns:
-        A float, or `None` if it is infinite: half of the examples or more have no adversarial
-        example.
+        A float, or `None` if the median is infinite because at least half of the examples have no
+        adversarial example.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Which classes hold, and what the others become under attack."""
+"""Accuracy and confusion of each class."""
 
 import numpy as np
 
@@ -8,8 +8,8 @@ def accuracy_per_class(y, correct, robust, num_classes):
 
     Args:
         y: int array `(num_examples,)` of true classes.
-        correct: bool array `(num_examples,)`, right on the clean example.
-        robust: bool array `(num_examples,)`, right under every attack.
+        correct: bool array `(num_examples,)`, whether the clean prediction is right.
+        robust: bool array `(num_examples,)`, whether the prediction is right under all attacks.
         num_classes: int.
 
     Returns:
@@ -17,7 +17,7 @@ def accuracy_per_class(y, correct, robust, num_classes):
         `"robust_accuracy"`; the accuracies of a class without examples are `None`.
 
     Raises:
-        ValueError: if the arrays do not fit together.
+        ValueError: if the shapes of the arrays differ.
 
     Example:
 
@@ -31,37 +31,37 @@ def accuracy_per_class(y, correct, robust, num_classes):
     correct, robust = np.asarray(correct, bool), np.asarray(robust, bool)
     if not y.shape == correct.shape == robust.shape:
         raise ValueError(
-            "Expected one class and two truth values per example. "
+            "Expected one class and two bools per example. "
             f"Received: shapes {y.shape}, {correct.shape} and {robust.shape}"
         )
     rows = []
     for number in range(num_classes):
-        there = y == number
-        size = int(there.sum())
+        in_class = y == number
+        size = int(in_class.sum())
         rows.append(
             {
                 "class": number,
                 "num_examples": size,
-                "clean_accuracy": float(correct[there].mean()) if size else None,
-                "robust_accuracy": float(robust[there].mean()) if size else None,
+                "clean_accuracy": float(correct[in_class].mean()) if size else None,
+                "robust_accuracy": float(robust[in_class].mean()) if size else None,
             }
         )
     return rows
 
 
 def confusion(y, predictions, num_classes):
-    """Returns how many examples of each class were taken for which, `counts[true][predicted]`.
+    """Returns the confusion matrix, `counts[true][predicted]`.
 
     Args:
         y: int array `(num_examples,)` of true classes.
-        predictions: int array `(num_examples,)`; under attack those on the worst example found.
+        predictions: int array `(num_examples,)`, for example on the strongest adversarial examples.
         num_classes: int.
 
     Returns:
         A list of `num_classes` lists of `num_classes` ints.
 
     Raises:
-        ValueError: if the arrays do not fit together or have other classes.
+        ValueError: if the shapes of the arrays differ, or a class is out of range.
 
     Example:
 
@@ -77,6 +77,7 @@ def confusion(y, predictions, num_classes):
             "Expected one prediction per example. "
             f"Received: shapes {y.shape} and {predictions.shape}"
         )
+    # Each pair of classes becomes one number in base `num_classes`.
     counts = np.bincount(y * num_classes + predictions, minlength=num_classes**2)
     return counts.reshape(num_classes, num_classes).tolist()
 

@@ -1,30 +1,31 @@
-"""What one attack found, as a value."""
+"""The report of one attack."""
 
 import dataclasses
 
 import numpy as np
 
-# Under this name the settings of a search for the nearest mistakes say that it had no radius.
+# The setting that marks a minimum-norm attack, which ran without a radius.
 ANY_RADIUS = "any_radius"
 
 
 @dataclasses.dataclass(frozen=True)
 class AttackReport:
-    """How a model stood against one attack.
+    """The result of one attack in an evaluation.
 
     Args:
         name: str, the class of the attack.
         settings: dict, its constructor arguments.
-        accuracy: float, the share of all examples that it left correctly classified; `None` if it
-            saw only those that the attacks before it had left.
-        accuracy_so_far: float, the share that it and all attacks before it left so.
-        zero_gradient: float, the share of correctly classified examples for which every input
-            gradient was zero: the attack was blind there.
+        accuracy: float, the share of all examples that stay correctly classified under it; `None`
+            if it ran only on the examples that the attacks before it left robust.
+        accuracy_so_far: float, the share of all examples that stay correctly classified under it
+            and all attacks before it.
+        zero_gradient: float, the share of correctly classified examples on which every input
+            gradient was zero, so that the attack had no direction.
         seconds: float, wall time.
         num_attacked: int, the number of examples that it ran on; `None` if not recorded.
-        queries: int, the calls of the model, summed over the examples; a gradient counts one more.
-            `None` if not recorded.
-        robust: bool array `(num_examples,)`; not in the JSON.
+        queries: int, the number of calls of the model, summed over the examples; a gradient counts
+            as one more call. `None` if not recorded.
+        robust: bool array `(num_examples,)`, which examples are still robust; not in the JSON.
     """
 
     name: str
@@ -39,7 +40,7 @@ class AttackReport:
 
     @classmethod
     def of(cls, attack, *, accuracy_so_far=0.0, is_unbounded=False, **fields):
-        """Returns the report of an attack, with its settings in a form that JSON can hold."""
+        """Returns the report of an attack, with its settings as values that JSON can hold."""
         settings = {name: _plain(value) for name, value in attack.get_config().items()}
         if is_unbounded:
             settings[ANY_RADIUS] = True
@@ -48,18 +49,18 @@ class AttackReport:
         return cls(name=name, settings=settings, accuracy_so_far=accuracy_so_far, **fields)
 
     def to_dict(self):
-        """Returns what JSON can hold: everything but the arrays."""
+        """Returns the report as a dict that JSON can hold, without the arrays."""
         fields = (field.name for field in dataclasses.fields(self) if field.repr)
         return {name: getattr(self, name) for name in fields}
 
     @property
     def label(self):
-        """Name and the settings that tell strength: `PGD-50x10 margin`."""
+        """The name with the settings that decide its strength, such as `PGD-50x10 margin`."""
         return label(self.name, self.settings)
 
 
 def label(name, settings):
-    """Name and the settings that tell strength: `PGD-50x10 margin`."""
+    """Returns the name with the settings that decide its strength: `PGD-50x10 margin`."""
     num_steps = _count(settings.get("num_steps"))
     if num_steps > 1:
         name += f"-{num_steps}"
@@ -76,12 +77,12 @@ def label(name, settings):
 
 
 def _count(value):
-    """An int as it is, and 1 for what is none: an attack of one's own may call anything so."""
+    """Returns an int unchanged, else 1: a custom attack may use the name for another type."""
     return value if isinstance(value, int) else 1
 
 
 def _plain(value):
-    """Turns an argument of an attack into what JSON can hold: a function into its name."""
+    """Returns an argument of an attack as a value that JSON can hold: a function as its name."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return getattr(value, "__name__", repr(value))

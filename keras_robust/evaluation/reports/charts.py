@@ -1,4 +1,4 @@
-"""The charts of the HTML report, each from numbers to an `<svg>` element."""
+"""The charts of the HTML report, as `<svg>` elements."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from keras_robust.evaluation.reports.figures import WARNING
 from keras_robust.evaluation.reports.figures import make_figure
 from keras_robust.evaluation.reports.figures import to_svg
 
-_SIZE = (5.0, 3.2)  # Inches; the page scales it, so that this sets the size of the text.
+_SIZE = (5.0, 3.2)  # In inches. The page scales the chart, so this decides the size of the text.
 _BINS = 30
 
 
@@ -17,13 +17,14 @@ def draw_curve(curve, epsilon=None, median=None):
 
     Args:
         curve: dict with `"epsilons"` and `"robust_accuracy"`, as from `robustness_curve`.
-        epsilon: number, the radius of the threat model, marked; or `None`.
-        median: number, the median distance, marked; or `None`.
+        epsilon: number, the radius of the threat model to mark, or `None`.
+        median: number, the median distance to mark, or `None`.
     """
     figure, axes = _axes("radius epsilon", "robust accuracy")
     radii = np.asarray(curve["epsilons"])
     shares = 100.0 * np.asarray(curve["robust_accuracy"])
-    # Goes on flat to the right: the last step may be at the edge.
+    # Extend the curve to the right, because its last step may be at the edge.
+    # The axis needs a width even if all distances are 0.
     end = max([radii[-1], *(value for value in (epsilon, median) if value)]) * 1.04 or 1.0
     axes.step([*radii, end], [*shares, shares[-1]], where="post", color=ACCENT, linewidth=2)
     axes.set_ylim(0, 103)
@@ -38,15 +39,16 @@ def draw_curve(curve, epsilon=None, median=None):
 
 
 def draw_distances(distances, epsilon=None, median=None):
-    """Draws a histogram of the perturbations that were found, without clean mistakes.
+    """Draws a histogram of the sizes of the perturbations found, without clean mistakes.
 
     Args:
-        distances: array; only values that are positive and finite are shown, at least one.
-        epsilon: number, the radius of the threat model, marked; or `None`.
-        median: number, the median distance, marked; or `None`.
+        distances: array with at least one positive finite value; only these are shown.
+        epsilon: number, the radius of the threat model to mark, or `None`.
+        median: number, the median distance to mark, or `None`.
     """
     shown = distances[(distances > 0.0) & np.isfinite(distances)]
     figure, axes = _axes("smallest perturbation found", "examples")
+    # Start the bins at 0, so that the position of the first bar shows its distance from 0.
     counts, edges = np.histogram(shown, bins=_BINS, range=(0.0, float(shown.max())))
     axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=ACCENT, alpha=0.7)
     axes.set_ylim(0, 1.12 * counts.max())
@@ -75,7 +77,7 @@ def _axes(x_label, y_label):
 
 
 def _mark(axes, epsilon, median):
-    """Draws upright lines at the radius of the threat model and at the median."""
+    """Draws vertical lines at the radius of the threat model and at the median."""
     for value, name, colour, style in (
         (epsilon, "epsilon", WARNING, "--"),
         (median, "median", INK, ":"),

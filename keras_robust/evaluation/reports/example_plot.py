@@ -1,4 +1,4 @@
-"""The picture that every talk on adversarial examples opens with."""
+"""The figure of clean images, perturbations and adversarial images."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ _CHANNELS = (1, 3, 4)
 
 
 class Example(NamedTuple):
-    """An adversarial example as it is shown: images in `[0, 1]`, classes and probabilities."""
+    """One row of the figure: images in `[0, 1]`, and captions with class and probability."""
 
     true: str
     clean: np.ndarray
@@ -25,29 +25,29 @@ class Example(NamedTuple):
 
 @with_argument_advice
 def draw_examples(report, path=None, num_examples=5, class_names=None):
-    """Draws clean image, perturbation and adversarial image, one example a row.
+    """Draws clean image, perturbation and adversarial image, one example per row.
 
-    Shows examples that were right and are wrong under attack first, the most confident mistakes on
-    top. Above each image stand the predicted class and its probability. The perturbation is scaled
-    so that grey is no change and its largest value is black or white.
+    Examples that an attack broke come first, with the most confident mistakes on top. The title of
+    an image is the predicted class with its probability. The perturbation is scaled so that gray
+    means no change and its largest value is black or white.
 
     Args:
         report: `RobustnessReport` with its arrays, as `evaluate` returns it.
         path: str, the file to write (`.png`, `.svg`, `.pdf`), or `None`. Defaults to `None`.
-        num_examples: int, the number of rows at most. Defaults to `5`.
+        num_examples: int, the largest number of rows. Defaults to `5`.
         class_names: list of str, one per class, or `None` for numbers. Defaults to `None`.
 
     Returns:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ImportError: without matplotlib.
+        ImportError: if matplotlib is not installed.
         ValueError: if the inputs are not images, or the report was read from a file.
     """
     if not has_images(report):
         raise ValueError(
-            "Pictures need a report that `evaluate` returned, on images (n, height, width) or "
-            f"(n, height, width, channels) with {', '.join(map(str, _CHANNELS[:-1]))} or "
+            "Pictures need a report from `evaluate`, not from a file, on images (n, height, width) "
+            f"or (n, height, width, channels) with {', '.join(map(str, _CHANNELS[:-1]))} or "
             f"{_CHANNELS[-1]} channels. "
             f"Received: inputs of shape {getattr(report.x, 'shape', None)}"
         )
@@ -78,23 +78,24 @@ def has_images(report):
 
 
 def name_classes(report, class_names, prefix="class "):
-    """Returns a name per class: those given, or the prefix and a number."""
+    """Returns a name for each class: the given one, or the prefix and a number."""
     if class_names is None:
         return [f"{prefix}{number}" for number in range(report.num_classes)]
     names = [str(name) for name in class_names]
     if isinstance(class_names, str) or len(names) != report.num_classes:
         raise ValueError(
-            f"Expected one name per class, {report.num_classes} in all. "
+            f"Expected one name for each of the {report.num_classes} classes. "
             f"Received: class_names={class_names!r}"
         )
     return names
 
 
 def choose_examples(report, num_examples, names):
-    """Returns `Example`s: right before and wrong after first, by confidence after."""
+    """Returns a list of `Example`: broken examples first, in the order of their confidence."""
     before = np.argmax(report.logits, axis=-1) == report.y
     after = np.argmax(report.adv_logits, axis=-1) == report.y
     confidence = _softmax(report.adv_logits).max(axis=-1)
+    # The last key of lexsort is the primary one.
     order = np.lexsort((-confidence, ~(before & ~after)))
     return [_example(report, row, names) for row in order[:num_examples]]
 
@@ -102,7 +103,7 @@ def choose_examples(report, num_examples, names):
 def _example(report, row, names):
     low, high = report.threat_model["config"].get("bounds") or (report.x.min(), report.x.max())
     low, high = np.asarray(low), np.asarray(high)
-    # Nothing to divide by where all inputs are the same.
+    # Avoid a division by zero if all inputs are equal.
     extent = np.where(high > low, high - low, 1.0)
     x, x_adv = report.x[row], report.x_adv[row]
     delta = x_adv - x
@@ -119,6 +120,7 @@ def _example(report, row, names):
 
 
 def _image(values):
+    # Rounding may leave the range that imshow expects.
     values = np.clip(values, 0.0, 1.0)
     return values[..., 0] if values.ndim == 3 and values.shape[-1] == 1 else values
 

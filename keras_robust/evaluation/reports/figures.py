@@ -1,4 +1,4 @@
-"""Matplotlib where there is one, and its figures as parts of an HTML page."""
+"""Matplotlib figures and images as parts of an HTML page; matplotlib is optional."""
 
 import base64
 import importlib
@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_robust.evaluation.reports.html.markup import Markup
 
-# Drawn in these colours, and shown in those of the page, which may be light or dark.
+# Placeholders in a figure, which become the colors of the page: it may be light or dark.
 INK = "#010203"
 ACCENT = "#040506"
 WARNING = "#070809"
@@ -22,17 +22,18 @@ def make_figure(**arguments):
 
 
 def to_svg(figure, description):
-    """Returns a figure as an `<svg>` element for a page; `description` is for those who read it."""
+    """Returns a figure as an `<svg>` element; `description` is its label for screen readers."""
     file = io.StringIO()
-    # Text stays text, and the same figure has the same bytes.
+    # Keep text as text, and give equal figures equal bytes.
     settings = {"svg.fonttype": "none", "svg.hashsalt": description}
     with _load("matplotlib").rc_context(settings):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     svg = file.getvalue()
+    # An HTML page must not contain the XML declaration.
     svg = svg[svg.index("<svg") :]
     for unwanted in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->"):
         svg = re.sub(unwanted, "", svg, flags=re.DOTALL)
-    # A page has several figures, and an id only once; groups are never referred to.
+    # Ids must be unique in a page with several figures, and nothing refers to those of groups.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     box = re.search(r'viewBox="[^"]*"', svg).group()
     for colour, shown in _COLOURS.items():
@@ -42,9 +43,10 @@ def to_svg(figure, description):
 
 
 def to_png(image):
-    """Returns an image with values in `[0, 1]`, one pixel a pixel, as a `data:` address."""
+    """Returns an image with values in `[0, 1]` as a `data:` URL, with one pixel per value."""
     file = io.BytesIO()
     pixels = np.rint(255.0 * np.asarray(image)).astype("uint8")
+    # matplotlib would apply a color map to an image without channels.
     if pixels.ndim == 2:
         pixels = np.stack([pixels] * 3, axis=-1)
     _load("matplotlib.image").imsave(file, pixels, format="png", metadata={"Software": None})
@@ -52,7 +54,7 @@ def to_png(image):
 
 
 def _load(name):
-    """Returns a module of matplotlib, or raises an ImportError that says what to install."""
+    """Returns a module of matplotlib, or raises an ImportError that names the package."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

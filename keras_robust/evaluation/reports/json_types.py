@@ -1,4 +1,4 @@
-"""Kinds of values in JSON: each is a function `(value, path)` that raises where it is another."""
+"""Types of JSON values: functions `(value, path)` that raise ValueError for other values."""
 
 import json
 import math
@@ -9,15 +9,15 @@ import sys
 from keras_robust.evaluation.reports.characters import HIDDEN
 from keras_robust.evaluation.reports.characters import one_line
 
-# Of what a table, a page and a server can hold as a number of their own.
+# Larger numbers do not fit the integers and floats of other programs.
 _LARGEST_INTEGER = 2**63 - 1
 _LARGEST_NUMBER = sys.float_info.max
-# Lists and objects within each other; those that are written have a handful.
+# The deepest nesting that is read; files written by this package need less than ten levels.
 _DEPTH = 20
 
 
 def read_json(path):
-    """Returns what a JSON file holds, or says that it is none; a name may not come twice."""
+    """Returns the content of a JSON file; raises ValueError if it is invalid or repeats a name."""
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8")
         return json.loads(text, object_pairs_hook=_unique)
@@ -28,23 +28,25 @@ def read_json(path):
 
 
 def _unique(pairs):
+    # Parsers disagree on which of several equal names counts, so none of them is accepted.
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError(f"a name comes twice among {reprlib.repr([name for name, _ in pairs])}")
+        raise ValueError(f"a name is repeated in {reprlib.repr([name for name, _ in pairs])}")
     return found
 
 
 def refuse(path, expected, value):
-    """Raises a `ValueError` that says what was expected in a place, and what is there."""
+    """Raises a `ValueError` with what was expected at a path, and the value there."""
     raise ValueError(f"Expected {path} to be {expected}. Received: {path}={reprlib.repr(value)}")
 
 
 def number(low=-math.inf, high=math.inf, kinds=(int, float), words="a number"):
-    """Returns the check that a value is a finite number in a range, at most that of a float."""
+    """Returns the check that a value is a finite number in a range that float64 can hold."""
     limits = [f"at least {low}"] * (low > -math.inf) + [f"at most {high}"] * (high < math.inf)
     expected = ", ".join([words, *limits])
 
     def check(value, path):
+        # In Python, bool is a subclass of int.
         right = isinstance(value, kinds) and not isinstance(value, bool)
         if not (right and low <= value <= high and abs(value) <= _LARGEST_NUMBER):
             refuse(path, expected, value)
@@ -53,7 +55,7 @@ def number(low=-math.inf, high=math.inf, kinds=(int, float), words="a number"):
 
 
 def integer(low=-_LARGEST_INTEGER, high=_LARGEST_INTEGER):
-    """Returns the check that a value is an integer in a range, at most that of 64 bits."""
+    """Returns the check that a value is an integer in a range that int64 can hold."""
     expected = "an integer" + (f", at least {low}" if low > -_LARGEST_INTEGER else "")
     expected += f", at most {high}" if high < _LARGEST_INTEGER else ""
 
@@ -65,7 +67,7 @@ def integer(low=-_LARGEST_INTEGER, high=_LARGEST_INTEGER):
 
 
 def text(value, path):
-    """Checks that a value is text without hidden characters."""
+    """Raises ValueError unless a value is text without hidden characters."""
     if not isinstance(value, str):
         refuse(path, "text", value)
     if HIDDEN.search(value):
@@ -73,7 +75,7 @@ def text(value, path):
 
 
 def optional(kind):
-    """Returns the check that a value is `None` or of a kind."""
+    """Returns the check that a value is `None` or of a type."""
 
     def check(value, path):
         if value is not None:
@@ -83,7 +85,7 @@ def optional(kind):
 
 
 def list_of(kind, length=None):
-    """Returns the check that a value is a list of a kind, of a length if that is given."""
+    """Returns the check that a value is a list of a type, with a length if one is given."""
     expected = "a list" if length is None else f"a list of {length}"
 
     def check(value, path):
@@ -96,7 +98,7 @@ def list_of(kind, length=None):
 
 
 def dict_of(kind):
-    """Returns the check that a value is an object whose values are of a kind."""
+    """Returns the check that a value is an object whose values are of a type."""
 
     def check(value, path):
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
@@ -128,7 +130,7 @@ def record(**kinds):
 
 
 def json_value(value, path, depth=0):
-    """Checks that a value is what JSON can hold, without hidden characters and not nested deep."""
+    """Raises ValueError unless JSON can hold a value, with no hidden characters or deep nesting."""
     if depth > _DEPTH:
         refuse(path, f"nested at most {_DEPTH} deep", value)
 
@@ -150,7 +152,7 @@ def json_value(value, path, depth=0):
 
 
 def array_of(kind, depth=_DEPTH):
-    """Returns the check that a value is of a kind, or a list of at least one of such."""
+    """Returns the check that a value is of a type, or a nested list of that type."""
 
     def check(value, path):
         if not isinstance(value, list):
@@ -158,6 +160,7 @@ def array_of(kind, depth=_DEPTH):
         if not value or not depth:
             refuse(path, f"a list of at least one number, nested at most {_DEPTH} deep", value)
         list_of(array_of(kind, depth - 1))(value, path)
+        # The recursion has checked each item, so their shapes decide the shape of the list.
         if len({_shape(item) for item in value}) > 1:
             refuse(path, "a list of equal shapes", value)
 
@@ -165,7 +168,7 @@ def array_of(kind, depth=_DEPTH):
 
 
 def _shape(value):
-    """The shape of a list, each of whose items is known to have the shape of the first."""
+    """Returns the shape of a list whose items all have the shape of the first."""
     shape = []
     while isinstance(value, list):
         shape.append(len(value))

@@ -1,4 +1,4 @@
-"""What an evaluation found, as a value: table, JSON, HTML, and the arrays behind them."""
+"""The report of an evaluation, with its table, JSON, HTML page and arrays."""
 
 import dataclasses
 import json
@@ -27,45 +27,46 @@ def _array():
 class RobustnessReport:
     """The result of `keras_robust.evaluate`.
 
-    `robust_accuracy` counts an example only if the model is right on it and stays right under every
-    attack and every restart: the per-example worst case. `print(report)` shows a table,
-    `rich.print(report)` the same in colour, `report.save(path)` writes JSON, and
-    `report.save_html(path)` a page with everything.
+    `robust_accuracy` counts an example only if the model classifies it correctly, and still does
+    under every attack and restart: the per-example worst case. `print(report)` shows a table,
+    `rich.print(report)` shows it in color, `report.save(path)` writes JSON, and
+    `report.save_html(path)` writes a page with all results.
 
     Args:
-        threat_model: dict, the class of the threat model, its arguments as they were given, and
+        threat_model: dict, the class of the threat model, its arguments as given by the user, and
             `epsilon` as a number or a list.
         num_examples: int.
         num_classes: int.
         clean_accuracy: float.
         robust_accuracy: float.
-        confidence: pair of floats, the two-sided 95% Clopper-Pearson interval of robust accuracy:
-            what the number of examples allows to say.
+        confidence: pair of floats, the two-sided 95% Clopper-Pearson interval of robust accuracy,
+            which depends on the number of examples.
         attacks: list of `AttackReport`.
-        warnings: list of str, what makes the numbers doubtful.
+        warnings: list of str, the reasons to doubt the numbers.
         seed: int.
         versions: dict of str.
-        seconds: float, wall time of everything.
-        suite: str, the name of the list of attacks; `None` for a list of one's own.
+        seconds: float, the wall time of the whole evaluation.
+        suite: str, the name of the suite of attacks; `None` for a custom list.
         batch_size: int; `None` if not recorded.
-        queries: int, the calls of the model by all attacks, summed over the examples; a gradient
-            counts one more. `None` if not recorded.
-        checks: list of `Check`, whether to believe the numbers. Defaults to none.
-        curve: dict, `robustness_curve` and under `"attack"` the name of the search behind it; or
-            `None`.
-        median_distance: float, the median over all examples of the smallest perturbation found, 0
-            for clean mistakes; `None` if half of the examples or more have none, or it was not
+        queries: int, the number of calls of the model by all attacks, summed over the examples; a
+            gradient counts as one more call. `None` if not recorded.
+        checks: list of `Check`, which say whether to believe the numbers. Defaults to an empty
+            list.
+        curve: dict, the `robustness_curve`, and under `"attack"` the label of the minimum-norm
+            attack; or `None`.
+        median_distance: float, the median size of the smallest perturbation found, 0 for clean
+            mistakes; `None` if none was found for at least half of the examples, or if it was not
             measured.
         per_class: list of dicts, see `accuracy_per_class`; or `None`.
         inputs: dict with `"low"`, `"high"` and `"num_features"` of the clean inputs; `None` if the
             model has several.
         confusion: list of lists of int, `counts[true][predicted]` on the strongest adversarial
             examples; or `None`.
-        x, y, x_adv, logits, adv_logits: arrays, one row per example, with the strongest adversarial
-            example found and the logits before and after; not in the JSON. For a model with
-            several inputs, `x` and `x_adv` are structures of arrays.
-        distances: array `(num_examples,)`, the size of the smallest perturbation found, `np.inf`
-            where none was; not in the JSON.
+        x, y, x_adv, logits, adv_logits: arrays with one row per example: the clean inputs, the
+            labels, the strongest adversarial examples found, and the logits of both inputs; not in
+            the JSON. For a model with several inputs, `x` and `x_adv` are structures of arrays.
+        distances: array `(num_examples,)`, the size of the smallest perturbation found, `np.inf` if
+            none was found; not in the JSON.
     """
 
     threat_model: dict
@@ -96,12 +97,12 @@ class RobustnessReport:
     distances: np.ndarray = _array()
 
     def to_dict(self):
-        """Returns what JSON can hold: everything but the arrays."""
+        """Returns the report as a dict that JSON can hold, without the arrays."""
         return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **to_plain(self)}
 
     @classmethod
     def from_dict(cls, plain):
-        """Returns the report that `to_dict` made `plain` from, without the arrays.
+        """Returns the report for a dict that `to_dict` returned, without the arrays.
 
         Raises:
             ValueError: if a field is missing, unknown, of another type or out of range.
@@ -114,10 +115,11 @@ class RobustnessReport:
         return cls(**plain)
 
     def save(self, path):
-        """Writes the report as JSON; a reader never sees half of it."""
+        """Writes the report as JSON; readers never see half of the file."""
+        # A page saved by the wrong method would be JSON that no browser shows.
         if str(path).endswith((".html", ".htm")):
             raise ValueError(
-                f"`save` writes JSON, and `save_html` writes a page. Received: path={str(path)!r}"
+                f"`save` writes JSON; use `save_html` for a page. Received: path={str(path)!r}"
             )
         write_text(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
 
@@ -129,26 +131,27 @@ class RobustnessReport:
     def save_html(self, path, *, class_names=None, num_examples=5):
         """Writes the report as one HTML file that needs no other file and no network.
 
-        It shows the numbers, what casts doubt on them, the settings, robust accuracy against the
-        radius, the classes, and adversarial examples if the inputs are images. A report that was
-        read from a file has no arrays: their pictures are left out. A reader never sees half of
-        the file. Needs matplotlib: the extra `plots`.
+        The page shows the numbers, the reasons to doubt them, robust accuracy against the radius,
+        the classes, adversarial examples if the inputs are images, and the settings. A report that
+        was read from a file has no arrays, so the page has fewer figures. Readers never see half of
+        the file. Needs matplotlib, which the extra `plots` installs.
 
         Args:
             path: str, the file to write.
             class_names: list of str, one per class, or `None` for numbers. Defaults to `None`.
-            num_examples: int, the number of adversarial examples at most. Defaults to `5`.
+            num_examples: int, the largest number of adversarial examples. Defaults to `5`.
 
         Raises:
-            ImportError: without matplotlib.
-            ValueError: for another number of class names than there are classes.
+            ImportError: if matplotlib is not installed.
+            ValueError: if the number of class names is not the number of classes.
         """
         write_text(path, make_page(self, class_names, num_examples))
 
     def plot(self, path=None, num_examples=5, class_names=None):
         """Draws clean image, perturbation and adversarial image, with both confidences.
 
-        See `keras_robust.evaluation.draw_examples`. Needs matplotlib: the extra `plots`.
+        See `keras_robust.evaluation.draw_examples`. Needs matplotlib, which the extra `plots`
+        installs.
         """
         return draw_examples(self, path, num_examples, class_names)
 
@@ -156,6 +159,7 @@ class RobustnessReport:
         return summarise(self)
 
     def __str__(self):
+        # A fixed width, so that text does not depend on the terminal.
         console = Console(width=100, color_system=None)
         with console.capture() as capture:
             console.print(self.__rich__())

@@ -1,4 +1,4 @@
-"""What the sanity checks found, as a value."""
+"""The report of the sanity checks."""
 
 import dataclasses
 
@@ -14,10 +14,10 @@ _COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow"}
 
 @dataclasses.dataclass(frozen=True)
 class SanityReport:
-    """The result of `keras_robust.sanity_check`: `print` shows a table.
+    """The result of `keras_robust.sanity_check`; `print` shows a table.
 
     Args:
-        checks: list of `Check`, one per question.
+        checks: list of `Check`.
     """
 
     checks: list
@@ -28,7 +28,7 @@ class SanityReport:
         return [check for check in self.checks if check.verdict == "failed"]
 
     def __getitem__(self, name):
-        """Returns the check of that name."""
+        """Returns the check with this name."""
         for check in self.checks:
             if check.name == name:
                 return check
@@ -36,16 +36,17 @@ class SanityReport:
         raise KeyError(f"Expected the name of a check: {names}. Received: {name!r}")
 
     def to_dict(self):
-        """Returns what JSON can hold."""
+        """Returns the report as a dict that JSON can hold."""
         return {"checks": [dataclasses.asdict(check) for check in self.checks]}
 
     @classmethod
     def from_dict(cls, plain):
-        """Returns the report that `to_dict` made `plain` from."""
+        """Returns the report for a dict that `to_dict` returned."""
         return cls([Check(**check) for check in plain["checks"]])
 
     def __rich__(self):
         table = Table(title=f"{len(self.failed)} of {len(self.checks)} checks failed")
+        # Right-align "value", "threshold" and "verdict".
         for heading in ("check", "value", "threshold", "verdict", "what to do"):
             table.add_column(heading, justify="right" if heading[0] in "vt" else "left")
         for check in self.checks:
@@ -56,6 +57,7 @@ class SanityReport:
         return table
 
     def __str__(self):
+        # A fixed width, so that text does not depend on the terminal.
         console = Console(width=120, color_system=None)
         with console.capture() as capture:
             console.print(self.__rich__())

@@ -1,4 +1,4 @@
-"""Reports as tables for a terminal."""
+"""Tables of reports for a terminal."""
 
 from rich.table import Table
 from rich.text import Text
@@ -9,11 +9,11 @@ from keras_robust.evaluation.reports.threat_text import describe_threat
 
 
 def compare(reports):
-    """Returns a `rich.table.Table` that puts reports on the same examples side by side.
+    """Returns a `rich.table.Table` that shows reports on the same examples side by side.
 
     Args:
-        reports: dict from column heading to `RobustnessReport`; all under the same threat model,
-            attacks and number of examples.
+        reports: dict from column heading to `RobustnessReport`. All of them must have the same
+            threat model, attacks and number of examples.
     """
     notes = [
         f"{heading}: {doubt}" for heading, r in reports.items() for doubt in report_warnings(r)
@@ -22,6 +22,7 @@ def compare(reports):
     for heading in reports:
         table.add_column(Text(one_line(heading)), justify="right")
     table.add_row("clean", *(percent(report.clean_accuracy) for report in reports.values()))
+    # Reports with different numbers of attacks fail here.
     for row in zip(*(report.attacks for report in reports.values()), strict=True):
         table.add_row(Text(one_line(row[0].label)), *map(share_left, row))
     _add_results(table, list(reports.values()))
@@ -29,7 +30,7 @@ def compare(reports):
 
 
 def summarise(report):
-    """Returns a `rich.table.Table` of one report, with what every attack took."""
+    """Returns a `rich.table.Table` of one report, with the cost of each attack."""
     table = _table(report, [f"- {doubt}" for doubt in report_warnings(report)])
     for heading in ("accuracy", "examples", "model calls", "seconds"):
         table.add_column(heading, justify="right")
@@ -42,13 +43,13 @@ def summarise(report):
 
 
 def report_warnings(report):
-    """Returns what makes the numbers doubtful: the warnings and the failed checks."""
+    """Returns the reasons to doubt the numbers: the warnings and the failed checks."""
     failed = [f"Check {check}" for check in report.checks if check.verdict == "failed"]
     return [*report.warnings, *failed]
 
 
 def percent(share):
-    """Returns text such as `45.6%`, and a dash for `None`."""
+    """Returns text such as `45.6%`, or a dash for `None`."""
     return "-" if share is None else f"{share:.1%}"
 
 
@@ -58,14 +59,14 @@ def interval(report):
 
 
 def share_left(attack):
-    """Returns the accuracy under one attack as text, and says if it is that of all so far."""
+    """Returns the accuracy under one attack as text, or that under all attacks so far."""
     if attack.accuracy is None:
         return f"{percent(attack.accuracy_so_far)} so far"
     return percent(attack.accuracy)
 
 
 def amount(number):
-    """Returns a count or a number of seconds as text, and a dash for `None`."""
+    """Returns a count or a number of seconds as text, or a dash for `None`."""
     if number is None:
         return "-"
     return f"{number:,.1f}" if isinstance(number, float) else f"{number:,}"

@@ -1,4 +1,4 @@
-"""A threat model in words: its radius beside the box, so that other units show."""
+"""Text for a threat model: its radius beside the bounds, so that wrong units are visible."""
 
 import math
 
@@ -12,8 +12,8 @@ _ORDERS = {"Linf": math.inf, "L2": 2.0, "L1": 1.0}
 def describe_threat(threat_model, inputs=None):
     """Returns text such as `Linf, epsilon 25.5 of 0 to 255 (10%)`.
 
-    The share is that of the radius at which every input is feasible: in `Linf` the width of the
-    box, in `L2` and `L1` the length of its diagonal in that norm.
+    The percentage compares the radius with the one at which every input is feasible: in `Linf` the
+    width of the box, in `L2` and `L1` the length of its diagonal in that norm.
 
     Args:
         threat_model: dict with `"class_name"`, `"config"` and `"epsilon"`, as in a report.
@@ -28,7 +28,8 @@ def describe_threat(threat_model, inputs=None):
 
 
 def _parts_of(config):
-    """Returns pairs of the name of an input, or `None`, and the threat model within another."""
+    """Returns pairs of an input name, or `None`, and an inner threat model of a wrapper."""
+    # Threat models for several inputs have parts; other wrappers have one inner threat model.
     parts = config.get("parts", {None: config.get("threat_model")})
     if not isinstance(parts, dict):
         parts = dict(enumerate(parts if isinstance(parts, list) else ()))
@@ -63,18 +64,21 @@ def _describe_radius(threat_model, inputs):
     return text + _share(radius, bounds, order, inputs)
 
 
+# Numbers of an untrusted report may overflow.
 @np.errstate(over="ignore")
 def _share(radius, bounds, order, inputs):
-    """Returns how much of the box is within the radius, or nothing where that is not known."""
+    """Returns the radius as a percentage of the box, or `""` if that is not known."""
     widths, features = np.asarray(bounds[1], "float64") - bounds[0], ""
     if not math.isinf(order):
         if inputs is None:
             return ""
+        # The mean over the widths, times the features, also works for one bound per channel.
         size = inputs["num_features"]
         features = f" in {size:,} feature{'s' * (size > 1)}"
         widths = (np.mean(widths**order) * size) ** (1.0 / order)
     try:
         radius, widths = np.broadcast_arrays(radius, widths)
+    # An untrusted report may have shapes that do not fit.
     except ValueError:
         return features
     if not (widths > 0.0).any():
@@ -95,7 +99,7 @@ def _percent(share):
 
 
 def _box(bounds):
-    """Returns the pair `(low, high)` as numbers or arrays, or `None` if it is none."""
+    """Returns the pair `(low, high)` as arrays, or `None` if `bounds` is not a pair of numbers."""
     if not isinstance(bounds, (list, tuple)) or len(bounds) != 2:
         return None
     low, high = map(_numbers, bounds)

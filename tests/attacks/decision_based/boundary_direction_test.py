@@ -15,7 +15,7 @@ RADIUS = np.array([0.1, 0.4], "float32")
 
 
 def at_boundary():
-    """One point per example; where each is wrong, a row of weights of its own says."""
+    """Returns one point per example; a row of `WEIGHTS` defines where it is misclassified."""
     return np.array([[0.5, 0.4, 0.95], [0.5, 0.3, 0.2]], "float32")
 
 
@@ -28,12 +28,12 @@ def direction(function, noise, radius=RADIUS):
 
 
 def sloped(x):
-    """Class 1 on one side of a plane through the points, apart for near and far ones."""
+    """Returns logits of class 1 on one side of a plane through the points."""
     return np.stack([np.zeros(len(x)), (x - at_boundary()[0]) @ WEIGHTS[0]], axis=-1)
 
 
 def reference(function, noise):
-    """The estimate of the paper, in float64."""
+    """Returns the estimate of the paper in float64."""
     estimates = []
     for i, x in enumerate(at_boundary().astype("float64")):
         u = noise[:, i].reshape(-1, 3).astype("float64")
@@ -46,13 +46,13 @@ def reference(function, noise):
 
 
 @pytest.mark.parametrize("passes", [1, 3])
-def test_is_the_estimate_of_the_paper(passes):
+def test_equals_the_estimate_of_the_paper(passes):
     found = direction(sloped, NOISE[:passes])
     np.testing.assert_allclose(found, reference(sloped, NOISE[:passes]), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("answer", [[0.0, 1.0], [1.0, 0.0]])
-def test_where_all_agree_the_noise_is_all_there_is(answer):
+def test_if_all_decisions_agree_the_estimate_is_the_sum_of_the_noise(answer):
     def constant(x):
         return np.tile([answer], (len(x), 1))
 

@@ -17,7 +17,7 @@ SEEDS = np.array([[3, 4], [3, 8], [7, 1]], "int32")
 
 
 class Free:
-    """A box that is not there."""
+    """A box without bounds."""
 
     def clip(self, points):
         return points
@@ -41,7 +41,7 @@ def wrong(x, y):
 
 
 def reference(x, y, start, noise, orthogonal_step, source_step):
-    """The walk of Brendel et al. for one example in float64, with given random numbers."""
+    """Returns the walk of Brendel et al. for one example in float64, from given random numbers."""
     point = start
     for eta in noise.astype("float64"):
         away, distance = point - x, np.linalg.norm(point - x)
@@ -107,7 +107,7 @@ def test_a_proposal_goes_along_the_sphere_and_then_towards_the_example():
 
 
 def window(size, hits, unknown=0):
-    """Rows of a window with some hits in front, and unknown entries at the end."""
+    """Returns rows of a window with some hits in front, and unknown entries at the end."""
     row = np.concatenate([np.ones(hits), np.zeros(size - hits - unknown), -np.ones(unknown)])
     return row[None].astype("float32")
 
@@ -117,7 +117,7 @@ def window(size, hits, unknown=0):
     [(50, 0, 1.5), (49, 0, 1.0), (19, 0, 1.0), (18, 0, 1 / 1.5), (60, 1, 1.5), (60, 2, 1.0)],
 )
 def test_the_steps_along_the_sphere_adapt(hits, unknown, factor):
-    # One more hit comes, and what is last in the window goes.
+    # One more hit is added, and the last entry of the window is dropped.
     before = state(np.zeros((1, 2), "float32"), hits=window(100, hits, unknown))
     after = module._adapt(before, np.array([True]), np.array([True]))
     assert float(after.orthogonal_step[0]) == pytest.approx(0.01 * factor)
@@ -157,7 +157,7 @@ def test_more_steps_lead_nearer():
 
 
 @pytest.mark.exhaustive
-def test_looks_at_the_class_alone_and_needs_no_gradient():
+def test_uses_only_the_predicted_class_and_no_gradient():
     x, y = linear_model.examples()
     rng = np.random.default_rng(0)
 
@@ -174,7 +174,7 @@ def test_looks_at_the_class_alone_and_needs_no_gradient():
 
 
 @pytest.mark.exhaustive
-def test_an_example_does_not_depend_on_its_neighbours():
+def test_an_example_does_not_depend_on_the_rest_of_the_batch():
     x, y = numpy_reference.examples(4)
     model, attack = numpy_reference.keras_model(), Boundary(num_steps=60)
     together = attack.run(model, x, y, ANYWHERE)
@@ -184,21 +184,21 @@ def test_an_example_does_not_depend_on_its_neighbours():
 
 
 @pytest.mark.exhaustive
-def test_asks_as_often_as_it_says():
+def test_queries_count_the_model_evaluations():
     x, y = linear_model.examples(3)
     model = black_box.BlackBox(black_box.linear)
     found = Boundary(num_steps=100).run(model, x, y, kr.L2(0.3), batch_size=1)
-    # The model is asked three times at `x`, which XLA makes one call.
+    # XLA merges the three evaluations at `x` into one call.
     merged = 2 * len(x) if backends.IS_JAX else 0
     assert model.asked == found.queries.sum() - merged
-    # The model at `x`, the first draws, ten bisections, and what is judged at the end.
+    # The evaluation at `x`, the first draws, ten bisection steps, and the judgement at the end.
     assert np.all(found.queries >= 110 + 1 + 1 + 10 + 3) and np.all(found.queries < 180)
     together = Boundary(num_steps=100).run(linear_model.logits, x, y, kr.L2(0.3))
     np.testing.assert_array_equal(together.queries, found.queries)
 
 
 @pytest.mark.exhaustive
-def test_steps_that_do_not_fill_a_block_are_not_taken():
+def test_num_steps_need_not_be_a_multiple_of_a_block():
     x, y = linear_model.examples(3)
     queries, losses = zip(
         *(
@@ -208,7 +208,7 @@ def test_steps_that_do_not_fill_a_block_are_not_taken():
         ),
         strict=True,
     )
-    # The last step of a block is looked at, which takes one query more.
+    # The last step of a block adapts the step sizes, which takes one more query.
     assert np.all(queries[1] - queries[0] == 2) and np.all(queries[2] - queries[1] == 3)
     assert np.all(losses[1] >= losses[0]) and np.all(losses[2] >= losses[1])
 
@@ -221,7 +221,7 @@ def test_ends_when_the_step_has_shrunk():
 
 
 @pytest.mark.exhaustive
-def test_where_no_start_is_found_the_example_stays():
+def test_without_a_start_the_example_is_unchanged():
     x, _ = linear_model.examples(3)
     model = black_box.BlackBox(lambda x: np.tile([[1.0, 0.0]], (len(x), 1)))
     found = Boundary(num_starts=9).run(model, x, np.array([0, 0, 1]), kr.L2(0.3))

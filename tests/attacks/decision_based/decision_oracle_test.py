@@ -18,11 +18,11 @@ def make(function, x, y, bounds=(0.0, 1.0), num_classes=2):
 
 
 def by_first(x):
-    """Class 1 where the first coordinate is above 0.5."""
+    """Returns logits of class 1 where the first coordinate is above 0.5."""
     return np.stack([0.5 - x[:, 0], x[:, 0] - 0.5], axis=-1)
 
 
-def test_tells_wrong_points_of_every_example_and_sample():
+def test_reports_misclassified_points_per_example_and_sample():
     x = np.random.default_rng(0).uniform(size=(3, 4, 12)).astype("float32")
     y = np.array([0, 1, 0])
     decisions, model = make(black_box.linear, x[:, 0], y)
@@ -35,14 +35,14 @@ def test_tells_wrong_points_of_every_example_and_sample():
 
 
 @pytest.mark.parametrize("y", [None, [1, 0], [[0.1, 0.9], [0.6, 0.4]]])
-def test_labels_may_be_rows_or_what_the_model_says(y):
+def test_labels_may_be_rows_or_predictions(y):
     x = np.array([[0.9], [0.2]], "float32")
     decisions, _ = make(by_first, x, None if y is None else np.array(y))
     other = keras.ops.convert_to_tensor([[0.7], [0.8]])
     np.testing.assert_array_equal(decisions.wrong(other), [False, True])
 
 
-def test_what_the_model_cannot_compute_is_no_mistake():
+def test_non_finite_logits_are_no_mistake():
     x = np.array([[0.2], [0.2], [0.2]], "float32")
     function = lambda x: np.where(x > 0.9, np.nan, by_first(x))  # noqa: E731
     decisions, _ = make(function, x, np.zeros(3, int))
@@ -73,7 +73,7 @@ def test_bisection_ends_just_behind_the_first_mistake():
 
 
 @pytest.mark.exhaustive
-def test_a_start_lies_on_the_way_to_the_first_draw_that_is_wrong():
+def test_a_start_lies_on_the_line_to_the_first_misclassified_draw():
     x = np.array([[0.1, 0.2], [0.4, 0.5], [0.45, 0.9]], "float32")
     decisions, model = make(by_first, x, np.zeros(3, int))
     start = module.initial_adversarial(decisions, keras.ops.convert_to_tensor(x), SEEDS, 50)
@@ -93,7 +93,7 @@ def test_draws_fill_the_box():
     bounds = (np.array([-3.0, 2.0], "float32"), np.array([-1.0, 6.0], "float32"))
     everywhere = lambda x: np.tile([[0.0, 1.0]], (len(x), 1))  # noqa: E731
     decisions, _ = make(everywhere, x, np.zeros(400, int), bounds)
-    # All is wrong, so that the way to the draw ends after a 1024th of it.
+    # Every point is misclassified, so that the bisection ends at 1/1024 of the way to the draw.
     start = module.initial_adversarial(decisions, keras.ops.convert_to_tensor(x), seeds, 3)
     points = np.asarray(backend.uniform(x.shape, seeds)) * [2.0, 4.0] + [-3.0, 2.0]
     np.testing.assert_allclose(start.x_adv, np.clip(points / 1024, *bounds), rtol=0, atol=1e-5)
@@ -115,7 +115,7 @@ def test_unsupported_threat_models_are_named(name):
     x, y = linear_model.examples()
     attack, model = getattr(kr.attacks, name)(), linear_model.keras_model()
     norms = "L2 or Linf" if name == "HopSkipJump" else "L2"
-    message = f"{name} measures distances in {norms} alone, over one input. Received: "
+    message = f"{name} supports only {norms}, over one input. Received: "
     with pytest.raises(ValueError, match=message + "L1"):
         attack(model, x, y, kr.L1(1.0))
     with pytest.raises(ValueError, match=message + "PerInput"):

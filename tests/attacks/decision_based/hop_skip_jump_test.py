@@ -28,7 +28,7 @@ def size(delta, norm):
 
 
 def halved(path, y, count):
-    """Bisection of a path in float64: a point just behind the boundary."""
+    """Returns a point just behind the boundary, by bisection of a path in float64."""
     low, high = 0.0, 1.0
     for _ in range(count):
         middle = (low + high) / 2
@@ -37,7 +37,7 @@ def halved(path, y, count):
 
 
 def to_boundary(x, point, y, norm):
-    """What the attack does at the end of every step; 12 coordinates take 10 bisections."""
+    """Returns the end point of a step; with 12 coordinates there are 10 bisection steps."""
     reach = np.abs(point - x).max()
     if norm == "Linf":
         return halved(lambda s: np.clip(point, x - s * reach, x + s * reach), y, 10)
@@ -45,7 +45,7 @@ def to_boundary(x, point, y, norm):
 
 
 def reference(x, y, norm, draws, start, num_steps, samples):
-    """The algorithm of Chen et al. for one example in float64, with given random numbers."""
+    """Returns the result of Chen et al. for one example in float64, from given random numbers."""
     nearest = point = to_boundary(x, start, y, norm)
     jump = size(start - x, norm)
     for t in range(1, num_steps + 1):
@@ -67,7 +67,7 @@ def reference(x, y, norm, draws, start, num_steps, samples):
 
 
 def unit_noise(norm, samples, number):
-    """The random directions that the attack draws, `(batch_size, samples, ...)`."""
+    """Returns the random directions that the attack draws, `(batch_size, samples, ...)`."""
     shape, seeds = (3, samples, *linear_model.SHAPE), SEEDS + np.array([number, 0], "int32")
     if norm == "Linf":
         noise = np.asarray(backend.uniform(shape, seeds, minval=-1.0, maxval=1.0), "float64")
@@ -110,7 +110,7 @@ def test_finds_the_distance_to_the_boundary_of_a_linear_model(norm):
     found = HopSkipJump(num_steps=25).run(linear_model.logits, x, y, ANYWHERE[norm])
     ratio = -found.loss / expected
     assert found.success.all() and ratio.min() > 1 - 1e-5
-    # The corners of the box stop the directions of L2.
+    # In L2 the corners of the box limit the directions.
     assert ratio.max() < (1.03 if norm == "L2" else 1.005)
 
 
@@ -130,7 +130,7 @@ def test_more_steps_lead_nearer(norm):
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("attack", [HopSkipJump(num_steps=3), kr.attacks.Boundary(num_steps=300)])
 def test_restarts_lead_to_the_nearest_of_several_mistakes(attack):
-    # Near mistakes of one class, and far ones of another, to which most noise leads.
+    # One class has near mistakes, another one has far mistakes, and most noise leads to the latter.
     def model(x):
         zeros = keras.ops.zeros_like(x[:, 0])
         return keras.ops.stack([zeros, 0.1 - x[:, 0], x[:, 0] - 0.6], axis=-1)
@@ -144,13 +144,13 @@ def test_restarts_lead_to_the_nearest_of_several_mistakes(attack):
 
 @pytest.mark.exhaustive
 @every_norm
-@pytest.mark.usefixtures("search_alone")  # The way back to the boundary asks for a lead.
-def test_looks_at_the_class_alone_and_needs_no_gradient(norm):
+@pytest.mark.usefixtures("search_alone")  # `to_boundary` needs the lead of the logits.
+def test_uses_only_the_predicted_class_and_no_gradient(norm):
     x, y = linear_model.examples()
     rng = np.random.default_rng(0)
 
     def changed(x):
-        # Any positive factor and any increasing function leave the largest one where it is.
+        # Positive factors and increasing functions do not change the argmax.
         return np.exp(0.1 * black_box.linear(x) * rng.uniform(0.5, 2.0, (len(x), 1)))
 
     def classes(x):
@@ -168,8 +168,8 @@ def test_looks_at_the_class_alone_and_needs_no_gradient(norm):
 
 @pytest.mark.exhaustive
 @every_norm
-def test_an_example_does_not_depend_on_its_neighbours(norm):
-    # One norm over the batch would shorten the steps of all.
+def test_an_example_does_not_depend_on_the_rest_of_the_batch(norm):
+    # A single norm over the batch would shorten all steps.
     x, y = numpy_reference.examples(4)
     model, attack = numpy_reference.keras_model(), HopSkipJump(num_steps=5)
     together = attack.run(model, x, y, ANYWHERE[norm])
@@ -180,16 +180,16 @@ def test_an_example_does_not_depend_on_its_neighbours(norm):
 
 
 @pytest.mark.exhaustive
-def test_asks_as_often_as_it_says():
+def test_queries_count_the_model_evaluations():
     x, y = linear_model.examples(3)
     model = black_box.BlackBox(black_box.linear)
     attack = HopSkipJump(num_steps=6, initial_samples=30, max_samples=50, samples_per_pass=20)
     found = attack.run(model, x, y, kr.L2(0.3), batch_size=1)
-    # XLA merges three calls at the same point.
+    # XLA merges three calls at the same point into one.
     assert model.asked == found.queries.sum() - 2 * backends.IS_JAX * len(x)
-    # 30, 42 and from then on 50 samples, in whole passes.
+    # 30, 42 and then always 50 samples, in whole passes.
     samples = 40 + 5 * 60
-    # Draws, bisections, and halvings of the steps come on top.
+    # Draws, bisection steps and halvings of the steps are added.
     assert np.all(found.queries > samples + 7 * 10) and np.all(found.queries < samples + 200)
     together = attack.run(model, x, y, kr.L2(0.3))
     np.testing.assert_array_equal(together.queries, found.queries)
@@ -203,13 +203,13 @@ def test_the_radius_of_the_samples_is_gamma():
         for gamma in (0.01, 1.0, 12.0)
     ]
     assert np.abs(found[0].x_adv - found[1].x_adv).max() > 1e-3
-    # Samples as far as the example itself: the box and the other side blur the direction.
+    # Samples as far away as the example itself give a poor estimate of the direction.
     assert found[2].loss.mean() < found[1].loss.mean()
 
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("norm", ["L2", "Linf"])
-def test_where_no_start_is_found_the_example_stays(norm):
+def test_without_a_start_the_example_is_unchanged(norm):
     x, y = linear_model.examples(3)
     model = black_box.BlackBox(lambda x: np.tile([[1.0, 0.0]], (len(x), 1)))
     ball = getattr(kr.threat_models, norm)(0.3)

@@ -26,7 +26,7 @@ X = np.zeros((4, 10), "float32")
 
 
 def halved(schedule, rises, best_losses):
-    """The steps of four examples after every checkpoint, for given rises and best losses."""
+    """Returns the step sizes of four examples after every checkpoint, for given losses."""
     memory = schedule.first(X, keras.ops.zeros(4))
     steps, backs = [], []
     for index in range(len(rises)):
@@ -36,10 +36,11 @@ def halved(schedule, rises, best_losses):
     return np.array(steps), np.array(backs)
 
 
-def test_a_step_is_halved_where_the_loss_rose_too_seldom_or_is_stuck():
-    # 50 steps: checkpoints after 11 and 21. The first example always rises; the second in 8 of the
-    # first 11, which is under three quarters; the third in 9 of 11, which is not, but its best loss
-    # stays from the first checkpoint to the second; the fourth never rises.
+def test_a_step_is_halved_if_the_loss_rarely_rises_or_is_stuck():
+    # With 50 steps there are checkpoints after 11 and 21 steps. The loss of the first example
+    # always rises. That of the second rises in 8 of the first 11 steps, which is less than three
+    # quarters. That of the third rises in 9 of 11, which is more, but its best loss does not change
+    # between the checkpoints. That of the fourth never rises.
     schedule = HalvingSchedule(kr.Linf(0.1), X, 50)
     rises = np.ones((22, 4), "bool")
     rises[8:11, 1] = rises[9:11, 2] = rises[:, 3] = False
@@ -62,8 +63,8 @@ def test_the_first_step_has_no_momentum_and_later_ones_a_quarter():
     np.testing.assert_allclose(later, X + 0.75 * 0.2 + 0.25 * 0.1, atol=1e-6)
 
 
-def test_a_sparse_step_moves_the_share_of_the_coordinates_it_should():
-    # From a new start a fifth of ten coordinates, those with the largest gradient.
+def test_a_sparse_step_moves_the_given_share_of_the_coordinates():
+    # A new search moves a fifth of the ten coordinates: those with the largest gradient.
     slopes = np.tile(np.arange(1.0, 11.0, dtype="float32"), (4, 1))
     schedule = SparseSchedule(kr.L1(1.0, bounds=None), X, 100)
     memory = schedule.first(X, keras.ops.zeros(4))
@@ -73,8 +74,8 @@ def test_a_sparse_step_moves_the_share_of_the_coordinates_it_should():
     np.testing.assert_allclose(moved[0], [0.0] * 8 + [0.5] * 2, atol=1e-6)
 
 
-def test_the_share_follows_the_best_point_and_the_step_starts_anew_where_it_shrinks():
-    # 100 steps: a checkpoint after every fourth one.
+def test_the_share_follows_the_best_point_and_the_step_is_reset_when_it_shrinks():
+    # With 100 steps there is a checkpoint after every fourth step.
     schedule = SparseSchedule(kr.L1(1.0, bounds=None), X, 100)
     memory = schedule.first(X, keras.ops.zeros(4))
     best = np.zeros((4, 10), "float32")
@@ -94,7 +95,7 @@ def test_the_share_follows_the_best_point_and_the_step_starts_anew_where_it_shri
     np.testing.assert_allclose(memory.step, [0.1] * 4, rtol=1e-6)
 
 
-def test_a_search_that_goes_on_keeps_the_sparsity_of_its_start():
+def test_a_continued_search_keeps_the_sparsity_of_its_start():
     start = np.zeros((4, 10), "float32")
     start[:, :6] = 0.1
     schedule = SparseSchedule(kr.L1(1.0, bounds=None), X, 100, is_new=False)

@@ -26,14 +26,14 @@ def loss_of(x, y, loss):
 
 
 def start_of(x, epsilon):
-    """The start in Linf, drawn as the attack draws it."""
+    """Returns the start in Linf, drawn as the attack draws it."""
     noise = np.asarray(backend.uniform(x.shape, SEED, -1.0, 1.0))
     noise = noise.astype("float64")
     return np.clip(x + epsilon * noise / np.abs(noise).max(-1, keepdims=True), 0.0, 1.0)
 
 
 def by_hand(x, y, epsilon, num_steps, checkpoints, loss="cross_entropy"):
-    """Algorithm 1 of the paper in float64, example by example, with the authors' bookkeeping."""
+    """Returns the result of Algorithm 1 of the paper, in float64 and example by example."""
     results = []
     for index in range(len(x)):
         clean, label = x[index : index + 1], y[index : index + 1]
@@ -74,7 +74,7 @@ def by_hand(x, y, epsilon, num_steps, checkpoints, loss="cross_entropy"):
 @tiers.parametrize("loss", ["cross_entropy", "margin"])
 def test_follows_the_algorithm_of_the_paper(loss):
     x, y = numpy_reference.examples(8)
-    # Inside of a small ball no class changes, so that the best point comes back.
+    # In a small ball no class changes, so that the result is the best point.
     epsilon, checkpoints = 0.004, {3, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15}
     found = search(kr.attacks.APGD(num_steps=15, loss=loss), x, y, kr.Linf(epsilon))
     expected = by_hand(x.astype("float64"), y, epsilon, 15, checkpoints, loss)
@@ -90,7 +90,7 @@ def test_reaches_the_closed_form_on_a_linear_model(norm, bounds):
     best = linear_model.best(x, y, norm, epsilon, bounds)
     ball = getattr(kr.threat_models, norm)(epsilon, bounds)
     attack = kr.attacks.APGD(num_steps=100, loss="margin", shrinking=norm == "L1")
-    # With other seeds it may end at the second best coordinate of an example.
+    # With other seeds the attack may end at the second best coordinate of an example.
     found = attack.run(linear_model.logits, x, y, ball, seed=2)
     gain = linear_model.margin(best, y) - linear_model.margin(x, y)
     reached = linear_model.margin(found.x_adv, y) - linear_model.margin(x, y)
@@ -110,7 +110,7 @@ def test_best_loss_never_falls_with_more_steps_of_one_schedule():
     assert np.all(losses[2] >= losses[0] - 1e-6)
 
 
-def test_gives_the_latest_misclassified_point():
+def test_returns_the_latest_misclassified_point():
     x, y = numpy_reference.examples(8)
     found = search(kr.attacks.APGD(num_steps=12), x, y, kr.Linf(0.4))
     predicted = np.argmax(numpy_reference.logits(np.asarray(found.x_adv, "float64")), axis=-1)

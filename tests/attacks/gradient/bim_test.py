@@ -24,17 +24,17 @@ def last_point(attack, ball):
 def test_two_steps_are_the_float64_steps(norm, loss, bounds):
     x, y = numpy_reference.examples()
     epsilon = EPSILON[norm]
-    # Two steps of 0.7 epsilon leave the ball: the projection counts.
+    # Two steps of 0.7 epsilon leave the ball, so that the projection is tested.
     arguments = {"step_size": 0.7 * epsilon, "num_steps": 2, "loss": loss}
     expected = numpy_reference.attack(x, y, norm, epsilon, bounds, **arguments)
     ball = getattr(kr.threat_models, norm)(epsilon, bounds)
-    # Two float32 gradients of a sum over 8 units.
+    # The tolerance is that of two float32 gradients of a sum over 8 units.
     np.testing.assert_allclose(last_point(BIM(**arguments), ball), expected, rtol=0, atol=5e-6)
 
 
 @tiers.parametrize("num_steps", [10, 12, 20, 23])
 def test_long_loops_take_every_step_once(num_steps):
-    # Short steps that never leave the ball: each one shows.
+    # Short steps never leave the ball, so that each one changes the result.
     x, y = numpy_reference.examples()
     arguments = {"step_size": 0.01, "num_steps": num_steps}
     expected = numpy_reference.attack(x, y, "L2", 1.0, None, **arguments)

@@ -13,19 +13,19 @@ Linf = kr.threat_models.Linf
 
 
 def two_basins(x, threshold):
-    """Logit 1 beats `threshold`; it rises by 1 to the right of 0.5, by 3 to the left."""
+    """Returns logits `(threshold, z)`; `z` rises from 0.5 by 1 to the right, 3 to the left."""
     delta = x[:, :1] - 0.5
     rise = keras.ops.relu(delta) + 3.0 * keras.ops.relu(-delta)
     return keras.ops.concatenate([threshold + 0.0 * delta, rise], axis=-1)
 
 
 def easy(x):
-    """Within 0.3 the left basin has wins (0.9), the right one has none (0.3)."""
+    """Returns logits such that within 0.3 only the left basin has mistakes (0.9, not 0.3)."""
     return two_basins(x, 0.5)
 
 
 def hard(x):
-    """Neither basin has wins; the left one has the larger loss."""
+    """Returns logits such that neither basin has mistakes; the left one has the larger loss."""
     return two_basins(x, 2.0)
 
 
@@ -33,9 +33,10 @@ X, Y = np.full((16, 1), 0.5, "float32"), np.zeros(16, "int32")
 BASINS = PGD(num_steps=4, step_size=0.2)
 
 
-def test_restarts_keep_the_first_win_of_each_example():
-    # One short step: the end shows the start, and a later win may have a larger loss. Starts
-    # below 0.383 of (0.2, 0.8) win; of 40, all but one in a million examples have one there.
+def test_restarts_keep_the_first_success_of_each_example():
+    # With one short step the end shows the start, and a later success may have a larger loss.
+    # Starts below 0.383 of (0.2, 0.8) succeed; of 40 restarts, all but one in a million examples
+    # have such a start.
     attack = PGD(num_steps=1, step_size=0.05)
     one = attack.run(easy, X, Y, Linf(0.3))
     many = attack.clone(num_restarts=40).run(easy, X, Y, Linf(0.3))
@@ -46,7 +47,7 @@ def test_restarts_keep_the_first_win_of_each_example():
 
 
 @pytest.mark.exhaustive
-def test_restarts_keep_the_larger_loss_where_nothing_wins():
+def test_restarts_keep_the_larger_loss_if_none_succeeds():
     one = BASINS.run(hard, X, Y, Linf(0.3))
     many = BASINS.clone(num_restarts=12).run(hard, X, Y, Linf(0.3))
     assert not many.success.any()
@@ -69,14 +70,14 @@ def test_restarts_inside_a_train_step_keep_the_best_too():
 
 
 def test_the_best_point_is_kept_and_not_the_last():
-    # A hat over the ball: a long step overshoots its top at 0.6 and ends behind it.
+    # The loss has a peak at 0.6, and a long step overshoots it.
     def hat(x):
         return keras.ops.concatenate([0.3 + 0.0 * x, 0.3 - keras.ops.abs(x - 0.62)], axis=-1)
 
     x, y = np.array([[0.5], [0.58]], "float32"), np.array([0, 0])
     attack = BIM(num_steps=1, step_size=0.3)
     best = attack.run(hat, x, y, Linf(0.4))
-    # One step of 0.3 leads to .8 and .88, where the loss is lower: the example itself is better.
+    # One step of 0.3 leads to .8 and .88, where the loss is lower than at the example itself.
     np.testing.assert_array_equal(best.x_adv, x)
     last = attack.perturb(
         models.Classifier(hat), keras.ops.convert_to_tensor(x), y, Linf(0.4), None
@@ -84,8 +85,8 @@ def test_the_best_point_is_kept_and_not_the_last():
     np.testing.assert_allclose(last.x_adv, [[0.8], [0.88]], atol=1e-6)
 
 
-def test_a_win_counts_more_than_a_larger_loss():
-    # Class 1 wins between 0.5 and 0.7 only; the loss grows all the way along .45, .55, .65, .75.
+def test_success_ranks_before_a_larger_loss():
+    # Class 1 is predicted only between 0.5 and 0.7. The loss grows along all of .45, .55, .65, .75.
     def model(x):
         wins = keras.ops.cast(keras.ops.logical_and(x > 0.5, x < 0.7), "float32")
         return keras.ops.concatenate([1.0 + 0.0 * x, 0.9 + 0.2 * wins, x - 9.0], axis=-1)
@@ -99,7 +100,7 @@ def test_a_win_counts_more_than_a_larger_loss():
 
 
 def test_eot_averages_the_gradients_of_a_random_model():
-    # Odd and even passes ascend (3, -1) and (-1, 2): together (1, .5).
+    # Odd and even passes have the gradients (3, -1) and (-1, 2), with the mean (1, .5).
     x, y = keras.ops.full((2, 2), 0.2), np.array([0, 0])
     model = small_models.Alternating([3.0, -1.0], [-1.0, 2.0])
     classifier = models.Classifier(model)
@@ -128,7 +129,7 @@ def test_eot_averages_the_loss():
 
 
 def test_zero_gradients_are_reported_per_example():
-    # Saturated for the second example only.
+    # The loss is saturated for the second example only.
     def model(x):
         return keras.ops.concatenate([keras.ops.relu(x[:, :1] - 0.5), 0.0 * x[:, :1]], axis=-1)
 
@@ -147,7 +148,7 @@ def test_targeted_ends_in_the_target_class():
     np.testing.assert_array_equal(numpy_reference.logits(found.x_adv).argmax(-1), target)
 
 
-def test_targeted_leaves_what_is_in_the_target_class():
+def test_targeted_leaves_examples_of_the_target_class_unchanged():
     x, y = numpy_reference.examples()
     target = np.where(np.arange(len(y)) == 2, y, (y + 1) % 3)
     attack = PGD(num_steps=3, targeted=True)

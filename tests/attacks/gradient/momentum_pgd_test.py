@@ -30,7 +30,7 @@ def test_two_steps_are_the_float64_steps(norm, decay):
 
 
 def test_the_memory_lasts_for_more_than_two_steps():
-    # Ten steps inside the ball in L2, where the direction shows the whole memory.
+    # Ten steps inside the ball in L2, where the direction depends on the whole memory.
     x, y = numpy_reference.examples()
     arguments = {"step_size": 0.05, "num_steps": 10, "decay": 0.9}
     expected = numpy_reference.attack(x, y, "L2", 1.0, None, **arguments)
@@ -40,7 +40,7 @@ def test_the_memory_lasts_for_more_than_two_steps():
 
 
 def test_the_gradient_is_normalised_per_example():
-    # The second row of logits is flat by a factor of 1e-15; the steps must not differ for it.
+    # The gradient of the second example is 1e-15 times as large; its steps must be the same.
     x = np.array([[0.5, 0.4], [0.5, 0.4]], "float32")
     weights = np.array([[1.0, -1.0], [2.0, -2.0]], "float32")
     scale = np.array([[1.0], [1e-15]], "float32")

@@ -14,7 +14,7 @@ EPSILON = {"Linf": 0.08, "L2": 0.2, "L1": 0.4}
 
 
 def perturb(attack, ball, count=8, seed=SEED):
-    """What the attack makes in a train step, and the examples."""
+    """Returns the result of the attack in a train step, and the examples."""
     x, y = numpy_reference.examples(count)
     classifier = models.Classifier(numpy_reference.keras_model())
     found = attack.perturb(classifier, keras.ops.convert_to_tensor(x), y, ball, seed)
@@ -47,7 +47,7 @@ def test_in_other_norms_the_noise_fills_the_larger_ball(norm):
 
 
 @pytest.mark.parametrize("norm", EPSILON)
-def test_leaves_the_ball_and_not_the_larger_one(norm):
+def test_leaves_the_ball_but_not_the_larger_ball(norm):
     ball = getattr(kr.threat_models, norm)(EPSILON[norm])
     x_adv, x, _ = perturb(NFGSM(), ball, count=60)
     distance = np.asarray(ball.distance(x_adv, x.astype("float32")))
@@ -77,7 +77,7 @@ def test_an_epsilon_per_channel():
     assert np.all(reach > 2.5 * epsilon)
 
 
-def test_no_model_is_judged_by_it():
+def test_evaluation_refuses_it():
     x, y = numpy_reference.examples()
     message = r'NFGSM makes examples for training.*Use another .*"pgd".*Received: NFGSM\(noise=3'
     with pytest.raises(ValueError, match=message):
@@ -86,7 +86,7 @@ def test_no_model_is_judged_by_it():
         kr.RobustValidation((x, y), attack="nfgsm")
 
 
-def test_training_takes_it():
+def test_training_accepts_it():
     assert type(kr.AdvTrain(attack="n_fgsm").attack) is NFGSM
 
 

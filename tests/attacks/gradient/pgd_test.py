@@ -20,7 +20,7 @@ def last_point(attack, ball):
 
 
 def steps(start, norm, epsilon, step_size, num_steps):
-    """The float64 steps around `x` from another point."""
+    """Returns the result of float64 steps around `x` from another point."""
     x, y = numpy_reference.examples()
     x, x_adv = x.astype("float64"), np.asarray(start, "float64")
     for _ in range(num_steps):

@@ -14,7 +14,7 @@ every_norm = pytest.mark.parametrize("norm", EPSILON)
 
 
 def perturb(attack, ball, count=8):
-    """What the attack makes in a train step, the examples, and the point where it starts."""
+    """Returns the result of the attack in a train step, the examples, and the start."""
     x, y = numpy_reference.examples(count)
     x = keras.ops.convert_to_tensor(x)
     classifier = models.Classifier(numpy_reference.keras_model())
@@ -47,14 +47,14 @@ def test_the_margin_has_another_gradient():
     np.testing.assert_allclose(x_adv, expected, rtol=0, atol=3e-6)
 
 
-def test_the_start_is_no_argument():
+def test_random_start_is_not_an_argument():
     assert set(RandomStartFGSM().get_config()) == {"step_size", "targeted", "loss"}
     with pytest.raises(TypeError):
         RandomStartFGSM(random_start=False)
 
 
 @pytest.mark.exhaustive
-def test_keeps_to_the_ball_so_that_evaluate_takes_it():
+def test_stays_in_the_ball_so_that_evaluate_accepts_it():
     x, y = numpy_reference.examples()
     model = numpy_reference.keras_model()
     report = kr.evaluate(model, (x, y), kr.Linf(0.1), attacks="random_start_fgsm")

@@ -7,7 +7,7 @@ from keras_robust import models
 from tests.support import numpy_reference
 
 SEED = np.array([3, 5], "int32")
-# Four classes; an example at 0 is of class 0, and 3 is the runner-up.
+# Four classes. An example at 0 is of class 0, and 3 is the most likely wrong class.
 HEAD = np.array([[0.0, -3.0, -2.0, -1.0]], "float32")
 SLOPES = np.array([[-2.0, 0.0, 0.0, 1.0], [0.0, 0.0, 3.0, 0.0], [0.0, 2.0, 0.0, 0.0]], "float32")
 
@@ -35,7 +35,7 @@ def test_every_restart_has_the_next_likely_class_as_its_target(restart, target):
 
 @pytest.mark.exhaustive
 def test_only_the_right_target_reaches_a_class_behind_the_runner_up():
-    # The third input alone helps class 1, and it is the only one that the box lets move.
+    # Only the third input raises class 1, and it is the only input that the box allows to move.
     x, y = np.array([[0.5, 0.5, 0.0]], "float32"), np.array([0])
 
     def model(x):

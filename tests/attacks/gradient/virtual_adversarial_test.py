@@ -6,8 +6,8 @@ import keras_robust as kr
 from keras_robust import backend
 from keras_robust import models
 from tests.support import double_backprop
+from tests.support import forward_passes
 from tests.support import numpy_reference
-from tests.support import streams
 from tests.support import tiers
 
 VirtualAdversarial = kr.attacks.VirtualAdversarial
@@ -22,14 +22,14 @@ def _found(attack, ball, model=None, x=None, y=None, keep_best=False):
 
 
 def _direction(x, num_steps, xi):
-    """The direction of the paper, in float64."""
+    """Returns the direction of the paper in float64."""
     x = x.astype("float64")
-    p = np.exp(streams.log_softmax(double_backprop.forward(double_backprop.WEIGHTS, x)[0]))
+    p = np.exp(forward_passes.log_softmax(double_backprop.forward(double_backprop.WEIGHTS, x)[0]))
     d = np.asarray(backend.normal(x.shape, SEED), "float64")
     for _ in range(num_steps):
         d = d / np.linalg.norm(d, axis=-1, keepdims=True)
         z, jacobian = double_backprop.forward(double_backprop.WEIGHTS, x + xi * d)
-        d = np.einsum("nc,ncf->nf", np.exp(streams.log_softmax(z)) - p, jacobian)
+        d = np.einsum("nc,ncf->nf", np.exp(forward_passes.log_softmax(z)) - p, jacobian)
     return d
 
 
@@ -43,7 +43,7 @@ def test_is_the_search_of_the_paper(num_steps, xi, norm, bounds):
     expected = numpy_reference.project(moved, x.astype("float64"), norm, EPSILON[norm], bounds)
     ball = getattr(kr.threat_models, norm)(EPSILON[norm], bounds)
     found = _found(VirtualAdversarial(num_steps=num_steps, xi=xi), ball, x=x)
-    # At a small distance the divergence of float32 has few digits.
+    # At a small distance the divergence has few correct digits in float32.
     tolerance = 1.5e-3 if xi < 0.01 and norm == "L2" else 2e-6
     np.testing.assert_allclose(found.x_adv, expected, rtol=0, atol=tolerance)
     assert not np.any(found.zero_gradient)
@@ -58,7 +58,7 @@ def test_defaults():
 def test_many_steps_find_the_direction_of_largest_curvature():
     x = numpy_reference.examples()[0]
     z, jacobian = double_backprop.forward(double_backprop.WEIGHTS, x.astype("float64"))
-    p = np.exp(streams.log_softmax(z))
+    p = np.exp(forward_passes.log_softmax(z))
     curvature = np.einsum("nc,cd->ncd", p, np.eye(3)) - np.einsum("nc,nd->ncd", p, p)
     curvature = np.einsum("ncf,ncd,ndg->nfg", jacobian, curvature, jacobian)
     values, vectors = np.linalg.eigh(curvature)
@@ -69,7 +69,7 @@ def test_many_steps_find_the_direction_of_largest_curvature():
 
 
 def test_a_linear_model_has_a_closed_form():
-    # Two classes: the curvature has one direction, the difference of the weights.
+    # With two classes the curvature has a single direction, the difference of the weights.
     weights = np.array([[3.0, -1.0], [1.0, 2.0], [0.5, 1.5]], "float32")
     x = np.random.default_rng(1).uniform(size=(5, 3)).astype("float32")
     ascent = weights[:, 0] - weights[:, 1]
@@ -86,7 +86,7 @@ def test_a_linear_model_has_a_closed_form():
 
 
 @pytest.mark.parametrize("y", [np.full(5, -1), np.array([0, 1, 2, 0, 1])])
-def test_no_label_counts(y):
+def test_labels_do_not_change_the_search(y):
     ball = kr.L2(0.2)
     expected = _found(VirtualAdversarial(), ball).x_adv
     np.testing.assert_array_equal(_found(VirtualAdversarial(), ball, y=y).x_adv, expected)
@@ -101,9 +101,9 @@ def test_examples_do_not_mix():
     np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=1e-5)
 
 
-def test_a_flat_model_is_left_alone_and_reported():
+def test_a_zero_gradient_is_reported_and_moves_nothing():
     x = np.array([[0.2, 0.4], [0.6, 0.1]], "float32")
-    # The first example is flat, the second is not.
+    # The model is flat at the first example only.
     model = lambda x: keras.ops.maximum(x - 0.5, 0.0) * np.array([3.0, -1.0], "float32")  # noqa: E731
     found = _found(VirtualAdversarial(num_steps=3), kr.L2(0.2), model, x)
     np.testing.assert_array_equal(found.zero_gradient, [True, False])
@@ -111,7 +111,7 @@ def test_a_flat_model_is_left_alone_and_reported():
     assert np.linalg.norm(found.x_adv[1] - x[1]) == pytest.approx(0.2, rel=1e-4)
 
 
-def test_a_gradient_that_was_seen_once_is_not_reported_as_missing():
+def test_one_nonzero_gradient_is_enough_not_to_report_zero_gradients():
     calls = []
 
     def fading(x):
@@ -137,7 +137,9 @@ def test_on_data_it_keeps_the_larger_divergence_and_mistakes():
         np.asarray(found.x_adv)[others], np.asarray(moved)[others], atol=1e-6
     )
     z, z_adv = (numpy_reference.logits(np.asarray(a, "float64")) for a in (x, found.x_adv))
-    np.testing.assert_allclose(found.loss, streams.kl_divergence(z, z_adv), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(
+        found.loss, forward_passes.kl_divergence(z, z_adv), rtol=1e-3, atol=1e-6
+    )
     np.testing.assert_array_equal(found.success, np.argmax(z_adv, axis=-1) != y)
 
 

@@ -16,7 +16,7 @@ X = np.array([[1.0], [2.0], [3.0], [4.0]], "float32")
 
 
 def run(thresholds, tries, done=(False,) * 4):
-    """Weights above a threshold hit, with a size that is the weight."""
+    """Returns trials that hit where the weight is above a threshold, with the weight as size."""
     weights = []
 
     def attempt(search):
@@ -32,7 +32,7 @@ def run(thresholds, tries, done=(False,) * 4):
 
 
 def expected(threshold, tries):
-    """The weights that are tried for one example."""
+    """Returns the weights that are tried for one example."""
     weight, low, high, tried = 0.01, 0.0, np.inf, []
     for _ in range(tries):
         tried.append(weight)
@@ -54,11 +54,11 @@ def test_grows_tenfold_then_bisects():
     np.testing.assert_allclose(last.x_adv[:3, 0], X[:3, 0] + hits[:3], rtol=1e-6)
     assert last.x_adv[3, 0] == 4.0
     assert np.asarray(last.tries).tolist() == np.asarray(last.queries).tolist() == [9] * 4
-    # The first weight, 1 and 100 were the first that were enough.
+    # The first weights that were large enough are the initial one, 1 and 100.
     assert np.asarray(last.halvings).tolist() == [8, 6, 4, 0]
 
 
-def test_leaves_alone_what_is_done():
+def test_examples_that_are_done_are_unchanged():
     weights, last = run([0.001] * 4, tries=2, done=(True, False, True, False))
     assert weights.shape == (4, 2)
     assert np.asarray(last.queries).tolist() == [0, 2, 0, 2]
@@ -68,7 +68,7 @@ def test_leaves_alone_what_is_done():
     np.testing.assert_array_equal(last.x_adv, X)
 
 
-def test_every_example_ends_by_itself():
+def test_every_example_ends_separately():
     def attempt(search):
         hits = search.weight >= np.array([0.001, 0.5, 50.0, np.inf], "float32")
         return binary_search.WeightTrial(X, search.weight, hits, ops.ones(4, dtype="int32"))

@@ -12,8 +12,8 @@ from tests.support import tiers
 
 _RNG = np.random.default_rng(17)
 NOTHING_DONE = keras.ops.zeros(5, "bool")
-# Quadratics, one for each example, of very different curvatures, whose minima lie outside of the
-# box for some coordinates.
+# One quadratic per example, with very different curvatures. For some coordinates the minimum lies
+# outside of the box.
 _FACTORS = _RNG.normal(size=(5, 6, 6))
 HESSIANS = np.einsum("nij,nkj->nik", _FACTORS, _FACTORS) + 0.1 * np.eye(6)
 HESSIANS *= np.array([0.01, 1.0, 10.0, 100.0, 1.0])[:, None, None]
@@ -118,7 +118,7 @@ def test_curved_valley():
     done = keras.ops.zeros(2, "bool")
     found = minimise(rosenbrock, x, -2.0, 2.0, num_steps=100, done=done)[0]
     np.testing.assert_allclose(found, np.ones((2, 2)), rtol=0, atol=1e-2)
-    # In the box x <= 0.5 the minimum is on its face, on the parabola.
+    # In the box x <= 0.5 the minimum lies where its face meets the parabola.
     found = minimise(rosenbrock, x, -2.0, 0.5, num_steps=100, done=done)[0]
     np.testing.assert_allclose(found, [[0.5, 0.25]] * 2, rtol=0, atol=1e-2)
 
@@ -171,7 +171,7 @@ def test_a_value_that_is_not_a_number_makes_the_step_shorter():
     assert 0.3 < float(found[0, 0]) <= 0.5
 
 
-def test_a_zero_gradient_stays():
+def test_a_zero_gradient_moves_nothing():
     def flat(x):
         return keras.ops.zeros(2), keras.ops.zeros_like(x)
 
@@ -182,7 +182,7 @@ def test_a_zero_gradient_stays():
 
 @pytest.mark.exhaustive
 @backends.with_and_without_xla
-def test_the_graph_does_the_same(jit_compile):
+def test_a_compiled_function_returns_the_same(jit_compile):
     x = keras.ops.convert_to_tensor(_RNG.uniform(size=(5, 6)), "float32")
     expected = minimise(quadratic, x, 0.0, 1.0, num_steps=20, done=NOTHING_DONE)[0]
 

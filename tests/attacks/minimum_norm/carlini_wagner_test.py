@@ -15,7 +15,7 @@ QUICK = {"num_steps": 14, "search_steps": 5, "initial_weight": 0.1}
 
 
 def adam(learning_rate, num_steps, bounds):
-    """The descent in NumPy; the squeezed start is that of the authors."""
+    """Returns the descent in NumPy; the squeezed start is that of the authors."""
 
     def descent(x, weight, hinge):
         low, high = (0.0, 1.0) if bounds is None else bounds
@@ -59,13 +59,13 @@ def test_is_the_search_of_the_authors(arguments, bounds):
     points, success, steps = penalty_reference.search_all(x, y, descent, **settings)
     np.testing.assert_array_equal(found.success, success)
     np.testing.assert_allclose(found.x_adv, points, rtol=0, atol=1e-3)
-    # Gradients, and what the frame asks besides.
+    # The gradients, and the queries of the base classes.
     np.testing.assert_array_equal(found.queries, 2 * np.array(steps) + 8)
     assert len(set(steps)) > 1 and any(success)
 
 
 def nearest(x, y, bounds, lead=0.0):
-    """The distance at which the linear model errs by `lead`."""
+    """Returns the distance at which the wrong class leads by `lead` in the linear model."""
 
     def gap(radius):
         best = linear_model.best(x[None], [y], "L2", radius, bounds)
@@ -97,8 +97,8 @@ def test_starts_on_the_bounds_too():
 
     y = np.array([1, 0])
     found = CarliniWagner().run(model, x, y, FAR)
-    # The margin is twice the difference, minus 0.1: to cross it from (0, 1) both move by 0.475,
-    # and one coordinate of (1, 1) by 0.05.
+    # The margin is twice the difference, minus 0.1. From (0, 1) both coordinates must move by 0.475
+    # to cross it, from (1, 1) one coordinate by 0.05.
     assert found.success.all()
     np.testing.assert_allclose(-found.loss[0], 0.475 * np.sqrt(2.0), rtol=0.02)
     np.testing.assert_allclose(-found.loss[1], 0.05, rtol=0.1)
@@ -106,7 +106,7 @@ def test_starts_on_the_bounds_too():
 
 
 @pytest.mark.exhaustive
-def test_examples_that_no_weight_changes_stay():
+def test_examples_that_no_weight_breaks_are_unchanged():
     def stubborn(x):
         # A black image would be a mistake, but lies outside of the box.
         return keras.ops.stack([x[:, 0] + x[:, 1], 0.0 * x[:, 0] + 0.3], axis=-1)
@@ -120,18 +120,20 @@ def test_examples_that_no_weight_changes_stay():
 
 
 @pytest.mark.exhaustive
-def test_a_blind_gradient_is_reported():
-    def blind(x):
+def test_a_zero_gradient_is_reported():
+    def has_zero_gradient(x):
         flat = keras.ops.stack([x[:, 0] + 1.0, x[:, 1]], axis=-1)
         return flat * keras.ops.cast([[1.0], [0.0]], "float32")
 
     x = np.array([[0.5, 0.5], [0.1, 0.9]], "float32")
-    found = CarliniWagner(num_steps=10, search_steps=2).run(blind, x, np.array([0, 0]), FAR)
+    found = CarliniWagner(num_steps=10, search_steps=2).run(
+        has_zero_gradient, x, np.array([0, 0]), FAR
+    )
     assert found.zero_gradient.tolist() == [False, True]
 
 
 @pytest.mark.exhaustive
-def test_an_example_does_not_depend_on_its_neighbours():
+def test_an_example_does_not_depend_on_the_rest_of_the_batch():
     x, y = numpy_reference.examples(4)
     model = numpy_reference.keras_model()
     attack = CarliniWagner(num_steps=60, search_steps=4, initial_weight=1.0)

@@ -13,12 +13,12 @@ NORMS = {"L1": 1, "L2": 2, "Linf": np.inf}
 
 
 def ball(norm, bounds=(0.0, 1.0)):
-    """A ball that holds every mistake."""
+    """Returns a ball that contains every mistake."""
     return getattr(kr, norm)(0.5, bounds).with_epsilon(np.float32(1e6))
 
 
 def nearest(x, y, norm, bounds):
-    """The distance from an example to the boundary of the linear model."""
+    """Returns the distance from an example to the boundary of the linear model."""
 
     def gap(radius):
         return linear_model.margin(linear_model.best(x[None], [y], norm, radius, bounds), [y])[0]
@@ -33,12 +33,14 @@ def test_is_exact_on_a_linear_model(norm, bounds):
     found = DeepFool().run(linear_model.logits, x, y, ball(norm, bounds))
     expected = np.array([nearest(*row, norm, bounds) for row in zip(x, y, strict=True)])
     assert found.success.all()
-    # 12 halvings of 1.02 times the way, and a lead of 1e-5 of the largest logit. On the way back in
-    # L1, and in L2 from a side of the box, all coordinates give back, and not the best alone.
+    # The tolerance comes from 12 bisection steps over 1.02 times the distance, and from a lead of
+    # 1e-5 of the largest logit. The bisection in L1, and in L2 from a side of the box, reduces all
+    # coordinates and not only the best one.
     rtol = {"L1": 3e-3, "L2": 2e-3 if bounds else 1e-3}.get(norm, 1e-3)
     np.testing.assert_allclose(-found.loss, expected, rtol=rtol)
     assert np.all(linear_model.margin(found.x_adv.astype("float64"), y) > 0.0)
-    # One step for each, of a gradient and a point that is judged; the rest is asked around it.
+    # One step per example, with one gradient and one judged point. The rest are queries of the base
+    # class.
     np.testing.assert_array_equal(found.queries, 3 + 6 + 13)
 
 
@@ -49,7 +51,7 @@ def test_without_overshoot_one_step_ends_just_behind_the_boundary(norm, bounds):
     x, y = linear_model.examples()
     found = DeepFool(overshoot=0.0).run(linear_model.logits, x, y, ball(norm, bounds))
     expected = np.array([nearest(*row, norm, bounds) for row in zip(x, y, strict=True)])
-    # The excess of 1e-4 is that of a step without a box, which the box can lengthen.
+    # The excess of 1e-4 belongs to a step without a box. The box can make it longer.
     beyond = -found.loss - expected
     assert beyond.min() > 0.9e-4 and beyond.max() < 1.5e-4
 
@@ -67,7 +69,7 @@ def test_the_overshoot_is_a_share_of_the_perturbation(norm):
 
 
 def reference(x, y, norm, num_classes=10, overshoot=0.02, num_steps=50):
-    """The authors' loop for one example, in float64, without a box, and how many steps it took."""
+    """Returns the result of the authors' loop for one example, in float64, and its steps."""
     clean = numpy_reference.logits(x)
     others = [k for k in np.argsort(-clean) if k != y][: num_classes - 1]
     dual = {"L1": np.inf, "L2": 2, "Linf": 1}[norm]
@@ -116,7 +118,7 @@ def test_is_the_loop_of_the_authors(norm, arguments):
 
 
 @pytest.mark.exhaustive
-def test_looks_at_the_likely_classes_only():
+def test_compares_only_the_most_likely_classes():
     def model(x):
         # The third class is the least likely and the nearest.
         return keras.ops.stack([1.0 - 0.0 * x[:, 0], x[:, 0], 10.0 * (x[:, 1] - 0.1)], axis=-1)
@@ -145,9 +147,9 @@ def test_stays_in_the_box_and_is_judged_in_the_ball(norm):
 
 
 @pytest.mark.exhaustive
-def test_examples_without_a_mistake_stay():
+def test_examples_without_a_mistake_are_unchanged():
     def model(x):
-        # The first example can reach no other class in the box, and the second has no gradient.
+        # The first example reaches no other class in the box, and the second has zero gradients.
         scores = keras.ops.stack([x[:, 0] + 2.0, x[:, 1]], axis=-1)
         return keras.ops.where(x[:, 1:] > 0.3, scores, keras.ops.cast([1.0, 0.0], "float32"))
 
@@ -156,13 +158,13 @@ def test_examples_without_a_mistake_stay():
     np.testing.assert_array_equal(found.x_adv, x)
     assert not found.success.any()
     assert found.zero_gradient.tolist() == [False, True]
-    # Nothing changes after a gradient of zero.
+    # The search ends after a zero gradient.
     assert found.queries.tolist() == [6 + 7 * 3, 6 + 3]
 
 
 @pytest.mark.usefixtures("search_alone")
 @pytest.mark.exhaustive
-def test_what_is_wrong_from_the_start_is_left_alone():
+def test_examples_misclassified_from_the_start_are_unchanged():
     x, y = numpy_reference.examples(4)
     wrong = np.where(np.arange(4) % 2, (y + 1) % 3, y)
     found = DeepFool().run(numpy_reference.keras_model(), x, wrong, ball("L2"))
@@ -172,7 +174,7 @@ def test_what_is_wrong_from_the_start_is_left_alone():
 
 
 @pytest.mark.exhaustive
-def test_an_example_does_not_depend_on_its_neighbours():
+def test_an_example_does_not_depend_on_the_rest_of_the_batch():
     x, y = numpy_reference.examples(4)
     model = numpy_reference.keras_model()
     together = DeepFool().run(model, x, y, ball("Linf"))

@@ -15,7 +15,7 @@ QUICK = {"num_steps": 14, "search_steps": 5, "initial_weight": 0.1}
 
 
 def fista(learning_rate, num_steps, beta, rule, bounds):
-    """The descent in NumPy."""
+    """Returns the descent in NumPy."""
 
     def descent(x, weight, hinge):
         low, high = (-np.inf, np.inf) if bounds is None else bounds
@@ -64,13 +64,13 @@ def test_is_the_search_of_the_authors(arguments, bounds):
     points, success, steps = penalty_reference.search_all(x, y, descent, **settings)
     np.testing.assert_array_equal(found.success, success)
     np.testing.assert_allclose(found.x_adv, points, rtol=0, atol=1e-4)
-    # Gradients, points that were judged, and what the frame asks besides.
+    # The gradients, the judged points, and the queries of the base classes.
     np.testing.assert_array_equal(found.queries, 3 * np.array(steps) + 8)
     assert len(set(steps)) > 1 and any(success)
 
 
 def nearest(x, y, norm, bounds):
-    """The distance from an example to the boundary of the linear model."""
+    """Returns the distance from an example to the boundary of the linear model."""
 
     def gap(radius):
         return linear_model.margin(linear_model.best(x[None], [y], norm, radius, bounds), [y])[0]
@@ -121,7 +121,7 @@ def test_the_decision_rule_compares_by_its_own_size():
 
 
 @pytest.mark.exhaustive
-def test_examples_that_no_weight_changes_stay():
+def test_examples_that_no_weight_breaks_are_unchanged():
     def stubborn(x):
         # A black image would be a mistake, but lies outside of the box.
         return keras.ops.stack([x[:, 0] + x[:, 1], 0.0 * x[:, 0] + 0.3], axis=-1)
@@ -134,7 +134,7 @@ def test_examples_that_no_weight_changes_stay():
 
 
 @pytest.mark.exhaustive
-def test_an_example_does_not_depend_on_its_neighbours():
+def test_an_example_does_not_depend_on_the_rest_of_the_batch():
     x, y = numpy_reference.examples(4)
     model = numpy_reference.keras_model()
     attack = EAD(num_steps=60, search_steps=4, initial_weight=1.0)

@@ -11,7 +11,7 @@ from tests.support import tiers
 
 
 def distance_to_boundary(x, y, norm, bounds):
-    """The radius at which the closed-form attack of a linear model just wins, by bisection."""
+    """Returns the radius at which the closed-form attack just succeeds, by bisection."""
     low, high = np.zeros(len(x)), np.full(len(x), 20.0)
     for _ in range(50):
         middle = 0.5 * (low + high)
@@ -38,7 +38,7 @@ def test_finds_the_distance_to_the_boundary_of_a_linear_model(name, norm, bounds
     reachable = np.isfinite(expected)
     assert reachable.any()
     np.testing.assert_array_equal(found.success, reachable)
-    # It ends a little behind the boundary, by 5% of the last step at most.
+    # The search ends behind the boundary by at most 5% of the last step.
     ratio = -found.loss[reachable] / expected[reachable]
     assert ratio.min() > 0.9999 and ratio.max() < 1.02
     size = np.asarray(ball.distance(found.x_adv, x))
@@ -54,7 +54,7 @@ def test_untargeted_and_all_targets_find_the_nearest_of_three_classes(norm):
     one = kr.attacks.FAB(num_steps=60).run(model, x, y, ball)
     other = kr.attacks.TargetedFAB(num_targets=2, num_steps=60).run(model, x, y, ball)
     near = kr.attacks.TargetedFAB(num_targets=1, num_steps=60).run(model, x, y, ball)
-    # In L1 the last step of a search can miss what its first steps came close to.
+    # In L1 the last step of a search can be worse than its first steps.
     both = one.success & other.success
     assert both.mean() >= (0.8 if norm == "L1" else 1.0)
     np.testing.assert_allclose(one.loss[both], other.loss[both], rtol=0.05)
@@ -67,7 +67,7 @@ def test_one_step_is_that_of_the_paper():
     attack = kr.attacks.TargetedFAB(num_targets=1, num_steps=1)
     ball = kr.L2(1.0, bounds=None).with_epsilon(np.inf)
     found = attack.run(linear_model.logits, x, y, ball)
-    # From the example itself both steps are the same one, with 5% on top.
+    # At the example itself both steps are the same, with an overshoot of 5%.
     ascent = linear_model.ascent(y)
     lead = linear_model.margin(x, y)
     step = -1.05 * lead / (ascent**2).sum(-1)
@@ -76,7 +76,7 @@ def test_one_step_is_that_of_the_paper():
 
 
 def tangents(x, labels):
-    """The leads of the three classes of `SLANTED`, with their gradients, in float64."""
+    """Returns the leads of the three classes of `SLANTED` and their gradients, in float64."""
     z = x.astype("float64") @ SLANTED + [0.1, 0.0, -0.2]
     rows = np.arange(len(x))
     leads = z - z[rows, labels][:, None]
@@ -106,7 +106,7 @@ def test_the_nearest_boundary_is_chosen_on_both_sides(norm, scale):
     leads, gradients = tangents(x, labels)
     far = np.abs(leads) / np.maximum(DUAL[norm](gradients), 1e-30)
     far[np.arange(60), labels] = np.inf
-    # One logit that is not finite hides all leads.
+    # A single non-finite logit makes all leads unusable.
     is_usable = ~is_hidden
     nearest = far.argmin(-1)
     rows = np.arange(60)
@@ -131,7 +131,7 @@ def test_the_nearest_boundary_is_chosen_on_both_sides(norm, scale):
 
 @pytest.mark.exhaustive
 @backends.tensorflow_only("JAX draws other starts, of which fewer are where it says nothing")
-def test_from_where_the_model_says_nothing_it_goes_back_to_the_example():
+def test_non_finite_logits_restart_the_search_at_the_example():
     x = np.full((6, 4), 0.5, "float32")
     x[5, 0] = 0.1
 
@@ -159,7 +159,8 @@ def test_from_where_the_model_says_nothing_it_goes_back_to_the_example():
 def test_gradients_are_counted():
     x, y = numpy_reference.examples(4)
     found = kr.attacks.FAB(num_steps=5).run(numpy_reference.keras_model(), x, y, kr.Linf(1e-3))
-    # The clean logits; a step has two of three classes, twice, and a look; three of the judge.
+    # One query for the clean logits, two per wrong class and one more in each step, and three to
+    # judge the result.
     np.testing.assert_array_equal(found.queries, [1 + 5 * (2 * 2 + 1) + 3] * 4)
 
 

@@ -19,7 +19,7 @@ def unbounded(norm, bounds=(0.0, 1.0)):
 
 
 def exact(x, y, norm, bounds):
-    """The distance to the hyperplane inside the box, from the best gain at each radius."""
+    """Returns the distance to the hyperplane inside the box, from the best gain per radius."""
     low, high = (-1e3, 1e3) if bounds is None else bounds
     distances = []
     for direction, one, label in zip(linear_model.ascent(y), x.reshape(len(x), -1), y, strict=True):
@@ -46,7 +46,7 @@ def test_comes_within_a_part_in_a_thousand_of_a_hyperplane(norm, bounds):
 
 
 @pytest.mark.exhaustive
-def test_l0_needs_as_many_features_as_a_sorted_list_says():
+def test_l0_changes_the_minimal_number_of_features():
     x, y = linear_model.examples(20)
     found = FMN().run(linear_model.logits, x, y, counting())
     ascent, flat = linear_model.ascent(y), x.reshape(20, -1)
@@ -63,7 +63,7 @@ def counting():
 
 
 def reference(x, label, norm, num_steps, step_size=1.0, gamma=0.05):
-    """The search in float64, on the network of `numpy_reference`, for one example."""
+    """Returns the search in float64 for one example, on the network of `numpy_reference`."""
     x = x.astype("float64")
     low, high, delta, radius, best = 0.0, 1.0, np.zeros_like(x), np.inf, np.inf
     nearest, y = x, np.array([label])
@@ -117,7 +117,7 @@ def test_every_step_is_the_float64_step(norm, arguments):
 
 @pytest.mark.exhaustive
 def test_the_step_is_a_share_of_the_width_of_the_box():
-    # Everything times 10, so that the result is, too.
+    # Scaling everything by 10 scales the result by 10.
     x, y = numpy_reference.examples(6)
     model = numpy_reference.keras_model()
     small = FMN(num_steps=20).run(model, x, y, unbounded("L2"))
@@ -128,7 +128,7 @@ def test_the_step_is_a_share_of_the_width_of_the_box():
 
 
 @pytest.mark.exhaustive
-def test_outside_of_the_ball_is_no_success():
+def test_points_outside_of_the_ball_are_no_success():
     x, y = linear_model.examples(20)
     attack = FMN()
     far = attack.run(linear_model.logits, x, y, unbounded("L2"))
@@ -155,13 +155,14 @@ def test_targeted_reaches_the_target():
 def test_two_passes_a_step_are_counted():
     x, y = linear_model.examples(3)
     found = FMN(num_steps=7).run(linear_model.logits, x, y, unbounded("Linf"))
-    # And the last point, and the clean one and two more judgements around the search.
+    # The other queries are the last point, the clean point and two more judgements of the base
+    # class.
     np.testing.assert_array_equal(found.queries, [2 * 7 + 2 + 3] * 3)
 
 
 @pytest.mark.exhaustive
 @tiers.parametrize("norm", ["L0", "L1", "L2", "Linf"])
-def test_a_model_that_cannot_be_changed_leaves_the_example(norm):
+def test_a_constant_model_leaves_the_example_unchanged(norm):
     def constant(x):
         return keras.ops.stack([0.0 * x[:, 0] + 1.0, 0.0 * x[:, 1]], axis=-1)
 
@@ -174,9 +175,9 @@ def test_a_model_that_cannot_be_changed_leaves_the_example(norm):
 
 
 @pytest.mark.exhaustive
-def test_a_gradient_that_is_not_finite_spreads_nowhere():
+def test_a_non_finite_gradient_does_not_spread():
     def broken(x):
-        # The root has an infinite slope at 0, and a NaN beyond.
+        # The square root has an infinite slope at 0, and is NaN below.
         return keras.ops.stack([keras.ops.sqrt(x[:, 0]), x[:, 1]], axis=-1)
 
     x = np.array([[0.0, -0.1], [0.5, 0.2]], "float32")
@@ -185,7 +186,7 @@ def test_a_gradient_that_is_not_finite_spreads_nowhere():
 
 
 @pytest.mark.exhaustive
-def test_an_example_does_not_depend_on_its_neighbours():
+def test_an_example_does_not_depend_on_the_rest_of_the_batch():
     x, y = numpy_reference.examples(4)
     model = numpy_reference.keras_model()
     attack = FMN(num_steps=9)

@@ -24,7 +24,7 @@ def logits(x):
 
 def examples(count=12):
     x = np.random.default_rng(7).uniform(size=(count, FEATURES)).astype("float32")
-    x[0, :3] = 1.0  # These have no room upwards.
+    x[0, :3] = 1.0  # These features cannot grow.
     return x, np.argmax(logits(x), axis=-1)
 
 
@@ -33,7 +33,7 @@ def unbounded(**arguments):
 
 
 def reference(x, label, target, theta, budget, channels=1):
-    """The greedy search by hand on the linear model: the point and whether it is a mistake."""
+    """Returns the point of the greedy search on the linear model, and whether it is a mistake."""
     sign = np.sign(theta)
     slopes = KERNEL.astype("float64").reshape(-1, channels, CLASSES).sum(axis=1)
     to_target = sign * slopes[:, target]
@@ -46,20 +46,22 @@ def reference(x, label, target, theta, budget, channels=1):
         point = np.where(mask, moved, x)
         if np.argmax(logits(point)) != label:
             return point, True
-        left = [i for i in range(len(slopes)) if movable[i] and i not in used]
-        pairs = (
-            itertools.combinations(left, 2)
-            if budget - len(used) >= 2
-            else zip(left, left, strict=True)
-        )
-        scores = {}
-        for p, q in pairs if budget > len(used) else ():
-            one, other = to_target[p] + to_target[q], to_others[p] + to_others[q]
-            if one > 0 and other < 0:
-                scores[p, q] = -one * other
-        if not scores:
+        unused = [i for i in range(len(slopes)) if movable[i] and i not in used]
+        pair = reference_pair(to_target, to_others, unused, budget - len(used))
+        if pair is None:
             return x, False
-        used |= set(max(scores, key=scores.get))
+        used |= set(pair)
+
+
+def reference_pair(to_target, to_others, unused, left):
+    """Returns the pair with the largest saliency, the best single feature if `left` is 1."""
+    pairs = itertools.combinations(unused, 2) if left >= 2 else zip(unused, unused, strict=True)
+    scores = {}
+    for p, q in pairs if left > 0 else ():
+        one, other = to_target[p] + to_target[q], to_others[p] + to_others[q]
+        if one > 0 and other < 0:
+            scores[p, q] = -one * other
+    return max(scores, key=scores.get) if scores else None
 
 
 def runner_up(x, rank=0):
@@ -69,7 +71,7 @@ def runner_up(x, rank=0):
 @pytest.mark.usefixtures("search_alone")
 @tiers.parametrize("budget", [2, 3, 6, 9])
 @tiers.parametrize("theta", [1.0, -0.6])
-def test_changes_the_pairs_that_the_rule_says(theta, budget):
+def test_changes_the_pairs_of_the_greedy_rule(theta, budget):
     x, y = examples()
     found = JSMA(theta=theta).run(linear, x, y, kr.L0(budget))
     rows = zip(x, y, runner_up(x), strict=True)
@@ -96,7 +98,7 @@ def test_pixels_change_in_all_channels():
 
 @pytest.mark.exhaustive
 @pytest.mark.usefixtures("search_alone")
-def test_later_targets_are_for_those_that_the_first_did_not_break():
+def test_later_targets_attack_only_unbroken_examples():
     x, y = examples(30)
     one = JSMA(num_targets=1).run(linear, x, y, kr.L0(2))
     two = JSMA(num_targets=2).run(linear, x, y, kr.L0(2))
@@ -130,7 +132,8 @@ def test_targeted_ends_at_the_target():
 
 @pytest.mark.exhaustive
 def test_follows_the_slopes_of_a_network_step_by_step():
-    # The second pair is chosen where the first one led: never worse than what one pair reaches.
+    # The second pair is chosen at the point of the first one, so that two pairs reach at least the
+    # loss of one.
     x, y = numpy_reference.examples(12)
     model = numpy_reference.keras_model()
     attack = JSMA(theta=-1.0)
@@ -147,12 +150,13 @@ def test_queries_end_with_the_search():
     x, y = examples()
     found = JSMA().run(linear, x, y, unbounded())
     pairs = -found.loss[found.success] / 2
-    # Two passes with gradients at each point met, one for the target, three around the search.
+    # Two passes with gradients at each point, one query for the target, and three of the base
+    # class.
     np.testing.assert_array_equal(found.queries[found.success], 4 * (pairs + 1) + 1 + 3)
 
 
 @pytest.mark.exhaustive
-def test_a_constant_model_is_blind_and_stays():
+def test_a_constant_model_reports_zero_gradients_and_no_success():
     def constant(x):
         return keras.ops.stack([0.0 * x[:, 0] + 1.0, 0.0 * x[:, 1]], axis=-1)
 
@@ -163,7 +167,7 @@ def test_a_constant_model_is_blind_and_stays():
 
 
 @pytest.mark.exhaustive
-def test_an_example_does_not_depend_on_its_neighbours():
+def test_an_example_does_not_depend_on_the_rest_of_the_batch():
     x, y = examples(5)
     attack = JSMA()
     together = attack.run(linear, x, y, kr.L0(6))

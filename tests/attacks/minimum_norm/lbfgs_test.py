@@ -32,7 +32,7 @@ def examples(count=10):
 
 
 def solve(x, target, weight):
-    """The minimum of `weight CE + ||r||^2` in the unit box, in float64; convex, so unique."""
+    """Returns the minimum of `weight CE + ||r||^2` in the unit box, unique by convexity."""
 
     def objective(point):
         z, delta = logits(point), point - x
@@ -48,7 +48,7 @@ def solve(x, target, weight):
 
 
 def reference(x, y, target, initial_weight=1e-2, search_steps=5):
-    """The search for `c` in NumPy, for one example; `None` if no `c` is large enough."""
+    """Returns the search for `c` in NumPy, for one example; `None` if no `c` is large enough."""
     weight, failed, worked, best, halvings = initial_weight, 0.0, np.inf, None, 0
     while halvings < search_steps and weight <= 1e6:
         halvings += np.isfinite(worked)
@@ -108,7 +108,7 @@ def test_finds_the_distance_to_the_boundary_of_a_linear_model(bounds):
 
 
 @pytest.mark.exhaustive
-def test_what_is_too_far_is_scaled_back_into_the_ball():
+def test_large_perturbations_are_projected_onto_the_ball():
     x, y = linear_model.examples()
     far = LBFGS().run(linear_model.logits, x, y, kr.L2(10.0))
     delta = (far.x_adv - x).reshape(len(x), -1)
@@ -125,9 +125,9 @@ def test_what_is_too_far_is_scaled_back_into_the_ball():
 
 
 @pytest.mark.exhaustive
-def test_examples_that_no_weight_changes_stay():
+def test_examples_that_no_weight_breaks_are_unchanged():
     def stubborn(x):
-        # The second class cannot win inside of the unit box.
+        # The second class is not predicted anywhere in the unit box.
         return keras.ops.stack([x[:, 0] + 2.0, x[:, 1]], axis=-1)
 
     x = np.array([[0.5, 0.5], [0.1, 0.9]], "float32")
@@ -137,18 +137,18 @@ def test_examples_that_no_weight_changes_stay():
 
 
 @pytest.mark.exhaustive
-def test_a_blind_gradient_is_reported():
-    def blind(x):
+def test_a_zero_gradient_is_reported():
+    def has_zero_gradient(x):
         flat = keras.ops.stack([x[:, 0] + 1.0, x[:, 1]], axis=-1)
         return flat * keras.ops.cast([[1.0], [0.0]], "float32")
 
     x = np.array([[0.5, 0.5], [0.1, 0.9]], "float32")
-    found = LBFGS().run(blind, x, np.array([0, 0]), FAR)
+    found = LBFGS().run(has_zero_gradient, x, np.array([0, 0]), FAR)
     assert found.zero_gradient.tolist() == [False, True]
 
 
 @pytest.mark.exhaustive
-def test_an_example_does_not_depend_on_its_neighbours():
+def test_an_example_does_not_depend_on_the_rest_of_the_batch():
     x, y = numpy_reference.examples(4)
     model = numpy_reference.keras_model()
     together = LBFGS().run(model, x, y, FAR)

@@ -4,7 +4,7 @@ import numpy as np
 import keras_robust as kr
 from keras_robust.attacks.result import AttackResult
 
-# A point 0.3 away along the first feature, which is of class 1; and none for the second example.
+# The first example has a mistake at a distance of 0.3 along the first feature; the second has none.
 X = np.array([[0.2, 0.5], [0.2, 0.5], [0.8, 0.5]], "float32")
 Y = np.array([0, 0, 0])
 
@@ -23,7 +23,7 @@ class Step(kr.attacks.MinimumNormAttack):
         return AttackResult(moved, zero, finds, zero > 0.0, keras.ops.full((3,), 5, "int32"))
 
 
-# The boundary is 0.2 away; 12 halvings leave 0.3 / 4096 at most.
+# The boundary is at a distance of 0.2; 12 bisection steps leave an error of at most 0.3 / 4096.
 BACK = {"rtol": 0, "atol": 1e-4}
 
 
@@ -36,8 +36,8 @@ def test_in_the_ball_the_nearest_mistake_is_the_result():
     np.testing.assert_array_equal(found.queries, [8 + 13, 8, 8])
 
 
-def test_outside_of_the_ball_it_is_drawn_inside_and_judged_there():
-    # At 0.25 the nearest mistake is inside, at 0.15 it is not.
+def test_points_outside_of_the_ball_are_projected_and_judged_there():
+    # A ball of radius 0.25 contains the nearest mistake, one of radius 0.15 does not.
     found = Step().run(model, X, Y, kr.L2(0.25))
     np.testing.assert_allclose(found.x_adv[0], [0.4, 0.5], **BACK)
     assert found.success[0]
@@ -47,7 +47,7 @@ def test_outside_of_the_ball_it_is_drawn_inside_and_judged_there():
     np.testing.assert_allclose(-found.loss[0], 0.2, **BACK)
 
 
-def test_without_a_radius_the_nearest_mistakes_come_back():
+def test_an_infinite_radius_returns_the_nearest_mistakes():
     found = Step().run(model, X, Y, kr.L2(0.1).with_epsilon(np.inf))
     np.testing.assert_allclose(found.x_adv[0], [0.4, 0.5], **BACK)
     np.testing.assert_array_equal(found.success, [True, False, True])

@@ -32,14 +32,14 @@ class Walk(penalty_attack.PenaltyAttack):
 
 
 def line(threshold):
-    """A model whose class changes where the first coordinate reaches a threshold."""
+    """Returns a model whose class changes where the first coordinate reaches a threshold."""
     return lambda x: ops.stack([threshold - x[:, 0], x[:, 0] - threshold], axis=-1)
 
 
 @pytest.mark.usefixtures("search_alone")
 @pytest.mark.exhaustive
 @tiers.parametrize("num_steps", [1, 10, 11, 137])
-def test_takes_as_many_steps_as_it_is_told(num_steps):
+def test_takes_the_given_number_of_steps(num_steps):
     # The loss falls with every step, because the weight is large.
     attack = Walk(num_steps=num_steps, search_steps=1, initial_weight=100.0, learning_rate=1.0)
     x, y = np.zeros((2, 1), "float32"), np.array([0, 0])
@@ -47,12 +47,12 @@ def test_takes_as_many_steps_as_it_is_told(num_steps):
     assert near.success.all() and np.all(near.x_adv == num_steps)
     far = attack.run(line(num_steps + 0.5), x, y, kr.L2(1e4, None))
     assert not far.success.any() and np.all(far.x_adv == 0.0)
-    # Besides the steps: the goal twice, a gradient, and what judges the result.
+    # The other queries: the attack loss twice, one gradient, and the judgement of the result.
     assert np.all(far.queries == num_steps + 8)
 
 
 @pytest.mark.usefixtures("search_alone")
-def test_keeps_the_smallest_mistake_on_the_way():
+def test_keeps_the_smallest_mistake_of_the_descent():
     attack = Walk(num_steps=30, search_steps=1, initial_weight=100.0, learning_rate=0.25)
     x, y = np.array([[0.0], [1.0]], "float32"), np.array([0, 0])
     found = attack.run(line(3.1), x, y, FAR)
@@ -61,16 +61,16 @@ def test_keeps_the_smallest_mistake_on_the_way():
 
 
 @pytest.mark.usefixtures("search_alone")
-def test_an_example_whose_loss_has_stopped_falling_stops_alone():
-    # The lead falls by 2 a unit, the penalty grows by 1: with c = 0.4 the loss grows from the first
-    # step on, with c = 4 it falls until the class changes.
+def test_each_example_stops_when_its_own_loss_stops_falling():
+    # Per unit the lead falls by 2 and the penalty grows by 1. With c = 0.4 the loss grows from the
+    # first step on, with c = 4 it falls until the class changes.
     attack = Walk(num_steps=40, search_steps=2, initial_weight=0.4, learning_rate=0.1)
     x, y = np.array([[0.0], [1.0]], "float32"), np.array([0, 0])
     found = attack.run(line(2.47), x, y, FAR)
     np.testing.assert_allclose(found.x_adv, [[2.5], [2.5]], atol=1e-5)
-    # Compared after blocks of 4 steps: the first c takes two of them. With the second c the class
-    # changes at steps 25 and 15, the next block ends lower than the one before, and the one after
-    # it higher.
+    # The loss is compared after blocks of 4 steps. The first c takes two blocks. With the second c
+    # the class changes at steps 25 and 15; the next block ends lower than the one before, and the
+    # block after it ends higher.
     assert found.queries.tolist() == [8 + 8 + 32, 8 + 8 + 20]
 
 
@@ -93,7 +93,7 @@ def test_the_hinge_and_its_gradient(targeted, confidence):
     assert 0 < np.sum(hits) < 8
 
 
-def test_what_is_not_finite_is_no_hit_and_no_gradient():
+def test_non_finite_logits_are_no_hit_and_have_no_gradient():
     def model(x):
         return ops.stack([x[:, 0], ops.sqrt(x[:, 1]) + x[:, 1]], axis=-1)
 
@@ -107,7 +107,7 @@ def test_what_is_not_finite_is_no_hit_and_no_gradient():
 
 @pytest.mark.usefixtures("search_alone")
 @pytest.mark.exhaustive
-def test_what_is_wrong_from_the_start_is_left_alone():
+def test_examples_misclassified_from_the_start_are_unchanged():
     x, y = np.array([[0.0], [2.0]], "float32"), np.array([0, 0])
     found = Walk(learning_rate=1.0, num_steps=30, confidence=5.0).run(line(1.0), x, y, FAR)
     assert found.success.all() and found.x_adv[:, 0].tolist() == [4.0, 2.0]

@@ -7,7 +7,7 @@ from keras_robust.attacks.minimum_norm.saliency_pairs import best_pair
 
 
 def brute_force(first, second, usable):
-    """The best pair among all, or `None`."""
+    """Returns the best of all pairs, or `None`."""
     best, pair = 0.0, None
     for p, q in itertools.combinations(np.flatnonzero(usable), 2):
         one, other = first[p] + first[q], second[p] + second[q]
@@ -28,15 +28,15 @@ def test_the_best_pair_of_all(size):
     assert [set(np.flatnonzero(row)) or None for row in np.asarray(pairs)] == expected
 
 
-def test_a_pair_is_found_where_one_of_it_does_not_do():
-    # Alone neither meets both conditions; together they do.
+def test_a_pair_is_found_if_neither_feature_qualifies_alone():
+    # Neither feature alone meets both conditions, but together they do.
     first, second = np.array([[3.0, -1.0, 0.5]]), np.array([[-1.0, 3.0, -0.4]])
     pair, exists = best_pair(first, second, np.ones((1, 3), bool), np.array([5.0]))
     np.testing.assert_array_equal(pair, [[True, True, False]])
     assert exists
 
 
-def test_with_one_left_it_is_the_best_feature_and_with_none_nothing():
+def test_one_feature_left_gives_the_best_feature_and_none_left_gives_none():
     first, second = np.array([[3.0, 1.0, 2.0]] * 2), np.array([[1.0, 2.0, 2.0]] * 2)
     chosen, exists = best_pair(first, second, np.ones((2, 3), bool), np.array([1.0, 0.0]))
     np.testing.assert_array_equal(chosen, [[False, False, True], [False, False, False]])

@@ -12,7 +12,7 @@ from tests.support import tiers
 
 BALLS = {"L1": kr.L1(3.0), "L2": kr.L2(2.0), "Linf": kr.Linf(0.9)}
 ORDER = {"L1": 1, "L2": 2, "Linf": np.inf}
-# One half of the halvings' last interval, and the lead that is asked for.
+# Half of the last interval of the bisection, and the required lead.
 RESOLUTION = 1.0 / 4096.0 + 1e-4
 
 
@@ -22,7 +22,7 @@ def moved(model, x, y, point, ball, **attack_loss):
 
 
 def kinked(x):
-    """The lead of class 1 is `s - 1` up to `s = 0.5`, and five times as steep from there."""
+    """Returns logits with the lead `s - 1` of class 1, five times as steep beyond `s = 0.5`."""
     along = keras.ops.sum(x, axis=-1)
     lead = along - 1.0 + 4.0 * keras.ops.relu(along - 0.5)
     return keras.ops.stack([0.0 * lead, lead], axis=-1)
@@ -40,7 +40,7 @@ def test_ends_on_the_boundary_of_a_linear_model(norm):
     size = np.linalg.norm((found - x).reshape(len(x), -1), ORDER[norm], axis=-1)
     lead = linear_model.margin(found.astype("float64"), y)
     assert np.all(lead > 0.0) and np.all(lead < 0.02)
-    # In Linf and L2 the way leads over the nearest point of all, as long as no bound binds.
+    # In Linf and L2 the path passes through the nearest mistake, as long as no bound is active.
     assert np.all(size <= radius) and np.all(size >= radius / 1.3 - 1e-5)
 
 
@@ -53,7 +53,7 @@ def _distance(x, y, norm):
 
 
 def test_ends_on_the_boundary_of_a_piecewise_linear_model():
-    # The tangent at 0 reaches its zero at s = 1, the model does at 1.2 / 2 = 0.6.
+    # The tangent at 0 has its zero at s = 1, the model at 1.2 / 2 = 0.6.
     x, y = np.zeros((2, 2), "float32"), np.array([0, 0])
     point = np.array([[0.5, 0.5], [1.0, 0.2]], "float32")
     found = moved(kinked, x, y, point, kr.L2(1.0, None))
@@ -68,8 +68,8 @@ def test_deepfool_ends_on_the_boundary_of_a_piecewise_linear_model(attack):
     np.testing.assert_allclose(-found.loss, 0.6 / np.sqrt(2.0), rtol=1e-3)
 
 
-def test_in_l0_features_are_put_back_one_by_one():
-    # Each of the features adds its weight to the lead, which needs 1: two of them are enough.
+def test_in_l0_features_are_restored_one_by_one():
+    # Each feature adds its weight to the lead, which must reach 1. Two features are enough.
     weights = np.array([0.7, 0.5, 0.2, 0.1], "float32")
 
     def model(x):
@@ -90,8 +90,8 @@ def test_in_l0_features_are_put_back_one_by_one():
         ({"targeted": "least_likely"}, 0, 0.25),
     ],
 )
-def test_stops_where_the_attack_would_have(attack_loss, y, expected):
-    # Class 1 overtakes at 0.25, leads by 0.5 at 0.5; class 2 leads from 0.6 on.
+def test_stops_at_the_success_criterion_of_the_attack(attack_loss, y, expected):
+    # Class 1 leads from 0.25 on, by 0.5 at 0.5; class 2 leads from 0.6 on.
     def model(x):
         s = x[:, 0]
         return keras.ops.stack([0.25 - s, s - 0.25, 5.0 * s - 2.65], axis=-1)
@@ -103,7 +103,7 @@ def test_stops_where_the_attack_would_have(attack_loss, y, expected):
 
 @pytest.mark.parametrize("offset", [0.0, 1e3])
 def test_a_mistake_leads_by_more_than_rounding(offset):
-    # Where the logits are large, float32 knows their difference less well.
+    # The larger the logits are, the larger is the rounding error of their difference.
     def model(x):
         s = x[:, 0]
         return keras.ops.stack([offset - 1e-3 * s, offset + 0.0 * s + 1e-3 * (s - 1.0)], axis=-1)
@@ -112,7 +112,7 @@ def test_a_mistake_leads_by_more_than_rounding(offset):
     point = np.full((1, 1), 0.5005, "float32")
     found = moved(model, x, y, point, kr.L2(1.0, None))
     if offset:
-        # No lead as large is near: the point stays.
+        # No nearer point has such a lead, so that the point is returned unchanged.
         np.testing.assert_array_equal(found, point)
     else:
         assert 0.5 < found[0, 0] < 0.51
@@ -125,11 +125,11 @@ def test_a_mistake_too_close_to_the_boundary_moves_a_little_farther():
 
     x, point = np.zeros((1, 1), "float32"), np.array([[1.0 + 1e-7]], "float32")
     found = moved(model, x, np.array([0]), point, kr.L2(2.0, None))
-    # A lead of 1e-5 of the logit 1.
+    # The required lead is 1e-5 of the logit 1.
     assert 1.0 + 0.5e-5 <= found[0, 0] <= 1.0 + 1.1 / 128
 
 
-def test_what_is_no_mistake_stays():
+def test_points_that_are_no_mistake_are_unchanged():
     x, y = linear_model.examples()
     ball = kr.L2(1.0)
     np.testing.assert_array_equal(moved(linear_model.logits, x, y, x, ball), x)
@@ -172,13 +172,13 @@ def test_every_minimum_norm_attack_ends_on_the_boundary(name, norm):
         logits[rows, y] = -np.inf
         return logits.max(axis=-1) - own
 
-    # A mistake in float64 too, and none any more a thousandth nearer.
+    # The point is a mistake in float64 too, and a point nearer by 1/1000 is not.
     assert np.all(leads(found.x_adv)[attacked] > 0.0)
     nearer = np.asarray(ball.with_radii((1.0 - 1e-3) * size, x).project(found.x_adv, x))
     assert np.all(leads(nearer)[attacked] < 1e-5)
 
 
-def test_every_minimum_norm_attack_is_here():
-    others = {"JSMA"}  # In L0; its own tests count the features.
+def test_every_minimum_norm_attack_is_tested():
+    others = {"JSMA"}  # JSMA is tested in its own file, because it needs L0.
     classes = [cls for cls in kr.attacks.ALL if issubclass(cls, kr.attacks.MinimumNormAttack)]
     assert {cls.__name__ for cls in classes} == {*MINIMUM_NORM, *others}

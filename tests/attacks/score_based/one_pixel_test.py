@@ -26,7 +26,7 @@ def margin(x, y):
 
 
 def examples(count=12):
-    """Images, of which every second one is moved far into its class."""
+    """Returns images; every second one is moved far into its class."""
     x = np.random.default_rng(3).uniform(size=(count, *IMAGE)).astype("float32")
     y = np.argmax(logits(x), axis=-1)
     push = (KERNEL[:, y].T - KERNEL.mean(axis=-1)).reshape(x.shape)
@@ -35,7 +35,7 @@ def examples(count=12):
 
 
 def best_pixel(x, y):
-    """The largest margin that one pixel reaches: a linear model wants its channels at a bound."""
+    """Returns the largest margin of one pixel: on a linear model its channels are at a bound."""
     best = margin(x, y)
     for row, column in np.ndindex(IMAGE[:2]):
         for colour in np.ndindex(2, 2):
@@ -50,7 +50,7 @@ def pixels_changed(x_adv, x):
 
 
 @pytest.mark.exhaustive
-def test_finds_what_trying_all_pixels_finds():
+def test_finds_the_best_pixel_of_an_exhaustive_search():
     x, y = examples()
     best = best_pixel(x, y)
     assert 2 < np.sum(best > 0.0) < len(x) - 2
@@ -59,14 +59,14 @@ def test_finds_what_trying_all_pixels_finds():
     np.testing.assert_array_equal(found.success, best > 0.0)
     np.testing.assert_array_equal(found.success, margin(found.x_adv, y) > 0.0)
     np.testing.assert_allclose(found.loss, margin(found.x_adv, y), atol=1e-5)
-    # Where no pixel is enough, the search goes on to the best one.
+    # If no pixel is enough, the search continues to the best one.
     np.testing.assert_allclose(found.loss[~found.success], best[~found.success], atol=1e-2)
     assert np.all(pixels_changed(found.x_adv, x) <= 1)
     assert np.all((found.x_adv >= 0.0) & (found.x_adv <= 1.0))
 
 
 @pytest.mark.exhaustive
-def test_evolution_is_what_improves():
+def test_evolution_improves_the_loss():
     x, y = examples(30)
     ball = kr.L0(1, per_pixel=True)
     losses = [
@@ -88,7 +88,7 @@ def test_several_pixels_as_far_as_epsilon_allows():
     found = attack.run(linear, x, y, kr.L0(counts, per_pixel=True))
     changed = pixels_changed(found.x_adv, x)
     assert np.all(changed <= counts) and set(changed) == {1, 2, 3}
-    # Counted in features, a pixel of two channels takes two.
+    # `L0` counts features here, so that a pixel with two channels counts as two.
     found = attack.run(linear, x, y, kr.L0(5))
     assert pixels_changed(found.x_adv, x).max() == 2
 
@@ -104,7 +104,7 @@ def test_colours_lie_in_the_box_of_their_channel():
 
 
 @pytest.mark.exhaustive
-def test_features_are_pixels_of_their_own():
+def test_every_feature_of_a_vector_is_a_pixel():
     x, y = examples()
     flat = x.reshape(-1, 24)
     found = OnePixel(population_size=100, num_steps=30).run(linear, flat, y, kr.L0(1))
@@ -148,7 +148,7 @@ def test_targeted_reaches_the_target():
 
 
 @pytest.mark.exhaustive
-def test_an_example_depends_on_its_seed_and_not_on_its_neighbours():
+def test_an_example_depends_on_its_seed_and_not_on_the_batch():
     x, y = examples(6)
     attack = OnePixel(population_size=10, num_steps=3)
     ball = kr.L0(1, per_pixel=True)
@@ -164,7 +164,9 @@ def test_an_example_depends_on_its_seed_and_not_on_its_neighbours():
 @pytest.mark.parametrize("count", [1, np.array([2, 1, 3])])
 def test_a_ball_without_room_for_one_pixel_is_refused(count):
     x, y = examples(3)
-    message = r"a pixel with 2 channels takes 2: .*Use per_pixel=True.*epsilon >= 2. Received: L0"
+    message = (
+        r"a pixel with 2 channels counts as 2, .*Use per_pixel=True.*epsilon >= 2. Received: L0"
+    )
     attack = OnePixel(population_size=5, num_steps=1)
     with pytest.raises(ValueError, match=message):
         attack.run(linear, x, y, kr.L0(count))

@@ -10,7 +10,8 @@ from keras_robust.attacks.score_based.pixel_candidates import PixelGenes
 def test_genes_are_shares_of_rows_columns_and_box():
     x = np.zeros((1, 4, 5, 2), "float32")
     pixels = PixelGenes(x, kr.L0(2, ([0.0, -1.0], [1.0, 3.0]), per_pixel=True), 2)
-    # Row 2 of 4, column 0 of 5; then row 3, column 4. Shares of the box .25, .5 and 0, 1.
+    # The pixels are at row 2 of 4, column 0 of 5, and at row 3, column 4. Their colors are .25, .5
+    # and 0, 1 as shares of the box.
     genes = np.array([[0.5, 0.1, 0.25, 0.5, 0.99, 0.8, 0.0, 1.0]], "float32")
     expected = x.copy()
     expected[0, 2, 0], expected[0, 3, 4] = [0.25, 1.0], [0.0, 3.0]
@@ -35,7 +36,7 @@ def test_the_first_generation_is_uniform_in_place_and_normal_in_colour():
         inside = colour[(colour > 0.0) & (colour < 1.0)]
         normal = stats.truncnorm(-1.0, 1.0, loc=0.5, scale=0.5)
         assert stats.kstest(inside, normal.cdf).pvalue > 1e-3
-        # One standard deviation reaches the bounds: 16% lie beyond each.
+        # The bounds are one standard deviation away, so that 16% lie beyond each.
         np.testing.assert_allclose(
             [np.mean(colour == 0.0), np.mean(colour == 1.0)], 0.159, atol=0.02
         )

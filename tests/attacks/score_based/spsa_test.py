@@ -20,8 +20,11 @@ def margin(x, label):
     return np.max(np.delete(z, label)) - z[label]
 
 
-def reference(x, label, seed, norm, epsilon, bounds, *, num_steps, num_samples, rate, delta):
-    """The ascent of one example in float64: its best point, loss, success and queries."""
+def reference(x, label, seed, ball, *, num_steps, num_samples, rate, delta):
+    """Returns best point, loss, success and queries of one example in float64.
+
+    `ball` is `(norm, epsilon, bounds)`.
+    """
     x, key = x.astype("float64"), hashing.key(seed)
     x_adv, mean, square = x, np.zeros_like(x), np.zeros_like(x)
     best, loss, queries = x, margin(x, label), 2
@@ -37,7 +40,7 @@ def reference(x, label, seed, norm, epsilon, bounds, *, num_steps, num_samples, 
         square = 0.999 * square + 0.001 * gradient**2
         unbiased = mean / (1 - 0.9 ** (step + 1)), square / (1 - 0.999 ** (step + 1))
         x_adv = x_adv + rate * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-8)
-        x_adv = numpy_reference.project(x_adv[None], x[None], norm, epsilon, bounds)[0]
+        x_adv = numpy_reference.project(x_adv[None], x[None], *ball)[0]
         queries += num_samples + 1
         if margin(x_adv, label) > loss:
             best, loss = x_adv, margin(x_adv, label)
@@ -61,7 +64,7 @@ def test_is_adam_on_the_estimate_of_the_paper(norm, epsilon, bounds):
     found = search(attack, x, y, getattr(kr.threat_models, norm)(epsilon, bounds))
     for i in range(len(x)):
         x_adv, loss, success, queries = reference(
-            x[i], y[i], SEEDS[i], norm, epsilon, bounds, rate=0.03, **settings
+            x[i], y[i], SEEDS[i], (norm, epsilon, bounds), rate=0.03, **settings
         )
         np.testing.assert_allclose(found.x_adv[i], x_adv, rtol=0, atol=2e-4)
         assert float(found.loss[i]) == pytest.approx(loss, abs=1e-3)
@@ -74,7 +77,7 @@ def test_is_adam_on_the_estimate_of_the_paper(norm, epsilon, bounds):
 def test_comes_close_to_the_best_point_of_a_linear_model(norm, bounds):
     x, y = linear_model.examples()
     epsilon = linear_model.EPSILON[norm]
-    # No class boundary: the ascent goes on to the end.
+    # There is no class boundary, so that the ascent continues to the end.
     bias = np.array([[100.0 if label == k else 0.0 for k in (0, 1)] for label in y], "float32")
     x_adv = SPSA(num_steps=150, num_samples=32)(
         lambda x: linear_model.logits(x) + bias,
@@ -85,7 +88,7 @@ def test_comes_close_to_the_best_point_of_a_linear_model(norm, bounds):
     best = linear_model.margin(linear_model.best(x, y, norm, epsilon, bounds), y)
     start = linear_model.margin(x, y)
     reached = (linear_model.margin(x_adv, y) - start) / (best - start)
-    # Adam's steps have one size in every coordinate, which suits Linf best.
+    # The steps of Adam have the same size in every coordinate, which suits Linf best.
     assert reached.min() > {"Linf": 0.97, "L2": 0.9, "L1": 0.6}[norm]
     assert reached.max() <= 1.0 + 1e-4
 
@@ -103,7 +106,7 @@ def test_does_not_depend_on_the_batch():
 
 @pytest.mark.exhaustive
 @backends.tensorflow_only("in the directions that JAX draws one example is never broken")
-def test_stops_when_all_are_broken_and_leaves_the_broken_alone():
+def test_stops_when_all_are_broken_and_keeps_broken_points():
     calls = []
 
     def count(x):
@@ -121,7 +124,7 @@ def test_stops_when_all_are_broken_and_leaves_the_broken_alone():
     np.testing.assert_array_equal(longer.x_adv, found.x_adv)
 
 
-def test_a_model_that_never_errs_is_asked_to_the_end():
+def test_a_model_that_never_errs_gets_all_queries():
     x, y = numpy_reference.examples()
     found = SPSA(num_steps=3, num_samples=4).run(
         lambda x: 0.0 * x[:, :3] + np.array([1.0, 0.0, 0.0], "float32"), x, 0 * y, kr.Linf(0.1)
@@ -130,9 +133,9 @@ def test_a_model_that_never_errs_is_asked_to_the_end():
     np.testing.assert_array_equal(found.x_adv, x)
 
 
-def test_neighbours_that_a_model_cannot_compute_tell_nothing():
+def test_neighbors_with_non_finite_logits_are_ignored():
     def holes(x):
-        # Outside of the unit box there is no answer.
+        # Outside of the unit box the logits are not finite.
         outside = keras.ops.any(keras.ops.abs(x - 0.5) > 0.5, axis=-1, keepdims=True)
         return keras.ops.where(outside, np.nan, x @ numpy_reference.HIDDEN[0][:, :3].astype("f"))
 
@@ -144,9 +147,10 @@ def test_neighbours_that_a_model_cannot_compute_tell_nothing():
 
 
 @pytest.mark.exhaustive
-def test_breaks_what_hides_its_gradient():
+def test_breaks_a_model_with_masked_gradients():
     def steps(x):
-        # Steps of 1 / 64: flat almost everywhere.
+        # The model is a step function with steps of 1 / 64, so that gradients are almost always
+        # zero.
         return linear_model.logits(keras.ops.round(x * 64.0) / 64.0)
 
     x, y = linear_model.examples()

@@ -18,7 +18,7 @@ def test_pyramids_are_those_of_the_authors(size, order):
         square_pyramids.pyramid(size, size, 1, order), expected.T, rtol=1e-12
     )
     assert np.linalg.norm(found.reshape(-1), ord=order) == pytest.approx(1.0)
-    # Both lobes have one sign each and the same norm.
+    # Each lobe has a single sign, and both have the same norm.
     halves = found[: size // 2], found[size // 2 :]
     assert halves[0].min() > 0.0 and halves[1].max() < 0.0
     first, second = (np.linalg.norm(half.reshape(-1), ord=order) for half in halves)
@@ -26,7 +26,8 @@ def test_pyramids_are_those_of_the_authors(size, order):
 
 
 def test_a_small_pyramid_by_hand():
-    # One row above, two rows below; the squares of half-width 0 and 1 weigh 1 and 1 / 4.
+    # The upper lobe has one row, the lower lobe two; the squares of half-width 0 and 1 weigh 1 and
+    # 1 / 4.
     upper = np.array([[0.25, 1.25, 0.25]])
     lower = np.array([[0.25, 0.25, 0.25], [0.25, 1.25, 0.25]])
     lobes = [upper / np.sqrt((upper**2).sum()), -lower / np.sqrt((lower**2).sum())]
@@ -80,7 +81,7 @@ def test_every_proposal_spends_the_budget_and_no_more(order):
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("order", [1, 2])
-def test_what_the_box_cuts_off_is_paid_back(order):
+def test_budget_that_the_box_cuts_off_is_used_later(order):
     x = np.random.default_rng(0).beta(0.3, 0.3, size=(40, 10, 10, 1)).astype("float32")
     ball = {1: kr.threat_models.L1, 2: kr.threat_models.L2}[order](3.0)
     moves = make(x, ball, order)

@@ -33,7 +33,7 @@ def test_a_proposal_changes_one_square_to_a_corner_with_one_sign_per_channel():
     proposed = np.asarray(moves().propose(X, 7, 0))
     for image, before, lowest, highest in zip(proposed, X, low, high, strict=True):
         rows, columns = np.where((image != before).any(axis=-1))
-        # round(sqrt(0.3 * 30)) = 3 pixels a side.
+        # The side is round(sqrt(0.3 * 30)) = 3 pixels.
         assert (np.ptp(rows), np.ptp(columns), len(rows)) == (2, 2, 9)
         window = np.s_[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
         for channel in range(2):
@@ -42,6 +42,6 @@ def test_a_proposal_changes_one_square_to_a_corner_with_one_sign_per_channel():
             assert is_high or np.allclose(values, lowest[window][..., channel], atol=1e-6)
 
 
-def test_every_query_draws_anew():
+def test_every_query_draws_new_numbers():
     one, other = (np.asarray(moves().propose(X, query, 0)) for query in (7, 8))
     assert np.all((one != other).any(axis=(1, 2, 3)))

@@ -20,7 +20,7 @@ SEEDS = np.array([[1, 5], [1, 6], [2, -3], [9, 9], [0, 1], [77, 4]], "int32")
 
 
 def logits(x):
-    """A small network in float64."""
+    """Returns the logits of a small network in float64."""
     return np.tanh(np.asarray(x, "float64").reshape(len(x), -1) @ KERNELS[0]) @ KERNELS[1]
 
 
@@ -75,11 +75,12 @@ def test_is_the_search_of_the_paper(norm, bounds, arguments):
             **arguments,
         )
         close = np.isclose(found.x_adv[i], x_adv, rtol=2e-5, atol=2e-5)
-        # In L1 the projection leaves changes as small as rounding, which a later window enlarges.
+        # In L1 the projection leaves changes of the size of rounding errors, which a later window
+        # enlarges.
         assert np.mean(close) >= (SAME_IN_L1 if norm == "L1" else 1.0)
         assert float(found.loss[i]) == pytest.approx(loss, abs=2e-2 if norm == "L1" else 2e-4)
         assert bool(found.success[i]) == success
-        # Two more for the labels and the loss of the example itself.
+        # Two more queries for the labels and the loss of the example itself.
         assert int(found.queries[i]) == queries + 2
     assert 0 < np.sum(found.success) < len(x)
 
@@ -89,7 +90,7 @@ def test_comes_close_to_the_best_point_of_a_linear_model(norm):
     x, y = linear_model.examples()
     epsilon = linear_model.EPSILON[norm]
     ball = BALLS[norm][0](epsilon)
-    # No class boundary: the search for the largest margin goes on to the end.
+    # There is no class boundary, so that the search for the largest margin continues to the end.
     bias = np.array([[100.0 if label == k else 0.0 for k in (0, 1)] for label in y], "float32")
     x_adv = search(
         Square(num_queries=2500), x, y, ball, model=lambda x: linear_model.logits(x) + bias
@@ -97,7 +98,7 @@ def test_comes_close_to_the_best_point_of_a_linear_model(norm):
     best = linear_model.margin(linear_model.best(x, y, norm, epsilon, (0.0, 1.0)), y)
     start = linear_model.margin(x, y)
     reached = (linear_model.margin(np.asarray(x_adv), y) - start) / (best - start)
-    # In Linf windows of one pixel set every sign; pyramids are no single pixels.
+    # In Linf windows of one pixel can set every sign; pyramids cannot change single pixels.
     assert reached.min() > {"Linf": 1.0 - 1e-5, "L2": 0.6, "L1": 0.5}[norm]
     assert reached.max() <= 1.0 + 1e-5
 
@@ -122,7 +123,7 @@ def test_a_box_and_a_radius_per_channel():
     assert np.all(ball.contains(x_adv, x))
     np.testing.assert_allclose(np.abs(x_adv - x).max(axis=(0, 1, 2)), [0.02, 0.05], rtol=1e-5)
     low, high = np.array(ball.bounds[0]), np.array(ball.bounds[1])
-    # Every pixel is at its bound: of the ball or of the box.
+    # Every pixel is at a bound of the ball or of the box.
     ends = [np.maximum(x - ball.epsilon, low), np.minimum(x + ball.epsilon, high)]
     nearest = np.minimum(np.abs(x_adv - ends[0]), np.abs(x_adv - ends[1]))
     np.testing.assert_allclose(nearest, 0.0, atol=1e-6)
@@ -145,7 +146,7 @@ def test_one_radius_per_example(norm):
 
 
 @pytest.mark.exhaustive
-def test_stops_when_all_are_broken_and_leaves_the_broken_alone():
+def test_stops_when_all_are_broken_and_keeps_broken_points():
     calls = []
 
     def count(x):
@@ -155,11 +156,11 @@ def test_stops_when_all_are_broken_and_leaves_the_broken_alone():
     model = kr.evaluation.BlackBox(count, 3)
     x, y = images()
     y[0] = (y[0] + 1) % 3
-    # The last one to break ends the search.
+    # The search ends when the last example is broken.
     found = Square(num_queries=2000).run(model, x, y, kr.Linf(0.4))
     assert found.success.all() and not found.zero_gradient.any()
     assert found.queries[0] == 2 and len(np.unique(found.queries)) > 2
-    # XLA merges two calls at the same point.
+    # XLA merges two calls at the same point into one.
     assert len(calls) == found.queries.max() - backends.IS_JAX
     np.testing.assert_array_equal(found.x_adv[0], x[0])
     longer = Square(num_queries=4000).run(model, x, y, kr.Linf(0.4))
@@ -167,7 +168,7 @@ def test_stops_when_all_are_broken_and_leaves_the_broken_alone():
 
 
 @pytest.mark.exhaustive
-def test_a_model_that_never_errs_is_asked_to_the_end():
+def test_a_model_that_never_errs_gets_all_queries():
     x, y = images()
     ball = kr.Linf(0.1)
     found = Square(num_queries=30).run(lambda x: network(x) * 0.0 + CERTAIN, x, 0 * y, ball)
@@ -175,7 +176,7 @@ def test_a_model_that_never_errs_is_asked_to_the_end():
     np.testing.assert_array_equal(found.x_adv, x)
 
 
-def test_what_a_model_cannot_compute_is_no_success():
+def test_non_finite_logits_are_no_success():
     def broken(x):
         return keras.ops.where(x[:, :1, 0, 0] > 0.5, np.nan, network(x))
 
@@ -201,7 +202,8 @@ def test_does_not_depend_on_the_batch():
 def test_windows_and_signs_differ_between_examples():
     x = np.full((64, *SHAPE), 0.5, "float32")
     found = Square(num_queries=1).run(network, x, np.argmax(network(x), -1), kr.Linf(1e-4))
-    # Of 2^20 stripes hardly two are the same; a loss below that of the example gives it back.
+    # Of 2^20 possible starts hardly two are the same. An example whose start has a lower loss is
+    # returned unchanged.
     changed = found.x_adv[np.any(found.x_adv != x, axis=(1, 2, 3))]
     assert len(changed) > 10
     assert len(np.unique(changed.reshape(len(changed), -1), axis=0)) == len(changed)
@@ -249,7 +251,7 @@ def test_inside_a_compiled_function():
 
 def test_other_threat_models_are_refused():
     x, y = images()
-    with pytest.raises(ValueError, match="knows Linf, L2 and L1. Received: "):
+    with pytest.raises(ValueError, match="supports Linf, L2 and L1. Received: "):
         search(Square(), x, y, kr.threat_models.ThreatModel(0.1))
 
 

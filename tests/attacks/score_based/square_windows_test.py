@@ -19,13 +19,13 @@ from tests.support import hashing
         ((2, 5, 4, 3), (10, 4, 3)),
     ],
 )
-def test_everything_is_an_image(shape, image):
+def test_every_shape_becomes_an_image(shape, image):
     assert square_windows.image_shape(shape) == image
 
 
 @pytest.mark.parametrize("shape", [(None,), (None, 4, 1)])
 def test_a_shape_must_be_known(shape):
-    with pytest.raises(ValueError, match="inputs of a known shape.*Received: inputs of shape"):
+    with pytest.raises(ValueError, match="inputs of a fixed shape.*Received: inputs of shape"):
         square_windows.image_shape(shape)
 
 
@@ -79,5 +79,5 @@ def test_windows_lie_where_the_bits_say(stage):
         expected = np.zeros((6, 5, 1), bool)
         expected[top : top + height, left : left + width] = True
         np.testing.assert_array_equal(one, expected)
-    # Every pixel is reached, those of the last row and column, too.
+    # Every pixel is covered by some window, including the last row and column.
     assert mask.any(axis=0).all()

@@ -23,7 +23,7 @@ def _model():
     return keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
 
 
-def test_what_is_written_gives_what_the_function_gave(tmp_path):
+def test_a_written_function_returns_the_same_results(tmp_path):
     model = _model()
     served = _served(tmp_path, model, model)
     for size in (1, 3):
@@ -31,7 +31,7 @@ def test_what_is_written_gives_what_the_function_gave(tmp_path):
         np.testing.assert_allclose(served(x=tf.constant(x))["z"], model(x), rtol=1e-5)
 
 
-def test_what_is_required_is_checked_when_it_is_served(tmp_path):
+def test_requirements_are_checked_in_the_served_function(tmp_path):
     served = _served(
         tmp_path, _model(), lambda x: backend.require_all(x > 0.0, "Expected more than 0", x)
     )

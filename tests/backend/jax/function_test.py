@@ -31,7 +31,7 @@ def test_given_values_are_arguments_and_results():
     assert float(variable.value) == 1.0
 
 
-def test_fewer_rows_are_filled_up():
+def test_smaller_batches_are_padded():
     shapes = []
 
     def function(x):

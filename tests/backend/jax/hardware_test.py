@@ -18,7 +18,7 @@ from keras_robust.backend.jax import hardware
         ([("gpu", None)], None),
     ],
 )
-def test_what_all_devices_gain_from(devices, dtype, monkeypatch):
+def test_the_fast_dtype_of_all_devices(devices, dtype, monkeypatch):
     made = [
         types.SimpleNamespace(platform=kind, **({"compute_capability": own} if own else {}))
         for kind, own in devices

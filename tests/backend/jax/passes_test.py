@@ -18,7 +18,7 @@ def test_state_is_put_back_and_seeds_go_on():
         np.testing.assert_array_equal(layer.seeds.state.value, same.seeds.state.value)
 
 
-def test_of_a_forgotten_pass_nothing_stays():
+def test_a_forgotten_pass_assigns_nothing():
     layer = passes.layer()
     with forgotten_pass(layer):
         layer(jax.numpy.zeros((1, 2)))

@@ -73,7 +73,7 @@ def test_a_batch_of_unknown_size_and_second_derivatives():
 
 
 class Own(keras.layers.Conv2D):
-    """A convolution that may do anything."""
+    """A subclass that might compute something else."""
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_other_convolutions_are_left_alone(layer):
         assert "convolution_op" not in vars(layer)
 
 
-def test_so_are_many_channels_unbuilt_layers_unknown_sizes_and_what_is_no_model():
+def test_many_channels_unbuilt_layers_and_unknown_sizes_are_left_alone():
     layers = [keras.layers.Conv2D(4, 3, name=str(i)) for i in range(4)]
     layers[0].build((None, 8, 8, 16))
     layers[1].build((None, None, None, 1))
@@ -131,7 +131,7 @@ def test_so_are_many_channels_unbuilt_layers_unknown_sizes_and_what_is_no_model(
         pass
 
 
-def test_gpus_have_better_ways(monkeypatch):
+def test_gpus_use_no_blocks(monkeypatch):
     layer = keras.layers.Conv2D(4, 3)
     layer.build((None, 8, 8, 1))
     monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [kind])
@@ -139,7 +139,7 @@ def test_gpus_have_better_ways(monkeypatch):
         assert "convolution_op" not in vars(layer)
 
 
-def test_it_is_gone_after_an_exception_and_after_the_last_thread():
+def test_layers_are_restored_after_an_exception_and_after_the_last_thread():
     layer = keras.layers.Conv2D(4, 3)
     layer.build((None, 8, 8, 1))
     model = keras.Sequential([layer])

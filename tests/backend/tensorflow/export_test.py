@@ -6,7 +6,7 @@ from keras_robust.backend.tensorflow.export import ExportArchive
 from keras_robust.backend.tensorflow.export import from_tf_function
 
 
-def test_what_is_written_gives_what_the_function_gave(tmp_path):
+def test_a_written_function_returns_the_same_results(tmp_path):
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     archive = ExportArchive(model)

@@ -7,7 +7,7 @@ from keras_robust.backend.tensorflow import hardware
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """Returns a function that makes a machine of a CPU with flags, and of GPUs."""
+    """Returns a function that simulates a machine: the flags of its CPU, and its GPUs."""
 
     def make(flags=None, gpus=()):
         path = tmp_path / "cpuinfo"

@@ -22,7 +22,7 @@ def linear(x):
 
 
 def landscape(margin):
-    """A model at 0.5, right about class 0 where `margin` of the way in radii is negative."""
+    """A model around 0.5 that predicts class 0 if `margin` of the offset in radii is negative."""
 
     def network(x):
         wrong = margin((x[:, 0] - 0.5) / 0.1)
@@ -32,7 +32,7 @@ def landscape(margin):
 
 
 def bump(place, width):
-    """A mistake around one place, at most."""
+    """A margin that is largest at one place."""
     return landscape(lambda way: -1.0 + 2.0 * ops.exp(-(((way - place) / width) ** 2)))
 
 
@@ -42,7 +42,7 @@ def _trials(network, x=X, y=Y, ball=BALL, num_steps=4):
 
 
 def _at_half(network, num_steps=4):
-    """Trials on examples that differ in what the model does not see, and in their random starts."""
+    """A cache of examples that differ in an unused feature, and so in their random starts."""
     x = np.full((SIZE, 2), 0.5, "float32")
     return _trials(network, x, np.zeros(SIZE, "int64"), num_steps=num_steps)
 
@@ -74,16 +74,16 @@ def test_stable_outputs():
     x = np.where(X > 0.5, 0.75, 0.25).astype("float32")
     check = attack_checks.check_stability(_trials(linear, x=x))
     assert check.name == "stable outputs" and check.verdict == "passed" and check.advice == ""
-    # The noise is at most a thousandth, half of that on average.
+    # The noise is at most a thousandth, and half of that on average.
     assert check.value == pytest.approx(0.0005 / 0.25, rel=0.3)
     assert check.threshold == 0.1
 
     def jumping(x):
-        # One of two answers at right angles, by chance.
+        # Randomly returns one of two orthogonal outputs.
         heads = ops.cast(ops.sin(1e6 * x[:, 0]) > 0.0, "float32")
         return ops.stack([heads, 1.0 - heads], axis=-1)
 
-    # The half that changes moves by the root of 2, of which 1 counts.
+    # The half that changes moves by the square root of 2, which is clipped to 1.
     check = attack_checks.check_stability(_trials(jumping))
     assert check.verdict == "failed" and check.value == pytest.approx(0.5, abs=0.2)
     assert "jump under tiny noise" in check.advice
@@ -136,7 +136,7 @@ def test_all_checks_on_a_linear_model(honest):
     _passed(checks["one step is not enough"], "one step is not enough", 0.0, 0.25)
     _passed(checks["loss choice"], "loss choice", 0.0, 0.03)
     _passed(checks["convergence"], "convergence", 0.0, 0.01)
-    # Ever fewer hold in balls of a half, one and two radii.
+    # Fewer examples stay robust in balls of a half, one and two radii.
     left = [np.mean(np.abs(X[:, 0] - 0.5) >= radius) for radius in (0.05, 0.1, 0.2)]
     rise = max(left[1] - left[0], left[2] - left[1])
     _passed(checks["monotone in epsilon"], "monotone in epsilon", rise, 0.01)
@@ -148,7 +148,7 @@ def test_random_models():
     cache = _trials(told.random_model)
     check = attack_checks.check_epsilon_zero(cache)
     assert check.name == "epsilon 0" and check.verdict == "failed" and check.value > 0.1
-    assert "Is the model random" in check.advice
+    assert "whether the model is random" in check.advice
     check = attack_checks.check_reported_success(cache)
     assert check.name == "reported success" and check.verdict == "failed" and check.value > 0.1
     assert "disagrees with the attack" in check.advice
@@ -156,24 +156,26 @@ def test_random_models():
 
 @pytest.mark.exhaustive
 def test_one_step_that_breaks_more_than_many():
-    # The way up ends on a small hill; the mistake lies behind a valley, at the end of the ball.
+    # The gradient leads to a small local maximum; the mistake is at the border of the ball.
     network = landscape(lambda way: -1.0 + 0.5 * ops.sin(6.0 * way) + 30.0 * ops.relu(way - 0.9))
     cache = _at_half(network, num_steps=20)
     one_step, many = (cache.accuracy(attack) for attack in (_fgsm(), cache.pgd("cross_entropy")))
     assert one_step == 0.0 and many > 0.5
     check = attack_checks.check_one_step(cache)
-    _failed(check, "iterative beats one-step", many, 0.005, "One step breaks more than many")
+    _failed(
+        check, "iterative beats one-step", many, 0.005, "One step breaks more examples than many"
+    )
     _passed(attack_checks.check_overfitting(cache), "one step is not enough", -many, 0.25)
 
 
 @pytest.mark.exhaustive
 def test_many_steps_that_break_far_more_than_one():
-    # The mistake lies in the middle of the way, and one step leads past it.
+    # The mistake is inside the ball, and one full step leaps over it.
     cache = _at_half(bump(0.5, 0.4), num_steps=20)
     check = attack_checks.check_overfitting(cache)
     left = cache.accuracy(cache.pgd("cross_entropy"))
     assert cache.accuracy(_fgsm()) == 1.0 and left < 0.5
-    _failed(check, "one step is not enough", 1.0 - left, 0.25, "holds against one step")
+    _failed(check, "one step is not enough", 1.0 - left, 0.25, "resists one step")
     _passed(attack_checks.check_one_step(cache), "iterative beats one-step", left - 1.0, 0.005)
 
 
@@ -184,26 +186,26 @@ def _fgsm():
 @pytest.mark.exhaustive
 def test_a_cross_entropy_that_saturates():
     cache = _trials(lambda x: 1e5 * linear(x))
-    blind = cache.accuracy(cache.pgd("cross_entropy"))
+    has_zero_gradient = cache.accuracy(cache.pgd("cross_entropy"))
     assert cache.accuracy(cache.pgd("margin")) == np.mean(~WITHIN)
-    value = blind - np.mean(~WITHIN)
+    value = has_zero_gradient - np.mean(~WITHIN)
     check = attack_checks.check_loss(cache)
-    _failed(check, "loss choice", value, 0.03, "Believe no number that the cross-entropy alone")
+    _failed(check, "loss choice", value, 0.03, "with the cross-entropy alone")
 
 
 @pytest.mark.exhaustive
 def test_more_steps_that_break_more():
-    # Two steps of 1.25 radii leap over the mistake from most starts, four of half of that do not.
+    # From most starts two steps of 1.25 radii leap over the mistake, but four half steps do not.
     cache = _at_half(bump(0.4, 0.15), num_steps=2)
     few, more = (cache.accuracy(cache.pgd("margin", times)) for times in (1, 2))
     assert few > more
     check = attack_checks.check_convergence(cache)
-    _failed(check, "convergence", few - more, 0.01, "4 steps break more than 2")
+    _failed(check, "convergence", few - more, 0.01, "4 steps break more examples than 2")
 
 
 @pytest.mark.exhaustive
 def test_larger_balls_that_leave_more():
-    # The larger the ball, the farther the steps, and the seldomer a point of the path is near.
+    # In a larger ball the steps are longer, so points of the path are rarely near the mistake.
     cache = _at_half(bump(0.2, 0.15), num_steps=2)
     ball = cache.threat_model
     left = [cache.accuracy(cache.pgd("margin"), ball.scaled(factor)) for factor in (0.5, 1.0, 2.0)]
@@ -214,20 +216,20 @@ def test_larger_balls_that_leave_more():
 
 
 @pytest.mark.exhaustive
-def test_an_attack_that_finds_nothing_in_the_whole_box(masked):
+def test_an_attack_that_fails_in_the_whole_box(masked):
     check = attack_checks.check_unbounded(masked)
     assert check.name == "unbounded attack" and check.verdict == "failed"
     assert check.threshold == allowed_share(0.01, SIZE)
-    assert check.value > 0.2 and f"{check.value:.1%} of the examples hold" in check.advice
+    assert check.value > 0.2 and f"{check.value:.1%} of the examples stay robust" in check.advice
 
 
 @pytest.mark.parametrize("ball", [kr.Linf(0.1, None), kr.Linf(0.1, (0.0, np.inf))])
-def test_without_a_box_nothing_can_be_said_about_all_of_it(ball):
+def test_the_unbounded_attack_needs_a_box(ball):
     check = attack_checks.check_unbounded(_trials(linear, ball=ball))
-    assert check.verdict == "skipped" and "and a box" in check.advice
+    assert check.verdict == "skipped" and "and finite bounds" in check.advice
 
 
-def test_a_number_of_features_has_no_small_noise():
+def test_stable_outputs_are_not_checked_in_l0():
     check = attack_checks.check_stability(_trials(linear, ball=kr.threat_models.L0(1)))
     assert (check.name, check.verdict) == ("stable outputs", "skipped")
 
@@ -240,7 +242,7 @@ def test_a_number_of_features_has_no_small_noise():
         ("black box", kr.attacks.Square(num_queries=100), "Square margin breaks"),
     ],
 )
-def test_attacks_without_gradients_that_beat_those_with(honest, masked, name, attack, label):
+def test_attacks_without_gradients_that_beat_gradient_attacks(honest, masked, name, attack, label):
     left = masked.white_box()
     assert left.mean() > np.mean(~WITHIN)
     beaten = np.mean(left & WITHIN & masked.found(attack).success)
@@ -250,7 +252,7 @@ def test_attacks_without_gradients_that_beat_those_with(honest, masked, name, at
     _passed(attack_checks.check_beaten(honest, name, attack, 0.01), name, 0.0, 0.01)
 
 
-def test_without_gradients_all_that_is_right_is_left():
+def test_without_gradients_all_correct_examples_are_left():
     attack = kr.attacks.Square(num_queries=100)
     cache = _trials(lambda x: ops.stop_gradient(linear(x)))
     check = attack_checks.check_beaten(cache, "black box", attack, 0.01)
@@ -258,7 +260,7 @@ def test_without_gradients_all_that_is_right_is_left():
 
 
 @pytest.mark.exhaustive
-def test_an_attack_that_does_not_fit_is_skipped():
+def test_an_attack_that_does_not_support_the_model_is_skipped():
     cache = _trials(linear, ball=kr.threat_models.L0(1))
     check = attack_checks.check_beaten(cache, "black box", kr.attacks.Square(), 0.01)
     assert (check.verdict, check.value) == ("skipped", None)

@@ -12,29 +12,29 @@ TEN = np.repeat(np.arange(10), 30)
 
 
 @pytest.mark.parametrize(
-    "labels,predictions,accuracy,is_told",
+    "labels,predictions,accuracy,has_warning",
     [
         (TEN, TEN, 1.0, False),
         (TEN, np.zeros(300, int), 0.1, True),
         (TEN, RNG.permutation(TEN), None, True),
-        # Right on 30%, which is far from chance.
+        # An accuracy of 30% is far above chance.
         (TEN, np.where(np.arange(300) % 10 < 3, TEN, 99), 0.3, False),
-        # What always names the larger class is right on 95%.
+        # A constant prediction of the larger class is right on 95%.
         (np.arange(400) % 20 == 0, np.zeros(400, bool), 0.5, True),
         (np.arange(400) % 20 == 0, np.arange(400) % 20 == 0, 1.0, False),
-        # Nothing can be told of few examples.
+        # With few examples nothing can be concluded.
         (np.array([1, 1, 0]), np.array([1, 1, 0]), 1.0, False),
         (np.array([1, 0]), np.array([0, 0]), 0.5, False),
-        # Worse than chance is no better.
+        # An accuracy below chance also warns.
         (TEN, (TEN + 1) % 10, 0.0, True),
     ],
 )
-def test_who_names_a_class_without_a_look_is_at_chance(labels, predictions, accuracy, is_told):
+def test_a_constant_prediction_is_at_chance(labels, predictions, accuracy, has_warning):
     chance = measure_chance(labels.astype(int), predictions.astype(int))
     assert accuracy is None or chance.accuracy == pytest.approx(accuracy)
-    assert (chance.doubt is not None) is is_told
-    if is_told:
-        assert chance.doubt.startswith(f"Clean accuracy is at chance, {chance.accuracy:.1%} in the")
+    assert (chance.doubt is not None) is has_warning
+    if has_warning:
+        assert chance.doubt.startswith(f"Clean accuracy is at chance, {chance.accuracy:.1%} on ave")
 
 
 def test_the_limit_is_three_standard_deviations():
@@ -46,7 +46,7 @@ def test_the_limit_is_three_standard_deviations():
     assert many.limit == pytest.approx(0.52)
 
 
-def test_of_one_class_nothing_is_told():
+def test_examples_of_one_class_have_no_chance_level():
     assert measure_chance(np.zeros(9, int), np.ones(9, int)) is None
 
 
@@ -55,7 +55,7 @@ Y = (X[:, 0] > 0.5).astype("int64")
 
 
 def _in_grey_levels(x):
-    """Takes inputs up to 255, of which none of [0, 1] is above 127.5; its gradients vanish."""
+    """A model for inputs up to 255. For inputs in [0, 1] its softmax saturates at class 0."""
     margin = np.float32(1.0) * (x[:, :1] - 127.5)
     return np.float32(1.0) * margin * np.array([[-1.0, 1.0]], "float32")
 
@@ -72,8 +72,8 @@ def report():
 
 
 @pytest.mark.parametrize("kind", ["report", "comparison", "page"])
-def test_reports_say_so_before_anything_else(report, kind, tmp_path):
-    words = "Clean accuracy is at chance, 50.0% in the mean over 2 classes: the model does not"
+def test_reports_start_with_the_warning(report, kind, tmp_path):
+    words = "Clean accuracy is at chance, 50.0% on average over 2 classes: the model does not"
     assert report.warnings[0].startswith(words)
     assert any(check.verdict == "failed" for check in report.checks)
     if kind == "report":
@@ -87,7 +87,7 @@ def test_reports_say_so_before_anything_else(report, kind, tmp_path):
         assert page.index("<li>") == page.index(f"<li>{words}")
 
 
-def test_certificates_say_so_first():
+def test_certificates_start_with_the_warning():
     report = kr.certify(_in_grey_levels, (X, Y), noise_stddev=0.1, num_samples=20)
     assert report.clean_accuracy == np.mean(Y == 0)
     assert "Clean accuracy is at chance" in " ".join(str(report).split())

@@ -36,18 +36,18 @@ LOGITS = np.asarray(model(X))
 
 
 def _turns(*plan):
-    """Checks for turns given as the attack, accuracy so far, share that is blind, and how many."""
+    """Checks for attacks with accuracy so far, share of zero gradients, and number of examples."""
     pairs = [
         (
             planned if isinstance(planned, PlannedAttack) else PlannedAttack(planned),
             AttackReport.of(
                 getattr(planned, "attack", planned),
                 accuracy_so_far=so_far,
-                zero_gradient=blind,
+                zero_gradient=has_zero_gradient,
                 num_attacked=count,
             ),
         )
-        for planned, so_far, blind, count in plan
+        for planned, so_far, has_zero_gradient, count in plan
     ]
     worst = types.SimpleNamespace(
         x=X, logits=LOGITS, correct=np.array([1, 1, 1, 1, 0], "bool"), distances=None
@@ -57,13 +57,13 @@ def _turns(*plan):
     return {check.name: check for check in checks}
 
 
-def test_a_model_that_answers_twice_alike_is_deterministic():
+def test_equal_outputs_are_deterministic():
     check = check_determinism(model, X, LOGITS, 2)
     assert (check.value, check.threshold, check.verdict) == (0.0, 1e-4, "passed")
     assert check.advice == ""
 
 
-def test_a_random_model_is_not():
+def test_a_random_model_is_not_deterministic():
     logits = 2.0 * LOGITS
     check = check_determinism(model, X, logits, 2)
     assert check.value == pytest.approx(0.5) and check.verdict == "failed"
@@ -73,7 +73,7 @@ def test_a_random_model_is_not():
 
 
 @pytest.mark.parametrize("batch_size", [3, 256])
-def test_an_answer_must_not_depend_on_the_batch(batch_size):
+def test_outputs_must_not_depend_on_the_batch(batch_size):
     def centred(x):
         return model(x - ops.mean(x, axis=0))
 
@@ -85,7 +85,7 @@ def test_an_answer_must_not_depend_on_the_batch(batch_size):
     assert check_determinism(model, x, alone, batch_size).verdict == "passed"
 
 
-def test_determinism_is_asked_of_the_first_examples():
+def test_determinism_is_checked_on_the_first_examples():
     x = np.repeat(X, 60, axis=0)
     logits = np.array(model(x))
     logits[256:] += 1.0
@@ -96,7 +96,7 @@ def test_determinism_is_asked_of_the_first_examples():
     assert check_determinism(model, x, logits, 256).value > 0.1
 
 
-def test_probabilities_of_a_callable_are_told():
+def test_probabilities_of_a_callable_fail():
     rows = np.array([[0.9, 0.1], [0.5, 0.5], [1.0, 0.0], [1.1, -0.1], [0.3, 0.3]])
     check = check_logits(model, rows)
     assert (check.value, check.threshold, check.verdict) == (0.6, 0.5, "failed")
@@ -106,7 +106,7 @@ def test_probabilities_of_a_callable_are_told():
 
 
 @pytest.mark.parametrize("digits", [8, 11, 53])
-def test_probabilities_are_told_that_half_precision_has_rounded(digits):
+def test_probabilities_rounded_to_half_precision_fail(digits):
     logits = np.random.default_rng(0).normal(scale=3.0, size=(200, 10))
     rows = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     mantissa, exponent = np.frexp(rows)
@@ -115,7 +115,7 @@ def test_probabilities_are_told_that_half_precision_has_rounded(digits):
     assert check_logits(model, logits).value == 0.0
 
 
-def test_a_compiled_loss_says_what_the_outputs_are():
+def test_a_compiled_loss_decides_what_the_outputs_are():
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     rows = np.array([[0.9, 0.1]])
     assert check_logits(network, rows).verdict == "failed"
@@ -137,7 +137,7 @@ def test_inputs_in_other_units_than_the_box():
 
 
 @pytest.mark.parametrize("bounds", [None, (0.0, np.inf)])
-def test_where_there_is_no_box_the_check_is_skipped(bounds):
+def test_without_a_box_the_check_is_skipped(bounds):
     check = check_bounds(X, kr.L2(0.1, bounds=bounds))
     assert (check.verdict, check.value) == ("skipped", None)
     assert check_bounds({"a": X, "b": X}, BALL).verdict == "skipped"
@@ -153,15 +153,15 @@ IMAGES = np.random.default_rng(0).uniform(size=(9, 8, 8, 3)).astype("float32")
         (kr.Linf(8 / 255 / 255), X, 8 / 255 / 255, 1 / 510, "0.03137"),
         (kr.Linf(8 / 255 / 255, bounds=(0, 255)), 255 * X, 8 / 255 / 255, 0.5, "8"),
         (kr.Linf(1e-9), X, 1e-9, 1 / 510, None),
-        # Half a grey level in the square root of 192 features.
+        # Half a gray level times the square root of 192 features.
         (kr.L2(0.5, bounds=(0, 255)), 255 * IMAGES, 0.5, 0.5 * 192**0.25, "127.5"),
         (kr.L1(5.0, bounds=(0, 255)), 255 * IMAGES, 5.0, 0.5 * 192**0.5, "1275"),
-        # Standardised channels, of which the narrowest has a width of 1.
+        # Standardized channels, the narrowest of which has a width of 1.
         (kr.Linf(1e-3, bounds=([-2, 0], [2, 1])), X, 1e-3, 1 / 510, "0.255"),
         ([kr.Linf(0.1), kr.Linf(1 / 255, bounds=(0, 255))], [X, X], 1 / 255, 0.5, "1"),
     ],
 )
-def test_an_epsilon_in_other_units_is_told_with_what_was_meant(ball, x, value, least, meant):
+def test_an_epsilon_in_other_units_fails_with_the_right_epsilon(ball, x, value, least, meant):
     check = check_epsilon(x, kr.threat_models.get(ball))
     assert (check.name, check.verdict) == ("size of epsilon", "failed")
     assert (check.value, check.threshold) == (pytest.approx(value), pytest.approx(least))
@@ -176,7 +176,7 @@ def test_an_epsilon_in_other_units_is_told_with_what_was_meant(ball, x, value, l
         (kr.Linf(0.5, bounds=(0, 255)), X),
         (kr.Linf(8, bounds=(0, 255)), X),
         (kr.L2(0.5), IMAGES),
-        # The radii of the literature on large images.
+        # Radii from the literature for large images.
         (kr.L2(0.1), np.zeros((1, 224, 224, 3), "float32")),
         (kr.L1(12.0), np.zeros((1, 224, 224, 3), "float32")),
         (kr.L2("36/255"), np.zeros((1, 64, 64, 3), "float32")),
@@ -188,8 +188,8 @@ def test_usual_radii_are_large_enough(ball, x):
     assert (check.verdict, check.advice) == ("passed", "")
 
 
-def test_without_a_box_the_inputs_tell_the_units():
-    # A few outliers do not.
+def test_without_a_box_the_inputs_decide_the_units():
+    # A few outliers do not change the units.
     x = np.append(np.linspace(0.0, 255.0, 999), 1e6).astype("float32").reshape(10, 100)
     check = check_epsilon(x, kr.Linf(8 / 255, bounds=None))
     assert check.verdict == "failed" and check.threshold == pytest.approx(0.5, rel=0.05)
@@ -211,27 +211,27 @@ def test_mistakes_far_away_are_a_sign_of_other_units():
 @pytest.mark.parametrize(
     "ball", [kr.Linf(0.0), kr.threat_models.L0(3), kr.Linf(0.1, bounds=(0, np.inf))]
 )
-def test_where_no_radius_has_the_units_of_the_inputs_nothing_is_told(ball):
+def test_without_a_radius_in_the_units_of_the_inputs_the_check_is_skipped(ball):
     assert check_epsilon(X, ball).verdict == "skipped"
 
 
-def test_blind_gradients():
+def test_zero_gradients():
     check = _turns((WHITE, 0.5, 0.0, 4))["gradients"]
     assert (check.value, check.threshold, check.verdict) == (0.0, 0.0, "passed")
-    # The worst of the attacks counts; what an attack without gradients says does not.
+    # The largest share of all gradient attacks counts; attacks without gradients do not.
     check = _turns((WHITE, 0.5, 0.2, 4), (WHITE, 0.5, 0.0, 4), (BLACK, 0.5, 1.0, 4))["gradients"]
     assert (check.value, check.verdict) == (0.2, "failed")
-    assert "saw only zero gradients on 20.0% of the examples" in check.advice
+    assert "found only zero gradients on 20.0% of the examples" in check.advice
     for plan in ([(BLACK, 0.5, 1.0, 4)], [(WHITE, 0.0, 0.0, 0)]):
         assert _turns(*plan)["gradients"].verdict == "skipped"
 
 
-def test_black_boxes_that_beat_gradients():
-    # Of 80% that the model gets right the first leaves 70%, the second 60%, the third 50%.
+def test_black_box_attacks_that_beat_gradient_attacks():
+    # Clean accuracy is 80%; the attacks leave 70%, 60% and 50%.
     check = _turns((WHITE, 0.7, 0.0, 4), (BLACK, 0.6, 0.0, 4), (WHITE, 0.5, 0.0, 4))["black box"]
     assert check.value == pytest.approx(0.1)
     assert (check.threshold, check.verdict) == (0.0, "failed")
-    assert "broke 10.0% more than those with gradients" in check.advice
+    assert "broke another 10.0% of the examples after those with gradients" in check.advice
     both = _turns((WHITE, 0.7, 0, 4), (BLACK, 0.6, 0, 4), (WHITE, 0.5, 0, 4), (BLACK, 0.3, 0, 4))
     assert both["black box"].value == pytest.approx(0.3)
     check = _turns((WHITE, 0.5, 0.0, 4), (BLACK, 0.5, 0.0, 4))["black box"]
@@ -239,7 +239,7 @@ def test_black_boxes_that_beat_gradients():
 
 
 @tiers.parametrize("size", [200, 5, 10_000])
-def test_how_many_examples_a_black_box_must_break_depends_on_how_many_there_are(size):
+def test_the_threshold_of_the_black_box_check_depends_on_the_number_of_examples(size):
     correct = np.ones(size, "bool")
     allowed = round(allowed_share(0.002, size) * size)
     assert (size, allowed) in ((200, 2), (5, 0), (10_000, 28))
@@ -258,25 +258,25 @@ def test_how_many_examples_a_black_box_must_break_depends_on_how_many_there_are(
 
 
 @pytest.mark.parametrize("tolerated", [0.002, 0.005, 0.01, 0.03, 0.25])
-def test_shares_are_judged_by_an_exact_binomial_test(tolerated):
+def test_shares_are_tested_by_an_exact_binomial_test(tolerated):
     for count in (1, 7, 128, 200, 1000):
         allowed = allowed_share(tolerated, count)
         for share, verdict in ((allowed, "passed"), (allowed + 1 / count, "failed")):
             check = make_count_check("a share", share, tolerated, count, "advice")
             assert (check.threshold, check.verdict) == (pytest.approx(allowed), verdict)
             assert check.advice == ("advice" if verdict == "failed" else "")
-    # Nothing to count.
+    # No examples.
     assert make_count_check("a share", 0.0, tolerated, 0, "advice").verdict == "passed"
 
 
-def test_black_boxes_alone_or_first_prove_nothing():
+def test_black_box_attacks_alone_or_first_skip_the_check():
     assert _turns((BLACK, 0.5, 0.0, 4))["black box"].verdict == "skipped"
     assert _turns((BLACK, 0.5, 0.0, 4), (WHITE, 0.4, 0.0, 4))["black box"].verdict == "skipped"
     search = PlannedAttack(kr.attacks.FMN(), is_unbounded=True)
     assert _turns((search, 0.5, 0.0, 4), (BLACK, 0.4, 0.0, 4))["black box"].verdict == "skipped"
 
 
-def test_no_model_holds_without_a_limit():
+def test_no_model_is_robust_without_a_limit():
     search = PlannedAttack(kr.attacks.FMN(), is_unbounded=True)
     report = AttackReport.of(search.attack, accuracy_so_far=0.5, num_attacked=4)
     worst = types.SimpleNamespace(x=X, logits=LOGITS, correct=np.ones(5, "bool"))
@@ -288,7 +288,7 @@ def test_no_model_holds_without_a_limit():
         check = cheap_checks(model, worst, [search], [report], BALL, 256)[-1]
         assert (check.name, check.value, check.threshold) == ("unbounded attack", share, 0.0)
         assert check.verdict == verdict
-        assert ("20.0% of the examples still hold" in check.advice) is (verdict == "failed")
+        assert ("20.0% of the examples stay robust" in check.advice) is (verdict == "failed")
     assert _turns((WHITE, 0.5, 0.0, 4))["unbounded attack"].verdict == "skipped"
 
 
@@ -304,9 +304,9 @@ def test_an_honest_model_passes_in_a_report():
     assert report.warnings == [] and list(checks) == NAMES
 
 
-def test_saturated_probabilities_are_told_in_a_report():
+def test_saturated_probabilities_fail_in_a_report():
     attack = kr.attacks.BIM(num_steps=2)
-    # Keras remembers the logits behind a softmax of its own.
+    # Keras keeps the logits of its own softmax.
     report, checks = _evaluate(lambda x: ops.exp(ops.log_softmax(1000.0 * model(x))), attack)
     assert report.attacks[0].zero_gradient == 1.0
     assert report.robust_accuracy == report.clean_accuracy == 0.8
@@ -314,7 +314,7 @@ def test_saturated_probabilities_are_told_in_a_report():
     assert checks["gradients"].value == 1.0 and checks["gradients"].verdict == "failed"
 
 
-def test_masked_gradients_are_told_in_a_report():
+def test_masked_gradients_fail_in_a_report():
     x, y = X[:4], told.Y[:4]
     x = x + 0.05 * (0.5 - x)
     x[1, 0] = 0.55
@@ -323,20 +323,20 @@ def test_masked_gradients_are_told_in_a_report():
     report, checks = _evaluate(told.reversed_model, suite, x, y, minimum_norm=search)
     assert [attack.accuracy for attack in report.attacks[:2]] == [1.0, 0.75]
     assert checks["black box"].value == 0.25 and checks["black box"].verdict == "failed"
-    # The search finds nothing either, and nothing farther than what Square found.
+    # The search finds no mistakes either, and none is farther than those of Square.
     assert checks["unbounded attack"].value == 0.75
     assert checks["unbounded attack"].verdict == "failed"
 
 
 @pytest.mark.exhaustive
-def test_gradients_that_turn_nan_keep_the_attack_feasible_and_are_told():
+def test_nan_gradients_keep_the_attack_feasible_and_fail():
     rng = np.random.default_rng(0)
     x = rng.uniform(0.3, 0.7, size=(100, 4)).astype("float32")
     weights = np.array([[1, -1], [-1, 1], [1, -1], [-1, 1]], "float32")
     y = np.argmax(x @ weights, axis=-1)
 
     def poisoned(x):
-        # The root has no gradient where nothing is above 0.65. On JAX that of `relu` would hide it.
+        # The root of 0, below 0.65, has no gradient, which that of `relu` would hide on JAX.
         above = 0.5 * (ops.abs(x - 0.65) + (x - 0.65))
         more = ops.sqrt(ops.sum(above**2, axis=-1))
         return 5.0 * ops.matmul(x, weights) + 1e-6 * ops.stack([more, 0 * more], -1)
@@ -347,4 +347,4 @@ def test_gradients_that_turn_nan_keep_the_attack_feasible_and_are_told():
     assert honest.robust_accuracy < 0.3
     assert np.isfinite(report.x_adv).all() and report.warnings == []
     assert checks["gradients"].verdict == "failed"
-    assert "too high to believe" in checks["gradients"].advice
+    assert "its accuracy is too high" in checks["gradients"].advice

@@ -24,7 +24,7 @@ def test_text(arguments, expected):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, np.float32(np.nan)])
-def test_numbers_that_json_cannot_hold_are_no_figure(value):
+def test_numbers_that_json_cannot_hold_become_none(value):
     assert Check("name", value, value, "failed") == Check("name", None, None, "failed")
 
 

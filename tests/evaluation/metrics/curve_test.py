@@ -32,7 +32,7 @@ def test_every_value_is_exact(num_points, epsilon):
 
 
 def test_steps_are_thinned_out_evenly_by_rank():
-    # A thousand near, a few far: equal radii would show two points of the fall.
+    # Most distances are small: evenly spaced radii would show only two points of the fall.
     distances = np.concatenate([np.linspace(0.01, 0.02, 1000), [1.0]])
     accuracy = np.array(robustness_curve(distances, num_points=51)["robust_accuracy"])
     assert np.abs(np.diff(accuracy)).max() < 0.022
@@ -75,5 +75,5 @@ def test_wrong_distances(function, distances):
 
 
 def test_too_few_points():
-    with pytest.raises(ValueError, match="at least 2 points. Received: num_points=1"):
+    with pytest.raises(ValueError, match="`num_points` must be at least 2. Received: num_points=1"):
         robustness_curve(DISTANCES, num_points=1)

@@ -16,7 +16,7 @@ from keras_robust.evaluation.reports.attack_report import label
         ({"num_steps": 20, "num_targets": 9, "num_restarts": 1}, "Name-20x9"),
     ],
 )
-def test_labels_tell_the_strength_of_an_attack(settings, expected):
+def test_labels_show_the_strength_of_an_attack(settings, expected):
     assert label("Name", settings) == expected
     assert AttackReport("Name", settings, 0.5, 0.5, 0.0, 1.0).label == expected
 
@@ -32,7 +32,7 @@ def test_reports_of_an_attack_have_settings_that_json_can_hold():
     assert (report.accuracy, report.accuracy_so_far, report.queries) == (None, 0.25, 8)
 
 
-def test_the_array_is_no_part_of_the_value():
+def test_equality_ignores_the_array():
     one, other = (
         AttackReport("PGD", {}, 0.5, 0.5, 0.0, 1.0, robust=robust) for robust in (None, np.ones(3))
     )

@@ -15,12 +15,12 @@ from keras_robust.evaluation.reports.characters import visible
         ("a\rb\u2028c", "a\\rb\\u2028c"),
     ],
 )
-def test_hidden_characters_are_told(text, shown):
+def test_hidden_characters_are_shown(text, shown):
     assert visible(text) == shown and not HIDDEN.search(shown)
     shown.encode()
 
 
-def test_what_people_write_stays():
+def test_ordinary_text_is_unchanged():
     text = "zwölf ε, \u06a9\u200c\u0627, 👩\u200d🔬\n\tmore"
     assert visible(text) == text
 

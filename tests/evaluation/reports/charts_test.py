@@ -12,12 +12,12 @@ CURVE = {"epsilons": [0.0, 0.1, 0.4], "robust_accuracy": [0.9, 0.5, 0.25]}
 
 @pytest.fixture(name="drawn")
 def _drawn(monkeypatch):
-    """Makes the charts give their axes and description instead of an element."""
+    """Makes the charts return their axes and description instead of an element."""
     monkeypatch.setattr(charts, "to_svg", lambda figure, text: (figure.axes[0], text))
 
 
 def _marks(axes):
-    """The upright lines by label."""
+    """Returns the vertical lines by label."""
     return {
         line.get_label(): line.get_xdata()[0]
         for line in axes.lines

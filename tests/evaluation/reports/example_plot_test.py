@@ -21,7 +21,7 @@ def _rows(figure):
 
 
 def test_rows_are_the_confident_mistakes_first():
-    # Not broken: rows 0, 2 (wrong before) and 5; 9 is more confident than 8.
+    # Rows 0, 2 (a clean mistake) and 5 are not broken; a logit of 9 is more confident than 8.
     rows = _rows(kr.evaluation.draw_examples(make_with_images(), num_examples=5))
     labels = [row[0].get_ylabel() for row in rows]
     assert labels == [f"true class {Y[index]}" for index in (4, 1, 3, 0, 2)]
@@ -63,7 +63,7 @@ def test_values_are_scaled_from_the_bounds(bounds):
     np.testing.assert_allclose(image.get_array(), (report.x[4] - low) / (high - low), rtol=1e-6)
 
 
-def test_no_perturbation_is_grey():
+def test_an_empty_perturbation_is_gray():
     report = make_with_images()
     report.x_adv[:] = report.x
     image = _rows(kr.evaluation.draw_examples(report, num_examples=1))[0, 1].get_images()[0]
@@ -71,7 +71,7 @@ def test_no_perturbation_is_grey():
 
 
 @tiers.parametrize("num_examples,expected", [(1, 1), (3, 3), (100, 6)])
-def test_writes_a_png_with_so_many_rows(tmp_path, num_examples, expected):
+def test_a_png_has_at_most_num_examples_rows(tmp_path, num_examples, expected):
     path = tmp_path / "examples.png"
     figure = make_with_images().plot(str(path), num_examples=num_examples)
     assert _rows(figure).shape == (expected, 3)
@@ -88,7 +88,7 @@ def test_nothing_is_written_without_a_path(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("shape", [(6, 4), (6, 4, 5, 2), (6, 2, 4, 5, 1)])
 def test_inputs_that_are_no_images(shape):
-    message = "Pictures need a report that.*1, 3 or 4 channels. Received: inputs of shape "
+    message = "Pictures need a report from.*1, 3 or 4 channels. Received: inputs of shape "
     with pytest.raises(ValueError, match=message + re.escape(str(shape))):
         make_with_images(shape).plot()
     assert not example_plot.has_images(make_with_images(shape))
@@ -105,7 +105,9 @@ def test_classes_have_the_names_given():
 
 @pytest.mark.parametrize("names", [["a", "b"], "abc", []])
 def test_wrong_names(names):
-    with pytest.raises(ValueError, match="one name per class, 3 in all. Received: class_names="):
+    with pytest.raises(
+        ValueError, match="one name for each of the 3 classes. Received: class_names="
+    ):
         make_with_images().plot(class_names=names)
 
 
@@ -123,7 +125,7 @@ def test_threat_models_without_a_box_of_one_and_constant_inputs():
 def test_a_report_that_was_read_from_a_file(tmp_path):
     make_with_images().save(tmp_path / "report.json")
     loaded = kr.RobustnessReport.load(tmp_path / "report.json")
-    with pytest.raises(ValueError, match="Pictures need a report that `evaluate` returned.*None"):
+    with pytest.raises(ValueError, match="Pictures need a report from `evaluate`.*None"):
         loaded.plot()
 
 

@@ -89,7 +89,7 @@ def test_from_dict_leaves_its_argument_alone():
     assert plain == reports.make().to_dict()
 
 
-def test_what_json_cannot_hold_leaves_the_old_file(tmp_path):
+def test_a_failed_save_keeps_the_old_file(tmp_path):
     reports.make().save(tmp_path / "report.json")
     with pytest.raises(TypeError, match="not JSON serializable"):
         reports.make(seed=object()).save(tmp_path / "report.json")
@@ -123,7 +123,9 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path):
     text = path.read_text(encoding="utf-8")
     assert text.startswith("<!DOCTYPE html>")
     assert text.count("<img") == 6
-    with pytest.raises(ValueError, match="one name per class, 3 in all. Received: class_names="):
+    with pytest.raises(
+        ValueError, match="one name for each of the 3 classes. Received: class_names="
+    ):
         reports.make_with_images().save_html(path, class_names=["a"])
     assert path.read_text(encoding="utf-8") == text
     assert [item.name for item in tmp_path.iterdir()] == ["report.html"]

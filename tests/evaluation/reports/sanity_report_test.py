@@ -38,7 +38,7 @@ def test_the_table_shows_every_check():
     assert cells == [
         ["0.125", "0.5", "passed", ""],
         ["1", "0.01", "failed", "Return logits."],
-        # What looks like markup is text.
+        # Text that looks like markup is shown as text.
         ["-", "0.01", "skipped", "No surrogate [red]was[/red] given."],
     ]
 

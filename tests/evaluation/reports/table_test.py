@@ -16,12 +16,12 @@ def _text(shown, width=100):
 
 
 def _rows(text):
-    """The cells of the lines of a table by its first cell, without its frame."""
+    """Returns the cells of each line of a table by its first cell, without the frame."""
     lines = (line.replace("│", "|").strip("| ").split("|") for line in text.splitlines())
     return {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
 
 
-def test_summary_has_the_numbers_in_their_rows():
+def test_summary_has_a_title_and_headings():
     text = _text(table.summarise(reports.make()))
     assert (
         text.splitlines()[0].strip()
@@ -34,7 +34,10 @@ def test_summary_has_the_numbers_in_their_rows():
         "model calls",
         "seconds",
     ]
-    rows = _rows(text)
+
+
+def test_summary_has_the_numbers_in_their_rows():
+    rows = _rows(_text(table.summarise(reports.make())))
     assert rows["clean"][:2] == ["83.3%", "6"]
     assert rows["PGD-50x10 margin"] == ["66.7%", "6", "2,345", "1.5"]
     assert rows["FGSM"] == ["33.3% so far", "4", "67", "0.5"]
@@ -44,14 +47,14 @@ def test_summary_has_the_numbers_in_their_rows():
     assert rows["attack quality checks"][0] == "1 of 2 failed"
 
 
-def test_doubts_stand_below():
+def test_warnings_are_below_the_table():
     text = " ".join(_text(table.summarise(reports.make())).split())
     failed = "- Check convergence: failed (value 0.375, threshold 0.0625). Use more steps."
     assert text.endswith(f"- something is odd {failed}")
     assert "noise:" not in text and "transfer:" not in text
 
 
-def test_what_was_not_measured_is_left_out():
+def test_missing_fields_are_left_out():
     report = reports.make(
         attacks=[kr.evaluation.AttackReport("PGD", {}, 0.5, 0.5, 0.0, 1.0)],
         suite=None,
@@ -76,10 +79,13 @@ def test_text_is_no_markup_of_rich():
     assert "PGD [b]" in _text(table.summarise(reports.make(attacks=[attack])))
 
 
-def test_compare_puts_reports_side_by_side():
+def _compared():
     hardened = reports.make(clean_accuracy=0.9, robust_accuracy=0.8, warnings=[], checks=[])
-    compared = {"undefended": reports.make(), "hardened": hardened}
-    text = _text(kr.evaluation.compare(compared))
+    return _text(kr.evaluation.compare({"undefended": reports.make(), "hardened": hardened}))
+
+
+def test_compare_puts_reports_side_by_side():
+    text = _compared()
     heading = next(line for line in text.splitlines() if "undefended" in line)
     assert heading.index("undefended") < heading.index("hardened")
     rows = _rows(text)
@@ -87,6 +93,10 @@ def test_compare_puts_reports_side_by_side():
     assert rows["robust (worst case)"] == ["33.3%", "80.0%"]
     assert rows["FGSM"] == ["33.3% so far", "33.3% so far"]
     assert rows["attack quality checks"][0] == "1 of 2 failed"
+
+
+def test_compare_shows_the_warnings_of_each_report():
+    text = _compared()
     assert "undefended: something is odd" in text
     assert "undefended: Check convergence: failed" in text
     assert "hardened: " not in text

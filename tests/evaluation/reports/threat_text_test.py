@@ -26,10 +26,10 @@ def _plain(ball):
         (kr.Linf("8/255"), FEATURES, "Linf, epsilon 8/255 of 0 to 1 (3.1%)"),
         (kr.Linf(8 / 255, bounds=(0, 255)), None, "Linf, epsilon 0.0313725 of 0 to 255 (0.012%)"),
         (kr.Linf([0.1, 0.3], bounds=None), None, "Linf, epsilon 0.1 to 0.3 without a box"),
-        # Standardised channels.
+        # Standardized channels.
         (kr.Linf(0.46, bounds=([-2.1, -2.0], [2.5, 2.3])), None, "of -2.1 to 2.5 (10% to 11%)"),
         (kr.Linf(0.045, bounds=None), FEATURES, "box, inputs from -2 to 2.5 (1%)"),
-        # The diagonal of 3072 features is 55.4 wide in L2.
+        # The diagonal of 3072 features has length 55.4 in L2.
         (kr.L2(0.5), FEATURES, "L2, epsilon 0.5 of 0 to 1 in 3,072 features (0.9%)"),
         (kr.L2(127.5, bounds=(0, 255)), FEATURES, "of 0 to 255 in 3,072 features (0.9%)"),
         (kr.L2(1.0, bounds=([0, 0], [1, 7])), FEATURES, "of 0 to 7 in 3,072 features (0.36%)"),
@@ -50,7 +50,7 @@ def _plain(ball):
         (kr.threat_models.Joint(kr.L2(0.5), ["a", "b"]), None, "Joint (L2, epsilon 0.5 of 0 to 1)"),
     ],
 )
-def test_the_radius_stands_beside_its_box(ball, inputs, expected):
+def test_the_text_shows_radius_and_box(ball, inputs, expected):
     text = describe_threat(_plain(ball), inputs)
     assert text.endswith(expected) and text.startswith(type(ball).__name__)
 
@@ -65,12 +65,12 @@ def test_any_json_has_a_text(bounds, epsilon):
     assert describe_threat({**threat_model, "config": {"parts": bounds}}).startswith("Linf, ")
 
 
-def test_a_text_that_is_no_fraction_is_not_repeated():
+def test_an_epsilon_that_is_no_fraction_is_not_shown():
     threat_model = {"class_name": "L2", "config": {"epsilon": "<b>"}, "epsilon": 0.1}
     assert describe_threat(threat_model) == "L2, epsilon 0.1 without a box"
 
 
-def test_a_report_says_it_in_all_its_forms(tmp_path):
+def test_the_text_is_in_table_page_and_figure(tmp_path):
     x = np.array([[200.0, 20.0], [0.0, 255.0]], "float32")
     ball = kr.L2(25.5, bounds=(0, 255))
     report = kr.evaluate(lambda x: x, (x, [0, 1]), ball, "fgsm", minimum_norm=None)

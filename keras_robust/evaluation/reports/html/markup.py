@@ -1,4 +1,4 @@
-"""HTML from parts, in which everything is text unless it was made here."""
+"""HTML markup, which escapes every text that was not built here."""
 
 import html
 
@@ -12,7 +12,7 @@ class Markup(str):
 
     @classmethod
     def escape(cls, value):
-        """Returns `value` as it is if it is `Markup`, else as text that shows its characters."""
+        """Returns `Markup` unchanged, and any other value as escaped text."""
         return value if isinstance(value, cls) else cls(html.escape(visible(value)))
 
 
@@ -21,14 +21,15 @@ def element(name, /, *children, **attributes):
 
     Args:
         name: str, such as `"p"`.
-        *children: `Markup` or anything else, shown as its text; `None` is left out.
-        **attributes: values; `class_` is `class`, and an underscore within a name is a hyphen.
+        *children: `Markup`, or any other value, which is shown as text; `None` is left out.
+        **attributes: values. `class_` sets `class`, and other underscores become hyphens.
     """
     given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(visible(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
+    # These elements have no content and no end tag.
     if name in ("img", "meta"):
         return Markup(f"<{name}{given}>")
     inside = "".join(Markup.escape(child) for child in children if child is not None)
@@ -39,7 +40,7 @@ def table(headings, rows, caption=None):
     """Returns a table whose first cell in every row is the heading of the row.
 
     Args:
-        headings: list of cells; `as_text` makes one for a column of text.
+        headings: list of cells; use `as_text` for the heading of a column of text.
         rows: list of lists of cells. A cell may be a `<td>` or `<th>` element.
         caption: text above the table, or `None`.
     """
@@ -51,13 +52,13 @@ def table(headings, rows, caption=None):
         element("thead", element("tr", *top)),
         element("tbody", *body),
     )
-    # A wide table scrolls by itself, with the keyboard too.
+    # A wide table scrolls without the page, and `tabindex` lets the keyboard scroll it.
     label = caption or headings[0]
     return element("div", content, class_="wide", tabindex="0", role="region", aria_label=label)
 
 
 def as_text(heading):
-    """Returns the heading of a column of text, which is set to the left."""
+    """Returns the heading of a column of text, which is left-aligned."""
     return element("th", heading, scope="col", class_="text")
 
 

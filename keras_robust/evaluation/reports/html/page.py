@@ -1,6 +1,4 @@
-"""The HTML report: one page with the numbers, the doubts and the pictures."""
-
-import json
+"""The HTML report: one page with numbers, warnings and figures."""
 
 import numpy as np
 
@@ -14,6 +12,7 @@ from keras_robust.evaluation.reports.example_plot import has_images
 from keras_robust.evaluation.reports.example_plot import name_classes
 from keras_robust.evaluation.reports.figures import to_png
 from keras_robust.evaluation.reports.html import page_classes
+from keras_robust.evaluation.reports.html import page_settings
 from keras_robust.evaluation.reports.html.markup import Markup
 from keras_robust.evaluation.reports.html.markup import as_text
 from keras_robust.evaluation.reports.html.markup import element
@@ -21,7 +20,7 @@ from keras_robust.evaluation.reports.html.markup import table
 from keras_robust.evaluation.reports.html.page_style import STYLE
 from keras_robust.evaluation.reports.threat_text import describe_threat
 
-# Nothing on the page may run or be fetched, whatever a name in the report contains.
+# Names in a report may contain HTML, so the page forbids scripts and requests.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -44,13 +43,14 @@ def make_page(report, class_names=None, num_examples=5):
         element("header", element("h1", title), _headline(report)),
         element(
             "main",
-            _doubts(report),
+            _warnings(report),
             _attacks(report),
             _checks(report),
             _distances(report),
+            # The table has a heading for the classes, so their numbers need no prefix.
             page_classes.make_section(report, name_classes(report, class_names, prefix="")),
             _examples(report, num_examples, names),
-            _settings(report),
+            page_settings.make_section(report),
         ),
     )
     return f"<!DOCTYPE html>\n{element('html', head, body, lang='en')}"
@@ -74,23 +74,23 @@ def _headline(report):
 
 
 def _judge(report):
-    """A few words and one line on whether to believe the number."""
+    """Returns a summary of the checks and a sentence on what it means."""
     if not report.checks:
-        return "none", "nothing tells whether the attacks worked on this model"
+        return "none", "no check of whether the attacks worked on this model"
     summary, counts = summarise_verdicts(report.checks), count_verdicts(report.checks)
     if any(check.verdict == "failed" for check in report.checks):
         return summary, f"{counts}: robust accuracy may be lower"
     return summary, f"no verdict on the model ({counts})"
 
 
-def _doubts(report):
+def _warnings(report):
     report_warnings = text.report_warnings(report)
     if not report_warnings:
         return None
     return element(
         "section",
         element("h2", "Reasons to doubt these numbers"),
-        element("ul", *(element("li", doubt) for doubt in report_warnings)),
+        element("ul", *(element("li", warning) for warning in report_warnings)),
         class_="doubts",
     )
 
@@ -115,10 +115,10 @@ def _attacks(report):
         table(headings, rows, "Accuracy under each attack, in the order in which they ran"),
         element(
             "p",
-            "So far: under this attack and all before it; the only figure for an attack that saw "
-            "just what the others had left. Examples: those that it ran on. Model calls: forward "
-            "passes, summed over the examples; a gradient counts one more. Blind: the share of "
-            "examples where all its gradients were zero.",
+            "So far: accuracy under this attack and all before it; an attack that ran only on the "
+            "examples that were still robust has no other accuracy. Examples: the number that it "
+            "ran on. Model calls: forward passes, summed over the examples; a gradient counts as "
+            "one more. Blind: the share of examples where all its gradients were zero.",
             class_="faint",
         ),
     )
@@ -137,7 +137,7 @@ def _checks(report):
         for check in report.checks
     ]
     headings = ["check", as_text("verdict"), "value", "threshold"]
-    caption = "Whether the attacks worked on this model, which says nothing of how good it is"
+    caption = "Whether the attacks worked on this model, not how good the model is"
     return element(
         "section", element("h2", "Attack quality checks"), table(headings, rows, caption)
     )
@@ -149,6 +149,7 @@ def _advice(check):
 
 def _distances(report):
     epsilon = report.threat_model["epsilon"]
+    # A radius per feature has no single position on the axis.
     marks = None if isinstance(epsilon, list) else epsilon, report.median_distance
     figures = []
     if report.curve is not None:
@@ -168,7 +169,7 @@ def _distances(report):
         return None
     note = None
     if report.distances is None:
-        note = _note("The sizes of the single perturbations are not in a report read from a file.")
+        note = _note("A report read from a file does not contain the distances of single examples.")
     return element(
         "section",
         element("h2", "Distance to the nearest mistake"),
@@ -181,7 +182,7 @@ def _distances(report):
 def _median(report):
     if report.median_distance is not None:
         return f"{report.median_distance:.4g}"
-    return "none, as half of them or more have no adversarial example"
+    return "none, because at least half of them have no adversarial example"
 
 
 def _figure(picture, caption):
@@ -195,7 +196,7 @@ def _note(words):
 def _examples(report, num_examples, names):
     heading = element("h2", "Adversarial examples")
     if report.x is None:
-        note = "The inputs are not in a report read from a file: no pictures."
+        note = "A report read from a file does not contain the inputs, so there are no pictures."
         return element("section", heading, _note(note))
     if not has_images(report):
         return None
@@ -209,8 +210,8 @@ def _examples(report, num_examples, names):
         for example in choose_examples(report, num_examples, names)
     ]
     caption = (
-        "Predicted class and its probability; the most confident new mistakes first. In the "
-        "perturbation, scaled to its largest value, grey is no change"
+        "Predicted class and its probability, with the most confident new mistakes first. The "
+        "perturbation is scaled to its largest value; gray means no change"
     )
     headings = ["true class", *map(as_text, ("clean", "perturbation", "adversarial"))]
     content = table(headings, rows, caption)
@@ -220,36 +221,3 @@ def _examples(report, num_examples, names):
 def _picture(image, kind, caption):
     img = element("img", src=to_png(image), alt=f"{kind} image, {caption}")
     return element("td", img, caption)
-
-
-def _inputs(inputs):
-    if inputs is None:
-        return "several, or not recorded"
-    return f"{inputs['num_features']:,} features from {inputs['low']:g} to {inputs['high']:g}"
-
-
-def _settings(report):
-    values = {
-        "threat model": f"{report.threat_model['class_name']}, "
-        + json.dumps(report.threat_model["config"]),
-        "suite": report.suite or "a list of one's own",
-        "inputs": _inputs(report.inputs),
-        "examples, classes": f"{report.num_examples:,}, {report.num_classes:,}",
-        "batch size": text.amount(report.batch_size),
-        "seed": report.seed,
-        "model calls": text.amount(report.queries),
-        "wall time": f"{report.seconds:,.1f} seconds",
-        "versions": ", ".join(f"{name} {number}" for name, number in report.versions.items()),
-    }
-    parts = (
-        element(name, value)
-        for pair in values.items()
-        for name, value in zip(("dt", "dd"), pair, strict=True)
-    )
-    attacks = (element("li", f"{a.name} {json.dumps(a.settings)}") for a in report.attacks)
-    return element(
-        "section",
-        element("h2", "Settings"),
-        element("dl", *parts, class_="settings"),
-        element("details", element("summary", "Arguments of the attacks"), element("ol", *attacks)),
-    )

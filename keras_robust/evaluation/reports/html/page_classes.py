@@ -1,4 +1,4 @@
-"""The part of the HTML report on single classes."""
+"""The section of the HTML report on single classes."""
 
 import numpy as np
 
@@ -8,14 +8,14 @@ from keras_robust.evaluation.reports.html.markup import Markup
 from keras_robust.evaluation.reports.html.markup import element
 from keras_robust.evaluation.reports.html.markup import table
 
-_MAX_CELLS = 20  # Classes of a heat map that has numbers in it.
-_MAX_ROWS = 25  # Classes of a table that is open from the start.
+_MAX_CELLS = 20  # The largest number of classes for a heat map with numbers.
+_MAX_ROWS = 25  # The largest number of classes for a table that is open at first.
 _MAX_MISTAKES = 10
-_DEPTH = 55  # Per cent of colour in the strongest cell, below which text stays readable.
+_DEPTH = 55  # Opacity of the strongest cell in percent, at which text stays readable.
 
 
 def make_section(report, names):
-    """Returns the section with accuracies and confusions per class, or `None` without them."""
+    """Returns the section with accuracy and confusion per class, or `None` without them."""
     if report.per_class is None and report.confusion is None:
         return None
     return element(
@@ -48,7 +48,7 @@ def _accuracies(rows, names):
 
 
 def _weakest(rows, names):
-    """Returns a sentence on the class that holds least, and whether the attacks are why."""
+    """Returns text on the least robust class, and on whether the attacks are the reason."""
     if not rows:
         return None
     worst = min(rows, key=lambda row: row["robust_accuracy"])
@@ -60,14 +60,14 @@ def _weakest(rows, names):
         return words
     right = round(worst["clean_accuracy"] * worst["num_examples"])
     words += (
-        f" The model gets it wrong without any attack: it is right on {right:,} of "
+        f" The model misclassifies it without any attack: it is right on {right:,} of "
         f"{worst['num_examples']:,} examples."
     )
     hurt = max(rows, key=_loss)
     if not _loss(hurt):
         return words
     return words + (
-        f" The attacks take most from {names[hurt['class']]}: from "
+        f" The attacks hurt {names[hurt['class']]} most: from "
         f"{text.percent(hurt['clean_accuracy'])} to {text.percent(hurt['robust_accuracy'])}."
     )
 
@@ -103,8 +103,8 @@ def _heat_cell(count, share, right):
 
 def _heat_image(counts, shares, names):
     caption = (
-        "Share of each true class (rows, from the top) that became which class under attack "
-        "(columns): white is all, black is none."
+        "Share of each true class (rows, from the top) by predicted class under attack (columns): "
+        "white is all, black is none."
     )
     alt = f"Confusion matrix of {len(names)} classes"
     style = "width: 100%; image-rendering: pixelated"
@@ -113,7 +113,7 @@ def _heat_image(counts, shares, names):
 
 
 def _mistakes(counts, names):
-    """The most frequent mistakes as a table."""
+    """Returns a table of the most frequent mistakes, or `None` if there are none."""
     wrong = counts * (1 - np.eye(len(counts), dtype=int))
     order = np.argsort(-wrong, axis=None, kind="stable")[:_MAX_MISTAKES]
     pairs = [divmod(int(place), len(counts)) for place in order]

@@ -1,4 +1,4 @@
-"""The looks of the HTML report: light and dark, wide and narrow, and on paper."""
+"""The style sheet of the HTML report, for light, dark, wide, narrow and printed pages."""
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --paper: #ffffff; --faint: #5c6570;

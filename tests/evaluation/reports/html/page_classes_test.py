@@ -34,7 +34,7 @@ def test_the_heat_map_has_the_counts_and_colours_by_share():
     assert document.texts["th"][:7] == ["true class", *NAMES, *NAMES]
     assert document.texts["td"][:9] == ["1", "1", "·", "3", "1", "·", "·", "·", "·"]
     styles = [cell.get("style") for cell in document.named("td")[:9]]
-    # 55% of colour is all of a class; rows are true classes.
+    # An opacity of 55% is the whole class; rows are true classes.
     assert styles[:2] == [f"background: rgb(var(--{name}) / 28%)" for name in ("right", "wrong")]
     assert styles[3:5] == [
         "background: rgb(var(--wrong) / 41%)",
@@ -52,12 +52,12 @@ def _row(number, clean, robust, size=15):
     }
 
 
-def test_a_weakest_class_that_is_wrong_without_an_attack_is_said_to_be():
+def test_a_weakest_class_that_is_wrong_without_an_attack():
     rows = [_row(0, 1.0, 0.8), _row(1, 0.0, 0.0), _row(2, 0.6, 0.2)]
     document = Document(make_section(reports.make(per_class=rows, confusion=None), NAMES))
     assert document.texts["p"] == [
-        "The weakest class is <bee>: 0.0% robust, 0.0% clean. The model gets it wrong without any "
-        "attack: it is right on 0 of 15 examples. The attacks take most from cat: from 60.0% to "
+        "The weakest class is <bee>: 0.0% robust, 0.0% clean. The model misclassifies it without "
+        "any attack: it is right on 0 of 15 examples. The attacks hurt cat most: from 60.0% to "
         "20.0%."
     ]
     rows = [_row(0, 1.0, 1.0), _row(1, 0.2, 0.2), _row(2, 1.0, 1.0)]

@@ -39,7 +39,7 @@ def batch(x=X, y=Y, sample_weight=None, ball=BALL, iteration=0, seed=SEED):
     )
 
 
-def streams(network, x=X, x_adv=X_ADV, y=Y, sample_weight=None, found=None, **circumstances):
+def forward_passes(network, x=X, x_adv=X_ADV, y=Y, sample_weight=None, found=None, **circumstances):
     """Returns the clean and the adversarial stream of a batch, made as `batch` makes it."""
     classifier = models.Classifier(network)
     clean = batch(x, y, sample_weight, **circumstances)

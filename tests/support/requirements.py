@@ -1,0 +1,9 @@
+"""The messages of the requirements that a check returns."""
+
+
+def message(check, *arguments, **keywords):
+    """Returns the message of the first requirement that does not hold, or `None`."""
+    for one in check(*arguments, **keywords):
+        if not bool(one.condition):
+            return one.template.format(*(f"{float(value):g}" for value in one.values))
+    return None
