@@ -18,7 +18,7 @@ def input_error_context(model):
     try:
         yield
     except NoGradientError as error:
-        inputs = {tensor.name: tensor.dtype for tensor in _inputs_of(model)}
+        inputs = _input_dtypes(model)
         are_integers = _are_integers(inputs)
         embeddings = [layer.name for layer in layers_of(model) if _embeds(layer)]
         if embeddings and (are_integers or len(inputs) < 2):
@@ -34,7 +34,7 @@ def refuse_integers(model):
     Attacks without gradients need this: Keras casts adversarial examples to integers, so that the
     model would be judged on a point that may not be feasible.
     """
-    inputs = {tensor.name: tensor.dtype for tensor in _inputs_of(model)}
+    inputs = _input_dtypes(model)
     if _are_integers(inputs):
         raise ValueError(_about_integers(inputs))
 
@@ -63,12 +63,14 @@ def _about_integers(inputs):
     )
 
 
-def _inputs_of(model):
+def _input_dtypes(model):
+    """Returns the dtypes of the inputs of a Keras model by name; none where they are not known."""
     try:
-        return keras.tree.flatten(model.inputs) if isinstance(model, keras.Model) else []
+        inputs = keras.tree.flatten(model.inputs) if isinstance(model, keras.Model) else []
     # A subclassed model may have no `inputs`, or none before its first call.
     except (AttributeError, ValueError):
-        return []
+        return {}
+    return {tensor.name: tensor.dtype for tensor in inputs}
 
 
 def _embeds(layer):

@@ -54,7 +54,7 @@ class TrainStep(BaseTrainStep):
         self._function = None
 
     def wrap_train_function(self, train_function, check):
-        def wrap_train_function(state, iterator):
+        def run_batch(state, iterator):
             self._state = state
             try:
                 result = train_function(state, iterator)
@@ -69,7 +69,7 @@ class TrainStep(BaseTrainStep):
             finally:
                 self._state = None
 
-        return wrap_train_function
+        return run_batch
 
     def __call__(self, state, data):
         """Runs the step on one batch, and returns the logs and the new state of all variables."""
@@ -138,7 +138,7 @@ class TrainStep(BaseTrainStep):
             if not np.all(condition):
                 raise ValueError(template.format(*(f"{float(value):g}" for value in found)))
 
-    def _trainer(self, classifier, batch):
+    def _make_gradient_step(self, classifier, batch):
         return GradientStep(classifier, batch)
 
 

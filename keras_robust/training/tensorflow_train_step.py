@@ -131,7 +131,7 @@ class TrainStep(BaseTrainStep):
             return fold_in(seed, tf.cast(replica.replica_id_in_sync_group, tf.int32))
         return seed
 
-    def _trainer(self, classifier, batch):
+    def _make_gradient_step(self, classifier, batch):
         return GradientStep(classifier, batch, checks_outputs=self._checks_outputs)
 
     def _new_objective_state(self, x, y, sample_weight):

@@ -120,12 +120,12 @@ class BaseTrainStep:
         `check` is called after every batch, and may raise.
         """
 
-        def wrap_train_function(*arguments):
+        def run_batch(*arguments):
             logs = train_function(*arguments)
             check()
             return logs
 
-        return wrap_train_function
+        return run_batch
 
     def reset_meters(self):
         """Resets the running means."""
@@ -179,7 +179,7 @@ class BaseTrainStep:
             )
         raise ValueError(f"AdvTrain needs labels to train on. {advice}Received: y=None")
 
-    def _trainer(self, classifier, batch):
+    def _make_gradient_step(self, classifier, batch):
         """Returns the `GradientStep` of the framework."""
         raise NotImplementedError
 
@@ -209,7 +209,7 @@ class BaseTrainStep:
         batch = Batch(
             x, y, sample_weight, threat_model, iteration, seed, delta, self._objective_state
         )
-        gradient_step = self._trainer(classifier, batch)
+        gradient_step = self._make_gradient_step(classifier, batch)
         with input_error_context(self.model):
             result = self.objective.step(gradient_step, self.attack, batch)
         if gradient_step.logits_mismatch is not None:

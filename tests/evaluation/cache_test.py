@@ -6,14 +6,14 @@ from keras_robust.evaluation.cache import AttackCache
 from tests.support import told
 
 
-def _trials(network=told.model, x=told.X, y=told.Y, **arguments):
+def _cache(network=told.model, x=told.X, y=told.Y, **arguments):
     arguments = {"batch_size": 3, "seed": 0, "num_steps": 2, **arguments}
     return AttackCache(network, x, y, told.BALL, np.asarray(told.model(x)), **arguments)
 
 
 @pytest.mark.exhaustive
 def test_every_attack_runs_once_in_every_ball():
-    cache, runs = _trials(), []
+    cache, runs = _cache(), []
 
     class Counting(kr.attacks.FGSM):
         def run(self, *arguments, **others):
@@ -29,7 +29,7 @@ def test_every_attack_runs_once_in_every_ball():
 
 
 def test_accuracy_counts_clean_mistakes_as_wrong():
-    cache = _trials()
+    cache = _cache()
     np.testing.assert_array_equal(cache.correct, [1, 1, 1, 1, 0])
     # The attack reports success on all examples; the fifth is a clean mistake.
     assert cache.accuracy(told.Fixed([0.0] * 5, claim=False)) == 0.8
@@ -39,7 +39,7 @@ def test_accuracy_counts_clean_mistakes_as_wrong():
 
 
 def test_steps():
-    cache = _trials(num_steps=7)
+    cache = _cache(num_steps=7)
     assert repr(cache.pgd("margin")) == repr(kr.attacks.PGD(num_steps=7, loss="margin"))
     assert cache.pgd("margin", times=2).num_steps == 14
     assert AttackCache(None, told.X, told.Y, None, told.X, batch_size=1, seed=0).num_steps == 40
@@ -66,7 +66,7 @@ def test_white_box_runs_three_attacks(num_classes, targets, loss, monkeypatch):
 @pytest.mark.exhaustive
 def test_the_seed_changes_the_result():
     found = [
-        _trials(seed=seed).found(kr.attacks.PGD(num_steps=1, step_size=1e-6)) for seed in (0, 0, 1)
+        _cache(seed=seed).found(kr.attacks.PGD(num_steps=1, step_size=1e-6)) for seed in (0, 0, 1)
     ]
     np.testing.assert_array_equal(found[0].x_adv, found[1].x_adv)
     assert np.any(found[0].x_adv != found[2].x_adv)

@@ -16,7 +16,7 @@ from tests.support.told import model
 LOGITS = np.asarray(model(X))
 
 
-def _contest(plan, network=model, ball=BALL, seed=0):
+def _runner(plan, network=model, ball=BALL, seed=0):
     worst = WorstCase(X, Y, LOGITS, measures=True)
     runner = AttackRunner(network, worst, ball, batch_size=2, seed=seed)
     runner.run(plan, Checkpoint(None, {}, {}), verbose=False)
@@ -26,14 +26,14 @@ def _contest(plan, network=model, ball=BALL, seed=0):
 def test_members_of_a_suite_run_on_robust_examples_and_others_on_all():
     first = Fixed([0.0, -0.3, 0.0, 0.0, 0.0], queries=[1, 2, 3, 4, 5])
     second = Fixed([0.0, -0.3, -0.3, 0.0, 0.0], queries=[10, 20, 30, 40, 50])
-    members = _contest([PlannedAttack(first, "suite"), PlannedAttack(second, "suite")]).reports
+    members = _runner([PlannedAttack(first, "suite"), PlannedAttack(second, "suite")]).reports
     assert [report.num_attacked for report in members] == [4, 3]
     assert [report.queries for report in members] == [1 + 2 + 3 + 4, 10 + 30 + 40]
     # The second attack did not run on all correct examples, so it has no accuracy of its own.
     assert [report.accuracy for report in members] == [pytest.approx(0.6), None]
     assert [report.accuracy_so_far for report in members] == pytest.approx([0.6, 0.4])
     np.testing.assert_array_equal(members[1].robust, [1, 0, 0, 1, 0])
-    others = _contest([PlannedAttack(second), PlannedAttack(first)]).reports
+    others = _runner([PlannedAttack(second), PlannedAttack(first)]).reports
     assert [report.num_attacked for report in others] == [4, 4]
     assert [report.queries for report in others] == [100, 10]
     assert [report.accuracy for report in others] == pytest.approx([0.4, 0.6])
@@ -43,7 +43,7 @@ def test_members_of_a_suite_run_on_robust_examples_and_others_on_all():
 
 def test_a_member_without_robust_examples_does_not_run():
     falls = Fixed([-0.5, -0.3, -0.3, 0.5, 0.0])
-    reports = _contest(
+    reports = _runner(
         [PlannedAttack(falls, "suite"), PlannedAttack(falls, "suite")], ball=kr.Linf(0.5)
     ).reports
     assert [report.num_attacked for report in reports] == [4, 0]
@@ -53,14 +53,14 @@ def test_a_member_without_robust_examples_does_not_run():
 
 @pytest.mark.parametrize("claim", [False, True])
 def test_reported_success_is_verified(claim):
-    report = _contest([PlannedAttack(Fixed([-0.3, -0.3, 0.01, 0.0, 0.0], claim=claim))]).reports[0]
+    report = _runner([PlannedAttack(Fixed([-0.3, -0.3, 0.01, 0.0, 0.0], claim=claim))]).reports[0]
     np.testing.assert_array_equal(report.robust, [1, 0, 1, 1, 0])
 
 
 @pytest.mark.parametrize("far", [-0.31, np.nan])
 def test_infeasible_points_do_not_count(far):
     left, kept = Fixed([0.0, far, far, 0.0, 0.0], name="a"), Fixed([0.0, 0.0, -0.3, 0.0, 0.0])
-    runner = _contest([PlannedAttack(left), PlannedAttack(kept)])
+    runner = _runner([PlannedAttack(left), PlannedAttack(kept)])
     np.testing.assert_array_equal(runner.reports[0].robust, [1, 1, 1, 1, 0])
     assert runner.reports[1].accuracy_so_far == pytest.approx(0.6)
     assert runner.warnings == [
@@ -70,14 +70,12 @@ def test_infeasible_points_do_not_count(far):
 
 
 def test_the_box_is_part_of_the_threat_model():
-    runner = _contest([PlannedAttack(Fixed([0.2, 0, 0, 0, 0]))], ball=kr.Linf(0.3, (0.0, 0.95)))
+    runner = _runner([PlannedAttack(Fixed([0.2, 0, 0, 0, 0]))], ball=kr.Linf(0.3, (0.0, 0.95)))
     assert "on 1 examples" in runner.warnings[0]
 
 
 def test_a_minimum_norm_attack_may_leave_the_ball(search_alone):
-    runner = _contest(
-        [PlannedAttack(FixedNearest([-0.5, -0.25, 0.0, 0.0, 0.0]), is_unbounded=True)]
-    )
+    runner = _runner([PlannedAttack(FixedNearest([-0.5, -0.25, 0.0, 0.0, 0.0]), is_unbounded=True)])
     assert runner.warnings == []
     np.testing.assert_allclose(runner.worst.distances, [0.5, 0.25, np.inf, np.inf, 0.0], rtol=1e-5)
     np.testing.assert_array_equal(runner.reports[0].robust, [1, 0, 1, 1, 0])
@@ -98,13 +96,13 @@ def test_one_radius_for_each_example():
 
 def test_zero_gradient_is_a_share_of_the_correct_examples():
     has_zero_gradient = [True, False, False, False, True]
-    runner = _contest(
+    runner = _runner(
         [PlannedAttack(Fixed([0.0, -0.3, 0, 0, 0], has_zero_gradient=has_zero_gradient), "suite")]
         * 2
     )
     # One of four correct examples; the second attack runs on three of them.
     assert [report.zero_gradient for report in runner.reports] == [0.25, 0.25]
-    silent = _contest([PlannedAttack(Fixed([0.0] * 5, has_zero_gradient=[False] * 4 + [True]))])
+    silent = _runner([PlannedAttack(Fixed([0.0] * 5, has_zero_gradient=[False] * 4 + [True]))])
     assert silent.reports[0].zero_gradient == 0.0
 
 
@@ -113,7 +111,7 @@ def test_every_attack_has_its_own_random_numbers():
     attack = kr.attacks.PGD(num_steps=1, step_size=1e-6)
     starts = []
     for plan, seed in (([attack], 3), ([attack, attack], 3), ([attack], 4)):
-        runner = _contest(
+        runner = _runner(
             [PlannedAttack(Fixed([0.0] * 5))] * 0 + [PlannedAttack(one) for one in plan], seed=seed
         )
         starts.append(runner.worst.x_adv)

@@ -36,7 +36,7 @@ def bump(place, width):
     return landscape(lambda way: -1.0 + 2.0 * ops.exp(-(((way - place) / width) ** 2)))
 
 
-def _trials(network, x=X, y=Y, ball=BALL, num_steps=4):
+def _cache(network, x=X, y=Y, ball=BALL, num_steps=4):
     logits = np.asarray(network(x))
     return AttackCache(network, x, y, ball, logits, batch_size=SIZE, seed=0, num_steps=num_steps)
 
@@ -44,17 +44,17 @@ def _trials(network, x=X, y=Y, ball=BALL, num_steps=4):
 def _at_half(network, num_steps=4):
     """A cache of examples that differ in an unused feature, and so in their random starts."""
     x = np.full((SIZE, 2), 0.5, "float32")
-    return _trials(network, x, np.zeros(SIZE, "int64"), num_steps=num_steps)
+    return _cache(network, x, np.zeros(SIZE, "int64"), num_steps=num_steps)
 
 
 @pytest.fixture(scope="module")
 def honest():
-    return _trials(linear)
+    return _cache(linear)
 
 
 @pytest.fixture(scope="module")
 def masked():
-    return _trials(told.reversed_model)
+    return _cache(told.reversed_model)
 
 
 def _passed(check, name, value, tolerated):
@@ -72,7 +72,7 @@ def _failed(check, name, value, tolerated, advice):
 
 def test_stable_outputs():
     x = np.where(X > 0.5, 0.75, 0.25).astype("float32")
-    check = attack_checks.check_stability(_trials(linear, x=x))
+    check = attack_checks.check_stability(_cache(linear, x=x))
     assert check.name == "stable outputs" and check.verdict == "passed" and check.advice == ""
     # The noise is at most a thousandth, and half of that on average.
     assert check.value == pytest.approx(0.0005 / 0.25, rel=0.3)
@@ -84,7 +84,7 @@ def test_stable_outputs():
         return ops.stack([heads, 1.0 - heads], axis=-1)
 
     # The half that changes moves by the square root of 2, which is clipped to 1.
-    check = attack_checks.check_stability(_trials(jumping))
+    check = attack_checks.check_stability(_cache(jumping))
     assert check.verdict == "failed" and check.value == pytest.approx(0.5, abs=0.2)
     assert "jump under tiny noise" in check.advice
 
@@ -102,13 +102,13 @@ def test_stable_outputs():
     ],
 )
 def test_gradients(saturated):
-    cache = _trials(lambda x: saturated(1e6 * linear(x)), num_steps=1)
+    cache = _cache(lambda x: saturated(1e6 * linear(x)), num_steps=1)
     check = attack_checks.gradient_checks(cache)[0]
     _failed(check, "gradients", 1.0, 0.01, "zero or NaN on 100.0% of the examples")
 
 
 def test_no_gradients():
-    only = attack_checks.gradient_checks(_trials(lambda x: ops.stop_gradient(linear(x))))
+    only = attack_checks.gradient_checks(_cache(lambda x: ops.stop_gradient(linear(x))))
     assert [check.name for check in only] == ["gradients"]
     check = only[0]
     assert (check.value, check.threshold, check.verdict) == (1.0, 0.01, "failed")
@@ -145,7 +145,7 @@ def test_all_checks_on_a_linear_model(honest):
 
 @pytest.mark.exhaustive
 def test_random_models():
-    cache = _trials(told.random_model)
+    cache = _cache(told.random_model)
     check = attack_checks.check_epsilon_zero(cache)
     assert check.name == "epsilon 0" and check.verdict == "failed" and check.value > 0.1
     assert "whether the model is random" in check.advice
@@ -185,7 +185,7 @@ def _fgsm():
 
 @pytest.mark.exhaustive
 def test_a_cross_entropy_that_saturates():
-    cache = _trials(lambda x: 1e5 * linear(x))
+    cache = _cache(lambda x: 1e5 * linear(x))
     has_zero_gradient = cache.accuracy(cache.pgd("cross_entropy"))
     assert cache.accuracy(cache.pgd("margin")) == np.mean(~WITHIN)
     value = has_zero_gradient - np.mean(~WITHIN)
@@ -225,12 +225,12 @@ def test_an_attack_that_fails_in_the_whole_box(masked):
 
 @pytest.mark.parametrize("ball", [kr.Linf(0.1, None), kr.Linf(0.1, (0.0, np.inf))])
 def test_the_unbounded_attack_needs_a_box(ball):
-    check = attack_checks.check_unbounded(_trials(linear, ball=ball))
+    check = attack_checks.check_unbounded(_cache(linear, ball=ball))
     assert check.verdict == "skipped" and "and finite bounds" in check.advice
 
 
 def test_stable_outputs_are_not_checked_in_l0():
-    check = attack_checks.check_stability(_trials(linear, ball=kr.threat_models.L0(1)))
+    check = attack_checks.check_stability(_cache(linear, ball=kr.threat_models.L0(1)))
     assert (check.name, check.verdict) == ("stable outputs", "skipped")
 
 
@@ -254,14 +254,14 @@ def test_attacks_without_gradients_that_beat_gradient_attacks(honest, masked, na
 
 def test_without_gradients_all_correct_examples_are_left():
     attack = kr.attacks.Square(num_queries=100)
-    cache = _trials(lambda x: ops.stop_gradient(linear(x)))
+    cache = _cache(lambda x: ops.stop_gradient(linear(x)))
     check = attack_checks.check_beaten(cache, "black box", attack, 0.01)
     _failed(check, "black box", np.mean(WITHIN), 0.01, "masked gradients")
 
 
 @pytest.mark.exhaustive
 def test_an_attack_that_does_not_support_the_model_is_skipped():
-    cache = _trials(linear, ball=kr.threat_models.L0(1))
+    cache = _cache(linear, ball=kr.threat_models.L0(1))
     check = attack_checks.check_beaten(cache, "black box", kr.attacks.Square(), 0.01)
     assert (check.verdict, check.value) == ("skipped", None)
     assert "L0" in check.advice
