@@ -35,22 +35,25 @@ def check_consistency(plain):
     if curve is not None and not _is_curve(curve["epsilons"], curve["robust_accuracy"]):
         expected = "ascending epsilons, with a robust accuracy for each that never rises"
         refuse("report.curve", expected, curve)
-    _check_inputs(plain.get("inputs"), plain["threat_model"])
-    _check_threat_model(plain["threat_model"])
+    _check_range(plain.get("inputs"))
+    radius, bounds = _radius_and_bounds(plain["threat_model"])
+    _check_inputs(plain.get("inputs"), bounds)
+    _check_radius(plain["threat_model"], radius)
     _check_attacks(plain)
     _check_classes(plain)
     _check_confidence(plain)
     _check_sums(plain)
 
 
-def _check_inputs(inputs, threat_model):
-    """Checks that the range of the inputs is within the bounds of the threat model."""
-    if inputs is None:
-        return
-    if inputs["low"] > inputs["high"]:
+def _check_range(inputs):
+    """Checks the order of the ends of the range of the inputs."""
+    if inputs is not None and inputs["low"] > inputs["high"]:
         refuse("report.inputs", "the lower end and then the upper end", inputs)
-    bounds = _known(threat_model, "bounds")
-    if bounds is None:
+
+
+def _check_inputs(inputs, bounds):
+    """Checks that the range of the inputs is within the bounds of the threat model."""
+    if inputs is None or bounds is None:
         return
     low, high = (np.asarray(bound, "float64") for bound in bounds)
     # Inputs may leave the bounds by rounding.
@@ -89,22 +92,20 @@ def _is_curve(epsilons, accuracies):
     return len(epsilons) == len(accuracies) >= 1 and rises.all() and falls.all()
 
 
-def _known(threat_model, name):
-    """Returns the `radius` or the `bounds` of the threat model, or `None` if it is unknown."""
+def _radius_and_bounds(threat_model):
+    """Returns radius and bounds of the threat model, both `None` if its class is unknown."""
     try:
         found = threat_models.from_untrusted_config(
             threat_model["class_name"], threat_model["config"]
         )
-        if found is None:
-            return None
-        return decimal_radius(found) if name == "radius" else found.bounds
+        # A class of the user: its code is not in the report, so nothing can be compared.
+        return (None, None) if found is None else (decimal_radius(found), found.bounds)
     except ValueError as error:
         raise ValueError(f"{error}, in report.threat_model.config") from error
 
 
-def _check_threat_model(threat_model):
+def _check_radius(threat_model, radius):
     """Checks that `epsilon` is the radius of the threat model, if its class is known."""
-    radius = _known(threat_model, "radius")
     epsilon = np.asarray(threat_model["epsilon"], "float64")
     is_same = radius is None or (
         radius.shape == epsilon.shape and np.allclose(radius, epsilon, rtol=1e-5, atol=0.0)
