@@ -22,8 +22,8 @@ def small_cnn(input_shape, num_classes, bounds=(0.0, 1.0)):
     Args:
         input_shape: tuple `(height, width, channels)`.
         num_classes: int.
-        bounds: pair of floats, the least and the greatest value of a pixel. The network scales them
-            to [0, 1] first.
+        bounds: pair of floats, the least and the greatest value of a pixel. The first layer of the
+            network scales pixels from these bounds to [0, 1].
     """
     low, high = bounds
     is_unit = (low, high) == (0.0, 1.0)
@@ -108,7 +108,7 @@ def load_for_attack(path):
     logits = loaded.signatures["logits"]
     name = next(iter(logits.structured_input_signature[1]))
 
-    # `loaded` owns the variables, so the closure uses it to keep them alive.
+    # The signature does not keep the variables of `loaded` alive, but a closure over `loaded` does.
     served = from_tf_function(lambda x: loaded.signatures["logits"](**{name: x})["logits"])
     served.input_shape = tuple(logits.structured_input_signature[1][name].shape)
     served.output_shape = tuple(logits.output_shapes["logits"])

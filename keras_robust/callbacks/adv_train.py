@@ -77,31 +77,32 @@ class AdvTrain(keras.callbacks.Callback):
         clean_epochs: int, epochs of plain training before adversarial training starts. They are
             counted by `optimizer.iterations`, and the warm-up follows them. Defaults to `0`.
         warmup: the period in which epsilon grows linearly from 0: a percentage of the steps that
-            `fit` plans, such as `"20%"`, or an int, a number of optimizer steps. It is counted by
-            `optimizer.iterations`, so that a resumed training continues where it was, and a model
-            that has trained for longer has no warm-up. `None` means `"20%"`. If the length of the
-            data is not known, as with most generators, `None` means 500 steps, and `fit` prints
-            so; a percentage is then refused. If `epsilon` is a schedule, `None` means 0. Defaults
-            to `None`.
+            `fit` plans, such as `"20%"`, or an int, a number of optimizer steps. The warm-up is
+            counted by `optimizer.iterations`, so that a resumed training continues where it was,
+            and a model that has trained for longer has no warm-up. `None` means `"20%"`. If the
+            length of the data is not known, as with most generators, `None` means 500 steps, which
+            `fit` prints, and a percentage raises an error. If `epsilon` is a schedule, `None` means
+            0. Defaults to `None`.
         seed: int, seed of the random starts. Defaults to `0`.
         attack_dtype: dtype in which the float32 layers of the model compute during the attack:
             `"bfloat16"`, for CPUs with AVX512-BF16 or AMX and for GPUs; `"float16"`, for GPUs;
             `"auto"`, the dtype that is fastest on this machine, which is printed once; `None`, the
             dtype of training. Only the search is affected: `x_adv` stays in the ball in float32,
-            and the training pass on it does not change. Such attacks find nearly the same examples
-            in less time: see `benchmarks/low_precision_attack.py`. But the start of `TRADES`, 0.001
-            from the example, is mostly lost by rounding: in bfloat16 the divergence was 9% smaller.
-            With `PGD(loss="kl")`, which starts anywhere in the ball, it was as large as in float32.
-            Attacks that compare near points are refused. A layer that needs float32 sets
-            `autocast=False`, as `InputTransformation` does. `Normalization`, `Rescaling`, and
-            models with layers in half precision do not change. Convolutions and wide dense layers
-            become faster; on CPUs, small models and attention do not. Defaults to `None`.
+            and the training pass on it does not change. The attack finds nearly the same examples
+            in less time: see `benchmarks/low_precision_attack.py`. `TRADES` is an exception: its
+            attack starts 0.001 from the example, bfloat16 rounds most of this distance to zero, and
+            the divergence was 9% smaller than in float32. `PGD(loss="kl")` starts anywhere in the
+            ball, and its divergence was as large as in float32. Attacks that compare outputs at
+            nearby points are refused. A layer that needs float32 sets `autocast=False`, as
+            `InputTransformation` does. The argument has no effect on `Normalization` and
+            `Rescaling`, and on models with a layer in half precision. Convolutions and wide dense
+            layers become faster; on CPUs, small models and attention do not. Defaults to `None`.
 
     Raises:
         ValueError: in the constructor for unknown names; in `fit` for a model that cannot be
             trained, or that cannot run in `attack_dtype`, and for invalid data (NaN, inputs
-            outside of the bounds, labels that are no class); the model then keeps the weights from
-            before the invalid batch.
+            outside of the bounds, labels that are not classes); the model then keeps the weights
+            from before the invalid batch.
 
     Example:
 
@@ -280,18 +281,19 @@ class AdvTrain(keras.callbacks.Callback):
         """Makes the next batch of this `fit` use the adversarial train step."""
         if self._is_clean:
             return
-        # Not `self.model`: on JAX, it copies the weights back into the variables at every batch.
+        # On JAX, reading `self.model` copies the weights back into the variables, at every batch.
         model = self._step.model
         if model.train_function is not self._function:
-            # Another callback has trained, compiled or unfrozen the model, and so replaced our
-            # function.
+            # Another callback has trained, compiled or unfrozen the model, so Keras has replaced
+            # the adversarial function.
             self._install()
         self._armed_for = current_fit(model)
 
     def _install(self):
         """Installs a train function that is adversarial for this `fit` only.
 
-        It holds weak references only: if another callback raises, nobody removes the function.
+        If another callback raises an exception, nothing removes the function from the model. It
+        therefore holds only weak references, and runs the plain step once the callback is gone.
         """
         model, self_reference = self._step.model, weakref.ref(self)
         model_reference, check = weakref.ref(model), weakref.WeakMethod(self._check_first_batch)
@@ -323,7 +325,7 @@ class AdvTrain(keras.callbacks.Callback):
             with self._message_about_compiling():
                 step.build(arguments[-1])
                 logs = step.aggregate_logs(self._run(*arguments))
-        # This is how an iterator ends an epoch, and not an error.
+        # An iterator raises this exception at the end of an epoch. It is not an error.
         except backend.END_OF_DATA:
             raise
         except BaseException as error:
@@ -348,7 +350,10 @@ class AdvTrain(keras.callbacks.Callback):
         )
 
     def _check_first_batch(self):
-        """Raises ValueError for misread outputs, and warns of an attack without a gradient."""
+        """Raises ValueError if the loss mistakes logits for probabilities or vice versa.
+
+        Warns of an attack without a gradient, and of a radius or a step in wrong units.
+        """
         if "gradients" in self._warned:
             return
         self._warned.add("gradients")
@@ -378,7 +383,7 @@ def _check_attack_dtype(dtype, attack):
         )
     if dtype not in (None, "auto") and not attack.tolerates_rounding:
         raise ValueError(
-            "This attack may compare the outputs of the model at near points, whose difference "
+            "This attack may compare the outputs of the model at nearby points, whose difference "
             "half precision rounds to 0. Use attack_dtype=None, an attack such as PGD, or set "
             "`tolerates_rounding = True` in the class if the attack makes no such comparison. "
             f"Received: attack_dtype={dtype!r} and attack={attack!r}"

@@ -57,7 +57,7 @@ def check_certificate(plain):
 
 
 def _check_schema(schema, version):
-    """Checks that a file is a certificate, of the version that this release reads."""
+    """Checks that a file is a certificate, and has the version that this release reads."""
     if schema == REPORT_SCHEMA:
         raise ValueError(
             "Expected a certificate of `certify`. This is a report of `evaluate`: "
@@ -85,7 +85,7 @@ def _check_examples(plain):
 
 
 def _check_method(plain):
-    """Checks that the norm is that of the method, if this package has the method."""
+    """Checks `norm` against the method, if the method is a class of this package."""
     method = plain["method"]
     cls = registry.classes.get(method["class_name"].lower())
     if cls is None:  # A class of the user.
@@ -100,7 +100,7 @@ def _check_method(plain):
 
 
 def _check_figures(plain):
-    """Checks that the summary follows from the examples."""
+    """Checks that accuracy, abstentions and average radius follow from the examples."""
     rows = list(zip(plain["labels"], plain["predictions"], plain["radii"], strict=True))
     size = len(rows)
     own = {
@@ -120,7 +120,7 @@ def _check_curve(curve, ranked, size):
     """Checks that the curve follows from `ranked`, the sorted radii of correct predictions."""
     radii, shares = np.asarray(curve["radii"], float), curve["certified_accuracy"]
     if not len(radii) == len(shares) >= 1 or radii[0] != 0.0 or np.any(np.diff(radii) <= 0.0):
-        refuse("certificate.curve", "a share for each radius, with radii ascending from 0", curve)
+        refuse("certificate.curve", "an accuracy per radius, with radii ascending from 0", curve)
     # The report counts radii of at least `radii`, hence side="left".
     own = (len(ranked) - np.searchsorted(ranked, radii, side="left")) / size
     if np.any(np.abs(own - shares) > 1e-9):

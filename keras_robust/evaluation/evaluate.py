@@ -113,10 +113,10 @@ def evaluate(  # noqa: PLR0913
     )
     model, x, labels, threat_model, logits = inputs
     plan = plan_attacks(attacks, threat_model, logits.shape[-1])
-    measures = has_single_norm(threat_model)
+    has_distances = has_single_norm(threat_model)
     if minimum_norm == "auto":
         minimum_norm = default_minimum_norm_attack(plan, threat_model, logits.shape[-1])
-    if minimum_norm is not None and measures:
+    if minimum_norm is not None and has_distances:
         search = attacks_module.get_for_evaluation(minimum_norm)
         if not isinstance(search, attacks_module.MinimumNormAttack):
             raise ValueError(
@@ -124,7 +124,7 @@ def evaluate(  # noqa: PLR0913
                 f"Received: minimum_norm={minimum_norm!r}"
             )
         plan.append(PlannedAttack(search, is_unbounded=True))
-    worst = WorstCase(x, labels, logits, measures=measures)
+    worst = WorstCase(x, labels, logits, measures=has_distances)
     # The clean logits identify the model, whose weights may not be accessible.
     outputs = {"outputs of the model": logits}
     state = Checkpoint(checkpoint, _identity(worst, threat_model, plan, seed), outputs)

@@ -26,11 +26,11 @@ class Thermometer(InputTransformation):
 
     With `bpda=False` the gradient is zero, and gradient attacks fail.
 
-    Deviations from the paper: ones stand for low channels instead of high ones, which is a
-    permutation of the complement. Athalye et al. start the ramp at the threshold, so that an attack
-    sees only the channels that are already on: on the digits at 0.15, 32% of the examples survive
-    PGD-30 with their ramp, and 19% with the centered ramp. Cost: the first layer of the network has
-    `levels` times as many input channels.
+    Deviations from the paper: the ones fill the channels from the lowest up, not from the highest
+    down. This only reorders the channels and swaps 0 and 1. Athalye et al. start the ramp at the
+    threshold, so that an attack sees only the channels that are already on: on the digits at 0.15,
+    32% of the examples survive PGD-30 with their ramp, and 19% with the centered ramp. Cost: the
+    first layer of the network has `levels` times as many input channels.
 
     Args:
         levels: int from 2 to 256, `l`. Defaults to `16`, the value of the paper.

@@ -12,20 +12,20 @@ _TINY = 1e-30
 
 
 def hyperplane_step(x, gradient, change, room, rate):
-    """Returns `sign * min(t * rate, room)` with the `t` that changes `<gradient, x>` enough.
+    """Returns `sign * min(t * rate, room)` with the `t` that changes `<gradient, x>` by `change`.
 
-    The change is a concave, piecewise linear function of `t`, so that Newton's method from `t = 0`
-    approaches the root from below and never passes it. Gradients of any size in float32 are
-    supported.
+    The change of `<gradient, x>` is a concave, piecewise linear function of `t`, so that Newton's
+    method from `t = 0` approaches the root from below and never passes it. Gradients of any size
+    in float32 are supported.
 
     Args:
         x: as in `ThreatModel.project_onto_hyperplane`.
         gradient: as in `ThreatModel.project_onto_hyperplane`.
         change: as in `ThreatModel.project_onto_hyperplane`.
         room: float tensor like `x`, how far each coordinate can move in the direction of the step.
-        rate: float tensor like `x`, >= 0, how fast it moves.
+        rate: float tensor like `x`, >= 0, how far each coordinate moves per unit of `t`.
     """
-    # In units of the largest entries, because products of tiny or huge entries leave the range of
+    # Divide by the largest entries, because products of tiny or huge entries leave the range of
     # float32.
     largest = largest_of(ops.abs(gradient))
     size = flatten(ops.abs(gradient)) / largest

@@ -50,16 +50,16 @@ def test_saved_certificates_are_accepted():
         ),
         (
             {"curve": {"radii": [0.0], "certified_accuracy": [0.6, 0.2]}},
-            "curve to be a share for each radius, with radii ascending from 0",
+            "curve to be an accuracy per radius, with radii ascending from 0",
         ),
-        ({"curve": {"radii": [], "certified_accuracy": []}}, "curve to be a share for each"),
+        ({"curve": {"radii": [], "certified_accuracy": []}}, "curve to be an accuracy per"),
         (
             {"curve": {"radii": [0.2, 0.0], "certified_accuracy": [0.6, 0.6]}},
-            "curve to be a share for each radius, with radii ascending from 0",
+            "curve to be an accuracy per radius, with radii ascending from 0",
         ),
         (
             {"curve": {"radii": [0.0, 0.2, 0.2], "certified_accuracy": [0.6, 0.6, 0.6]}},
-            "curve to be a share for each radius, with radii ascending from 0",
+            "curve to be an accuracy per radius, with radii ascending from 0",
         ),
         ({"radii": [10**400] * 5}, r"radii\[0\] to be a number, at least 0, at most 3.40"),
         ({"radii": [1e300] * 5}, r"radii\[0\] to be a number, at least 0, at most 3.40"),

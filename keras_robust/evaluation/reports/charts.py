@@ -8,7 +8,9 @@ from keras_robust.evaluation.reports.figures import WARNING
 from keras_robust.evaluation.reports.figures import make_figure
 from keras_robust.evaluation.reports.figures import to_svg
 
-_SIZE = (5.0, 3.2)  # In inches. The page scales the chart, so this decides the size of the text.
+# In inches. The page scales the chart to its own width, so these inches only set the size of the
+# text relative to the chart.
+_SIZE = (5.0, 3.2)
 _BINS = 30
 
 
@@ -23,8 +25,8 @@ def draw_curve(curve, epsilon=None, median=None):
     figure, axes = _axes("radius epsilon", "robust accuracy")
     radii = np.asarray(curve["epsilons"])
     shares = 100.0 * np.asarray(curve["robust_accuracy"])
-    # Extend the curve to the right, because its last step may be at the edge.
-    # The axis needs a width even if all distances are 0.
+    # Extend the axis to the right, because the last step of the curve may be at its edge. The axis
+    # needs a width even if all distances are 0.
     end = max([radii[-1], *(value for value in (epsilon, median) if value)]) * 1.04 or 1.0
     axes.step([*radii, end], [*shares, shares[-1]], where="post", color=ACCENT, linewidth=2)
     axes.set_ylim(0, 103)

@@ -160,7 +160,8 @@ def array_of(kind, depth=_DEPTH):
         if not value or not depth:
             refuse(path, f"a list of at least one number, nested at most {_DEPTH} deep", value)
         list_of(array_of(kind, depth - 1))(value, path)
-        # The recursion has checked each item, so their shapes decide the shape of the list.
+        # The recursion has checked that each item is rectangular. The list is rectangular if all
+        # items also have one shape.
         if len({_shape(item) for item in value}) > 1:
             refuse(path, "a list of equal shapes", value)
 
