@@ -94,7 +94,7 @@ def run(
 
 
 def run_portable(format, model_path, output_dir, report, label_names, guard="auto"):
-    """Exports a `.keras` file to another format than SavedModel."""
+    """Exports a `.keras` file to a format other than SavedModel."""
     model = models.load_keras(model_path)
     try:
         path = portable.export_portable(
@@ -156,8 +156,8 @@ def main(_):
     if values.format != "saved_model":
         if values.verify:
             raise ValueError(
-                "--verify is for a SavedModel, other formats are always checked: leave it out. "
-                f"Received: --verify with --format={values.format}"
+                "--verify is only for a SavedModel. Other formats are always checked: leave the "
+                f"flag out. Received: --verify with --format={values.format}"
             )
         run_portable(values.format, *arguments)
         return

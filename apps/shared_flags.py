@@ -86,7 +86,7 @@ def define_training():
         "attack_dtype",
         None,
         ["auto", "bfloat16", "float16"],
-        "Dtype of the training attack; auto: a fast one for this machine. Default: of the model.",
+        "Dtype of the training attack; auto: a fast one. Default: the dtype of the model.",
     )
     flags.DEFINE_string(
         "checkpoint_dir",
@@ -147,5 +147,5 @@ def load_dataset(name, data_dir, bounds=_UNIT):
 
 
 def _scaled(x, low, high):
-    # Rounding must not leave the bounds.
+    # Rounding may put a value just outside of the bounds, which attacks and guards refuse.
     return np.clip(low + x * (high - low), low, high).astype("float32")

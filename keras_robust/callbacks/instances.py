@@ -1,4 +1,4 @@
-"""Detection of callback classes in the place of their instances."""
+"""Detection of callback classes that were passed instead of their instances."""
 
 import types
 

@@ -12,7 +12,7 @@ _SINGLE = (
 
 
 class BlackBox:
-    """A function on NumPy arrays in the place of a model, such as the client of a served model.
+    """A function on NumPy arrays that replaces a model, such as the client of a served model.
 
     `evaluate` and `attack.run` accept it wherever they accept a model, for attacks that need only
     scores (`Square`, `SPSA`) or decisions: `kr.evaluate(model, data, attacks="black_box")`. It has

@@ -17,7 +17,8 @@ class Layout:
         names: the keys, or the positions, of the attacked inputs.
 
     Raises:
-        ValueError: if the inputs are no dict, list or tuple, lack a name, or have no fixed shape.
+        ValueError: if the inputs are not a dict, list or tuple, if one of `names` is missing, or if
+            an attacked input has no fixed shape.
 
     Example:
 
@@ -57,7 +58,6 @@ class Layout:
         The replaced inputs are NumPy arrays if `x` is one. All other inputs are unchanged.
         """
         parts = self.split(x)
-        # A NumPy `x` gives NumPy inputs.
         if isinstance(x, np.ndarray):
             parts = [ops.convert_to_numpy(part) for part in parts]
         changed = dict(zip(self.names, parts, strict=True))
@@ -66,18 +66,18 @@ class Layout:
         return type(inputs)([changed.get(place, leaf) for place, leaf in enumerate(inputs)])
 
     def join_bounds(self, bounds):
-        """Returns the box of the whole matrix from that of each input, or `None` without any."""
+        """Returns the box of the matrix from the boxes of the inputs, `None` if all are `None`."""
         if all(pair is None for pair in bounds):
             return None
         low, high = [], []
-        # An input without bounds gets an infinite box.
+        # Without bounds, an input may take any value, which an infinite box expresses.
         for pair, shape in zip(bounds, self.shapes, strict=True):
             for side, bound in zip((low, high), pair or (-np.inf, np.inf), strict=True):
                 side.append(np.broadcast_to(bound, (1, *shape)).reshape(-1))
         return tuple(np.concatenate(side).astype("float32") for side in (low, high))
 
     def classifier(self, model, inputs):
-        """Returns the model as a `models.Classifier` that takes such matrices."""
+        """Returns the model as a `models.Classifier` that takes the matrix of attacked inputs."""
         return models.Classifier(model, lambda x: self.replace(inputs, x))
 
 
@@ -107,7 +107,7 @@ def _shape_of(inputs, name):
     known = names_of(inputs)
     if name not in known:
         raise ValueError(
-            f"The threat model names the input {name!r}, which the model is not given. Name inputs "
+            f"The threat model names the input {name!r}, but there is no such input. Name inputs "
             "in a dict by their keys, and inputs in a list by their positions, such as "
             f'{{{known[0]!r}: kr.Linf("8/255")}}. Received: inputs {known}'
         )

@@ -7,7 +7,9 @@ import numpy as np
 
 from keras_robust.configurable import shown
 
-_ROUNDING = 2.0**-20  # As a share of the end of a box, which float32 may round several times.
+# The rounding error of the end of a box, relative to that end: float32 may round it several times,
+# by at most 2**-24 each.
+_ROUNDING = 2.0**-20
 
 SCHEDULE = keras.optimizers.schedules.LearningRateSchedule
 
@@ -57,7 +59,7 @@ def parse_bounds(bounds):
             "Argument `bounds` must be a pair (low, high) of numbers or arrays, or None. "
             f"Received: bounds={shown(bounds)}"
         ) from error
-    # A feature that never changes has equal bounds.
+    # The bounds of a single feature may be equal: such a feature never changes.
     try:
         is_box = np.all(low <= high) and np.any(low < high)
     except ValueError as error:
@@ -76,7 +78,7 @@ def parse_bounds(bounds):
 
 
 def box_slack(bounds, share):
-    """Returns how far rounding may move a point outside of a box, float32 per feature.
+    """Returns, for each feature, how far rounding may move a point out of a box, as float32.
 
     The slack is `share` of the width of the box, plus the rounding error of its ends in float32. If
     one end is infinite, `share` refers to the other end.

@@ -39,8 +39,8 @@ class ThreatModel(Configurable):
 
     Class attributes: `changes_inputs`, whether the attacker changes inputs of the model, so that an
     adversarial example is a valid input; `has_sparse_steps`, whether steepest ascent changes few
-    coordinates; `order`, the order of the norm over all features if its unit is that of the inputs,
-    else `None`.
+    coordinates; `order`, the order of the norm if the ball is that of a norm over all features, so
+    that `epsilon` has the unit of the inputs, else `None`.
     """
 
     changes_inputs = True
@@ -123,8 +123,9 @@ class ThreatModel(Configurable):
             inputs: the inputs of the model, a tensor or a structure of tensors.
 
         Returns:
-            A float tensor `(batch_size, ...)`; a `models.Classifier` of it, whose `pack` converts
-            it to the inputs of the model; and the threat model for it.
+            The tensor that the attacker changes, float `(batch_size, ...)`; a `models.Classifier`
+            that takes this tensor, and whose `pack` converts it to the inputs of the model; and the
+            threat model for this tensor.
         """
         return *models.expose_input(model, inputs), self
 
@@ -154,7 +155,8 @@ class ThreatModel(Configurable):
         Args:
             shape: tuple, the shape of a batch or a data set, with `None` for unknown sizes.
         """
-        # Subclasses measure whole examples, so that an array can only hold one radius per example.
+        # A norm over a whole example has one radius, so an array holds one value per example. Only
+        # `Linf` may have a radius for each feature, and overrides this method.
         size = getattr(self._epsilon, "size", 1)
         if size not in (1, shape[0]):
             raise ValueError(
@@ -275,7 +277,7 @@ registry = Registry("threat model", ThreatModel)
 
 def flatten(x):
     """Returns `x` as `(batch_size, features)`."""
-    # A static number of features if possible; only one size may be -1.
+    # Prefer a static number of features, which later shapes need. `reshape` accepts only one -1.
     features = -1 if None in x.shape[1:] else math.prod(x.shape[1:])
     return ops.reshape(x, (-1 if features >= 0 else ops.shape(x)[0], features))
 

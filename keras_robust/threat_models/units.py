@@ -6,6 +6,7 @@ import typing
 import numpy as np
 
 _GREY_LEVELS = 255
+# A radius of exactly the whole box is allowed, and computed radii carry rounding errors.
 _SLACK = 1.0 + 1e-6
 
 
@@ -37,19 +38,19 @@ class Size(typing.NamedTuple):
             return None
         meant = "" if self.likely is None else f"Was {self.likely:.4g} meant? "
         return (
-            "Epsilon seems to have other units than the inputs, for which the range is "
-            f"{self.width:.4g}: below {self.least:.4g} hardly anything changes. {meant}Give "
-            "`epsilon` in the units of the inputs and of `bounds`."
+            "Epsilon seems to have other units than the inputs, whose range is "
+            f"{self.width:.4g}: an epsilon below {self.least:.4g} changes hardly anything. {meant}"
+            "Give `epsilon` in the units of the inputs and of `bounds`."
         )
 
 
 def size_of(ball, shape, extent=None, median=0.0):
     """Returns the `Size` of the radius of a threat model, or `None` if it cannot be judged.
 
-    The smallest plausible radius is half a gray level, `width / 510`. In `Linf` it applies to every
-    feature. In `L2` and `L1` it is the norm of such a change in `sqrt(d)` of `d` features, because
-    published radii for large images are smaller per feature. If the nearest mistakes are known, it
-    is at least 1/100 of their distance.
+    The smallest plausible radius is the norm of a small perturbation, in which features change by
+    half a gray level, `width / 510`. In `Linf` any feature may change. In `L2` and `L1`, `sqrt(d)`
+    of the `d` features change, because published radii for large images are smaller per feature. If
+    the distance of the nearest mistakes is known, a plausible radius is at least 1/100 of it.
 
     Args:
         ball: a `ThreatModel`.

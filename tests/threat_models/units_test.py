@@ -49,7 +49,8 @@ def test_the_likely_radius(ball, likely):
 
 def test_the_complaint_names_the_numbers():
     complaint = size_of(kr.Linf("8/255", bounds=(0, 255)), (16,)).complaint
-    assert "the range is 255: below 0.5 hardly anything changes. Was 8 meant? Give" in complaint
+    said = "whose range is 255: an epsilon below 0.5 changes hardly anything. Was 8 meant? Give"
+    assert said in complaint
 
 
 def test_the_feature_counts_whose_radius_is_largest_against_its_box():
