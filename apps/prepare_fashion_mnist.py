@@ -3,7 +3,8 @@
     apt-get install dataset-fashion-mnist
     keras-robust-prepare-fashion-mnist
 
-It takes about 15 seconds on two CPU cores and makes 60,000 training and 10,000 test images (37 MB).
+The program takes about 15 seconds on two CPU cores. It writes 60,000 training images and
+10,000 test images (37 MB).
 """
 
 import contextlib

@@ -54,7 +54,7 @@ class AtomicBackup(keras.callbacks.Callback):
     call then reaches the same weights as without the kill, bit for bit, provided that the data come
     in the same order: with `shuffle=False`, or in an order that depends on the epoch alone. The
     states of `ModelCheckpoint`, `EarlyStopping`, `ReduceLROnPlateau`, `SwapEMAWeights` and
-    `RobustValidation` are saved too, so that the best epoch is that of the whole training. This
+    `RobustValidation` are saved too, so that the best epoch is the best of the whole training. This
     callback moves to the end of the list of callbacks.
 
     It replaces `keras.callbacks.BackupAndRestore`, which writes two files in place: a kill during
@@ -65,7 +65,7 @@ class AtomicBackup(keras.callbacks.Callback):
 
     The file contains the arguments of `AdvTrain`, and is refused if they differ. Models and
     functions among them, such as a teacher, are compared by type only. Data and loss may change.
-    Learning rate and warm-up are those of the file: with more epochs than at first, epsilon
+    The file determines the learning rate and the warm-up: if a later `fit` has more epochs, epsilon
     continues from its last value.
 
     A file that was changed, that belongs to another training or that has NaN among the weights is
@@ -253,7 +253,7 @@ def _training_of(callbacks):
 def _difference(training, asked):
     """Returns the differences between two trainings, as text."""
     if training is None or asked is None:
-        return "without AdvTrain" if training is None else "with AdvTrain, which is not among these"
+        return "without AdvTrain" if training is None else "with AdvTrain, which this `fit` lacks"
     names = [name for name in {**training, **asked} if training.get(name) != asked.get(name)]
     pairs = (f"{name}={training.get(name)}, not {asked.get(name)}" for name in names)
     return "with " + ", ".join(pairs)

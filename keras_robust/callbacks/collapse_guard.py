@@ -6,7 +6,7 @@ from keras_robust.callbacks.held_out_attack import HeldOutAttack
 from keras_robust.callbacks.snapshot import Snapshot
 from keras_robust.callbacks.snapshot import start_optimizer
 
-# A fall of exactly `drop` is no collapse, however the difference is rounded.
+# A fall of exactly `drop` does not count as a collapse, even if rounding makes it larger.
 _ROUNDING = 1e-9
 
 
@@ -26,11 +26,11 @@ class CollapseGuard(HeldOutAttack):
     before a collapse was undone. The radius of the probe is fixed. While the radius of `AdvTrain`
     warms up, the accuracy is low and rises, and only a fall below the best counts. Like
     `RobustValidation`, the callback moves to the front of the list of callbacks, so that the others
-    save and measure the restored weights. `EarlyStopping(restore_best_weights=True)` acts after it:
-    let it monitor `val_probe_accuracy` or `val_adv_accuracy`, since the clean accuracy is best
-    after a collapse. With `use_ema=True`, Keras ends `fit` with the averages, here those of the
-    best probe; a stopped `fit` under `SwapEMAWeights(swap_on_epoch=True)` ends with the weights
-    themselves.
+    save and measure the restored weights. `EarlyStopping(restore_best_weights=True)` restores its
+    own choice of weights afterwards: let it monitor `val_probe_accuracy` or `val_adv_accuracy`,
+    because the clean accuracy may be best after a collapse. With `use_ema=True`, Keras ends `fit`
+    with the averages, here those of the best probe; a stopped `fit` under
+    `SwapEMAWeights(swap_on_epoch=True)` ends with the weights themselves.
 
     How to choose `drop`: the held-out examples and the random starts are always the same, so that
     an unchanged model has an unchanged accuracy. Two equally good models may differ by up to
@@ -114,7 +114,8 @@ class CollapseGuard(HeldOutAttack):
         self._epoch = self._batches = self._probed = 0
         self._accuracy = self._best = self._best_since = self._snapshot = None
         if every_batches is not None:
-            # With this method, a callback makes Keras wait for the logs of every batch.
+            # Keras computes the logs of every batch, and waits for them, if any callback has this
+            # method. Only a callback that needs it therefore gets it.
             self.on_train_batch_end = self._after_batch
 
     def on_train_begin(self, logs=None):

@@ -1,4 +1,4 @@
-"""The train function of a model: the adversarial one during one `fit`, else the plain one."""
+"""Installs an adversarial train function in a model for one `fit`, and removes it again."""
 
 import keras
 

@@ -25,14 +25,15 @@ def parse_warmup(warmup):
 class WarmUp:
     """The warm-up of one `fit`.
 
-    It depends on `optimizer.iterations`, so that a resumed training continues where it was.
+    Epsilon is a function of `optimizer.iterations`, so that a resumed training continues where it
+    was.
 
     Args:
         callback: the `AdvTrain`, with its model and the parameters of the `fit`.
 
     Attributes: `epsilon_warmup`, a pair: the optimizer step at which epsilon starts to grow, and
-    the number of steps in which it grows; `is_guessed`, whether that number is the default for data
-    of unknown length.
+    the number of steps in which it grows; `is_guessed`, whether the number of steps is
+    `DEFAULT_STEPS`, because the length of the data is unknown.
     """
 
     def __init__(self, callback):

@@ -67,7 +67,7 @@ def check_affine(model, shape, threat_model, weights=(), x=None):
     """Raises `ValueError` for a model whose logits are not affine in the input at random points.
 
     The points are 64 pairs in the bounds of the threat model, among them corners. At the midpoint
-    of a pair the logits must be the mean of those of the pair, also in training mode.
+    of a pair the logits must be the mean of the logits at its two ends, also in training mode.
 
     Args:
         model: a `keras.Model`, or a callable that returns logits.

@@ -176,7 +176,7 @@ class CertificateReport:
         """Returns a warning if accuracy is at chance, or `None`."""
         answered = np.greater_equal(self.predictions, 0)
         labels, predictions = np.asarray(self.labels), np.asarray(self.predictions)
-        # Abstaining is no prediction, so it counts neither for nor against the model.
+        # An abstention is not a prediction, so it counts neither for nor against the model.
         chance = measure_chance(labels[answered], predictions[answered])
         return None if chance is None else chance.doubt
 

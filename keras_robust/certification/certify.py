@@ -91,7 +91,7 @@ def certify(
     method = _get(method, options).resolve(model)
     check_counts(batch_size=batch_size)
     x, y = _check_data(data, num_examples, getattr(method, "bounds", None))
-    # The clean logits are those of the model without noise.
+    # Check and score the model itself. A RandomizedSmoothing would answer with random votes.
     plain = model.model if isinstance(model, RandomizedSmoothing) else model
     logits = predict_clean(plain, x, batch_size)
     labels = check_labels(y, logits)
@@ -122,7 +122,7 @@ def certify(
 
 def _check_data(data, num_examples, bounds):
     """Returns the arrays `(x, y)`, with `x` a single input within the bounds."""
-    # Only the bounds of this threat model matter: they are those of the inputs.
+    # `check_examples` takes bounds from a threat model. The radius of this one is never used.
     box = threat_models.Linf(0.0, bounds)
     whose = "the bounds of the certificate, its argument `bounds`"
     x, y = to_arrays(data, num_examples)

@@ -11,8 +11,9 @@ class IntervalBounds:
 
     Args:
         lower, upper: float tensors `(batch_size, ...)`.
-        origin: `(kernel, bias, box)`, the affine map that the box results from and its inputs, or
-            `None`. It gives tighter bounds of differences between entries.
+        origin: `(kernel, bias, box)` of the affine layer that computed this box: its weights and
+            the box of its inputs; or `None`. Differences between entries have tighter bounds when
+            they are computed from the inputs of the layer.
         logits: the box before a final softmax or sigmoid, or `None`.
     """
 
@@ -28,15 +29,15 @@ class IntervalBounds:
 
     @property
     def radius(self):
-        """Half of the widths of the box."""
+        """Half of the width of the box in each coordinate."""
         return 0.5 * (self.upper - self.lower)
 
 
 def worst_margins(box, labels):
     """Returns upper bounds of `z_j - z_y`, `(batch_size, num_classes)`, 0 for `j = y`.
 
-    If the logits come from a Dense layer with inputs `h`, `(w_j - w_y) h` is bounded instead
-    (elision), which is never above the difference of the bounds of `z_j` and `z_y`.
+    If the logits come from a Dense layer with inputs `h`, `(w_j - w_y) h` is bounded instead of
+    `z_j` and `z_y` one by one (elision). The bound is never looser, and usually tighter.
     """
     box = box.logits or box
     if box.origin is None:

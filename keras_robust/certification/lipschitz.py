@@ -16,7 +16,8 @@ from keras_robust.certification.model_checks import check_logits
 from keras_robust.certification.model_checks import check_precision
 from keras_robust.certification.model_checks import check_shape
 
-# Covers the rounding of the constants in float64.
+# The constants are computed in float64. This factor keeps their rounding errors, about 1e-16 for
+# each operation, from making a radius too large.
 _ABOVE = 1.0 + 1e-9
 
 
@@ -32,9 +33,9 @@ class Lipschitz(Certificate):
     Every norm is computed in float64 from the weights that the model uses: for a dense matrix by
     all singular values (LAPACK), and for a convolution by the largest singular value over all
     frequencies of a circular convolution that contains it, an upper bound for zero padding. Power
-    iteration gives no upper bound, so it is not used. It is a proof up to rounding: the logits are
-    computed in float32, with errors of about 1e-6 of their size (with TensorFloat-32, which GPUs
-    may use, 1e-3). Half precision raises a `ValueError`.
+    iteration gives no upper bound, so it is not used. The certificate is a proof up to rounding:
+    the logits are computed in float32, with errors of about 1e-6 of their size (with
+    TensorFloat-32, which GPUs may use, 1e-3). Half precision raises a `ValueError`.
 
     Deviations from the paper: none; the constant of each pair of classes is used rather than
     sqrt(2). Cost: one forward pass for each input, and the singular values once.
@@ -69,24 +70,26 @@ class Lipschitz(Certificate):
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
         check_shape(model, x)
         check_precision(model)
-        reach = propagate(model, LipschitzBound(1.0, x.shape), lipschitz_bound)
-        check_logits(model, reach)
-        reach = reach.logits or reach
+        bound = propagate(model, LipschitzBound(1.0, x.shape), lipschitz_bound)
+        check_logits(model, bound)
+        bound = bound.logits or bound
         logits = models.predict_logits(model, x, batch_size).astype("float64")
         labels = np.argmax(logits, axis=-1)
         gaps = logits[np.arange(len(logits)), labels][:, None] - logits
-        constants = _ABOVE * _pair_constants(reach, logits.shape[-1])[labels]
+        constants = _ABOVE * _pair_constants(bound, logits.shape[-1])[labels]
         radii = np.divide(gaps, constants, out=np.full(gaps.shape, LARGEST), where=constants > 0.0)
-        # The true class is no mistake; a constant model keeps the largest radius.
+        # The predicted class itself is not a mistake. If no class can win, as for a constant model,
+        # the radius stays the largest one.
         radii[np.arange(len(logits)), labels] = LARGEST
         return CertificationResult(labels, np.minimum(np.min(radii, axis=-1), LARGEST))
 
 
-def _pair_constants(reach, num_classes):
+def _pair_constants(bound, num_classes):
     """Returns the Lipschitz constants of the differences of logits, `(classes, classes)`."""
-    if reach.head is None:
-        return np.full((num_classes, num_classes), math.sqrt(2.0) * reach.constant)
-    kernel, before = reach.head
+    if bound.head is None:
+        # The difference of two coordinates has the norm sqrt(2) (Tsuzuku et al., 2018).
+        return np.full((num_classes, num_classes), math.sqrt(2.0) * bound.constant)
+    kernel, before = bound.head
     # A single logit z stands for the two logits (0, z).
     if kernel.shape[-1] == 1:
         kernel = np.hstack([np.zeros_like(kernel), kernel])

@@ -162,7 +162,7 @@ class Smoothing(Certificate):
             return model.model, model.noise_stddev
         if stddev is None:
             raise ValueError(
-                "Argument `noise_stddev` is required for a model that is no RandomizedSmoothing: "
+                "Argument `noise_stddev` is required unless the model is a RandomizedSmoothing: "
                 "give the standard deviation of the training noise, in the units of the input. "
                 f"Received: noise_stddev=None for {model!r}"
             )

@@ -27,7 +27,7 @@ class Checkpoint:
 
     def __init__(self, path, identity, arrays):
         self.path = None if path is None else pathlib.Path(path)
-        # A round trip through JSON makes it comparable with what a file holds.
+        # JSON turns tuples into lists. After a round trip the identity equals one read from a file.
         self._identity = json.loads(json.dumps(identity))
         self._fixed = {f"fixed_{name}": array for name, array in arrays.items()}
         self._saved = self._start = time.monotonic()
@@ -37,7 +37,8 @@ class Checkpoint:
         """Returns the saved state and a dict of arrays, or `None` if there is no file.
 
         Raises:
-            ValueError: if the file belongs to another evaluation, was changed, or is no checkpoint.
+            ValueError: if the file belongs to another evaluation, was changed, or is not a
+                checkpoint.
         """
         if self.path is None or not self.path.exists():
             return None

@@ -9,7 +9,7 @@ from keras_robust.attacks.auto_attack import member_seed
 from keras_robust.attacks.dataset_attack import DatasetAttack
 from keras_robust.evaluation.reports.attack_report import AttackReport
 
-# The errors of reading a state that lacks a value or has one of another type.
+# The errors that Python raises if a saved state lacks a value, or a value has the wrong type.
 _MISSING = (AttributeError, KeyError, TypeError, ValueError)
 
 
@@ -88,7 +88,7 @@ class AttackRunner:
                 )
         robust = worst.correct.copy()
         robust[rows[broken]] = False
-        # The own accuracy of an attack is known only if it ran on every correct example.
+        # An attack that skipped examples which were broken before has no accuracy of its own.
         saw_all = len(rows) == worst.correct.sum()
         self.reports.append(
             AttackReport.of(

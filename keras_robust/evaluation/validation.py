@@ -13,8 +13,8 @@ def check_threat_model(identifier):
     if not threat_model.changes_inputs:
         raise ValueError(
             "Robust accuracy is about inputs that an attacker can send, and this threat model "
-            "changes the outputs of a layer. Use `attack.run` and the share of its `success`, or "
-            f"give a threat model of an input. Received: {threat_model!r}"
+            "changes the outputs of a layer. Use `attack.run`, and take the mean of its `success`, "
+            f"or give a threat model of an input. Received: {threat_model!r}"
         )
     return threat_model
 

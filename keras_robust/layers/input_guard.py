@@ -33,9 +33,9 @@ class InputGuard(keras.layers.Layer):
       65535 the upper bound, or only casts them. Other integers are always cast.
 
     A rejected example raises an error for the whole batch, which a server answers with a status
-    like 400. TensorFlow drops such checks in code compiled by XLA and in formats other than
-    SavedModel. There all values of a rejected example become NaN instead. Some layers hide NaN, so
-    use `accepts` there to find the rejected examples.
+    like 400. Code compiled by XLA and formats other than SavedModel cannot raise this error. In
+    them, all values of a rejected example become NaN instead. Some layers hide NaN, so call
+    `accepts` to find the rejected examples.
 
     The guard is not a defense: an adversarial example is finite and within the bounds. The gradient
     is the identity, and 0 for values that were clipped or replaced.

@@ -20,9 +20,9 @@ class InputTransformation(keras.layers.Layer):
     gradients, never as a defense.
 
     A subclass implements `transform(x)`, which is `g`, and may implement `surrogate(x)`, which is
-    `s` and has the same output shape. Both receive float32 (or float64 under that policy) whatever
-    the dtype policy, because half precision has too few levels. The output has the compute dtype of
-    the policy.
+    `s` and has the same output shape. Both receive float32 even under a policy of half precision,
+    which has too few levels, and float64 under the policy `"float64"`. The output has the compute
+    dtype of the policy.
 
     Args:
         bpda: bool, whether to use the gradient of the surrogate instead of zero. Defaults to

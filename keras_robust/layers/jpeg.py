@@ -9,8 +9,8 @@ from keras_robust.layers.input_transformation import InputTransformation
 from keras_robust.layers.input_transformation import check_count
 
 _LEVELS = 255.0
-# libjpeg rounds halves away from zero, and means of whole levels often are halves. The margin keeps
-# such a half from rounding the other way in floats.
+# libjpeg rounds halves away from zero, and means of whole levels often are halves. The margin makes
+# a half round away from zero even if floats put it slightly below.
 _HALF = 0.5 + 1e-4
 
 
@@ -31,9 +31,9 @@ class JPEG(InputTransformation):
 
     With `bpda=False` the gradient is zero, and gradient attacks fail.
 
-    Deviations from the standard: the arithmetic is in floats, so some pixels differ from those of
-    libjpeg by one level. They differ by more in the rare block in which a coefficient lies halfway
-    between two steps. Cost: a few small matrix products for each block.
+    Deviations from the standard: the arithmetic is in floats, so some pixels differ by one level
+    from the output of libjpeg. A rare block in which a coefficient lies halfway between two steps
+    differs by more. Cost: a few small matrix products for each block.
 
     Args:
         quality: int from 1 to 100. The literature uses 50 to 85. Defaults to `75`.

@@ -33,7 +33,7 @@ _DCT[0] /= np.sqrt(2.0)
 
 
 def quantization_tables(quality):
-    """Returns the luminance and chrominance tables, both `(8, 8)`, scaled like in libjpeg."""
+    """Returns the luminance and chrominance tables, both `(8, 8)`, scaled as in libjpeg."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     tables = ((table * scale + 50) // 100 for table in (_LUMINANCE, _CHROMINANCE))
     return tuple(np.clip(table, 1, 255) for table in tables)
@@ -50,9 +50,9 @@ def to_rgb(ycc):
 
 
 def pad(x, rows, columns):
-    """Returns images whose height and width are multiples of `rows` and `columns`.
+    """Returns images padded to a height and width that are multiples of `rows` and `columns`.
 
-    Copies of the last row and column fill them up.
+    The padding repeats the last row and column.
     """
     for axis, multiple in ((1, rows), (2, columns)):
         size = x.shape[axis]

@@ -12,7 +12,7 @@ class MedianSmoothing(keras.layers.Layer):
 
     The layer filters each channel separately and mirrors images at their borders. The gradient of
     a median goes to the value of the window that was chosen, so the layer masks no gradient and
-    needs no surrogate. Like in `scipy.ndimage`, a window of even size extends one pixel further to
+    needs no surrogate. As in `scipy.ndimage`, a window of even size extends one pixel further to
     the top left, and the median of an even number of values is the upper of the two middle ones.
 
     Published attacks: the layer has gradients, so a plain attack on the whole model passes through

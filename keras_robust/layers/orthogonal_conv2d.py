@@ -29,7 +29,7 @@ class OrthogonalConv2D(keras.layers.Layer):
 
     Args:
         filters: int.
-        kernel_size: int, of a square kernel. Defaults to `3`.
+        kernel_size: int, height and width of the square kernel. Defaults to `3`.
         strides: int. Defaults to `1`.
         padding: `"same"` (zeros) or `"valid"`. Defaults to `"same"`.
         use_bias: bool. Defaults to `True`.

@@ -33,7 +33,8 @@ class PairedLogits(keras.layers.Layer):
     Call arguments: a list of two float tensors `(batch_size, num_classes)`.
 
     Raises:
-        ValueError: if `weight` is negative or not a number, or the inputs are not such a pair.
+        ValueError: if `weight` is negative or not a number, or the inputs are not two
+            tensors of logits.
 
     Example:
 

@@ -36,7 +36,7 @@ class SpectralDense(keras.layers.Dense):
     Call arguments: `x`, float `(batch_size, ..., features)`. Returns `(batch_size, ..., units)`.
 
     Raises:
-        ValueError: if `num_steps` is no int from 1 to 100.
+        ValueError: if `num_steps` is not an int from 1 to 100.
 
     Example:
 

@@ -31,7 +31,7 @@ def get(identifier):
         return PerInput(identifier)
     if _is_number(identifier) or _is_radius(identifier):
         raise ValueError(
-            "A radius alone is no threat model: say of which norm, such as "
+            "A radius alone is not a threat model: name the norm, such as "
             f"kr.Linf({identifier!r}). Received: {identifier!r}"
         )
     return registry.get(identifier)

@@ -60,7 +60,7 @@ class L2(ThreatModel):
         return self._shortened(x, delta, *normalised(delta))
 
     def _shortened(self, x, delta, direction, length):
-        """Returns the projection of `x + delta`, without the rounding error of that sum.
+        """Returns the projection of `x + delta`, without computing this sum, which would round.
 
         The computation is in units of the radius, because the square of a large radius overflows
         float32.

@@ -32,7 +32,7 @@ class Linf(ThreatModel):
 
     Raises:
         ValueError: if `epsilon` is negative, or as large as the box, where every image is feasible.
-            Usually gray levels (`8`) were given in place of a fraction (`"8/255"`).
+            The usual reason is a radius in gray levels (`8`) instead of a fraction (`"8/255"`).
 
     Example:
 

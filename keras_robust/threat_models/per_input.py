@@ -38,9 +38,9 @@ class PerInput(ThreatModel):
         epsilon: number or a `LearningRateSchedule`, a factor for all radii. Defaults to `1.0`.
 
     Raises:
-        ValueError: without a part, for parts that are not for a single tensor, and for a part with
-            one radius per example. Once data are known: for names that are not inputs, and for
-            arrays that do not fit their input.
+        ValueError: without a part; for a part that is itself a threat model of several inputs or of
+            a layer; and for a part with one radius per example. Once data are known: for names that
+            are not inputs, and for arrays that do not fit their input.
 
     Example:
 
@@ -57,7 +57,8 @@ class PerInput(ThreatModel):
 
     References:
         - [Madry et al., 2018](https://arxiv.org/abs/1706.06083), the problem for one input.
-        - [Ballet et al., 2019](https://arxiv.org/abs/1911.03274), tables, and why features differ.
+        - [Ballet et al., 2019](https://arxiv.org/abs/1911.03274), tabular data, whose features
+          need different radii.
     """
 
     def __init__(self, parts, epsilon=1.0):

@@ -199,7 +199,7 @@ class ThreatModel(Configurable):
     def random_start_on_sphere(self, x, seed):
         """Returns a random point about `epsilon` away from `x`, in the ball and the box.
 
-        APGD starts there. The arguments are those of `random_start`.
+        APGD starts from such a point. The arguments are the same as for `random_start`.
         """
         raise NotImplementedError
 

@@ -22,7 +22,7 @@ class ThreatModelWrapper(ThreatModel):
     def __init__(self, threat_model):
         self.threat_model = get_plain(threat_model)
         epsilon = self.threat_model.epsilon
-        # Refuses arrays with one value per example; those over features pass in `Linf`.
+        # Refuse an array with one value per example. `Linf` accepts an array over features.
         if getattr(epsilon, "ndim", 0):
             self.threat_model.check_shape((None, epsilon.shape[-1]))
         self._given = {"threat_model": self.threat_model}

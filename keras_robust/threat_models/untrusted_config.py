@@ -6,7 +6,8 @@ from keras_robust.threat_models.threat_model import registry
 def from_untrusted_config(class_name, config):
     """Returns a threat model of this package, made from its config.
 
-    It constructs only threat models of this package, whatever other classes the config names.
+    The function constructs only threat models of this package, even if the config names other
+    classes.
 
     Args:
         class_name: str, such as `"Linf"`.

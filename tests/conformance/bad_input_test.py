@@ -131,7 +131,7 @@ def test_an_unknown_attack_lists_the_known_ones():
 def test_unknown_objective_and_threat_model():
     with pytest.raises(ValueError, match="Unknown objective.*'trades'.*Received: 'x'"):
         kr.AdvTrain(objective="x")
-    with pytest.raises(ValueError, match="A radius alone is no threat model.*Received: 3"):
+    with pytest.raises(ValueError, match="A radius alone is not a threat model.*Received: 3"):
         kr.AdvTrain(3)
 
 

@@ -187,7 +187,7 @@ MISTAKES = {
     "the model was not compiled": _not_compiled,
     "compiled without a loss": _without_loss,
     "compiled without any trainable weight": _frozen,
-    "a `train_step` of one's own": _own_step,
+    "a custom `train_step`": _own_step,
     "a softmax under `from_logits=True`": lambda: _fit(_model(activation="softmax")),
     "logits under `from_logits=False`": lambda: _fit(_model("sparse_categorical_crossentropy")),
     "one output under a loss of several classes": lambda: _fit(_model(units=1)),
@@ -200,7 +200,7 @@ MISTAKES = {
     ),
     "labels from 1": lambda: _fit(_model(), y=Y + 1),
     "labels of -1": lambda: _fit(_model(), y=Y - 1),
-    "labels that are no whole numbers": lambda: _fit(_model(), y=Y + 0.5),
+    "labels that are not whole numbers": lambda: _fit(_model(), y=Y + 0.5),
     "NaN among the labels": lambda: _fit(_model("mse", 1), y=_nan(Y)),
     "two arrays of labels for one output": lambda: _fit(
         _model(), _data(X, (Y, Y)), None, batch_size=None
@@ -218,11 +218,11 @@ MISTAKES = {
     "a data set without `batch`": lambda: _fit(
         _model(), _data(X, Y, batch=None), None, batch_size=None
     ),
-    "no example at all": lambda: _fit(_model(), X[:0], Y[:0]),
+    "an empty data set": lambda: _fit(_model(), X[:0], Y[:0]),
     "a dict for a model of one tensor": lambda: _fit(_model(), {"a": X, "b": X}),
     "one of two inputs is missing": lambda: _two_inputs({"a": X}, {"a": "linf"}),
     "several inputs and one threat model": lambda: _two_inputs({"a": X, "b": X}, "linf"),
-    "a threat model for an input that is not there": lambda: _two_inputs(
+    "a threat model for an input that the data lack": lambda: _two_inputs(
         {"a": X, "b": X}, {"c": "linf"}
     ),
     "a warm-up in percent and a generator without `steps_per_epoch`": lambda: _fit(
@@ -232,26 +232,26 @@ MISTAKES = {
         _model("mse", 1), y=X[:, 0], callbacks=_with(objective="trades")
     ),
     "a layer without a gradient": lambda: _fit(_model(layers=[_Rounds()])),
-    "an `epsilon` that cannot be read": lambda: kr.Linf("8/0"),
+    "an `epsilon` that is not a number": lambda: kr.Linf("8/0"),
     "an `epsilon` as large as the box": lambda: _fit(
         _model(), callbacks=_with(threat_model=kr.Linf(8))
     ),
-    "bounds in the wrong order": lambda: kr.Linf(0.1, bounds=(1, 0)),
+    "low and high bounds swapped": lambda: kr.Linf(0.1, bounds=(1, 0)),
     "a number as the threat model": lambda: kr.AdvTrain(0.3),
     "an attack that does not exist": lambda: kr.AdvTrain(attack="pgdd"),
-    "a seed that is no int": lambda: kr.AdvTrain(seed="a"),
+    "a seed that is not an int": lambda: kr.AdvTrain(seed="a"),
     "two `AdvTrain` in one `fit`": lambda: _fit(_model(), callbacks=[*_with(), *_with()]),
-    "held-out labels that are no class": lambda: _fit(
+    "held-out labels that are not classes": lambda: _fit(
         _model(), callbacks=[kr.RobustValidation((X, Y + 1), kr.Linf(0.1), attack="fgsm")]
     ),
     "evaluation: inputs of another width": lambda: _evaluate(x=X[:, :2]),
-    "evaluation: labels that are no whole numbers": lambda: _evaluate(y=Y + 0.5),
+    "evaluation: labels that are not whole numbers": lambda: _evaluate(y=Y + 0.5),
     "evaluation: a function that returns nothing": lambda: _evaluate(lambda x: None),
     "evaluation: half a batch as `num_examples`": lambda: _evaluate(num_examples=2.5),
     "a backup of a training that was changed": lambda: _with_junk(
         lambda path: _fit(_model(), callbacks=[kr.callbacks.AtomicBackup(path), *_with()])
     ),
-    "token ids attacked in place of their embeddings": _token_ids,
+    "token ids attacked instead of their embeddings": _token_ids,
     "no labels, for a model that adds its own loss": _own_loss,
     "class indices under `BinaryCrossentropy` with a softmax of two units": lambda: _fit(
         _model("binary_crossentropy", 2, "softmax"), y=Y % 2
@@ -260,7 +260,7 @@ MISTAKES = {
     "a model with integer inputs": lambda: _of_integers(X.astype("uint8")),
     "a sparse input to attack": _sparse,
     "a batch that is too short for a model of one batch size": lambda: _of_four(X[:6], Y[:6]),
-    "the class of a callback in place of an object": lambda: _fit(
+    "the class of a callback instead of an instance": lambda: _fit(
         _model(), callbacks=[kr.AdvTrain]
     ),
     "`eps` as an argument of an attack": lambda: kr.attacks.PGD(eps=0.1),
@@ -285,7 +285,7 @@ MISTAKES = {
         lambda path: _evaluate(checkpoint=path)
     ),
     "a report whose figures do not fit together": _forged,
-    "evaluation: a class in place of a model": lambda: _evaluate(keras.Sequential),
+    "evaluation: a class instead of a model": lambda: _evaluate(keras.Sequential),
     "evaluation: batches of examples of different shapes": lambda: kr.evaluate(
         _model(), [(X, Y), (X[:, :2], Y)], kr.Linf(0.1)
     ),
@@ -301,7 +301,7 @@ MISTAKES = {
     "a certificate of a model with several inputs": lambda: kr.certify(
         _model_of_two(), ({"a": X, "b": X}, Y), "interval"
     ),
-    "a threat model in place of the examples": lambda: kr.attacks.PGD()(
+    "a threat model instead of the examples": lambda: kr.attacks.PGD()(
         _model(), kr.Linf(0.1), X, Y
     ),
     "inputs outside of the box of a certificate": lambda: kr.certify(
@@ -321,7 +321,7 @@ OF_KERAS_ON_JAX = {
     "two sample weights for each example",
     "inputs of another width",
     "a data set without `batch`",
-    "no example at all",
+    "an empty data set",
     "a dict for a model of one tensor",
     "one of two inputs is missing",
 }

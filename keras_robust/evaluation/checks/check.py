@@ -19,7 +19,7 @@ class Check:
         advice: str, what to do next, or why the check was skipped. Defaults to `""`.
 
     Raises:
-        ValueError: for another verdict.
+        ValueError: for an unknown verdict.
 
     Example:
 

@@ -82,7 +82,7 @@ def _check_sums(plain):
     if (plain["suite"] or "").startswith("AutoAttack") and "APGD" not in names:
         refuse(
             "report.suite",
-            f"None, as there is no APGD among the attacks {sorted(names)}",
+            f"None, because the attacks {sorted(names)} lack APGD",
             plain["suite"],
         )
 
@@ -133,7 +133,7 @@ def _check_attacks(plain):
 
 
 def _check_classes(plain):
-    """Checks that the figures of the classes add up to those of the report."""
+    """Checks that `per_class` and `confusion` agree with the totals of the report."""
     rows, confusion, num_classes = plain["per_class"], plain["confusion"], plain["num_classes"]
     if rows is None and confusion is None and num_classes > _MOST_CLASSES:
         expected = f"at most {_MOST_CLASSES} without per_class and confusion"

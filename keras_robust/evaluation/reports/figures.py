@@ -33,7 +33,8 @@ def to_svg(figure, description):
     svg = svg[svg.index("<svg") :]
     for unwanted in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->"):
         svg = re.sub(unwanted, "", svg, flags=re.DOTALL)
-    # Ids must be unique in a page with several figures, and nothing refers to those of groups.
+    # Ids must be unique in a page with several figures. Nothing refers to the ids of groups, so
+    # they can go.
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)
     box = re.search(r'viewBox="[^"]*"', svg).group()
     for colour, shown in _COLOURS.items():
