@@ -11,8 +11,9 @@ from keras_robust.threat_models import ThreatModel
 _NUM_PAIRS = 64
 # For inputs without bounds: several standard deviations of normalized data.
 _USUAL_RANGE = (-5.0, 5.0)
+# Relative to the largest logit. The points are float32 whatever the dtype of the model.
 _TOLERANCE = {"float32": 1e-4, "float64": 1e-4}
-_HALF_TOLERANCE = 0.05
+_HALF_TOLERANCE = 0.05  # A layer in bfloat16, with 8 bits, rounds by up to 0.4%.
 
 
 def slopes(classifier, x):
@@ -20,6 +21,7 @@ def slopes(classifier, x):
 
     Inside a gradient tape, the result can be differentiated with respect to the weights.
     """
+    # The gradient of an affine function is the same everywhere, so one point is enough.
     point = x[:1]
     num_classes = classifier.logits(point).shape[-1]
     # One copy of the point for each logit gives all gradients in one backward pass.
@@ -84,6 +86,7 @@ def check_affine(model, shape, threat_model, weights=(), x=None):
     first, second = _pairs(shape, threat_model.bounds or _range_of(x, threat_model))
     classifier = models.Classifier(model)
     middle = ops.convert_to_tensor(0.5 * (np.asarray(first) + np.asarray(second)))
+    # The scope replaces values without an assignment, so that a check does not change the model.
     with keras.StatelessScope(list(weights)):
         ends = [np.asarray(classifier.logits(point), "float64") for point in (first, second)]
         # Dropout and BatchNormalization differ from an affine function only in training.
@@ -108,6 +111,7 @@ def _range_of(x, threat_model):
     low, high = _USUAL_RANGE
     if x is None:
         return low, high
+    # An attack can move an example by the radius, so the model must be affine there as well.
     reach = 2.0 * float(np.max(np.abs(x))) + float(np.max(threat_model.radius))
     return min(low, -reach), max(high, reach)
 
@@ -117,6 +121,7 @@ def _pairs(shape, bounds):
     # A fixed seed, so that the same model always passes or always fails.
     rng = np.random.default_rng(0)
     low, high = bounds
+    # With one share of high ends, all corners of a large image would have nearly the same mean.
     share = rng.uniform(size=(_NUM_PAIRS, *(1 for _ in shape)))
     corner = rng.uniform(size=(_NUM_PAIRS, *shape)) < share
     inside = rng.uniform(size=(_NUM_PAIRS, *shape))
@@ -130,6 +135,7 @@ def _pick(logits, labels):
 
 def _gain(direction, x, threat_model):
     """Returns `max <direction, delta>` per example, with the gradient at its maximizer."""
+    # By the envelope theorem the maximizer is a constant in the gradient of a maximum.
     x = ops.stop_gradient(x)
     best = threat_model.linear_maximization_oracle(ops.stop_gradient(direction), x)
     products = direction * ops.stop_gradient(best - x)

@@ -81,8 +81,10 @@ def largest_radii(is_certified, low, high, num_steps):
         num_steps: int, the number of bisections. If `is_certified` is monotone, the result is
             within `(high - low) / 2**num_steps` of the largest certified radius.
     """
+    # Copies, because the loop changes them. In float32 many bisections would not change a radius.
     low = np.array(low, "float64")
     high = np.array(high, "float64")
+    # Bisection never returns the upper end of its interval, so test it first.
     whole = is_certified(high)
     low[whole] = high[whole]
     for _ in range(num_steps):

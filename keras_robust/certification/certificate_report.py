@@ -99,6 +99,7 @@ class CertificateReport:
 
     def save(self, path):
         """Writes the report as JSON; readers never see half of the file."""
+        # NaN is not part of JSON, and other programs refuse it.
         write_text(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
 
     @classmethod
@@ -121,6 +122,8 @@ class CertificateReport:
         axes = figure.subplots()
         radii, shares = self.curve["radii"], self.curve["certified_accuracy"]
         name = one_line(self.method["class_name"])
+        # A radius counts every example that is certified up to it, hence where="pre". Beyond the
+        # largest radius nothing is certified.
         axes.step([*radii, radii[-1]], [*shares, 0.0], where="pre", label=f"certified: {name}")
         if robustness is not None:
             self._draw_robust(axes, robustness)
@@ -146,6 +149,7 @@ class CertificateReport:
             )
         curve = robustness.curve
         label = f"under attack: {one_line(curve['attack'])}"
+        # An example is broken at exactly the distance of its mistake, hence where="post".
         axes.step(curve["epsilons"], curve["robust_accuracy"], where="post", label=label)
 
     def table(self, radii=None):
@@ -204,6 +208,7 @@ def round_radii(largest):
     if unit == 0.0:  # The smallest float64 numbers have no tenth.
         return [0.0, largest]
     for step in (1, 2, 5, 10, 20):
+        # The tolerance keeps a quotient that is a whole number from rounding down.
         count = math.floor(largest / (step * unit) + 1e-9) + 1
         if count <= _MOST_ROWS:
             break
@@ -226,5 +231,6 @@ def certified_curve(correct, radii, num_points=_NUM_POINTS):
     steps = np.unique(np.concatenate([[0.0], ranked]))
     if len(steps) > num_points:
         steps = steps[np.linspace(0, len(steps) - 1, num_points).round().astype(int)]
+    # A certificate at exactly this radius counts, hence side="left".
     at_least = len(ranked) - np.searchsorted(ranked, steps, side="left")
     return {"radii": steps.tolist(), "certified_accuracy": (at_least / len(radii)).tolist()}

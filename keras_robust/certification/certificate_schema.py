@@ -48,8 +48,10 @@ _REPORT = record(
 
 def check_certificate(plain):
     """Raises a `ValueError` that names the first field that does not match version 1."""
+    # Anything but an object becomes an empty one, which lacks the schema.
     plain = dict(plain) if isinstance(plain, dict) else {}
     _check_schema(plain.pop("schema", None), plain.pop("schema_version", None))
+    # Check the types first, because the other checks compute with the values.
     _REPORT(plain, "certificate")
     _check_examples(plain)
     _check_figures(plain)
@@ -109,6 +111,7 @@ def _check_figures(plain):
         "average_radius": sum(radius for label, given, radius in rows if label == given) / size,
     }
     for name, value in own.items():
+        # Sums in another order differ in the last digits.
         if abs(plain[name] - value) > 1e-9 * (1.0 + value):
             refuse(f"certificate.{name}", f"the value for the examples, {value}", plain[name])
     _check_curve(

@@ -88,6 +88,7 @@ def certify(
         - [Gowal et al., 2018](https://arxiv.org/abs/1810.12715)
     """
     start, seed = time.perf_counter(), operator.index(seed)
+    # Resolve first: the report must state the noise that was used, even if the model chose it.
     method = _get(method, options).resolve(model)
     check_counts(batch_size=batch_size)
     x, y = _check_data(data, num_examples, getattr(method, "bounds", None))
@@ -96,6 +97,7 @@ def certify(
     logits = predict_clean(plain, x, batch_size)
     labels = check_labels(y, logits)
     found = method.certify(model, x, batch_size=batch_size, seed=seed, verbose=verbose)
+    # An abstention, -1, equals no label, so it counts as wrong.
     correct = found.predictions == labels
     return CertificateReport(
         method={"class_name": type(method).__name__, "config": method.get_config()},
@@ -104,6 +106,7 @@ def certify(
         num_classes=logits.shape[-1],
         clean_accuracy=float(np.mean(correct)),
         abstained=float(np.mean(found.predictions < 0)),
+        # Zhai et al. (2020) count wrong predictions with radius 0 as well.
         average_radius=float(np.sum(found.radii[correct]) / len(x)),
         curve=certified_curve(correct, found.radii),
         labels=labels.tolist(),

@@ -50,6 +50,7 @@ def crown_margins(model, box, labels):
             before = before_activation(layer, before)
         if not has_relu:
             return before
+        # The backward pass needs the box in front of the ReLU to choose its lines.
         steps.append((None, before))
         return IntervalBounds(ops.relu(before.lower), ops.relu(before.upper))
 
@@ -70,6 +71,7 @@ def _has_relu(layer):
     """Returns whether a layer ends in a ReLU; raises ValueError if it is not affine otherwise."""
     name = type(layer).__name__
     function = getattr(layer, "activation", None)
+    # A ReLU with a cap, a slope or a threshold would need other bounding lines.
     is_plain = name == "ReLU" and (layer.max_value, layer.negative_slope, layer.threshold) == (
         None,
         0.0,
@@ -84,7 +86,9 @@ def _has_relu(layer):
 def _through_relu(slopes, box):
     """Returns the slopes before a ReLU, `(batch_size, num_classes, features)`, and offsets."""
     lower, upper = (ops.expand_dims(flatten(end), 1) for end in (box.lower, box.upper))
+    # The upper line passes through (l, 0) and (u, u). For l >= 0 and u <= 0 it is the ReLU itself.
     share = ops.relu(upper) / ops.maximum(ops.relu(upper) + ops.relu(-lower), _TINY)
+    # An upper bound takes the upper line where the slope is positive, and the lower one elsewhere.
     above, below = ops.maximum(slopes, 0.0), ops.minimum(slopes, 0.0)
     # The lower line is the one with the smaller area between it and the ReLU.
     kept = ops.cast(upper > -lower, slopes.dtype)

@@ -98,6 +98,7 @@ class Interval(Certificate):
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
         check_shape(model, x)
         check_precision(model)
+        # In float64 the rounding of the bounds is far below the rounding of a model in float32.
         with backend.double_precision():
             return self._certify(model, x, batch_size, verbose)
 
@@ -105,6 +106,7 @@ class Interval(Certificate):
         predictions = np.argmax(models.predict_logits(model, x, batch_size), axis=-1)
         largest = self.max_radius
         if largest is None:
+            # From this radius on, the ball contains the whole box.
             largest = float(np.max(np.asarray(self.bounds[1]) - np.asarray(self.bounds[0])))
 
         def largest_margin(x, radii, labels):

@@ -8,6 +8,7 @@ from keras_robust.certification.interval_bounds import IntervalBounds
 
 _activations = keras.activations
 
+# gelu, silu and mish are not among them: they decrease on some negative inputs.
 _INCREASING = {
     function.__name__: function
     for function in (
@@ -39,6 +40,7 @@ def activate(layer, function, box):
         refuse_activation(layer, function, "interval bound", [*_INCREASING, "softmax"])
     if function is _activations.linear:
         return box
+    # The bounds of margins need the box in front of a final sigmoid.
     logits = box if function is _activations.sigmoid else None
     if function is _activations.tanh:
         function = _tanh

@@ -39,6 +39,7 @@ def worst_margins(box, labels):
     If the logits come from a Dense layer with inputs `h`, `(w_j - w_y) h` is bounded instead of
     `z_j` and `z_y` one by one (elision). The bound is never looser, and usually tighter.
     """
+    # A softmax keeps the order of the logits, whose bounds are tighter than those of probabilities.
     box = box.logits or box
     if box.origin is None:
         if box.upper.shape[-1] < 2:

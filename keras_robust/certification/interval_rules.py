@@ -70,6 +70,7 @@ def _dense(layer, box):
 
 
 def _convolution(layer, box):
+    # Keras pads causally in `call`, and `convolution_op` does not.
     if layer.padding == "causal":
         refuse(layer, "interval bound with padding='causal'", [cls.__name__ for cls in _RULES])
     is_last = layer.data_format == "channels_last"
@@ -139,6 +140,7 @@ def _increasing(layer, box):
 
 
 def _elu(layer, box):
+    # With a negative `alpha`, ELU decreases on negative inputs.
     if layer.alpha < 0.0:
         refuse(layer, "interval bound with a negative alpha", ["ELU"])
     return _increasing(layer, box)
@@ -174,6 +176,7 @@ _NAMES = {
         "Activation ActivityRegularization AlphaDropout Dropout GaussianDropout GaussianNoise "
         "Identity SpatialDropout1D SpatialDropout2D SpatialDropout3D"
     ),
+    # Multiply is not among them: with a negative factor, a product falls when the other one rises.
     _merge: "Add Average Concatenate Maximum Minimum",
     _convolution: "Conv1D Conv2D Conv3D",
     _batch_normalization: "BatchNormalization",

@@ -178,6 +178,7 @@ class Linear(Certificate):
         if self.bounds is None:
             return CertificationResult(labels, free)
         ends = [np.broadcast_to(end, x.shape).astype("float32") for end in self.bounds]
+        # No two points of the box are further apart than its opposite corners.
         sizes = ball.distance(*(ops.convert_to_tensor(end) for end in ends[::-1]))
         largest = ops.convert_to_numpy(sizes).astype("float64")
 
@@ -201,6 +202,7 @@ def _distances(logits, labels, slopes, ball):
         differences = ops.convert_to_tensor((slopes[labels] - slopes[j]).astype("float32"))
         norms = ops.convert_to_numpy(ball.dual_norm(differences)).astype("float64")
         gaps = logits[rows, labels] - logits[:, j]
+        # Two classes with equal slopes never change their order, so their radius is the largest.
         radius = np.divide(gaps, norms, out=np.full(len(gaps), LARGEST), where=norms > 0.0)
         radii = np.where(labels == j, radii, np.minimum(radii, radius))
     return radii

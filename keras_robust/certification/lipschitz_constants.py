@@ -16,6 +16,7 @@ from keras_robust.layers import OrthogonalConv2D
 from keras_robust.layers import SpectralDense
 
 _layers = keras.layers
+# The largest absolute slope of each activation.
 _CONSTANTS = {
     "elu": 1.0,
     "hard_tanh": 1.0,
@@ -121,6 +122,7 @@ def _convolution(layer, reach):
 
 
 def _orthogonal(layer, reach):
+    # The kernel is orthogonal up to rounding, and if its iteration has converged. So measure it.
     kernel = ops.convert_to_numpy(layer.effective_kernel())
     return LipschitzBound(convolution_norm(kernel, reach.shape[1:3]) * reach.constant)
 
@@ -136,6 +138,7 @@ def _batch_normalization(layer):
 
 
 def _normalization(layer):
+    # Keras has the same lower limit.
     deviation = np.maximum(np.sqrt(np.asarray(layer.variance, "float64")), keras.config.epsilon())
     return float(np.max(deviation if layer.invert else 1.0 / deviation))
 
@@ -156,6 +159,7 @@ def _relu(layer):
 
 def _max_pooling(layer):
     """Returns the square root of the number of windows that contain an entry."""
+    # An output changes by at most the largest change in its window, and windows may overlap.
     pairs = zip(layer.pool_size, layer.strides, strict=True)
     return math.sqrt(math.prod(math.ceil(size / stride) for size, stride in pairs))
 
@@ -201,6 +205,7 @@ _RULES = {
     _layers.Add: _add,
     _layers.AveragePooling2D: _times(_average_pooling),
     _layers.BatchNormalization: _times(_batch_normalization),
+    # The squared changes of the parts add up.
     _layers.Concatenate: lambda layer, values: LipschitzBound(
         math.hypot(*(v.constant for v in values))
     ),

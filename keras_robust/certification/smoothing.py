@@ -47,8 +47,10 @@ def smoothed_radius(count, num_samples, noise_stddev, alpha):
     3.81
     """
     count = np.asarray(count)
+    # Beta(0, n + 1) does not exist. Without votes the bound is 0.
     lower = stats.beta.ppf(alpha, np.maximum(count, 1), num_samples - count + 1)
     lower = np.where(count > 0, lower, 0.0)
+    # `where` computes both sides, and Phi^-1(0) is infinite.
     return np.where(lower > 0.5, noise_stddev * stats.norm.ppf(np.maximum(lower, 0.5)), 0.0)
 
 
@@ -197,6 +199,7 @@ def _counter(classifier, stddev, limit, batch_size):
 
 
 def _warn_of_units(x, stddev):
+    # `ptp` of an empty array fails.
     extent = float(np.ptp(x)) if np.size(x) else 0.0
     if stddev < _LEAST_NOISE * extent:
         warnings.warn(
