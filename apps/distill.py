@@ -130,6 +130,7 @@ def _compile_with_temperature(teacher, temperature, settings):
             f"softmax. Remove the last activation. Received: --model={settings['model']}"
         )
     loss = kr.losses.TemperatureCrossEntropy(temperature)
+    # Papernot et al. (2016) train the teacher and the student at the same temperature.
     teacher.compile(teacher.optimizer, loss, metrics=["accuracy"])
 
 

@@ -88,6 +88,7 @@ def run(
     )
     signatures = json.loads((path / "assets.extra" / "robustness.json").read_text())["signatures"]
     print(f"Written to {path}: signatures {', '.join(signatures)}")
+    # Other programs load a folder of any name, so this is a note and not an error.
     if not path.name.isdecimal():
         print(f"TensorFlow Serving only finds versions whose name is a number, not {path.name!r}")
     return model, path

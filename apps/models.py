@@ -84,6 +84,7 @@ def load_keras(path, expected="the path of a .keras file", flag="model"):
     try:
         return keras.models.load_model(path)
     except Exception as error:
+        # Keras explains itself over many lines, but a program prints one.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"The file {path} is not a readable Keras model: {reason}. Received: --{flag}={path}"

@@ -102,6 +102,7 @@ def load(settings, data_dir):
 
 def build(settings, dataset):
     """Returns the compiled model of the settings, with the same weights at every call."""
+    # The undefended twin must start from the same weights, or the comparison means little.
     keras.utils.set_random_seed(settings["seed"])
     bounds = shared_flags.parse_bounds(settings["bounds"])
     return models.build(settings["model"], dataset, settings["learning_rate"], bounds)
@@ -219,6 +220,7 @@ def write(name, model, reports, dataset, output_dir):
     """
     Console().print(kr.evaluation.compare(reports))
     versions = output_dir / "saved_model"
+    # A server may hold the earlier versions, which therefore never change.
     taken = [int(p.name) for p in versions.glob("*") if p.name.isdigit()]
     saved_model = versions / str(max(taken, default=0) + 1)
     model.save(output_dir / "model.keras")

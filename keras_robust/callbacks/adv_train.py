@@ -182,6 +182,7 @@ class AdvTrain(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
+        # Arm after all other callbacks, because one of them may train or compile the model.
         put_last(LastCallback(self, self._arm), self, inspect.currentframe().f_back)
 
     def on_train_begin(self, logs=None):
@@ -215,6 +216,7 @@ class AdvTrain(keras.callbacks.Callback):
         if "chance" in self._warned or not seen or steps < _FIRST_STEPS:
             return
         chance = 1.0 / step.num_classes
+        # Guessing exceeds three standard deviations with a probability of about 0.1%.
         margin = max(0.02, 3.0 * (chance * (1.0 - chance) / seen) ** 0.5)
         # With few labels, the margin is too wide to distinguish chance from learning.
         if accuracy <= chance + margin <= 0.5 * (1.0 + chance):
@@ -254,6 +256,7 @@ class AdvTrain(keras.callbacks.Callback):
         """Returns `attack_dtype`; chooses it for "auto", and prints the choice."""
         if self.attack_dtype != "auto":
             return self.attack_dtype
+        # Half precision rounds away the differences that some attacks compare.
         dtype = backend.fast_dtype() if self.attack.tolerates_rounding else None
         self._print_once("auto", f"the attack runs in {dtype or 'the dtype of the model'}.")
         return dtype
@@ -328,7 +331,7 @@ class AdvTrain(keras.callbacks.Callback):
         # An iterator raises this exception at the end of an epoch. It is not an error.
         except backend.END_OF_DATA:
             raise
-        except BaseException as error:
+        except BaseException as error:  # Ctrl-C must restore the plain train function, too.
             uninstall(step.model)
             forget_step(self, plain)
             message = backend.required_message(error)

@@ -132,9 +132,11 @@ class AtomicBackup(keras.callbacks.Callback):
                 "AtomicBackup needs the weights before the first batch: give the model an "
                 f"`Input`, or call it on a batch. Received: {model.name}, which is not built"
             )
+        # Keras would create the variables of the optimizer in the first step, after the restore.
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
         self._training = _training_of(self._callback_list())
+        # Fail now, and not after the first epoch.
         check_writable(self.path)
         if pathlib.Path(self.path).exists():
             self._restore()
@@ -182,6 +184,7 @@ class AtomicBackup(keras.callbacks.Callback):
 
     def _restore(self):
         state = _read(self.path)
+        # Check everything before the first assignment: a refused file must not change the model.
         self._check(state)
         epoch, values, _, remembered = state
         for variable, value in zip(self._variables(), values, strict=True):
@@ -190,6 +193,7 @@ class AtomicBackup(keras.callbacks.Callback):
             for attribute in attributes if name in remembered else ():
                 setattr(callback, attribute, remembered[name].get(attribute))
         # Set the first epoch of `fit`, as Keras's own callback does.
+        # If `EarlyStopping` ended the training before the kill, it must not go on.
         is_over = any(map(_has_stopped, self._callback_list()))
         params = self.params or {}
         start_fit_at(self.model, params.get("epochs", epoch) if is_over else epoch)
@@ -243,6 +247,7 @@ def _training_of(callbacks):
     """Returns the arguments of the `AdvTrain` among the callbacks, as JSON, or `None`."""
     for one in callbacks:
         if isinstance(one, AdvTrain):
+            # A subclass may have further arguments.
             names = inspect.signature(type(one)).parameters
             settings = {name: getattr(one, name, None) for name in names}
             text = json.dumps(fingerprint({"class": type(one).__name__, **settings}), default=float)
@@ -297,6 +302,7 @@ def _read(path):
         if not isinstance(meta["epoch"], int) or meta["epoch"] < 1:
             raise ValueError(f"epoch {meta['epoch']!r}")
         return _State(meta["epoch"], values, meta["training"], remembered)
+    # A damaged file may raise any error.
     except Exception as error:
         raise ValueError(
             f"Expected a backup of AtomicBackup at {path}. Delete the file, or use another path. "

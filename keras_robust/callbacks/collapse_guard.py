@@ -132,6 +132,7 @@ class CollapseGuard(HeldOutAttack):
             self._probe("the start")
 
     def on_epoch_end(self, epoch, logs=None):
+        # With `every_batches`, the last batch of the epoch may already have a probe.
         if self._probed == 0 or self._probed != self._batches:
             self._probe()
         if logs is not None:

@@ -56,9 +56,11 @@ class CompiledStep:
             return
         # Record the variables only now, because Keras creates missing ones in the first batch.
         self._made_for = self._step_context()
+        # A step that carries a state from batch to batch must start anew in every `fit`.
         if plain is not None and not self.step.carries_on:
             kept = getattr(plain, _KEPT, None)
             if kept is None:
+                # Weak, so that the compiled code goes when the user deletes the callback.
                 kept = weakref.WeakKeyDictionary()
                 setattr(plain, _KEPT, kept)
             kept[callback] = self
@@ -87,8 +89,10 @@ class CompiledStep:
             model.loss,
             optimizer,
             learning_rate_of(optimizer),
+            # Settings such as `clipnorm` are constants in the compiled code.
             *(one for _, one in sorted(vars(optimizer).items()) if isinstance(one, _PLAIN)),
             keras.distribution.distribution(),
+            # The lengths show when a variable moves from one list to the next.
             *(one for some in variables for one in [len(some), *some]),
             *(one for layer in layers for one in (layer, layer.trainable, layer.dtype_policy)),
         ]
@@ -124,6 +128,7 @@ def _make_train_function(step):
         # The step compiles a part of itself: Keras would compile the checks too, which XLA drops.
         step.use_xla()
         model.jit_compile = False
+    # Keras builds a train function only around `model.train_step`, so set it for a moment.
     try:
         model.train_step = step.__call__
         model.make_train_function(force=True)

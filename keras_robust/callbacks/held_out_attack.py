@@ -80,6 +80,7 @@ class HeldOutAttack(keras.callbacks.Callback):
         for swap in swaps:
             swap.on_test_begin()
         try:
+            # The attack must not change the random numbers of the training that goes on after it.
             with models.own_noise(self.model):
                 return self._measure()
         finally:

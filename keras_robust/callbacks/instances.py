@@ -23,6 +23,7 @@ class _OfInstances:
             return types.MethodType(self._function, instance)
 
         def called_on_the_class(*arguments):
+            # A subclass may call `AdvTrain.set_model(self, model)`.
             if arguments and isinstance(arguments[0], owner):
                 return self._function(*arguments)
             raise TypeError(

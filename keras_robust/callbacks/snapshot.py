@@ -44,6 +44,7 @@ def start_optimizer(model):
     if not model.optimizer.built:
         with backend.variable_scope(model):
             model.optimizer.build(model.trainable_variables)
+    # In mixed precision a LossScaleOptimizer wraps the optimizer that holds the averages.
     inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     for optimizer in getattr(inner, "optimizers", [inner]):
         if not int(_copied(optimizer.iterations)):

@@ -41,11 +41,13 @@ class WarmUp:
         if warmup is None:
             warmup = 0 if callback.threat_model.is_scheduled else _DEFAULT
         has_length = callback.params.get("steps") is not None
+        # Without a warm-up, as for a scheduled epsilon, there is no number of steps to guess.
         self.is_guessed = not has_length and callback.warmup is None and bool(warmup)
         share, steps = parse_warmup(DEFAULT_STEPS if self.is_guessed else warmup)
         start = _planned(callback, callback.clean_epochs) if callback.clean_epochs else 0
         if share is not None:
             clean = min(callback.clean_epochs, epochs)
+            # `Free` takes several optimizer steps per batch, but only after the clean epochs.
             counted = clean + (epochs - clean) * callback.objective.steps_per_batch
             steps = int(share * _planned(callback, counted))
         self.epsilon_warmup = (start, steps)
@@ -83,6 +85,7 @@ def _planned(callback, epochs):
             f"warmup={callback.warmup!r}, clean_epochs={callback.clean_epochs} and data of unknown "
             "length"
         )
+    # In mixed precision a LossScaleOptimizer wraps the optimizer that accumulates gradients.
     optimizer = getattr(callback.model.optimizer, "inner_optimizer", callback.model.optimizer)
     accumulated = getattr(optimizer, "gradient_accumulation_steps", None) or 1
     return int(epochs * callback.params["steps"] / accumulated)

@@ -104,6 +104,7 @@ def prepare(source=SOURCE, data_dir=None):
         return builder
     with tempfile.TemporaryDirectory() as published:
         rebuild(source, published)
+        # Read only the rebuilt files, and refuse a file with another checksum.
         config = tfds.download.DownloadConfig(
             manual_dir=published, try_download_gcs=False, force_checksums_validation=True
         )
@@ -121,6 +122,7 @@ def prepare(source=SOURCE, data_dir=None):
 def _with_published_header(data, name, time):
     """Returns the gzip file `data` with the published header."""
     body = data[_FIXED_HEADER_SIZE:]
+    # The name follows the header, and ends with a zero byte.
     if data[3:4] == _HAS_NAME:
         body = body.partition(b"\0")[2]
     header = _MAGIC + _HAS_NAME + struct.pack("<LBB", time, 0, _UNIX)

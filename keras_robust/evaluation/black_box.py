@@ -79,4 +79,5 @@ class BlackBox:
                 f"{_SINGLE if is_single else ''}"
                 f"Received: an array of shape {scores.shape} and dtype {scores.dtype}"
             )
+        # The dtype that `host_function` declares to TensorFlow.
         return scores.astype("float32")

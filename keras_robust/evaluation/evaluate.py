@@ -180,6 +180,7 @@ def _identity(worst, threat_model, plan, seed):
         # The repr of a function contains its address.
         "attacks": [re.sub(" at 0x[0-9a-f]+", "", repr(planned)) for planned in plan],
         "seed": seed,
+        # Another version may compute other results from the same state.
         "version": __version__,
     }
 

@@ -46,6 +46,7 @@ def plan_attacks(attacks, threat_model, num_classes):
 def _turns_of(item, threat_model, num_classes):
     """Returns the list of `PlannedAttack` for one attack, or for the name of one or of a suite."""
     if isinstance(item, str):
+        # Names of attacks ignore case as well.
         item = item.lower()
         if item == "black_box":
             return _black_box_turns(threat_model)

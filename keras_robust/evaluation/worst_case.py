@@ -67,6 +67,7 @@ class WorstCase:
         # Rounding in float32 must not move a feasible point out of the ball.
         radius = decimal_radius(threat_model)
         distance = np.where(feasible, np.minimum(distance, radius), distance)
+        # A mistake outside of the ball counts at its distance. Outside of the box it is not valid.
         in_box = np.array(threat_model.with_epsilon(np.inf).contains(*pair))
         distance = np.where(wrong & in_box, distance, np.inf)
         self.distances[rows] = np.minimum(self.distances[rows], distance)

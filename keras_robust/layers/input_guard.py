@@ -83,6 +83,7 @@ class InputGuard(keras.layers.Layer):
         integers="scale",
         **kwargs,
     ):
+        # Keras must not cast the inputs before the checks: half precision may move a value inside.
         super().__init__(autocast=False, **kwargs)
         self.bounds = parse_bounds(bounds)
         self.outside = _check_choice("outside", outside)

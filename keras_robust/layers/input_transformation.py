@@ -36,6 +36,7 @@ class InputTransformation(keras.layers.Layer):
     """
 
     def __init__(self, *, bpda=True, bounds=(0.0, 1.0), **kwargs):
+        # Keras must not cast the inputs to half precision before the steps are computed.
         super().__init__(autocast=False, **kwargs)
         self.bpda = bool(bpda)
         self.bounds = parse_bounds(bounds)
@@ -58,6 +59,8 @@ class InputTransformation(keras.layers.Layer):
         smooth = self.surrogate(x)
         # `slope` is exactly 0 in value, so the output equals `transform(x)` bit for bit.
         slope = smooth - ops.stop_gradient(smooth)
+        # With weight 0 the gradient is zero, as that of a step function. Without the term it would
+        # not exist, and attacks would refuse the model.
         weight = 1.0 if self.bpda else 0.0
         value = ops.stop_gradient(self.transform(x)) + weight * slope
         return ops.cast(value, self.compute_dtype)

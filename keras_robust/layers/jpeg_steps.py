@@ -28,6 +28,7 @@ _TO_YCC = np.array(
 _GREY = np.array([0.0, 128.0, 128.0])
 
 _FREQUENCIES, _POSITIONS = np.indices((BLOCK, BLOCK))
+# Orthonormal, so that the transposed matrix computes the inverse.
 _DCT = np.cos(np.pi * (2 * _POSITIONS + 1) * _FREQUENCIES / (2 * BLOCK)) / 2
 _DCT[0] /= np.sqrt(2.0)
 
@@ -93,6 +94,7 @@ def halve(x):
 
 def double(x):
     """Returns images of twice the size: 3/4 of the nearest value and 1/4 of the next per axis."""
+    # The triangle filter of libjpeg, "fancy upsampling".
     for axis in (1, 2):
         size = x.shape[axis]
         before = ops.take(x, np.maximum(np.arange(size) - 1, 0), axis=axis)

@@ -54,6 +54,7 @@ class MedianSmoothing(keras.layers.Layer):
         before = self.size // 2
         after = self.size - 1 - before
         _, height, width, _ = ops.shape(x)
+        # `scipy.ndimage` calls this mode "reflect", its default.
         padded = ops.pad(x, [[0, 0], [before, after], [before, after], [0, 0]], mode="symmetric")
         window = [
             padded[:, row : row + height, column : column + width]

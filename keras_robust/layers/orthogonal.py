@@ -3,7 +3,7 @@
 from keras import ops
 
 _TINY = 1e-12  # Also keeps the gradient of a square root finite at 0.
-_GRAM_STEPS = 3
+_GRAM_STEPS = 3  # Each squares the matrix, so three reach its eighth power.
 
 
 def spectral_bound(matrix):
@@ -14,6 +14,7 @@ def spectral_bound(matrix):
     starting point and always bounds from above.
     """
     rows, columns = matrix.shape
+    # The singular values are those of the transpose, which has the smaller Gram matrix.
     turned = matrix if rows >= columns else ops.transpose(matrix)
     scale = _norm(turned)
     gram = ops.matmul(ops.transpose(turned / scale), turned / scale)

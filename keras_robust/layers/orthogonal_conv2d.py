@@ -98,6 +98,7 @@ class OrthogonalConv2D(keras.layers.Layer):
 
     def effective_kernel(self):
         """Returns the kernel, float32 `(kernel_size, kernel_size, channels, filters)`."""
+        # In float32, because the rounding of half precision would break the bound of 1.
         head = orthogonalize(ops.cast(self.head, "float32"), self.num_steps)
         kernel = ops.reshape(head, (1, 1, *head.shape))
         for index, half in enumerate(self.halves):

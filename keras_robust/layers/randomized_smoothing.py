@@ -117,6 +117,7 @@ class RandomizedSmoothing(keras.Model):
             return keras.activations.softmax(classifier.to_logits(outputs))
         counts, total = self._count(x)
         votes = ops.cast(counts, "float32") / self.num_samples
+        # Half a vote instead of none keeps the logarithm finite.
         return _as_probabilities(votes, total / self.num_samples, 0.5 / self.num_samples)
 
     def decide(self, x, alpha=0.001, *, batch_size=256):
@@ -138,6 +139,7 @@ class RandomizedSmoothing(keras.Model):
         batches = (self._count(batch)[0] for batch in models.batches_of(x, batch_size))
         counts = np.concatenate([ops.convert_to_numpy(rows) for rows in batches]).astype("int64")
         second, first = np.sort(counts, axis=-1)[:, -2:].T
+        # The two-sided test of Cohen et al. (2019). `sf(k - 1)` is the probability of k or more.
         p_values = 2.0 * stats.binom.sf(first - 1, first + second, 0.5)
         return np.where(p_values <= alpha, np.argmax(counts, axis=-1), -1)
 
@@ -180,6 +182,7 @@ class RandomizedSmoothing(keras.Model):
             fresh = _vote(classifier.logits(x + self.noise_stddev * noise))
             return fresh if sums is None else tuple(map(ops.add, sums, fresh))
 
+        # The first draw gives the loop sums of the right shape and dtype.
         return backend.repeat(
             self.num_samples - 1, lambda step, sums: draw(step + 1, sums), draw(0, None)
         )

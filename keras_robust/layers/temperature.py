@@ -56,6 +56,7 @@ class Temperature(keras.layers.Layer):
     """
 
     def __init__(self, temperature=1.0, **kwargs):
+        # Keras must not cast the logits to half precision before the division.
         super().__init__(autocast=False, **kwargs)
         self._temperature = self.add_weight(
             name="temperature",

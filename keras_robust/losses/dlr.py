@@ -6,7 +6,7 @@ from keras import ops
 from keras_robust.losses.labels import to_indices
 from keras_robust.losses.margin import margin
 
-_TINY = 1e-12
+_TINY = 1e-12  # Avoids a division by zero if the three largest logits are equal.
 
 
 def dlr(y_true, logits):

@@ -24,6 +24,7 @@ def to_indices(y, num_classes):
             f"classes. Received: labels of shape {tuple(y.shape)}"
         )
     y = ops.reshape(y, (-1,))
+    # A cast would turn a soft binary label such as 0.9 into class 0.
     if keras.backend.is_float_dtype(y.dtype):
         y = ops.round(y)
     return ops.cast(y, "int32")
@@ -34,6 +35,7 @@ def to_rows(y, num_classes):
     y = ops.convert_to_tensor(y)
     if _are_rows(y, num_classes):
         return ops.cast(y, "float32")
+    # A column of floats may hold soft binary labels, the probabilities of class 1.
     if num_classes == 2 and keras.backend.is_float_dtype(y.dtype):
         y = ops.reshape(ops.cast(y, "float32"), (-1, 1))
         return ops.concatenate([1.0 - y, y], axis=-1)

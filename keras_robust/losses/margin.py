@@ -26,6 +26,7 @@ def margin(y_true, logits):
     """
     logits = ops.convert_to_tensor(logits)
     true = ops.one_hot(to_indices(y_true, logits.shape[-1]), logits.shape[-1], dtype=logits.dtype)
+    # Infinite, because the other logits may lie below any finite number.
     others = ops.where(true > 0, -np.inf, logits)
     return ops.max(others, axis=-1) - ops.sum(logits * true, axis=-1)
 

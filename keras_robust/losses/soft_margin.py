@@ -28,6 +28,7 @@ def soft_margin(y_true, logits):
     """
     logits = ops.convert_to_tensor(logits)
     true = ops.one_hot(to_indices(y_true, logits.shape[-1]), logits.shape[-1], dtype=logits.dtype)
+    # exp(-inf) is exactly 0, so the true class adds nothing to the sum.
     others = ops.where(true > 0, -np.inf, logits)
     return ops.logsumexp(others, axis=-1) - ops.sum(logits * true, axis=-1)
 

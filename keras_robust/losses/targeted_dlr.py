@@ -4,7 +4,7 @@ from keras import ops
 
 from keras_robust.losses.labels import to_indices
 
-_TINY = 1e-12
+_TINY = 1e-12  # Avoids a division by zero if the four largest logits are equal.
 
 
 def targeted_dlr(y_true, targets, logits):

@@ -80,6 +80,7 @@ class AtLayer(ThreatModelWrapper):
 
     def bind(self, model, inputs):
         classifier = models.LayerClassifier(model, self.layer, inputs)
+        # A copy, because the mask belongs to these inputs only.
         other = copy.copy(self)
         other._mask = classifier.mask
         return classifier.origin, classifier, other
@@ -104,6 +105,7 @@ class AtLayer(ThreatModelWrapper):
         return ops.convert_to_numpy(ops.concatenate(logits))
 
     def project(self, x_adv, x):
+        # Mask before the projection, so that masked positions use none of the budget.
         return super().project(self._visible(x_adv, x), x)
 
     def steepest_direction(self, gradient):

@@ -7,8 +7,8 @@ from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
 
 _NEWTON_STEPS = 12
-FAR = 1e30
-_TINY = 1e-30
+FAR = 1e30  # Stands for infinity, which times a rate of 0 would be NaN.
+_TINY = 1e-30  # With a smaller slope no coordinate can move further, and the division may overflow.
 
 
 def hyperplane_step(x, gradient, change, room, rate):

@@ -79,6 +79,7 @@ class Joint(ThreatModelWrapper):
         return layout.join(inputs), layout.classifier(model, inputs), bound
 
     def map_inputs(self, function, inputs):
+        # Only for its errors about names and shapes.
         self.bind(None, inputs)
         return map_named(function, inputs, self._boxes)
 

@@ -14,9 +14,9 @@ from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
 
 _FAR = 1e12
-_LARGEST = 1e30
+_LARGEST = 1e30  # Stands for infinity, which times 0 would be NaN.
 _STEP_WIDTHS = 10.0
-_ROUNDING = 1e-3
+_ROUNDING = 1e-3  # Computed counts, such as a share of the radius, are not exactly whole.
 _TINY = 1e-30
 
 
@@ -125,6 +125,8 @@ class L0(ThreatModel):
         """Returns `x` with `epsilon` random features or pixels set to random values in the box."""
         features = ops.shape(_rows(x))[-1]
         positions = ops.shape(self.per_position(x))[-1]
+        # Independent numbers choose positions and values. Shared numbers would give the chosen
+        # positions only large values.
         noise = backend.uniform((ops.shape(x)[0], features + positions), seed)
         keep = largest(noise[:, features:], self.counts())
         low, high = (x - 1.0, x + 1.0) if self.bounds is None else self._box()
@@ -132,6 +134,7 @@ class L0(ThreatModel):
         return ops.where(self.spread(keep, x), values, x)
 
     def random_start_on_sphere(self, x, seed):
+        # A random start already changes `epsilon` features, the largest distance.
         return self.random_start(x, seed)
 
     def distance(self, x_adv, x):

@@ -10,7 +10,7 @@ from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
 
-_BISECTION_STEPS = 40
+_BISECTION_STEPS = 40  # More than the 24 bits of float32.
 _LONGEST = 1e3
 _TINY = 1e-30
 
@@ -131,6 +131,7 @@ def _shrink(sizes, caps, budget):
 
     def bisect(_, bracket):
         low, high = bracket
+        # The sum of both ends may overflow float32.
         middle = low + 0.5 * (high - low)
         fits = total(middle) <= budget
         return ops.where(fits, low, middle), ops.where(fits, middle, high)
@@ -138,6 +139,7 @@ def _shrink(sizes, caps, budget):
     largest = ops.max(sizes, axis=-1, keepdims=True)
     bracket = (ops.zeros_like(largest), largest)
     _, high = backend.fori_loop(0, _BISECTION_STEPS, bisect, bracket)
+    # Only the upper end is known to fit the budget. Inside of the ball nothing shrinks.
     return _threshold(sizes, caps, ops.where(total(0.0) <= budget, 0.0, high))
 
 

@@ -70,6 +70,7 @@ class L2(ThreatModel):
         if self.bounds is None:
             return x + ops.where(is_long, per_example(radius, x) * direction, delta)
         caps = self._headroom(x, delta)
+        # Neither 0 nor infinity can serve as the unit.
         usable = ops.logical_and(radius > 0.0, ops.isfinite(radius))
         unit = per_example(ops.where(usable, radius, 1.0), x)
         # No coordinate can use more than the radius.
@@ -82,6 +83,7 @@ class L2(ThreatModel):
         )
         shares = ops.minimum(per_example(ops.sqrt(scale), x) * ops.abs(direction), room)
         size = ops.where(is_long, per_example(radius, x) * shares, ops.abs(delta))
+        # The rounding of this sum may leave the box.
         return self.clip(x + ops.sign(delta) * ops.minimum(size, caps))
 
     def steepest_direction(self, gradient):
@@ -136,6 +138,7 @@ def _newton(squares, caps, limit):
         return ops.maximum(scale, ops.where(free > _TINY, ops.minimum(root, limit), limit))
 
     def still_moving(scale, last):
+        # Smaller changes are rounding errors of float32, which might never end.
         return ops.any(scale > last * (1.0 + 1e-6))
 
     def body(scale, last):

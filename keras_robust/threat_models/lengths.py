@@ -5,8 +5,8 @@ from keras import ops
 from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
 
-LARGEST = 3e38
-_PART = 0.125
+LARGEST = 3e38  # Near the largest float32, 3.4e38.
+_PART = 0.125  # A power of two, so that multiplying by it does not round.
 
 
 def normalised(delta):
@@ -27,4 +27,5 @@ def normalised(delta):
     unit = ops.where(largest > 0.0, part * largest, 1.0)
     shares = per_example(part, delta) * delta / per_example(unit, delta)
     length = ops.sqrt(ops.sum(flatten(ops.square(shares)), axis=-1))
+    # The largest share is 1, so only a perturbation of zeros has a length below 1.
     return shares / per_example(ops.maximum(length, 1.0), delta), largest * length

@@ -54,6 +54,7 @@ class Linf(ThreatModel):
         super().__init__(epsilon, bounds)
         if self.bounds is not None and isinstance(self.epsilon, (float, np.ndarray)):
             width = np.subtract(self.bounds[1], self.bounds[0])
+            # Features with equal bounds never change, whatever the radius.
             if np.any((width > 0.0) & (np.asarray(self.epsilon) >= width)):
                 raise ValueError(
                     "Argument `epsilon` is as large as the box of valid inputs, so that every "

@@ -33,6 +33,7 @@ def parse_epsilon(epsilon):
         return epsilon
     try:
         is_text = isinstance(epsilon, str)
+        # Before Python 3.12, Fraction refuses spaces around the slash.
         parsed = float(fractions.Fraction(epsilon.replace(" ", ""))) if is_text else epsilon
         value = np.asarray(parsed, dtype="float32")
     except (TypeError, ValueError, ZeroDivisionError) as error:

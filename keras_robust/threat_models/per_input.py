@@ -179,6 +179,7 @@ class PerInput(ThreatModel):
             )
         other = copy.copy(self)
         other._layout = Layout(inputs, self.parts)
+        # None is the batch size: a part with one radius per example fails here.
         for part, shape in zip(self.parts.values(), other._layout.shapes, strict=True):
             part.check_shape((None, *shape))
         return other

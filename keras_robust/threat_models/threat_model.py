@@ -87,6 +87,7 @@ class ThreatModel(Configurable):
 
     def with_epsilon(self, epsilon):
         """Returns a copy with another radius (a number or a tensor, not checked)."""
+        # Unchecked, because `epsilon` may be a tensor of a graph that is being traced.
         other = copy.copy(self)
         other._epsilon = epsilon
         other._given = {**self._given, "epsilon": epsilon}
@@ -237,6 +238,7 @@ class ThreatModel(Configurable):
         For the box the tolerance is relative to its width. Rounding errors of `x` and of the ends
         of the box in float32 are added.
         """
+        # Relative, because an absolute tolerance would accept any point near tiny inputs.
         slack = tolerance * self.radius
         inside = self._in_ball(x_adv, x, slack, _ROUNDING * ops.abs(x))
         if self._bounds is None:

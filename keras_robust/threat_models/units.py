@@ -87,6 +87,6 @@ def _largest(radius, widths, order):
     if not math.isinf(order):
         return float(radius.max()), float(np.mean(widths**order) ** (1.0 / order))
     pairs = zip(*map(np.ravel, np.broadcast_arrays(radius, widths)), strict=True)
-    # Features that cannot change are ignored.
+    # A feature with equal bounds cannot change, and would give an infinite ratio.
     known = ((float(one), float(width)) for one, width in pairs if width > 0.0)
     return max(known, key=lambda pair: pair[0] / pair[1], default=(0.0, 0.0))

@@ -29,8 +29,10 @@ def _known(name):
 
 
 def _make(cls, config):
+    # Call the constructor. `from_config` would build any registered class that the config names.
     try:
         return cls(**{name: _revived(value) for name, value in config.items()})
+    # An untrusted config may have values of any type, which raise any error.
     except Exception as error:
         raise ValueError(
             f"Expected the arguments of {cls.__name__}. "

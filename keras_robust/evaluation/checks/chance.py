@@ -48,6 +48,7 @@ def measure_chance(labels, predictions):
         return None
     chance = 1.0 / len(classes)
     accuracies = [float(right[labels == one].mean()) for one in classes]
+    # The variance of a mean over k independent classes is the sum of their variances over k^2.
     deviation = np.sqrt(np.sum(chance * (1.0 - chance) / sizes)) / len(classes)
     # Guessing exceeds three standard deviations with a probability of about 0.1%.
     limit = chance + max(_MARGIN, 3.0 * float(deviation))

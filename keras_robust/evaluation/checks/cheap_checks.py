@@ -60,6 +60,7 @@ def check_determinism(model, x, logits, batch_size):
     some = np.arange((size + 1) // 2)
     twice = np.concatenate([some, some[: size // 2]])
     again = models.predict_logits(model, models.take(x, twice), batch_size)[: len(some)]
+    # Avoid a division by zero for a model that returns zeros.
     length = np.maximum(np.linalg.norm(logits[some], axis=-1), 1e-12)
     change = float((np.linalg.norm(again - logits[some], axis=-1) / length).max())
     return make_check(

@@ -90,4 +90,5 @@ def _check_classes(name, classes, num_classes):
             f"Expected class indices from 0 to {num_classes - 1}, one per example. "
             f"Received: {name}={classes}"
         )
+    # Products of class indices overflow small integer types, such as uint8 labels.
     return classes.astype("int64")

@@ -107,6 +107,7 @@ def _example(report, row, names):
     extent = np.where(high > low, high - low, 1.0)
     x, x_adv = report.x[row], report.x_adv[row]
     delta = x_adv - x
+    # Avoid a division by zero for an example that no attack changed.
     largest = max(float(np.abs(delta).max()), 1e-12)
     return Example(
         true=names[int(report.y[row])],
@@ -138,5 +139,6 @@ def _caption(logits, names):
 
 
 def _softmax(logits):
+    # Without the maximum, the exponential of a large logit would overflow.
     exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponentials / exponentials.sum(axis=-1, keepdims=True)

@@ -21,6 +21,7 @@ def read_json(path):
     try:
         text = pathlib.Path(path).read_text(encoding="utf-8")
         return json.loads(text, object_pairs_hook=_unique)
+    # Lists nested too deep for the parser raise RecursionError.
     except (RecursionError, ValueError) as error:
         raise ValueError(
             f"Expected a report, a JSON file: {error}. Received: path={str(path)!r}"
@@ -37,6 +38,7 @@ def _unique(pairs):
 
 def refuse(path, expected, value):
     """Raises a `ValueError` with what was expected at a path, and the value there."""
+    # The value may be huge, so `reprlib` shortens it.
     raise ValueError(f"Expected {path} to be {expected}. Received: {path}={reprlib.repr(value)}")
 
 
@@ -48,6 +50,7 @@ def number(low=-math.inf, high=math.inf, kinds=(int, float), words="a number"):
     def check(value, path):
         # In Python, bool is a subclass of int.
         right = isinstance(value, kinds) and not isinstance(value, bool)
+        # Written as `not` so that NaN, for which every comparison is false, fails.
         if not (right and low <= value <= high and abs(value) <= _LARGEST_NUMBER):
             refuse(path, expected, value)
 
@@ -131,6 +134,7 @@ def record(**kinds):
 
 def json_value(value, path, depth=0):
     """Raises ValueError unless JSON can hold a value, with no hidden characters or deep nesting."""
+    # Without a limit, a deeply nested file could exhaust the stack.
     if depth > _DEPTH:
         refuse(path, f"nested at most {_DEPTH} deep", value)
 

@@ -121,6 +121,7 @@ class RobustnessReport:
             raise ValueError(
                 f"`save` writes JSON; use `save_html` for a page. Received: path={str(path)!r}"
             )
+        # NaN is not part of JSON, and other programs refuse it.
         write_text(path, json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
 
     @classmethod

@@ -78,6 +78,7 @@ def _loss(row):
 
 def _confusion(confusion, names):
     counts = np.asarray(confusion)
+    # A class without examples has a row of zeros.
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     draw = _heat_table if len(counts) <= _MAX_CELLS else _heat_image
     return element("div", draw(counts, shares, names), _mistakes(counts, names))
