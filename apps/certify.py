@@ -75,6 +75,7 @@ def run(model, dataset, method, *, output_dir, radii=None, **arguments):
         _number("radii", radius)
     folder = cli.make_folder(output_dir)
     given = {name: value for name, value in arguments.items() if value is not None}
+    # A progress bar would fill a log file, so only a terminal gets one.
     report = kr.certify(model, dataset.test, method, verbose=sys.stdout.isatty(), **given)
     Console().print(report.table(radii))
     if folder is not None:

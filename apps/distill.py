@@ -79,6 +79,7 @@ def run(settings, *, output_dir, checkpoint_dir=None, data_dir=None):
     teacher = _teacher(settings, dataset)
     objective = _objective(settings, teacher)
     callbacks = _defence(objective, settings, dataset, threat_model)
+    # Only now, so that a setting that is refused leaves no trace in the folders.
     output_dir = training.prepare_folders(output_dir, checkpoint_dir, settings)
     if settings["teacher"] is None:
         first = []

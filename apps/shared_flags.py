@@ -15,7 +15,7 @@ flags.disclaim_key_flags()
 
 # Radii that the literature uses on these data sets, for inputs in [0, 1].
 _USUAL_LINF = {"digits": "0.15", "mnist": "0.3", "fashion_mnist": "0.1"}
-_MAX_SEED = 2**31 - 1
+_MAX_SEED = 2**31 - 1  # Random numbers are functions of int32 seeds.
 _UNIT = (0.0, 1.0)
 
 

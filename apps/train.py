@@ -73,6 +73,7 @@ def run(settings, *, output_dir, checkpoint_dir=None, data_dir=None):
     """
     dataset, threat_model = training.load(settings, data_dir)
     callbacks = {"undefended": [], "hardened": _defence(settings, dataset, threat_model)}
+    # Only now, so that a setting that is refused leaves no trace in the folders.
     output_dir = training.prepare_folders(output_dir, checkpoint_dir, settings)
     trained = {}
     for name, chosen in callbacks.items():

@@ -67,7 +67,7 @@ def train(model, dataset, *, epochs, batch_size, seed, callbacks=(), checkpoint_
         shuffle=False,
         validation_data=dataset.validation,
         callbacks=callbacks,
-        verbose=1 if sys.stdout.isatty() else 2,
+        verbose=1 if sys.stdout.isatty() else 2,  # A progress bar would fill a log file.
     )
 
 

@@ -30,6 +30,7 @@ class Checkpoint:
         # JSON turns tuples into lists. After a round trip the identity equals one read from a file.
         self._identity = json.loads(json.dumps(identity))
         self._fixed = {f"fixed_{name}": array for name, array in arrays.items()}
+        # A monotonic clock, because the time of day may be set back during an evaluation.
         self._saved = self._start = time.monotonic()
         self.seconds_before = 0.0
 

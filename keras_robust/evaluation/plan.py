@@ -68,6 +68,7 @@ def _black_box_turns(threat_model):
             "attacks=[kr.attacks.RandomNoise()], a weak attack, or attack each input alone. "
             f"Received: a threat model of class {type(threat_model).__name__}"
         )
+    # The cheap attack first: Square then runs on fewer examples.
     members = [attacks_module.RandomNoise(), attacks_module.Square()]
     return [PlannedAttack(member, "black box") for member in members]
 

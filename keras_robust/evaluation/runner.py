@@ -50,6 +50,7 @@ class AttackRunner:
                         self._save(checkpoint, run.state(), time.perf_counter() - start)
                 found = run.found()
             self._record(planned, rows, found, start)
+            # An attack that has finished never runs again, even if the next one is killed at once.
             self._save(checkpoint, None, 0.0)
             run_state, seconds = None, 0.0
 

@@ -73,5 +73,6 @@ def _describe_inputs(x):
     """Returns the range of the inputs and their size, or `None` for several inputs."""
     if keras.tree.is_nested(x):
         return None
+    # Text and pages show the radius beside this range, so that wrong units are visible.
     low, high = float(x.min()), float(x.max())
     return {"low": low, "high": high, "num_features": int(np.prod(x.shape[1:]))}

@@ -53,6 +53,7 @@ def as_model(model):
 
 def predict_clean(model, x, batch_size):
     """Returns the logits of clean examples, and raises ValueError unless all are finite."""
+    # Attacks and `predict` would disagree on the inputs of such a model.
     models.refuse_preprocessor(model)
     logits = models.predict_clean_logits(model, x, batch_size)
     broken = int((~np.isfinite(logits)).any(axis=-1).sum())

@@ -57,6 +57,7 @@ class BitDepth(InputTransformation):
         self.bits = check_count("bits", bits, 1, 16)
 
     def transform(self, x):
+        # 2^b levels, with both bounds among them, leave 2^b - 1 steps.
         steps = 2.0**self.bits - 1.0
         return self.from_unit(ops.round(self.to_unit(x) * steps) / steps)
 

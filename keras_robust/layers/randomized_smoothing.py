@@ -16,7 +16,7 @@ from keras_robust.layers.input_transformation import check_count
 from keras_robust.threat_models.parsing import parse_fraction
 
 _MAX_SAMPLES = 10**7
-_MAX_SEED = 2**31 - 1
+_MAX_SEED = 2**31 - 1  # Random numbers are functions of int32 seeds.
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")

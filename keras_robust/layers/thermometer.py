@@ -81,6 +81,7 @@ class Thermometer(InputTransformation):
 
     def _above(self, x):
         """Returns how many levels `x` is above each threshold, `(..., channels, levels)`."""
+        # In units of a level, thresholds are whole numbers, which floats hold exactly.
         thresholds = ops.arange(self.levels, dtype=x.dtype)
         return self.to_unit(x)[..., None] * self.levels - thresholds
 

@@ -28,6 +28,7 @@ def gradient_checks(cache):
         return [Check("gradients", None, 0.01, "skipped", _BLACK_BOX)]
     try:
         has_zero_gradient = cache.found(attacks.FGSM(loss="cross_entropy")).zero_gradient
+    # A model without gradients is a result of the checks, not an error.
     except backend.NoGradientError as error:
         return [Check("gradients", 1.0, 0.01, "failed", str(error))]
     share = float(has_zero_gradient[cache.correct].mean()) if cache.correct.any() else 0.0
@@ -68,6 +69,7 @@ def check_stability(cache):
     change = models.predict_logits(cache.model, near, cache.batch_size) - cache.logits
     # Avoid a division by zero for a model that returns zeros.
     length = np.maximum(np.linalg.norm(cache.logits, axis=-1), 1e-12)
+    # Capped, so that a single example with tiny logits does not decide the mean.
     share = float(np.minimum(np.linalg.norm(change, axis=-1) / length, 1.0).mean())
     return make_check(
         "stable outputs",
@@ -82,6 +84,7 @@ def check_stability(cache):
 def check_epsilon_zero(cache):
     """Checks that an attack with radius 0 does not change the accuracy."""
     nothing = cache.threat_model.scaled(0.0)
+    # Steps in a ball of radius 0 lead nowhere, so a few are enough.
     left = cache.accuracy(attacks.PGD(num_steps=5, loss="margin"), nothing)
     change = abs(left - float(cache.correct.mean()))
     return make_count_check(

@@ -44,6 +44,7 @@ class Check:
         for field in ("value", "threshold"):
             number = getattr(self, field)
             number = None if number is None or not math.isfinite(number) else float(number)
+            # A frozen dataclass refuses a plain assignment.
             object.__setattr__(self, field, number)
 
     def __str__(self):

@@ -64,6 +64,7 @@ def label(name, settings):
     num_steps = _count(settings.get("num_steps"))
     if num_steps > 1:
         name += f"-{num_steps}"
+    # Targeted attacks search once for each target, instead of restarting.
     num_searches = _count(settings.get("num_targets", settings.get("num_restarts")))
     if num_searches > 1:
         name += f"x{num_searches}"

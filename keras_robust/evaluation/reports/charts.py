@@ -29,6 +29,7 @@ def draw_curve(curve, epsilon=None, median=None):
     # needs a width even if all distances are 0.
     end = max([radii[-1], *(value for value in (epsilon, median) if value)]) * 1.04 or 1.0
     axes.step([*radii, end], [*shares, shares[-1]], where="post", color=ACCENT, linewidth=2)
+    # Above 100%, so that the frame does not cut the line of a perfect accuracy.
     axes.set_ylim(0, 103)
     axes.set_xlim(0, end)
     axes.yaxis.set_major_formatter("{x:.0f}%")

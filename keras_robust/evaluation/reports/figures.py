@@ -31,6 +31,7 @@ def to_svg(figure, description):
     svg = file.getvalue()
     # An HTML page must not contain the XML declaration.
     svg = svg[svg.index("<svg") :]
+    # The style sheet of a figure would apply to the whole page, whose own has the same rule.
     for unwanted in (r"<metadata>.*?</metadata>", r"<style.*?</style>", r"<!--.*?-->"):
         svg = re.sub(unwanted, "", svg, flags=re.DOTALL)
     # Ids must be unique in a page with several figures. Nothing refers to the ids of groups, so
@@ -50,6 +51,7 @@ def to_png(image):
     # matplotlib would apply a color map to an image without channels.
     if pixels.ndim == 2:
         pixels = np.stack([pixels] * 3, axis=-1)
+    # Without the version of matplotlib, equal images have equal bytes.
     _load("matplotlib.image").imsave(file, pixels, format="png", metadata={"Software": None})
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
 

@@ -107,6 +107,7 @@ def dict_of(kind):
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             refuse(path, "an object with text as keys", value)
         for key, item in value.items():
+            # The key becomes a part of messages, so it must be visible and short.
             text(key, f"a name in {path}")
             kind(item, f"{path}.{one_line(key)[:50]}")
 

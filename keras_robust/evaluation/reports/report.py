@@ -20,6 +20,7 @@ from keras_robust.evaluation.reports.table import summarise
 
 
 def _array():
+    # `repr=False` also keeps the field out of the JSON. `==` of arrays has no single truth value.
     return dataclasses.field(default=None, repr=False, compare=False)
 
 

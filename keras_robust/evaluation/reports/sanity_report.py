@@ -52,6 +52,7 @@ class SanityReport:
         for check in self.checks:
             numbers = [_number(check.value), _number(check.threshold)]
             verdict = Text(check.verdict, style=_COLOURS[check.verdict])
+            # rich would read square brackets in a plain string as its own markup.
             name, advice = Text(one_line(check.name)), Text(one_line(check.advice))
             table.add_row(name, *numbers, verdict, advice)
         return table

@@ -65,6 +65,7 @@ def check_report(plain):
         )
     # Reports of earlier releases have no `inputs`.
     _REPORT({"inputs": None, **plain}, "report")
+    # Last, because it computes with values whose types are checked above.
     check_consistency(plain)
 
 

@@ -19,6 +19,7 @@ def compare(reports):
         f"{heading}: {doubt}" for heading, r in reports.items() for doubt in report_warnings(r)
     ]
     table = _table(next(iter(reports.values())), notes)
+    # rich would read square brackets in a plain string as its own markup, but not in a `Text`.
     for heading in reports:
         table.add_column(Text(one_line(heading)), justify="right")
     table.add_row("clean", *(percent(report.clean_accuracy) for report in reports.values()))

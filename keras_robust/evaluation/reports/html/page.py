@@ -36,6 +36,7 @@ def make_page(report, class_names=None, num_examples=5):
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", http_equiv="Content-Security-Policy", content=_POLICY),
         element("title", title),
+        # Browsers do not decode escapes in a style sheet, and this one is a constant.
         element("style", Markup(STYLE)),
     )
     body = element(
