@@ -88,7 +88,7 @@ class HeldOutAttack(keras.callbacks.Callback):
                 swap.on_test_end()
 
     def _place(self, others):
-        """Returns the index for this callback: the front, behind callbacks of a lower rank.
+        """Returns the index for this callback: the front, but after callbacks of lower rank.
 
         The logs of an epoch pass from callback to callback in the order of the list.
         """

@@ -182,7 +182,7 @@ class CertificateReport:
         labels, predictions = np.asarray(self.labels), np.asarray(self.predictions)
         # An abstention is not a prediction, so it counts neither for nor against the model.
         chance = measure_chance(labels[answered], predictions[answered])
-        return None if chance is None else chance.doubt
+        return None if chance is None else chance.warning
 
     def __rich__(self):
         return self.table()

@@ -90,46 +90,46 @@ def convolution_norm(kernel, image_shape, dilation=(1, 1)):
     return float(np.linalg.svd(spectrum, compute_uv=False).max())
 
 
-def _activated(function, layer, reach):
+def _activated(function, layer, bound):
     """Returns the `LipschitzBound` after an activation."""
     if function is keras.activations.softmax:
         # The norm of the Jacobian, diag(p) - p p^T, is at most 1/2.
-        return LipschitzBound(0.5 * reach.constant, logits=reach)
+        return LipschitzBound(0.5 * bound.constant, logits=bound)
     name = getattr(function, "__name__", None)
     if name not in _CONSTANTS or getattr(keras.activations, name, None) is not function:
         refuse_activation(layer, function, "Lipschitz constant", [*_CONSTANTS, "softmax"])
     if name == "linear":
-        return reach
-    logits = reach if name == "sigmoid" else None
-    return LipschitzBound(_CONSTANTS[name] * reach.constant, logits=logits)
+        return bound
+    logits = bound if name == "sigmoid" else None
+    return LipschitzBound(_CONSTANTS[name] * bound.constant, logits=logits)
 
 
-def _dense(layer, reach):
+def _dense(layer, bound):
     is_spectral = isinstance(layer, SpectralDense)
     kernel = layer.effective_kernel() if is_spectral else layer.kernel
     kernel = ops.convert_to_numpy(kernel).astype("float64")
-    out = LipschitzBound(singular_values(kernel)[0] * reach.constant, head=(kernel, reach.constant))
+    out = LipschitzBound(singular_values(kernel)[0] * bound.constant, head=(kernel, bound.constant))
     return _activated(layer.activation, layer, out)
 
 
-def _convolution(layer, reach):
+def _convolution(layer, bound):
     if layer.groups != 1 or layer.data_format != "channels_last":
         refuse(layer, "Lipschitz constant with groups or channels first", ["Conv2D"])
     constant = convolution_norm(
-        ops.convert_to_numpy(layer.kernel), reach.shape[1:3], layer.dilation_rate
+        ops.convert_to_numpy(layer.kernel), bound.shape[1:3], layer.dilation_rate
     )
-    return _activated(layer.activation, layer, LipschitzBound(constant * reach.constant))
+    return _activated(layer.activation, layer, LipschitzBound(constant * bound.constant))
 
 
-def _orthogonal(layer, reach):
+def _orthogonal(layer, bound):
     # The kernel is orthogonal up to rounding, and if its iteration has converged. So measure it.
     kernel = ops.convert_to_numpy(layer.effective_kernel())
-    return LipschitzBound(convolution_norm(kernel, reach.shape[1:3]) * reach.constant)
+    return LipschitzBound(convolution_norm(kernel, bound.shape[1:3]) * bound.constant)
 
 
 def _times(function):
     """Returns the rule for a layer whose constant is a function of the layer."""
-    return lambda layer, reach: LipschitzBound(function(layer) * reach.constant)
+    return lambda layer, bound: LipschitzBound(function(layer) * bound.constant)
 
 
 def _batch_normalization(layer):
@@ -164,11 +164,11 @@ def _max_pooling(layer):
     return math.sqrt(math.prod(math.ceil(size / stride) for size, stride in pairs))
 
 
-def _global_average(layer, reach):
+def _global_average(layer, bound):
     if layer.data_format != "channels_last":
         refuse(layer, "Lipschitz constant with channels first", ["GlobalAveragePooling2D"])
     # The mean of n entries has the norm 1 / sqrt(n).
-    return LipschitzBound(reach.constant / math.sqrt(math.prod(reach.shape[1:3])))
+    return LipschitzBound(bound.constant / math.sqrt(math.prod(bound.shape[1:3])))
 
 
 def _add(layer, values):
@@ -178,13 +178,13 @@ def _add(layer, values):
     return LipschitzBound(sum(value.constant for value in values))
 
 
-def _rescaling(layer, reach):
+def _rescaling(layer, bound):
     scale = np.asarray(layer.scale, "float64")
-    shape = tuple(size or 1 for size in reach.shape)
+    shape = tuple(size or 1 for size in bound.shape)
     # A larger scale would repeat entries of the input.
     if np.broadcast_shapes(scale.shape, shape) != shape:
         refuse(layer, "Lipschitz constant for a scale larger than the input", ["Rescaling"])
-    return LipschitzBound(np.max(np.abs(scale)) * reach.constant)
+    return LipschitzBound(np.max(np.abs(scale)) * bound.constant)
 
 
 # Layers that return their input in inference.
@@ -192,7 +192,7 @@ _UNCHANGED = "ActivityRegularization Dropout GaussianNoise Identity SpatialDropo
 # Layers that only select, reorder or pad entries.
 _SHORT = "Cropping2D Flatten GlobalMaxPooling2D Permute Reshape ZeroPadding2D"
 _RULES = {
-    **{getattr(_layers, name): lambda layer, reach: reach for name in _UNCHANGED.split()},
+    **{getattr(_layers, name): lambda layer, bound: bound for name in _UNCHANGED.split()},
     **{getattr(_layers, name): _times(lambda layer: 1.0) for name in _SHORT.split()},
     GroupSort: _times(lambda layer: 1.0),
     # A guard returns valid inputs, and clips or rejects others.
@@ -201,7 +201,7 @@ _RULES = {
     SpectralDense: _dense,
     _layers.Dense: _dense,
     _layers.Conv2D: _convolution,
-    _layers.Activation: lambda layer, reach: _activated(layer.activation, layer, reach),
+    _layers.Activation: lambda layer, bound: _activated(layer.activation, layer, bound),
     _layers.Add: _add,
     _layers.AveragePooling2D: _times(_average_pooling),
     _layers.BatchNormalization: _times(_batch_normalization),
@@ -216,6 +216,6 @@ _RULES = {
     _layers.Normalization: _times(_normalization),
     _layers.ReLU: _times(_relu),
     _layers.Rescaling: _rescaling,
-    _layers.Softmax: lambda layer, reach: _activated(keras.activations.softmax, layer, reach),
-    _layers.SpectralNormalization: lambda layer, reach: lipschitz_bound(layer.layer, reach),
+    _layers.Softmax: lambda layer, bound: _activated(keras.activations.softmax, layer, bound),
+    _layers.SpectralNormalization: lambda layer, bound: lipschitz_bound(layer.layer, bound),
 }

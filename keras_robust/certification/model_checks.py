@@ -62,6 +62,6 @@ def check_logits(model, value):
         raise ValueError(
             "The loss takes probabilities, and the certificate needs the logits before a final "
             "softmax or sigmoid: end the model with a softmax (with one output, a sigmoid) and no "
-            "layer behind it, or use from_logits=True. Received: a model "
+            "layer after it, or use from_logits=True. Received: a model "
             f"{model.name!r} with the loss {classifier.loss_name!r}, from_logits=False"
         )

@@ -215,7 +215,7 @@ def _check_guards(model):
     if guards:
         raise ValueError(
             "An InputGuard rejects noisy copies, because noise leaves its bounds: put the guard in "
-            "front of the smoothing and certify the model behind it, or let it clip "
+            "front of the smoothing and certify the model after it, or let it clip "
             "(outside='clip'). "
             f"Received: layer {guards[0].name!r} of class {type(guards[0]).__name__}"
         )

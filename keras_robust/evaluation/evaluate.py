@@ -188,4 +188,4 @@ def _identity(worst, threat_model, plan, seed):
 def _chance_warnings(worst):
     """Returns a list with a warning if clean accuracy is at chance, else an empty list."""
     chance = measure_chance(worst.y, np.argmax(worst.logits, axis=-1))
-    return [chance.doubt] if chance is not None and chance.doubt else []
+    return [chance.warning] if chance is not None and chance.warning else []

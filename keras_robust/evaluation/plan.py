@@ -39,19 +39,19 @@ def plan_attacks(attacks, threat_model, num_classes):
         raise ValueError("Expected at least one attack. Received: attacks=[]")
     plan = []
     for item in items:
-        plan += _turns_of(item, threat_model, num_classes)
+        plan += _planned_attacks(item, threat_model, num_classes)
     return plan
 
 
-def _turns_of(item, threat_model, num_classes):
-    """Returns the list of `PlannedAttack` for one attack, or for the name of one or of a suite."""
+def _planned_attacks(item, threat_model, num_classes):
+    """Returns the list of `PlannedAttack` for an attack, its name, or the name of a suite."""
     if isinstance(item, str):
         # Names of attacks ignore case as well.
         item = item.lower()
         if item == "black_box":
-            return _black_box_turns(threat_model)
+            return _black_box_suite(threat_model)
         if item == "standard" and not isinstance(threat_model, _NORMS):
-            return _short_turns(threat_model, num_classes)
+            return _short_suite(threat_model, num_classes)
         item = _attack_of_name(item)
     attack = attacks_module.get_for_evaluation(item)
     if isinstance(attack, attacks_module.AutoAttack):
@@ -60,8 +60,8 @@ def _turns_of(item, threat_model, num_classes):
     return [PlannedAttack(attack)]
 
 
-def _black_box_turns(threat_model):
-    """Returns the turns of the suite "black_box"."""
+def _black_box_suite(threat_model):
+    """Returns the list of `PlannedAttack` of the suite "black_box"."""
     if not isinstance(threat_model, _NORMS):
         raise ValueError(
             'attacks="black_box" runs Square, which supports one input, in Linf, L2 or L1. Use '
@@ -73,8 +73,8 @@ def _black_box_turns(threat_model):
     return [PlannedAttack(member, "black box") for member in members]
 
 
-def _short_turns(threat_model, num_classes):
-    """Returns the turns of "standard" for threat models that AutoAttack does not support."""
+def _short_suite(threat_model, num_classes):
+    """Returns the list of `PlannedAttack` of "standard" where AutoAttack has no support."""
     if isinstance(threat_model, threat_models.L0):
         strength = {"num_steps": 50, "num_restarts": 10}
         members = [attacks_module.PGD(loss=loss, **strength) for loss in _LOSSES]
@@ -84,7 +84,7 @@ def _short_turns(threat_model, num_classes):
 
 
 def _attack_of_name(name):
-    """Returns the AutoAttack for the name of a version, or the name if it is one of an attack."""
+    """Returns an `AutoAttack` for the name of a version, and the name of an attack unchanged."""
     if name in VERSIONS:
         return _auto_attack(name)
     if registry.find(name) is None:

@@ -117,7 +117,7 @@ class AttackRunner:
         state = {"reports": reports, "warnings": self.warnings, "seconds": seconds}
         checkpoint.save(state, arrays)
 
-    def _resume(self, checkpoint, num_turns):
+    def _resume(self, checkpoint, num_attacks):
         """Returns the state of the interrupted attack, or `None`, and the seconds it ran."""
         saved = checkpoint.load()
         if saved is None:
@@ -129,8 +129,10 @@ class AttackRunner:
                 AttackReport(**report, robust=arrays[f"robust_{index}"])
                 for index, report in enumerate(state["reports"])
             ]
-            if len(reports) > num_turns:
-                raise ValueError(f"Expected at most {num_turns} attacks. Received: {len(reports)}")
+            if len(reports) > num_attacks:
+                raise ValueError(
+                    f"Expected at most {num_attacks} attacks. Received: {len(reports)}"
+                )
             self.worst.restore(_with_prefix("worst_", arrays))
         except _MISSING as error:
             raise checkpoint.refusal(error) from error

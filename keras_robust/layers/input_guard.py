@@ -96,19 +96,19 @@ class InputGuard(keras.layers.Layer):
             )
 
     def call(self, x):
-        x = self._mended(self.to_float(x))
+        x = self._replaced(self.to_float(x))
         if self._rejects:
             accepted = self._accepted(x)
             x = backend.require_all(accepted, self._message(), x)
             # Adding NaN or 0 is faster than `where`, and leaves accepted examples unchanged.
-            poison = ops.where(accepted, ops.cast(0.0, x.dtype), ops.cast(float("nan"), x.dtype))
-            x = x + ops.reshape(poison, (-1,) + (1,) * (len(x.shape) - 1))
+            offset = ops.where(accepted, ops.cast(0.0, x.dtype), ops.cast(float("nan"), x.dtype))
+            x = x + ops.reshape(offset, (-1,) + (1,) * (len(x.shape) - 1))
         # Cast after the check, because half precision may round a value across a bound.
         return ops.cast(self._clipped(x), self.compute_dtype)
 
     def accepts(self, x):
         """Returns bools `(batch_size,)`: whether this layer accepts each example."""
-        return self._accepted(self._mended(self.to_float(x)))
+        return self._accepted(self._replaced(self.to_float(x)))
 
     def to_float(self, x):
         """Returns `x` as floats, with integer pictures scaled to the bounds, without any check."""
@@ -144,7 +144,7 @@ class InputGuard(keras.layers.Layer):
     def _rejects(self):
         return self.non_finite == "reject" or self.rejects_outside
 
-    def _mended(self, x):
+    def _replaced(self, x):
         """Returns `x` with non-finite values replaced, if the layer replaces them."""
         if self.non_finite != "replace":
             return x

@@ -207,7 +207,7 @@ def _check_guards(model):
 def _vote(logits):
     """Returns a vote per row, int32, and the probabilities; both are 0 for non-finite logits."""
     is_finite = ops.all(ops.isfinite(logits), axis=-1, keepdims=True)
-    # Replace NaN before the softmax: its gradient would be NaN even behind another `where`.
+    # Replace NaN before the softmax: its gradient would be NaN even under a later `where`.
     logits = ops.where(is_finite, logits, ops.zeros_like(logits))
     votes = ops.one_hot(ops.argmax(logits, axis=-1), logits.shape[-1], dtype="int32")
     votes = votes * ops.cast(is_finite, "int32")

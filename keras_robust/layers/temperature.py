@@ -15,10 +15,10 @@ _RANGE = (1e-3, 1e3)
 class Temperature(keras.layers.Layer):
     """Divides logits by a temperature `T` to calibrate probabilities. Not a defense.
 
-    The layer returns `z / T`. Put it behind the last layer, but in front of a softmax. `calibrate`
-    sets `T` so that the probabilities `softmax(z / T)` of a trained model fit validation labels
-    best (temperature scaling, Guo et al., 2017). `T` is a non-trainable weight and is saved with
-    the model.
+    The layer returns `z / T`. Put it after the last layer, but before a softmax. `calibrate` sets
+    `T` so that the probabilities `softmax(z / T)` of a trained model fit validation labels best
+    (temperature scaling, Guo et al., 2017). `T` is a non-trainable weight and is saved with the
+    model.
 
     Predictions do not change, so accuracy and true robust accuracy do not change. A small `T`
     saturates the softmax: at `T = 0.01` the gradient of the cross-entropy is 0 or lost in rounding

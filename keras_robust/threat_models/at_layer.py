@@ -27,7 +27,7 @@ class AtLayer(ThreatModelWrapper):
     model computes bit for bit the same as without this class. Masks, such as those of
     `Embedding(mask_zero=True)`, are kept. Masked positions are not perturbed and use none of the
     budget. A random start is drawn in the ball over all positions, and masked positions are then
-    reset. An embedding could evade the perturbation by growing: put a normalization behind the
+    reset. An embedding could evade the perturbation by growing: put a normalization after the
     embedding and name that layer, as the authors do.
 
     Deviations from the paper: it normalizes embeddings by the frequencies of words. Here the user

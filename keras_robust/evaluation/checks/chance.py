@@ -24,7 +24,7 @@ class Chance(typing.NamedTuple):
     num_classes: int
 
     @property
-    def doubt(self):
+    def warning(self):
         """The warning for a model at chance, or `None`."""
         # With few examples the limit is so high that even a good model may stay below it.
         if self.accuracy > self.limit or self.limit > 0.5 * (1.0 + 1.0 / self.num_classes):

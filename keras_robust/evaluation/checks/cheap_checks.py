@@ -47,7 +47,7 @@ def check_chance(labels, logits):
     name, chance = "clean accuracy", measure_chance(labels, np.argmax(logits, axis=-1))
     if chance is None:
         return Check(name, None, None, "skipped", "All examples are of one class.")
-    return make_check(name, chance.accuracy, chance.limit, not chance.doubt, chance.doubt)
+    return make_check(name, chance.accuracy, chance.limit, not chance.warning, chance.warning)
 
 
 def check_determinism(model, x, logits, batch_size):

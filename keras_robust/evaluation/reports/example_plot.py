@@ -54,9 +54,10 @@ def draw_examples(report, path=None, num_examples=5, class_names=None):
     names = name_classes(report, class_names)
     examples = choose_examples(report, num_examples, names)
     figure = make_figure(figsize=(6.0, 2.1 * len(examples) + 0.5), layout="constrained")
+    threat = describe_threat(report.threat_model, report.inputs)
     figure.suptitle(
         f"clean, perturbation, adversarial: {report.robust_accuracy:.1%} of "
-        f"{report.num_examples} hold\nunder {describe_threat(report.threat_model, report.inputs)}",
+        f"{report.num_examples} are robust\nunder {threat}",
         fontsize=10,
         parse_math=False,
     )

@@ -16,7 +16,7 @@ def compare(reports):
             threat model, attacks and number of examples.
     """
     notes = [
-        f"{heading}: {doubt}" for heading, r in reports.items() for doubt in report_warnings(r)
+        f"{heading}: {warning}" for heading, r in reports.items() for warning in report_warnings(r)
     ]
     table = _table(next(iter(reports.values())), notes)
     # rich would read square brackets in a plain string as its own markup, but not in a `Text`.
@@ -32,7 +32,7 @@ def compare(reports):
 
 def summarise(report):
     """Returns a `rich.table.Table` of one report, with the cost of each attack."""
-    table = _table(report, [f"- {doubt}" for doubt in report_warnings(report)])
+    table = _table(report, [f"- {warning}" for warning in report_warnings(report)])
     for heading in ("accuracy", "examples", "model calls", "seconds"):
         table.add_column(heading, justify="right")
     table.add_row("clean", percent(report.clean_accuracy), amount(report.num_examples))

@@ -32,9 +32,11 @@ TEN = np.repeat(np.arange(10), 30)
 def test_a_constant_prediction_is_at_chance(labels, predictions, accuracy, has_warning):
     chance = measure_chance(labels.astype(int), predictions.astype(int))
     assert accuracy is None or chance.accuracy == pytest.approx(accuracy)
-    assert (chance.doubt is not None) is has_warning
+    assert (chance.warning is not None) is has_warning
     if has_warning:
-        assert chance.doubt.startswith(f"Clean accuracy is at chance, {chance.accuracy:.1%} on ave")
+        assert chance.warning.startswith(
+            f"Clean accuracy is at chance, {chance.accuracy:.1%} on ave"
+        )
 
 
 def test_the_limit_is_three_standard_deviations():

@@ -53,7 +53,7 @@ def test_reports_with_and_without_optional_fields():
         ("confidence", [0.9, 1.0], "confidence to be an interval around the robust accuracy 0.333"),
         ("confidence", [0.0, 1.0], "the exact interval of 2 of 6 examples, .0.0432"),
         ("queries", 1, "queries to be the sum over the attacks, 2412. Received: report.queries=1"),
-        ("suite", "AutoAttack standard", r"suite to be None, as .* the attacks .'FGSM', 'PGD'."),
+        ("suite", "AutoAttack standard", r"None, because the attacks .'FGSM', 'PGD'. lack APGD"),
         ("threat_model.config.bounds", [5, 6], "inputs to be values in the bounds .5.0, 6.0"),
         ("robust_accuracy", 0.5, "accuracy_so_far of the last attack, 0.333"),
         ("clean_accuracy", 0.9, "clean_accuracy to be the mean over the classes, 0.8333"),

@@ -92,7 +92,7 @@ def _warnings(report):
         "section",
         element("h2", "Reasons to doubt these numbers"),
         element("ul", *(element("li", warning) for warning in report_warnings)),
-        class_="doubts",
+        class_="warnings",
     )
 
 
@@ -109,7 +109,8 @@ def _attacks(report):
         ]
         for attack in report.attacks
     ]
-    headings = ["attack", "accuracy", "so far", "examples", "model calls", "blind", "seconds"]
+    counts = ["examples", "model calls", "zero gradient", "seconds"]
+    headings = ["attack", "accuracy", "so far", *counts]
     return element(
         "section",
         element("h2", "Attacks"),
@@ -119,7 +120,7 @@ def _attacks(report):
             "So far: accuracy under this attack and all before it; an attack that ran only on the "
             "examples that were still robust has no other accuracy. Examples: the number that it "
             "ran on. Model calls: forward passes, summed over the examples; a gradient counts as "
-            "one more. Blind: the share of examples where all its gradients were zero.",
+            "one more. Zero gradient: the share of examples on which all gradients were zero.",
             class_="faint",
         ),
     )

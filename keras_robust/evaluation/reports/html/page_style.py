@@ -22,10 +22,10 @@ p, ul { margin: .4rem 0; }
 .figures dt { color: var(--faint); font-size: .9rem; }
 .figures dd { margin: 0; }
 .figures strong { display: block; font-size: 2rem; line-height: 1.25; }
-.doubts { border: 1px solid var(--warning); border-left-width: 6px; border-radius: 8px;
+.warnings { border: 1px solid var(--warning); border-left-width: 6px; border-radius: 8px;
   padding: .7rem 1rem; margin: 1.2rem 0; }
-.doubts h2 { margin: 0; font-size: 1.05rem; color: var(--warning); }
-.doubts ul { padding-left: 1.2rem; }
+.warnings h2 { margin: 0; font-size: 1.05rem; color: var(--warning); }
+.warnings ul { padding-left: 1.2rem; }
 .passed { color: var(--good); }
 .failed { color: var(--warning); font-weight: 600; }
 .skipped { color: var(--faint); }
