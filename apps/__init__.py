@@ -2,7 +2,7 @@
 
 From a checkout, `python -m apps.NAME` runs the same program. The wheel installs this package as
 `keras_robust_apps`, because many projects have a folder `apps`, which Python would import instead.
-The imports in this package are therefore relative. It is not a subpackage of `keras_robust`,
+The imports in this package are therefore relative. The package is not a part of `keras_robust`,
 because Python would then import `keras_robust`, and with it TensorFlow, before the code below.
 
 TensorFlow writes start-up lines to stderr during its import, and these lines would hide the output

@@ -9,8 +9,8 @@ signatures. There is no predict_bytes if the scale of pictures is unknown.
 
 With --verify the program checks two things before the folder gets its name: a new process without
 Keras must answer the warmup requests like Keras, and attacks through the signatures of the served
-model must find the same robust accuracy as attacks on the model in memory. This needs the data set
-and the threat model, which is the one of --report unless --epsilon is set.
+model must find the same robust accuracy as attacks on the model in memory. The attacks need the
+data set, and the threat model, which is the one of --report unless --epsilon is set.
 
 If the model takes other values than 0 to 1, pass them, for example --bounds=0,255: the guard of the
 served model then accepts them. A report already contains them.

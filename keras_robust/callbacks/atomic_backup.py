@@ -58,10 +58,10 @@ class AtomicBackup(keras.callbacks.Callback):
     callback moves to the end of the list of callbacks.
 
     It replaces `keras.callbacks.BackupAndRestore`, which writes two files in place: a kill during
-    the writing leaves an unreadable file, and a kill between the two repeats an epoch. It also does
-    not save the seeds of `Dropout` and augmentation, and the states of callbacks. Neither of the
-    two saves the states of `CollapseGuard` and of custom callbacks, and the objectives `Free` and
-    `AdversarialPool` continue with an empty memory.
+    the writing leaves an unreadable file, and a kill between the two repeats an epoch.
+    `BackupAndRestore` also does not save the seeds of `Dropout` and augmentation, nor the states of
+    callbacks. Neither of the two saves the states of `CollapseGuard` and of custom callbacks, and
+    the objectives `Free` and `AdversarialPool` continue with an empty memory.
 
     The file contains the arguments of `AdvTrain`, and is refused if they differ. Models and
     functions among them, such as a teacher, are compared by type only. Data and loss may change.

@@ -73,8 +73,8 @@ class HeldOutAttack(keras.callbacks.Callback):
     def measure(self):
         """Returns accuracy and mean cross-entropy under the attack, as floats.
 
-        They are measured at the weights that Keras validates: the averages, if there is a
-        `SwapEMAWeights`.
+        The attack runs on the weights that Keras validates. With a `SwapEMAWeights` among the
+        callbacks, these are the averages.
         """
         swaps = [c for c in self._callback_list() if isinstance(c, keras.callbacks.SwapEMAWeights)]
         for swap in swaps:

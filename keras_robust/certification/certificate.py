@@ -28,7 +28,7 @@ class CertificationResult(typing.NamedTuple):
 class Certificate(Configurable):
     """Proves, for each input, a radius within which the prediction of a model stays the same.
 
-    Subclasses implement `certify`. It does not use labels; `kr.certify` compares with them.
+    Subclasses implement `certify`, which knows no labels; `kr.certify` compares with labels.
 
     Attribute: `norm`, the norm of the radii, the name of a threat model.
     """

@@ -31,9 +31,9 @@ class CertificateReport:
     """The result of `keras_robust.certify`.
 
     Certified accuracy at a radius is the share of examples that are classified correctly and have a
-    certified radius at least that large. It is a lower bound of the accuracy under any attack,
-    while robust accuracy is an upper bound. `print(report)` shows a table, `report.save(path)`
-    writes JSON, and `report.plot(path)` draws the curve.
+    certified radius at least that large. Certified accuracy is a lower bound of the accuracy under
+    any attack, while robust accuracy is an upper bound. `print(report)` shows a table,
+    `report.save(path)` writes JSON, and `report.plot(path)` draws the curve.
 
     Args:
         method: dict, the class of the certificate and its arguments.

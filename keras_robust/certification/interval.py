@@ -34,12 +34,12 @@ class Interval(Certificate):
     The prediction provably stays the same if no `z_j` can reach `z_y`; bisection finds the largest
     such `r`.
 
-    It is a proof up to rounding. Bounds are computed in float64, rounded to nearest, for the exact
-    function that the weights define. The logits of a model in float32 differ from it by about 1e-6
-    of their size (with TensorFloat-32, which GPUs may use, by 1e-3); half precision raises a
-    `ValueError`. A radius of 0 says nothing about the model: bounds widen at every layer, and
-    networks that were not trained for IBP (`objectives.IBP`) get radii near 0, however robust they
-    are.
+    The certificate is a proof up to rounding. Bounds are computed in float64, rounded to nearest,
+    for the exact function that the weights define. The logits of a model in float32 differ from it
+    by about 1e-6 of their size (with TensorFloat-32, which GPUs may use, by 1e-3); half precision
+    raises a `ValueError`. A radius of 0 says nothing about the model: bounds widen at every layer,
+    and networks that were not trained for IBP (`objectives.IBP`) get radii near 0, however robust
+    they are.
 
     Supports Sequential and Functional models of Dense, Conv, pooling, BatchNormalization (with its
     moving statistics), increasing activations, Flatten, Reshape, Add and similar layers. Other

@@ -78,9 +78,9 @@ def rebuild(source, destination):
 def prepare(source=SOURCE, data_dir=None):
     """Prepares `tfds.load("fashion_mnist")` from local files and checks every checksum.
 
-    Call it once on a machine that cannot download Fashion-MNIST. It takes about 10 seconds on two
-    CPU cores and 40 MB of disk, and 80 MB more during the call. It does not change a data set that
-    is already prepared.
+    Call it once on a machine that cannot download Fashion-MNIST. The call takes about 10 seconds on
+    two CPU cores and 40 MB of disk, and 80 MB more while it runs. A data set that is already
+    prepared does not change.
 
     Args:
         source: string, the folder of the four `.gz` files. Defaults to the folder of the Debian

@@ -15,10 +15,10 @@ class BlackBox:
     """A function on NumPy arrays that replaces a model, such as the client of a served model.
 
     `evaluate` and `attack.run` accept it wherever they accept a model, for attacks that need only
-    scores (`Square`, `SPSA`) or decisions: `kr.evaluate(model, data, attacks="black_box")`. It has
-    no gradient, so gradient attacks raise a `ValueError`. The function gets whole batches: their
-    size is the `batch_size` of the call, and the last batch may be padded with copies. Examples
-    that an attack has already broken are still sent with the rest of their batch.
+    scores (`Square`, `SPSA`) or decisions: `kr.evaluate(model, data, attacks="black_box")`. The
+    function has no gradient, so gradient attacks raise a `ValueError`. The function gets whole
+    batches: their size is the `batch_size` of the call, and the last batch may be padded with
+    copies. Examples that an attack has already broken are still sent with the rest of their batch.
 
     The function runs in Python, outside of the graph, so XLA cannot compile it. It should not call
     TensorFlow: if TensorFlow has only one thread for operations, the call would wait for itself.

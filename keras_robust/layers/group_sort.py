@@ -16,7 +16,7 @@ class GroupSort(keras.layers.Layer):
     approximate every 1-Lipschitz function. Use it between layers like `SpectralDense` and
     `OrthogonalConv2D`.
 
-    Deviations from the paper: none. Cost: a sort. It has no weights.
+    Deviations from the paper: none. Cost: a sort. The layer has no weights.
 
     Args:
         group_size: int of at least 2, the channels in a group. The size of the last axis must be a

@@ -23,9 +23,9 @@ class SpectralDense(keras.layers.Dense):
     assigns to the kernel.
 
     Deviations from the paper: a bound from the powers of `W^T W` (`orthogonal.spectral_bound`)
-    replaces power iterations. It needs no state, and inference and training compute the same.
-    Cost: `num_steps` products of matrices of the size of the kernel for each call, whatever the
-    batch size.
+    replaces power iterations. The bound needs no state, so inference and training compute the same
+    function. Cost: `num_steps` products of matrices of the size of the kernel for each call,
+    whatever the batch size.
 
     Args:
         units: int.

@@ -7,7 +7,7 @@ from keras import ops
 def kl_divergence(reference_logits, logits):
     """Returns `sum_j p_j (log p_j - log q_j)`, shape `(batch_size,)`, from two sets of logits.
 
-    `p = softmax(reference_logits)` and `q = softmax(logits)`. It uses `log_softmax`, so that no
+    `p = softmax(reference_logits)` and `q = softmax(logits)`. Both use `log_softmax`, so that no
     probability is clipped (`keras.losses.KLDivergence` clips at 1e-7, which makes gradients zero).
     The gradient with respect to the input is zero where `p = q`, so that a search must not start at
     `x`.

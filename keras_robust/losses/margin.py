@@ -10,8 +10,8 @@ from keras_robust.losses.labels import to_indices
 def margin(y_true, logits):
     """Returns `max_{j != y} z_j - z_y`, shape `(batch_size,)`: positive when misclassified.
 
-    This is the loss of Carlini and Wagner (2017), without their confidence. It grows with the
-    logits and never saturates.
+    This is the loss of Carlini and Wagner (2017), without their confidence. The loss grows
+    with the logits and never saturates.
 
     Args:
         y_true: class indices, or rows whose largest entry marks the class.

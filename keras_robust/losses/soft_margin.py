@@ -10,9 +10,9 @@ from keras_robust.losses.labels import to_indices
 def soft_margin(y_true, logits):
     """Returns `log sum_{j != y} exp(z_j) - z_y`, shape `(batch_size,)`.
 
-    This is a smooth upper bound of `margin`, larger by at most `log(num_classes - 1)`. It is the
-    logarithm of the odds against the true class, which is zero if the true class has probability
-    1/2.
+    The soft margin is the logarithm of the odds against the true class: zero if the true class has
+    probability 1/2. It is a smooth upper bound of `margin`, larger by at most
+    `log(num_classes - 1)`.
 
     Args:
         y_true: class indices, or rows whose largest entry marks the class.

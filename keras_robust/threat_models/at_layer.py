@@ -18,8 +18,9 @@ class AtLayer(ThreatModelWrapper):
     layer and `f` the rest, the attacker chooses `delta` in `f(h(x) + delta)`. Miyato et al. (2017)
     take one step, `delta = epsilon * g / ||g||_2` over the whole sequence:
     `AdvTrain(AtLayer("embedding", L2(5.0, bounds=None)), attack="fgsm", objective=Mixed(...))`. It
-    is a regularization: on IMDB their test error falls from 7.39% to 6.21%. It does not give
-    robustness against changed words, and `evaluate`, which reports robust accuracy, refuses it.
+    is a regularization: on IMDB their test error falls from 7.39% to 6.21%. Such training does not
+    give robustness against changed words, and `evaluate`, which reports robust accuracy, refuses
+    it.
 
     In training, gradients also reach the layers up to the named one: only `delta` is held fixed,
     and every pass computes `h(x) + delta` again, with Dropout and BatchNorm in training mode. The
