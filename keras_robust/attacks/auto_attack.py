@@ -11,12 +11,16 @@ from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack_loss import check_choice
 from keras_robust.attacks.data import as_structure
 from keras_robust.attacks.data import check_examples
+from keras_robust.attacks.ensemble import Ensemble
+from keras_robust.attacks.ensemble import PlannedAttack
 from keras_robust.attacks.gradient.apgd import APGD
 from keras_robust.attacks.gradient.targeted_apgd import TargetedAPGD
 from keras_robust.attacks.minimum_norm.fab import FAB
 from keras_robust.attacks.minimum_norm.targeted_fab import TargetedFAB
 from keras_robust.attacks.result import AttackResult
+from keras_robust.attacks.result import select
 from keras_robust.attacks.score_based.square import Square
+from keras_robust.attacks.worst_case import WorstCase
 
 VERSIONS = ("standard", "plus", "rand")
 _NUM_TARGETS = 9
@@ -131,53 +135,34 @@ class AutoAttack(Attack):
         threat_model = threat_models.get(threat_model)
         models.refuse_preprocessor(model)
         checked, y = check_examples(x, y, threat_model)
-        size = models.size_of(checked)
         logits = models.predict_clean_logits(model, checked, batch_size)
         labels = logits.argmax(-1) if y is None else losses.to_indices(y, logits.shape[-1])
         labels = ops.convert_to_numpy(labels)
-        chosen = np.isin(np.arange(size), np.arange(size) if rows is None else rows)
-        found = _unattacked(np.array(models.single(checked)), logits, labels)
-        for index, member in enumerate(self.members(threat_model, logits.shape[-1])):
-            remaining = np.flatnonzero(chosen & ~found.success)
-            if len(remaining):
-                seed_of_member = member_seed(seed, index)
-                arguments = {"batch_size": batch_size, "seed": seed_of_member, "verbose": verbose}
-                result = member.run(
-                    model, checked, labels, threat_model, rows=remaining, **arguments
-                )
-                x_adv = models.single(result.x_adv)
-                # One forward pass at the new points judges the member.
-                logits[remaining] = models.predict_logits(model, x_adv, batch_size)
-                _merge(found, result._replace(x_adv=x_adv), remaining, logits, labels, member)
-        found = AttackResult(*(field if rows is None else field[rows] for field in found))
+        members = self.members(threat_model, logits.shape[-1])
+        worst = WorstCase(checked, labels, logits, measures=False)
+        rows = np.arange(len(labels)) if rows is None else np.asarray(rows)
+        # Members attack robust examples only, which leaves out those that are not in `rows`.
+        worst.robust &= np.isin(np.arange(len(labels)), rows)
+        zero_gradient, queries = worst.correct.copy(), np.ones(len(labels), "int32")
+        ensemble = Ensemble(model, worst, threat_model, batch_size=batch_size, seed=seed)
+        for turn in ensemble.turns([PlannedAttack(member, "AutoAttack") for member in members]):
+            for _ in turn.batches(verbose):
+                pass
+            if turn.run is None:
+                continue
+            found, _, _ = turn.judge()
+            # One forward pass at the new points has judged the member.
+            queries[turn.rows] += found.queries + 1
+            # Members without gradients cannot detect masked gradients.
+            if turn.planned.attack.uses_gradients:
+                zero_gradient[turn.rows] &= found.zero_gradient
+        found = AttackResult(
+            # An example that stays robust is returned unchanged.
+            x_adv=np.asarray(select(~worst.robust, worst.x_adv, checked)),
+            loss=ops.convert_to_numpy(losses.margin(labels, worst.adv_logits)),
+            success=~worst.robust,
+            zero_gradient=zero_gradient,
+            queries=queries,
+        )
+        found = AttackResult(*(field[rows] for field in found))
         return found._replace(x_adv=threat_model.pack(found.x_adv, as_structure(x)))
-
-
-def member_seed(seed, index):
-    """Returns a different seed for each of several attacks, so that no two share their starts."""
-    return (seed + 104729 * index) % 2**31
-
-
-def _unattacked(x, logits, labels):
-    """Returns `AttackResult` before the first attack, with clean mistakes marked as success."""
-    return AttackResult(
-        x_adv=np.array(x),
-        loss=ops.convert_to_numpy(losses.margin(labels, logits)).copy(),
-        success=logits.argmax(-1) != labels,
-        zero_gradient=logits.argmax(-1) == labels,
-        queries=np.ones(len(logits), "int32"),
-    )
-
-
-def _merge(found, result, rows, logits, labels, member):
-    """Updates `found` with a member's results for `rows`, judged by the logits at its points."""
-    broken = (logits[rows].argmax(-1) != labels[rows]) & result.success
-    loss = ops.convert_to_numpy(losses.margin(labels[rows], logits[rows]))
-    stronger = broken | (loss > found.loss[rows])
-    found.x_adv[rows[broken]] = result.x_adv[broken]
-    found.loss[rows[stronger]] = loss[stronger]
-    found.success[rows[broken]] = True
-    # Members without gradients cannot detect masked gradients.
-    if member.uses_gradients:
-        found.zero_gradient[rows] &= result.zero_gradient
-    found.queries[rows] += result.queries + 1

@@ -11,12 +11,13 @@ import numpy as np
 
 from keras_robust import attacks as attacks_module
 from keras_robust import models
+from keras_robust.attacks.ensemble import PlannedAttack
+from keras_robust.attacks.worst_case import WorstCase
 from keras_robust.calls import with_argument_advice
 from keras_robust.evaluation.checkpoint import Checkpoint
 from keras_robust.evaluation.checks.chance import measure_chance
 from keras_robust.evaluation.checks.cheap_checks import cheap_checks
 from keras_robust.evaluation.inputs import EvaluationInputs
-from keras_robust.evaluation.plan import PlannedAttack
 from keras_robust.evaluation.plan import default_minimum_norm_attack
 from keras_robust.evaluation.plan import has_single_norm
 from keras_robust.evaluation.plan import plan_attacks
@@ -24,8 +25,7 @@ from keras_robust.evaluation.plan import warnings_of_attacks
 from keras_robust.evaluation.reports.report import RobustnessReport
 from keras_robust.evaluation.runner import AttackRunner
 from keras_robust.evaluation.summary import summarize
-from keras_robust.evaluation.validation import decimal_radius
-from keras_robust.evaluation.worst_case import WorstCase
+from keras_robust.threat_models.decimal_radius import decimal_radius
 from keras_robust.version import __version__
 
 

@@ -1,6 +1,5 @@
 """The plan of an evaluation: which attacks run, and on which examples."""
 
-import dataclasses
 import functools
 
 import numpy as np
@@ -9,27 +8,12 @@ from keras_robust import attacks as attacks_module
 from keras_robust import threat_models
 from keras_robust.attacks.attack import registry
 from keras_robust.attacks.auto_attack import VERSIONS
+from keras_robust.attacks.ensemble import PlannedAttack
 from keras_robust.attacks.step_reach import step_size_complaint
 
 _NORMS = (threat_models.L1, threat_models.L2, threat_models.Linf)
 _LOSSES = ("cross_entropy", "margin")
 _SHORT_SUITE = "APGD"
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannedAttack:
-    """One attack of an evaluation.
-
-    Args:
-        attack: an `Attack`.
-        suite: str, the suite that the attack is a member of, or `None`. A member runs only on the
-            examples that are still robust; other attacks run on all correctly classified examples.
-        is_unbounded: bool, whether it is a minimum-norm attack, which runs without a radius.
-    """
-
-    attack: object
-    suite: str | None = None
-    is_unbounded: bool = False
 
 
 def plan_attacks(attacks, threat_model, num_classes):

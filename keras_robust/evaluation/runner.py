@@ -1,12 +1,8 @@
-"""The runner of the attacks of an evaluation."""
+"""The attacks of an evaluation, with reports and checkpoints."""
 
 import time
 
-import numpy as np
-
-from keras_robust import models
-from keras_robust.attacks.auto_attack import member_seed
-from keras_robust.attacks.dataset_attack import DatasetAttack
+from keras_robust.attacks.ensemble import Ensemble
 from keras_robust.evaluation.reports.attack_report import AttackReport
 
 # The errors that Python raises if a saved state lacks a value, or a value has the wrong type.
@@ -14,7 +10,7 @@ _MISSING = (AttributeError, KeyError, TypeError, ValueError)
 
 
 class AttackRunner:
-    """Runs attacks on a model, and collects their reports.
+    """Runs an ensemble of attacks, saves its state, and collects a report of each attack.
 
     Args:
         model: a model or a callable, as in `evaluate`.
@@ -27,68 +23,40 @@ class AttackRunner:
     """
 
     def __init__(self, model, worst, threat_model, *, batch_size, seed):
-        self.model, self.worst, self.threat_model = model, worst, threat_model
-        self.batch_size, self.seed = batch_size, seed
-        self.reports, self.warnings = [], []
+        self.worst, self.reports, self.warnings = worst, [], []
+        self._ensemble = Ensemble(model, worst, threat_model, batch_size=batch_size, seed=seed)
 
     def run(self, plan, checkpoint, verbose):
         """Runs all planned attacks, and resumes from the checkpoint if it has a state."""
         run_state, seconds = self._resume(checkpoint, len(plan))
-        for index in range(len(self.reports), len(plan)):
+        for turn in self._ensemble.turns(plan, first=len(self.reports)):
             # Count the seconds before an interruption as well.
-            planned, start = plan[index], time.perf_counter() - seconds
-            rows = np.flatnonzero(self.worst.robust if planned.suite else self.worst.correct)
-            found = None
-            if len(rows):
-                if verbose:
-                    print(f"{planned.attack}")  # noqa: T201
-                run = self._start(planned, rows, index)
-                if run_state is not None:
-                    self._restore(run, run_state, checkpoint)
-                for _ in run.with_progress(verbose, *self._others(rows)):
-                    if checkpoint.is_due:
-                        self._save(checkpoint, run.state(), time.perf_counter() - start)
-                found = run.found()
-            self._record(planned, rows, found, start)
+            start = time.perf_counter() - seconds
+            if turn.run is not None and run_state is not None:
+                self._restore(turn.run, run_state, checkpoint)
+            for _ in turn.batches(verbose):
+                if checkpoint.is_due:
+                    self._save(checkpoint, turn.run.state(), time.perf_counter() - start)
+            self._record(turn, start)
             # An attack that has finished never runs again, even if the next one is killed at once.
             self._save(checkpoint, None, 0.0)
             run_state, seconds = None, 0.0
 
-    def _start(self, planned, rows, index):
-        ball = self.threat_model.with_epsilon(np.inf) if planned.is_unbounded else self.threat_model
-        arguments = {"batch_size": self.batch_size, "seed": member_seed(self.seed, index)}
-        worst = self.worst
-        return DatasetAttack(
-            planned.attack, self.model, worst.x, worst.y, ball, rows=rows, **arguments
-        )
-
-    def _others(self, rows):
-        """Returns the number of the other examples, and how many of them are robust."""
-        others = np.ones(len(self.worst.y), "bool")
-        others[rows] = False
-        return int(others.sum()), int(self.worst.robust[others].sum())
-
-    def _record(self, planned, rows, found, start):
+    def _record(self, turn, start):
         """Updates the worst case with the result of an attack, and adds its report."""
-        worst = self.worst
-        broken = np.zeros(len(rows), "bool")
+        worst, rows, planned = self.worst, turn.rows, turn.planned
+        robust = worst.correct.copy()
         zero_gradient, queries = 0.0, 0
-        label = AttackReport.of(planned.attack).label
-        if found is not None:
-            # Judge the points by the model, not by what the attack reports.
-            logits = models.predict_logits(self.model, found.x_adv, self.batch_size)
-            radius = self.threat_model.epsilon_for_rows(rows, worst.x)
-            ball = self.threat_model.with_epsilon(radius)
-            broken, feasible = worst.update(rows, found.x_adv, logits, ball)
+        if turn.run is not None:
+            found, broken, feasible = turn.judge()
+            robust[rows[broken]] = False
             zero_gradient = float(found.zero_gradient.sum() / worst.correct.sum())
             queries = int(found.queries.sum())
             if not feasible.all() and not planned.is_unbounded:
                 self.warnings.append(
-                    f"{label} left the threat model on {(~feasible).sum()} examples, which are "
-                    "counted as not broken."
+                    f"{AttackReport.of(planned.attack).label} left the threat model on "
+                    f"{(~feasible).sum()} examples, which are counted as not broken."
                 )
-        robust = worst.correct.copy()
-        robust[rows[broken]] = False
         # An attack that skipped examples which were broken before has no accuracy of its own.
         saw_all = len(rows) == worst.correct.sum()
         self.reports.append(

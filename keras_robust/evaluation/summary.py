@@ -8,7 +8,7 @@ from keras_robust.evaluation.metrics.curve import median_distance
 from keras_robust.evaluation.metrics.curve import robustness_curve
 from keras_robust.evaluation.metrics.per_class import accuracy_per_class
 from keras_robust.evaluation.metrics.per_class import confusion
-from keras_robust.evaluation.validation import decimal_radius
+from keras_robust.threat_models.decimal_radius import decimal_radius
 
 
 def summarize(worst, threat_model, plan, reports):

@@ -19,13 +19,6 @@ def check_threat_model(identifier):
     return threat_model
 
 
-def decimal_radius(threat_model):
-    """Returns the radius in float64 as it was written: 0.3, not 0.30000001192092896."""
-    # The shortest decimal of a float32 is the number that the user wrote.
-    radius = np.asarray(threat_model.radius)
-    return np.reshape([float(str(number)) for number in radius.ravel()], radius.shape)
-
-
 def as_model(model):
     """Returns a callable that returns logits, for a loaded SavedModel as well.
 
@@ -83,9 +76,3 @@ def check_labels(y, logits):
             f"Received: labels such as {y[y != np.round(y)].ravel()[0]}"
         )
     return check_classes(y, num_classes)
-
-
-def is_mistaken(logits, y):
-    """Returns where the predicted class is wrong; non-finite logits never count as mistakes."""
-    # argmax of NaN returns the first NaN, as if it were a class.
-    return np.isfinite(logits).all(axis=-1) & (np.argmax(logits, axis=-1) != y)

@@ -153,3 +153,20 @@ def test_unsupported_uses_are_explained():
         backends.traced(lambda x: AutoAttack()(model, x, None, kr.Linf(0.1)))(x)
     with pytest.raises(ValueError, match="`version` must be one of.*Received: 'fast'"):
         AutoAttack("fast")
+
+
+def _nan_beyond(x):
+    """Logits that are NaN where the first coordinate is above 0.6, and there only."""
+    logits = keras.ops.stack([0.5 - x[:, 0], x[:, 0] - 0.5], axis=-1)
+    return keras.ops.where(x[:, :1] > 0.6, np.float32("nan"), logits)
+
+
+def test_it_agrees_with_evaluate_about_logits_that_are_not_finite():
+    x = np.array([[0.3, 0.5], [0.45, 0.5], [0.55, 0.5]], "float32")
+    y, ball = np.array([0, 0, 1]), kr.Linf(0.2)
+    found = AutoAttack().run(_nan_beyond, x, y, ball)
+    # Only a finite score above 0.5, or below it for the last example, is a mistake.
+    np.testing.assert_array_equal(found.success, [0, 1, 1])
+    assert np.all(found.x_adv[:2, 0] <= 0.6) and found.x_adv[0, 0] == x[0, 0]
+    report = kr.evaluate(_nan_beyond, (x, y), ball, minimum_norm=None)
+    assert report.robust_accuracy == pytest.approx((~found.success).mean())

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust.evaluation.plan import PlannedAttack
+from keras_robust.attacks.ensemble import PlannedAttack
 from keras_robust.evaluation.plan import has_single_norm
 from keras_robust.evaluation.plan import plan_attacks
 from keras_robust.evaluation.plan import warnings_of_attacks

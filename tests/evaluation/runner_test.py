@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
+from keras_robust.attacks.ensemble import PlannedAttack
+from keras_robust.attacks.worst_case import WorstCase
 from keras_robust.evaluation.checkpoint import Checkpoint
-from keras_robust.evaluation.plan import PlannedAttack
 from keras_robust.evaluation.runner import AttackRunner
-from keras_robust.evaluation.worst_case import WorstCase
 from tests.support.told import BALL
 from tests.support.told import Fixed
 from tests.support.told import FixedNearest

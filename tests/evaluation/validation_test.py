@@ -5,8 +5,6 @@ import pytest
 import keras_robust as kr
 from keras_robust.evaluation.validation import check_labels
 from keras_robust.evaluation.validation import check_threat_model
-from keras_robust.evaluation.validation import decimal_radius
-from keras_robust.evaluation.validation import is_mistaken
 from keras_robust.evaluation.validation import predict_clean
 
 LOGITS = np.zeros((4, 3), "float32")
@@ -60,15 +58,3 @@ def test_threat_models_must_change_inputs():
     at_layer = kr.threat_models.AtLayer("dense", kr.L2(1.0, bounds=None))
     with pytest.raises(ValueError, match="an attacker can send.*Received: AtLayer"):
         check_threat_model(at_layer)
-
-
-def test_the_radius_is_the_decimal_that_was_written():
-    assert decimal_radius(kr.Linf(0.3)).tolist() == 0.3
-    assert decimal_radius(kr.Linf("8/255")).tolist() == 0.03137255
-    assert decimal_radius(kr.L2(1e-9)).tolist() == 1e-9
-    assert decimal_radius(kr.Linf(np.array([[0.1], [0.7]]))).tolist() == [[0.1], [0.7]]
-
-
-def test_nan_logits_never_count_as_mistakes():
-    logits = np.array([[1, 2], [2, 1], [np.nan, 1], [np.inf, 1], [1, 1]], "float32")
-    np.testing.assert_array_equal(is_mistaken(logits, np.ones(5, "int64")), [0, 1, 0, 0, 1])

@@ -8,13 +8,13 @@ from keras_robust import attacks
 from keras_robust import backend
 from keras_robust import models
 from keras_robust import threat_models
+from keras_robust.attacks.worst_case import is_mistaken
 from keras_robust.evaluation.black_box import BlackBox
 from keras_robust.evaluation.checks.cheap_checks import make_check
 from keras_robust.evaluation.checks.cheap_checks import make_count_check
 from keras_robust.evaluation.checks.check import Check
 from keras_robust.evaluation.plan import has_single_norm
 from keras_robust.evaluation.reports.attack_report import AttackReport
-from keras_robust.evaluation.validation import is_mistaken
 
 _NEAR = 0.01  # The size of the noise, as a share of the radius.
 _RARE = 0.002  # The share of examples whose prediction may change by rounding.

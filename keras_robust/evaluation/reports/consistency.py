@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from keras_robust import threat_models
 from keras_robust.configurable import shown
 from keras_robust.evaluation.reports.json_types import refuse
-from keras_robust.evaluation.validation import decimal_radius
+from keras_robust.threat_models.decimal_radius import decimal_radius
 from keras_robust.threat_models.parsing import box_slack
 
 # Without `per_class` and `confusion` nothing else in the file limits the number of classes, and

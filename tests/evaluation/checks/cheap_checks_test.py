@@ -7,13 +7,13 @@ from keras import ops
 
 import keras_robust as kr
 from keras_robust import models
+from keras_robust.attacks.ensemble import PlannedAttack
 from keras_robust.evaluation.checks.cheap_checks import cheap_checks
 from keras_robust.evaluation.checks.cheap_checks import check_bounds
 from keras_robust.evaluation.checks.cheap_checks import check_determinism
 from keras_robust.evaluation.checks.cheap_checks import check_epsilon
 from keras_robust.evaluation.checks.cheap_checks import check_logits
 from keras_robust.evaluation.checks.cheap_checks import make_count_check
-from keras_robust.evaluation.plan import PlannedAttack
 from keras_robust.evaluation.reports.attack_report import AttackReport
 from tests.support import tiers
 from tests.support import told

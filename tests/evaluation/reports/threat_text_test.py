@@ -4,7 +4,7 @@ import pytest
 import keras_robust as kr
 from keras_robust.evaluation.reports.schema import to_plain
 from keras_robust.evaluation.reports.threat_text import describe_threat
-from keras_robust.evaluation.validation import decimal_radius
+from keras_robust.threat_models.decimal_radius import decimal_radius
 
 FEATURES = {"low": -2.0, "high": 2.5, "num_features": 3072}
 

@@ -5,8 +5,7 @@ import numpy as np
 
 from keras_robust import losses
 from keras_robust import models
-from keras_robust.evaluation.validation import decimal_radius
-from keras_robust.evaluation.validation import is_mistaken
+from keras_robust.threat_models.decimal_radius import decimal_radius
 
 
 class WorstCase:
@@ -97,3 +96,9 @@ class WorstCase:
         kept = enumerate(keras.tree.flatten(self.x_adv))
         leaves = [state.get(f"x_adv_{number}", leaf) for number, leaf in kept]
         self.x_adv = keras.tree.pack_sequence_as(self.x_adv, leaves)
+
+
+def is_mistaken(logits, y):
+    """Returns where the predicted class is wrong; non-finite logits never count as mistakes."""
+    # argmax of NaN returns the first NaN, as if it were a class.
+    return np.isfinite(logits).all(axis=-1) & (np.argmax(logits, axis=-1) != y)

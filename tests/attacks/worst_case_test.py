@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust.evaluation.worst_case import WorstCase
+from keras_robust.attacks.worst_case import WorstCase
+from keras_robust.attacks.worst_case import is_mistaken
 from tests.support.told import BALL
 from tests.support.told import X
 from tests.support.told import Y
@@ -158,3 +159,8 @@ def test_several_inputs_and_objects_that_no_attack_changes():
     other.restore(state)
     np.testing.assert_array_equal(other.x_adv["a"], worst.x_adv["a"])
     assert list(other.x_adv["city"]) == ["Köln", b"\xff"]
+
+
+def test_nan_logits_never_count_as_mistakes():
+    logits = np.array([[1, 2], [2, 1], [np.nan, 1], [np.inf, 1], [1, 1]], "float32")
+    np.testing.assert_array_equal(is_mistaken(logits, np.ones(5, "int64")), [0, 1, 0, 0, 1])

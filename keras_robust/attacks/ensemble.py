@@ -1,0 +1,103 @@
+"""Several attacks, one after the other, whose points the model judges."""
+
+import dataclasses
+
+import numpy as np
+
+from keras_robust import models
+from keras_robust.attacks.dataset_attack import DatasetAttack
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedAttack:
+    """One attack of an ensemble.
+
+    Args:
+        attack: an `Attack`.
+        suite: str, the suite that the attack is a member of, or `None`. A member runs only on the
+            examples that are still robust; other attacks run on all correctly classified examples.
+        is_unbounded: bool, whether it is a minimum-norm attack, which runs without a radius.
+    """
+
+    attack: object
+    suite: str | None = None
+    is_unbounded: bool = False
+
+
+class Ensemble:
+    """Runs planned attacks in order, and keeps the worst case over all of them.
+
+    Args:
+        model: a model or a callable that returns logits.
+        worst: a `WorstCase`, which every attack updates.
+        threat_model: a `ThreatModel`.
+        batch_size: int.
+        seed: int, from which every attack gets another one, so that no two share their starts.
+    """
+
+    def __init__(self, model, worst, threat_model, *, batch_size, seed):
+        self.model, self.worst, self.threat_model = model, worst, threat_model
+        self.batch_size, self.seed = batch_size, seed
+
+    def turns(self, plan, first=0):
+        """Yields a `Turn` for every attack of a plan; judge it before the next one.
+
+        Args:
+            plan: list of `PlannedAttack`.
+            first: int, the number of attacks that are done already. Defaults to `0`.
+        """
+        for index in range(first, len(plan)):
+            yield Turn(self, plan[index], index)
+
+
+class Turn:
+    """One attack of an ensemble on the examples that it is planned for.
+
+    Attributes: `planned`, the `PlannedAttack`; `rows`, int array, the examples that it attacks;
+    `run`, the `DatasetAttack` on them, or `None` if there are none.
+    """
+
+    def __init__(self, ensemble, planned, index):
+        worst, threat_model = ensemble.worst, ensemble.threat_model
+        if planned.is_unbounded:
+            threat_model = threat_model.with_epsilon(np.inf)
+        self.planned = planned
+        self.rows = np.flatnonzero(worst.robust if planned.suite else worst.correct)
+        self.run = None
+        self._ensemble = ensemble
+        if len(self.rows):
+            self.run = DatasetAttack(
+                planned.attack,
+                ensemble.model,
+                worst.x,
+                worst.y,
+                threat_model,
+                rows=self.rows,
+                batch_size=ensemble.batch_size,
+                seed=(ensemble.seed + 104729 * index) % 2**31,
+            )
+
+    def batches(self, verbose):
+        """Runs the attack, and yields after every batch, with a progress bar if `verbose`."""
+        if self.run is None:
+            return
+        if verbose:
+            print(f"{self.planned.attack}")  # noqa: T201
+        others = np.ones(len(self._ensemble.worst.y), "bool")
+        others[self.rows] = False
+        num_robust = int(self._ensemble.worst.robust[others].sum())
+        yield from self.run.with_progress(verbose, int(others.sum()), num_robust)
+
+    def judge(self):
+        """Updates the worst case with the points of the attack, after its last batch.
+
+        Returns:
+            The `AttackResult` for `rows`; and two bool arrays, which of these examples are broken,
+            and which points are feasible. The model decides that, not what the attack reports.
+        """
+        ensemble, found = self._ensemble, self.run.found()
+        logits = models.predict_logits(ensemble.model, found.x_adv, ensemble.batch_size)
+        radius = ensemble.threat_model.epsilon_for_rows(self.rows, ensemble.worst.x)
+        threat_model = ensemble.threat_model.with_epsilon(radius)
+        broken, feasible = ensemble.worst.update(self.rows, found.x_adv, logits, threat_model)
+        return found, broken, feasible

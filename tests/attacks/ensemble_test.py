@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+
+import keras_robust as kr
+from keras_robust.attacks.ensemble import Ensemble
+from keras_robust.attacks.ensemble import PlannedAttack
+from keras_robust.attacks.worst_case import WorstCase
+from tests.support.told import BALL
+from tests.support.told import Fixed
+from tests.support.told import FixedNearest
+from tests.support.told import X
+from tests.support.told import Y
+from tests.support.told import model
+
+FIRST = Fixed([0.0, -0.3, 0.0, 0.0, 0.0])
+SECOND = Fixed([0.0, -0.3, -0.3, 0.0, 0.0], claim=False)
+
+
+def _ensemble(ball=BALL, seed=0):
+    worst = WorstCase(X, Y, np.asarray(model(X)), measures=True)
+    return Ensemble(model, worst, ball, batch_size=2, seed=seed)
+
+
+def _run(ensemble, plan, first=0):
+    """Returns the rows and the verdicts of every turn."""
+    verdicts = []
+    for turn in ensemble.turns(plan, first):
+        count = sum(turn.batches(verbose=False))
+        assert count == len(turn.rows)
+        verdicts.append((turn.rows.tolist(), turn.rows[turn.judge()[1]].tolist()))
+    return verdicts
+
+
+def test_members_of_a_suite_attack_what_is_robust_and_others_what_is_correct():
+    suite = [PlannedAttack(FIRST, "suite"), PlannedAttack(SECOND, "suite")]
+    assert _run(_ensemble(), suite) == [([0, 1, 2, 3], [1]), ([0, 2, 3], [2])]
+    alone = [PlannedAttack(FIRST), PlannedAttack(SECOND)]
+    assert _run(_ensemble(), alone) == [([0, 1, 2, 3], [1]), ([0, 1, 2, 3], [1, 2])]
+
+
+def test_it_goes_on_after_the_attacks_that_are_done():
+    plan = [PlannedAttack(kr.attacks.RandomNoise(num_samples=1))] * 2
+    whole, rest = _ensemble(seed=3), _ensemble(seed=3)
+    points = [turn.run.found().x_adv for turn in whole.turns(plan) if sum(turn.batches(False))]
+    (later,) = [turn for turn in rest.turns(plan, first=1) if sum(turn.batches(False))]
+    np.testing.assert_array_equal(later.run.found().x_adv, points[1])
+    # Every attack draws other random numbers.
+    assert np.abs(points[1] - points[0]).max() > 0.01
+
+
+def test_points_outside_of_the_ball_break_nothing():
+    (turn,) = _ensemble().turns([PlannedAttack(Fixed([0.0, -0.31, -0.3, 0.0, 0.0]))])
+    assert sum(turn.batches(False)) == 4
+    _, broken, feasible = turn.judge()
+    np.testing.assert_array_equal(broken, [0, 0, 1, 0])
+    np.testing.assert_array_equal(feasible, [1, 0, 1, 1])
+
+
+def test_a_minimum_norm_attack_has_no_radius_and_is_judged_with_it(search_alone):
+    ensemble = _ensemble()
+    attack = FixedNearest([-0.5, -0.25, 0.0, 0.0, 0.0])
+    (turn,) = ensemble.turns([PlannedAttack(attack, is_unbounded=True)])
+    assert sum(turn.batches(False)) == 4
+    np.testing.assert_array_equal(turn.judge()[1], [0, 1, 0, 0])
+    np.testing.assert_allclose(ensemble.worst.distances[:2], [0.5, 0.25], rtol=1e-5)
+
+
+def test_nothing_runs_where_nothing_is_left():
+    ensemble = _ensemble()
+    ensemble.worst.robust[:] = False
+    (turn,) = ensemble.turns([PlannedAttack(FIRST, "suite")])
+    assert turn.run is None and list(turn.batches(True)) == [] and len(turn.rows) == 0
+
+
+@pytest.mark.parametrize("num_robust", [1, 3])
+def test_the_bar_shows_the_accuracy_of_all_examples(capsys, num_robust):
+    ensemble = _ensemble()
+    ensemble.worst.robust[:] = np.arange(5) < num_robust
+    (turn,) = ensemble.turns([PlannedAttack(Fixed([0.0] * 5, claim=False), "suite")])
+    assert sum(turn.batches(True)) == num_robust
+    shown = capsys.readouterr().out
+    assert shown.startswith("Fixed(") and f"robust: {num_robust / 5:.1f}" in shown
