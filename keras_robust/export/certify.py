@@ -16,7 +16,7 @@ _SELECTION = 100
 _BISECTIONS = 50
 
 
-def certify_signature(model, specs, guarded, max_samples, archive):
+def certify_signature(served, max_samples, archive):
     """Returns the function `certify` and its specs for a `RandomizedSmoothing`, else `None`.
 
     The inputs of `certify` are the inputs of the model; `seed`, int32 `(2,)`; `num_samples`, int32,
@@ -30,13 +30,12 @@ def certify_signature(model, specs, guarded, max_samples, archive):
     format of a REST request.
 
     Args:
-        model: the model.
-        specs: list of `tf.TensorSpec`, one for each input of the model.
-        guarded: function that applies the guards to a list of tensors.
+        served: `ServedModel`.
         max_samples: int, the most copies that a request may ask for, summed over its inputs. It
             limits the time that an answer takes.
         archive: `backend.Archive` of the model.
     """
+    model = served.model
     if not isinstance(model, RandomizedSmoothing):
         return None
     message = (
@@ -44,7 +43,7 @@ def certify_signature(model, specs, guarded, max_samples, archive):
         f"{max_samples}, and alpha above 0 and at most {_MAX_ALPHA}"
     )
     logits = archive.in_graph(models.Classifier(model.model).logits)
-    guard = archive.in_graph(lambda x: guarded([x])[0])
+    guard = archive.in_graph(lambda x: served.guarded([x])[0])
 
     def certify(x, seed, num_samples, alpha):
         # Count copies like the loop below does, and in int64 so that the product cannot overflow.
@@ -67,7 +66,7 @@ def certify_signature(model, specs, guarded, max_samples, archive):
         tf.TensorSpec((), tf.int32, name="num_samples"),
         tf.TensorSpec((), tf.float32, name="alpha"),
     ]
-    return certify, [*specs, *scalars]
+    return certify, [*served.inputs.specs, *scalars]
 
 
 def lower_bound(count, total, alpha):

@@ -2,10 +2,7 @@
 
 import warnings
 
-import keras
-
 from keras_robust import threat_models
-from keras_robust.backend.keras_internals import input_tensors_of
 from keras_robust.backend.keras_internals import layers_of
 from keras_robust.layers import InputGuard
 from keras_robust.layers import RandomizedSmoothing
@@ -50,35 +47,6 @@ def guards_within(model):
         return []
     layers = layers_of(model, include_self=False)
     return [layer for layer in layers if isinstance(layer, InputGuard)]
-
-
-def scale_of(model, spec, guard):
-    """Returns the `InputGuard` that states the range of an input, or `None`.
-
-    This is the guard in front of the model, or the guard that is its first layer. A guard behind
-    other layers does not state the range of the input.
-
-    Args:
-        model: the model.
-        spec: `tf.TensorSpec` of its only input.
-        guard: `InputGuard` in front of this input, or `None`.
-    """
-    if guard is not None or not spec.dtype.is_floating:
-        return guard
-    inputs = {id(tensor) for tensor in keras.tree.flatten(getattr(model, "inputs", []))}
-    is_sequential = isinstance(model, keras.Sequential)
-    for found in guards_within(model):
-        taken = set(map(id, input_tensors_of(found)))
-        if found is model.layers[0] if is_sequential else inputs & taken:
-            return found
-    return None
-
-
-def input_bounds(model, inputs, guards):
-    """Returns a list of the bounds of every input, with `None` for unknown bounds."""
-    if len(inputs.specs) == 1:
-        guards = [scale_of(model, inputs.specs[0], guards[0])]
-    return [None if guard is None else guard.bounds for guard in guards]
 
 
 def _check_names(guards, inputs):

@@ -1,5 +1,6 @@
 """The inputs of a model: their names and shapes for a server, and their structure for Keras."""
 
+import contextlib
 import re
 
 import keras
@@ -71,10 +72,23 @@ class Inputs:
             expected = {spec.name: tuple(spec.shape) for spec in self.specs}
             raise ValueError(f"Expected examples of shapes {expected}. Received: {shapes}")
 
-    @property
-    def has_unknown_lengths(self):
-        """Whether any input is text, or has an axis whose length can differ between batches."""
-        return any(spec.dtype == tf.string or None in spec.shape[1:] for spec in self.specs)
+    @contextlib.contextmanager
+    def missing_data_context(self, data):
+        """Asks for `data` if a model fails on random examples of text or of unknown length."""
+        try:
+            yield
+        except Exception as error:
+            lengths_vary = any(
+                spec.dtype == tf.string or None in spec.shape[1:] for spec in self.specs
+            )
+            if data is not None or not lengths_vary:
+                raise
+            shapes = {spec.name: (*spec.shape, spec.dtype.name) for spec in self.specs}
+            raise ValueError(
+                "The model takes text, or inputs of any length, and fails on random examples: "
+                "pass a few real examples as `data=(x, y)`. Received: inputs "
+                f"{shapes} and the error {str(error).strip().splitlines()[0][:200]}"
+            ) from error
 
     def random_examples(self, count, boxes):
         """Returns a list of random arrays, each within its bounds, or in [0, 1] for `None`.

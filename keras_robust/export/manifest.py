@@ -14,13 +14,11 @@ SCHEMA = "keras_robust.served_model"
 SCHEMA_VERSION = 1
 
 
-def make_manifest(model, inputs, guards, signatures, *, report, label_names, data):
+def make_manifest(served, signatures, *, report, label_names, data):
     """Returns the content of `assets.extra/robustness.json`, a dict.
 
     Args:
-        model: the model.
-        inputs: `Inputs` of the model.
-        guards: list of `InputGuard` or `None`, one for each input.
+        served: `ServedModel`.
         signatures: names of the signatures.
         report: `RobustnessReport` or `None`.
         label_names: list of str or `None`.
@@ -30,10 +28,10 @@ def make_manifest(model, inputs, guards, signatures, *, report, label_names, dat
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
         "model": {
-            "name": model.name,
-            "num_parameters": int(model.count_params()),
+            "name": served.model.name,
+            "num_parameters": int(served.model.count_params()),
             "label_names": None if label_names is None else list(label_names),
-            "smoothing": _smoothing(model),
+            "smoothing": _smoothing(served.model),
         },
         "inputs": {
             spec.name: {
@@ -41,7 +39,7 @@ def make_manifest(model, inputs, guards, signatures, *, report, label_names, dat
                 "dtype": spec.dtype.name,
                 "guard": None if guard is None else _plain_guard(guard),
             }
-            for spec, guard in zip(inputs.specs, guards, strict=True)
+            for spec, guard in zip(served.inputs.specs, served.guards, strict=True)
         },
         "signatures": sorted(signatures),
         "threat_model": None if report is None else report.threat_model,

@@ -14,15 +14,12 @@ from keras_robust.calls import with_argument_advice
 from keras_robust.export.atomic_directory import atomic_directory
 from keras_robust.export.guards import choose_guards
 from keras_robust.export.guards import guards_within
-from keras_robust.export.guards import scale_of
 from keras_robust.export.guards import warn_without_bounds
 from keras_robust.export.inputs import Inputs
 from keras_robust.export.manifest import make_manifest
 from keras_robust.export.model_card import write_model_card
-from keras_robust.export.prediction_function import PredictionFunction
 from keras_robust.export.prediction_function import is_random
-from keras_robust.export.warmup import first_rows
-from keras_robust.export.warmup import missing_data_context
+from keras_robust.export.served_model import ServedModel
 
 _SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
 FORMATS = tuple(_SUFFIXES)
@@ -63,24 +60,22 @@ def export_portable(model, path, format, *, report=None, label_names=None, guard
     path = pathlib.Path(path).absolute()
     with atomic_directory(path) as partial:
         inputs = _single_input(model, format)
-        guards = choose_guards(model, inputs, guard, report)
+        served = ServedModel(model, inputs, choose_guards(model, inputs, guard, report))
         data = _examples(report, data)
-        (x,) = first_rows(model, inputs, guards, data)
-        guarded = _Guarded(model, inputs, guards[0])
-        with missing_data_context(inputs, data):
+        (x,) = served.first_rows(data)
+        guarded = _Guarded(served)
+        with inputs.missing_data_context(data):
             expected = [np.asarray(value) for value in _pair(guarded(tf.constant(x)))]
         file = partial / f"model{_SUFFIXES[format]}"
         (spec,) = inputs.specs
         signature = keras.InputSpec(shape=tuple(spec.shape), dtype=spec.dtype.name, name=spec.name)
         guarded.export(str(file), format=format, verbose=False, input_signature=[signature])
         _check_predictions(format, file, x, expected)
-        manifest = make_manifest(
-            model, inputs, guards, [], report=report, label_names=label_names, data=data
-        )
+        manifest = make_manifest(served, [], report=report, label_names=label_names, data=data)
         text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
         (partial / "robustness.json").write_text(text, encoding="utf-8")
         (partial / "MODEL_CARD.md").write_text(write_model_card(manifest), encoding="utf-8")
-        warn_without_bounds(guards, guard, report)
+        warn_without_bounds(served.guards, guard, report)
     return path
 
 
@@ -128,16 +123,15 @@ def predict_portable(format, file, x):
 class _Guarded(keras.Model):
     """Model of guard and classifier that returns NaN for inputs that the guard rejects."""
 
-    def __init__(self, model, inputs, guard):
+    def __init__(self, served):
         super().__init__(name="guarded")
-        self.model = model
-        self._answers = PredictionFunction(model, pack=lambda x: inputs.pack([x]))
-        self._in_front = guard
-        self._judge = scale_of(model, inputs.specs[0], guard)
-        _check_hidden(model, self._judge)
+        self.model = served.model
+        self._predict = served.prediction_function()
+        self._judge = served.scale_guard
+        _check_hidden(self.model, self._judge)
 
     def call(self, x):
-        logits, probabilities = self._answers(x if self._in_front is None else self._in_front(x))
+        logits, probabilities = self._predict([x])
         accepted = ops.all(ops.isfinite(logits), axis=-1)
         if self._judge is not None:
             accepted = ops.logical_and(accepted, self._judge.accepts(x))

@@ -20,10 +20,9 @@ from keras_robust.export.manifest import make_manifest
 from keras_robust.export.manifest import models_config
 from keras_robust.export.model_card import write_model_card
 from keras_robust.export.prediction_function import is_random
+from keras_robust.export.served_model import ServedModel
 from keras_robust.export.signatures import make_signatures
-from keras_robust.export.warmup import first_rows
 from keras_robust.export.warmup import make_warmup_requests
-from keras_robust.export.warmup import missing_data_context
 from keras_robust.layers.input_transformation import check_count
 from keras_robust.models import predict_clean_logits
 
@@ -115,26 +114,25 @@ def export_saved_model(
         max_samples = check_count("max_samples", max_samples, 1000, 10**7)
         inputs = Inputs(model)
         data = None if data is None else to_arrays(data)
-        guards = choose_guards(model, inputs, guard, report)
+        served = ServedModel(model, inputs, choose_guards(model, inputs, guard, report))
         if report is not None and report.x is not None and data is None:
             data = report.x, report.y
-        _check_classes(_num_classes(model, inputs, guards, data), report, label_names)
+        _check_classes(_num_classes(served, data), report, label_names)
         if report is not None and data is not None:
-            _check_accuracy(model, inputs, report, data)
+            _check_accuracy(served, report, data)
         archive = ExportArchive(model)
-        signatures = make_signatures(model, inputs, guards, label_names, max_samples, archive)
-        x = None if data is None else data[0]
-        warmup_requests = make_warmup_requests(model, signatures, inputs, guards, x)
+        signatures = make_signatures(served, label_names, max_samples, archive)
+        warmup_requests = make_warmup_requests(served, signatures, data)
         for name, signature in signatures.items():
             archive.add_endpoint(name, signature.function, list(signature.specs))
         archive.write_out(str(partial), verbose=False)
         manifest = make_manifest(
-            model, inputs, guards, signatures, report=report, label_names=label_names, data=data
+            served, signatures, report=report, label_names=label_names, data=data
         )
         _write_extra(partial, path, manifest, warmup_requests)
         if check is not None:
             check(partial)
-        warn_without_bounds(guards, guard, report)
+        warn_without_bounds(served.guards, guard, report)
     return path
 
 
@@ -151,16 +149,17 @@ def _write_extra(partial, path, manifest, warmup_requests):
         (extra / name).write_text(text, encoding="utf-8")
 
 
-def _logits(model, inputs, arrays):
-    x = inputs.pack(arrays)
-    return predict_clean_logits(model, np.asarray(x) if inputs.keys == [None] else x)
+def _logits(served, arrays):
+    x = served.inputs.pack(arrays)
+    is_single = served.inputs.keys == [None]
+    return predict_clean_logits(served.model, np.asarray(x) if is_single else x)
 
 
-def _num_classes(model, inputs, guards, data):
+def _num_classes(served, data):
     """Returns the number of classes, counted on the predictions for a few examples."""
-    rows = first_rows(model, inputs, guards, data)
-    with missing_data_context(inputs, data):
-        return _logits(model, inputs, rows).shape[-1]
+    rows = served.first_rows(data)
+    with served.inputs.missing_data_context(data):
+        return _logits(served, rows).shape[-1]
 
 
 def _check_arguments(report, label_names):
@@ -195,7 +194,7 @@ def _check_classes(num_classes, report, label_names):
         )
 
 
-def _check_accuracy(model, inputs, report, data):
+def _check_accuracy(served, report, data):
     """Raises ValueError if the report states another clean accuracy than the model has."""
     x, y = data
     if len(y) != report.num_examples:
@@ -204,9 +203,9 @@ def _check_accuracy(model, inputs, report, data):
             f"Received: {len(y)} examples and a report on {report.num_examples}"
         )
     # The accuracy of a random model differs from call to call.
-    if is_random(model):
+    if is_random(served.model):
         return
-    logits = _logits(model, inputs, inputs.unpack(x))
+    logits = _logits(served, served.inputs.unpack(x))
     accuracy = float(np.mean(np.argmax(logits, axis=-1) == check_labels(y, logits)))
     # Allow one example to differ, because rounding can decide a tie.
     if abs(accuracy - report.clean_accuracy) > 1.001 / report.num_examples:

@@ -9,9 +9,7 @@ import tensorflow as tf
 from keras_robust.backend.tensorflow import ops as graph
 from keras_robust.export.archive import ExportArchive
 from keras_robust.export.certify import certify_signature
-from keras_robust.export.guards import scale_of
 from keras_robust.export.image_bytes import decode_images
-from keras_robust.export.prediction_function import PredictionFunction
 from keras_robust.export.prediction_function import is_random
 from keras_robust.export.prediction_function import seed_of_the_system
 
@@ -20,7 +18,7 @@ _NOT_FINITE = "Expected finite logits. Received: an example with NaN or infinite
 Signature.__doc__ = "A function from tensors to a dict of tensors, and the specs of its inputs."
 
 
-def make_signatures(model, inputs, guards, label_names, max_samples=100_000, archive=None):
+def make_signatures(served, label_names, max_samples=100_000, archive=None):
     """Returns a dict of `Signature` by name.
 
     Every model has `serving_default` and `logits`. A model has `predict_bytes` if its one input is
@@ -28,20 +26,14 @@ def make_signatures(model, inputs, guards, label_names, max_samples=100_000, arc
     `certify`. Logits that are not finite raise an error.
 
     Args:
-        model: built classifier.
-        inputs: `Inputs` of the model.
-        guards: list of `InputGuard` or `None`, one for each input.
+        served: `ServedModel`.
         label_names: list of str, or `None`.
         max_samples: int, the most noisy copies that a request to `certify` may ask for.
         archive: `backend.Archive` of the model. Defaults to `None`, a new one.
     """
-    archive = archive or ExportArchive(model)
-
-    def guarded(tensors):
-        pairs = zip(tensors, guards, strict=True)
-        return [x if guard is None else guard(x) for x, guard in pairs]
-
-    finite = _finite_outputs(model, inputs, guarded, archive)
+    archive = archive or ExportArchive(served.model)
+    specs = served.inputs.specs
+    finite = _finite_outputs(served, archive)
 
     def answer(tensors):
         logits, probabilities = finite(tensors)
@@ -52,32 +44,28 @@ def make_signatures(model, inputs, guards, label_names, max_samples=100_000, arc
         return outputs
 
     found = {
-        "serving_default": Signature(lambda *tensors: answer(tensors), inputs.specs),
-        "logits": Signature(lambda *tensors: {"logits": finite(tensors)[0]}, inputs.specs),
+        "serving_default": Signature(lambda *tensors: answer(tensors), specs),
+        "logits": Signature(lambda *tensors: {"logits": finite(tensors)[0]}, specs),
     }
-    to_input = None
-    if takes_pictures(inputs):
-        to_input = _picture_reader(model, inputs.specs[0], guards[0], archive)
+    to_input = _picture_reader(served, archive) if takes_pictures(served.inputs) else None
     if to_input is not None:
-        shape = tuple(inputs.specs[0].shape[1:])
+        shape = tuple(specs[0].shape[1:])
         found["predict_bytes"] = Signature(
             lambda image_bytes: answer([to_input(decode_images(image_bytes, shape))]),
             [tf.TensorSpec((None,), tf.string, name="image_bytes")],
         )
-    certify = certify_signature(model, inputs.specs, guarded, max_samples, archive)
+    certify = certify_signature(served, max_samples, archive)
     if certify is not None:
         found["certify"] = Signature(*certify)
     return found
 
 
-def _finite_outputs(model, inputs, guarded, archive):
+def _finite_outputs(served, archive):
     """Returns a function from input tensors to `(logits, probabilities)` that are finite."""
-    answers = PredictionFunction(model, pack=inputs.pack)
+    predict = served.prediction_function()
     # JAX cannot draw a fresh seed inside a graph, so TensorFlow draws it where the graph runs.
-    draws = is_random(model)
-    in_graph = archive.in_graph(
-        lambda *given: answers(guarded(given[draws:]), given[0] if draws else None)
-    )
+    draws = is_random(served.model)
+    in_graph = archive.in_graph(lambda *given: predict(given[draws:], given[0] if draws else None))
 
     def finite(tensors):
         logits, probabilities = in_graph(*([seed_of_the_system()] if draws else []), *tensors)
@@ -95,15 +83,15 @@ def takes_pictures(inputs):
     return is_image and shape[-1] in (1, 3, 4) and not inputs.specs[0].dtype == tf.string
 
 
-def _picture_reader(model, spec, guard, archive):
+def _picture_reader(served, archive):
     """Returns a function from uint8 pictures to the input, or `None` if its scale is unknown."""
-    if not spec.dtype.is_floating:
-        return lambda pictures: tf.cast(pictures, spec.dtype)
-    guard = scale_of(model, spec, guard)
+    dtype, guard = served.inputs.specs[0].dtype, served.scale_guard
+    if not dtype.is_floating:
+        return lambda pictures: tf.cast(pictures, dtype)
     if guard is None or guard.bounds is None:
         return None
     low, high = (np.asarray(bound) for bound in guard.bounds)
     if guard.integers == "cast" and not (np.all(low <= 0.0) and np.all(high >= 255.0)):
         return None
     to_float = archive.in_graph(guard.to_float)
-    return lambda pictures: tf.cast(to_float(pictures), spec.dtype)
+    return lambda pictures: tf.cast(to_float(pictures), dtype)

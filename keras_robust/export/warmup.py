@@ -1,7 +1,5 @@
 """Warmup requests for a served model, with the answers that Keras gives."""
 
-import contextlib
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -11,8 +9,6 @@ from scipy import special
 from keras_robust import backend
 from keras_robust import models
 from keras_robust.backend.tensorflow.ops import required_message
-from keras_robust.export.guards import input_bounds
-from keras_robust.export.guards import scale_of
 from keras_robust.export.prediction_function import is_random
 from keras_robust.export.warmup_log import WarmupRequest
 
@@ -21,27 +17,24 @@ _SIZES = (1, 8)
 _NUM_SAMPLES = 100
 
 
-def make_warmup_requests(model, signatures, inputs, guards, x=None):
+def make_warmup_requests(served, signatures, data=None):
     """Returns a list of `WarmupRequest`, at least one for every signature.
 
     The expected logits, probabilities and labels come from the Keras model, not from the
     signatures. Requests with random answers have no expected answer.
 
     Args:
-        model: the model.
+        served: `ServedModel`.
         signatures: dict of `Signature` by name.
-        inputs: `Inputs` of the model.
-        guards: list of `InputGuard` or `None`, one for each input.
-        x: an array or structure of arrays; the requests hold its first examples. Defaults to
-            `None`, random numbers.
+        data: `(x, y)`; the requests hold its first examples. Defaults to `None`, random numbers.
 
     Raises:
         ValueError: if the guard rejects the examples.
     """
-    keras_answer = _KerasAnswer(model, inputs, guards)
-    boxes = input_bounds(model, inputs, guards)
-    arrays = first_rows(model, inputs, guards, None if x is None else (x,))
-    warmup_requests, draws = [], is_random(model)
+    keras_answer = _KerasAnswer(served)
+    boxes = served.bounds
+    arrays = served.first_rows(data, max(_SIZES))
+    warmup_requests, draws = [], is_random(served.model)
     for name, signature in signatures.items():
         for size in _SIZES:
             rows = [array[:size] for array in arrays]
@@ -55,35 +48,12 @@ def make_warmup_requests(model, signatures, inputs, guards, x=None):
     return warmup_requests
 
 
-def first_rows(model, inputs, guards, data):
-    """Returns a list of arrays: the first examples of the data, or random ones for `None`."""
-    if data is not None:
-        return [array[: max(_SIZES)] for array in inputs.unpack(data[0])]
-    return inputs.random_examples(max(_SIZES), input_bounds(model, inputs, guards))
-
-
-@contextlib.contextmanager
-def missing_data_context(inputs, data):
-    """Asks for `data` if a model fails on random examples of text or of unknown length."""
-    try:
-        yield
-    except Exception as error:
-        if data is not None or not inputs.has_unknown_lengths:
-            raise
-        shapes = {spec.name: (*spec.shape, spec.dtype.name) for spec in inputs.specs}
-        raise ValueError(
-            "The model takes text, or inputs of any length, and fails on random examples: "
-            "pass a few real examples as `data=(x, y)`. "
-            f"Received: inputs {shapes} and the error {str(error).strip().splitlines()[0][:200]}"
-        ) from error
-
-
 class _KerasAnswer:
     """Computes the expected answer to a request with Keras and NumPy alone."""
 
-    def __init__(self, model, inputs, guards):
-        self._model, self._inputs, self._guards = model, inputs, guards
-        self._takes_logits = models.Classifier(model).from_logits is not False
+    def __init__(self, served):
+        self._served = served
+        self._takes_logits = models.Classifier(served.model).from_logits is not False
 
     def __call__(self, exchange):
         outputs, are_logits = self._predict(self._guarded_inputs(exchange))
@@ -95,20 +65,19 @@ class _KerasAnswer:
 
     def _guarded_inputs(self, exchange):
         """Returns the tensors that reach the model behind its guards."""
-        specs, values = self._inputs.specs, list(exchange.inputs.values())
+        values = list(exchange.inputs.values())
         if exchange.signature == "predict_bytes":
             pictures = np.stack([tf.io.decode_png(file).numpy() for file in values[0]])
-            guard = scale_of(self._model, specs[0], self._guards[0])
+            guard = self._served.scale_guard
             values = [pictures if guard is None else guard.to_float(pictures)]
-        tensors = []
-        for value, spec, guard in zip(values, specs, self._guards, strict=True):
-            x = ops.convert_to_tensor(value, spec.dtype.name)
-            tensors.append(x if guard is None else guard(x))
-        return tensors
+        pairs = zip(values, self._served.inputs.specs, strict=True)
+        return self._served.guarded(
+            [ops.convert_to_tensor(value, spec.dtype.name) for value, spec in pairs]
+        )
 
     def _predict(self, tensors):
         """Returns an array with at least two columns, and whether it holds logits."""
-        outputs = self._model(self._inputs.pack(tensors), training=False)
+        outputs = self._served.model(self._served.inputs.pack(tensors), training=False)
         (outputs,) = keras.tree.flatten(outputs)
         are_logits = self._takes_logits and backend.keras_logits(outputs) is None
         outputs = ops.convert_to_numpy(ops.cast(outputs, "float32"))

@@ -9,6 +9,7 @@ from google.protobuf import text_format
 import keras_robust as kr
 from keras_robust.export import manifest
 from keras_robust.export.inputs import Inputs
+from keras_robust.export.served_model import ServedModel
 from keras_robust.layers import InputGuard
 
 X, Y = np.eye(3, dtype="float32"), np.array([2, 0, 1])
@@ -16,9 +17,8 @@ X, Y = np.eye(3, dtype="float32"), np.array([2, 0, 1])
 
 def make(report=None, names=None, data=None, guard=None):
     model = keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(3)], name="small")
-    return manifest.make_manifest(
-        model, Inputs(model), [guard], ["b", "a"], report=report, label_names=names, data=data
-    )
+    served = ServedModel(model, Inputs(model), [guard])
+    return manifest.make_manifest(served, ["b", "a"], report=report, label_names=names, data=data)
 
 
 def test_the_manifest_is_complete():
@@ -52,9 +52,8 @@ def test_a_manifest_without_report_and_data():
 def test_the_noise_of_a_smoothed_model():
     base = keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(3)])
     smoothed = kr.layers.RandomizedSmoothing(base, "1/4", num_samples=7, seed=3)
-    found = manifest.make_manifest(
-        smoothed, Inputs(smoothed), [None], [], report=None, label_names=None, data=None
-    )
+    served = ServedModel(smoothed, Inputs(smoothed), [None])
+    found = manifest.make_manifest(served, [], report=None, label_names=None, data=None)
     assert found["model"]["smoothing"] == {"noise_stddev": 0.25, "num_samples": 7, "seed": 3}
 
 

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_robust.export.guards import choose_guards
 from keras_robust.export.inputs import Inputs
+from keras_robust.export.served_model import ServedModel
 from keras_robust.export.signatures import make_signatures
 from keras_robust.export.signatures import takes_pictures
 from keras_robust.layers import InputGuard
@@ -29,7 +30,8 @@ def network(*layers, shape=(5, 6, 3), dtype=None):
 
 def signatures(model, guard="auto", names=None):
     inputs = Inputs(model)
-    return make_signatures(model, inputs, choose_guards(model, inputs, guard, None), names)
+    served = ServedModel(model, inputs, choose_guards(model, inputs, guard, None))
+    return make_signatures(served, names)
 
 
 def test_predict_bytes_answers_as_serving_default_does():

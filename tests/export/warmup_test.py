@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_robust.export.guards import choose_guards
 from keras_robust.export.inputs import Inputs
+from keras_robust.export.served_model import ServedModel
 from keras_robust.export.signatures import make_signatures
 from keras_robust.export.warmup import make_warmup_requests
 from keras_robust.layers import InputGuard
@@ -17,9 +18,9 @@ def exchanges_of(x, guard):
         [keras.Input((4, 5, 1), name="images"), keras.layers.Flatten(), keras.layers.Dense(3)]
     )
     inputs = Inputs(model)
-    guards = choose_guards(model, inputs, guard, None)
-    signatures = make_signatures(model, inputs, guards, None)
-    return model, make_warmup_requests(model, signatures, inputs, guards, x)
+    served = ServedModel(model, inputs, choose_guards(model, inputs, guard, None))
+    data = None if x is None else (x, None)
+    return model, make_warmup_requests(served, make_signatures(served, None), data)
 
 
 def test_requests_are_the_first_examples_and_answers_those_of_keras():
@@ -61,24 +62,22 @@ def test_examples_that_the_guard_rejects():
 
 def test_answers_are_those_of_the_model_and_not_of_the_signature():
     model = keras.Sequential([keras.Input((3,), name="x"), keras.layers.Dense(3)])
-    inputs = Inputs(model)
-    signatures = make_signatures(model, inputs, [None], None)
+    served = ServedModel(model, Inputs(model), [None])
+    signatures = make_signatures(served, None)
     function = signatures["logits"].function
     wrong = signatures["logits"]._replace(
         function=lambda x: {"logits": function(x)["logits"] + 1.0}
     )
-    found = make_warmup_requests(model, {"logits": wrong}, inputs, [None], X[:2, 0, :3, 0])
+    found = make_warmup_requests(served, {"logits": wrong}, (X[:2, 0, :3, 0], None))
     np.testing.assert_allclose(found[0].outputs["logits"], model(X[:1, 0, :3, 0]), rtol=1e-6)
 
 
 @pytest.mark.parametrize("activation", [None, "sigmoid"])
 def test_a_single_output_has_two_classes(activation):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, activation=activation)])
-    inputs = Inputs(model)
-    found = make_warmup_requests(
-        model, make_signatures(model, inputs, [None], None), inputs, [None]
-    )
-    share = np.asarray(model(found[1].inputs[inputs.specs[0].name]))
+    served = ServedModel(model, Inputs(model), [None])
+    found = make_warmup_requests(served, make_signatures(served, None))
+    share = np.asarray(model(found[1].inputs[served.inputs.specs[0].name]))
     share = share if activation else 1.0 / (1.0 + np.exp(-share))
     expected = np.concatenate([1.0 - share, share], axis=-1)
     np.testing.assert_allclose(found[1].outputs["probabilities"], expected, atol=1e-6)
@@ -86,8 +85,6 @@ def test_a_single_output_has_two_classes(activation):
 
 def test_a_guard_inside_the_model_bounds_random_requests():
     model = keras.Sequential([keras.Input((3,)), InputGuard((5, 6)), keras.layers.Dense(2)])
-    inputs = Inputs(model)
-    found = make_warmup_requests(
-        model, make_signatures(model, inputs, [None], None), inputs, [None]
-    )
-    assert found[0].inputs[inputs.specs[0].name].min() >= 5.0
+    served = ServedModel(model, Inputs(model), [None])
+    found = make_warmup_requests(served, make_signatures(served, None))
+    assert found[0].inputs[served.inputs.specs[0].name].min() >= 5.0
