@@ -15,6 +15,10 @@ from keras.src.models.functional import Functional
 # Tracers of JAX take no attributes. Their logits are stored here, by the id of the tensor.
 _LOGITS = {}
 
+# The attribute from which a layer reads its dtypes, an object. The public `dtype_policy` returns a
+# new object if the policy comes from a map of policies, and its setter changes the map.
+DTYPE_POLICY = "_dtype_policy"
+
 # The attributes in which the callbacks of Keras store what later epochs depend on.
 REMEMBERED = {
     keras.callbacks.EarlyStopping: ("best", "best_epoch", "best_weights", "stopped_epoch", "wait"),
@@ -141,22 +145,6 @@ def put_back_jax_state(model, state):
     )
     model._jax_state = dict(zip(names, state, strict=True))
     model._jax_state_synced = False
-
-
-def dtype_policy_of(layer):
-    """Returns the policy object from which the layer reads its dtypes.
-
-    The public `dtype_policy` returns a new object if the policy comes from a map of policies.
-    """
-    return layer._dtype_policy
-
-
-def set_dtype_policy(layer, policy):
-    """Replaces the policy object of a layer.
-
-    The public setter would change the entry of a map of policies instead.
-    """
-    layer._dtype_policy = policy
 
 
 def num_batches(optimizer):

@@ -5,13 +5,13 @@ import threading
 
 import keras
 
-from keras_robust.backend.keras_internals import dtype_policy_of
+from keras_robust.backend.keras_internals import DTYPE_POLICY
 from keras_robust.backend.keras_internals import layers_of
-from keras_robust.backend.keras_internals import set_dtype_policy
+from keras_robust.backend.patched import LOCK
+from keras_robust.backend.patched import patched
 
 LOW = ("bfloat16", "float16")
 
-_LOCK = threading.Lock()
 _THREAD = threading.local()
 # These layers are cheap, and may need all digits of their inputs: in bfloat16, 1003 is 1004.
 _KEPT = (keras.layers.Normalization, keras.layers.Rescaling)
@@ -46,22 +46,26 @@ def compute_dtype_scope(model, dtype):
     """
     before = current_dtype()
     layers = _float32_layers(model) if dtype is not None else []
-    _enter(layers)
-    _THREAD.dtype = dtype if layers else None
-    try:
-        yield
-    finally:
-        _THREAD.dtype = before
-        _leave(model, layers)
+    with contextlib.ExitStack() as stack:
+        if layers:
+            stack.callback(_restore_copies, model)
+        for layer in layers:
+            # The setter of Keras would change the entry of a map of policies.
+            stack.enter_context(patched(layer, DTYPE_POLICY, _Wrapped))
+        _THREAD.dtype = dtype if layers else None
+        try:
+            yield
+        finally:
+            _THREAD.dtype = before
 
 
 class _Wrapped(keras.DTypePolicy):
-    """A policy with another compute dtype in threads that are inside a scope."""
+    """The policy of a layer, with another compute dtype in threads that are inside a scope."""
 
-    def __init__(self, policy):
+    def __init__(self, layer):
         super().__init__("float32")
-        self.policy = policy
-        self.users = 0
+        self.layer = layer
+        self.policy = _policy_of(layer)
 
     @property
     def compute_dtype(self):
@@ -84,25 +88,19 @@ def _float32_layers(model):
 
 
 def _own_dtype(layer):
-    policy = dtype_policy_of(layer)
-    return "float32" if isinstance(policy, _Wrapped) else layer.compute_dtype
+    return "float32" if isinstance(_policy_of(layer), _Wrapped) else layer.compute_dtype
 
 
-def _enter(layers):
-    with _LOCK:
-        for layer in layers:
-            if not isinstance(dtype_policy_of(layer), _Wrapped):
-                # The setter of Keras would change the entry of a map of policies.
-                set_dtype_policy(layer, _Wrapped(dtype_policy_of(layer)))
-            dtype_policy_of(layer).users += 1
+def _policy_of(layer):
+    return vars(layer)[DTYPE_POLICY]
 
 
-def _leave(model, layers):
-    with _LOCK:
-        for layer in layers:
-            dtype_policy_of(layer).users -= 1
-        # A layer that was created inside the scope may have copied a wrapped policy.
-        for layer in layers_of(model) if layers else ():
-            policy = dtype_policy_of(layer)
-            if isinstance(policy, _Wrapped) and not policy.users:
-                set_dtype_policy(layer, policy.policy)
+def _restore_copies(model):
+    """Restores the policies of layers that copied a wrapped policy when they were created."""
+    with LOCK:
+        for layer in layers_of(model):
+            policy = _policy_of(layer)
+            # A wrapped policy is in use while the layer for which it was made has it.
+            while isinstance(policy, _Wrapped) and _policy_of(policy.layer) is not policy:
+                policy = policy.policy
+            vars(layer)[DTYPE_POLICY] = policy

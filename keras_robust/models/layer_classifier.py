@@ -9,9 +9,8 @@ from keras import ops
 from keras_robust import backend
 from keras_robust.backend.keras_internals import get_keras_mask
 from keras_robust.backend.keras_internals import set_keras_mask
+from keras_robust.backend.patched import patched
 from keras_robust.models.classifier import Classifier
-
-_LOCK = threading.Lock()
 
 
 class LayerClassifier(Classifier):
@@ -76,40 +75,38 @@ class LayerClassifier(Classifier):
 def changed_output(layer, change):
     """Passes the output of `layer` through `change`, inside the context and this thread.
 
-    Keras has no hooks. Every call of a layer ends in `layer.call`, before masks and activity
-    regularizers, so that an attribute of the instance replaces the method for as long as needed.
+    Every call of a layer ends in `layer.call`, before masks and activity regularizers. The change
+    of an inner context gets the output of the change of an outer one.
+    """
+    with patched(layer, "call", _changed_call) as call:
+        before = call.changes
+        call.changes = (*before, change)
+        try:
+            yield
+        finally:
+            call.changes = before
+
+
+class _ChangedCall(threading.local):
+    """Replaces `layer.call`; every thread has its own changes.
+
     The replicas of a strategy trace in several threads, which may switch in the middle of a model.
     """
-    thread = threading.get_ident()
-    with _LOCK:
-        tap = vars(layer).get("call")
-        if not isinstance(tap, _Tap):
-            tap = _Tap(layer.call, hidden=tap)
-            vars(layer)["call"] = tap
-        tap.changes[thread] = change
-    try:
-        yield
-    finally:
-        with _LOCK:
-            del tap.changes[thread]
-            if not tap.changes:
-                del vars(layer)["call"]
-                if tap.hidden is not None:
-                    vars(layer)["call"] = tap.hidden
 
-
-class _Tap:
-    """Replaces `layer.call`."""
-
-    def __init__(self, call, hidden):
+    # Python calls this again, with the same `call`, in every other thread.
+    def __init__(self, call):
         self.call = call
-        self.hidden = hidden
-        self.changes = {}
+        self.changes = ()
 
     def __call__(self, *args, **kwargs):
         output = self.call(*args, **kwargs)
-        change = self.changes.get(threading.get_ident())
-        return output if change is None else change(output)
+        for change in self.changes:
+            output = change(output)
+        return output
+
+
+def _changed_call(layer):
+    return _ChangedCall(layer.call)
 
 
 def _find(model, name):

@@ -274,3 +274,19 @@ def test_layers_made_within_have_the_policy_that_they_were_meant_to_have():
     assert growing.made.scale.dtype == "float32"
     model(X)
     assert growing.made.seen == ("float32", "float32")
+
+
+def test_layers_made_within_keep_the_dtype_until_the_outer_scope_ends():
+    growing = Growing()
+    model = keras.Sequential([keras.layers.Dense(4), growing])
+    model.layers[0].build((None, 4))
+    with compute_dtype_scope(model, "bfloat16"):
+        model(X)
+        with compute_dtype_scope(model, "float16"):
+            model(X)
+            assert growing.made.seen == ("float16", "float16")
+        model(X)
+        assert growing.made.seen == ("bfloat16", "bfloat16")
+    assert growing.made._dtype_policy is growing._dtype_policy
+    assert growing._dtype_policy.compute_dtype == "float32"
+    assert type(growing._dtype_policy) is keras.DTypePolicy

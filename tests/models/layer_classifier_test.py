@@ -165,6 +165,17 @@ def test_a_call_that_somebody_put_on_the_layer_is_put_back():
     assert vars(layer)["call"] is own
 
 
+def test_nested_changes_follow_one_another():
+    layer = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+    x = np.ones((1, 1), "float32")
+    with changed_output(layer, lambda output: output + 1.0):
+        with changed_output(layer, lambda output: output * 10.0):
+            np.testing.assert_array_equal(layer(x), [[20.0]])
+        np.testing.assert_array_equal(layer(x), [[2.0]])
+    np.testing.assert_array_equal(layer(x), [[1.0]])
+    assert "call" not in vars(layer)
+
+
 def test_threads_that_take_turns_see_their_own_change():
     # The order in which replicas of a strategy run a model, one of which is done before the other.
     layer = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")

@@ -1,20 +1,18 @@
 """JAX: recorded logits behind probabilities in traced code, where Keras cannot store them."""
 
 import contextlib
-import threading
 
 import jax
 import keras
 
 from keras_robust.backend.keras_internals import layers_of
 from keras_robust.backend.keras_internals import set_keras_logits
+from keras_robust.backend.patched import patched
 
 _ACTIVATIONS = (keras.activations.softmax, keras.activations.sigmoid)
 # On JAX these layers return their input itself if its shape does not change, and with it the
 # recorded logits. On TensorFlow they return a new tensor, without logits.
 _RESHAPING = (keras.layers.Flatten, keras.layers.Permute, keras.layers.Reshape)
-# Recording changes attributes of the layers, so that other threads must wait.
-_LOCK = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -23,52 +21,61 @@ def record_logits(model):
 
     Keras stores the logits as an attribute of the outputs of its activations, which tracers do not
     support. Activations that a model calls outside of a layer, such as `Dense` or `Softmax`, are
-    not found. The layers change only inside the context.
+    not found. The layers change only inside the context; other threads that run them meanwhile get
+    the same outputs.
     """
-    with _LOCK, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         for layer in layers_of(model):
-            for name, function in _changes(layer):
-                stack.callback(_put_back, vars(layer), name, vars(layer).get(name))
-                vars(layer)[name] = function
+            for name, make in _changes(layer):
+                stack.enter_context(patched(layer, name, make))
         yield
 
 
 def _changes(layer):
-    """Yields pairs of the name of an attribute of a layer, and the function to put there."""
-    attributes = vars(layer)
-    if any(attributes.get("activation") is one for one in _ACTIVATIONS):
-        yield "activation", _recording(layer.activation)
-    if "call" not in attributes:
+    """Yields pairs of the name of an attribute of a layer, and the `make` of its replacement."""
+    activation, call = vars(layer).get("activation"), vars(layer).get("call")
+    # What another user of this context has replaced needs one more user, to last long enough.
+    if isinstance(activation, _Recording) or any(activation is one for one in _ACTIVATIONS):
+        yield "activation", _recording_activation
+    if call is None or isinstance(call, (_Recording, _Copying)):
         if isinstance(layer, keras.layers.Softmax):
-            yield "call", _recording(layer.call)
+            yield "call", _recording_call
         elif isinstance(layer, _RESHAPING):
-            yield "call", _copying(layer.call)
+            yield "call", _copying_call
 
 
-def _put_back(attributes, name, value):
-    del attributes[name]
-    if value is not None:
-        attributes[name] = value
+class _Recording:
+    """An activation that also stores its inputs as the logits of its outputs."""
 
+    def __init__(self, function):
+        self.function = function
 
-def _recording(function):
-    """Returns an activation that also stores its inputs as the logits of its outputs."""
-
-    def recording(inputs, **options):
-        outputs = function(inputs, **options)
+    def __call__(self, inputs, **options):
+        outputs = self.function(inputs, **options)
         # A masked softmax changes the logits before it normalizes them.
         if options.get("mask") is None:
             set_keras_logits(outputs, inputs)
         return outputs
 
-    return recording
 
+class _Copying:
+    """A layer call that never returns its input itself."""
 
-def _copying(function):
-    """Returns a layer call that never returns its input itself."""
+    def __init__(self, function):
+        self.function = function
 
-    def copying(inputs, **options):
-        outputs = function(inputs, **options)
+    def __call__(self, inputs, **options):
+        outputs = self.function(inputs, **options)
         return jax.numpy.array(outputs) if outputs is inputs else outputs
 
-    return copying
+
+def _recording_activation(layer):
+    return _Recording(layer.activation)
+
+
+def _recording_call(layer):
+    return _Recording(layer.call)
+
+
+def _copying_call(layer):
+    return _Copying(layer.call)

@@ -8,18 +8,17 @@ are the same.
 
 import contextlib
 import math
-import threading
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_robust.backend.keras_internals import layers_of
+from keras_robust.backend.patched import patched
 
 _LANES = 16  # Number of float32 values in the widest vectors of a CPU.
 # A smaller saving is lost again, because the bias is no longer added within the convolution.
 _LEAST_SAVING = 2.5
-_LOCK = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -29,27 +28,25 @@ def fast_input_gradients(model):
     This happens only on CPUs, and only where it saves enough: for 5 x 5 kernels over 1 to 3
     channels and for 3 x 3 kernels over one channel, but not for 3 x 3 kernels over three. The
     outputs stay the same. So do the gradients, except for rounding where strides are larger than 1.
-    Subclasses of `Conv2D` are not changed.
+    Subclasses of `Conv2D` are not changed, nor layers with their own `convolution_op`.
 
     Args:
         model: a `keras.Model`, or a callable, for which the context does nothing.
     """
     on_gpu = bool(tf.config.get_visible_devices("GPU"))
     layers = [] if on_gpu else [layer for layer in layers_of(model) if _gains(layer)]
-    _enter(layers)
-    try:
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            stack.enter_context(patched(layer, "convolution_op", _ByBlocks))
         yield
-    finally:
-        _leave(layers)
 
 
 class _ByBlocks:
-    """Replaces `layer.convolution_op` as long as `users` is positive."""
+    """Replaces `layer.convolution_op`."""
 
-    def __init__(self, layer, block):
+    def __init__(self, layer):
         self.layer = layer
-        self.block = block
-        self.users = 0
+        self.block = _block(layer)
 
     def __call__(self, x, kernel):
         layer, size = self.layer, x.shape[1:3]
@@ -128,8 +125,10 @@ class _Axis:
 
 def _gains(layer):
     """Returns whether blocks support a layer, and speed it up."""
-    # A subclass may compute something else than a convolution.
+    # A subclass, or an attribute that somebody set, may compute something else than a convolution.
     if type(layer) is not keras.layers.Conv2D or not layer.built:
+        return False
+    if not isinstance(vars(layer).get("convolution_op"), (_ByBlocks, type(None))):
         return False
     plain = layer.groups == 1 and layer.data_format == "channels_last"
     plain = plain and tuple(layer.dilation_rate) == (1, 1)
@@ -151,21 +150,3 @@ def _block(layer):
     """Returns the edge length of the blocks: as many pixels as the lanes hold."""
     channels, stride = layer.kernel.shape[2], layer.strides[0]
     return stride * max(1, int(math.sqrt(_LANES / channels)) // stride)
-
-
-def _enter(layers):
-    """Replaces the convolutions of the layers, or counts one more user of the replacement."""
-    with _LOCK:
-        for layer in layers:
-            if "convolution_op" not in vars(layer):
-                vars(layer)["convolution_op"] = _ByBlocks(layer, _block(layer))
-            vars(layer)["convolution_op"].users += 1
-
-
-def _leave(layers):
-    """Puts the convolutions of the layers back once nobody uses the replacement."""
-    with _LOCK:
-        for layer in layers:
-            vars(layer)["convolution_op"].users -= 1
-            if not vars(layer)["convolution_op"].users:
-                del vars(layer)["convolution_op"]

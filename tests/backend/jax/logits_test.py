@@ -55,21 +55,45 @@ def test_a_layer_that_reshapes_hides_them_as_on_tensorflow():
         assert "call" not in vars(reshaping)
 
 
-def test_threads_wait_for_one_another():
-    head = keras.layers.Dense(2, activation="softmax")
-    model = keras.Sequential([keras.Input((2,)), head])
-    events = []
+def test_nested_uses_and_what_somebody_put_on_a_layer():
+    head, soft = keras.layers.Dense(2, activation="softmax"), keras.layers.Softmax()
+    model = keras.Sequential([keras.Input((2,)), head, soft])
+    vars(soft)["call"] = own = lambda inputs: inputs
+    with record_logits(model):
+        with record_logits(model):
+            pass
+        assert head.activation is not keras.activations.softmax
+        assert vars(soft)["call"] is own
+    assert head.activation is keras.activations.softmax
+    assert vars(soft)["call"] is own
+
+
+def test_layers_are_left_as_they_were_after_the_last_thread():
+    head, soft = keras.layers.Dense(2, activation="softmax"), keras.layers.Softmax()
+    model = keras.Sequential([keras.Input((2,)), head, keras.layers.Reshape((2,)), soft])
+    kernel, bias = model.get_weights()
+    probabilities = np.asarray(keras.ops.softmax(X @ kernel + bias))
+    expected = np.asarray(model(X))
+    inside, leave, found = threading.Event(), threading.Event(), []
 
     def other():
         with record_logits(model):
-            events.append("other")
+            inside.set()
+            leave.wait(10)
+            found.append(_behind(model, X))
 
     thread = threading.Thread(target=other)
     with record_logits(model):
         thread.start()
-        thread.join(0.2)
-        events.append("first")
-        assert head.activation is not keras.activations.softmax
+        assert inside.wait(10)
+        found.append(_behind(model, X))
+    # The first thread has left, and the other still finds the logits.
+    assert head.activation is not keras.activations.softmax and "call" in vars(soft)
+    np.testing.assert_allclose(model(X), expected, rtol=1e-6)
+    leave.set()
     thread.join()
-    assert events == ["first", "other"]
-    assert head.activation is keras.activations.softmax
+    assert len(found) == 2
+    for logits, is_known in found:
+        assert is_known
+        np.testing.assert_allclose(logits, probabilities, rtol=1e-5)
+    assert head.activation is keras.activations.softmax and "call" not in vars(soft)

@@ -117,6 +117,17 @@ def test_other_convolutions_are_left_alone(layer):
         assert "convolution_op" not in vars(layer)
 
 
+def test_a_convolution_that_somebody_put_on_the_layer_is_left_alone():
+    layer = keras.layers.Conv2D(4, 3, bias_initializer="ones")
+    layer.build((None, 8, 8, 1))
+    vars(layer)["convolution_op"] = own = lambda x, kernel: 2.0 * x
+    with backend.fast_input_gradients(keras.Sequential([layer])):
+        assert vars(layer)["convolution_op"] is own
+        # Keras calls the attribute, and adds the bias.
+        np.testing.assert_array_equal(layer(tf.ones((1, 8, 8, 1))), np.full((1, 8, 8, 4), 3.0))
+    assert vars(layer)["convolution_op"] is own
+
+
 def test_many_channels_unbuilt_layers_and_unknown_sizes_are_left_alone():
     layers = [keras.layers.Conv2D(4, 3, name=str(i)) for i in range(4)]
     layers[0].build((None, 8, 8, 16))
