@@ -135,8 +135,7 @@ class Transfer(Attack):
             warnings.warn(
                 "A config holds the architecture of the surrogate but not its weights, which are "
                 "random unless they were loaded since. Load them, or use "
-                "`attack.clone(surrogate=...)` with a trained model. Received: the surrogate "
-                "{self.surrogate.name!r}, made from a config"
+                "`attack.clone(surrogate=...)` with a trained model. "
                 f"Received: the surrogate {self.surrogate.name!r}, made from a config",
                 stacklevel=2,
             )

@@ -205,6 +205,20 @@ def test_the_config_holds_the_architecture_and_the_attack():
     np.testing.assert_array_equal(trained(*arguments), attack(*arguments))
 
 
+def test_a_surrogate_made_from_a_config_is_named_in_a_warning():
+    surrogate = other_model()
+    config = keras.saving.serialize_keras_object(Transfer(surrogate, "fgsm"))
+    revived = keras.saving.deserialize_keras_object(config)
+    x, y = numpy_reference.examples()
+    with pytest.warns(UserWarning, match="A config holds") as warned:
+        search(revived, numpy_reference.keras_model(), x, y, kr.Linf(0.1))
+    assert [str(warning.message) for warning in warned] == [
+        "A config holds the architecture of the surrogate but not its weights, which are random "
+        "unless they were loaded since. Load them, or use `attack.clone(surrogate=...)` with a "
+        f"trained model. Received: the surrogate {surrogate.name!r}, made from a config"
+    ]
+
+
 def test_is_known_by_name_and_takes_names():
     assert type(Transfer(other_model()).attack) is kr.attacks.PGD
     with pytest.raises(ValueError, match=r"needs arguments.*Transfer\(surrogate=...\)"):
