@@ -88,6 +88,6 @@ def search_alone(monkeypatch):
     from keras_robust.attacks.minimum_norm import minimum_norm_attack
 
     monkeypatch.setattr(
-        minimum_norm_attack, "to_boundary", lambda model, x, y, point, ball, **attack_loss: point
+        minimum_norm_attack, "to_boundary", lambda problem, point, **attack_loss: point
     )
     monkeypatch.setattr(minimum_norm_attack, "QUERIES", 0)

@@ -30,6 +30,7 @@ from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.score_based.one_pixel import OnePixel
 from keras_robust.attacks.score_based.spsa import SPSA
 from keras_robust.attacks.score_based.square import Square
+from keras_robust.attacks.search_problem import SearchProblem
 from keras_robust.attacks.transfer import Transfer
 
 ALL = (
@@ -113,6 +114,7 @@ __all__ = [
     "RandomNoise",
     "RandomStartFGSM",
     "SPSA",
+    "SearchProblem",
     "Square",
     "TargetedAPGD",
     "TargetedFAB",

@@ -10,7 +10,11 @@ from keras_robust import backend
 from keras_robust import models
 from keras_robust import threat_models
 from keras_robust.attacks.dataset_attack import DatasetAttack
+from keras_robust.attacks.result import AttackResult
+from keras_robust.attacks.result import choose
 from keras_robust.attacks.result import strongest
+from keras_robust.attacks.search_problem import SearchProblem
+from keras_robust.attacks.search_problem import check_takes_problem
 from keras_robust.calls import with_argument_advice
 from keras_robust.configurable import Configurable
 from keras_robust.registry import Registry
@@ -21,7 +25,7 @@ class Attack(Configurable):
 
     An attack runs in three ways. `attack(model, x, y, threat_model)` takes arrays or, inside a
     traced function, tensors. `attack.run(...)` also reports which examples were broken.
-    `attack.perturb(...)` is for the train step of `AdvTrain`. Subclasses write `search`.
+    `attack.perturb(...)` is for the train step of `AdvTrain`. Subclasses write `search(problem)`.
 
     Subclasses may set three class attributes. `stays_in_ball = False` marks an attack for training
     only, whose points may lie outside of the threat model; it cannot be used for evaluation.
@@ -35,38 +39,46 @@ class Attack(Configurable):
     uses_gradients = True
     tolerates_rounding = False
 
-    def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        """Runs one search from one start and returns `AttackResult`.
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        check_takes_problem(cls, "search")
 
-        Args:
-            classifier: a `models.Classifier`.
-            x: float tensor `(batch_size, ...)` inside the bounds of the threat model.
-            y: labels, or `None`.
-            threat_model: a `ThreatModel` whose radius is known.
-            seed: int32 tensor `(2,)` or `(batch_size, 2)`.
-            keep_best: bool, whether to return the best point visited, with its true loss and
-                success; an example that is misclassified from the start is then returned unchanged.
-                With `False` the last point is returned, and its loss and success have no meaning.
-            restart: int or int32 tensor `()`, the number of this search. Targeted attacks choose
-                their target class by it. Attacks whose restarts differ only in the random start do
-                not need it.
-        """
+    def search(self, problem):
+        """Runs one search from one start on a `SearchProblem`, and returns `AttackResult`."""
         raise NotImplementedError
+
+    @staticmethod
+    def score_clean(problem, score):
+        """Returns `AttackResult` of the clean examples, the best points before a search.
+
+        `score` is a function that `make_attack_loss` returned. Two queries count, because making it
+        has evaluated the clean examples as well.
+        """
+        return AttackResult.scored(problem.x, score, queries=2)
+
+    @staticmethod
+    def leave_mistakes(clean, best):
+        """Returns `best`, but unchanged the examples that the model gets wrong from the start.
+
+        Only their queries come from `best`; all else comes from `clean`, which `score_clean`
+        returned.
+        """
+        return choose(clean.success, clean, best)._replace(queries=best.queries)
 
     def perturb(self, classifier, x, y, threat_model, seed):
         """Returns `AttackResult` for one batch, inside a traced train step."""
-        arguments = (classifier, x, y, threat_model, seed)
-        return classifier.under_attack(lambda: self._perturb(*arguments), x)
+        problem = SearchProblem(classifier, x, y, threat_model, seed)
+        return classifier.under_attack(lambda: self._perturb(problem), x)
 
-    def _perturb(self, classifier, x, y, threat_model, seed):
+    def _perturb(self, problem):
         # Training needs only the last point, which saves the passes that judge it.
         if self.num_restarts == 1:
-            return self.search(classifier, x, y, threat_model, seed, keep_best=False)
+            return self.search(problem._replace(keep_best=False))
         # Restarts are compared, so that every search must judge its best point.
         best = None
         for restart in range(self.num_restarts):
-            one = backend.fold_in(seed, restart)
-            found = self.search(classifier, x, y, threat_model, one, True, restart)
+            seed = backend.fold_in(problem.seed, restart)
+            found = self.search(problem._replace(seed=seed, restart=restart))
             best = found if best is None else strongest(best, found)
         return best
 
@@ -193,7 +205,8 @@ class Compiled:
             ball = threat_model.with_epsilon(epsilon)
             x, classifier, ball = ball.bind(model(), x)
             with models.input_error_context(classifier.model):
-                found = attack.search(classifier, x, y, ball, seed, True, restart)
+                problem = SearchProblem(classifier, x, y, ball, seed, restart=restart)
+                found = attack.search(problem)
             self.num_classes = classifier.num_classes
             self.has_unknown_column = classifier.has_unknown_column
             return found

@@ -17,13 +17,12 @@ _FLOAT16_SCALE = 256.0
 _LARGE = 3e38
 
 
-def make_attack_loss(classifier, x, y, loss, targeted):
-    """Returns a function `x_adv -> (values, success)` that a search around `x` maximizes.
+def make_attack_loss(problem, loss, targeted):
+    """Returns a function `x_adv -> (values, success)` that a search maximizes.
 
     Args:
-        classifier: a `models.Classifier`.
-        x: float tensor `(batch_size, ...)`, the clean examples.
-        y: labels, or target labels if `targeted` is `True`. With `None` the classes that the model
+        problem: a `SearchProblem`, of which `classifier`, `x` and `y` are used. Its `y` are the
+            labels, or target labels if `targeted` is `True`. With `None` the classes that the model
             predicts at `x` are used, so that the perturbation does not leak the true label.
         loss: `None`, `"compiled"`, a name in `losses.FUNCTIONS`, or a function
             `(y, logits) -> (batch_size,)`.
@@ -33,7 +32,8 @@ def make_attack_loss(classifier, x, y, loss, targeted):
         A function. `values` and `success` have shape `(batch_size,)`. Success means a wrong class,
         or the target class if `targeted` is `True`.
     """
-    outputs = classifier(x)
+    classifier, y = problem.classifier, problem.y
+    outputs = classifier(problem.x)
     loss = _resolve_loss(classifier, outputs, y, loss)
     if loss == "compiled":
         return _compiled_goal(classifier, y, targeted)

@@ -123,7 +123,7 @@ class AutoAttack(Attack):
             Square(),
         ]
 
-    def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
+    def search(self, problem):
         raise ValueError(
             "AutoAttack passes the surviving examples from one attack to the next, on a data set, "
             "and cannot run inside a train step. Train with attack='pgd', and evaluate with "

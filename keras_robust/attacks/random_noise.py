@@ -15,7 +15,6 @@ from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import choose
-from keras_robust.attacks.result import counted
 from keras_robust.attacks.result import strongest
 
 _LOSSES = (None, *losses.FUNCTIONS)
@@ -83,17 +82,14 @@ class RandomNoise(Attack):
         self.targeted = targeted
         self.loss = loss
 
-    def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        score = make_attack_loss(classifier, x, y, self.loss or "cross_entropy", self.targeted)
-        shape = ops.shape(x)[:1]
-        all_false = ops.zeros(shape, dtype="bool")
-        draw = self._drawing(x, threat_model, seed)
+    def search(self, problem):
+        score = make_attack_loss(problem, self.loss or "cross_entropy", self.targeted)
+        draw = self._drawing(problem.x, problem.threat_model, problem.seed)
 
         def evaluate(number):
-            point = draw(number)
-            return AttackResult(point, *score(point), all_false, counted(shape, 1))
+            return AttackResult.scored(draw(number), score, queries=1)
 
-        if not keep_best:
+        if not problem.keep_best:
             first = evaluate(0)
             # One more query: `make_attack_loss` has evaluated the clean example.
             first = first._replace(queries=first.queries + 1)
@@ -108,7 +104,7 @@ class RandomNoise(Attack):
         def body(number, best):
             return number + 1, choose(best.success, best, strongest(best, evaluate(number)))
 
-        clean = AttackResult(x, *score(x), all_false, counted(shape, 2))
+        clean = self.score_clean(problem, score)
         _, best = backend.while_loop(is_going_on, body, (ops.convert_to_tensor(0, "int32"), clean))
         return best
 

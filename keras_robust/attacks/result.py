@@ -29,6 +29,13 @@ class AttackResult(typing.NamedTuple):
             x, ops.zeros(shape, "float32"), all_false, all_false, ops.zeros(shape, dtype="int32")
         )
 
+    @classmethod
+    def scored(cls, x_adv, score, queries):
+        """Returns the result of points with the loss and success that `score` returns for them."""
+        shape = ops.shape(x_adv)[:1]
+        all_false = ops.zeros(shape, dtype="bool")
+        return cls(x_adv, *score(x_adv), all_false, counted(shape, queries))
+
 
 def counted(shape, queries):
     """Returns the same number of queries for every example of a batch."""

@@ -10,8 +10,6 @@ from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack import registry
 from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.result import AttackResult
-from keras_robust.attacks.result import choose
-from keras_robust.attacks.result import counted
 from keras_robust.attacks.result import strongest
 
 
@@ -108,21 +106,21 @@ class Transfer(Attack):
         """Whether the points of the attack on the surrogate stay in the ball."""
         return self.attack.stays_in_ball
 
-    def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        logits = classifier.logits(x, y)
-        if y is None and self.targeted is not True:
+    def search(self, problem):
+        logits = problem.classifier.logits(problem.x, problem.y)
+        if problem.y is None and self.targeted is not True:
             # The surrogate may predict another class, so the label must not come from it.
-            y = ops.stop_gradient(ops.argmax(logits, axis=-1))
-        surrogate = self._surrogate_of(classifier, x, logits.shape[-1])
-        away = self.attack.search(surrogate, x, y, threat_model, seed, False, restart)
-        if not keep_best:
+            problem = problem._replace(y=ops.stop_gradient(ops.argmax(logits, axis=-1)))
+        surrogate = self._surrogate_of(problem.classifier, problem.x, logits.shape[-1])
+        away = self.attack.search(problem._replace(classifier=surrogate, keep_best=False))
+        if not problem.keep_best:
             return AttackResult.unattacked(away.x_adv)._replace(zero_gradient=away.zero_gradient)
-        shape = ops.shape(x)[:1]
-        score = make_attack_loss(classifier, x, y, self.loss, self.targeted)
-        clean = AttackResult(x, *score(x), away.zero_gradient, counted(shape, 3))
-        point = AttackResult(away.x_adv, *score(away.x_adv), away.zero_gradient, counted(shape, 1))
-        best = strongest(clean, point)
-        return choose(clean.success, clean, best)._replace(queries=best.queries)
+        score = make_attack_loss(problem, self.loss, self.targeted)
+        clean = self.score_clean(problem, score)
+        # The logits of the clean example were a query, too.
+        point = AttackResult.scored(away.x_adv, score, queries=2)
+        best = self.leave_mistakes(clean, strongest(clean, point))
+        return best._replace(zero_gradient=away.zero_gradient)
 
     def _surrogate_of(self, classifier, x, num_classes):
         """Returns the surrogate as a `models.Classifier` that takes the inputs of `classifier`."""

@@ -25,7 +25,9 @@ class Identity:
 
 def attack_loss(loss=None, targeted=False, y=Y, model=None):
     classifier = models.Classifier(model or Identity())
-    return make_attack_loss(classifier, keras.ops.convert_to_tensor(X), y, loss, targeted)
+    x = keras.ops.convert_to_tensor(X)
+    problem = kr.attacks.SearchProblem(classifier, x, y, threat_model=None, seed=None)
+    return make_attack_loss(problem, loss, targeted)
 
 
 @pytest.mark.parametrize("loss", [None, "cross_entropy", "margin", "dlr"])

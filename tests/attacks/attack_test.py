@@ -10,6 +10,8 @@ import pytest
 import tensorflow as tf
 
 import keras_robust as kr
+from keras_robust.attacks.attack_loss import make_attack_loss
+from keras_robust.attacks.result import strongest
 from tests.support import backends
 from tests.support import small_models
 from tests.support import tiers
@@ -278,11 +280,11 @@ def test_config_survives_json_also_with_a_function():
 
 def test_a_custom_attack_needs_only_a_search():
     class Corner(kr.attacks.Attack):
-        def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-            x_adv = threat_model.project(x + 1.0, x)
-            wrong = keras.ops.not_equal(
-                keras.ops.cast(keras.ops.argmax(classifier.logits(x_adv), -1), y.dtype), y
-            )
+        def search(self, problem):
+            x, y = problem.x, problem.y
+            x_adv = problem.threat_model.project(x + 1.0, x)
+            classes = keras.ops.argmax(problem.classifier.logits(x_adv), -1)
+            wrong = keras.ops.not_equal(keras.ops.cast(classes, y.dtype), y)
             zero = keras.ops.zeros(keras.ops.shape(x)[0])
             return kr.attacks.AttackResult(x_adv, zero, wrong, wrong, keras.ops.cast(zero, "int32"))
 
@@ -291,6 +293,28 @@ def test_a_custom_attack_needs_only_a_search():
     found = Corner().run(linear, x, y, Linf(0.1))
     np.testing.assert_allclose(found.x_adv, x + 0.1, atol=1e-6)
     np.testing.assert_array_equal(found.success, np.argmax((x + 0.1) @ WEIGHTS, -1) != y)
+
+
+def test_a_search_may_use_the_prologue_and_the_epilogue_of_the_base_class():
+    class Corner(kr.attacks.Attack):
+        def search(self, problem):
+            score = make_attack_loss(problem, "margin", False)
+            clean = self.score_clean(problem, score)
+            x_adv = problem.threat_model.project(problem.x + 1.0, problem.x)
+            moved = kr.attacks.AttackResult.scored(x_adv, score, queries=5)
+            return self.leave_mistakes(clean, strongest(clean, moved))
+
+    x, y = examples()
+    y[:3] = (y[:3] + 1) % 3
+    found = Corner().run(linear, x, y, Linf(0.1))
+    np.testing.assert_array_equal(found.x_adv[:3], x[:3])
+    margins = [kr.losses.FUNCTIONS["margin"](y, linear(one)) for one in (x, x + np.float32(0.1))]
+    moves = np.greater(margins[1], margins[0]) & (np.arange(7) >= 3)
+    assert 0 < moves.sum() < 4
+    np.testing.assert_allclose(found.x_adv, x + 0.1 * moves[:, None], atol=1e-6)
+    np.testing.assert_allclose(found.loss, np.where(moves, margins[1], margins[0]), atol=1e-5)
+    np.testing.assert_array_equal(found.success, found.loss > 0)
+    assert found.queries.tolist() == [7] * 7
 
 
 def test_the_progress_bar_counts_examples(capsys):

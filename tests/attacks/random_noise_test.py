@@ -21,7 +21,8 @@ EPSILON = {"Linf": 0.2, "L2": 0.5, "L1": 0.9}
 def search(attack, ball, keep_best=True, seeds=SEEDS):
     x, y = numpy_reference.examples()
     classifier = models.Classifier(numpy_reference.keras_model())
-    return attack.search(classifier, keras.ops.convert_to_tensor(x), y, ball, seeds, keep_best)
+    x = keras.ops.convert_to_tensor(x)
+    return attack.search(kr.attacks.SearchProblem(classifier, x, y, ball, seeds, keep_best))
 
 
 def drawn(x, ball, number, sphere):

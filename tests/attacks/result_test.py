@@ -44,6 +44,17 @@ def test_choose_and_select_take_one_or_the_other_for_each_example():
     np.testing.assert_array_equal(select(condition, FIRST.x_adv, SECOND.x_adv)[:, 1], [0, 1, 0, 1])
 
 
+def test_scored_points_have_the_loss_and_success_of_the_score():
+    found = kr.attacks.AttackResult.scored(
+        SECOND.x_adv, lambda x: (x[:, 0] + 2.0, x[:, 1] > 0.5), queries=7
+    )
+    np.testing.assert_array_equal(found.x_adv, SECOND.x_adv)
+    np.testing.assert_array_equal(found.loss, [3.0, 3.0, 3.0, 3.0])
+    np.testing.assert_array_equal(found.success, [True, True, True, True])
+    np.testing.assert_array_equal(found.zero_gradient, [False, False, False, False])
+    np.testing.assert_array_equal(found.queries, [7, 7, 7, 7])
+
+
 def test_unattacked_results_have_no_queries_and_no_success():
     found = kr.attacks.AttackResult.unattacked(SECOND.x_adv)
     np.testing.assert_array_equal(found.x_adv, SECOND.x_adv)

@@ -29,14 +29,12 @@ def other_model(bias=0.0):
 
 def by_itself(attack, surrogate, x, y, ball):
     """Returns the result of the attack on the surrogate alone."""
-    x = keras.ops.convert_to_tensor(x)
-    found = attack.search(models.Classifier(surrogate), x, y, ball, SEED, keep_best=False)
-    return np.asarray(found.x_adv)
+    return np.asarray(search(attack, surrogate, x, y, ball, keep_best=False).x_adv)
 
 
 def search(attack, model, x, y, ball, keep_best=True):
-    x = keras.ops.convert_to_tensor(x)
-    return attack.search(models.Classifier(model), x, y, ball, SEED, keep_best)
+    classifier, x = models.Classifier(model), keras.ops.convert_to_tensor(x)
+    return attack.search(kr.attacks.SearchProblem(classifier, x, y, ball, SEED, keep_best))
 
 
 def margins(x, y):

@@ -20,6 +20,7 @@ NOT_A_CASE = {
     "MinimumNormAttack",
     "Objective",
     "Regularised",
+    "SearchProblem",
     "ThreatModel",
     "ObjectiveWrapper",
 }

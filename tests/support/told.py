@@ -63,9 +63,9 @@ class Fixed(kr.attacks.Attack):
     def get_config(self):
         return {"name": self.name}
 
-    def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        x_adv, row = _moved(self.moves, self.x, x)
-        shape = ops.shape(x)[:1]
+    def search(self, problem):
+        x_adv, row = _moved(self.moves, self.x, problem.x)
+        shape = ops.shape(problem.x)[:1]
         claim = ops.full(shape, self.claim, dtype="bool")
         has_zero_gradient, queries = (
             ops.take(self.has_zero_gradient, row),
@@ -83,12 +83,12 @@ class FixedNearest(kr.attacks.MinimumNormAttack):
     def get_config(self):
         return {}
 
-    def nearest(self, classifier, x, y, threat_model, seed, restart):
-        x_adv, row = _moved(self.moves, self.x, x)
-        never = ops.zeros(ops.shape(x)[:1], dtype="bool")
-        queries = ops.ones(ops.shape(x)[:1], dtype="int32")
+    def nearest(self, problem):
+        x_adv, row = _moved(self.moves, self.x, problem.x)
+        shape = ops.shape(problem.x)[:1]
+        never, queries = ops.zeros(shape, dtype="bool"), ops.ones(shape, dtype="int32")
         found = ops.take(self.moves, row) != 0.0
-        return kr.attacks.AttackResult(x_adv, ops.zeros(ops.shape(x)[:1]), found, never, queries)
+        return kr.attacks.AttackResult(x_adv, ops.zeros(shape), found, never, queries)
 
 
 def random_model(x):

@@ -119,9 +119,10 @@ class Boundary(MinimumNormAttack):
         self.num_restarts = num_restarts
         self.num_starts = num_starts
 
-    def nearest(self, classifier, x, y, threat_model, seed, restart):
+    def nearest(self, problem):
+        x, threat_model, seed = problem.x, problem.threat_model, problem.seed
         check_supported(self, threat_model, (L2,))
-        decisions = DecisionOracle(classifier, x, y, threat_model.bounds)
+        decisions = DecisionOracle(problem.classifier, x, problem.y, threat_model.bounds)
         start = initial_adversarial(decisions, x, seed, self.num_starts)
         shape = (ops.shape(x)[0], _BLOCK, *x.shape[1:])
 

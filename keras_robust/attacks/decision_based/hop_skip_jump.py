@@ -140,9 +140,10 @@ class HopSkipJump(MinimumNormAttack):
         self.num_starts = num_starts
         self.samples_per_pass = samples_per_pass
 
-    def nearest(self, classifier, x, y, threat_model, seed, restart):
+    def nearest(self, problem):
+        x, threat_model, seed = problem.x, problem.threat_model, problem.seed
         check_supported(self, threat_model, (L2, Linf))
-        decisions = DecisionOracle(classifier, x, y, threat_model.bounds)
+        decisions = DecisionOracle(problem.classifier, x, problem.y, threat_model.bounds)
         start = initial_adversarial(decisions, x, seed, self.num_starts)
         asked = ops.cast(start.found, "int32")
         num_bisections = self._num_bisections(x, threat_model)

@@ -119,16 +119,17 @@ class APGD(Attack):
         check_choice("shrinking", shrinking, (True, False))
         self.shrinking = shrinking
 
-    def attack_loss(self, classifier, x, y, restart):
+    def attack_loss(self, problem):
         """Returns the function `x_adv -> (loss, success)` of this search."""
-        return make_attack_loss(classifier, x, y, self.loss, False)
+        return make_attack_loss(problem, self.loss, False)
 
-    def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        score = self.attack_loss(classifier, x, y, restart)
+    def search(self, problem):
+        x, seed = problem.x, problem.seed
+        score = self.attack_loss(problem)
         phases = _phases(self.num_steps) if self.shrinking else [(1.0, self.num_steps)]
         start, state, has_zero_gradient = None, None, True
         for factor, num_steps in phases:
-            ball = threat_model.scaled(factor)
+            ball = problem.threat_model.scaled(factor)
             # The first phase starts at random, later ones at the best point so far.
             start = (
                 ball.random_start_on_sphere(x, seed) if state is None else ball.project(start, x)
@@ -137,7 +138,7 @@ class APGD(Attack):
             state = self._climb(score, x, start, ball, num_steps, is_new)
             start = state.best.x
             has_zero_gradient = ops.logical_and(has_zero_gradient, state.zero_gradient)
-        if not keep_best:
+        if not problem.keep_best:
             return AttackResult.unattacked(state.best.x)._replace(zero_gradient=has_zero_gradient)
         best = choose(state.success, state.broken, _without_gradient(state.best))
         loss, success = best.loss, state.success
@@ -146,9 +147,7 @@ class APGD(Attack):
             loss, success = score(best.x)
         queries = counted(ops.shape(x)[:1], self._count_queries(len(phases)))
         found = AttackResult(best.x, loss, success, has_zero_gradient, queries)
-        # An example that the model gets wrong from the start is returned unchanged.
-        clean = AttackResult(x, *score(x), ops.zeros_like(has_zero_gradient), queries)
-        return choose(clean.success, clean, found)
+        return self.leave_mistakes(self.score_clean(problem, score), found)
 
     def _count_queries(self, num_phases):
         num_judgements = 3 if self.eot_samples > 1 else 2

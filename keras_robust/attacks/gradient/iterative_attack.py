@@ -14,7 +14,6 @@ from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.attack_loss import zero_gradient
 from keras_robust.attacks.result import AttackResult
-from keras_robust.attacks.result import choose
 from keras_robust.attacks.result import counted
 from keras_robust.attacks.result import strongest
 
@@ -117,16 +116,16 @@ class IterativeAttack(Attack):
         """Returns the feasible point for `x_adv`, where a step has led."""
         return threat_model.project(x_adv, x)
 
-    def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        score = make_attack_loss(classifier, x, y, self.loss, self.targeted)
+    def search(self, problem):
+        x, threat_model, keep_best = problem.x, problem.threat_model, problem.keep_best
+        score = make_attack_loss(problem, self.loss, self.targeted)
         step_size = self._step_size
         if step_size is None:
             # Computed here, because inside a train step the radius is a tensor.
             step_size = self.relative_step / self.num_steps * threat_model.radius
         shape = ops.shape(x)[:1]
         all_false = ops.zeros(shape, dtype="bool")
-        # Two queries: `make_attack_loss` has evaluated the clean examples as well.
-        clean = AttackResult(x, *score(x), all_false, counted(shape, 2)) if keep_best else ()
+        clean = self.score_clean(problem, score) if keep_best else ()
 
         def body(_, state):
             (loss, success), gradient = averaged_gradient(score, state.x_adv, self.eot_samples)
@@ -144,16 +143,13 @@ class IterativeAttack(Attack):
                 zero_gradient=ops.logical_and(state.zero_gradient, zero_gradient(gradient)),
             )
 
-        start = self.start(x, threat_model, seed)
+        start = self.start(x, threat_model, problem.seed)
         state = _State(start, self.memory(x), clean, ops.logical_not(all_false))
         last = backend.repeat(self.num_steps, body, state)
         if not keep_best:
             return AttackResult.unattacked(last.x_adv)._replace(zero_gradient=last.zero_gradient)
-        here = AttackResult(last.x_adv, *score(last.x_adv), all_false, counted(shape, 1))
-        best = strongest(last.best, here)
-        # An example that the model gets wrong from the start is returned unchanged.
-        found = choose(clean.success, clean, best)
-        return found._replace(zero_gradient=last.zero_gradient, queries=best.queries)
+        best = strongest(last.best, AttackResult.scored(last.x_adv, score, queries=1))
+        return self.leave_mistakes(clean, best)._replace(zero_gradient=last.zero_gradient)
 
 
 def _parse_step_size(step_size):

@@ -60,17 +60,17 @@ class TargetedAPGD(APGD):
         )
         self.num_targets = num_targets
 
-    def attack_loss(self, classifier, x, y, restart):
-        clean = ops.stop_gradient(classifier.logits(x, y))
-        labels = label_indices(y, clean)
-        targets = ranked_target(clean, labels, restart)
+    def attack_loss(self, problem):
+        clean = ops.stop_gradient(problem.classifier.logits(problem.x, problem.y))
+        labels = label_indices(problem.y, clean)
+        targets = ranked_target(clean, labels, problem.restart)
 
         def towards_target(_, logits):
             if self.loss == "dlr":
                 return losses.targeted_dlr(labels, targets, logits)
             return losses.lead_of(targets, labels, logits)
 
-        return make_attack_loss(classifier, x, y, towards_target, False)
+        return make_attack_loss(problem, towards_target, False)
 
     def _count_queries(self, num_phases):
         return 1 + super()._count_queries(num_phases)

@@ -11,8 +11,6 @@ from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.attack_loss import zero_gradient
 from keras_robust.attacks.result import AttackResult
-from keras_robust.attacks.result import choose
-from keras_robust.attacks.result import counted
 from keras_robust.attacks.result import strongest
 from keras_robust.threat_models import L2
 
@@ -72,8 +70,9 @@ class VirtualAdversarial(Attack):
         self.num_steps = num_steps
         self.xi = xi
 
-    def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        score = make_attack_loss(classifier, x, y, "kl", False)
+    def search(self, problem):
+        x, threat_model = problem.x, problem.threat_model
+        score = make_attack_loss(problem, "kl", False)
 
         def body(_, state):
             direction, has_zero_gradient = state
@@ -82,19 +81,14 @@ class VirtualAdversarial(Attack):
             gradient = ops.where(ops.isfinite(gradient), gradient, 0.0)
             return gradient, ops.logical_and(has_zero_gradient, zero_gradient(gradient))
 
-        all_false = ops.zeros(ops.shape(x)[:1], dtype="bool")
-        first = backend.normal(ops.shape(x), seed)
-        state = first, ops.logical_not(all_false)
+        first = backend.normal(ops.shape(x), problem.seed)
+        state = first, ops.ones(ops.shape(x)[:1], dtype="bool")
         direction, has_zero_gradient = backend.repeat(self.num_steps, body, state)
         x_adv = threat_model.step(x, direction, threat_model.radius)
         x_adv = ops.stop_gradient(threat_model.project(x_adv, x))
-        if not keep_best:
+        if not problem.keep_best:
             return AttackResult.unattacked(x_adv)._replace(zero_gradient=has_zero_gradient)
-        queries = counted(ops.shape(x)[:1], 2 * self.num_steps + 3)
-        clean = AttackResult(x, *score(x), all_false, queries)
-        best = strongest(
-            clean, AttackResult(x_adv, *score(x_adv), all_false, ops.zeros_like(queries))
-        )
-        # An example that the model gets wrong from the start is returned unchanged.
-        best = choose(clean.success, clean, best)
+        clean = self.score_clean(problem, score)
+        found = AttackResult.scored(x_adv, score, queries=2 * self.num_steps + 1)
+        best = self.leave_mistakes(clean, strongest(clean, found))
         return best._replace(zero_gradient=has_zero_gradient)

@@ -110,13 +110,14 @@ class DeepFool(MinimumNormAttack):
         self.overshoot = overshoot
         self.num_steps = num_steps
 
-    def nearest(self, classifier, x, y, threat_model, seed, restart):
-        score = make_attack_loss(classifier, x, y, "margin", self.targeted)
-        clean = ops.stop_gradient(classifier.logits(x, y))
+    def nearest(self, problem):
+        x, threat_model = problem.x, problem.threat_model
+        score = make_attack_loss(problem, "margin", self.targeted)
+        clean = ops.stop_gradient(problem.classifier.logits(x, problem.y))
         num_others = min(self.num_classes, clean.shape[-1]) - 1
 
         def body(state):
-            boundary = self._boundary(classifier, state.x_adv, y, clean, num_others, threat_model)
+            boundary = self._boundary(problem, state.x_adv, clean, num_others)
             moved = self._step(state, boundary, x, threat_model)
             _, success = score(moved.x_adv)
             # If every gradient is zero, all later steps would be the same.
@@ -140,14 +141,15 @@ class DeepFool(MinimumNormAttack):
             queries=3 + (2 * num_others + 1) * last.num_steps,
         )
 
-    def _boundary(self, classifier, x_adv, y, clean, num_others, threat_model):
+    def _boundary(self, problem, x_adv, clean, num_others):
         """Returns the nearest `_Boundary` at `x_adv` among the most likely classes."""
+        classifier, y = problem.classifier, problem.y
         labels = label_indices(y, clean)
 
         def compare(rank, nearest):
             target = ranked_target(clean, labels, rank)
             lead, gradient = lead_and_gradient(classifier, x_adv, y, labels, target)
-            slope = threat_model.dual_norm(gradient)
+            slope = problem.threat_model.dual_norm(gradient)
             usable = ops.logical_and(slope > 0.0, ops.isfinite(lead))
             distance = ops.where(usable, ops.abs(lead) / ops.maximum(slope, _TINY), float("inf"))
             has_zero_gradient = ops.logical_and(nearest.zero_gradient, zero_gradient(gradient))

@@ -100,10 +100,12 @@ class FAB(MinimumNormAttack):
         self.num_steps = num_steps
         self.num_restarts = num_restarts
 
-    def nearest(self, classifier, x, y, threat_model, seed, restart):
+    def nearest(self, problem):
+        classifier, x, y = problem.classifier, problem.x, problem.y
+        threat_model = problem.threat_model
         clean = ops.stop_gradient(classifier.logits(x, y))
         labels = label_indices(y, clean)
-        linearise = self.linearisation(classifier, y, labels, clean, threat_model, restart)
+        linearise = self.linearisation(problem, labels, clean)
 
         def body(_, state):
             lead, gradient = linearise(state.x)
@@ -122,7 +124,7 @@ class FAB(MinimumNormAttack):
             )
 
         never = ops.full(ops.shape(x)[:1], NEVER, dtype="float32")
-        start = self._start(x, threat_model, seed, restart)
+        start = self._start(problem)
         state = _State(start, x, never, ops.ones_like(never, dtype="bool"))
         last = backend.repeat(self.num_steps, body, state)
         passes = 1 + self.num_steps * (1 + 2 * self.num_gradients(clean.shape[-1]))
@@ -138,19 +140,17 @@ class FAB(MinimumNormAttack):
         """Returns the number of gradients that one step computes."""
         return num_classes - 1
 
-    def linearisation(self, classifier, y, labels, clean, threat_model, restart):
+    def linearisation(self, problem, labels, clean):
         """Returns a function `x -> (lead, gradient)` for the class with the nearest boundary.
 
         The lead is not finite where the outputs of the model are not.
 
         Args:
-            classifier: a `models.Classifier`.
-            y: labels or `None`, for the classifier.
+            problem: a `SearchProblem`.
             labels: int tensor `(batch_size,)`, the true classes.
             clean: float tensor `(batch_size, num_classes)`, the clean logits.
-            threat_model: a `ThreatModel`.
-            restart: as in `search`.
         """
+        classifier, y, threat_model = problem.classifier, problem.y, problem.threat_model
         num_classes = clean.shape[-1]
 
         def linearise(x):
@@ -171,13 +171,14 @@ class FAB(MinimumNormAttack):
 
         return linearise
 
-    def _start(self, x, threat_model, seed, restart):
+    def _start(self, problem):
+        x, threat_model = problem.x, problem.threat_model
         if self.num_restarts == 1:
             return x
         radius = ops.where(ops.isinf(threat_model.radius), 1.0, 0.5 * threat_model.radius)
-        start = threat_model.with_epsilon(radius).random_start_on_sphere(x, seed)
+        start = threat_model.with_epsilon(radius).random_start_on_sphere(x, problem.seed)
         # The first search starts at the example.
-        return ops.where(ops.equal(restart, 0), x, start)
+        return ops.where(ops.equal(problem.restart, 0), x, start)
 
 
 def lead_and_gradient(classifier, x, y, labels, targets):

@@ -110,12 +110,11 @@ class FMN(MinimumNormAttack):
         self.gamma = gamma
         self.targeted = targeted
 
-    def nearest(self, classifier, x, y, threat_model, seed, restart):
-        score = make_attack_loss(classifier, x, y, "margin", self.targeted)
+    def nearest(self, problem):
+        x, threat_model = problem.x, problem.threat_model
+        score = make_attack_loss(problem, "margin", self.targeted)
         low, high = threat_model.bounds or (-np.inf, np.inf)
-        step_size = self.step_size
-        if step_size is None:
-            step_size = 10.0 if isinstance(threat_model, threat_models.Linf) else 1.0
+        step_size = self._resolve_step_size(threat_model)
         steps = self._cosine(step_size * _width(low, high), _LAST_STEP)
         gammas = self._cosine(self.gamma, _LAST_GAMMA)
         # No point of the box is farther away than this, so the radius stops there.
@@ -151,6 +150,11 @@ class FMN(MinimumNormAttack):
             zero_gradient=last.zero_gradient,
             queries=counted(shape, 2 * self.num_steps + 2),
         )
+
+    def _resolve_step_size(self, threat_model):
+        if self.step_size is not None:
+            return self.step_size
+        return 10.0 if isinstance(threat_model, threat_models.Linf) else 1.0
 
     def _cosine(self, first, share):
         """Returns one number for every step, from `first` down to about `share * first`."""

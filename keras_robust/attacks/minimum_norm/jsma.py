@@ -109,26 +109,23 @@ class JSMA(MinimumNormAttack):
         self.targeted = targeted
         self.num_restarts = num_targets
 
-    def nearest(self, classifier, x, y, threat_model, seed, restart):
-        if not isinstance(threat_model, threat_models.L0):
-            raise ValueError(
-                "JSMA changes few features, and needs the threat model L0, such as L0(10). "
-                f"Received: {threat_model!r}"
-            )
+    def nearest(self, problem):
+        x, threat_model = problem.x, problem.threat_model
+        _check_threat_model(threat_model)
         low, high = threat_model.bounds
         saturated = threat_model.clip(x + self.theta * (high - low))
         room = threat_model.per_position(ops.abs(saturated - x))
         positions = room.shape[-1]
         budget = ops.minimum(threat_model.counts()[:, 0], max(1.0, self.gamma * positions // 1))
-        logits = ops.stop_gradient(classifier.logits(x, y))
-        labels = label_indices(y, logits)
-        target = labels if self.targeted else ranked_target(logits, labels, restart)
+        logits = ops.stop_gradient(problem.classifier.logits(x, problem.y))
+        labels = label_indices(problem.y, logits)
+        target = labels if self.targeted else ranked_target(logits, labels, problem.restart)
 
         def point(used):
             return ops.where(threat_model.spread(used, x), saturated, x)
 
         def body(state):
-            jacobian = self._jacobian(classifier, point(state.used), y, target, threat_model)
+            jacobian = self._jacobian(problem, point(state.used), target)
             hit = ops.equal(ops.cast(ops.argmax(jacobian.logits, axis=-1), "int32"), labels)
             success = hit if self.targeted else ops.logical_not(hit)
             finite = ops.all(ops.isfinite(jacobian.logits), axis=-1)
@@ -151,12 +148,12 @@ class JSMA(MinimumNormAttack):
             queries=last.queries,
         )
 
-    def _jacobian(self, classifier, point, y, target, threat_model):
+    def _jacobian(self, problem, point, target):
         """Returns the derivatives towards the sign of `theta`, summed over each position."""
 
         def slope(of_target):
             def total(point):
-                logits = classifier.logits(point, y)
+                logits = problem.classifier.logits(point, problem.y)
                 own = ops.one_hot(target, logits.shape[-1], dtype=logits.dtype)
                 own = own if of_target else 1.0 - own
                 return ops.sum(logits * own, axis=-1), logits
@@ -165,10 +162,18 @@ class JSMA(MinimumNormAttack):
             gradient = ops.where(ops.isfinite(gradient), gradient, 0.0)
             # A negative `theta` reverses both conditions, like reversed derivatives.
             sign = 1.0 if self.theta > 0.0 else -1.0
-            return sign * threat_model.per_position(gradient), logits
+            return sign * problem.threat_model.per_position(gradient), logits
 
         (to_target, logits), (to_others, _) = slope(True), slope(False)
         return _Jacobian(to_target, to_others, logits)
+
+
+def _check_threat_model(threat_model):
+    if not isinstance(threat_model, threat_models.L0):
+        raise ValueError(
+            "JSMA changes few features, and needs the threat model L0, such as L0(10). "
+            f"Received: {threat_model!r}"
+        )
 
 
 def _start(room):

@@ -89,8 +89,9 @@ class LBFGS(MinimumNormAttack):
         self.num_steps = num_steps
         self.targeted = targeted
 
-    def nearest(self, classifier, x, y, threat_model, seed, restart):
-        score = make_attack_loss(classifier, x, y, "cross_entropy", self.targeted)
+    def nearest(self, problem):
+        classifier, x, y = problem.classifier, problem.x, problem.y
+        score = make_attack_loss(problem, "cross_entropy", self.targeted)
         targets = self._targets(classifier, x, y)
 
         def cross_entropy(point):
@@ -100,7 +101,7 @@ class LBFGS(MinimumNormAttack):
         # This gradient only serves to report zero gradients.
         _, gradient = backend.value_and_input_gradient(cross_entropy, x)
         last = smallest(
-            self._attempt(score, cross_entropy, x, threat_model.bounds),
+            self._attempt(score, cross_entropy, x, problem.threat_model.bounds),
             x,
             self.initial_weight,
             done=success,

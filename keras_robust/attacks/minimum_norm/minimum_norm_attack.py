@@ -8,6 +8,7 @@ from keras_robust.attacks.minimum_norm.to_boundary import QUERIES
 from keras_robust.attacks.minimum_norm.to_boundary import to_boundary
 from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import select
+from keras_robust.attacks.search_problem import check_takes_problem
 
 NEVER = 3e38
 
@@ -27,22 +28,27 @@ class MinimumNormAttack(Attack):
     targeted = False
     confidence = 0.0
 
-    def nearest(self, classifier, x, y, threat_model, seed, restart):
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        check_takes_problem(cls, "nearest")
+
+    def nearest(self, problem):
         """Returns `AttackResult` with the nearest mistakes, wherever they are.
 
-        `success` is true where a mistake was found. `loss` is ignored. `queries` counts the queries
-        of this method. The arguments are those of `search`.
+        `problem` is a `SearchProblem`. `success` is true where a mistake was found. `loss` is
+        ignored. `queries` counts the queries of this method.
         """
         raise NotImplementedError
 
-    def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        score = make_attack_loss(classifier, x, y, "margin", self.targeted)
+    def search(self, problem):
+        x, threat_model = problem.x, problem.threat_model
+        score = make_attack_loss(problem, "margin", self.targeted)
         _, clean = score(x)
-        nearest = self.nearest(classifier, x, y, threat_model, seed, restart)
+        nearest = self.nearest(problem)
         is_moved = ops.logical_and(nearest.success, ops.logical_not(clean))
         point = select(is_moved, nearest.x_adv, x)
         attack_loss = {"targeted": self.targeted, "confidence": self.confidence}
-        point = to_boundary(classifier, x, y, point, threat_model, **attack_loss)
+        point = to_boundary(problem, point, **attack_loss)
         distance = threat_model.distance(point, x)
         found = ops.logical_or(nearest.success, clean)
         x_adv = ops.stop_gradient(threat_model.project(point, x))

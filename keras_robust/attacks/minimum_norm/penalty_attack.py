@@ -23,7 +23,7 @@ _NUM_CHECKS = 10
 _PROGRESS = 0.9999
 
 
-class Problem(typing.NamedTuple):
+class WeightedProblem(typing.NamedTuple):
     """The problem for one weight per example; `hinge` is that of `make_hinge`."""
 
     x: object
@@ -85,7 +85,7 @@ class PenaltyAttack(MinimumNormAttack):
         Args:
             step: int or int32 tensor `()`, from 0.
             memory: the memory that `start` or the last step returned.
-            problem: a `Problem`.
+            problem: a `WeightedProblem`.
 
         Returns:
             The new memory, the point, and its `hinge` and `hits`.
@@ -100,12 +100,17 @@ class PenaltyAttack(MinimumNormAttack):
         """Returns the size by which mistakes are compared, shape `(batch_size,)`."""
         return self.penalty(delta)
 
-    def nearest(self, classifier, x, y, threat_model, seed, restart):
-        _, success = make_attack_loss(classifier, x, y, "margin", self.targeted)(x)
-        hinge = make_hinge(classifier, x, y, self.targeted, self.confidence)
+    def nearest(self, problem):
+        x, threat_model = problem.x, problem.threat_model
+        _, success = make_attack_loss(problem, "margin", self.targeted)(x)
+        hinge = make_hinge(problem, self.targeted, self.confidence)
         _, gradient = backend.value_and_input_gradient(hinge, x)
+
+        def attempt(search):
+            return self._descend(WeightedProblem(x, threat_model, search.weight, hinge), search)
+
         last = smallest(
-            lambda search: self._descend(Problem(x, threat_model, search.weight, hinge), search),
+            attempt,
             x,
             self.initial_weight,
             done=success,
@@ -160,7 +165,7 @@ class PenaltyAttack(MinimumNormAttack):
         )
 
 
-def make_hinge(classifier, x, y, targeted, confidence):
+def make_hinge(problem, targeted, confidence):
     """Returns a function `point -> (hinge, hits)`, both of shape `(batch_size,)`.
 
     The hinge is `max(lead + confidence, 0)`. The lead is that of the label over all other classes
@@ -168,13 +173,13 @@ def make_hinge(classifier, x, y, targeted, confidence):
     at least the lead `confidence`; for `"least_likely"` any wrong class is a hit.
 
     Args:
-        classifier: a `models.Classifier`.
-        x: float tensor `(batch_size, ...)`, the clean examples.
-        y: labels, target labels if `targeted` is `True`, or `None` for the predictions.
+        problem: a `SearchProblem`. Its `y` are the labels, the target labels if `targeted` is
+            `True`, or `None` for the predictions.
         targeted: `False`, `True` or `"least_likely"`.
         confidence: float >= 0, in units of the logits.
     """
-    clean = ops.stop_gradient(classifier.logits(x, y))
+    classifier, y = problem.classifier, problem.y
+    clean = ops.stop_gradient(classifier.logits(problem.x, y))
     labels = label_indices(y, clean)
     least_likely = ops.argmin(clean, axis=-1)
 
@@ -193,6 +198,6 @@ def make_hinge(classifier, x, y, targeted, confidence):
 
 
 def hinge_gradient(problem, point):
-    """Returns `(hinge, hits), gradient` of a `Problem`, non-finite gradients replaced by 0."""
+    """Returns `(hinge, hits), gradient` at `point`, with non-finite gradients set to 0."""
     judged, gradient = backend.value_and_input_gradient(problem.hinge, point)
     return judged, ops.where(ops.isfinite(gradient), gradient, 0.0)

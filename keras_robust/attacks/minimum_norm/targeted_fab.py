@@ -53,13 +53,13 @@ class TargetedFAB(FAB):
     def num_gradients(self, num_classes):
         return 1
 
-    def linearisation(self, classifier, y, labels, clean, threat_model, restart):
-        targets = ranked_target(clean, labels, restart)
+    def linearisation(self, problem, labels, clean):
+        targets = ranked_target(clean, labels, problem.restart)
 
         def linearise(x):
-            return lead_and_gradient(classifier, x, y, labels, targets)
+            return lead_and_gradient(problem.classifier, x, problem.y, labels, targets)
 
         return linearise
 
-    def _start(self, x, threat_model, seed, restart):
-        return x
+    def _start(self, problem):
+        return problem.x

@@ -16,7 +16,7 @@ _ROUNDING = 1e-5
 QUERIES = _HALVINGS + 1
 
 
-def to_boundary(classifier, x, y, point, threat_model, *, targeted=False, confidence=0.0):
+def to_boundary(problem, point, *, targeted=False, confidence=0.0):
     """Returns mistakes moved towards `x`, to the boundary or slightly beyond.
 
     The candidates are the projections of `point` onto smaller balls around `x`. The result is the
@@ -28,14 +28,14 @@ def to_boundary(classifier, x, y, point, threat_model, *, targeted=False, confid
     Cost: 13 forward passes.
 
     Args:
-        classifier: a `models.Classifier`.
-        x: float tensor `(batch_size, ...)`, the clean examples.
-        y: labels, target labels if `targeted` is `True`, or `None` for the predictions.
+        problem: a `SearchProblem`, whose radius is ignored. Its `y` are the labels, the target
+            labels if `targeted` is `True`, or `None` for the predictions.
         point: float tensor like `x`, the mistakes. Where it equals `x`, the result is `x`.
-        threat_model: a `ThreatModel`, whose radius is ignored.
         targeted: `False`, `True` or `"least_likely"`, for which any wrong class is a mistake.
         confidence: float >= 0, in units of the logits.
     """
+    classifier, x, y = problem.classifier, problem.x, problem.y
+    threat_model = problem.threat_model
     clean = ops.stop_gradient(classifier.logits(x, y))
     labels = label_indices(y, clean)
     distance = threat_model.distance(point, x)

@@ -117,14 +117,14 @@ class OnePixel(Attack):
         self._check(threat_model, keras.tree.flatten(x)[0])
         return super().compiled(model, threat_model, x, y)
 
-    def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        self._check(threat_model, x)
-        score = make_attack_loss(classifier, x, y, "margin", self.targeted)
-        pixels = PixelGenes(x, threat_model, self.num_pixels)
+    def search(self, problem):
+        x = problem.x
+        self._check(problem.threat_model, x)
+        score = make_attack_loss(problem, "margin", self.targeted)
+        pixels = PixelGenes(x, problem.threat_model, self.num_pixels)
         shape = ops.shape(x)[:1]
-        keys = counter_rng.make_keys(seed, shape[0])
-        all_false = ops.zeros(shape, dtype="bool")
-        clean = AttackResult(x, *score(x), all_false, counted(shape, 2))
+        keys = counter_rng.make_keys(problem.seed, shape[0])
+        clean = self.score_clean(problem, score)
 
         def judge(genes):
             # One member at a time, because a whole population may not fit into memory.
@@ -153,7 +153,7 @@ class OnePixel(Attack):
         queries = counted(shape, self.population_size)
         start = _State(ops.cast(0, "int32"), genes, *judge(genes), queries)
         (last,) = backend.while_loop(goes_on, body, (start,), maximum_iterations=self.num_steps)
-        found = strongest(clean, _best(last, pixels, all_false))
+        found = strongest(clean, _best(last, pixels))
         return found._replace(x_adv=ops.stop_gradient(select(clean.success, x, found.x_adv)))
 
     def _check(self, threat_model, x):
@@ -203,7 +203,7 @@ def _members(genes, index):
     return ops.take_along_axis(genes, index, axis=0)
 
 
-def _best(state, pixels, all_false):
+def _best(state, pixels):
     """Returns `AttackResult` of the fittest member of each example."""
     wins = ops.any(state.success, axis=0)
     # Successful members rank before all others.
@@ -212,5 +212,9 @@ def _best(state, pixels, all_false):
     index = ops.broadcast_to(ops.expand_dims(winner, -1), (1, *ops.shape(state.genes)[1:]))
     genes = ops.take_along_axis(state.genes, index, axis=0)[0]
     return AttackResult(
-        pixels.image(genes), ops.max(values, axis=0), wins, all_false, state.queries
+        x_adv=pixels.image(genes),
+        loss=ops.max(values, axis=0),
+        success=wins,
+        zero_gradient=ops.zeros_like(wins),
+        queries=state.queries,
     )

@@ -16,7 +16,6 @@ from keras_robust.attacks.attack_loss import check_numbers
 from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import choose
-from keras_robust.attacks.result import counted
 
 # The defaults of Adam, which the authors use as well.
 _DECAY, _SQUARE_DECAY, _GUARD = 0.9, 0.999, 1e-8
@@ -118,13 +117,11 @@ class SPSA(Attack):
         self.targeted = targeted
         self.loss = loss
 
-    def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        score = make_attack_loss(classifier, x, y, self.loss, self.targeted)
+    def search(self, problem):
+        x, threat_model, seed = problem.x, problem.threat_model, problem.seed
+        score = make_attack_loss(problem, self.loss, self.targeted)
         keys = counter_rng.make_keys(seed, ops.shape(x)[0])
-        shape = ops.shape(x)[:1]
-        all_false = ops.zeros(shape, dtype="bool")
-        # Two queries: `make_attack_loss` has evaluated the clean examples as well.
-        best = AttackResult(x, *score(x), all_false, counted(shape, 2))
+        best = self.score_clean(problem, score)
         start = threat_model.random_start(x, seed) if self.random_start else x
         nothing = ops.zeros_like(x)
 
@@ -136,9 +133,7 @@ class SPSA(Attack):
             gradient = self._gradient(score, state.x_adv, keys, state.step)
             ascent, mean, square = _adam(gradient, state)
             x_adv = threat_model.project(state.x_adv + self.learning_rate * ascent, x)
-            here = AttackResult(
-                x_adv, *score(x_adv), all_false, counted(shape, self.num_samples + 1)
-            )
+            here = AttackResult.scored(x_adv, score, queries=self.num_samples + 1)
             best = _merge(state.best, here)
             return (_State(state.step + 1, ops.stop_gradient(x_adv), mean, square, best),)
 

@@ -15,8 +15,6 @@ from keras_robust.attacks.attack_loss import check_choice
 from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.result import AttackResult
-from keras_robust.attacks.result import choose
-from keras_robust.attacks.result import counted
 from keras_robust.attacks.result import select
 from keras_robust.attacks.result import strongest
 from keras_robust.attacks.score_based import square_windows
@@ -127,16 +125,15 @@ class Square(Attack):
         self.targeted = targeted
         self.rescale_schedule = rescale_schedule
 
-    def search(self, classifier, x, y, threat_model, seed, keep_best, restart=0):
-        score = make_attack_loss(classifier, x, y, self.loss, self.targeted)
-        moves = self._moves(x, threat_model, seed)
-        shape = ops.shape(x)
+    def search(self, problem):
+        score = make_attack_loss(problem, self.loss, self.targeted)
+        moves = self._moves(problem.x, problem.threat_model, problem.seed)
+        shape = ops.shape(problem.x)
 
         def judge(images):
             return score(ops.reshape(images, shape))
 
-        all_false = ops.zeros(shape[:1], dtype="bool")
-        clean = AttackResult(x, *score(x), all_false, counted(shape[:1], 2))
+        clean = self.score_clean(problem, score)
         start = moves.start()
         loss, hit = judge(start)
         # Examples that are misclassified from the start spend no query on the search.
@@ -144,11 +141,13 @@ class Square(Attack):
         state = _State(0, start, loss, ops.logical_or(hit, clean.success), queries)
         last = self._search(judge, moves, state)
         found = AttackResult(
-            ops.reshape(last.x_adv, shape), last.loss, last.success, all_false, last.queries
+            x_adv=ops.reshape(last.x_adv, shape),
+            loss=last.loss,
+            success=last.success,
+            zero_gradient=ops.zeros_like(last.success),
+            queries=last.queries,
         )
-        best = strongest(clean, found)
-        # An example that the model gets wrong from the start is returned unchanged.
-        return choose(clean.success, clean, best)._replace(queries=best.queries)
+        return self.leave_mistakes(clean, strongest(clean, found))
 
     def _moves(self, x, threat_model, seed):
         """Returns the moves (start and proposals) for the norm of the threat model."""

@@ -68,14 +68,14 @@ def halved(path, y):
 def test_is_the_walk_of_the_paper():
     x, y = linear_model.examples(3)
     attack = Boundary(num_steps=25, orthogonal_step=0.2, source_step=0.03, num_starts=20)
-    found = attack.nearest(
+    problem = kr.attacks.SearchProblem(
         models.Classifier(linear_model.logits),
         keras.ops.convert_to_tensor(x),
         y,
         ANYWHERE,
         SEEDS,
-        0,
     )
+    found = attack.nearest(problem)
     shape = (3, 10, *linear_model.SHAPE)
     noise = [np.asarray(backend.normal(shape, SEEDS + np.array([20 + i, 0]))) for i in range(3)]
     noise = np.concatenate(noise, axis=1)[:, :25]

@@ -82,14 +82,14 @@ def test_is_the_algorithm_of_the_paper(norm):
     attack = HopSkipJump(num_steps=3, initial_samples=30, num_starts=20, samples_per_pass=16)
     # 30, 42 and 51 samples in passes of 16.
     passes = (2, 3, 4)
-    found = attack.nearest(
+    problem = kr.attacks.SearchProblem(
         models.Classifier(linear_model.logits),
         keras.ops.convert_to_tensor(x),
         y,
         ANYWHERE[norm],
         SEEDS,
-        0,
     )
+    found = attack.nearest(problem)
     draws = [unit_noise(norm, 16, 20 + number) for number in range(sum(passes))]
     starts = [np.asarray(backend.uniform(x.shape, SEEDS + np.array([i, 0]))) for i in range(20)]
     for i in range(3):

@@ -14,7 +14,8 @@ SEED = np.array([3, 5], "int32")
 
 def search(attack, x, y, ball, model=None, seed=SEED):
     classifier = models.Classifier(model or numpy_reference.keras_model())
-    return attack.search(classifier, keras.ops.convert_to_tensor(x), y, ball, seed, True)
+    x = keras.ops.convert_to_tensor(x)
+    return attack.search(kr.attacks.SearchProblem(classifier, x, y, ball, seed))
 
 
 def loss_of(x, y, loss):

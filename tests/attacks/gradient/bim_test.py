@@ -15,7 +15,8 @@ def last_point(attack, ball):
     x, y = numpy_reference.examples()
     classifier = models.Classifier(numpy_reference.keras_model())
     x = keras.ops.convert_to_tensor(x)
-    return attack.search(classifier, x, y, ball, None, keep_best=False).x_adv
+    problem = kr.attacks.SearchProblem(classifier, x, y, ball, None, keep_best=False)
+    return attack.search(problem).x_adv
 
 
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), None])

@@ -121,7 +121,7 @@ def test_eot_averages_the_loss():
 
     attack = PGD(num_steps=1, random_start=False, loss=loss, eot_samples=4)
     classifier = models.Classifier(small_models.Alternating([3.0, -1.0], [-1.0, 2.0]))
-    found = attack.search(classifier, x, y, Linf(0.1), None, keep_best=True)
+    found = attack.search(kr.attacks.SearchProblem(classifier, x, y, Linf(0.1), None))
     # One pass at x, four for the gradient, one at the end.
     assert len(seen) == 6
     assert np.mean(seen[1:5]) == pytest.approx(0.3, abs=1e-6)

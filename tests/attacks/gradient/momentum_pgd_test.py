@@ -14,7 +14,9 @@ EPSILON = {"Linf": 0.05, "L2": 0.2, "L1": 0.3}
 def last_point(attack, ball, model):
     x, y = numpy_reference.examples()
     x = keras.ops.convert_to_tensor(x)
-    return attack.search(models.Classifier(model), x, y, ball, None, keep_best=False).x_adv
+    classifier = models.Classifier(model)
+    problem = kr.attacks.SearchProblem(classifier, x, y, ball, None, keep_best=False)
+    return attack.search(problem).x_adv
 
 
 @tiers.parametrize("decay", [0.0, 0.5, 1.0])

@@ -16,7 +16,8 @@ def last_point(attack, ball):
     x, y = numpy_reference.examples()
     classifier = models.Classifier(numpy_reference.keras_model())
     x = keras.ops.convert_to_tensor(x)
-    return np.asarray(attack.search(classifier, x, y, ball, SEED, keep_best=False).x_adv)
+    problem = kr.attacks.SearchProblem(classifier, x, y, ball, SEED, keep_best=False)
+    return np.asarray(attack.search(problem).x_adv)
 
 
 def steps(start, norm, epsilon, step_size, num_steps):

@@ -18,7 +18,9 @@ def four_classes(x):
 
 def goal_at(attack, restart, point):
     x = keras.ops.zeros((1, 3))
-    attack_loss = attack.attack_loss(models.Classifier(four_classes), x, np.array([0]), restart)
+    classifier, y = models.Classifier(four_classes), np.array([0])
+    problem = kr.attacks.SearchProblem(classifier, x, y, None, SEED, restart=restart)
+    attack_loss = attack.attack_loss(problem)
     return float(attack_loss(keras.ops.convert_to_tensor(point))[0][0])
 
 

@@ -18,7 +18,8 @@ EPSILON = {"Linf": 0.05, "L2": 0.2, "L1": 0.3}
 def _found(attack, ball, model=None, x=None, y=None, keep_best=False):
     x = numpy_reference.examples()[0] if x is None else x
     classifier = models.Classifier(model or numpy_reference.keras_model())
-    return attack.search(classifier, keras.ops.convert_to_tensor(x), y, ball, SEED, keep_best)
+    x = keras.ops.convert_to_tensor(x)
+    return attack.search(kr.attacks.SearchProblem(classifier, x, y, ball, SEED, keep_best))
 
 
 def _direction(x, num_steps, xi):

@@ -114,13 +114,9 @@ def test_the_nearest_boundary_is_chosen_on_both_sides(norm, scale):
     signed = np.where(np.isinf(far), np.inf, -leads / np.maximum(DUAL[norm](gradients), 1e-30))
     assert np.any((signed.argmin(-1) != nearest)[is_usable])
     ball = getattr(kr.threat_models, norm)(0.5)
+    problem = kr.attacks.SearchProblem(models.Classifier(model), x, labels, ball, seed=None)
     linearise = kr.attacks.FAB().linearisation(
-        models.Classifier(model),
-        labels,
-        keras.ops.convert_to_tensor(labels, "int32"),
-        np.zeros((60, 3), "float32"),
-        ball,
-        0,
+        problem, keras.ops.convert_to_tensor(labels, "int32"), np.zeros((60, 3), "float32")
     )
     lead, gradient = linearise(keras.ops.convert_to_tensor(x))
     np.testing.assert_array_equal(np.isfinite(lead), is_usable)
@@ -147,7 +143,9 @@ def test_non_finite_logits_restart_the_search_at_the_example():
     start = np.asarray(ball.with_epsilon(0.2).random_start_on_sphere(x, seed))
     assert np.sum(np.any(start < 0.4, axis=-1)) >= 4
     attack = kr.attacks.FAB(num_steps=10, num_restarts=2)
-    found = attack.nearest(models.Classifier(model), x, np.zeros(6, int), ball, seed, 1)
+    classifier, y = models.Classifier(model), np.zeros(6, int)
+    problem = kr.attacks.SearchProblem(classifier, x, y, ball, seed, restart=1)
+    found = attack.nearest(problem)
     np.testing.assert_array_equal(found.success, [True] * 5 + [False])
     distance = -np.asarray(found.loss)[:5]
     assert np.all(distance > 0.0999) and np.all(distance < 0.12)
@@ -192,9 +190,8 @@ def test_restarts_begin_at_other_points():
     classifier = models.Classifier(numpy_reference.keras_model())
     seed = np.stack([np.arange(6), np.arange(6)], axis=1).astype("int32")
     attack = kr.attacks.FAB(num_steps=1, num_restarts=2)
-    first, second = (
-        attack.nearest(classifier, x, y, kr.Linf(0.2), seed, restart).x_adv for restart in (0, 1)
-    )
+    problem = kr.attacks.SearchProblem(classifier, x, y, kr.Linf(0.2), seed)
+    first, second = (attack.nearest(problem._replace(restart=restart)).x_adv for restart in (0, 1))
     assert np.abs(np.asarray(first) - np.asarray(second)).max() > 1e-3
 
 

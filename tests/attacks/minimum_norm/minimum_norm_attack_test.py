@@ -16,9 +16,9 @@ def model(x):
 class Step(kr.attacks.MinimumNormAttack):
     """Steps 0.3 along the first feature, and finds nothing for the second example."""
 
-    def nearest(self, classifier, x, y, threat_model, seed, restart):
-        zero = keras.ops.zeros_like(x[:, 0])
-        moved = x + np.array([[0.3, 0.0]], "float32")
+    def nearest(self, problem):
+        zero = keras.ops.zeros_like(problem.x[:, 0])
+        moved = problem.x + np.array([[0.3, 0.0]], "float32")
         finds = np.array([True, False, True])
         return AttackResult(moved, zero, finds, zero > 0.0, keras.ops.full((3,), 5, "int32"))
 

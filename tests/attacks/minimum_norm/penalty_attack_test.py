@@ -81,8 +81,9 @@ def test_the_hinge_and_its_gradient(targeted, confidence):
     y = np.where(np.arange(8) % 2, y, (y + 1) % 3)
     points = x[::-1].copy()
     classifier = models.Classifier(numpy_reference.keras_model())
-    hinge = penalty_attack.make_hinge(classifier, x, y, targeted, confidence)
-    problem = penalty_attack.Problem(x, FAR, None, hinge)
+    problem = kr.attacks.SearchProblem(classifier, x, y, FAR, seed=None)
+    hinge = penalty_attack.make_hinge(problem, targeted, confidence)
+    problem = penalty_attack.WeightedProblem(x, FAR, None, hinge)
     (values, hits), gradient = penalty_attack.hinge_gradient(problem, ops.convert_to_tensor(points))
     for i in range(8):
         one = penalty_reference.make_hinge(x[i], y[i], targeted, confidence)
@@ -98,8 +99,9 @@ def test_non_finite_logits_are_no_hit_and_have_no_gradient():
         return ops.stack([x[:, 0], ops.sqrt(x[:, 1]) + x[:, 1]], axis=-1)
 
     x, y = np.array([[0.2, 0.1], [0.9, -0.1]], "float32"), np.array([0, 0])
-    hinge = penalty_attack.make_hinge(models.Classifier(model), x, y, False, 0.0)
-    problem = penalty_attack.Problem(x, FAR, None, hinge)
+    problem = kr.attacks.SearchProblem(models.Classifier(model), x, y, FAR, seed=None)
+    hinge = penalty_attack.make_hinge(problem, False, 0.0)
+    problem = penalty_attack.WeightedProblem(x, FAR, None, hinge)
     (_, hits), gradient = penalty_attack.hinge_gradient(problem, ops.convert_to_tensor(x))
     assert np.asarray(hits).tolist() == [True, False]
     assert np.isfinite(gradient).all()

@@ -17,8 +17,8 @@ RESOLUTION = 1.0 / 4096.0 + 1e-4
 
 
 def moved(model, x, y, point, ball, **attack_loss):
-    classifier = models.Classifier(model)
-    return np.asarray(to_boundary(classifier, x, y, point, ball, **attack_loss))
+    problem = kr.attacks.SearchProblem(models.Classifier(model), x, y, ball, seed=None)
+    return np.asarray(to_boundary(problem, point, **attack_loss))
 
 
 def kinked(x):

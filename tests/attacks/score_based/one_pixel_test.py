@@ -171,8 +171,9 @@ def test_a_ball_without_room_for_one_pixel_is_refused(count):
     with pytest.raises(ValueError, match=message):
         attack.run(linear, x, y, kr.L0(count))
     classifier, tensors = models.Classifier(linear), keras.ops.convert_to_tensor(x)
+    seed = np.array([1, 2], "int32")
     with pytest.raises(ValueError, match=message):
-        attack.search(classifier, tensors, y, kr.L0(count), np.array([1, 2], "int32"), True)
+        attack.search(kr.attacks.SearchProblem(classifier, tensors, y, kr.L0(count), seed))
     assert attack.run(linear, x, y, kr.L0(2)).queries.min() >= 2
     assert attack.run(linear, x, y, kr.L0(1, per_pixel=True)).queries.min() >= 2
 

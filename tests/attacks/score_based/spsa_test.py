@@ -51,7 +51,11 @@ def reference(x, label, seed, ball, *, num_steps, num_samples, rate, delta):
 
 def search(attack, x, y, ball, seeds=SEEDS, model=None):
     classifier = models.Classifier(model or numpy_reference.keras_model())
-    run = backends.traced(lambda x, seeds: attack.search(classifier, x, y, ball, seeds, True))
+
+    @backends.traced
+    def run(x, seeds):
+        return attack.search(kr.attacks.SearchProblem(classifier, x, y, ball, seeds))
+
     return run(keras.ops.convert_to_tensor(x), seeds[: len(x)])
 
 

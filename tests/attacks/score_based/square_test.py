@@ -41,9 +41,12 @@ def margin(x, label):
 
 def search(attack, x, y, ball, seeds=SEEDS, model=network):
     x = keras.ops.convert_to_tensor(x)
-    run = backends.traced(
-        lambda x, seeds: attack.search(models.Classifier(model), x, y, ball, seeds, True)
-    )
+    classifier = models.Classifier(model)
+
+    @backends.traced
+    def run(x, seeds):
+        return attack.search(kr.attacks.SearchProblem(classifier, x, y, ball, seeds))
+
     return run(x, seeds[: len(x)])
 
 

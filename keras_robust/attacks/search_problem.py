@@ -1,0 +1,44 @@
+"""What an attack gets for one search on one batch."""
+
+import inspect
+import types
+import typing
+
+
+class SearchProblem(typing.NamedTuple):
+    """The arguments of `Attack.search`, for one search from one start.
+
+    Fields: `classifier`, a `models.Classifier`; `x`, float `(batch_size, ...)`, the clean examples
+    inside the bounds of the threat model; `y`, the labels, or `None`; `threat_model`, a
+    `ThreatModel` whose radius is known; `seed`, int32 `(2,)` or `(batch_size, 2)`; `keep_best`,
+    bool, whether to return the best point visited, with its true loss and success, where an example
+    that is misclassified from the start is returned unchanged, or the last point, whose loss and
+    success have no meaning; `restart`, int or int32 `()`, the number of this search, by which
+    targeted attacks choose their target class. Attacks whose restarts differ only in the random
+    start do not need it.
+    """
+
+    classifier: object
+    x: object
+    y: object
+    threat_model: object
+    seed: object
+    keep_best: object = True
+    restart: object = 0
+
+
+def check_takes_problem(cls, name):
+    """Raises TypeError if a class defines the method `name` without `problem` as its argument."""
+    method = vars(cls).get(name)
+    if not isinstance(method, types.FunctionType):
+        return
+    signature = inspect.signature(method)
+    try:
+        signature.bind("self", "problem")
+    except TypeError as error:
+        raise TypeError(
+            f"`{name}` of an attack takes one argument, a `SearchProblem`. Write "
+            f"`def {name}(self, problem):`, and read `problem.classifier`, `problem.x`, "
+            "`problem.y`, `problem.threat_model`, `problem.seed`, `problem.keep_best` and "
+            f"`problem.restart`. Received: class {cls.__name__} with `def {name}{signature}`"
+        ) from error
