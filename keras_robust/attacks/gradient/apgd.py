@@ -147,7 +147,8 @@ class APGD(Attack):
             loss, success = score(best.x)
         queries = counted(ops.shape(x)[:1], self._count_queries(len(phases)))
         found = AttackResult(best.x, loss, success, has_zero_gradient, queries)
-        return self.leave_mistakes(self.score_clean(problem, score), found)
+        found = self.leave_mistakes(self.score_clean(problem, score), found)
+        return found._replace(zero_gradient=has_zero_gradient)
 
     def _count_queries(self, num_phases):
         num_judgements = 3 if self.eot_samples > 1 else 2

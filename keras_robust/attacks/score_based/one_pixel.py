@@ -16,7 +16,6 @@ from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import counted
-from keras_robust.attacks.result import select
 from keras_robust.attacks.result import strongest
 from keras_robust.attacks.score_based.pixel_candidates import PixelGenes
 from keras_robust.attacks.score_based.pixel_candidates import pixel_cost
@@ -153,8 +152,8 @@ class OnePixel(Attack):
         queries = counted(shape, self.population_size)
         start = _State(ops.cast(0, "int32"), genes, *judge(genes), queries)
         (last,) = backend.while_loop(goes_on, body, (start,), maximum_iterations=self.num_steps)
-        found = strongest(clean, _best(last, pixels))
-        return found._replace(x_adv=ops.stop_gradient(select(clean.success, x, found.x_adv)))
+        found = self.leave_mistakes(clean, strongest(clean, _best(last, pixels)))
+        return found._replace(x_adv=ops.stop_gradient(found.x_adv))
 
     def _check(self, threat_model, x):
         if not isinstance(threat_model, threat_models.L0):

@@ -125,6 +125,16 @@ def test_queries_end_at_the_first_success():
     assert set((found.queries - 2) % 10) == {0} and found.queries[found.success].min() == 12
 
 
+def test_a_mistake_keeps_its_point_and_the_loss_there():
+    x, y = examples(6)
+    wrong = (y + 1) % 3
+    attack = OnePixel(num_pixels=2, population_size=40, num_steps=3)
+    found = attack.run(linear, x, wrong, kr.L0(2, per_pixel=True))
+    np.testing.assert_array_equal(found.success, np.ones(6, "bool"))
+    np.testing.assert_array_equal(found.x_adv, x)
+    np.testing.assert_allclose(found.loss, margin(x, wrong), rtol=0, atol=1e-5)
+
+
 @pytest.mark.exhaustive
 def test_needs_no_gradient():
     def rounded(x):
