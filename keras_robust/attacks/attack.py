@@ -68,7 +68,8 @@ class Attack(Configurable):
     def perturb(self, classifier, x, y, threat_model, seed):
         """Returns `AttackResult` for one batch, inside a traced train step."""
         problem = SearchProblem(classifier, x, y, threat_model, seed)
-        return classifier.under_attack(lambda: self._perturb(problem), x)
+        with classifier.attack_scope(x):
+            return self._perturb(problem)
 
     def _perturb(self, problem):
         # Training needs only the last point, which saves the passes that judge it.

@@ -91,16 +91,29 @@ def is_defined_by_keras(owner):
     return owner.__module__.startswith("keras.src.")
 
 
+def added_losses(model):
+    """Returns the part of `model.losses` that depends on the inputs of the last run of the model.
+
+    These are activity regularizers and the arguments of `add_loss`. The rest are the regularizers
+    of weights, which Keras computes anew whenever `model.losses` is read.
+    """
+    return [loss for layer in layers_of(model) for loss in layer._get_own_losses()]
+
+
 @contextlib.contextmanager
-def without_regularisers(model):
-    """Sets the sum of the regularizers of the model to 0 inside the context.
+def with_regularisers(model, losses):
+    """Makes `losses` the regularizers of the model inside the context.
 
     `model.losses` cannot be subtracted afterwards: under a strategy Keras adds only a share of it,
-    and a custom `compute_loss` may not add it at all. The list holds one zero, because Keras
-    ignores an override by an empty list.
+    and a custom `compute_loss` may not add it at all.
+
+    Args:
+        model: a `keras.Model`.
+        losses: list of scalar tensors. An empty list counts as one zero, because Keras ignores an
+            override by an empty list.
     """
     # `setattr` would have Keras track the list.
-    vars(model)["_losses_override"] = [ops.zeros((), "float32")]
+    vars(model)["_losses_override"] = list(losses) or [ops.zeros((), "float32")]
     try:
         yield
     finally:

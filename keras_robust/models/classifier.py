@@ -1,19 +1,21 @@
 """Classifiers: models as functions that return logits."""
 
+import contextlib
+import copy
 import inspect
 
 import keras
 from keras import ops
 
 from keras_robust import backend
+from keras_robust.backend.keras_internals import with_regularisers
 from keras_robust.backend.keras_internals import without_output_metrics
-from keras_robust.backend.keras_internals import without_regularisers
 from keras_robust.models.batch_size import check_batch_size
 from keras_robust.models.compiled_loss import BINARY_LOSSES
 from keras_robust.models.compiled_loss import OWN_LOSSES
 from keras_robust.models.compiled_loss import REDUCTIONS
 from keras_robust.models.compiled_loss import read_loss
-from keras_robust.models.dtypes import compute_dtype_scope
+from keras_robust.models.dtypes import attack_dtype_scope
 from keras_robust.models.dtypes import current_dtype
 from keras_robust.models.error_context import error_context
 from keras_robust.models.probabilities import are_probabilities
@@ -56,7 +58,8 @@ class Classifier:
     softmax or sigmoid computed them.
 
     Attributes: `num_classes`, int, or `None` before the first logits; `has_unknown_column`, bool,
-    whether the classifier has assumed that a single output is a logit although nothing says so.
+    whether the classifier has assumed that a single output is a logit although nothing says so;
+    `attack_dtype`, the compute dtype of the float32 layers in `attack_scope`, or `None`.
 
     Args:
         model: a `keras.Model`, or a callable that maps a batch to outputs.
@@ -67,7 +70,6 @@ class Classifier:
     def __init__(self, model, pack=None):
         self.model = backend.as_backend_function(model)
         self.pack = pack or _pack_for(model)
-        self.num_calls = 0
         self.num_classes = None
         self.has_unknown_column = False
         self.attack_dtype = None
@@ -80,7 +82,6 @@ class Classifier:
         Variables that a pass in inference mode assigns, such as the state of a recurrent layer, are
         restored afterwards.
         """
-        self.num_calls += 1
         inputs = self.pack(x)
         with backend.record_logits(self.model), tracing_error_context(self.model, inputs):
             if not isinstance(self.model, keras.Layer):
@@ -123,31 +124,36 @@ class Classifier:
         """Whether the model computes in float16, in which small gradients underflow."""
         return (current_dtype() or getattr(self.model, "compute_dtype", None)) == "float16"
 
-    def under_attack(self, function, x):
-        """Returns `function()`, which attacks `x`, and runs it faster than outside of training.
+    def with_attack_dtype(self, dtype):
+        """Returns a copy whose float32 layers compute in `dtype` inside `attack_scope`.
 
-        Layers compute in `attack_dtype`, and input gradients of convolutions are computed faster.
+        Args:
+            dtype: `"bfloat16"`, `"float16"`, or `None` for the dtype of each layer.
+        """
+        other = copy.copy(self)
+        other.attack_dtype = dtype
+        return other
+
+    @contextlib.contextmanager
+    def attack_scope(self, x):
+        """A context for an attack on `x` in a train step, which runs faster there than elsewhere.
+
+        Layers compute in `attack_dtype`, input gradients of convolutions are computed faster, and
+        random layers draw other numbers than in the training.
+
+        Raises:
+            ValueError: if a layer cannot run in `attack_dtype`.
         """
         if not getattr(self.model, "built", True):
             # Build the model in its own dtypes first: a layer may store what it creates in another
             # dtype.
             self(x)
         with own_noise(self.model), backend.fast_input_gradients(self.model):
-            return function() if self.attack_dtype is None else self._in_attack_dtype(function)
-
-    def _in_attack_dtype(self, function):
-        try:
-            with compute_dtype_scope(self.model, self.attack_dtype):
-                return function()
-        except Exception as error:
-            # An error that does not depend on the dtype is raised again here, unchanged.
-            function()
-            raise ValueError(
-                f"The model cannot run in {self.attack_dtype}: a layer has a fixed dtype. Give "
-                "that layer autocast=False, so that it stays in float32 and casts its inputs "
-                f"itself, or use attack_dtype=None. Received: attack_dtype={self.attack_dtype!r} "
-                f"and the error {error}"
-            ) from error
+            if self.attack_dtype is None:
+                yield
+                return
+            with attack_dtype_scope(self.model, self.attack_dtype):
+                yield
 
     @property
     def reduction(self):
@@ -276,7 +282,7 @@ class Classifier:
         """Returns the compiled loss of outputs for `x`, a scalar, without regularizers."""
         failing = error_context("The compiled loss cannot be computed", outputs=outputs, labels=y)
         # Attacks call this, and must not change the logged losses.
-        with without_output_metrics(self.model), without_regularisers(self.model), failing:
+        with without_output_metrics(self.model), with_regularisers(self.model, []), failing:
             loss = self.model.compute_loss(
                 x=self.pack(x), y=y, y_pred=outputs, sample_weight=sample_weight
             )

@@ -1,6 +1,7 @@
 """Compute dtypes of the layers of a model, changed while a function runs or is traced."""
 
 import contextlib
+import re
 import threading
 
 import keras
@@ -12,6 +13,8 @@ from keras_robust.backend.patched import patched
 
 LOW = ("bfloat16", "float16")
 
+# How errors of TensorFlow and JAX spell the two.
+_SPELLINGS = {"bfloat16": "bfloat16|bf16", "float16": "float16|f16|half"}
 _THREAD = threading.local()
 # These layers are cheap, and may need all digits of their inputs: in bfloat16, 1003 is 1004.
 _KEPT = (keras.layers.Normalization, keras.layers.Rescaling)
@@ -57,6 +60,48 @@ def compute_dtype_scope(model, dtype):
             yield
         finally:
             _THREAD.dtype = before
+
+
+@contextlib.contextmanager
+def attack_dtype_scope(model, dtype):
+    """A `compute_dtype_scope` that explains the errors of layers with a fixed dtype.
+
+    An error whose text names `dtype` comes from such a layer. Other errors are raised unchanged,
+    and so are all errors of a model whose layers keep their dtypes.
+
+    Args:
+        model: as in `compute_dtype_scope`.
+        dtype: `"bfloat16"` or `"float16"`.
+
+    Raises:
+        ValueError: if code inside the context cannot run in `dtype`.
+    """
+    is_changed = False
+    try:
+        with compute_dtype_scope(model, dtype):
+            is_changed = current_dtype() is not None
+            yield
+    except Exception as error:
+        if not is_changed or not _names_dtype(error, dtype):
+            raise
+        raise ValueError(
+            f"The model cannot run in {dtype}: a layer has a fixed dtype. Give that layer "
+            "autocast=False, so that it stays in float32 and casts its inputs itself, or use "
+            f"attack_dtype=None. Received: attack_dtype={dtype!r} and the error {error}"
+        ) from error
+
+
+def _names_dtype(error, dtype):
+    """Returns whether the text of an error, or of an error that caused it, names the dtype.
+
+    Keras adds the dtypes of the inputs of the layer that failed to the text of its errors.
+    """
+    pattern = rf"(?<![a-z])({_SPELLINGS[dtype]})(?![a-z])"
+    while error is not None:
+        if re.search(pattern, str(error), re.IGNORECASE):
+            return True
+        error = error.__cause__
+    return False
 
 
 class _Wrapped(keras.DTypePolicy):

@@ -51,8 +51,6 @@ class LayerClassifier(Classifier):
         with changed_output(self._layer, read):
             super().__call__(None)
         output = _only_output(outputs, layer)
-        # The call above is not one of the caller.
-        self.num_calls = 0
         self.origin = ops.cast(output, "float32")
         self.mask = get_keras_mask(output)
 

@@ -87,8 +87,7 @@ class Free(Objective):
             gradient = ops.where(ops.isfinite(result.input_gradient), result.input_gradient, 0.0)
             has_zero_gradient = ops.logical_and(has_zero_gradient, zero_gradient(gradient))
             delta = _ascend(delta, gradient, batch.threat_model)
-        result.adversarial.found = found._replace(zero_gradient=has_zero_gradient)
-        return result._replace(delta=delta)
+        return result._replace(delta=delta, zero_gradient=has_zero_gradient)
 
 
 def _ascend(delta, gradient, threat_model):

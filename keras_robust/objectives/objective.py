@@ -69,8 +69,8 @@ class Objective(Configurable):
     def new_objective_state(self, x, y, sample_weight):
         """Returns variables that persist between batches, by default `None`.
 
-        `fit` calls it once. `step` finds the variables in `batch.memory`, and may assign to them.
-        They are deleted after `fit`.
+        `fit` calls it once. `step` finds the variables in `batch.objective_state`, and may assign
+        to them. They are deleted after `fit`.
 
         Args:
             x: symbolic tensor `(batch_size, ...)` with a known shape and dtype only.
@@ -89,12 +89,15 @@ class Objective(Configurable):
         raise NotImplementedError
 
     def step(self, gradient_step, attack, batch):
-        """Takes the optimizer step for one batch, and returns a `training.StepResult`.
+        """Takes the optimizer step for one batch.
 
         Args:
             gradient_step: `training.GradientStep`, with `backward` and `apply`.
             attack: an `Attack`.
             batch: `training.Batch`.
+
+        Returns:
+            The `training.StepResult` of `gradient_step.apply`, whose fields may be replaced.
         """
         found = self.perturb(attack, gradient_step.classifier, batch)
         return gradient_step.apply(gradient_step.backward(self.loss, found))

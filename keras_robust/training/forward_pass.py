@@ -1,24 +1,29 @@
 """Forward passes of a batch in training mode, as objectives use them."""
 
+import contextlib
+import operator
+
 import keras
 from keras import ops
 
+from keras_robust.backend.keras_internals import added_losses
+from keras_robust.backend.keras_internals import with_regularisers
 from keras_robust.models.error_context import error_context
 
 
 class ForwardPass:
-    """One stream of examples, clean or adversarial.
+    """A forward pass of clean or adversarial examples.
 
-    The model runs once, in training mode, when `outputs` is first read; a stream that an objective
-    does not use costs nothing. Read `loss` before the outputs of another stream, because Keras
-    keeps only the activity regularizers of the last pass.
+    The model runs once, in training mode, when `outputs` is first read; a pass that an objective
+    does not use costs nothing. The losses of the pass include its own activity regularizers, also
+    after the model has run on other examples.
 
     Args:
         classifier: a `models.Classifier`.
         batch: a `training.Batch`, whose `x` goes through the model.
         found: the `attacks.AttackResult` with the examples `x`, or `None` for clean examples.
         outputs: the outputs of the model if it has already run, or `None`. With given outputs,
-            `loss` cannot be read.
+            no loss can be read.
     """
 
     def __init__(self, classifier, batch, found=None, outputs=None):
@@ -27,7 +32,7 @@ class ForwardPass:
         self.found = found
         self._outputs = outputs
         self._regularisers = ()
-        self._call = None
+        self._added_losses = None
         self._loss = None
 
     @property
@@ -42,7 +47,7 @@ class ForwardPass:
 
     @property
     def was_used(self):
-        """Whether the model has run on this stream."""
+        """Whether the model has run."""
         return self._outputs is not None
 
     @property
@@ -51,7 +56,7 @@ class ForwardPass:
         if self._outputs is None:
             self._outputs = self.classifier(self.x, training=True)
             self._regularisers = self.classifier.model.losses
-            self._call = self.classifier.num_calls
+            self._added_losses = added_losses(self.classifier.model)
         return self._outputs
 
     @property
@@ -97,30 +102,47 @@ class ForwardPass:
 
     def _compute_loss(self, sample_weight, outputs=None):
         own = self.outputs
-        if self.classifier.num_calls != self._call:
-            raise RuntimeError(
-                "An objective must read `forward_pass.loss` before the outputs of another stream. "
-                f"Received: pass {self._call} of {self.classifier.num_calls} of the model"
-            )
+        self._refuse_given_outputs()
         outputs = own if outputs is None else outputs
         given = {"outputs": outputs, "labels": self.y, "sample weights": sample_weight}
-        with error_context("The compiled loss cannot be computed", **given):
-            _require_loss(self.classifier.model)
+        failing = error_context("The compiled loss cannot be computed", **given)
+        with failing, self._with_own_regularisers():
+            self._require_loss()
             loss = self.classifier.model.compute_loss(
                 self.classifier.pack(self.x), self.y, outputs, sample_weight
             )
         # Objectives add losses of float32 logits, whatever the dtype of the compiled loss.
         return ops.cast(loss, "float32")
 
+    def _refuse_given_outputs(self):
+        """Raises RuntimeError if another object has run the model for this pass."""
+        if self._added_losses is None:
+            raise RuntimeError(
+                "This forward pass has the outputs of the model, but not its regularizers, so that "
+                "it has no loss. Read the loss in the function that `gradient_step.backward` "
+                "calls. Received: a forward pass of a `StepResult`"
+            )
 
-def _require_loss(model):
-    """Raises the ValueError of Keras on TensorFlow if there is no loss to minimize.
+    def _with_own_regularisers(self):
+        """Returns a context in which `model.losses` are those of this pass.
 
-    Keras on JAX would train with a loss of 0.
-    """
-    is_keras = getattr(model.compute_loss, "__func__", None) is keras.Model.compute_loss
-    if is_keras and model.loss is None and not model.losses:
-        raise ValueError("No loss to compute. Provide a `loss` argument in `compile()`.")
+        Keras keeps the activity regularizers of the last run only. If this pass was the last run,
+        Keras computes `model.losses` by itself.
+        """
+        latest, own = added_losses(self.classifier.model), self._added_losses
+        if len(latest) == len(own) and all(map(operator.is_, latest, own)):
+            return contextlib.nullcontext()
+        return with_regularisers(self.classifier.model, self._regularisers)
+
+    def _require_loss(self):
+        """Raises the ValueError of Keras on TensorFlow if there is no loss to minimize.
+
+        Keras on JAX would train with a loss of 0.
+        """
+        model = self.classifier.model
+        is_keras = getattr(model.compute_loss, "__func__", None) is keras.Model.compute_loss
+        if is_keras and model.loss is None and not self._regularisers:
+            raise ValueError("No loss to compute. Provide a `loss` argument in `compile()`.")
 
 
 class _Mean(keras.losses.Loss):

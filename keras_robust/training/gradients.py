@@ -12,8 +12,15 @@ class StepResult(typing.NamedTuple):
 
     Fields: `loss`, a scalar; `gradients`, one per trainable weight, multiplied by the loss scale;
     `input_gradient`, the gradient with respect to `x_adv`, multiplied by the loss scale; `clean`
-    and `adversarial`, the forward_passes; `delta`, the perturbation that an objective with
-    `persistent_delta` keeps for the next batch, or `None`.
+    and `adversarial`, the `ForwardPass` of each; `delta`, the perturbation that an objective with
+    `persistent_delta` keeps for the next batch, or `None`; `zero_gradient`, bool `(batch_size,)`,
+    whether all input gradients of the attack were zero.
+
+    `GradientStep.apply` fills three more, which are `None` before: `outputs`, the outputs of the
+    model for the clean examples before the first update of the batch; `logits_mismatch`, a scalar
+    bool tensor, whether the loss mistakes these for logits or for probabilities, or `None` if it
+    cannot; `requirements`, the list of `Requirement` that the batch must fulfill, to which later
+    passes of the same batch add theirs.
     """
 
     loss: object
@@ -22,6 +29,10 @@ class StepResult(typing.NamedTuple):
     clean: ForwardPass
     adversarial: ForwardPass
     delta: object = None
+    zero_gradient: object = None
+    outputs: object = None
+    logits_mismatch: object = None
+    requirements: object = None
 
 
 class BaseGradientStep:
@@ -33,18 +44,17 @@ class BaseGradientStep:
         checks_outputs: bool, whether a mismatch of logits and probabilities stops the training
             before the first update.
 
-    Attributes: `outputs`, the outputs for the clean examples before the first update;
-    `logits_mismatch`, whether the loss mistakes logits for probabilities, or vice versa; both are
-    `None` before the first update. `requirements`, a list of `Requirement` that the batch must
-    fulfill.
+    Attributes: `classifier` and `batch`, the arguments. Whatever else a train step reads is in the
+    `StepResult` that `apply` returns.
     """
 
     def __init__(self, classifier, batch, *, checks_outputs=True):
         self.classifier = classifier
         self.batch = batch
-        self.outputs = None
-        self.logits_mismatch = None
-        self.requirements = []
+        # What `apply` reports of a batch: its outputs are those before the first of its updates.
+        self._outputs = None
+        self._logits_mismatch = None
+        self._requirements = []
         self._checks_outputs = checks_outputs
 
     def backward(self, loss, found, *, batch=None, weights=None, update_state=True):
@@ -63,7 +73,14 @@ class BaseGradientStep:
         raise NotImplementedError
 
     def apply(self, result):
-        """Takes one optimizer step with `result.gradients`, and returns `result`."""
+        """Takes one optimizer step with `result.gradients`.
+
+        Args:
+            result: a `StepResult` of `backward`, whose fields may have been replaced.
+
+        Returns:
+            The `StepResult` with all fields.
+        """
         raise NotImplementedError
 
     def sum_over_replicas(self, tensors):
@@ -74,9 +91,9 @@ class BaseGradientStep:
         return tensors
 
     def outputs_of(self, forward_pass):
-        """Returns the outputs of the model for a stream in training mode, as in plain `fit`.
+        """Returns the outputs of the model for a `ForwardPass`, as in plain `fit`.
 
-        If the stream was not used, the model runs, and its assignments to variables are discarded.
+        If the pass was not used, the model runs, and its assignments to variables are discarded.
         """
         if forward_pass.was_used:
             return forward_pass.outputs
@@ -84,7 +101,7 @@ class BaseGradientStep:
             return self.classifier(forward_pass.x, training=True)
 
     def loss_of(self, forward_pass):
-        """Returns the compiled loss of a stream, a scalar, without regularizers.
+        """Returns the compiled loss of a `ForwardPass`, a scalar, without regularizers.
 
         All assignments to variables, such as updates of metrics, are discarded.
         """
@@ -93,15 +110,26 @@ class BaseGradientStep:
             return self.classifier.loss_of(outputs, batch.x, batch.y, batch.sample_weight)
 
     def _note_outputs(self, result):
-        """Stores the outputs for the clean examples; returns the requirements on them."""
-        if self.outputs is not None:
+        """Stores the outputs for the clean examples before the first update.
+
+        Returns the requirements on them, and no requirements before later updates.
+        """
+        if self._outputs is not None:
             return []
-        self.outputs = self.outputs_of(result.clean)
-        problem = self.classifier.logits_mismatch(self.outputs, self.batch.y)
-        self.logits_mismatch = None if problem is None else problem[0]
-        required = check_outputs(problem, self.outputs)
-        self.requirements += required
+        self._outputs = self.outputs_of(result.clean)
+        problem = self.classifier.logits_mismatch(self._outputs, self.batch.y)
+        self._logits_mismatch = None if problem is None else problem[0]
+        required = check_outputs(problem, self._outputs)
+        self._requirements += required
         return required
+
+    def _complete(self, result):
+        """Returns the result with the fields that `apply` fills."""
+        return result._replace(
+            outputs=self._outputs,
+            logits_mismatch=self._logits_mismatch,
+            requirements=self._requirements,
+        )
 
 
 def refuse_assigned(weights):

@@ -19,7 +19,7 @@ class GradientStep(BaseGradientStep):
 
     As in Keras's own train step on JAX, an unused weight has a gradient of zeros, and an assignment
     of a layer to a trainable weight lasts for one pass only. Compiled code cannot raise an error,
-    so that `requirements` must be checked afterwards.
+    so that the `requirements` of the result must be checked afterwards.
     """
 
     def backward(self, loss, found, *, batch=None, weights=None, update_state=True):
@@ -42,7 +42,7 @@ class GradientStep(BaseGradientStep):
         gradients, (value, updates, clean, adversarial) = jax.grad(run, (0, 1), has_aux=True)(
             sources, x_adv
         )
-        self.requirements += finite_loss(self.classifier.model, value)
+        self._requirements += finite_loss(self.classifier.model, value)
         self._keep(assigned, updates, weights, update_state)
         adversarial_batch = (batch or self.batch)._replace(x=x_adv)
         return StepResult(
@@ -50,6 +50,7 @@ class GradientStep(BaseGradientStep):
             *gradients,
             ForwardPass(self.classifier, self.batch, outputs=_unpacked(clean)),
             ForwardPass(self.classifier, adversarial_batch, found, outputs=_unpacked(adversarial)),
+            zero_gradient=found.zero_gradient,
         )
 
     def apply(self, result):
@@ -64,7 +65,7 @@ class GradientStep(BaseGradientStep):
             [variable.value for variable in trained],
         )
         assign([*trained, *optimizer.variables], [*weights, *state])
-        return result
+        return self._complete(result)
 
     def _untracked_state(self):
         """Returns the ids of the variables that Keras's own train step does not track.
@@ -99,7 +100,7 @@ def _ids(variables):
 
 
 def _seen(forward_pass):
-    """Returns the outputs of a stream, or `None`, and the logits behind them."""
+    """Returns the outputs of a `ForwardPass`, or `None`, and the logits behind them."""
     outputs = forward_pass.outputs if forward_pass.was_used else None
     return outputs, [keras_logits(leaf) for leaf in keras.tree.flatten(outputs)]
 

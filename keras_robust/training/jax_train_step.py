@@ -20,37 +20,17 @@ class TrainStep(BaseTrainStep):
     fulfill the requirements, the step raises ValueError, and all variables keep their values.
     """
 
-    def __init__(
-        self,
-        model,
-        attack,
-        objective,
-        threat_model,
-        *,
-        epsilon_warmup=(0, 0),
-        seed,
-        attack_dtype=None,
-    ):
-        super().__init__(
-            model,
-            attack,
-            objective,
-            threat_model,
-            epsilon_warmup=epsilon_warmup,
-            seed=seed,
-            attack_dtype=attack_dtype,
-        )
-        self._is_compiled = False
-        self._function = None
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
         self._state = None
-        self._is_first = True
-
-    def use_xla(self):
-        """Compiles the update."""
-        self._is_compiled = True
-        self._function = None
+        self.forget()
 
     def forget(self):
+        self._is_compiled = False
+        self._function = None
+
+    def use_xla(self):
+        self._is_compiled = True
         self._function = None
 
     def wrap_train_function(self, train_function, check):
@@ -101,10 +81,7 @@ class TrainStep(BaseTrainStep):
         return variables + model.optimizer.variables + model.metrics_variables
 
     def _remember_shapes(self, values, inputs, y, sample_weight):
-        """Creates the memory of the objective at the first batch."""
-        if not self._is_first:
-            return
-        self._is_first = False
+        """Creates the state of the objective at the first batch."""
 
         def exposed(inputs, y, sample_weight):
             with Scope(values):
@@ -112,10 +89,6 @@ class TrainStep(BaseTrainStep):
 
         x, y, sample_weight = jax.eval_shape(exposed, inputs, y, sample_weight)
         self._remember(x, y, sample_weight)
-        if self._delta is not None:
-            # Start with the full shape: an empty perturbation that grows would compile the step
-            # twice.
-            self._delta = ops.zeros(x.shape, "float32")
 
     def _checked_update(self, inputs, y, sample_weight, kept):
         """Takes the step; returns the logs, the perturbation and the requirements."""
@@ -140,6 +113,10 @@ class TrainStep(BaseTrainStep):
 
     def _make_gradient_step(self, classifier, batch):
         return GradientStep(classifier, batch)
+
+    def _new_delta(self, x):
+        # The full shape: an empty perturbation that grows would compile the step twice.
+        return ops.zeros(x.shape, "float32")
 
 
 class _Texts(tuple):

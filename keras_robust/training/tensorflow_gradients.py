@@ -37,7 +37,14 @@ class GradientStep(BaseGradientStep):
             gradients = tape.gradient(scaled, [*sources, x_adv])
         if scope is not None:
             _assign(_kept_variables(model, weights, update_state), scope)
-        return StepResult(value, gradients[:-1], gradients[-1], clean, adversarial)
+        return StepResult(
+            value,
+            gradients[:-1],
+            gradients[-1],
+            clean,
+            adversarial,
+            zero_gradient=found.zero_gradient,
+        )
 
     def apply(self, result):
         model = self.classifier.model
@@ -56,7 +63,7 @@ class GradientStep(BaseGradientStep):
         with tf.control_dependencies(checks):
             pairs = zip(result.gradients, model.trainable_weights, strict=True)
             model.optimizer.apply_gradients(pairs)
-        return result
+        return self._complete(result)
 
     def sum_over_replicas(self, tensors):
         replica = tf.distribute.get_replica_context()

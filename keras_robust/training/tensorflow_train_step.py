@@ -15,31 +15,12 @@ from keras_robust.training.train_step import BaseTrainStep
 class TrainStep(BaseTrainStep):
     """The train step with the signature of Keras on TensorFlow: `step(data) -> logs`."""
 
-    def __init__(
-        self,
-        model,
-        attack,
-        objective,
-        threat_model,
-        *,
-        epsilon_warmup=(0, 0),
-        seed,
-        attack_dtype=None,
-    ):
-        super().__init__(
-            model,
-            attack,
-            objective,
-            threat_model,
-            epsilon_warmup=epsilon_warmup,
-            seed=seed,
-            attack_dtype=attack_dtype,
-        )
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
         self.forget()
 
     def forget(self):
-        self._compiled_update = self._logs_and_delta
-        self._checks_outputs = True
+        self._xla_update = None
         self._is_built = False
 
     def use_xla(self):
@@ -50,8 +31,7 @@ class TrainStep(BaseTrainStep):
                 "Use jit_compile=False. Received: jit_compile=True with "
                 f"{self._num_replicas} replicas"
             )
-        self._checks_outputs = False
-        self._compiled_update = tf.function(self._logs_and_delta, jit_compile=True, autograph=False)
+        self._xla_update = tf.function(self._logs_and_delta, jit_compile=True, autograph=False)
 
     def build(self, iterator):
         """Creates the variables of model, optimizer, metrics and step before the first batch.
@@ -103,7 +83,8 @@ class TrainStep(BaseTrainStep):
             inputs = keras.tree.map_structure(_identity, inputs)
         self._remember(x, y, sample_weight)
         delta = self._carried_delta(self._delta, x) if self.objective.persistent_delta else None
-        logs, delta = self._compiled_update(inputs, y, sample_weight, delta)
+        update = self._xla_update or self._logs_and_delta
+        logs, delta = update(inputs, y, sample_weight, delta)
         if delta is not None:
             self._delta.assign(self._carried(delta, self._delta))
         return logs
@@ -132,16 +113,18 @@ class TrainStep(BaseTrainStep):
         return seed
 
     def _make_gradient_step(self, classifier, batch):
-        return GradientStep(classifier, batch, checks_outputs=self._checks_outputs)
+        # XLA would drop the checks.
+        return GradientStep(classifier, batch, checks_outputs=self._xla_update is None)
 
     def _new_objective_state(self, x, y, sample_weight):
         with tf.init_scope():
             return super()._new_objective_state(x, y, sample_weight)
 
-    def _new_delta(self, shape):
+    def _new_delta(self, x):
+        shape = tuple(x.shape[1:])
         with tf.init_scope():
             # `init_scope` creates the variable outside of the graph that is being traced.
-            start = super()._new_delta(shape)
+            start = tf.zeros((0, *shape), tf.float32)
             return tf.Variable(start, shape=(None, *shape), trainable=False)
 
 

@@ -10,6 +10,7 @@ from keras_robust import models
 from keras_robust.models.input_errors import input_error_context
 from keras_robust.models.structures import single
 from keras_robust.training.batch import Batch
+from keras_robust.training.gradients import StepResult
 from keras_robust.training.input_checks import attacked_inputs
 from keras_robust.training.input_checks import check_inputs
 from keras_robust.training.input_checks import share_of_range
@@ -24,6 +25,10 @@ class BaseTrainStep:
     """Checks a batch, and lets the objective take its optimizer step on it.
 
     All random numbers and schedules are functions of `(seed, optimizer.iterations, replica)`.
+
+    A backend writes the methods `__call__`, `forget`, `use_xla`, `_make_gradient_step` and
+    `_new_delta`. It may override `build`, `wrap_train_function`, `aggregate_logs`, `_num_replicas`,
+    `_of_replica` and `_new_objective_state`. All other methods are final.
 
     Args:
         model: compiled `keras.Model`.
@@ -81,6 +86,30 @@ class BaseTrainStep:
         self._delta = None
         self._objective_state = None
 
+    def __call__(self, *arguments):
+        """Runs the step on one batch, with the arguments and results of Keras's own train step."""
+        raise NotImplementedError
+
+    def forget(self):
+        """Discards the compiled code, because the objects that it was compiled for have changed."""
+        raise NotImplementedError
+
+    def use_xla(self):
+        """Makes the step compile a part of itself with XLA, until `forget` is called."""
+        raise NotImplementedError
+
+    def _make_gradient_step(self, classifier, batch):
+        """Returns the `GradientStep` of the backend."""
+        raise NotImplementedError
+
+    def _new_delta(self, x):
+        """Returns the perturbation of zeros with which a `fit` starts.
+
+        Args:
+            x: symbolic tensor, the tensor that is attacked. All dimensions but the first are known.
+        """
+        raise NotImplementedError
+
     @property
     def epsilon_warmup(self):
         """The pair of ints."""
@@ -104,10 +133,11 @@ class BaseTrainStep:
         self._seed_variable.assign(seed)
 
     def build(self, iterator):
-        """Creates the variables of a step from the specification of the data, if Keras has not."""
+        """Creates the variables of a step before its first batch. By default it does nothing.
 
-    def forget(self):
-        """Discards the compiled code, because the objects that it was compiled for have changed."""
+        Args:
+            iterator: the data, as Keras passes it to a train function.
+        """
 
     @property
     def carries_on(self):
@@ -152,11 +182,16 @@ class BaseTrainStep:
 
     @property
     def _num_replicas(self):
+        """The number of replicas that share a batch."""
         return 1
 
     def _of_replica(self, seed):
         """Returns the seed for the current replica."""
         return seed
+
+    def _new_objective_state(self, x, y, sample_weight):
+        """Returns the variables of the objective for this `fit`, or `None`."""
+        return self.objective.new_objective_state(x, y, sample_weight)
 
     def _refuse_frozen(self):
         """Raises ValueError for a model without trainable weights."""
@@ -178,10 +213,6 @@ class BaseTrainStep:
                 "outputs, compile it with the loss, and pass the labels as y, `fit(x, y)`. "
             )
         raise ValueError(f"AdvTrain needs labels to train on. {advice}Received: y=None")
-
-    def _make_gradient_step(self, classifier, batch):
-        """Returns the `GradientStep` of the framework."""
-        raise NotImplementedError
 
     def _requirements(self, inputs, y, sample_weight):
         """Returns the tensor that is attacked, and a list of `Requirement` for the batch.
@@ -205,22 +236,34 @@ class BaseTrainStep:
         full = self.threat_model.at(iteration)
         self.share_of_range.update_state(share_of_range(inputs, full))
         x, classifier, threat_model = threat_model.bind(self.model, inputs)
-        classifier.attack_dtype = self.attack_dtype
+        classifier = classifier.with_attack_dtype(self.attack_dtype)
         batch = Batch(
             x, y, sample_weight, threat_model, iteration, seed, delta, self._objective_state
         )
         gradient_step = self._make_gradient_step(classifier, batch)
         with input_error_context(self.model):
             result = self.objective.step(gradient_step, self.attack, batch)
-        if gradient_step.logits_mismatch is not None:
-            self.logits_mismatch.update_state(ops.cast(gradient_step.logits_mismatch, "float32"))
+        self._refuse_not_applied(result)
+        if result.logits_mismatch is not None:
+            self.logits_mismatch.update_state(ops.cast(result.logits_mismatch, "float32"))
         self._track_loss(result.loss, x)
-        logs = self.model.compute_metrics(
-            inputs, y, gradient_step.outputs, sample_weight=sample_weight
+        logs = self.model.compute_metrics(inputs, y, result.outputs, sample_weight=sample_weight)
+        measured = self._measure(gradient_step, y, result)
+        warn_of_metrics(classifier, result.outputs, y, logs)
+        return {**logs, **measured}, result.delta, result.requirements
+
+    def _refuse_not_applied(self, result):
+        """Raises ValueError unless a step of the objective returned what `apply` returns."""
+        if isinstance(result, StepResult) and result.outputs is not None:
+            return
+        received = f"an object of type {type(result).__name__}"
+        if isinstance(result, StepResult):
+            received = "a StepResult that `apply` did not return"
+        raise ValueError(
+            "The method `step` of an objective must return the result of "
+            "`gradient_step.apply(...)`, whose fields may be replaced with `_replace`. "
+            f"Received: {received}, from {type(self.objective).__name__}.step"
         )
-        measured = self._measure(gradient_step, y, result.adversarial)
-        warn_of_metrics(classifier, gradient_step.outputs, y, logs)
-        return {**logs, **measured}, result.delta, gradient_step.requirements
 
     def _step_context(self):
         """Returns the threat model of this step, the number of optimizer steps, and the seed."""
@@ -247,23 +290,20 @@ class BaseTrainStep:
         """Creates the variables in which the objective keeps its state during this `fit`."""
         if self.objective.persistent_delta and self._delta is None:
             self._require_one_replica("one perturbation")
-            self._delta = self._new_delta(tuple(x.shape[1:]))
+            self._require_one_shape(tuple(x.shape[1:]))
+            self._delta = self._new_delta(x)
         if self._objective_state is None:
             self._objective_state = self._new_objective_state(x, y, sample_weight)
         if self._objective_state is not None:
-            self._require_one_replica("a memory")
+            self._require_one_replica("a state")
 
-    def _new_objective_state(self, x, y, sample_weight):
-        return self.objective.new_objective_state(x, y, sample_weight)
-
-    def _new_delta(self, shape):
+    def _require_one_shape(self, shape):
         if None in shape:
             raise ValueError(
                 f"{type(self.objective).__name__} keeps one perturbation from batch to batch, so "
                 "that all examples must have the same shape. Pad or crop them, or use another "
                 f"objective. Received: examples of shape {shape}"
             )
-        return ops.zeros((0, *shape), "float32")
 
     def _require_one_replica(self, what):
         if self._num_replicas > 1:
@@ -280,23 +320,24 @@ class BaseTrainStep:
                 # The loss of a replica is a share: it was divided by the number of replicas.
                 metric.update_state(loss * self._num_replicas, sample_weight=ops.shape(x)[0])
 
-    def _measure(self, gradient_step, y, adversarial):
+    def _measure(self, gradient_step, y, result):
         """Updates the running means; returns those that belong in the logs."""
-        classifier, outputs = gradient_step.classifier, gradient_step.outputs
-        attacked_inputs = self.objective.attacked_mask(adversarial.batch)
-        has_zero_gradient = ops.cast(adversarial.found.zero_gradient, "float32")
-        self.zero_gradient.update_state(has_zero_gradient, attacked_inputs)
-        if not classifier.is_classification(outputs, y):
+        classifier, adversarial = gradient_step.classifier, result.adversarial
+        attacked_mask = self.objective.attacked_mask(adversarial.batch)
+        has_zero_gradient = ops.cast(result.zero_gradient, "float32")
+        self.zero_gradient.update_state(has_zero_gradient, attacked_mask)
+        if not classifier.is_classification(result.outputs, y):
             return self._measure_loss(gradient_step, adversarial)
-        self.accuracy.update_state(*self._hits(classifier, outputs, y))
+        logits = classifier.to_logits(result.outputs, y)
+        self.num_classes = logits.shape[-1]
+        self.accuracy.update_state(*_hits(logits, y))
         if not self.objective.runs_attack:
             return {}
-        hits, labelled = self._hits(
-            classifier, gradient_step.outputs_of(adversarial), adversarial.y
-        )
-        if attacked_inputs is not None:
+        outputs = gradient_step.outputs_of(adversarial)
+        hits, labelled = _hits(classifier.to_logits(outputs, adversarial.y), adversarial.y)
+        if attacked_mask is not None:
             # Examples that the objective does not attack do not count.
-            labelled = labelled * ops.cast(attacked_inputs, "float32")
+            labelled = labelled * ops.cast(attacked_mask, "float32")
         self.adv_accuracy.update_state(hits, labelled)
         return {"adv_accuracy": self.adv_accuracy.result()}
 
@@ -311,11 +352,10 @@ class BaseTrainStep:
         self.adv_loss.update_state(loss, sample_weight=ops.shape(adversarial.x)[0])
         return {"adv_loss": self.adv_loss.result()}
 
-    def _hits(self, classifier, outputs, y):
-        """Returns, per example, whether it is correct, and whether it has a label, as floats."""
-        logits = classifier.to_logits(outputs, y)
-        self.num_classes = logits.shape[-1]
-        predicted = ops.argmax(logits, axis=-1)
-        labels = losses.to_indices(single(y), self.num_classes)
-        hits = ops.equal(predicted, ops.cast(labels, predicted.dtype))
-        return ops.cast(hits, "float32"), ops.cast(labels >= 0, "float32")
+
+def _hits(logits, y):
+    """Returns, per example, whether it is correct, and whether it has a label, as floats."""
+    predicted = ops.argmax(logits, axis=-1)
+    labels = losses.to_indices(single(y), logits.shape[-1])
+    hits = ops.equal(predicted, ops.cast(labels, predicted.dtype))
+    return ops.cast(hits, "float32"), ops.cast(labels >= 0, "float32")

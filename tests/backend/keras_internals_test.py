@@ -102,17 +102,39 @@ def test_masks_are_read_and_set():
     assert keras_internals.get_keras_mask(other) is mask
 
 
-def test_regularizers_can_be_disabled():
+def test_regularizers_can_be_disabled_and_replaced():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_regularizer="l2")])
     model.compile("sgd", "mse")
     x, y = np.ones((3, 2), "float32"), np.zeros((3, 1), "float32")
     outputs = model(x)
-    with keras_internals.without_regularisers(model):
+    with keras_internals.with_regularisers(model, []):
         without = model.compute_loss(x=x, y=y, y_pred=outputs)
+    others = [ops.convert_to_tensor(2.0), ops.convert_to_tensor(5.0)]
+    with keras_internals.with_regularisers(model, others):
+        assert list(model.losses) == others
+        replaced = model.compute_loss(x=x, y=y, y_pred=outputs)
+    np.testing.assert_allclose(replaced - without, 7.0, rtol=1e-6)
     np.testing.assert_allclose(without, np.mean(np.square(outputs)), rtol=1e-6)
     whole = model.compute_loss(x=x, y=y, y_pred=outputs)
     penalty = 0.01 * float(ops.sum(ops.square(model.layers[0].kernel)))
     np.testing.assert_allclose(whole - without, penalty, rtol=1e-4)
+
+
+def test_added_losses_are_those_of_the_last_run():
+    active = keras.layers.Activation("linear", activity_regularizer=keras.regularizers.L2(1.0))
+    head = keras.layers.Dense(1, kernel_regularizer="l2")
+    model = keras.Sequential([keras.Input((2,)), active, head])
+    found = []
+    for scale in (1.0, 2.0):
+        model(np.full((3, 2), scale, "float32"))
+        added = keras_internals.added_losses(model)
+        # Keras lists them first, and then the regularizers of the weights.
+        first, of_weights = model.losses
+        assert len(added) == 1 and added[0] is first
+        np.testing.assert_allclose(of_weights, 0.01 * ops.sum(ops.square(head.kernel)), rtol=1e-6)
+        found.append(float(first))
+    assert found[1] == pytest.approx(4.0 * found[0])
+    assert keras_internals.added_losses(lambda x: x) == []
 
 
 def test_the_metrics_of_several_outputs_can_be_disabled():

@@ -156,8 +156,8 @@ def test_what_it_finds_is_in_the_ball_in_float32():
 @tiers.parametrize("dtype", ["bfloat16", "float16"])
 def test_it_finds_what_it_finds_in_a_model_with_mixed_policies(dtype):
     model, mixed = _model(), _model(policy=f"mixed_{dtype}")
-    low, arguments = models.Classifier(model), (X, Y, kr.L2(0.5), [1, 2])
-    low.attack_dtype = dtype
+    low = models.Classifier(model).with_attack_dtype(dtype)
+    arguments = X, Y, kr.L2(0.5), [1, 2]
     x_adv, expected, own = (
         kr.attacks.PGD(num_steps=4).perturb(c, *map(_tensor, arguments)).x_adv
         for c in (low, models.Classifier(mixed), models.Classifier(model))
@@ -243,6 +243,26 @@ def test_other_errors_stay_what_they_are():
     # Keras asks the layer for its shapes before any attack runs.
     with pytest.raises((ValueError, RuntimeError), match="no such product"):
         _fit(model, _callback())
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("no memory left"), ValueError("odd"), KeyError("x"), KeyboardInterrupt()]
+)
+def test_an_error_of_the_attack_is_raised_unchanged_and_the_attack_runs_once(error):
+    class Broken(kr.attacks.FGSM):
+        calls = 0
+
+        def search(self, *arguments, **options):
+            type(self).calls += 1
+            raise error
+
+    model, attack = _model(), Broken()
+    policies = _policies(model)
+    classifier = models.Classifier(model).with_attack_dtype("bfloat16")
+    with pytest.raises(type(error)) as caught:
+        attack.perturb(classifier, *map(_tensor, (X, Y, kr.Linf(0.1), [1, 2])))
+    assert caught.value is error and attack.calls == 1
+    assert all(new is old for new, old in zip(_policies(model), policies, strict=True))
 
 
 @pytest.mark.exhaustive
@@ -339,17 +359,13 @@ def test_under_attack_layers_are_lowered_and_gradients_at_images_shortened():
     layers = [keras.layers.Conv2D(3, 3), keras.layers.Flatten(), keras.layers.Dense(2)]
     model = keras.Sequential(layers)
     x = tf.constant(np.random.default_rng(0).uniform(size=(2, 5, 5, 1)).astype("float32"))
-    classifier = models.Classifier(model)
-    classifier.attack_dtype = "float16"
-    seen = []
-
-    def attack():
-        seen.append(("convolution_op" in vars(layers[0]), classifier.computes_in_float16))
-        return classifier(x)
-
-    assert classifier.under_attack(attack, x).dtype.name == "float16"
-    classifier.attack_dtype = None
-    assert classifier.under_attack(attack, x).dtype.name == "float32"
-    assert seen == [(True, True), (True, False)]
+    plain = models.Classifier(model)
+    classifier = plain.with_attack_dtype("float16")
+    assert (plain.attack_dtype, classifier.attack_dtype) == (None, "float16")
+    for one, dtype in ((classifier, "float16"), (plain, "float32")):
+        with one.attack_scope(x):
+            assert "convolution_op" in vars(layers[0])
+            assert one.computes_in_float16 == (dtype == "float16")
+            assert one(x).dtype.name == dtype
     assert "convolution_op" not in vars(layers[0])
     assert layers[0].compute_dtype == "float32"

@@ -218,7 +218,7 @@ def test_several_replicas_are_refused():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
         model = linear_fit.make_model()
-    message = "AdversarialPool keeps a memory from batch to batch.*strategy of 2 replicas"
+    message = "AdversarialPool keeps a state from batch to batch.*strategy of 2 replicas"
     with pytest.raises(ValueError, match=message):
         fit(model, *linear_fit.data())
 

@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust import models
 from keras_robust import training
 from tests.support import forward_passes
 from tests.support import linear_fit
@@ -91,6 +90,7 @@ def test_the_loss_of_a_regression():
 
 def test_a_step_runs_the_model_once():
     model = forward_passes.model()
-    gradient_step = training.GradientStep(models.Classifier(model), forward_passes.batch())
+    classifier = forward_passes.CountedClassifier(model)
+    gradient_step = training.GradientStep(classifier, forward_passes.batch())
     kr.objectives.Clean().step(gradient_step, Refusing(), forward_passes.batch())
-    assert gradient_step.classifier.num_calls == 1
+    assert classifier.num_calls == 1

@@ -1,4 +1,4 @@
-"""Streams of the reference network, and the paper's terms for them in float64 NumPy."""
+"""Forward passes of the reference network, and the paper's terms for them in float64 NumPy."""
 
 import keras
 import numpy as np
@@ -14,6 +14,16 @@ Y = np.array([2, 0, 1, 2])
 BALL = kr.threat_models.Linf(0.1)
 SEED = (3, 4)
 SAMPLE_WEIGHT = np.array([0.5, 2.0, 0.0, 1.25], "float32")
+
+
+class CountedClassifier(models.Classifier):
+    """Counts its calls."""
+
+    num_calls = 0
+
+    def __call__(self, x, training=False):
+        self.num_calls += 1
+        return super().__call__(x, training=training)
 
 
 def model(penalty=0.0):
@@ -40,8 +50,8 @@ def batch(x=X, y=Y, sample_weight=None, ball=BALL, iteration=0, seed=SEED):
 
 
 def forward_passes(network, x=X, x_adv=X_ADV, y=Y, sample_weight=None, found=None, **circumstances):
-    """Returns the clean and the adversarial stream of a batch, made as `batch` makes it."""
-    classifier = models.Classifier(network)
+    """Returns the clean and the adversarial pass of a batch, made as `batch` makes it."""
+    classifier = CountedClassifier(network)
     clean = batch(x, y, sample_weight, **circumstances)
     adversarial = clean._replace(x=keras.ops.convert_to_tensor(x_adv))
     found = found or kr.attacks.AttackResult.unattacked(adversarial.x)

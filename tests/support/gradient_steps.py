@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust import models
 from keras_robust import training
 from tests.support import forward_passes
 
@@ -29,7 +28,7 @@ def linear(optimizer=None, loss=None, before=(), after=(), **dense):
 def gradient_step(model, **arguments):
     checks = {} if "checks" not in arguments else {"checks_outputs": arguments.pop("checks")}
     return training.GradientStep(
-        models.Classifier(model), forward_passes.batch(**arguments), **checks
+        forward_passes.CountedClassifier(model), forward_passes.batch(**arguments), **checks
     )
 
 

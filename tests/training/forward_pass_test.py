@@ -3,11 +3,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_robust import backend
 from keras_robust import models
 from keras_robust import training
 from tests.support import backends
 from tests.support import devices
 from tests.support import forward_passes
+from tests.support import gradient_steps
 from tests.support import numpy_reference
 from tests.support import small_models
 from tests.support import tiers
@@ -77,22 +79,11 @@ def test_loss_gets_what_a_custom_compute_loss_expects():
     assert float(forward_pass.loss) == 3 * 4.0 + 1100.0
 
 
-def test_loss_after_the_outputs_of_another_stream_is_refused():
-    clean, adversarial = forward_passes.forward_passes(forward_passes.model())
-    clean.outputs  # noqa: B018
-    adversarial.outputs  # noqa: B018
-    with pytest.raises(
-        RuntimeError, match="must read `forward_pass.loss` before the outputs of another"
-    ):
-        clean.loss  # noqa: B018
-    assert float(adversarial.loss) > 0.0
-
-
-def test_loss_before_the_outputs_of_another_stream():
-    clean, adversarial = forward_passes.forward_passes(forward_passes.model())
-    before = float(clean.loss)
-    adversarial.outputs  # noqa: B018
-    assert float(clean.loss) == before
+def test_loss_of_given_outputs_is_refused():
+    clean, _ = forward_passes.forward_passes(forward_passes.model())
+    given = training.ForwardPass(clean.classifier, clean.batch, outputs=clean.outputs)
+    with pytest.raises(RuntimeError, match="has no loss. .*Received: a forward pass of a `StepR"):
+        given.loss  # noqa: B018
 
 
 @pytest.mark.parametrize("weight", [None, forward_passes.SAMPLE_WEIGHT])
@@ -133,6 +124,7 @@ def test_weighted_loss_takes_sample_weights_as_a_column():
 
 
 WEIGHTS = np.array([3.0, 0.5, 1.0, 0.0], "float32")
+OUTPUTS = np.random.default_rng(4).normal(size=(4, 3)).astype("float32")
 
 
 @pytest.mark.parametrize("weight", [None, forward_passes.SAMPLE_WEIGHT])
@@ -158,16 +150,6 @@ def test_weighted_loss_takes_sample_weights_of_any_number_type():
     terms = forward_passes.cross_entropy(numpy_reference.logits(forward_passes.X.astype("float64")))
     found = forward_pass.weighted_loss(keras.ops.convert_to_tensor(WEIGHTS))
     assert float(found) == pytest.approx(forward_passes.mean(terms, WEIGHTS * weight), rel=1e-5)
-
-
-def test_weighted_loss_after_the_outputs_of_another_stream_is_refused():
-    clean, adversarial = forward_passes.forward_passes(forward_passes.model())
-    clean.outputs  # noqa: B018
-    adversarial.outputs  # noqa: B018
-    with pytest.raises(
-        RuntimeError, match="must read `forward_pass.loss` before the outputs of another"
-    ):
-        clean.weighted_loss(keras.ops.convert_to_tensor(WEIGHTS))
 
 
 def _regularised():
@@ -211,6 +193,94 @@ def test_regularisation_is_that_of_its_own_pass():
         forward_pass.outputs  # noqa: B018
     assert float(clean.regularisation) == pytest.approx(alone[0], rel=1e-6)
     assert float(adversarial.regularisation) > 10.0 * alone[0]
+
+
+def _losses(forward_pass):
+    weights = keras.ops.convert_to_tensor(WEIGHTS)
+    losses = forward_pass.loss, forward_pass.weighted_loss(weights), forward_pass.loss_of(OUTPUTS)
+    return [float(loss) for loss in losses]
+
+
+def _of_both(model, is_outputs_first, between=None):
+    """The losses of both passes; `between` runs the model after the outputs of both."""
+    passes = forward_passes.forward_passes(model, x_adv=10.0 * forward_passes.X_ADV)
+    if is_outputs_first:
+        for forward_pass in passes:
+            forward_pass.outputs  # noqa: B018
+    if between:
+        between(passes[0].classifier)
+    return [_losses(forward_pass) for forward_pass in passes]
+
+
+@pytest.mark.parametrize("make", [forward_passes.model, _regularised])
+def test_losses_do_not_depend_on_the_order_in_which_they_are_read(make):
+    model = make()
+    first, second = _of_both(model, is_outputs_first=False)
+    assert [first, second] == _of_both(model, is_outputs_first=True)
+    assert first[0] != second[0]
+    # They are those of Keras.
+    for x, found in ((forward_passes.X, first), (10.0 * forward_passes.X_ADV, second)):
+        outputs = model(x, training=True)
+        assert found[0] == float(model.compute_loss(x, forward_passes.Y, outputs))
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda classifier: classifier(keras.ops.convert_to_tensor(5.0 * forward_passes.X)),
+        lambda classifier: classifier.logits(keras.ops.convert_to_tensor(forward_passes.X)),
+        lambda classifier: _run_forgotten(classifier.model),
+    ],
+    ids=["inference", "logits", "forgotten pass"],
+)
+def test_losses_do_not_depend_on_other_runs_of_the_model(between):
+    model = _regularised()
+    expected = _of_both(model, is_outputs_first=False)
+    assert _of_both(model, is_outputs_first=True, between=between) == expected
+
+
+def _run_forgotten(model):
+    with backend.forgotten_pass(model):
+        model(7.0 * forward_passes.X, training=True)
+
+
+def test_losses_that_only_other_runs_add_do_not_count():
+    class Busy(keras.layers.Layer):
+        def call(self, x, training=None):
+            if not training:
+                self.add_loss(keras.ops.sum(x))
+            return x
+
+    model = keras.Sequential([keras.Input((6,)), Busy(), keras.layers.Dense(3)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    forward_pass, _ = forward_passes.forward_passes(model)
+    z = np.asarray(forward_pass.outputs, "float64")
+    model(forward_passes.X)
+    assert float(forward_pass.loss) == pytest.approx(
+        forward_passes.mean(forward_passes.cross_entropy(z)), rel=1e-5
+    )
+
+
+@tiers.parametrize("compiled", [False, True])
+def test_gradients_of_losses_in_any_order(compiled):
+    model = _regularised()
+
+    def ordered(clean, adversarial):
+        return 0.3 * clean.loss + 0.7 * adversarial.loss
+
+    def outputs_first(clean, adversarial):
+        total = keras.ops.sum(clean.outputs) + keras.ops.sum(adversarial.outputs)
+        return ordered(clean, adversarial) + 0.0 * total
+
+    def gradients(loss):
+        def run():
+            return gradient_steps.gradient_step(model).backward(loss, gradient_steps.found())[:3]
+
+        return backend.compile_function(run)() if compiled else run()
+
+    found, expected = gradients(outputs_first), gradients(ordered)
+    for one, other in zip(*map(keras.tree.flatten, (found, expected)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.exhaustive

@@ -27,7 +27,7 @@ def test_refuses_weights_that_a_layer_assigned_by_name():
         refuse_assigned([variable])
 
 
-def test_outputs_of_a_stream_without_use_are_of_training_mode_and_leave_no_trace():
+def test_outputs_of_an_unused_pass_are_of_training_mode_and_leave_no_trace():
     model, norm = gradient_steps.noisy()
     model.layers[-2].rate = 0.0
     gradient_step = gradient_steps.gradient_step(model)
@@ -41,7 +41,7 @@ def test_outputs_of_a_stream_without_use_are_of_training_mode_and_leave_no_trace
     np.testing.assert_allclose(outputs, scaled @ kernel + bias, rtol=1e-4, atol=1e-5)
 
 
-def test_outputs_of_a_stream_that_ran_are_what_they_were():
+def test_outputs_of_a_pass_that_ran_are_what_they_were():
     model, _ = gradient_steps.noisy()
     gradient_step = gradient_steps.gradient_step(model)
     adversarial = gradient_step.backward(

@@ -3,6 +3,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_robust as kr
 from keras_robust import backend
 from tests.support import forward_passes
 from tests.support import gradient_steps
@@ -122,16 +123,29 @@ def test_two_steps_on_one_batch():
             weights[0] - gradient_steps.RATE * of_kernel,
             weights[1] - gradient_steps.RATE * of_bias,
         ]
-        gradient_step.apply(
+        result = gradient_step.apply(
             gradient_step.backward(gradient_steps.adversarial, gradient_steps.found())
         )
     for found, wanted in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
     assert int(model.optimizer.iterations) == 2
     # The outputs are those before the first step.
-    np.testing.assert_allclose(gradient_step.outputs, X @ first[0] + first[1], rtol=1e-5)
-    assert not bool(gradient_step.logits_mismatch)
-    assert bool(gradient_step.requirements[0].condition)
+    np.testing.assert_allclose(result.outputs, X @ first[0] + first[1], rtol=1e-5)
+    assert not bool(result.logits_mismatch)
+    assert bool(result.requirements[0].condition)
+
+
+def test_a_result_has_the_requirements_of_all_passes_of_its_batch():
+    model, _ = gradient_steps.linear(before=[kr.layers.InputGuard((-9.0, 9.0))])
+    gradient_step, found = gradient_steps.gradient_step(model), gradient_steps.found()
+    trial = gradient_step.backward(gradient_steps.mixed, found, update_state=False)
+    first = gradient_step.apply(gradient_step.backward(gradient_steps.mixed, found))
+    # One for the loss of each backward pass, and one for the outputs.
+    assert trial.requirements is None and len(first.requirements) == 3
+    broken = gradient_steps.found(np.full_like(X_ADV, 10.0))
+    second = gradient_step.apply(gradient_step.backward(gradient_steps.mixed, broken))
+    for result in (first, second):
+        assert [bool(one.condition) for one in result.requirements] == [True, True, True, False]
 
 
 def test_gradients_are_scaled_and_the_loss_and_the_step_are_not():

@@ -30,7 +30,7 @@ def test_loss_and_gradients_of_softmax_regression(loss, shares, sample_weight):
     )
 
 
-def test_a_result_has_the_streams_of_its_pass():
+def test_a_result_has_the_forward_passes_of_its_backward_pass():
     model, _ = gradient_steps.linear()
     gradient_step, found = gradient_steps.gradient_step(model), gradient_steps.found()
     results = [gradient_step.backward(gradient_steps.adversarial, found) for _ in range(2)]
@@ -39,7 +39,8 @@ def test_a_result_has_the_streams_of_its_pass():
         np.testing.assert_array_equal(result.adversarial.x, X_ADV)
         assert result.adversarial.found is found
         assert result.delta is None
-        # The model does not run on a stream that the loss does not read.
+        assert result.zero_gradient is found.zero_gradient
+        # The model does not run for a pass that the loss does not read.
         assert not result.clean.was_used
         assert result.adversarial.was_used
     assert results[0].adversarial is not results[1].adversarial
@@ -239,9 +240,12 @@ def test_apply_takes_the_step_of_the_optimizer(compiled):
     def run():
         gradient_step = gradient_steps.gradient_step(model)
         result = gradient_step.backward(gradient_steps.mixed, gradient_steps.found())
-        assert gradient_step.outputs is gradient_step.logits_mismatch is None
-        assert gradient_step.apply(result) is result
-        return gradient_step.outputs, gradient_step.logits_mismatch
+        assert result.outputs is result.logits_mismatch is result.requirements is None
+        applied = gradient_step.apply(result)
+        filled = {"outputs", "logits_mismatch", "requirements"}
+        for name in set(result._fields) - filled:
+            assert getattr(applied, name) is getattr(result, name)
+        return applied.outputs, applied.logits_mismatch
 
     model.optimizer.build(model.trainable_variables)
     outputs, logits_mismatch = tf.function(run)() if compiled else run()
@@ -265,14 +269,14 @@ def test_two_steps_on_one_batch():
             weights[0] - gradient_steps.RATE * of_kernel,
             weights[1] - gradient_steps.RATE * of_bias,
         ]
-        gradient_step.apply(
+        result = gradient_step.apply(
             gradient_step.backward(gradient_steps.adversarial, gradient_steps.found())
         )
     for found, wanted in zip(model.get_weights(), weights, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
     assert int(model.optimizer.iterations) == 2
     # The outputs are those before the first step.
-    np.testing.assert_allclose(gradient_step.outputs, X @ first[0] + first[1], rtol=1e-5)
+    np.testing.assert_allclose(result.outputs, X @ first[0] + first[1], rtol=1e-5)
 
 
 def test_outputs_come_from_the_pass_of_the_objective_or_a_new_pass():
@@ -282,18 +286,18 @@ def test_outputs_come_from_the_pass_of_the_objective_or_a_new_pass():
     result = gradient_step.apply(
         gradient_step.backward(gradient_steps.mixed, gradient_steps.found())
     )
-    assert gradient_step.outputs is result.clean.outputs
+    assert result.outputs is result.clean.outputs
     gradient_step = gradient_steps.gradient_step(model)
     before = gradient_steps.state(model)
     with_statistics = gradient_step.backward(
         gradient_steps.adversarial, gradient_steps.found(), update_state=False
     )
-    gradient_step.apply(with_statistics)
+    applied = gradient_step.apply(with_statistics)
     gradient_steps.assert_same(gradient_steps.state(model), before)
     assert not with_statistics.clean.was_used
     # In training mode, of the same batch and seed.
     expected = model(keras.ops.convert_to_tensor(X), training=True)
-    np.testing.assert_allclose(gradient_step.outputs, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(applied.outputs, expected, rtol=1e-5, atol=1e-6)
 
 
 class Normalise(keras.layers.Layer):
@@ -326,17 +330,21 @@ def test_misread_outputs_are_recorded_without_checks():
     for after, expected in ([Normalise()], True), ([], False):
         model, _ = gradient_steps.linear(after=after)
         gradient_step = gradient_steps.gradient_step(model, checks=False)
-        gradient_step.apply(gradient_step.backward(gradient_steps.mixed, gradient_steps.found()))
-        assert bool(gradient_step.logits_mismatch) is expected
+        result = gradient_step.apply(
+            gradient_step.backward(gradient_steps.mixed, gradient_steps.found())
+        )
+        assert bool(result.logits_mismatch) is expected
         assert int(model.optimizer.iterations) == 1
 
 
 def test_nothing_can_be_misread_in_a_regression():
     model, _ = gradient_steps.linear(loss="mse")
     gradient_step = gradient_steps.gradient_step(model, y=np.ones((4, 3), "float32"))
-    gradient_step.apply(gradient_step.backward(gradient_steps.adversarial, gradient_steps.found()))
-    assert gradient_step.logits_mismatch is None
-    assert gradient_step.outputs.shape == (4, 3)
+    result = gradient_step.apply(
+        gradient_step.backward(gradient_steps.adversarial, gradient_steps.found())
+    )
+    assert result.logits_mismatch is None
+    assert result.outputs.shape == (4, 3)
 
 
 def test_gradients_are_scaled_and_the_loss_and_the_step_are_not():

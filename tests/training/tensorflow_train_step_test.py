@@ -348,7 +348,7 @@ class _Remembering(kr.objectives.Clean):
 
 @pytest.mark.exhaustive
 @tiers.parametrize("jit_compile", [False, True])
-def test_a_memory_lasts_for_a_fit_and_meters_use_the_labels_of_their_stream(jit_compile):
+def test_a_state_lasts_for_a_fit_and_meters_use_the_labels_of_their_pass(jit_compile):
     model, (kernel, bias) = _linear()
     step = _step(model, objective=_Remembering())
     if jit_compile:
@@ -364,12 +364,12 @@ def test_a_memory_lasts_for_a_fit_and_meters_use_the_labels_of_their_stream(jit_
     assert _step(model, objective=_Remembering())._objective_state is None
 
 
-def test_a_memory_cannot_be_shared_by_replicas():
+def test_a_state_cannot_be_shared_by_replicas():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
         model, _ = _linear()
     step = _step(model, objective=_Remembering())
-    with pytest.raises(ValueError, match="_Remembering keeps a memory.*strategy of 2 replicas"):
+    with pytest.raises(ValueError, match="_Remembering keeps a state.*strategy of 2 replicas"):
         strategy.run(step, (_batch(),))
 
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
+from keras_robust import training
 from keras_robust.training.train_step import BaseTrainStep
 from tests.support import backends
 from tests.support import linear_fit
@@ -69,6 +70,60 @@ def test_meters_start_anew_and_logs_of_one_replica_stay():
     assert float(step.accuracy.result()) == 0.0
     logs = {"loss": 1.0}
     assert step.aggregate_logs(logs) is logs
+
+
+def test_a_backend_must_write_its_own_methods():
+    step = _step()
+    methods = step, step.forget, step.use_xla
+    methods += (lambda: step._make_gradient_step(None, None), lambda: step._new_delta(None))
+    for method in methods:
+        with pytest.raises(NotImplementedError):
+            method()
+    backend = {"__call__", "forget", "use_xla", "_make_gradient_step", "_new_delta"}
+    assert backend <= set(vars(training.TrainStep))
+
+
+class _Own(kr.objectives.Adversarial):
+    """Returns what `change` makes of the result of the step."""
+
+    def __init__(self, change):
+        self.change = change
+
+    def step(self, gradient_step, attack, batch):
+        found = self.perturb(attack, gradient_step.classifier, batch)
+        result = gradient_step.backward(self.loss, found)
+        return self.change(result, gradient_step.apply(result))
+
+
+def _fit(objective):
+    model = linear_fit.make_model()
+    return model, linear_fit.fit(model, linear_fit.adv_train(objective=objective)).history
+
+
+@pytest.mark.parametrize("change", [lambda *both: both[1], lambda *both: both[1]._replace()])
+def test_a_step_of_ones_own_may_return_the_applied_result(change):
+    (model, logs), (other, expected) = _fit(_Own(change)), _fit("adversarial")
+    assert logs == expected
+    np.testing.assert_array_equal(linear_fit.weights(model), linear_fit.weights(other))
+
+
+def test_a_step_of_ones_own_may_replace_the_loss_that_is_logged():
+    _, logs = _fit(_Own(lambda _, applied: applied._replace(loss=applied.loss * 0.0 + 7.0)))
+    assert logs["loss"] == [7.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "received"),
+    [
+        (lambda result, _: result, "a StepResult that `apply` did not return, from _Own.step"),
+        (lambda result, _: result.loss, "an object of type .*, from _Own.step"),
+        (lambda *_: None, "an object of type NoneType, from _Own.step"),
+    ],
+)
+def test_a_step_of_ones_own_that_returns_something_else_is_refused(change, received):
+    message = r"must return the result of `gradient_step.apply\(...\)`.*Received: " + received
+    with pytest.raises(ValueError, match=message):
+        _fit(_Own(change))
 
 
 def test_what_cannot_be_trained_is_refused():
