@@ -137,15 +137,20 @@ def test_two_steps_on_one_batch():
 
 def test_a_result_has_the_requirements_of_all_passes_of_its_batch():
     model, _ = gradient_steps.linear(before=[kr.layers.InputGuard((-9.0, 9.0))])
-    gradient_step, found = gradient_steps.gradient_step(model), gradient_steps.found()
-    trial = gradient_step.backward(gradient_steps.mixed, found, update_state=False)
-    first = gradient_step.apply(gradient_step.backward(gradient_steps.mixed, found))
-    # One for the loss of each backward pass, and one for the outputs.
-    assert trial.requirements is None and len(first.requirements) == 3
-    broken = gradient_steps.found(np.full_like(X_ADV, 10.0))
-    second = gradient_step.apply(gradient_step.backward(gradient_steps.mixed, broken))
-    for result in (first, second):
-        assert [bool(one.condition) for one in result.requirements] == [True, True, True, False]
+    model.optimizer.build(model.trainable_variables)
+
+    def run(x_adv, broken):
+        gradient_step, found = gradient_steps.gradient_step(model), gradient_steps.found(x_adv)
+        trial = gradient_step.backward(gradient_steps.mixed, found, update_state=False)
+        first = gradient_step.apply(gradient_step.backward(gradient_steps.mixed, found))
+        # One for the loss of each backward pass, and one for the outputs.
+        assert trial.requirements is None and len(first.requirements) == 3
+        result = gradient_step.backward(gradient_steps.mixed, gradient_steps.found(broken))
+        second = gradient_step.apply(result)
+        return [[one.condition for one in some.requirements] for some in (first, second)]
+
+    for conditions in backend.compile_function(run)(X_ADV, np.full_like(X_ADV, 10.0)):
+        assert [bool(one) for one in conditions] == [True, True, True, False]
 
 
 def test_gradients_are_scaled_and_the_loss_and_the_step_are_not():
