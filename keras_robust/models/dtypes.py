@@ -92,13 +92,12 @@ def attack_dtype_scope(model, dtype):
 
 
 def _names_dtype(error, dtype):
-    """Returns whether the text of an error, or of an error that caused it, names the dtype.
-
-    Keras adds the dtypes of the inputs of the layer that failed to the text of its errors.
-    """
+    """Returns whether the text of an error, or of an error that caused it, names the dtype."""
     pattern = rf"(?<![a-z])({_SPELLINGS[dtype]})(?![a-z])"
     while error is not None:
-        if re.search(pattern, str(error), re.IGNORECASE):
+        # After these words Keras lists the inputs of the layer with their dtypes, for any error.
+        reason = str(error).partition("Arguments received by")[0]
+        if re.search(pattern, reason, re.IGNORECASE):
             return True
         error = error.__cause__
     return False

@@ -308,7 +308,7 @@ def test_names_of_attack_dtypes(wrong):
 
 @pytest.mark.parametrize("attack", ["virtualadversarial", "lbfgs", "spsa"])
 def test_attacks_that_compare_near_points_are_refused_half_precision(attack):
-    with pytest.raises(ValueError, match=r"near points.*tolerates_rounding.*'float16'"):
+    with pytest.raises(ValueError, match=r"nearby points.*tolerates_rounding.*'float16'"):
         kr.AdvTrain(attack=attack, attack_dtype="float16")
     kr.AdvTrain(attack=attack, attack_dtype="auto")
 

@@ -319,6 +319,7 @@ def test_errors_of_a_model_that_keeps_its_dtypes_are_raised_unchanged():
         ("float16", "mixed_float16", True),
         ("float16", "bfloat16 and bf16", False),
         ("float16", "behalf, halfway", False),
+        ("bfloat16", "bad\n\nArguments received by Dense.call(): inputs=bfloat16", False),
     ],
 )
 @pytest.mark.parametrize("depth", [0, 1, 2])
