@@ -1,4 +1,4 @@
-"""The messages of the requirements that a check returns."""
+"""What the requirements that a check returns say."""
 
 
 def message(check, *arguments, **keywords):
@@ -7,3 +7,9 @@ def message(check, *arguments, **keywords):
         if not bool(one.condition):
             return one.template.format(*(f"{float(value):g}" for value in one.values))
     return None
+
+
+def values(check, *arguments, **keywords):
+    """Returns the numbers that the first requirement that does not hold shows."""
+    broken = (one for one in check(*arguments, **keywords) if not bool(one.condition))
+    return [float(value) for value in next(broken).values]
