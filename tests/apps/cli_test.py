@@ -198,3 +198,4 @@ def test_folders_for_results_are_made_and_tried_first(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
         cli.make_folder(tmp_path / "file" / "first")
+    assert len(list(tmp_path.rglob("*"))) == 3

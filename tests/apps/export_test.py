@@ -14,6 +14,7 @@ from keras_robust import datasets
 from keras_robust.export.manifest import fingerprint
 from tests.support import backends
 from tests.support import programs
+from tests.support import refusals
 
 X = np.random.default_rng(0).uniform(size=(5, 4)).astype("float32")
 ERROR_CASES = [
@@ -216,7 +217,7 @@ def test_what_does_not_pass_is_not_published(folder, tmp_path, capsys):
         y = model.predict(X, verbose=0).argmax(axis=-1)
         export.check(path, model, (X, y), kr.Linf(0.001), num_examples=5)
 
-    with pytest.raises(ValueError, match="differs under white-box and black-box attacks"):
+    with refusals.assert_refused("differs under white-box and black-box attacks", folder=tmp_path):
         export.run(
             str(folder / "model.keras"), str(tmp_path / "models" / "1"), guard=None, verify=verify
         )
@@ -232,7 +233,7 @@ def test_random_answers_cannot_be_verified(tmp_path, capsys):
     def verify(path, model):
         export.check(path, model, (X, np.zeros(5)), kr.Linf(0.1))
 
-    with pytest.raises(ValueError, match="give the RandomizedSmoothing a seed.*Received: 4 req"):
+    with refusals.assert_refused("give the RandomizedSmoothing a seed.*Received: 4 req"):
         export.run(str(tmp_path / "model.keras"), str(tmp_path / "1"), guard=None, verify=verify)
     assert "2 of 6 requests have a stored answer" in capsys.readouterr().out
 

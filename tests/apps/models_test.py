@@ -1,3 +1,5 @@
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ import pytest
 import keras_robust as kr
 from apps import models
 from keras_robust import datasets
+from tests.support import refusals
 from tests.support import tiers
 
 SHAPE = (8, 8, 1)
@@ -120,7 +123,7 @@ def test_build_refuses_a_network_that_does_not_fit(tmp_path):
         r"The data set tiny needs a model from \(None, 8, 8, 1\) to \(None, 3\). "
         r"Received: a model from \(None, 4\) to \(None, 2\)"
     )
-    with pytest.raises(ValueError, match=message):
+    with refusals.assert_refused(message):
         models.build(_save(network, tmp_path), DATASET, 0.1)
 
 
@@ -129,7 +132,9 @@ def test_check_fit(shape, classes):
     network = keras.Sequential(
         [keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(classes)]
     )
-    with pytest.raises(ValueError, match="The data set tiny needs a model from"):
+    message = "The data set tiny needs a model from (None, 8, 8, 1) to (None, 3). "
+    message += f"Received: a model from {(None, *shape)} to (None, {classes})"
+    with refusals.assert_refused(re.escape(message)):
         models.check_fit(network, DATASET)
     models.check_fit(_network(), DATASET)
 

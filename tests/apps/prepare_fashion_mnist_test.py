@@ -16,18 +16,18 @@ def _run(*arguments):
     return programs.run("prepare_fashion_mnist", *arguments)
 
 
-def _is_one_line_error(done, message):
-    is_one_line = done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-    return (done.code, done.stdout) == (1, "") and is_one_line and message in done.stderr
+def _assert_one_line(done, message):
+    programs.assert_one_line(done, message)
+    assert done.stdout == ""
 
 
 def test_a_missing_source_is_one_line(tmp_path):
     done = _run(f"--source={tmp_path}", f"--data_dir={tmp_path / 'data'}")
-    assert _is_one_line_error(done, f"Received: source='{tmp_path}', which lacks train-images")
+    _assert_one_line(done, f"Received: source='{tmp_path}', which lacks train-images")
 
 
 def test_an_empty_source_is_one_line():
-    assert _is_one_line_error(_run("--source="), "flag --source=: Expected a folder.")
+    _assert_one_line(_run("--source="), "flag --source=: Expected a folder.")
 
 
 @needs_real_files
@@ -40,7 +40,7 @@ def test_damaged_files_and_then_the_real_ones(tmp_path):
     intact = labels.read_bytes()
     labels.write_bytes(intact[:-1])
     done = _run(f"--source={source}", f"--data_dir={data_dir}")
-    assert _is_one_line_error(done, f"Received: '{labels}'")
+    _assert_one_line(done, f"Received: '{labels}'")
 
     labels.write_bytes(intact)
     done = _run(f"--source={source}", f"--data_dir={data_dir}")

@@ -4,6 +4,7 @@ from absl import flags
 
 import keras_robust as kr
 from apps import shared_flags
+from tests.support import refusals
 
 
 @pytest.fixture
@@ -68,14 +69,15 @@ def test_defaults(parsed):
     ],
 )
 def test_wrong_values_are_refused(parsed, argument):
-    with pytest.raises(flags.Error, match=argument.split("=")[0][2:]):
+    with refusals.assert_refused(f"flag {argument}: ", error=flags.Error, times=0):
         parsed(argument)
 
 
 def test_the_largest_seed_is_a_seed_for_tensorflow(parsed):
     seed = parsed("--seed=2147483647").seed
     attack = kr.attacks.PGD(num_steps=1)
-    attack(lambda x: x, [[0.5, 0.5]], [0], kr.Linf(0.1), seed=seed)
+    x_adv = attack(lambda x: x, [[0.5, 0.5]], [0], kr.Linf(0.1), seed=seed)
+    np.testing.assert_allclose(x_adv, [[0.4, 0.6]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["linf", "l2", "l1"])
@@ -132,7 +134,7 @@ def test_bounds(parsed, argument, expected):
 
 @pytest.mark.parametrize("argument", ["255", "0,1,2", "0,many", "1/0,1", "255,0", "1,1", ""])
 def test_wrong_bounds_are_refused(parsed, argument):
-    with pytest.raises(ValueError, match=f"such as --bounds=0,255. Received: --bounds={argument}$"):
+    with refusals.assert_refused(f"such as --bounds=0,255. Received: --bounds={argument}$"):
         shared_flags.parse_bounds(parsed(f"--bounds={argument}").bounds)
 
 
@@ -149,13 +151,14 @@ def test_the_images_are_scaled_to_the_bounds():
 
 @pytest.mark.parametrize("epsilon", ["-1", "2", "8/0", "eight"])
 def test_wrong_radii_are_refused(epsilon):
-    with pytest.raises(ValueError, match="Argument `epsilon`"):
+    with refusals.assert_refused(f"Argument `epsilon`.*Received: epsilon='{epsilon}'"):
         shared_flags.make_threat_model("linf", epsilon, "digits")
 
 
 def test_suite_is_pgd_of_the_strength_on_two_losses():
     suite = shared_flags.make_suite(7, 3)
     assert [attack.loss for attack in suite] == ["cross_entropy", "margin"]
+    assert [(attack.num_steps, attack.num_restarts) for attack in suite] == [(7, 3), (7, 3)]
     for attack in suite:
         expected = kr.attacks.PGD(num_steps=7, num_restarts=3, loss=attack.loss)
         assert attack.get_config() == expected.get_config() and type(attack) is kr.attacks.PGD
