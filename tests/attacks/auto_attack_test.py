@@ -5,6 +5,7 @@ import pytest
 import keras_robust as kr
 from tests.support import backends
 from tests.support import numpy_reference
+from tests.support import refusals
 
 AutoAttack = kr.attacks.AutoAttack
 
@@ -147,7 +148,7 @@ def test_binary_models_with_a_single_logit():
 def test_unsupported_uses_are_explained():
     x, y = numpy_reference.examples(3)
     model = numpy_reference.keras_model()
-    with pytest.raises(ValueError, match="defined for L1, L2 and Linf.*Received: L0"):
+    with refusals.assert_refused(r"defined for L1, L2 and Linf.*Received: L0\(epsilon=1,"):
         AutoAttack().run(model, x, y, kr.threat_models.L0(1))
     with pytest.raises(ValueError, match="cannot run inside a train step.*Received: AutoAttack"):
         backends.traced(lambda x: AutoAttack()(model, x, None, kr.Linf(0.1)))(x)

@@ -8,6 +8,7 @@ import tensorflow as tf
 import keras_robust as kr
 from keras_robust.attacks import batches
 from keras_robust.attacks.batches import read_batches
+from tests.support import refusals
 from tests.support import small_models
 from tests.support import tiers
 
@@ -84,7 +85,7 @@ ENDLESS = {
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_endless_data_are_refused_before_they_are_read(kind):
     message = r"have no end.*`num_examples`.*take\(100\).*Received: an endless .* num_examples=None"
-    with pytest.raises(ValueError, match=message):
+    with refusals.assert_refused(message):
         read(ENDLESS[kind]())
 
 
@@ -118,13 +119,13 @@ def test_a_limit_for_unknown_lengths(monkeypatch):
 
 def test_a_limit_for_batches_without_examples(monkeypatch):
     monkeypatch.setattr(batches, "_MAX_EXAMPLES", 12)
-    with pytest.raises(ValueError, match="Received: 0 examples so far from an object of type repe"):
+    with refusals.assert_refused("Received: 0 examples so far from an object of type repe"):
         read(itertools.repeat((X[:0], Y[:0])))
 
 
 def test_a_limit_in_bytes(monkeypatch):
     monkeypatch.setattr(batches, "_MAX_BYTES", 3 * (X.nbytes + Y.nbytes) - 1)
-    with pytest.raises(ValueError, match="Received: 18 examples so far"):
+    with refusals.assert_refused("Received: 18 examples so far"):
         read(itertools.repeat(PAIR))
 
 
@@ -146,10 +147,10 @@ def test_every_reader_refuses_endless_data(reader):
 
 
 def test_the_exports_refuse_endless_data(tmp_path):
-    with pytest.raises(ValueError, match="The data have no end"):
+    with refusals.assert_refused("The data have no end", folder=tmp_path):
         kr.export_saved_model(small_models.simple(), tmp_path / "1", data=Endless())
     if keras.backend.backend() == "tensorflow":
-        with pytest.raises(ValueError, match="The data have no end"):
+        with refusals.assert_refused("The data have no end", folder=tmp_path):
             kr.export.export_portable(
                 small_models.simple(), tmp_path / "1", "litert", data=Endless()
             )

@@ -10,6 +10,7 @@ from tests.support import black_box
 from tests.support import hashing
 from tests.support import linear_model
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import tiers
 
 RandomNoise = kr.attacks.RandomNoise
@@ -198,5 +199,4 @@ def test_points_of_a_cube_are_uniform():
     ],
 )
 def test_wrong_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        RandomNoise(**arguments)
+    refusals.assert_argument_refused(RandomNoise, message, **arguments)

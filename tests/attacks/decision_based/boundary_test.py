@@ -10,6 +10,7 @@ from tests.support import backends
 from tests.support import black_box
 from tests.support import linear_model
 from tests.support import numpy_reference
+from tests.support import refusals
 
 Boundary = kr.attacks.Boundary
 ANYWHERE = kr.L2(0.5).with_epsilon(np.inf)
@@ -256,5 +257,4 @@ def test_runs_inside_a_train_step(jit_compile):
     ],
 )
 def test_wrong_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        Boundary(**arguments)
+    refusals.assert_argument_refused(Boundary, message, **arguments)

@@ -9,6 +9,7 @@ from tests.support import backends
 from tests.support import black_box
 from tests.support import linear_model
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import tiers
 
 HopSkipJump = kr.attacks.HopSkipJump
@@ -272,5 +273,4 @@ def test_runs_inside_a_train_step(jit_compile):
     ],
 )
 def test_wrong_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        HopSkipJump(**arguments)
+    refusals.assert_argument_refused(HopSkipJump, message, **arguments)

@@ -7,6 +7,7 @@ from keras_robust import backend
 from keras_robust import models
 from tests.support import linear_model
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import tiers
 
 SEED = np.array([3, 5], "int32")
@@ -137,5 +138,4 @@ def test_counts_a_pass_and_a_gradient_for_each_step():
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        kr.attacks.APGD(**arguments)
+    refusals.assert_argument_refused(kr.attacks.APGD, message, **arguments)

@@ -5,6 +5,7 @@ import pytest
 import keras_robust as kr
 from keras_robust import models
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import tiers
 
 MomentumPGD = kr.attacks.MomentumPGD
@@ -54,5 +55,6 @@ def test_the_gradient_is_normalised_per_example():
 
 @pytest.mark.parametrize("decay", [-0.1, float("nan")])
 def test_bad_decay(decay):
-    with pytest.raises(ValueError, match=f"`decay` must not be negative. Received: decay={decay}"):
-        MomentumPGD(decay=decay)
+    refusals.assert_argument_refused(
+        MomentumPGD, f"`decay` must not be negative. Received: decay={decay}", decay=decay
+    )

@@ -6,6 +6,7 @@ import keras_robust as kr
 from keras_robust import backend
 from keras_robust import models
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import tiers
 
 NFGSM = kr.attacks.NFGSM
@@ -80,7 +81,7 @@ def test_an_epsilon_per_channel():
 def test_evaluation_refuses_it():
     x, y = numpy_reference.examples()
     message = r'NFGSM makes examples for training.*Use another .*"pgd".*Received: NFGSM\(noise=3'
-    with pytest.raises(ValueError, match=message):
+    with refusals.assert_refused(message):
         kr.evaluate(numpy_reference.keras_model(), (x, y), attacks=["pgd", NFGSM(noise=3.0)])
     with pytest.raises(ValueError, match="NFGSM makes examples for training"):
         kr.RobustValidation((x, y), attack="nfgsm")
@@ -92,5 +93,6 @@ def test_training_accepts_it():
 
 @pytest.mark.parametrize("noise", [-0.1, float("inf"), float("nan"), "2", None])
 def test_wrong_noise(noise):
-    with pytest.raises(ValueError, match=r"`noise` must be a number >= 0.*Received: noise="):
-        NFGSM(noise=noise)
+    refusals.assert_argument_refused(
+        NFGSM, r"`noise` must be a number >= 0.*Received: noise=", noise=noise
+    )

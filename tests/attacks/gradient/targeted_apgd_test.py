@@ -5,6 +5,7 @@ import pytest
 import keras_robust as kr
 from keras_robust import models
 from tests.support import numpy_reference
+from tests.support import refusals
 
 SEED = np.array([3, 5], "int32")
 # Four classes. An example at 0 is of class 0, and 3 is the most likely wrong class.
@@ -65,7 +66,8 @@ def test_two_classes_need_the_margin():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="`num_targets` must be an int >= 1. Received: 0"):
-        kr.attacks.TargetedAPGD(num_targets=0)
+    refusals.assert_argument_refused(
+        kr.attacks.TargetedAPGD, "`num_targets` must be an int >= 1. Received: 0", num_targets=0
+    )
     with pytest.raises(ValueError, match="`loss`.*Received: 'cross_entropy'"):
         kr.attacks.TargetedAPGD(loss="cross_entropy")

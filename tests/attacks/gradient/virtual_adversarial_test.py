@@ -8,6 +8,7 @@ from keras_robust import models
 from tests.support import double_backprop
 from tests.support import forward_passes
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import tiers
 
 VirtualAdversarial = kr.attacks.VirtualAdversarial
@@ -147,11 +148,11 @@ def test_on_data_it_keeps_the_larger_divergence_and_mistakes():
 @pytest.mark.parametrize("num_steps", [0, 1.0])
 def test_wrong_number_of_steps(num_steps):
     message = f"must be an int >= 1. Received: num_steps={num_steps}"
-    with pytest.raises(ValueError, match=message):
-        VirtualAdversarial(num_steps=num_steps)
+    refusals.assert_argument_refused(VirtualAdversarial, message, num_steps=num_steps)
 
 
 @pytest.mark.parametrize("xi", [0.0, -1e-3, float("inf"), "1e-3"])
 def test_wrong_xi(xi):
-    with pytest.raises(ValueError, match=f"must be a positive number. Received: xi={xi!r}"):
-        VirtualAdversarial(xi=xi)
+    refusals.assert_argument_refused(
+        VirtualAdversarial, f"must be a positive number. Received: xi={xi!r}", xi=xi
+    )

@@ -6,6 +6,7 @@ from scipy import optimize
 import keras_robust as kr
 from tests.support import linear_model
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import tiers
 
 DeepFool = kr.attacks.DeepFool
@@ -194,8 +195,7 @@ def test_an_example_does_not_depend_on_the_rest_of_the_batch():
     ],
 )
 def test_wrong_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        DeepFool(**arguments)
+    refusals.assert_argument_refused(DeepFool, message, **arguments)
 
 
 def test_needs_one_norm():

@@ -7,6 +7,7 @@ import keras_robust as kr
 from tests.support import linear_model
 from tests.support import numpy_reference
 from tests.support import penalty_reference
+from tests.support import refusals
 from tests.support import tiers
 
 EAD = kr.attacks.EAD
@@ -153,5 +154,4 @@ def test_an_example_does_not_depend_on_the_rest_of_the_batch():
     ],
 )
 def test_wrong_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        EAD(**arguments)
+    refusals.assert_argument_refused(EAD, message, **arguments)

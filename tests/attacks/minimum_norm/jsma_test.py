@@ -6,6 +6,7 @@ import pytest
 
 import keras_robust as kr
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import tiers
 
 JSMA = kr.attacks.JSMA
@@ -195,5 +196,4 @@ def test_another_norm_is_refused():
     ],
 )
 def test_wrong_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        JSMA(**arguments)
+    refusals.assert_argument_refused(JSMA, message, **arguments)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
+from tests.support import refusals
 from tests.support import tiers
 
 
@@ -33,5 +34,6 @@ def test_searches_are_counted():
 
 
 def test_wrong_arguments_are_named():
-    with pytest.raises(ValueError, match="`num_targets` must be an int >= 1. Received: 0"):
-        kr.attacks.TargetedFAB(num_targets=0)
+    refusals.assert_argument_refused(
+        kr.attacks.TargetedFAB, "`num_targets` must be an int >= 1. Received: 0", num_targets=0
+    )

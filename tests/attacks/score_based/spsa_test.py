@@ -8,6 +8,7 @@ from tests.support import backends
 from tests.support import hashing
 from tests.support import linear_model
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import small_models
 from tests.support import tiers
 
@@ -191,5 +192,4 @@ def test_targets():
     ],
 )
 def test_wrong_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        SPSA(**arguments)
+    refusals.assert_argument_refused(SPSA, message, **arguments)

@@ -1,4 +1,5 @@
 import math
+import re
 
 import keras
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from keras_robust.attacks.score_based import square_windows
 from keras_robust.attacks.score_based.square_windows import Windows
 from tests.support import hashing
+from tests.support import refusals
 
 
 @pytest.mark.parametrize(
@@ -25,7 +27,9 @@ def test_every_shape_becomes_an_image(shape, image):
 
 @pytest.mark.parametrize("shape", [(None,), (None, 4, 1)])
 def test_a_shape_must_be_known(shape):
-    with pytest.raises(ValueError, match="inputs of a fixed shape.*Received: inputs of shape"):
+    received = re.escape(str((None, *shape)))
+    message = f"inputs of a fixed shape.*Received: inputs of shape {received}"
+    with refusals.assert_refused(message):
         square_windows.image_shape(shape)
 
 
@@ -53,8 +57,8 @@ def test_square_images_have_the_windows_of_the_authors(side, p_init):
         even = max(round(length), 1)
         odd = max(round(length), 3)
         odd = min(odd + (odd % 2 == 0), side)
-        assert signs[stage] == (even, even)
-        assert pyramids[stage] == (odd, odd)
+        np.testing.assert_array_equal(signs[stage], (even, even))
+        np.testing.assert_array_equal(pyramids[stage], (odd, odd))
 
 
 def test_other_images_have_windows_of_the_same_area():
