@@ -6,6 +6,7 @@ import pytest
 import keras_robust as kr
 from keras_robust import backend
 from keras_robust import models
+from tests.support import refusals
 
 SEEDS = np.array([[1, 2], [3, 4], [5, 6], [7, 8], [-9, 9]], "int32")
 
@@ -83,7 +84,7 @@ def test_no_gradient(function):
         r"Received: an input of shape \(2, 3\) and dtype float32"
     )
     for run in (lambda x: x, jax.jit):
-        with pytest.raises(backend.NoGradientError, match=message):
+        with refusals.assert_refused(message, error=backend.NoGradientError):
             run(lambda x: backend.value_and_input_gradient(lambda x: (function(x), ()), x))(
                 np.zeros((2, 3), "float32")
             )
@@ -205,4 +206,4 @@ def test_attacks_on_models_that_draw_noise(attack):
     smoothed = kr.layers.RandomizedSmoothing(base, 0.1, num_samples=5)
     x = np.random.default_rng(0).uniform(size=(5, 4)).astype("float32")
     found = attack.run(smoothed, x, np.array([0, 1, 0, 1, 0]), kr.L2(0.3))
-    assert np.all(np.isfinite(found.x_adv))
+    assert np.linalg.norm(found.x_adv - x, axis=-1).max() < 0.3 + 1e-5
