@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
+from tests.support import refusals
 from tests.support import tiers
 
 COUNT = 20
@@ -153,14 +154,16 @@ def test_the_training_can_go_on_from_the_weights_that_are_back():
 def test_the_warning_says_what_happened_and_what_to_do():
     with _collapse() as caught:
         _fit(Guard(drop=0.25), [0.5, 0.8, 0.7, 0.1])
-    text = next(str(w.message) for w in caught if "collapsed from" in str(w.message))
+    (text,) = [str(w.message) for w in caught if "collapsed from" in str(w.message)]
     assert "accuracy under BIM collapsed from 0.800 to 0.100 in epoch 4" in text
-    assert "best probe, from epoch 2, are back, and the training ends" in text
+    assert "best probe, from epoch 2, were restored, and the training ends" in text
     assert "Received: a fall of 0.700 with drop=0.25" in text
     assert all(name in text for name in ('attack="nfgsm"', 'objective="gradalign"'))
     kr.AdvTrain(attack="nfgsm")
     kr.AdvTrain(objective="gradalign")
-    with pytest.warns(UserWarning, match="from the start, are back, and the training goes on"):
+    with pytest.warns(
+        UserWarning, match="from the start, were restored, and the training continues"
+    ):
         _fit(Guard(stop=False), [0.1], _model(0.9))
 
 
@@ -175,9 +178,8 @@ def test_a_collapse_in_the_first_epoch_goes_back_to_the_start():
 
 @pytest.mark.exhaustive
 def test_a_model_that_was_never_good_is_left_alone():
-    plan = [0.2, 0.0, 0.15]
-    _, history, _ = _fit(Guard(), plan)
-    assert _accuracies(history) == plan
+    _, history, _ = _fit(Guard(), [0.2, 0.0, 0.15])
+    assert _accuracies(history) == [0.2, 0.0, 0.15]
 
 
 def test_every_fit_starts_anew():
@@ -363,7 +365,7 @@ def test_a_collapse_right_after_a_resume_is_taken_back(tmp_path):
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with refusals.assert_refused(message):
         kr.CollapseGuard((X, Y), kr.Linf(0.1), **arguments)
 
 

@@ -76,8 +76,9 @@ def test_data_of_unknown_length_train_by_default_and_equal_numpy(monkeypatch, ca
 def test_a_training_shorter_than_the_warm_up_gives_a_warning():
     with pytest.warns(
         UserWarning, match="never reached the full.*Received: 6 optim.*was 1% of its"
-    ):
+    ) as caught:
         _fit_unknown(2, [_default()])
+    assert sum("never reached" in str(one.message) for one in caught) == 1
 
 
 @pytest.mark.exhaustive
