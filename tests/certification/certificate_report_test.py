@@ -7,6 +7,7 @@ import pytest
 import keras_robust as kr
 from keras_robust.certification.certificate_report import certified_curve
 from keras_robust.certification.certificate_report import round_radii
+from tests.support import refusals
 from tests.support import reports
 
 RADII = [0.5, 0.0, 0.2, 0.9, 0.2]
@@ -38,6 +39,7 @@ def make(**changes):
 def test_the_curve_counts_correct_certified_examples():
     found = certified_curve(np.equal(LABELS, PREDICTIONS), np.array(RADII))
     assert found == make().curve
+    assert found["certified_accuracy"][0] == 0.6
 
 
 def test_a_long_curve_is_thinned_and_stays_exact():
@@ -79,7 +81,9 @@ def test_json_round_trip(tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "other.json").write_text("[]")
-    with pytest.raises(ValueError, match="Expected a certificate with schema.*schema=None"):
+    with refusals.assert_refused(
+        "Expected a certificate with schema.*schema=None", folder=tmp_path
+    ):
         kr.CertificateReport.load(tmp_path / "other.json")
 
 

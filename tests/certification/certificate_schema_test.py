@@ -2,6 +2,7 @@ import pytest
 
 from keras_robust.certification.certificate_schema import check_certificate
 from tests.certification import certificate_report_test as example
+from tests.support import refusals
 from tests.support import reports
 
 
@@ -61,8 +62,14 @@ def test_saved_certificates_are_accepted():
             {"curve": {"radii": [0.0, 0.2, 0.2], "certified_accuracy": [0.6, 0.6, 0.6]}},
             "curve to be an accuracy per radius, with radii ascending from 0",
         ),
-        ({"radii": [10**400] * 5}, r"radii\[0\] to be a number, at least 0, at most 3.40"),
-        ({"radii": [1e300] * 5}, r"radii\[0\] to be a number, at least 0, at most 3.40"),
+        (
+            {"radii": [10**400] * 5},
+            r"radii\[0\] to be a number, at least 0, at most 3.4028234663852886e\+38",
+        ),
+        (
+            {"radii": [1e300] * 5},
+            r"radii\[0\] to be a number, at least 0, at most 3.4028234663852886e\+38",
+        ),
         ({"num_classes": 2**63}, "certificate.num_classes to be an integer, at least 2"),
         ({"method": {"class_name": "\x1b[2J", "config": {}}}, "text without control characters"),
         ({"method": {"class_name": "A", "config": {"\x1b": 1}}}, "text without control characters"),
@@ -70,7 +77,7 @@ def test_saved_certificates_are_accepted():
     ],
 )
 def test_the_first_wrong_field_is_named(changes, message):
-    with pytest.raises(ValueError, match=message):
+    with refusals.assert_refused(message):
         check_certificate(plain(**changes))
 
 

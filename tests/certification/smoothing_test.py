@@ -7,6 +7,7 @@ from scipy import stats
 import keras_robust as kr
 from keras_robust.certification import Smoothing
 from keras_robust.certification import smoothed_radius
+from tests.support import refusals
 from tests.support import tiers
 
 RNG = np.random.default_rng(0)
@@ -230,8 +231,9 @@ def test_the_layer_knows_its_noise():
     ],
 )
 def test_wrong_arguments(name, value):
-    with pytest.raises(ValueError, match=f"Argument `{name}` must be .*Received: {name}="):
-        Smoothing(**{name: value})
+    refusals.assert_argument_refused(
+        Smoothing, f"Argument `{name}` must be .*Received: {name}=", **{name: value}
+    )
 
 
 def test_config_round_trip():
@@ -239,6 +241,7 @@ def test_config_round_trip():
     again = Smoothing.from_config(method.get_config())
     assert repr(again) == repr(method)
     assert "noise_stddev=0.25, num_samples=7, selection_samples=3, alpha=0.01" in repr(again)
+    assert again.get_config()["alpha"] == 0.01
 
 
 def test_the_report_has_the_noise_of_the_model():
@@ -254,5 +257,7 @@ def test_the_report_has_the_noise_of_the_model():
 
 def test_noise_in_other_units_than_the_inputs_warns():
     x = np.array([[250.0, 3.0]], "float32")
-    with pytest.warns(UserWarning, match="noise_stddev=0.25 and inputs over a range of 247"):
+    message = "noise_stddev=0.25 and inputs over a range of 247"
+    with pytest.warns(UserWarning, match=message) as caught:
         kr.certification.Smoothing(0.25, num_samples=200).certify(lambda x: x, x)
+    assert len(caught) == 1
