@@ -7,6 +7,7 @@ import pytest
 from keras_robust.evaluation import checkpoint as module
 from keras_robust.evaluation.checkpoint import Checkpoint
 from keras_robust.sealed import sealed
+from tests.support import refusals
 
 IDENTITY = {"data": "abc", "attacks": ["pgd", "fgsm"], "seed": 3}
 LOGITS = {"logits": np.arange(6.0).reshape(3, 2)}
@@ -99,7 +100,7 @@ def test_the_state_of_another_evaluation_is_refused(path, identity, logits, rece
     before = path.read_bytes()
     other = Checkpoint(path, identity, logits)
     message = f"state.npz belongs to another evaluation: delete the file.*Received: {received}"
-    with pytest.raises(ValueError, match=message):
+    with refusals.assert_refused(message, folder=path.parent):
         other.load()
     assert path.read_bytes() == before
 
@@ -157,7 +158,9 @@ def test_other_files_are_refused_and_not_changed(path, write):
     path.parent.mkdir(parents=True)
     write(path)
     before = None if path.is_dir() else path.read_bytes()
-    with pytest.raises(ValueError, match="Expected a checkpoint of `evaluate` at .*Received: "):
+    with refusals.assert_refused(
+        "Expected a checkpoint of `evaluate` at .*Received: ", folder=path.parent
+    ):
         Checkpoint(path, IDENTITY, LOGITS).load()
     assert path.exists() and (before is None or path.read_bytes() == before)
 
@@ -175,7 +178,7 @@ class _Payload:
 def test_a_file_runs_no_code(path):
     path.parent.mkdir(parents=True)
     np.savez(path, meta=np.array([_Payload(path.with_name("ran"))], dtype=object))
-    with pytest.raises(ValueError, match="Expected a checkpoint"):
+    with refusals.assert_refused("Expected a checkpoint", folder=path.parent):
         Checkpoint(path, IDENTITY, LOGITS).load()
     assert not path.with_name("ran").exists()
 
@@ -235,8 +238,8 @@ def test_a_changed_field_is_refused(path, name, change):
     else:
         content[name] = np.ones_like(content[name])
     np.savez(path, **content)
-    with pytest.raises(
-        ValueError, match="Expected a checkpoint of `evaluate` at .*delete the file"
+    with refusals.assert_refused(
+        "Expected a checkpoint of `evaluate` at .*delete the file", folder=path.parent
     ):
         Checkpoint(path, IDENTITY, LOGITS).load()
 
@@ -253,7 +256,7 @@ def test_a_changed_field_is_refused(path, name, change):
 def test_a_valid_digest_does_not_make_a_wrong_field_valid(path, meta):
     path.parent.mkdir(parents=True)
     np.savez(path, **sealed({"meta": np.array(json.dumps(meta)), "fixed_logits": LOGITS["logits"]}))
-    with pytest.raises(
-        ValueError, match="Expected a checkpoint of `evaluate` at .*delete the file"
+    with refusals.assert_refused(
+        "Expected a checkpoint of `evaluate` at .*delete the file", folder=path.parent
     ):
         Checkpoint(path, IDENTITY, LOGITS).load()

@@ -3,6 +3,7 @@ import pytest
 
 import keras_robust as kr
 from keras_robust.evaluation.inputs import EvaluationInputs
+from tests.support import refusals
 
 X, Y = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.5]], "float32"), np.eye(2)[[0, 1, 1]]
 
@@ -29,5 +30,5 @@ def test_holds_the_first_examples_their_classes_and_clean_logits():
 def test_errors_name_the_wrong_argument(changes, message):
     arguments = {"model": lambda x: x, "data": (X, Y), "threat_model": "linf", **changes}
     arguments = {"num_examples": None, "batch_size": 2, **arguments}
-    with pytest.raises(ValueError, match=message):
+    with refusals.assert_refused(message):
         EvaluationInputs.of(**arguments)

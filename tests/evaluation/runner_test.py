@@ -130,6 +130,10 @@ def test_accuracy_so_far_is_the_worst_case_up_to_each_attack():
     runner.run(plan, Checkpoint(None, {}, {}), verbose=False)
     first, second = runner.reports
     assert first.accuracy_so_far == first.accuracy
+    # The step lowers the true logit, which is the largest, and raises the others, within the box.
+    others, largest = np.sort(x, axis=-1)[:, -2:].T
+    is_robust = np.maximum(largest - 0.1, 0.0) > np.minimum(others + 0.1, 1.0)
+    assert first.accuracy == pytest.approx(np.mean(is_robust))
     assert second.accuracy_so_far == worst.robust.mean() <= second.accuracy
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from keras_robust.evaluation import accuracy_per_class
 from keras_robust.evaluation import confusion
+from tests.support import refusals
 
 Y = np.array([0, 2, 2, 0, 2, 3, 2], "int32")
 CORRECT = np.array([1, 1, 0, 1, 1, 0, 1])
@@ -13,9 +14,14 @@ ROBUST = np.array([1, 0, 0, 0, 1, 0, 0])
 
 def test_accuracy_per_class():
     keys = ("class", "num_examples", "clean_accuracy", "robust_accuracy")
-    rows = [(0, 2, 1.0, 0.5), (1, 0, None, None), (2, 4, 0.75, 0.25), (3, 1, 0.0, 0.0)]
     found = accuracy_per_class(Y, CORRECT, ROBUST, num_classes=4)
-    assert found == [dict(zip(keys, row, strict=True)) for row in rows]
+    assert [tuple(row) for row in found] == [keys] * 4
+    assert [tuple(row.values()) for row in found] == [
+        (0, 2, 1.0, 0.5),
+        (1, 0, None, None),
+        (2, 4, 0.75, 0.25),
+        (3, 1, 0.0, 0.0),
+    ]
     json.dumps(found)
 
 
@@ -38,14 +44,14 @@ def test_confusion_rows_are_true_classes():
 )
 def test_wrong_classes(y):
     message = "class indices from 0 to 3, one per example. Received: {}="
-    with pytest.raises(ValueError, match=message.format("y")):
+    with refusals.assert_refused(message.format("y")):
         accuracy_per_class(np.array(y), [True, True], [True, True], 4)
-    with pytest.raises(ValueError, match=message.format("predictions")):
+    with refusals.assert_refused(message.format("predictions")):
         confusion(np.array([0, 1]), np.array(y), 4)
 
 
 def test_wrong_lengths():
-    with pytest.raises(ValueError, match=r"Received: shapes \(7,\), \(7,\) and \(6,\)"):
+    with refusals.assert_refused(r"Received: shapes \(7,\), \(7,\) and \(6,\)"):
         accuracy_per_class(Y, CORRECT, ROBUST[:6], 4)
-    with pytest.raises(ValueError, match=r"Received: shapes \(7,\) and \(6,\)"):
+    with refusals.assert_refused(r"Received: shapes \(7,\) and \(6,\)"):
         confusion(Y, Y[:6], 4)

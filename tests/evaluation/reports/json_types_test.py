@@ -1,6 +1,7 @@
 import pytest
 
 from keras_robust.evaluation.reports import json_types
+from tests.support import refusals
 
 ANY = object()
 CASES = [
@@ -36,7 +37,7 @@ def test_each_kind_accepts_its_own_and_nothing_else(kind, right, wrong):
 
 def test_the_message_names_the_place():
     kind = json_types.record(a=json_types.list_of(json_types.dict_of(json_types.number(0))))
-    with pytest.raises(ValueError, match=r"Expected report.a\[1\].b to be a number, at least 0. "):
+    with refusals.assert_refused(r"Expected report.a\[1\].b to be a number, at least 0. "):
         kind({"a": [{}, {"b": -1}]}, "report")
 
 

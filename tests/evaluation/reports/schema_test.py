@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_robust.evaluation.reports import schema
+from tests.support import refusals
 from tests.support import reports
 
 
@@ -104,11 +105,15 @@ def test_missing_and_unknown_fields_are_named(path):
         ("attacks.0.settings.a", {"b": [{1, 2}]}, r"settings.a.b\[0\] to be what JSON can hold"),
         ("threat_model.epsilon", [[0.1], ["a"]], r"epsilon\[1\]\[0\] to be a number, at least 0"),
         ("seconds", 10**400, "seconds to be a number, at least 0. Received"),
-        ("inputs.low", -1e308, "inputs.low to be a number, at least -3.40"),
-        ("inputs.high", 1e308, "inputs.high to be a number, at least -3.40"),
+        ("inputs.low", -1e308, r"inputs.low to be a number, at least -3.4028234663852886e\+38"),
+        ("inputs.high", 1e308, r"inputs.high to be a number, at least -3.4028234663852886e\+38"),
         ("seed", 2**63, "seed to be an integer. Received"),
         ("queries", 10**400, "queries to be an integer, at least 0. Received"),
-        ("threat_model.epsilon", 10**400, "epsilon to be a number, at least 0, at most 3.40"),
+        (
+            "threat_model.epsilon",
+            10**400,
+            r"epsilon to be a number, at least 0, at most 3.4028234663852886e\+38",
+        ),
         ("threat_model.epsilon", [], "epsilon to be a list of at least one number"),
         ("threat_model.epsilon", [[0.1], []], r"epsilon\[1\] to be a list of at least one"),
         ("threat_model.epsilon", [[0.1, 0.2], [0.3]], "epsilon to be a list of equal shapes"),
@@ -122,12 +127,12 @@ def test_missing_and_unknown_fields_are_named(path):
 )
 def test_ranges(path, value, message):
     path = [int(key) if key.isdigit() else key for key in path.split(".")]
-    with pytest.raises(ValueError, match=message):
+    with refusals.assert_refused(message):
         schema.check_report(changed(path, value))
 
 
 def test_fields_must_fit_together():
-    with pytest.raises(ValueError, match="at most the clean accuracy 0.83333"):
+    with refusals.assert_refused("at most the clean accuracy 0.8333333333333334"):
         schema.check_report(changed(["robust_accuracy"], 0.9))
 
 
@@ -167,12 +172,11 @@ def test_plain_values():
             "b": {"c": float("inf"), "d": np.nan, "e": None, "f": "text"},
         }
     )
-    expected = {
+    assert found == {
         "1": [0.5, [[1, 2]], 3, True],
         "b": {"c": "inf", "d": "nan", "e": None, "f": "text"},
     }
-    assert found == expected
-    assert json.loads(json.dumps(found, allow_nan=False)) == expected
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 def _nested(depth):
@@ -185,7 +189,7 @@ def _nested(depth):
 @pytest.mark.parametrize("depth", [25, 5000])
 @pytest.mark.parametrize("path", [("attacks", 0, "settings", "a"), ("threat_model", "epsilon")])
 def test_deep_nesting_is_refused(path, depth):
-    with pytest.raises(ValueError, match="nested at most 20 deep"):
+    with refusals.assert_refused("nested at most 20 deep"):
         schema.check_report(changed(path, _nested(depth)))
 
 

@@ -52,6 +52,7 @@ def test_warnings_are_below_the_table():
     failed = "- Check convergence: failed (value 0.375, threshold 0.0625). Use more steps."
     assert text.endswith(f"- something is odd {failed}")
     assert "noise:" not in text and "transfer:" not in text
+    assert text.count("Check ") == 1
 
 
 def test_missing_fields_are_left_out():
@@ -99,6 +100,7 @@ def test_compare_shows_the_warnings_of_each_report():
     text = _compared()
     assert "undefended: something is odd" in text
     assert "undefended: Check convergence: failed" in text
+    assert text.count("undefended: ") == 2
     assert "hardened: " not in text
 
 

@@ -22,5 +22,5 @@ def test_light_and_dark_have_the_same_colours():
 
 
 def test_braces_match_and_nothing_is_fetched():
-    assert STYLE.count("{") == STYLE.count("}")
+    assert STYLE.count("{") == STYLE.count("}") > 20
     assert "url(" not in STYLE and "@import" not in STYLE and "</" not in STYLE
