@@ -47,4 +47,4 @@ def test_tabular():
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
 def test_every_example_says_how_to_run_it(path):
     text = path.read_text(encoding="utf-8")
-    assert f"\n    python examples/{path.name}\n" in text
+    assert text.count(f"\n    python examples/{path.name}\n") == 1
