@@ -44,8 +44,9 @@ WITHOUT = "Without a report the range of valid inputs is unknown.*InputGuard"
 def test_without_a_report_no_bounds_and_a_warning():
     (guard,) = choose(model())
     assert (guard.bounds, guard.non_finite) == (None, "reject")
-    with pytest.warns(UserWarning, match=WITHOUT):
+    with pytest.warns(UserWarning, match=WITHOUT) as caught:
         warn_without_bounds([guard], "auto", None)
+    assert len(caught) == 1
     # No warning: `guard` was set, the report has bounds, or no input has a guard.
     warn_without_bounds([guard], guard, None)
     warn_without_bounds([guard], "auto", report_for("linf"))

@@ -73,6 +73,7 @@ def test_models_config_is_text_that_protocol_buffers_read():
     assert 'name: "my \\"digits\\""' in text
     assert 'base_path: "/models/my \\"digits\\""' in text
     assert "versions: 12 }" in text and "value: 12 }" in text
+    assert text.count("12") == 2
     tokens = text_format.Tokenizer(text.splitlines(keepends=True))
     assert tokens.TryConsume("model_config_list")
     assert text.count("{") == text.count("}")

@@ -28,6 +28,8 @@ def test_numbers_attacks_and_doubts():
     assert "Robust accuracy: 66.67% (95% interval 9.43% to 99.16%, 3 examples)" in text
     assert "Attacks: FGSM, PGD-10\n- Warning: Look here.\n" in text
     assert "\n- SHA-256 of the examples: " in text
+    # The other is that of the check which finds probabilities where logits should be.
+    assert text.count("- Warning: ") == 2
 
 
 def test_failed_checks_are_among_the_doubts_and_chance_is_the_first():
@@ -52,6 +54,7 @@ def test_inputs_and_classes():
     text = model_card(guard=InputGuard((0, 2), outside="clip"), names=["a", "b", "c"])
     assert "| `x` | [None, 3] | float32 | clip: [0.0, 2.0] | reject |" in text
     assert "- 0: a\n- 1: b\n- 2: c\n" in text
+    assert text.count("| `x` |") == 1
     assert "| float32 | no bounds | reject |" in model_card(guard=InputGuard(None))
     assert "| float32 | not guarded here | not guarded here |" in model_card()
 
@@ -82,6 +85,8 @@ def test_text_of_a_report_adds_nothing_to_the_card():
     ]
     assert f"- Warning: {ESCAPED}" in lines and f"- Attacks: {ESCAPED} {ESCAPED}" in lines
     assert "- Warning: none \\#\\# Robustness - Robust accuracy\\: 99.00%" in lines
+    # The third is that of a check that failed.
+    assert sum(line.startswith("- Warning: ") for line in lines) == 3
     (threat,) = [line for line in lines if line.startswith("- Threat model: ")]
     assert threat.startswith(f"- Threat model: {ESCAPED}, epsilon ")
     (accuracy,) = [line for line in lines if line.startswith("- Robust accuracy: ")]

@@ -9,6 +9,7 @@ import keras_robust as kr
 from keras_robust.export import portable
 from tests.export.inputs_test import two_inputs
 from tests.support import backends
+from tests.support import refusals
 
 X = np.random.default_rng(0).uniform(size=(5, 6, 6, 1)).astype("float32")
 SUFFIXES = {"onnx": ".onnx", "litert": ".tflite", "openvino": ".xml"}
@@ -85,8 +86,8 @@ def test_a_softmax_and_clipping(tmp_path, format):
 def test_a_file_with_other_predictions_is_not_kept(tmp_path, monkeypatch):
     wrong = {"probabilities": np.full((1, 3), 1 / 3, "float32"), "label": np.zeros(1, "int64")}
     monkeypatch.setattr(portable, "_run_litert", lambda file, x: wrong)
-    with pytest.raises(
-        ValueError, match="predictions of the litert file differ from those of Keras"
+    with refusals.assert_refused(
+        "predictions of the litert file differ from those of Keras", folder=tmp_path
     ):
         portable.export_portable(network(), tmp_path / "1", "litert", guard=kr.layers.InputGuard())
     assert list(tmp_path.iterdir()) == []
@@ -107,10 +108,10 @@ def test_logits_that_are_not_finite_have_no_class(tmp_path):
 @made_from_graphs
 def test_a_rejecting_guard_behind_other_layers_is_refused(tmp_path):
     model = network(keras.layers.Rescaling(1 / 255), kr.layers.InputGuard())
-    with pytest.raises(ValueError, match="put the InputGuard first.*Received: the layer"):
+    with refusals.assert_refused("put the InputGuard first.*Received: the layer", folder=tmp_path):
         portable.export_portable(model, tmp_path / "1", "litert", guard=kr.layers.InputGuard())
     smoothed = kr.layers.RandomizedSmoothing(network())
-    with pytest.raises(ValueError, match="give the RandomizedSmoothing a seed"):
+    with refusals.assert_refused("give the RandomizedSmoothing a seed", folder=tmp_path):
         portable.export_portable(smoothed, tmp_path / "1", "litert", guard=kr.layers.InputGuard())
 
 
@@ -120,15 +121,16 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
         raise ImportError(f"no {name}")
 
     monkeypatch.setattr(portable.importlib, "import_module", missing)
-    with pytest.raises(ImportError, match=r"needs the package tf2onnx.*keras_robust\[onnx\]"):
+    message = r"needs the package tf2onnx.*keras_robust\[onnx\]"
+    with refusals.assert_refused(message, folder=tmp_path, error=ImportError):
         portable.export_portable(network(), tmp_path / "1", "onnx", guard=kr.layers.InputGuard())
 
 
 @made_from_graphs
 def test_other_formats_and_models(tmp_path):
-    with pytest.raises(ValueError, match="'openvino'].*Received: 'torch'"):
+    with refusals.assert_refused("'openvino'].*Received: 'torch'", folder=tmp_path):
         portable.export_portable(network(), tmp_path / "1", "torch", guard=kr.layers.InputGuard())
-    with pytest.raises(ValueError, match="takes models with one input. Received: "):
+    with refusals.assert_refused("takes models with one input. Received: ", folder=tmp_path):
         portable.export_portable(
             two_inputs(), tmp_path / "1", "litert", guard=kr.layers.InputGuard()
         )
@@ -138,6 +140,6 @@ def test_another_backend_is_refused(tmp_path, monkeypatch):
     message = "set KERAS_BACKEND=tensorflow, and load the model there. Received: KERAS_BACKEND=jax"
     model = network()
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(ValueError, match=message):
+    with refusals.assert_refused(message, folder=tmp_path):
         portable.export_portable(model, tmp_path / "1", "litert", guard=kr.layers.InputGuard())
     assert list(tmp_path.iterdir()) == []

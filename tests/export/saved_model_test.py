@@ -15,6 +15,7 @@ from keras_robust.export import manifest
 from keras_robust.export import warmup_log
 from tests.support import backends
 from tests.support import gradients
+from tests.support import refusals
 from tests.support import reports
 from tests.support import several_inputs
 from tests.support import small_models
@@ -190,7 +191,8 @@ def test_the_guard_stands_in_front(named):
         for wrong in (1e30, -0.01, np.nan, np.inf):
             bad = x.copy()
             bad[3, 1] = wrong
-            with pytest.raises(tf.errors.InvalidArgumentError, match="Expected finite values"):
+            message, error = r"finite values within \[0.0, 1.0\]", tf.errors.InvalidArgumentError
+            with refusals.assert_refused(message, error=error):
                 loaded.signatures[name](features=tf.constant(bad))
 
 
@@ -240,7 +242,8 @@ def test_several_inputs(tmp_path):
 @pytest.mark.exhaustive
 def test_examples_that_the_guard_rejects_are_refused(tmp_path):
     x, y = np.full((4, 4), 200.0, "float32"), np.zeros(4, "int64")
-    with pytest.raises(ValueError, match="rejects the examples: pass a `guard`.*within"):
+    message = r"rejects the examples: pass a `guard`.*within \[0.0, 1.0\]"
+    with refusals.assert_refused(message, folder=tmp_path, times=2):
         kr.export_saved_model(
             small_models.simple(), tmp_path / "1", data=(x, y), guard=kr.layers.InputGuard()
         )
@@ -307,8 +310,10 @@ def test_an_existing_path_is_refused_and_left_alone(tmp_path, kind):
         (path / "saved_model.pb").write_text("old")
     else:
         path.write_text("old")
-    with pytest.raises(
-        FileExistsError, match=f"must never change: pass a new folder.*path='{path}'"
+    with refusals.assert_refused(
+        f"must never change: pass a new folder.*path='{path}'",
+        folder=tmp_path,
+        error=FileExistsError,
     ):
         kr.export_saved_model(small_models.simple(), path, guard=kr.layers.InputGuard())
     assert (path / "saved_model.pb" if kind == "folder" else path).read_text() == "old"
@@ -338,7 +343,9 @@ def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path, monkeypatch, er
 def test_a_report_that_cannot_be_written_leaves_nothing_behind(tmp_path):
     report = dataclasses.replace(reports.of_identity(3), seed=object())
     model = keras.Sequential([keras.Input((3,)), keras.layers.Rescaling(1.0)])
-    with pytest.raises(TypeError, match="not JSON serializable"):
+    with refusals.assert_refused(
+        "not JSON serializable", model, tmp_path, error=TypeError, times=0
+    ):
         kr.export_saved_model(model, tmp_path / "1", report=report)
     assert list(tmp_path.iterdir()) == []
 
