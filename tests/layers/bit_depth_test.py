@@ -4,6 +4,7 @@ import pytest
 
 from keras_robust import layers
 from tests.support import gradients
+from tests.support import refusals
 
 X = np.random.default_rng(0).uniform(size=(4, 5, 2)).astype("float32")
 
@@ -48,5 +49,6 @@ def test_many_bits_survive_half_precision():
 
 @pytest.mark.parametrize("bits", [0, 17, 2.5, None])
 def test_wrong_bits(bits):
-    with pytest.raises(ValueError, match="`bits` must be a whole number from 1 to 16. Received"):
-        layers.BitDepth(bits)
+    refusals.assert_argument_refused(
+        layers.BitDepth, "`bits` must be a whole number from 1 to 16. Received", bits=bits
+    )

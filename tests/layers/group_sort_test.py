@@ -4,6 +4,7 @@ import pytest
 
 from keras_robust.layers import GroupSort
 from tests.support import backends
+from tests.support import refusals
 
 X = np.random.default_rng(0).normal(size=(3, 4, 5, 12)).astype("float32")
 
@@ -34,9 +35,8 @@ def test_in_a_model_and_a_file(tmp_path):
 
 
 def test_wrong_sizes():
-    with pytest.raises(
-        ValueError, match="`group_size` must be a whole number from 2.*group_size=1"
-    ):
-        GroupSort(1)
-    with pytest.raises(ValueError, match=r"multiple of group_size=5. Received: .*\(3, 4, 5, 12\)"):
+    refusals.assert_argument_refused(
+        GroupSort, "`group_size` must be a whole number from 2.*group_size=1", group_size=1
+    )
+    with refusals.assert_refused(r"multiple of group_size=5. Received: .*\(3, 4, 5, 12\)"):
         GroupSort(5)(X)

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_robust import layers
 from tests.support import backends
 from tests.support import gradients
+from tests.support import refusals
 from tests.support import tiers
 
 NAN, INF = float("nan"), float("inf")
@@ -51,7 +52,7 @@ def test_one_bad_value_anywhere_is_found(axis):
 
 
 def test_the_message_says_what_was_expected():
-    with pytest.raises(backends.REFUSED, match=r"within \[0.0, 1.0\]. Received"):
+    with refusals.assert_refused(r"within \[0.0, 1.0\]. Received", error=backends.REFUSED):
         layers.InputGuard()(ROWS)
     with pytest.raises(backends.REFUSED, match=r"finite values. Received"):
         guard("clip")(ROWS)
@@ -177,5 +178,4 @@ def test_training_through_the_guard():
     ],
 )
 def test_wrong_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        layers.InputGuard(**arguments)
+    refusals.assert_argument_refused(layers.InputGuard, message, **arguments)

@@ -5,6 +5,7 @@ from scipy import ndimage
 
 from keras_robust import layers
 from tests.support import gradients
+from tests.support import refusals
 
 X = np.random.default_rng(0).uniform(size=(3, 6, 5, 2)).astype("float32")
 
@@ -42,8 +43,9 @@ def test_images_of_unknown_size():
 
 @pytest.mark.parametrize("size", [0, 10, 2.0])
 def test_wrong_size(size):
-    with pytest.raises(ValueError, match="`size` must be a whole number from 1 to 9. Received"):
-        layers.MedianSmoothing(size)
+    refusals.assert_argument_refused(
+        layers.MedianSmoothing, "`size` must be a whole number from 1 to 9. Received", size=size
+    )
 
 
 def test_inputs_that_are_not_images():

@@ -1,3 +1,5 @@
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ import tensorflow as tf
 
 from keras_robust.layers import OrthogonalConv2D
 from tests.support import backends
+from tests.support import refusals
 from tests.support import tiers
 
 RNG = np.random.default_rng(0)
@@ -111,5 +114,8 @@ def test_half_precision():
 )
 def test_wrong_arguments(arguments):
     (name,) = arguments
-    with pytest.raises(ValueError, match=f"Argument `{name}` must be .*Received: {name}="):
-        OrthogonalConv2D(**{"filters": 3, **arguments})
+    refusals.assert_argument_refused(
+        functools.partial(OrthogonalConv2D, filters=3),
+        f"Argument `{name}` must be .*Received: {name}=",
+        **arguments,
+    )

@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from keras_robust import layers
 from tests.support import gradients
+from tests.support import refusals
 
 CLEAN = np.array([[1.0, 2.0, 0.0], [0.0, 0.0, 3.0]], "float32")
 MOVED = np.array([[1.0, 4.0, 1.0], [0.0, 0.0, 0.0]], "float32")
@@ -88,8 +89,9 @@ def test_export(tmp_path):
 
 @pytest.mark.parametrize("weight", [-1.0, np.nan, "1", True])
 def test_wrong_weight(weight):
-    with pytest.raises(ValueError, match="`weight` must be a finite number.*Received: weight="):
-        layers.PairedLogits(weight)
+    refusals.assert_argument_refused(
+        layers.PairedLogits, "`weight` must be a finite number.*Received: weight=", weight=weight
+    )
 
 
 @pytest.mark.parametrize("inputs", [CLEAN, [CLEAN], [CLEAN, MOVED, MOVED], [CLEAN, MOVED[0]]])

@@ -10,6 +10,7 @@ from keras_robust import layers
 from tests.support import backends
 from tests.support import gradients
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import tiers
 
 X, Y = numpy_reference.examples()
@@ -313,5 +314,8 @@ def test_batch_statistics_stay_and_dropout_is_off():
 )
 def test_wrong_arguments(arguments):
     (name,) = arguments
-    with pytest.raises(ValueError, match=f"Argument `{name}` must be .*Received: {name}="):
-        layers.RandomizedSmoothing(**{"model": linear_model(), **arguments})
+    refusals.assert_argument_refused(
+        layers.RandomizedSmoothing,
+        f"Argument `{name}` must be .*Received: {name}=",
+        **{"model": linear_model(), **arguments},
+    )

@@ -1,3 +1,5 @@
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from scipy import special
 from keras_robust import layers
 from keras_robust import losses
 from tests.support import gradients
+from tests.support import refusals
 from tests.support import tiers
 
 RNG = np.random.default_rng(0)
@@ -91,11 +94,15 @@ def test_a_small_temperature_hides_the_gradient():
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, np.inf, "2"])
 def test_wrong_temperature(temperature):
-    with pytest.raises(ValueError, match="`temperature` must be a number above 0.*Received"):
-        layers.Temperature(temperature)
+    refusals.assert_argument_refused(
+        layers.Temperature,
+        "`temperature` must be a number above 0.*Received",
+        temperature=temperature,
+    )
 
 
 @pytest.mark.parametrize("logits", [np.zeros((0, 4)), np.zeros(4), np.full((2, 4), np.nan)])
 def test_wrong_logits(logits):
-    with pytest.raises(ValueError, match="Expected finite logits.*Received: logits of shape"):
+    message = f"Expected finite logits.*Received: logits of shape {re.escape(str(logits.shape))}"
+    with refusals.assert_refused(message):
         layers.Temperature().calibrate(logits, np.zeros(len(logits), int))

@@ -4,6 +4,7 @@ import pytest
 
 from keras_robust import layers
 from tests.support import backends
+from tests.support import refusals
 from tests.support import tiers
 
 
@@ -57,5 +58,6 @@ def test_shape_of_the_output():
 
 @pytest.mark.parametrize("levels", [1, 257, 4.0])
 def test_wrong_levels(levels):
-    with pytest.raises(ValueError, match="`levels` must be a whole number from 2 to 256. Rec"):
-        layers.Thermometer(levels)
+    refusals.assert_argument_refused(
+        layers.Thermometer, "`levels` must be a whole number from 2 to 256. Rec", levels=levels
+    )
