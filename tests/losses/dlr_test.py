@@ -5,6 +5,7 @@ import pytest
 import keras_robust as kr
 from keras_robust import losses
 from tests.support import gradients
+from tests.support import refusals
 
 LOGITS = np.array([[2.0, 5.0, 1.0, 0.0], [2.0, 5.0, 1.0, 4.0], [-1.0, -4.0, 0.5, -2.0]], "float32")
 LABELS = np.array([1, 0, 2])
@@ -67,7 +68,7 @@ def test_two_classes_are_refused():
     message = (
         r'"dlr" needs at least 3 classes; use loss="margin" .*Received: logits of shape \(1, 2\)'
     )
-    with pytest.raises(ValueError, match=message):
+    with refusals.assert_refused(message):
         losses.dlr(np.array([0]), np.zeros((1, 2), "float32"))
 
 

@@ -6,6 +6,7 @@ from scipy import special
 import keras_robust as kr
 from keras_robust import losses
 from tests.support import gradients
+from tests.support import refusals
 
 RNG = np.random.default_rng(1)
 TEACHER = 3.0 * RNG.normal(size=(5, 4)).astype("float32")
@@ -75,5 +76,6 @@ def test_loss_class_reduction_and_config():
 @pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), float("inf"), "20", None, True])
 @pytest.mark.parametrize("cls", [kr.losses.SoftTargets, kr.losses.TemperatureCrossEntropy])
 def test_wrong_temperatures(cls, temperature):
-    with pytest.raises(ValueError, match="must be a number above 0.*Received: temperature="):
-        cls(temperature)
+    refusals.assert_argument_refused(
+        cls, "must be a number above 0.*Received: temperature=", temperature=temperature
+    )
