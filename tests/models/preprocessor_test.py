@@ -99,8 +99,10 @@ def test_the_advice_gives_the_right_numbers():
 
 def test_training_on_what_was_rescaled_warns_of_the_units():
     model = Task(lambda x: x / 255.0)
-    with pytest.warns(UserWarning, match="larger than the range of all values in the first batch"):
+    message = "larger than the range of all values in the first batch"
+    with pytest.warns(UserWarning, match=message) as caught:
         model.fit(RAW, Y, verbose=0, callbacks=[kr.AdvTrain(BALL, attack=FGSM, warmup=0)])
+    assert len(caught) == 1
 
 
 def test_a_preprocessor_in_the_call_is_a_part_of_the_model():

@@ -14,6 +14,8 @@ def test_layers_within_layers_are_found():
     found = layers_of(model)
     assert {id(one) for one in (model, inner, dense, guard)} <= {id(one) for one in found}
     assert rejecting_layers(model) == [guard]
+    # Four layers, the model, and the inputs of both.
+    assert len({id(one) for one in found}) == 7
     assert layers_of(lambda x: x) == []
 
 
