@@ -11,6 +11,7 @@ from tests.support import devices
 from tests.support import forward_passes
 from tests.support import gradients
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import small_models
 from tests.support import tiers
 
@@ -368,8 +369,7 @@ def test_around_an_objective_with_steps_of_its_own_it_is_refused(within):
 @pytest.mark.parametrize("gamma", [-0.01, float("nan"), "0.1", None])
 def test_wrong_gamma(gamma):
     message = "`gamma` must be a number from 0 to inf, or a LearningRateSchedule. Received: gamma="
-    with pytest.raises(ValueError, match=message):
-        kr.objectives.AWP(gamma)
+    refusals.assert_argument_refused(kr.objectives.AWP, message, gamma=gamma)
 
 
 def test_a_layer_that_assigns_to_its_weights_is_refused():

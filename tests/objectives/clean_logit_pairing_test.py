@@ -6,6 +6,7 @@ import keras_robust as kr
 from keras_robust import backend
 from tests.support import forward_passes
 from tests.support import numpy_reference
+from tests.support import refusals
 
 
 class Refusing(kr.attacks.Attack):
@@ -147,5 +148,4 @@ def test_wrong_arguments(name):
     message = (
         f"`{name}` must be a number from 0 to inf, or a LearningRateSchedule. Received: {name}"
     )
-    with pytest.raises(ValueError, match=message):
-        kr.objectives.CleanLogitPairing(**{name: -0.1})
+    refusals.assert_argument_refused(kr.objectives.CleanLogitPairing, message, **{name: -0.1})

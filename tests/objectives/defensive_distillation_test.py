@@ -6,6 +6,7 @@ import keras_robust as kr
 from tests.support import forward_passes
 from tests.support import gradients
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import teachers
 from tests.support import tiers
 
@@ -112,5 +113,5 @@ def test_batch_norm_sees_one_clean_pass():
 
 @pytest.mark.parametrize("temperature", [0.0, -2.0, "20", None])
 def test_wrong_temperatures(temperature):
-    with pytest.raises(ValueError, match="`temperature` must be a number above 0.*Received: temp"):
+    with refusals.assert_refused("`temperature` must be a number above 0.*Received: temp"):
         kr.objectives.DefensiveDistillation(teachers.model(), temperature)

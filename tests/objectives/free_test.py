@@ -8,6 +8,7 @@ from keras_robust import training
 from tests.support import backends
 from tests.support import linear_fit
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import tiers
 
 X, Y = linear_fit.data()  # 22 examples: batches of 8, 8 and 6.
@@ -269,8 +270,10 @@ def test_zero_gradient_means_zero_at_every_replay():
 def test_zero_gradients_cause_a_warning():
     model = linear_fit.make_model(optimizer=keras.optimizers.SGD(0.0))
     model.layers[-1].kernel.assign(0.0 * model.layers[-1].kernel)
-    with pytest.warns(UserWarning, match="Every input gradient of the first batch is zero"):
+    message = "Every input gradient of the first batch is zero"
+    with pytest.warns(UserWarning, match=message) as caught:
         fit(free(), model)
+    assert len(caught) == 1
 
 
 @backends.tensorflow_only("replicas are TensorFlow's")
@@ -278,7 +281,7 @@ def test_several_replicas_are_refused():
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     with strategy.scope():
         model = linear_fit.make_model()
-    with pytest.raises(ValueError, match="Free keeps one perturbation from batch to batch"):
+    with refusals.assert_refused("Free keeps one perturbation from batch to batch", model):
         fit(free(), model)
 
 
@@ -295,7 +298,7 @@ def test_examples_of_several_shapes_are_refused():
     message = (
         r"all examples must have the same shape. Pad .*Received: examples of shape \(None, 4\)"
     )
-    with pytest.raises(ValueError, match=message):
+    with refusals.assert_refused(message, model):
         model.fit(data, verbose=0, callbacks=[free()])
 
 
@@ -315,7 +318,8 @@ def test_wrappers_refuse_an_objective_with_its_own_step():
 
 @pytest.mark.parametrize("num_replays", [0, -1, 2.0, "8", None])
 def test_wrong_number_of_replays(num_replays):
-    with pytest.raises(
-        ValueError, match="`num_replays` must be an int >= 1. Received: num_replays="
-    ):
-        kr.objectives.Free(num_replays)
+    refusals.assert_argument_refused(
+        kr.objectives.Free,
+        "`num_replays` must be an int >= 1. Received: num_replays=",
+        num_replays=num_replays,
+    )

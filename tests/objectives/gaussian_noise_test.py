@@ -7,6 +7,7 @@ from keras_robust import backend
 from keras_robust.objectives import GaussianNoise
 from tests.support import forward_passes
 from tests.support import numpy_reference
+from tests.support import refusals
 
 
 class Refusing(kr.attacks.Attack):
@@ -58,8 +59,9 @@ def test_regularisers_count_once():
 
 
 def test_wrong_noise():
-    with pytest.raises(ValueError, match="`noise_stddev` must be a number from 0.*Received"):
-        GaussianNoise(-0.1)
+    refusals.assert_argument_refused(
+        GaussianNoise, "`noise_stddev` must be a number from 0.*Received", noise_stddev=-0.1
+    )
 
 
 @pytest.mark.exhaustive

@@ -7,6 +7,7 @@ from keras_robust.objectives import grad_align
 from tests.support import double_backprop
 from tests.support import forward_passes
 from tests.support import numpy_reference
+from tests.support import refusals
 
 GradAlign = kr.objectives.GradAlign
 X = forward_passes.X.astype("float64")
@@ -170,10 +171,11 @@ def test_a_scheduled_weight_is_read_at_the_step():
 def test_a_regression_is_refused():
     model = numpy_reference.keras_model()
     model.compile("sgd", "mean_squared_error")
-    with pytest.raises(ValueError, match="Expected one classification output"):
+    with refusals.assert_refused("Expected one classification output", model):
         _penalty(GradAlign(), model, y=np.zeros((4, 3), "float32"))
 
 
 def test_wrong_weight():
-    with pytest.raises(ValueError, match="`weight` must be a number from 0.*Received: weight=-1"):
-        GradAlign(-1)
+    refusals.assert_argument_refused(
+        GradAlign, "`weight` must be a number from 0.*Received: weight=-1", weight=-1
+    )

@@ -8,6 +8,7 @@ from keras_robust.objectives.input_gradient import cross_entropy_gradient
 from tests.support import double_backprop
 from tests.support import forward_passes
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import tiers
 
 InputGradient = kr.objectives.InputGradient
@@ -178,12 +179,13 @@ def test_attack_and_examples_are_those_of_the_objective_within():
 def test_a_regression_is_refused():
     model = numpy_reference.keras_model()
     model.compile("sgd", "mean_squared_error")
-    with pytest.raises(ValueError, match="Expected one classification output"):
+    with refusals.assert_refused("Expected one classification output", model):
         _penalty(InputGradient(), model, y=np.zeros((4, 3), "float32"))
 
 
 def test_wrong_arguments():
     with pytest.raises(ValueError, match=r"must be one of .*'dual'.* Received: norm='l1'"):
         InputGradient(norm="l1")
-    with pytest.raises(ValueError, match="`weight` must be a number from 0.*Received: weight=-1"):
-        InputGradient(-1)
+    refusals.assert_argument_refused(
+        InputGradient, "`weight` must be a number from 0.*Received: weight=-1", weight=-1
+    )

@@ -11,6 +11,7 @@ from tests.support import backends
 from tests.support import forward_passes
 from tests.support import linear_fit
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import tiers
 
 Kurakin = kr.objectives.Kurakin
@@ -282,11 +283,11 @@ def test_xla_gives_the_same():
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5, 1.5, float("nan"), "half"])
 def test_wrong_share(share):
     message = "`share` must be .* above 0 and below 1.*'clean'.*'adversarial'.*Received: share="
-    with pytest.raises(ValueError, match=message):
-        Kurakin(share=share)
+    refusals.assert_argument_refused(Kurakin, message, share=share)
 
 
 @pytest.mark.parametrize("weight", [-0.1, float("inf"), "0.3"])
 def test_wrong_weight(weight):
-    with pytest.raises(ValueError, match="`weight` must be a number from 0.*Received: weight="):
-        Kurakin(weight=weight)
+    refusals.assert_argument_refused(
+        Kurakin, "`weight` must be a number from 0.*Received: weight=", weight=weight
+    )

@@ -8,6 +8,7 @@ from tests.support import forward_passes
 from tests.support import gradients
 from tests.support import linear_fit
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import tiers
 
 LabelSmoothing = kr.objectives.LabelSmoothing
@@ -181,8 +182,8 @@ def test_an_objective_that_does_not_use_the_compiled_loss_is_refused():
 @backends.tensorflow_only("on JAX Keras computes the loss before any callback, and fails")
 def test_other_losses_are_refused_before_the_training():
     model = linear_fit.make_model(loss=keras.losses.MeanSquaredError())
-    with pytest.raises(
-        ValueError, match="Compile the model with one of the Keras losses .* Received: "
+    with refusals.assert_refused(
+        "Compile the model with one of the Keras losses .* Received: ", model
     ):
         linear_fit.fit(model, linear_fit.adv_train(objective="labelsmoothing"), *linear_fit.data())
 
@@ -192,7 +193,7 @@ def test_smoothing_twice_is_refused_before_the_training(is_dict):
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
     model = linear_fit.make_model()
     model.compile("sgd", [loss] if is_dict else loss)
-    with pytest.raises(ValueError, match="already smooths labels. .*label_smoothing=0.*Received"):
+    with refusals.assert_refused("already smooths labels. .*label_smoothing=0.*Received"):
         LabelSmoothing().check(model, kr.Linf())
 
 
@@ -208,5 +209,4 @@ def test_check_asks_the_objective_within():
 @pytest.mark.parametrize("smoothing", [-0.1, 1.1])
 def test_wrong_smoothing(smoothing):
     message = f"must be a number from 0 to 1.0.*Received: smoothing={smoothing}"
-    with pytest.raises(ValueError, match=message):
-        LabelSmoothing(smoothing)
+    refusals.assert_argument_refused(LabelSmoothing, message, smoothing=smoothing)

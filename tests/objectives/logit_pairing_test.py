@@ -5,6 +5,7 @@ import keras_robust as kr
 from tests.support import forward_passes
 from tests.support import gradients
 from tests.support import numpy_reference
+from tests.support import refusals
 
 
 def _loss(weight=0.5, **arguments):
@@ -75,5 +76,4 @@ def test_gradients_flow_through_both_branches():
 @pytest.mark.parametrize("weight", [-1.0, float("inf"), "much"])
 def test_wrong_weight(weight):
     message = "`weight` must be a number from 0 to inf, or a LearningRateSchedule. Received: wei"
-    with pytest.raises(ValueError, match=message):
-        kr.objectives.LogitPairing(weight)
+    refusals.assert_argument_refused(kr.objectives.LogitPairing, message, weight=weight)

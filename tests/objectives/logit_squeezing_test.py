@@ -8,6 +8,7 @@ from keras_robust.objectives.noise import with_noise
 from tests.support import forward_passes
 from tests.support import gradients
 from tests.support import numpy_reference
+from tests.support import refusals
 
 LogitSqueezing = kr.objectives.LogitSqueezing
 
@@ -108,5 +109,6 @@ def test_regularisers_count_once():
 
 @pytest.mark.parametrize("name", ["weight", "noise_stddev"])
 def test_wrong_arguments(name):
-    with pytest.raises(ValueError, match=f"`{name}` must be a number from 0.*Received: {name}=-0"):
-        LogitSqueezing(**{name: -0.1})
+    refusals.assert_argument_refused(
+        LogitSqueezing, f"`{name}` must be a number from 0.*Received: {name}=-0.1", **{name: -0.1}
+    )

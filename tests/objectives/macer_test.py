@@ -11,6 +11,7 @@ from tests.support import backends
 from tests.support import forward_passes
 from tests.support import gradients
 from tests.support import numpy_reference
+from tests.support import refusals
 
 # The reference network has class 0 for all of them.
 Y = np.array([0, 0, 1, 0])
@@ -209,8 +210,7 @@ def test_a_fit_trains_what_smoothing_certifies(jit_compile):
     ],
 )
 def test_wrong_arguments(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        MACER(**arguments)
+    refusals.assert_argument_refused(MACER, message, **arguments)
 
 
 def test_a_model_that_cannot_be_copied_is_refused():

@@ -6,6 +6,7 @@ import keras_robust as kr
 from tests.support import forward_passes
 from tests.support import gradients
 from tests.support import numpy_reference
+from tests.support import refusals
 
 SCHEDULE = keras.optimizers.schedules.PiecewiseConstantDecay([3], [0.0, 7.0])
 
@@ -184,7 +185,7 @@ def test_a_regression_is_refused():
     model = keras.Sequential([keras.Input((numpy_reference.FEATURES,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     y = forward_passes.Y.astype("float32")[:, None]
-    with pytest.raises(ValueError, match="Expected one classification output"):
+    with refusals.assert_refused("Expected one classification output", model):
         model.fit(
             forward_passes.X, y, verbose=0, callbacks=[kr.AdvTrain(kr.Linf(0.1), objective="mart")]
         )
@@ -192,5 +193,6 @@ def test_a_regression_is_refused():
 
 @pytest.mark.parametrize("beta", [-1.0, float("nan"), "6"])
 def test_wrong_beta(beta):
-    with pytest.raises(ValueError, match="`beta` must be a number from 0 to inf.*Received: beta="):
-        kr.objectives.MART(beta)
+    refusals.assert_argument_refused(
+        kr.objectives.MART, "`beta` must be a number from 0 to inf.*Received: beta=", beta=beta
+    )

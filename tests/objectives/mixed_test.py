@@ -5,6 +5,7 @@ import pytest
 import keras_robust as kr
 from tests.support import forward_passes
 from tests.support import numpy_reference
+from tests.support import refusals
 
 
 def _loss(alpha, **arguments):
@@ -87,5 +88,4 @@ def test_batch_norm_sees_one_clean_and_one_adversarial_pass():
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan"), "0.5", None])
 def test_wrong_alpha(alpha):
     message = r"`alpha` must be a number from 0 to 1.0, or a LearningRateSchedule. Received: alph"
-    with pytest.raises(ValueError, match=message):
-        kr.objectives.Mixed(alpha)
+    refusals.assert_argument_refused(kr.objectives.Mixed, message, alpha=alpha)

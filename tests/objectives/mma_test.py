@@ -9,6 +9,7 @@ from tests.support import forward_passes
 from tests.support import linear_fit
 from tests.support import linear_model
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import tiers
 
 MMA = kr.objectives.MMA
@@ -251,20 +252,22 @@ def test_a_regression_is_refused():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     x, _ = linear_fit.data(8)
-    with pytest.raises(ValueError, match="Expected one classification output"):
+    with refusals.assert_refused("Expected one classification output", model):
         model.fit(x, x[:, :1], verbose=0, callbacks=[kr.AdvTrain(kr.Linf(0.1), objective="mma")])
 
 
 @pytest.mark.parametrize("clean_weight", [-0.1, 1.1, float("nan"), "1/3"])
 def test_wrong_clean_weight(clean_weight):
-    with pytest.raises(ValueError, match="`clean_weight` must be a number from 0 to 1.0"):
-        MMA(clean_weight)
+    refusals.assert_argument_refused(
+        MMA, "`clean_weight` must be a number from 0 to 1.0", clean_weight=clean_weight
+    )
 
 
 @pytest.mark.parametrize("steps", [0, -1, 10.0, "10"])
 def test_wrong_bisection_steps(steps):
-    with pytest.raises(ValueError, match="`bisection_steps` must be an int >= 1. Received: bisec"):
-        MMA(bisection_steps=steps)
+    refusals.assert_argument_refused(
+        MMA, "`bisection_steps` must be an int >= 1. Received: bisec", bisection_steps=steps
+    )
 
 
 @pytest.mark.exhaustive

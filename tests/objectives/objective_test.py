@@ -12,6 +12,7 @@ from keras_robust.objectives.objective import check_weight
 from tests.support import backends
 from tests.support import forward_passes
 from tests.support import linear_fit
+from tests.support import refusals
 from tests.support import tiers
 
 # 0.25 for optimizer steps 0 and 1, then 1.
@@ -85,7 +86,7 @@ def test_check_weight_says_what_it_received(value):
         "Argument `name` must be a number from 0 to 2.0, or a LearningRateSchedule. "
         f"Received: name={value!r}"
     )
-    with pytest.raises(ValueError, match=message):
+    with refusals.assert_refused(message):
         check_weight("name", value, maximum=2.0)
 
 

@@ -9,6 +9,7 @@ from keras_robust.objectives.noisy_copies import draw_noise
 from tests.support import backends
 from tests.support import forward_passes
 from tests.support import numpy_reference
+from tests.support import refusals
 
 BALL = kr.L2(0.4, (0.0, 1.0))
 
@@ -169,9 +170,10 @@ def test_a_fit_on_images_trains_what_smoothing_certifies(jit_compile):
 
 
 def test_wrong_arguments():
-    with pytest.raises(ValueError, match="`noise_stddev` must be a number from 0.*Received"):
-        SmoothAdv(-0.1)
-    with pytest.raises(ValueError, match="`num_samples` must be an int >= 1. Received: 0"):
+    refusals.assert_argument_refused(
+        SmoothAdv, "`noise_stddev` must be a number from 0.*Received", noise_stddev=-0.1
+    )
+    with refusals.assert_refused("`num_samples` must be an int >= 1. Received: 0"):
         SmoothAdv(0.1, 0)
     with pytest.raises(ValueError, match="SmoothAdv runs the model on noisy copies"):
         SmoothAdv().check(

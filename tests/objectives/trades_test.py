@@ -8,6 +8,7 @@ from keras_robust import training
 from tests.support import forward_passes
 from tests.support import gradients
 from tests.support import numpy_reference
+from tests.support import refusals
 
 BATCH = training.Batch("x", "y", "weight", "ball", "iteration", "seed")
 
@@ -143,8 +144,7 @@ def test_the_attack_raises_the_divergence_more_than_noise_does(attack):
 @pytest.mark.parametrize("beta", [-1.0, float("nan"), "6"])
 def test_wrong_beta(beta):
     message = "`beta` must be a number from 0 to inf, or a LearningRateSchedule. Received: beta="
-    with pytest.raises(ValueError, match=message):
-        kr.objectives.TRADES(beta)
+    refusals.assert_argument_refused(kr.objectives.TRADES, message, beta=beta)
 
 
 @pytest.mark.parametrize("attack", [kr.attacks.RandomStartFGSM(), kr.attacks.NFGSM()])

@@ -8,6 +8,7 @@ from tests.support import forward_passes
 from tests.support import gradients
 from tests.support import linear_fit
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import tiers
 
 VAT = kr.objectives.VAT
@@ -182,11 +183,12 @@ def test_other_objectives_take_no_labels_of_minus_one():
     x, y = linear_fit.data()
     y[3] = -1
     model = linear_fit.make_model(loss=IGNORING)
-    with pytest.raises(ValueError, match="loss ignores cannot be attacked.*labels from -1 to 2"):
+    with refusals.assert_refused("loss ignores cannot be attacked.*labels from -1 to 2", model):
         linear_fit.fit(model, linear_fit.adv_train(), x, y)
 
 
 @pytest.mark.parametrize("weight", [-1.0, float("nan"), "1"])
 def test_wrong_weight(weight):
-    with pytest.raises(ValueError, match="`weight` must be a number from 0.* Received: weight="):
-        VAT(weight)
+    refusals.assert_argument_refused(
+        VAT, "`weight` must be a number from 0.* Received: weight=", weight=weight
+    )
