@@ -5,6 +5,7 @@ import pytest
 from keras_robust.threat_models.layout import Layout
 from keras_robust.threat_models.layout import map_named
 from keras_robust.threat_models.layout import names_of
+from tests.support import refusals
 
 DICT = {
     "word": np.array([4, 5]),
@@ -92,5 +93,5 @@ def test_names():
     ],
 )
 def test_bad_inputs_are_explained(inputs, name, message):
-    with pytest.raises(ValueError, match=message):
+    with refusals.assert_refused(message):
         Layout(inputs, [name])

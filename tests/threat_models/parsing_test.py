@@ -4,6 +4,7 @@ import pytest
 
 from keras_robust.threat_models.parsing import parse_bounds
 from keras_robust.threat_models.parsing import parse_epsilon
+from tests.support import refusals
 
 SCHEDULE = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
 
@@ -23,8 +24,8 @@ def test_arrays_and_schedules():
 
 @pytest.mark.parametrize("given", ["", "1/0", "x", None, {}, [-0.1], float("nan"), float("inf")])
 def test_bad_epsilons_are_explained(given):
-    with pytest.raises(ValueError, match="`epsilon` must be .*Received: epsilon="):
-        parse_epsilon(given)
+    message = "`epsilon` must be .*Received: epsilon="
+    refusals.assert_argument_refused(parse_epsilon, message, epsilon=given)
 
 
 def test_bounds():
@@ -37,5 +38,5 @@ def test_bounds():
 
 @pytest.mark.parametrize("given", [(1, 0), (0, 0), 1, (0, 1, 2), ("a", "b"), ([0, 2], [1, 1])])
 def test_bad_bounds_are_explained(given):
-    with pytest.raises(ValueError, match="`bounds` must be a pair .*Received: bounds="):
-        parse_bounds(given)
+    message = "`bounds` must be a pair .*Received: bounds="
+    refusals.assert_argument_refused(parse_bounds, message, bounds=given)

@@ -8,6 +8,7 @@ from tests.support import backends
 from tests.support import linear_fit
 from tests.support import linear_model
 from tests.support import numpy_reference
+from tests.support import refusals
 from tests.support import several_inputs
 from tests.support import tiers
 from tests.support.several_inputs import SIZE
@@ -292,7 +293,7 @@ MISFITS = {
 @pytest.mark.parametrize("name", MISFITS)
 def test_parts_that_do_not_fit_the_inputs_are_explained(name):
     parts, x, message = MISFITS[name]
-    with pytest.raises(ValueError, match=message):
+    with refusals.assert_refused(message):
         PerInput(parts).bind(lambda inputs: inputs, x)
 
 
@@ -304,7 +305,7 @@ def test_inputs_of_unknown_shape_are_explained():
     def bind(a):
         return PerInput({"a": "linf"}).bind(lambda inputs: inputs, {"a": a})[0]
 
-    with pytest.raises(ValueError, match=message):
+    with refusals.assert_refused(message):
         bind(np.zeros((1, 3, 2), "float32"))
 
 
@@ -327,7 +328,7 @@ def test_bad_values_name_the_input(name, value, message, where):
     x = several_inputs.parted(x)
     x[name][3] = value
     model = several_inputs.parted_model()
-    with pytest.raises(ValueError, match=message):
+    with refusals.assert_refused(message, model):
         if where == "fit":
             linear_fit.fit(model, kr.AdvTrain({"a": "linf"}, attack="fgsm"), x, y)
         else:
@@ -348,7 +349,5 @@ def test_inputs_of_different_sizes_are_explained():
     x, y = linear_fit.data()
     x = several_inputs.parted(x)
     x["b"] = x["b"][:-1]
-    with pytest.raises(
-        ValueError, match=r"same number of examples in every input. Received: \[21, 22\]"
-    ):
+    with refusals.assert_refused(r"same number of examples in every input. Received: \[21, 22\]"):
         kr.attacks.FGSM().run(several_inputs.parted_model(), x, y, PerInput({"a": "linf"}))
