@@ -120,7 +120,7 @@ def test_weighted_loss_takes_sample_weights_as_a_column():
         )
         for w in (forward_passes.SAMPLE_WEIGHT, forward_passes.SAMPLE_WEIGHT[:, None])
     )
-    assert row == column
+    np.testing.assert_array_equal(row, column)
 
 
 WEIGHTS = np.array([3.0, 0.5, 1.0, 0.0], "float32")

@@ -43,8 +43,10 @@ def test_inputs_without_bounds_need_only_be_finite():
 def test_broken_values_are_counted_and_not_called_out_of_bounds():
     x = X.copy()
     x[0, 0], x[2, 3], x[3, 5] = np.nan, np.inf, -np.inf
-    message = requirements.message(input_checks.check_inputs, keras.ops.convert_to_tensor(x), BALL)
+    x = keras.ops.convert_to_tensor(x)
+    message = requirements.message(input_checks.check_inputs, x, BALL)
     assert message.endswith("Received: a batch with 3 NaN or infinite values")
+    assert requirements.values(input_checks.check_inputs, x, BALL) == [3.0]
 
 
 @pytest.mark.parametrize("epsilon,share", [(0.25, 0.5), (0.75, 1.5)])

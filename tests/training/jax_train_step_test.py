@@ -8,6 +8,7 @@ import pytest
 
 import keras_robust as kr
 from tests.support import linear_fit
+from tests.support import refusals
 from tests.support import tiers
 
 X, Y = linear_fit.data()
@@ -233,7 +234,7 @@ def test_inputs_out_of_bounds_are_refused(run_eagerly):
 def test_labels_that_are_no_whole_numbers_are_refused():
     labels = Y.astype("float32")
     labels[2] = 0.5
-    with pytest.raises(ValueError, match="must be whole numbers.*with 1 labels that are"):
+    with refusals.assert_refused("must be whole numbers.*with 1 labels that are"):
         linear_fit.fit(linear_fit.make_model(), linear_fit.adv_train(), X, labels)
 
 
@@ -262,7 +263,7 @@ def test_a_model_without_trainable_weights_is_refused():
     model = linear_fit.make_model()
     model.trainable = False
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    with pytest.raises(ValueError, match="no trainable weights"):
+    with refusals.assert_refused("no trainable weights", model):
         model.fit(X, Y, verbose=0, callbacks=[kr.AdvTrain(kr.Linf(0.1))])
 
 
@@ -291,5 +292,5 @@ def test_the_reason_is_that_of_the_batch_at_hand():
             yield X[:8], np.full(8, CLASSES + 2)
 
     model = linear_fit.make_model()
-    with pytest.raises(ValueError, match=f"Labels must be class indices.*to {CLASSES + 2}"):
+    with refusals.assert_refused(f"Labels must be class indices.*to {CLASSES + 2}", model):
         model.fit(batches(), steps_per_epoch=3, verbose=0, callbacks=[linear_fit.adv_train()])

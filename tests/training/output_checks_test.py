@@ -111,6 +111,8 @@ def test_outputs_that_were_misread():
     assert requirements.message(check, (False, "bad from {} to {}"), outputs) is None
     message = requirements.message(check, (True, "bad from {} to {}"), {"label": outputs})
     assert message == "bad from -3 to 4.5"
+    values = requirements.values(check, (True, "bad from {} to {}"), {"label": outputs})
+    assert values == [-3.0, 4.5]
 
 
 def test_an_accuracy_that_takes_logits_for_probabilities_gives_a_warning():
@@ -122,6 +124,8 @@ def test_an_accuracy_that_takes_logits_for_probabilities_gives_a_warning():
         model.compile("sgd", loss, metrics=[metric])
         model.fit(x, y, verbose=0, callbacks=[kr.AdvTrain(kr.Linf(0.1), warmup=0, attack="fgsm")])
 
-    with pytest.warns(UserWarning, match="metric 'accuracy' takes a logit above 0.5 for class 1"):
+    message = "metric 'accuracy' takes a logit above 0.5 for class 1"
+    with pytest.warns(UserWarning, match=message) as caught:
         train("accuracy")
+    assert len(caught) == 1
     train(keras.metrics.BinaryAccuracy(threshold=0, name="accuracy"))

@@ -7,6 +7,7 @@ from keras_robust import training
 from keras_robust.training.train_step import BaseTrainStep
 from tests.support import backends
 from tests.support import linear_fit
+from tests.support import refusals
 
 
 def _step(epsilon_warmup=(0, 0), **arguments):
@@ -134,5 +135,5 @@ def test_what_cannot_be_trained_is_refused():
     with pytest.raises(ValueError, match="`add_loss` in an endpoint layer. End the model"):
         step._requirements(keras.ops.zeros((2, 4)), None, None)
     step.model.trainable = False
-    with pytest.raises(ValueError, match="no trainable weights.*Received: 1 weights"):
+    with refusals.assert_refused("no trainable weights.*Received: 1 weights"):
         step._refuse_frozen()
