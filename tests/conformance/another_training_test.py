@@ -6,6 +6,7 @@ import pytest
 
 import keras_robust as kr
 from tests.support import backups
+from tests.support import refusals
 from tests.support import tiers
 
 
@@ -43,10 +44,9 @@ def test_the_backup_of_another_training_is_refused_and_left_alone(tmp_path, name
         backups.make_model(), path, epochs=1, callbacks=[_adv_train()], delete_checkpoint=False
     )
     before = path.read_bytes()
-    with pytest.raises(
-        ValueError, match="belongs to another training.*Received: .*with "
-    ) as caught:
-        backups.fit(backups.make_model(), path, callbacks=[_adv_train(**OTHER_TRAININGS[named])])
+    model, message = backups.make_model(), "belongs to another training.*Received: .*with "
+    with refusals.assert_refused(message, model, tmp_path) as caught:
+        backups.fit(model, path, callbacks=[_adv_train(**OTHER_TRAININGS[named])])
     assert named in str(caught.value)
     assert path.read_bytes() == before
 
@@ -59,8 +59,10 @@ def test_plain_and_adversarial_training_are_told_apart(tmp_path, first):
         backups.make_model(), path, epochs=1, callbacks=callbacks[first], delete_checkpoint=False
     )
     message = "with AdvTrain, which" if first else "without AdvTrain"
-    with pytest.raises(ValueError, match=f"belongs to another training.*Received: .*{message}"):
-        backups.fit(backups.make_model(), path, callbacks=callbacks[not first])
+    model = backups.make_model()
+    message = f"belongs to another training.*Received: .*{message}"
+    with refusals.assert_refused(message, model, tmp_path):
+        backups.fit(model, path, callbacks=callbacks[not first])
 
 
 class _Bare(keras.optimizers.schedules.LearningRateSchedule):
@@ -110,11 +112,15 @@ def test_arguments_of_a_subclass_and_radii_in_tensors_are_told_apart(tmp_path):
     pairs = [
         ([_Own(kr.Linf(0.1), power=3)], [_Own(kr.Linf(0.1), power=1)], "power=3, not 1"),
         ([_Own(kr.Linf(0.1), power=3)], [kr.AdvTrain(kr.Linf(0.1))], "class=_Own, not AdvTrain"),
-        ([kr.AdvTrain(kr.Linf(0.1).scaled(1.0))], [kr.AdvTrain(kr.Linf(0.1).scaled(2.0))], "0.2"),
+        (
+            [kr.AdvTrain(kr.Linf(0.1).scaled(1.0))],
+            [kr.AdvTrain(kr.Linf(0.1).scaled(2.0))],
+            "'epsilon': 0.20000000298023224",
+        ),
     ]
     for first, second, message in pairs:
         backups.fit(backups.make_model(), path, epochs=1, callbacks=first, delete_checkpoint=False)
-        with pytest.raises(ValueError, match=f"belongs to another training.*{message}"):
+        with refusals.assert_refused(f"belongs to another training.*{message}", folder=tmp_path):
             backups.fit(backups.make_model(), path, callbacks=second)
         path.unlink()
 

@@ -10,6 +10,7 @@ from keras_robust import models
 from tests.support import backends
 from tests.support import devices
 from tests.support import linear_fit
+from tests.support import refusals
 from tests.support import tiers
 
 EPSILON = 0.1
@@ -302,8 +303,9 @@ def _policies(model):
 
 @pytest.mark.parametrize("wrong", ["float32", "int8", "half", 16, True, ["bfloat16"]])
 def test_names_of_attack_dtypes(wrong):
-    with pytest.raises(ValueError, match=r"`attack_dtype` must be one of .*'auto'.*Received: "):
-        kr.AdvTrain(attack_dtype=wrong)
+    refusals.assert_argument_refused(
+        kr.AdvTrain, r"`attack_dtype` must be one of .*'auto'.*Received: ", attack_dtype=wrong
+    )
 
 
 @pytest.mark.parametrize("attack", ["virtualadversarial", "lbfgs", "spsa"])

@@ -99,7 +99,7 @@ def flips(model, x, found, norm, bounds):
     return worst
 
 
-def check(rng, head, depth, from_logits):
+def _assert_sound(rng, head, depth, from_logits):
     """Returns the largest radius, or 0 where all was refused."""
     try:
         model, names = random_networks.random_network(rng, head, depth, from_logits)
@@ -121,7 +121,7 @@ def check(rng, head, depth, from_logits):
 def test_heads(head, from_logits):
     """Behind one layer certificates are tight, and a factor too many shows."""
     rng = np.random.default_rng(0)
-    found = check(rng, head, 0, from_logits)
+    found = _assert_sound(rng, head, 0, from_logits)
     # Refused is what the loss makes other logits of than those in front of the last activation, and
     # probabilities that it takes for logits.
     is_raw = head.endswith(("linear", "logit", "relu", "spectral"))
@@ -138,4 +138,4 @@ def test_heads(head, from_logits):
 def test_networks(seed):
     rng = np.random.default_rng(seed)
     head = str(rng.choice(list(random_networks.HEADS)))
-    check(rng, head, int(rng.integers(1, 4)), _LOSSES[rng.integers(3)])
+    _assert_sound(rng, head, int(rng.integers(1, 4)), _LOSSES[rng.integers(3)])

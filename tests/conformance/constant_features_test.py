@@ -1,5 +1,7 @@
 """A feature whose bounds are the same number twice cannot change, and disturbs nothing."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import pytest
 import keras_robust as kr
 from keras_robust import models
 from tests.support import cases
+from tests.support import refusals
 from tests.support import tiers
 
 LOW = np.array([0.0, -1.0, 0.25, 0.0, 0.0], "float32")
@@ -104,6 +107,7 @@ def test_training_and_evaluation_with_it():
         assert np.isfinite(logs["loss"]).all()
     report = kr.evaluate(network, (x, y), BALLS["Linf"], attacks="standard")
     assert report.robust_accuracy <= report.clean_accuracy
+    assert (len(report.attacks), report.num_examples) == (5, 32)
 
 
 def test_layers_take_such_bounds():
@@ -127,8 +131,8 @@ def test_layers_take_such_bounds():
     ],
 )
 def test_bounds_that_are_no_box(bounds, message):
-    with pytest.raises(ValueError, match=f"{message}.*Received: bounds="):
-        kr.L2(0.5, bounds)
+    make, message = functools.partial(kr.L2, 0.5), f"{message}.*Received: bounds="
+    refusals.assert_argument_refused(make, message, bounds=bounds)
 
 
 def test_long_arrays_are_not_printed():

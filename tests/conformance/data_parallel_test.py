@@ -13,6 +13,7 @@ import keras_robust as kr
 from tests.support import backends
 from tests.support import linear_fit
 from tests.support import processes
+from tests.support import refusals
 
 pytestmark = pytest.mark.skipif(not backends.IS_JAX, reason="keras.distribution needs JAX")
 
@@ -90,7 +91,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_told(two_devices):
         "the number of devices must divide the size of every batch.*"
         "Received: array axis 0 is partitioned 2 times.* is 1"
     )
-    with pytest.raises(ValueError, match=message):
+    with refusals.assert_refused(message):
         linear_fit.fit(linear_fit.make_model(), linear_fit.adv_train(), x, y, batch_size=8)
 
 

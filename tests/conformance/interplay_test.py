@@ -157,4 +157,5 @@ def test_xla_finds_a_hidden_softmax_after_the_first_batch():
     model.compile("sgd", loss, jit_compile=True)
     with pytest.raises(ValueError, match="The loss takes logits(, but| and) the outputs"):
         _fit(model, linear_fit.adv_train())
+    assert int(model.optimizer.iterations) == 1
     assert not hasattr(model.train_function, "plain")

@@ -175,6 +175,7 @@ def test_logs_with_other_keys_than_the_metrics_reach_the_history():
         model.train_step = lambda data: {**step(data), **more}
     history = _fit(model).history
     assert set(history) == {"accuracy", "loss", "more"}
+    assert history["more"] == [2.0]
 
 
 @pytest.mark.parametrize(

@@ -24,21 +24,25 @@ def test_the_first_example_hardens_evaluates_and_exports(tmp_path, monkeypatch, 
 
 
 def test_the_other_examples_are_valid_python():
+    assert len(BLOCKS) == 8
     for block in BLOCKS:
         compile(block, "README.md", "exec")
 
 
 def test_every_public_class_is_named():
     packages = (kr.attacks, kr.objectives, kr.threat_models, kr.callbacks)
-    for package in (*packages, kr.layers, kr.certification):
-        for cls in package.ALL:
-            assert re.search(rf"[`.]{cls.__name__}[`(]", README), cls.__name__
+    classes = [cls for one in (*packages, kr.layers, kr.certification) for cls in one.ALL]
+    assert len(classes) > 70
+    for cls in classes:
+        assert re.search(rf"[`.]{cls.__name__}[`(]", README), cls.__name__
 
 
 def test_every_program_is_named():
-    for path in (pathlib.Path(__file__).parents[2] / "apps").glob("*.py"):
-        if "def run_main" in path.read_text(encoding="utf-8"):
-            assert f"python -m apps.{path.stem}" in README
+    paths = (pathlib.Path(__file__).parents[2] / "apps").glob("*.py")
+    programs = [path.stem for path in paths if "def run_main" in path.read_text(encoding="utf-8")]
+    assert len(programs) == 6
+    for name in programs:
+        assert f"python -m apps.{name}" in README
 
 
 def test_the_numbers_are_those_of_the_recorded_reports():
@@ -58,6 +62,8 @@ def test_the_tables_of_speed_are_those_of_the_recorded_runs():
     numbers = r"([\d-]+) \| (\d+) \| ([\d.]+) \| (\d+)"
     shown = re.findall(rf"^\| (\w.*?) \| {numbers} \|$", table, re.MULTILINE)
     assert {"plain fit", "AdvTrain", "AdvTrain, bfloat16 attack"} <= {name for name, *_ in shown}
+    # Besides them a heading and the line below it.
+    assert len(shown) == table.count("\n|") - 2
     plain = rows["plain fit"]["cpu_milliseconds"]
     for name, images, milliseconds, ratio, memory in shown:
         row = rows[name]
@@ -72,6 +78,7 @@ def test_the_costs_of_the_objectives_are_those_of_the_recorded_run():
     rows = json.loads((folder / "objective_cost.json").read_text(encoding="utf-8"))["rows"]
     shares = {name: row["of_floor"] for name, row in rows.items() if "of_floor" in row}
     free = shares.pop("free")
+    assert len(shares) > 20
     low, high = min(shares.values()), max(shares.values())
     assert f"takes {low:.2f} to {high:.2f} of the CPU time of its passes" in README
     assert f"`Free` {free:.2f}" in README
@@ -123,6 +130,7 @@ def test_the_table_of_controls_is_that_of_the_recorded_runs():
         failed = set(sum(row["failed_checks"].values(), []))
         expected.append((f"{row['epsilon']:g} | {figures}", failed))
     found = [(figures, set(checks.split(", ")) - {"—"}) for figures, checks in shown]
+    assert len(found) == table.count("\n|") - 2
     assert sorted(found, key=str) == sorted(expected, key=str)
 
 

@@ -14,6 +14,7 @@ from keras_robust.evaluation.reports.characters import HIDDEN
 from keras_robust.export.model_card import write_model_card
 from tests.certification import certificate_report_test as certificates
 from tests.export import manifest_test
+from tests.support import refusals
 from tests.support import reports
 from tests.support import tiers
 
@@ -169,5 +170,5 @@ def test_many_changed_files_are_refused_or_shown_and_drawn(cls, data):
 def test_files_that_are_no_report(tmp_path, cls, content):
     path = tmp_path / "file.json"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="^Expected .*Received: "):
+    with refusals.assert_refused("^Expected .*Received: ", folder=tmp_path):
         cls.load(path)

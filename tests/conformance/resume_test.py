@@ -11,6 +11,7 @@ from keras_robust.evaluation import checkpoint as checkpoint_module
 from tests.support import backends
 from tests.support import fork_server
 from tests.support import killable
+from tests.support import refusals
 from tests.support import tiers
 
 # Outside of a graph it is the error itself; JAX has another class for what fails at once.
@@ -108,16 +109,16 @@ def test_an_evaluation_that_is_not_stopped_leaves_no_file(whole, tmp_path):
 @tiers.parametrize(
     "change,received",
     [
-        ({"data": (1.0 - killable.X, killable.Y)}, "other data, outputs of the model$"),
-        ({"data": (killable.X, 2 - killable.Y)}, "other data$"),
-        ({"threat_model": kr.Linf(0.2)}, "other threat_model$"),
-        ({"threat_model": kr.Linf(0.1, (0, 2))}, "other threat_model$"),
-        ({"attacks": kr.attacks.PGD(num_steps=4)}, "other attacks$"),
-        ({"minimum_norm": None}, "other attacks$"),
-        ({"seed": 1}, "other seed$"),
+        ({"data": (1.0 - killable.X, killable.Y)}, "different data, outputs of the model$"),
+        ({"data": (killable.X, 2 - killable.Y)}, "different data$"),
+        ({"threat_model": kr.Linf(0.2)}, "different threat_model$"),
+        ({"threat_model": kr.Linf(0.1, (0, 2))}, "different threat_model$"),
+        ({"attacks": kr.attacks.PGD(num_steps=4)}, "different attacks$"),
+        ({"minimum_norm": None}, "different attacks$"),
+        ({"seed": 1}, "different seed$"),
         (
             {"model": lambda x: 1.1 * keras.ops.matmul(x, killable.WEIGHTS)},
-            "other outputs of the model$",
+            "different outputs of the model$",
         ),
     ],
 )
@@ -135,7 +136,7 @@ def test_the_state_of_another_evaluation_is_refused(tmp_path, change, received):
     with pytest.raises(_KILLED, match="killed"):
         kr.evaluate(**arguments)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=f"to another evaluation: .*Received: {received}"):
+    with refusals.assert_refused(f"to another evaluation: .*Received: {received}"):
         kr.evaluate(**{**arguments, "model": killable.Killable(), **change})
     assert path.read_bytes() == before
 
@@ -143,7 +144,9 @@ def test_the_state_of_another_evaluation_is_refused(tmp_path, change, received):
 def test_a_foreign_file_is_refused_and_not_deleted(tmp_path):
     path = tmp_path / "thesis.txt"
     path.write_text("three years of work")
-    with pytest.raises(ValueError, match="Expected a checkpoint of `evaluate`.*thesis.txt"):
+    with refusals.assert_refused(
+        "Expected a checkpoint of `evaluate`.*thesis.txt", folder=tmp_path
+    ):
         killable.evaluate(killable.Killable(), checkpoint=path)
     assert path.read_text() == "three years of work"
 

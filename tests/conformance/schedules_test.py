@@ -8,6 +8,7 @@ import keras_robust as kr
 from tests.support import backends
 from tests.support import devices
 from tests.support import linear_fit
+from tests.support import refusals
 from tests.support import small_models
 from tests.support import tiers
 
@@ -230,5 +231,4 @@ def test_the_model_is_plain_after_an_exception_in_a_clean_epoch():
 @pytest.mark.parametrize("value", [-1, 1.5, "2", None, True])
 def test_an_unreadable_number_of_clean_epochs_is_refused(value):
     message = f"Argument `clean_epochs` must be an int >= 0.*Received: clean_epochs={value!r}"
-    with pytest.raises(ValueError, match=message):
-        kr.AdvTrain(clean_epochs=value)
+    refusals.assert_argument_refused(kr.AdvTrain, message, clean_epochs=value)

@@ -6,6 +6,7 @@ import pytest
 
 import keras_robust as kr
 from tests.support import backends
+from tests.support import refusals
 
 if backends.IS_JAX:
     pytest.skip("Sparse tensors of tf.data are for TensorFlow.", allow_module_level=True)
@@ -49,7 +50,7 @@ def test_a_sparse_only_input_is_refused():
     model = keras.Sequential([keras.Input((4,), sparse=True), keras.layers.Dense(2)])
     model.compile("sgd", LOSS)
     data = tf.data.Dataset.from_tensor_slices((SPARSE, Y)).batch(8)
-    with pytest.raises(ValueError, match="Make the input dense.*sparse tensor for the input$"):
+    with refusals.assert_refused("Make the input dense.*sparse tensor for the input$", model):
         model.fit(data, verbose=0, callbacks=[kr.AdvTrain(kr.Linf(0.1), warmup=0)])
     with pytest.raises(ValueError, match="Make the input dense.*Received: a sparse tensor"):
         kr.evaluate(model, data, kr.Linf(0.1), attacks="pgd")

@@ -8,6 +8,7 @@ from keras import ops
 import keras_robust as kr
 from keras_robust import models
 from tests.support import backends
+from tests.support import refusals
 from tests.support import tiers
 
 WEIGHTS = np.array([[4.0], [-3.0]], "float32")
@@ -69,7 +70,9 @@ def test_is_refused_wherever_a_model_is_judged(entry):
 
 @pytest.mark.parametrize("entry", MODEL_ENTRIES)
 def test_is_refused_wherever_a_keras_model_is_used(entry, tmp_path):
-    with pytest.raises(ValueError, match="returns one column within .* which may be a logit or"):
+    with refusals.assert_refused(
+        "returns one column within .* which may be a logit or", folder=tmp_path
+    ):
         MODEL_ENTRIES[entry](_network(Logistic()), tmp_path / "1")
 
 

@@ -42,7 +42,8 @@ def _lines(text):
 def test_every_package_is_listed_and_has_a_name_of_our_own():
     folders = {path.parent.relative_to(ROOT) for path in ROOT.glob("keras_robust/**/__init__.py")}
     expected = {".".join(folder.parts) for folder in folders} | {"keras_robust_apps"}
-    assert set(_lines(_options()["options"]["packages"])) == expected
+    packages = _lines(_options()["options"]["packages"])
+    assert set(packages) == expected and len(packages) == len(expected) > 20
 
 
 def test_every_program_is_a_command():
@@ -54,6 +55,7 @@ def test_every_program_is_a_command():
         for path in (ROOT / "apps").glob("*.py")
         if "def run_main" in path.read_text(encoding="utf-8")
     ]
+    assert len(programs) == 6
     assert commands == {
         f"keras-robust-{name.replace('_', '-')}": f"keras_robust_apps.{name}:run_main"
         for name in programs
