@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 import keras_robust as kr
+from tests.support import backends
 from tests.support import linear_fit
 from tests.support import tiers
 
@@ -157,5 +158,6 @@ def test_xla_finds_a_hidden_softmax_after_the_first_batch():
     model.compile("sgd", loss, jit_compile=True)
     with pytest.raises(ValueError, match="The loss takes logits(, but| and) the outputs"):
         _fit(model, linear_fit.adv_train())
-    assert int(model.optimizer.iterations) == 1
+    # On JAX the checks are in the compiled step, before its values are stored.
+    assert int(model.optimizer.iterations) == (0 if backends.IS_JAX else 1)
     assert not hasattr(model.train_function, "plain")

@@ -20,8 +20,9 @@ MANY_PARAMETERS = {"evaluate"}
 # What a test asserts a number with, beside a literal in an `assert`. Each of them compares numbers.
 _NUMERIC = re.compile(
     r"allclose|array_equal|array_less|approx|assert_same|assert_result|array_almost_equal"
-    # Of `support/`: the numbers of an error, the steps of an optimizer, the exit code of a program.
-    r"|refusals\.assert_refused|assert_argument_refused|assert_one_line|assert_leaves_layers_still"
+    # Of `support/`: the numbers of an error, steps of an optimizer, warnings, the exit code.
+    r"|refusals\.assert_(refused|argument_refused|warned_once)"
+    r"|assert_one_line|assert_leaves_layers_still"
     # Of one file each.
     r"|\b(_passed|_failed|contained|_refused|_assert_refused|_assert_plain|_assert_trained)$"
     r"|\b(_assert_close|_assert_traces|_assert_sound|_assert_one_line|_try|_use)$"

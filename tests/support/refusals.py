@@ -45,6 +45,15 @@ def assert_argument_refused(make, message, **arguments):
     assert _values(arguments.values()) <= _numbers(received), received
 
 
+@contextlib.contextmanager
+def assert_warned_once(message):
+    """Asserts that a `UserWarning` is given once, and no other one."""
+    with pytest.warns(UserWarning, match=message) as caught:
+        yield
+    # NumPy finds things outdated in what Keras does: those are other warnings.
+    assert sum(issubclass(one.category, UserWarning) for one in caught) == 1
+
+
 def _numbers(text):
     return {str(float(one)) for one in _NUMBER.findall(text)}
 
