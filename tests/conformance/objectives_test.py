@@ -44,7 +44,7 @@ RANDOM = {
 }
 # Said when several replicas are refused.
 ONE_REPLICA = {
-    "AdversarialPool": "keeps a memory from batch to batch, which several replicas cannot share",
+    "AdversarialPool": "keeps a state from batch to batch, which several replicas cannot share",
     "Free": "keeps one perturbation from batch to batch, which several replicas cannot share",
 }
 # An example without weight has an influence by definition: on the example it is paired with.

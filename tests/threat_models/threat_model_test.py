@@ -359,7 +359,7 @@ def test_get_takes_names_configs_classes_and_objects(cls):
 
 @pytest.mark.parametrize("identifier", [3, 0.1, "8/255"])
 def test_a_radius_alone_is_no_threat_model(identifier):
-    with refusals.assert_refused(f"say of which norm, such as kr.Linf.*Received: {identifier!r}"):
+    with refusals.assert_refused(f"name the norm, such as kr.Linf.*Received: {identifier!r}"):
         kr.threat_models.get(identifier)
 
 
