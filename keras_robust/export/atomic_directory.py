@@ -25,13 +25,16 @@ def atomic_directory(path):
     _check_absent(path)
     missing = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A server that polls the parent for version numbers ignores a hidden name.
+    # A server that polls the parent for version numbers ignores a hidden name. The hidden folder
+    # has the same parent, because a rename is atomic only within one file system.
     partial = pathlib.Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
+        # `mkdtemp` grants access to its owner alone, but the server may be another user.
         partial.chmod(0o755)
         yield partial
         _flush(partial)
         _rename(partial, path)
+    # Ctrl-C must leave nothing behind, either.
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         for folder in missing:
@@ -39,6 +42,7 @@ def atomic_directory(path):
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
+    # The new name itself is stored in the parent.
     _sync(path.parent)
 
 

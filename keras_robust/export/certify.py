@@ -33,7 +33,7 @@ def certify_signature(served, max_samples, archive):
         served: `ServedModel`.
         max_samples: int, the most copies that a request may ask for, summed over its inputs. It
             limits the time that an answer takes.
-        archive: `backend.Archive` of the model.
+        archive: `ExportArchive` of the model.
     """
     model = served.model
     if not isinstance(model, RandomizedSmoothing):
@@ -57,6 +57,7 @@ def certify_signature(served, max_samples, archive):
         counts = votes(graph.fold_in(seed, 1), num_samples)
         count = tf.gather(counts, label, axis=-1, batch_dims=1)
         lower = lower_bound(count, -(-num_samples // _BLOCK) * _BLOCK, alpha)
+        # The radius of Cohen et al. (2019), `sigma * Phi^-1(p)` for a probability of at least `p`.
         radius = model.noise_stddev * tf.math.ndtri(tf.maximum(lower, 0.5))
         label = tf.where(lower > 0.5, label, -1)
         return {"label": label, "radius": tf.cast(radius, tf.float32), "count": count}
@@ -76,6 +77,7 @@ def lower_bound(count, total, alpha):
     so bisection finds it.
     """
     count, total, alpha = (tf.cast(value, tf.float64) for value in (count, total, alpha))
+    # `betainc` needs positive arguments; the result for a count of 0 is replaced below.
     shape_a, shape_b = tf.maximum(count, 1.0), total - count + 1.0
     low, high = tf.zeros_like(count), tf.ones_like(count)
     for _ in range(_BISECTIONS):
@@ -95,6 +97,7 @@ def _voter(logits_of, x, stddev):
 
         def one(image):
             logits = logits_of(image[None] + noise)
+            # argmax of NaN returns class 0, so a copy with such logits must not vote.
             counted = tf.reduce_all(tf.math.is_finite(logits), axis=-1, keepdims=True)
             rows = tf.one_hot(tf.argmax(logits, axis=-1), logits.shape[-1], dtype=tf.int32)
             return tf.reduce_sum(rows * tf.cast(counted, tf.int32), axis=0)

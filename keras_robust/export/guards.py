@@ -43,6 +43,7 @@ def choose_guards(model, inputs, guard, report):
 
 def guards_within(model):
     """Returns the guards among the layers of a model, and none for a `RandomizedSmoothing`."""
+    # A guard inside comes after the noise, so it does not check the inputs themselves.
     if isinstance(model, RandomizedSmoothing):
         return []
     layers = layers_of(model, include_self=False)
@@ -99,6 +100,7 @@ def threat_model_of(report):
             the class does not accept.
     """
     name, config = report.threat_model["class_name"], report.threat_model["config"]
+    # A report may come from a file of somebody else, so it must not choose any class to build.
     found = threat_models.from_untrusted_config(name, config)
     if found is None:
         raise ValueError(

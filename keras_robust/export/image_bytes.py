@@ -25,6 +25,7 @@ def decode_images(image_bytes, shape):
             damaged, and for more than 4096 x 4096 pixels in all files together. Each file counts
             with at least the pixels of `shape`.
     """
+    # Count before decoding. Resizing makes even a tiny file take the memory of `shape`.
     pixels = tf.map_fn(
         lambda file: tf.maximum(_num_pixels(file), float(shape[0] * shape[1])),
         image_bytes,
@@ -53,6 +54,7 @@ def _num_pixels(file):
 
 
 def _decode(file, shape):
+    # With `expand_animations=True` the number of axes would depend on the file.
     image = tf.io.decode_image(file, channels=shape[-1], expand_animations=False)
     image = tf.ensure_shape(image, (None, None, shape[-1]))
     fits = tf.reduce_all(tf.shape(image)[:2] == shape[:2])

@@ -97,10 +97,12 @@ class Inputs:
             count: int, the number of examples.
             boxes: list of `(low, high)` or `None`, one for each input.
         """
+        # A fixed seed, so that exports of the same model write the same requests.
         rng, arrays = np.random.default_rng(0), []
         for spec, box in zip(self.specs, boxes, strict=True):
             low, high = (0.0, 1.0) if box is None else map(np.asarray, box)
             size = (count, *(length or 1 for length in spec.shape[1:]))
+            # Random bytes may not be valid text; the empty string always is.
             if spec.dtype == tf.string:
                 arrays.append(np.full(size, b"", object))
                 continue
@@ -143,6 +145,7 @@ def _keys(structure):
 def _spec(tensor):
     # TensorFlow accepts no other characters in the argument names of a signature.
     name = re.sub(r"[^A-Za-z0-9_]", "_", tensor.name)
+    # A Python argument cannot begin with a digit, nor an operation of TensorFlow with `_`.
     if not name[:1].isalpha() or name in _TAKEN:
         name = f"x_{name}"
     return tf.TensorSpec((None, *tensor.shape[1:]), tensor.dtype, name=name)

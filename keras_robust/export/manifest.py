@@ -64,6 +64,7 @@ def fingerprint(x, y):
         leaf = np.ascontiguousarray(leaf)
         # The bytes of an object array are addresses, so use the repr of its values.
         has_objects = leaf.dtype.kind == "O"
+        # Arrays of other dtypes or shapes may have the same bytes.
         digest.update(f"{leaf.dtype} {leaf.shape}".encode())
         digest.update(repr(leaf.tolist()).encode() if has_objects else leaf.tobytes())
     return {"sha256": digest.hexdigest(), "num_examples": len(y)}
@@ -78,6 +79,7 @@ def models_config(path):
             f"    model_version_policy {{ specific {{ versions: {version} }} }}\n"
             f'    version_labels {{ key: "stable" value: {version} }}\n'
         )
+    # Quoted, because a folder may have quotes and line ends in its name.
     name, base_path = json.dumps(path.parent.name), json.dumps(str(path.parent.resolve()))
     return (
         "model_config_list {\n"

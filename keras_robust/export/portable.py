@@ -72,6 +72,7 @@ def export_portable(model, path, format, *, report=None, label_names=None, guard
         guarded.export(str(file), format=format, verbose=False, input_signature=[signature])
         _check_predictions(format, file, x, expected)
         manifest = make_manifest(served, [], report=report, label_names=label_names, data=data)
+        # NaN is not JSON, and other readers reject it.
         text = json.dumps(manifest, indent=2, allow_nan=False) + "\n"
         (partial / "robustness.json").write_text(text, encoding="utf-8")
         (partial / "MODEL_CARD.md").write_text(write_model_card(manifest), encoding="utf-8")

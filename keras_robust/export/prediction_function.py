@@ -50,6 +50,7 @@ class PredictionFunction:
                 stack.enter_context(layer.seeds_from(draw))
             outputs = self._classifier(x)
         logits = self._classifier.to_logits(outputs)
+        # The logits of a smoothed model have a lower bound, so their softmax is not the votes.
         if self._smoothings and backend.keras_logits(outputs) is not None:
             return logits, ops.cast(outputs, "float32")
         return logits, ops.softmax(logits)
@@ -57,4 +58,5 @@ class PredictionFunction:
 
 def seed_of_the_system():
     """Returns a seed from TensorFlow, int32 `(2,)`, that differs at every evaluation."""
+    # A number that Python draws would be a constant of the graph.
     return tf.raw_ops.NonDeterministicInts(shape=[2], dtype=tf.int32)

@@ -26,6 +26,7 @@ from keras_robust.export.warmup import make_warmup_requests
 from keras_robust.layers.input_transformation import check_count
 from keras_robust.models import predict_clean_logits
 
+# Unicode categories: controls, surrogates, separators of lines, separators of paragraphs.
 _BREAKING = {"Cc", "Cs", "Zl", "Zp"}
 
 
@@ -130,6 +131,7 @@ def export_saved_model(
             served, signatures, report=report, label_names=label_names, data=data
         )
         _write_extra(partial, path, manifest, warmup_requests)
+        # Last, so that the check sees all files, and before the folder gets its name.
         if check is not None:
             check(partial)
         warn_without_bounds(served.guards, guard, report)
@@ -138,6 +140,7 @@ def export_saved_model(
 
 def _write_extra(partial, path, manifest, warmup_requests):
     texts = {
+        # NaN is not JSON, and other readers reject it.
         "robustness.json": json.dumps(manifest, indent=2, allow_nan=False) + "\n",
         "MODEL_CARD.md": write_model_card(manifest),
         "models.config": models_config(path),

@@ -29,7 +29,7 @@ def make_signatures(served, label_names, max_samples=100_000, archive=None):
         served: `ServedModel`.
         label_names: list of str, or `None`.
         max_samples: int, the most noisy copies that a request to `certify` may ask for.
-        archive: `backend.Archive` of the model. Defaults to `None`, a new one.
+        archive: `ExportArchive` of the model. Defaults to `None`, a new one.
     """
     archive = archive or ExportArchive(served.model)
     specs = served.inputs.specs
@@ -91,6 +91,7 @@ def _picture_reader(served, archive):
     if guard is None or guard.bounds is None:
         return None
     low, high = (np.asarray(bound) for bound in guard.bounds)
+    # This guard does not rescale, so pixels from 0 to 255 must lie in its bounds.
     if guard.integers == "cast" and not (np.all(low <= 0.0) and np.all(high >= 255.0)):
         return None
     to_float = archive.in_graph(guard.to_float)

@@ -18,7 +18,7 @@ from keras_robust.export.archive import from_tf_function
 from keras_robust.export.prediction_function import PredictionFunction
 from keras_robust.export.prediction_function import seed_of_the_system
 
-# A server has no Keras, so block its import to find out whether the SavedModel needs it.
+# A server has no Keras. With the import of Keras blocked, a SavedModel that needs Keras fails here.
 _BLOCK = (
     "import runpy, sys; sys.modules['keras'] = sys.modules['keras_robust'] = None; "
     "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
@@ -39,6 +39,7 @@ def replay_in_fresh_process(path):
         ValueError: if the process fails, or if the answers differ.
     """
     command = [sys.executable, "-c", _BLOCK, warmup_log.__file__, str(path)]
+    # Without the log of TensorFlow, the last line of stderr is the cause of a failure.
     variables = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, env=variables, capture_output=True, text=True)
     if done.returncode != 0:
@@ -47,6 +48,7 @@ def replay_in_fresh_process(path):
             "The SavedModel must work without Keras. Received: "
             f"path={str(path)!r}, which fails with {last}"
         )
+    # Libraries may print to stdout before the result.
     found = json.loads(done.stdout.splitlines()[-1])
     # Written as `not <=` so that NaN fails.
     if not found["others_equal"] or not found["largest_difference"] <= _TOLERANCE:

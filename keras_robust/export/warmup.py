@@ -38,13 +38,13 @@ def make_warmup_requests(served, signatures, data=None):
     for name, signature in signatures.items():
         for size in _SIZES:
             rows = [array[:size] for array in arrays]
-            exchange = _exchange(name, signature, _request(name, rows, boxes))
+            request = _make_request(name, signature, _request_values(name, rows, boxes))
             if name != "certify" and draws:
                 # With few votes, two random answers can be equal by chance.
-                exchange.outputs.clear()
-            elif exchange.outputs and name != "certify":
-                exchange.outputs.update(keras_answer(exchange))
-            warmup_requests.append(exchange)
+                request.outputs.clear()
+            elif request.outputs and name != "certify":
+                request.outputs.update(keras_answer(request))
+            warmup_requests.append(request)
     return warmup_requests
 
 
@@ -55,18 +55,18 @@ class _KerasAnswer:
         self._served = served
         self._takes_logits = models.Classifier(served.model).from_logits is not False
 
-    def __call__(self, exchange):
-        outputs, are_logits = self._predict(self._guarded_inputs(exchange))
+    def __call__(self, request):
+        outputs, are_logits = self._predict(self._guarded_inputs(request))
         found = {"probabilities": special.softmax(outputs, axis=-1) if are_logits else outputs}
         found["label"] = np.argmax(outputs, axis=-1)
         if are_logits:
             found["logits"] = outputs
-        return {name: value for name, value in found.items() if name in exchange.outputs}
+        return {name: value for name, value in found.items() if name in request.outputs}
 
-    def _guarded_inputs(self, exchange):
+    def _guarded_inputs(self, request):
         """Returns the tensors that reach the model behind its guards."""
-        values = list(exchange.inputs.values())
-        if exchange.signature == "predict_bytes":
+        values = list(request.inputs.values())
+        if request.signature == "predict_bytes":
             pictures = np.stack([tf.io.decode_png(file).numpy() for file in values[0]])
             guard = self._served.scale_guard
             values = [pictures if guard is None else guard.to_float(pictures)]
@@ -88,7 +88,7 @@ class _KerasAnswer:
         return outputs, are_logits
 
 
-def _request(name, rows, boxes):
+def _request_values(name, rows, boxes):
     """Returns the values of the inputs of a signature for these rows."""
     if name == "predict_bytes":
         return [np.array([_png(picture, boxes[0]) for picture in rows[0]], object)]
@@ -101,17 +101,18 @@ def _png(picture, box):
     """Returns a picture as the bytes of a PNG file, scaled from its bounds to 0 to 255."""
     if picture.dtype != np.uint8:
         low, high = (0.0, 255.0) if box is None else map(np.asarray, box)
+        # A width of 1 avoids a division by 0 where both bounds are equal.
         width = np.where(high > low, np.subtract(high, low), 1.0)
         picture = np.clip(np.rint((picture - low) / width * 255.0), 0, 255).astype("uint8")
     return tf.io.encode_png(picture).numpy()
 
 
-def _exchange(name, signature, request):
+def _make_request(name, signature, values):
     """Returns a `WarmupRequest`, without an answer if two calls of the signature differ."""
-    inputs = {spec.name: value for spec, value in zip(signature.specs, request, strict=True)}
+    inputs = {spec.name: value for spec, value in zip(signature.specs, values, strict=True)}
     try:
         # Two calls show whether the answer is random.
-        answer, again = (_answer(signature, request) for _ in range(2))
+        answer, again = (_answer(signature, values) for _ in range(2))
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(
             f"The signature {name!r} rejects the examples: pass a `guard` that fits the model, "
@@ -121,8 +122,8 @@ def _exchange(name, signature, request):
     return WarmupRequest(name, inputs, answer if is_same else {})
 
 
-def _answer(signature, request):
+def _answer(signature, values):
     tensors = [
-        tf.constant(value, spec.dtype) for value, spec in zip(request, signature.specs, strict=True)
+        tf.constant(value, spec.dtype) for value, spec in zip(values, signature.specs, strict=True)
     ]
     return {key: value.numpy() for key, value in signature.function(*tensors).items()}

@@ -4,8 +4,8 @@ The file `assets.extra/tf_serving_warmup_requests` is a TFRecord of `PredictionL
 the requests. The answers are there to check a server or a SavedModel.
 
 This module imports TensorFlow but not Keras: `verify` runs it by its path, in a process that cannot
-import Keras, with the folder of a SavedModel as argument. It then prints the result of `replay` as
-JSON.
+import Keras, with the folder of a SavedModel as argument. The module then prints the result of
+`replay` as JSON.
 """
 
 import collections
@@ -20,6 +20,7 @@ from google.protobuf import descriptor_pool
 from google.protobuf import message_factory
 
 PLACE = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
+# Names of our own, because a pool refuses a second definition of those of TensorFlow Serving.
 _FILE, _PACKAGE = "keras_robust/warmup_log.proto", "keras_robust.warmup_log"
 _TENSOR = tf.make_tensor_proto(0.0).DESCRIPTOR
 # Message -> field -> (number, type), with the numbers of tensorflow_serving/apis.
@@ -38,15 +39,16 @@ WarmupRequest.__doc__ = "A request and its answer: the name of a signature, and 
 def write(path, model_name, warmup_requests):
     """Writes warmup requests to a file, of which TensorFlow Serving reads at most 1000."""
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for exchange in warmup_requests:
+        for request in warmup_requests:
             record = _record_class()()
             log = record.predict_log
             for spec in (log.request.model_spec, log.response.model_spec):
-                spec.name, spec.signature_name = model_name, exchange.signature
-            for name, value in exchange.inputs.items():
+                spec.name, spec.signature_name = model_name, request.signature
+            for name, value in request.inputs.items():
                 log.request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
-            for name, value in exchange.outputs.items():
+            for name, value in request.outputs.items():
                 log.response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+            # Entries of a map have no order, so sort them: equal requests make equal files.
             writer.write(record.SerializeToString(deterministic=True))
 
 
@@ -75,15 +77,15 @@ def replay(folder):
     loaded = tf.saved_model.load(str(folder))
     warmup_requests = read(pathlib.Path(folder) / PLACE)
     differences, equal = [0.0], True
-    for exchange in warmup_requests:
-        inputs = {name: tf.constant(value) for name, value in exchange.inputs.items()}
-        answers = loaded.signatures[exchange.signature](**inputs)
-        if not exchange.outputs:
+    for request in warmup_requests:
+        inputs = {name: tf.constant(value) for name, value in request.inputs.items()}
+        answers = loaded.signatures[request.signature](**inputs)
+        if not request.outputs:
             # The answers to this request are random.
             continue
-        equal &= answers.keys() == exchange.outputs.keys()
-        for name in answers.keys() & exchange.outputs.keys():
-            found, expected = answers[name].numpy(), exchange.outputs[name]
+        equal &= answers.keys() == request.outputs.keys()
+        for name in answers.keys() & request.outputs.keys():
+            found, expected = answers[name].numpy(), request.outputs[name]
             if expected.dtype.kind == "f" and found.shape == expected.shape:
                 # Python's `max` would ignore NaN; `np.max` returns it.
                 differences.append(float(np.max(np.abs(found - expected), initial=0.0)))
@@ -91,8 +93,8 @@ def replay(folder):
                 equal &= bool(np.array_equal(found, expected))
     return {
         "requests": len(warmup_requests),
-        "compared": sum(bool(exchange.outputs) for exchange in warmup_requests),
-        "signatures": sorted({exchange.signature for exchange in warmup_requests}),
+        "compared": sum(bool(request.outputs) for request in warmup_requests),
+        "signatures": sorted({request.signature for request in warmup_requests}),
         "largest_difference": float(np.max(differences)),
         "others_equal": equal,
     }
