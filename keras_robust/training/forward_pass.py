@@ -15,15 +15,15 @@ class ForwardPass:
     """A forward pass of clean or adversarial examples.
 
     The model runs once, in training mode, when `outputs` is first read; a pass that an objective
-    does not use costs nothing. The losses of the pass include its own activity regularizers, also
-    after the model has run on other examples.
+    does not use costs nothing. `loss` includes the activity regularizers of this pass, even if the
+    model has run on other examples since.
 
     Args:
         classifier: a `models.Classifier`.
         batch: a `training.Batch`, whose `x` goes through the model.
         found: the `attacks.AttackResult` with the examples `x`, or `None` for clean examples.
-        outputs: the outputs of the model if it has already run, or `None`. With given outputs,
-            no loss can be read.
+        outputs: the outputs of the model if it has already run, or `None`. A pass with given
+            outputs has no `loss`.
     """
 
     def __init__(self, classifier, batch, found=None, outputs=None):
@@ -55,6 +55,7 @@ class ForwardPass:
         """The outputs of the model."""
         if self._outputs is None:
             self._outputs = self.classifier(self.x, training=True)
+            # Read them now: the next run of the model replaces them.
             self._regularisers = self.classifier.model.losses
             self._added_losses = added_losses(self.classifier.model)
         return self._outputs
@@ -72,7 +73,7 @@ class ForwardPass:
         return self._loss
 
     def weighted_loss(self, weights):
-        """Returns the compiled loss, with `weights`, `(batch_size,)`, times the sample weights."""
+        """Returns the compiled loss under the sample weights times `weights`, `(batch_size,)`."""
         given = self.batch.sample_weight
         if given is not None:
             weights = keras.tree.map_structure(
@@ -90,6 +91,7 @@ class ForwardPass:
         # Reading the outputs runs the model, which sets the regularizers.
         self.outputs  # noqa: B018
         total = sum((ops.sum(ops.cast(r, "float32")) for r in self._regularisers), 0.0)
+        # A Keras loss reduces them, so that a replica adds only its share, as in the compiled loss.
         values = ops.zeros(ops.shape(self.x)[:1], "float32") + total
         return _Mean()(values, values)
 
@@ -135,9 +137,9 @@ class ForwardPass:
         return with_regularisers(self.classifier.model, self._regularisers)
 
     def _require_loss(self):
-        """Raises the ValueError of Keras on TensorFlow if there is no loss to minimize.
+        """Raises ValueError if there is no loss to minimize, as Keras does on TensorFlow.
 
-        Keras on JAX would train with a loss of 0.
+        On JAX, Keras would train with a loss of 0.
         """
         model = self.classifier.model
         is_keras = getattr(model.compute_loss, "__func__", None) is keras.Model.compute_loss

@@ -18,9 +18,9 @@ class StepResult(typing.NamedTuple):
 
     `GradientStep.apply` fills three more, which are `None` before: `outputs`, the outputs of the
     model for the clean examples before the first update of the batch; `logits_mismatch`, a scalar
-    bool tensor, whether the loss mistakes these for logits or for probabilities, or `None` if it
-    cannot; `requirements`, the list of `Requirement` that the batch must fulfill, to which later
-    passes of the same batch add theirs.
+    bool tensor, whether the loss takes logits where the outputs are probabilities or vice versa, or
+    `None` if neither can be; `requirements`, the list of `Requirement` that the batch must fulfill,
+    to which later passes of the same batch add theirs.
     """
 
     loss: object

@@ -90,6 +90,7 @@ def share_of_range(inputs, threat_model):
     def note(leaf, name, ball):
         if ball is not None and ball.order is not None:
             x = ops.cast(leaf, "float32")
+            # The p-norm of `n` equal entries `d` is `d * n ** (1 / p)`.
             whole = (ops.max(x) - ops.min(x)) * _num_features(x) ** (1.0 / ball.order)
             # The maximum avoids a division by 0; the share is then set to 0.
             share = ops.max(ball.radius) / ops.maximum(whole, 1e-30)

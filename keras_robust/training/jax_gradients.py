@@ -24,6 +24,7 @@ class GradientStep(BaseGradientStep):
 
     def backward(self, loss, found, *, batch=None, weights=None, update_state=True):
         self.classifier.note_start()
+        # The attack is no part of the loss: gradients must not flow through its steps.
         x_adv = jax.lax.stop_gradient(jax.numpy.asarray(found.x_adv))
         trained = self.classifier.model.trainable_variables
         sources = [jax.numpy.asarray(weight) for weight in weights or trained]
@@ -37,6 +38,7 @@ class GradientStep(BaseGradientStep):
                 value = loss(clean, adversarial)
                 scaled = self.classifier.model.optimizer.scale_loss(value)
             assigned.extend(scope.assigned)
+            # The assigned values are tracers of `grad`, so they must leave it as results.
             return scaled, (value, scope.values_of(assigned), _seen(clean), _seen(adversarial))
 
         gradients, (value, updates, clean, adversarial) = jax.grad(run, (0, 1), has_aux=True)(
@@ -57,6 +59,7 @@ class GradientStep(BaseGradientStep):
         self._note_outputs(result)
         model = self.classifier.model
         optimizer, trained = model.optimizer, model.trainable_variables
+        # `stateless_apply` needs the values of variables that exist.
         if not optimizer.built:
             optimizer.build(trained)
         weights, state = optimizer.stateless_apply(
@@ -92,6 +95,7 @@ class GradientStep(BaseGradientStep):
             metrics = model.metrics if weights is None else ()
             return _ids(variable for metric in metrics for variable in metric.variables)
         kept = assigned - self._untracked_state()
+        # Keras leaves metrics out of `model.variables`, so that they skip passes at other weights.
         return kept if weights is None else kept & _ids(model.variables)
 
 
@@ -102,6 +106,7 @@ def _ids(variables):
 def _seen(forward_pass):
     """Returns the outputs of a `ForwardPass`, or `None`, and the logits behind them."""
     outputs = forward_pass.outputs if forward_pass.was_used else None
+    # `grad` returns other arrays than these, for which no logits are recorded.
     return outputs, [keras_logits(leaf) for leaf in keras.tree.flatten(outputs)]
 
 

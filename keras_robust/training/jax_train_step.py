@@ -35,6 +35,7 @@ class TrainStep(BaseTrainStep):
 
     def wrap_train_function(self, train_function, check):
         def run_batch(state, iterator):
+            # `__call__` replaces it after every whole step, so that a failing one leaves no trace.
             self._state = state
             try:
                 result = train_function(state, iterator)
@@ -55,6 +56,7 @@ class TrainStep(BaseTrainStep):
         """Runs the step on one batch, and returns the logs and the new state of all variables."""
         inputs, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         values, structure = jax.tree.flatten(state)
+        # The shapes of the data are known with the first batch only.
         if self._function is None:
             self._refuse_frozen()
             variables = self._variables()
@@ -68,6 +70,7 @@ class TrainStep(BaseTrainStep):
         (logs, delta, required), values, updates = self._function.call(
             values, inputs, y, sample_weight, self._delta
         )
+        # Raise before anything is assigned, so that all variables keep their values.
         self._raise_unless(*required)
         assign(*updates)
         self._delta = delta
@@ -99,6 +102,7 @@ class TrainStep(BaseTrainStep):
             kept = self._carried(delta, kept)
         required = required + more
         conditions = [one.condition for one in required]
+        # The host reads one flag for a valid batch, and the conditions only if it is false.
         holds = jax.numpy.all(jax.numpy.asarray([True, *conditions]))
         templates = _Texts(one.template for one in required)
         return logs, kept, (holds, conditions, [one.values for one in required], templates)

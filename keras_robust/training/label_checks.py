@@ -37,7 +37,7 @@ def check_labels(classifier, x, y, unlabelled=False, sample_weight=None):
         ValueError: for labels or sample weights of a shape that the loss does not take.
     """
     is_built = getattr(classifier.model, "built", True)
-    # A check must not change the model, except that it builds it.
+    # The check may build the model, but must not change the variables of a model that is built.
     with backend.forgotten_pass(classifier.model) if is_built else contextlib.nullcontext():
         outputs = classifier(x)
     _refuse_one_column(classifier, outputs)
@@ -111,6 +111,7 @@ def _takes_rows(classifier, outputs):
     All losses of Keras do, except the sparse ones and those of a single output.
     """
     name, is_keras = classifier.loss_name, classifier.is_known_loss
+    # The losses of this package take class indices and one-hot rows alike.
     is_keras = is_keras and name not in OWN_LOSSES
     return is_keras and not name.startswith("sparse") and single(outputs).shape[-1] > 1
 

@@ -16,7 +16,7 @@ _REGRESSION += ("huber", "log_cosh", "cosine_similarity")
 
 
 def check_outputs(problem, outputs):
-    """Returns a list of `Requirement`: the loss does not mistake logits for probabilities.
+    """Returns a list of `Requirement`: loss and outputs agree on logits or on probabilities.
 
     Args:
         problem: the result of `Classifier.logits_mismatch`.
@@ -70,6 +70,7 @@ def _check_probabilities(loss, output, where):
                 f"Received: loss={name_of_loss(loss)!r} with from_logits=True"
             )
         return []
+    # A softmax returns probabilities for any input.
     if ends_in_softmax:
         return []
     output = ops.cast(output, "float32")
@@ -86,6 +87,7 @@ def _check_indices(loss, output, labels, where):
         return []
     labels = ops.cast(labels, "int32")
     ignored = getattr(loss, "ignore_class", None)
+    # An ignored label may be any number. Class 0 is always valid.
     if ignored is not None:
         labels = ops.where(ops.equal(labels, ignored), 0, labels)
     fits = ops.logical_and(labels >= 0, labels < shape[-1])

@@ -19,6 +19,7 @@ class GradientStep(BaseGradientStep):
     def backward(self, loss, found, *, batch=None, weights=None, update_state=True):
         self.classifier.note_start()
         model = self.classifier.model
+        # The attack is no part of the loss: gradients must not flow through its steps.
         x_adv = tf.stop_gradient(found.x_adv)
         clean = ForwardPass(self.classifier, self.batch)
         adversarial = ForwardPass(self.classifier, (batch or self.batch)._replace(x=x_adv), found)
@@ -48,6 +49,7 @@ class GradientStep(BaseGradientStep):
 
     def apply(self, result):
         model = self.classifier.model
+        # Keras would only say "No gradients provided for any variable."
         if all(gradient is None for gradient in result.gradients):
             raise ValueError(
                 "No gradient leads from the loss to any trainable weight. Look for a loss, a "
@@ -60,6 +62,7 @@ class GradientStep(BaseGradientStep):
             for one in self._note_outputs(result)
             if self._checks_outputs
         ]
+        # A batch that fails a check must not change the weights.
         with tf.control_dependencies(checks):
             pairs = zip(result.gradients, model.trainable_weights, strict=True)
             model.optimizer.apply_gradients(pairs)
@@ -67,6 +70,7 @@ class GradientStep(BaseGradientStep):
 
     def sum_over_replicas(self, tensors):
         replica = tf.distribute.get_replica_context()
+        # The context is `None` where the strategy has not split the work among its replicas.
         if replica is None or replica.num_replicas_in_sync == 1:
             return tensors
         given = [tensor for tensor in tensors if tensor is not None]

@@ -76,11 +76,14 @@ class TrainStep(BaseTrainStep):
     def __call__(self, data):
         """Runs the step on one batch and returns the logs."""
         inputs, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        # Check the size first: a layer with a fixed size would fail in its own words.
         inputs, y = self._of_fitting_size(inputs, y)
         x, required = self._requirements(inputs, y, sample_weight)
         checks = [require(one.condition, one.template, *one.values) for one in required]
+        # All later operations read these copies, so that none runs before the checks pass.
         with tf.control_dependencies(checks):
             inputs = keras.tree.map_structure(_identity, inputs)
+        # `build` could not create the state if it knew no shapes.
         self._remember(x, y, sample_weight)
         delta = self._carried_delta(self._delta, x) if self.objective.persistent_delta else None
         update = self._xla_update or self._logs_and_delta
@@ -124,6 +127,7 @@ class TrainStep(BaseTrainStep):
         shape = tuple(x.shape[1:])
         with tf.init_scope():
             # `init_scope` creates the variable outside of the graph that is being traced.
+            # No rows yet, since the batch size may vary; `_carried_delta` adds rows of zeros.
             start = tf.zeros((0, *shape), tf.float32)
             return tf.Variable(start, shape=(None, *shape), trainable=False)
 

@@ -233,6 +233,7 @@ class BaseTrainStep:
     def _update(self, inputs, y, sample_weight, delta):
         """Takes the step; returns the logs, `delta` for the next batch, and requirements."""
         threat_model, iteration, seed = self._step_context()
+        # Measure the full radius, which the warm-up has not reached yet.
         full = self.threat_model.at(iteration)
         self.share_of_range.update_state(share_of_range(inputs, full))
         x, classifier, threat_model = threat_model.bind(self.model, inputs)
@@ -243,10 +244,12 @@ class BaseTrainStep:
         gradient_step = self._make_gradient_step(classifier, batch)
         with input_error_context(self.model):
             result = self.objective.step(gradient_step, self.attack, batch)
+        # A custom `step` may forget to apply the gradients, and would then train nothing.
         self._refuse_not_applied(result)
         if result.logits_mismatch is not None:
             self.logits_mismatch.update_state(ops.cast(result.logits_mismatch, "float32"))
         self._track_loss(result.loss, x)
+        # As in Keras, metrics see the outputs from before the update.
         logs = self.model.compute_metrics(inputs, y, result.outputs, sample_weight=sample_weight)
         measured = self._measure(gradient_step, y, result)
         warn_of_metrics(classifier, result.outputs, y, logs)
@@ -275,11 +278,13 @@ class BaseTrainStep:
         share = ops.clip(done / ops.cast(ops.maximum(num_steps, 1), "float32"), 0.0, 1.0)
         share = ops.where(num_steps > 0, share, 1.0)
         threat_model = self.threat_model.at(iteration).scaled(share)
+        # Derived from the step, so that a resumed training draws the same numbers.
         seed = ops.stack([self._seed_variable + 0, batches_seen(self.model.optimizer)])
         return threat_model, iteration, self._of_replica(seed)
 
     def _carried_delta(self, kept, x):
         """Returns the perturbation of the last batch, with as many rows as `x`."""
+        # `kept` is shorter than `x` if no batch before had as many rows.
         return ops.concatenate([kept, ops.zeros_like(x)], axis=0)[: ops.shape(x)[0]]
 
     def _carried(self, delta, kept):
@@ -330,6 +335,7 @@ class BaseTrainStep:
             return self._measure_loss(gradient_step, adversarial)
         logits = classifier.to_logits(result.outputs, y)
         self.num_classes = logits.shape[-1]
+        # Compiled metrics count examples without a label as wrong; these means leave them out.
         self.accuracy.update_state(*_hits(logits, y))
         if not self.objective.runs_attack:
             return {}
@@ -343,6 +349,7 @@ class BaseTrainStep:
 
     def _measure_loss(self, gradient_step, adversarial):
         """Updates the running mean of the adversarial loss; returns the entry for the logs."""
+        # The loss is one number for the whole batch, so that it cannot leave out clean examples.
         if (
             not self.objective.runs_attack
             or self.objective.attacked_mask(adversarial.batch) is not None
