@@ -157,6 +157,7 @@ def put_back_jax_state(model, state):
         "metrics_variables",
     )
     model._jax_state = dict(zip(names, state, strict=True))
+    # Keras copies only a state that is not marked as copied.
     model._jax_state_synced = False
 
 

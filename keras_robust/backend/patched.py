@@ -20,8 +20,8 @@ def patched(layer, name, make):
     or overlap in several threads, such as the replicas of a strategy. The last one to leave, also
     by an exception, restores what was there before: the instance attribute, or none.
 
-    A replacement is seen by all threads, and may stay until those that wrap it are gone. So it must
-    do what the attribute did for whoever did not ask for it.
+    All threads see a replacement, and it may stay until the replacements that wrap it are gone. For
+    code that did not ask for it, a replacement must therefore do what the attribute did.
 
     Args:
         layer: a `keras.Layer`.

@@ -172,6 +172,7 @@ class Classifier:
         classification.
         """
         outputs, y = single(outputs), single(y)
+        # More axes are sequences or maps of classes, which have no single logits per example.
         if not hasattr(outputs, "shape") or len(outputs.shape) != 2:
             return False
         if self.is_known_loss:
@@ -323,6 +324,7 @@ def _takes_training(model):
 def _can_be_class_indices(y):
     if y is None:
         return True
+    # Floats may be the targets of a regression.
     if not hasattr(y, "shape") or "int" not in str(y.dtype):
         return False
     return len(y.shape) == 1 or (len(y.shape) == 2 and y.shape[-1] == 1)

@@ -32,7 +32,7 @@ def read_loss(model):
 
 
 def _from_logits(loss, name):
-    """Returns the `from_logits` of a loss of Keras, or `None` for other losses than entropies."""
+    """Returns the `from_logits` of a loss of Keras, or `None` if it is not a cross-entropy."""
     if "crossentropy" not in name:
         return None
     config = loss.get_config() if isinstance(loss, keras.losses.Loss) else {}

@@ -13,7 +13,7 @@ from keras_robust.backend.patched import patched
 
 LOW = ("bfloat16", "float16")
 
-# How errors of TensorFlow and JAX spell the two.
+# How error messages of TensorFlow and JAX spell the two dtypes.
 _SPELLINGS = {"bfloat16": "bfloat16|bf16", "float16": "float16|f16|half"}
 _THREAD = threading.local()
 # These layers are cheap, and may need all digits of their inputs: in bfloat16, 1003 is 1004.
@@ -50,6 +50,7 @@ def compute_dtype_scope(model, dtype):
     before = current_dtype()
     layers = _float32_layers(model) if dtype is not None else []
     with contextlib.ExitStack() as stack:
+        # Entered first, so that it runs last, when the layers have their own policies again.
         if layers:
             stack.callback(_restore_copies, model)
         for layer in layers:
@@ -144,7 +145,7 @@ def _restore_copies(model):
     with LOCK:
         for layer in layers_of(model):
             policy = _policy_of(layer)
-            # A wrapped policy is in use while the layer for which it was made has it.
+            # A wrapped policy is in use as long as the layer that it was made for still has it.
             while isinstance(policy, _Wrapped) and _policy_of(policy.layer) is not policy:
                 policy = policy.policy
             vars(layer)[DTYPE_POLICY] = policy

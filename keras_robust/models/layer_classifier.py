@@ -56,7 +56,7 @@ class LayerClassifier(Classifier):
 
     def __call__(self, x, training=False):
         def move(output):
-            # Without this, `x` that is `origin` itself would have a gradient of zero.
+            # If `x` is `origin` itself, the gradients of both would cancel without `stop_gradient`.
             delta = x - ops.stop_gradient(self.origin)
             moved = output + ops.cast(delta, output.dtype)
             mask = get_keras_mask(output)

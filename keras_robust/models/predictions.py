@@ -12,9 +12,9 @@ from keras_robust.models.structures import single
 _SLACK = 1e-3  # For rounding at the ends of [0, 1].
 _UNKNOWN_COLUMN = (
     "The model returns one column within [0, 1], which may be a logit or the probability of "
-    "class 1. The predicted class depends on it. Return the logit, `log(p / (1 - p))` for a "
-    "probability p, or two columns, such as [1 - p, p]; a keras.Model may be compiled with a "
-    "loss instead. Received: outputs of shape {} from {:.3g} to {:.3g}"
+    "class 1. The predicted class depends on which of them it is. Return the logit, "
+    "`log(p / (1 - p))` for a probability p, or two columns, such as [1 - p, p]; a keras.Model "
+    "may be compiled with a loss instead. Received: outputs of shape {} from {:.3g} to {:.3g}"
 )
 
 

@@ -2,6 +2,7 @@
 
 from keras import ops
 
+# The losses of Keras clip probabilities at the same number.
 _TINY = 1e-7
 # In bfloat16 each probability has an error of up to 2**-9, so that sums are off by about this much.
 _SUM_SLACK = 4e-3

@@ -44,6 +44,7 @@ def own_noise(model):
 
 def with_own_noise(function):
     """Returns a function with an argument `model`, called inside `own_noise(model)`."""
+    # A caller may pass `model` by its position or by its name.
     place = list(inspect.signature(function).parameters).index("model")
 
     @functools.wraps(function)

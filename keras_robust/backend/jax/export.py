@@ -30,7 +30,7 @@ logging.getLogger("absl").addFilter(_is_of_concern)
 
 
 class ExportArchive:
-    """Writes TensorFlow functions around a model into a SavedModel; JAX runs the model itself.
+    """Writes TensorFlow functions into a SavedModel; they call the model, converted from JAX.
 
     The archive of Keras translates a whole endpoint from JAX, so that the endpoint cannot contain
     operations of TensorFlow, such as decoding pictures.

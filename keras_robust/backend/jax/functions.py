@@ -4,8 +4,8 @@
 def as_backend_function(function):
     """Returns `function`, or if it is a compiled function of TensorFlow, one that JAX can call.
 
-    Functions of a loaded SavedModel are such: JAX cannot trace them. TensorFlow is imported only
-    for them.
+    The functions of a loaded SavedModel are compiled by TensorFlow, and JAX cannot trace them. Only
+    such a function makes this backend import TensorFlow.
     """
     if not type(function).__module__.startswith("tensorflow."):
         return function

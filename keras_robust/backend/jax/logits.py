@@ -1,4 +1,4 @@
-"""JAX: recorded logits behind probabilities in traced code, where Keras cannot store them."""
+"""JAX: records the logits behind probabilities in traced code, where Keras cannot store them."""
 
 import contextlib
 
@@ -20,9 +20,9 @@ def record_logits(model):
     """Makes `keras_logits` find the inputs of every softmax and sigmoid in Keras layers.
 
     Keras stores the logits as an attribute of the outputs of its activations, which tracers do not
-    support. Activations that a model calls outside of a layer, such as `Dense` or `Softmax`, are
-    not found. The layers change only inside the context; other threads that run them meanwhile get
-    the same outputs.
+    support. Activations are found in layers, such as `Dense` and `Softmax`, but not where a model
+    calls them itself. The layers change only inside the context; other threads that run them
+    meanwhile get the same outputs.
     """
     with contextlib.ExitStack() as stack:
         for layer in layers_of(model):
@@ -34,7 +34,8 @@ def record_logits(model):
 def _changes(layer):
     """Yields pairs of the name of an attribute of a layer, and the `make` of its replacement."""
     activation, call = vars(layer).get("activation"), vars(layer).get("call")
-    # What another user of this context has replaced needs one more user, to last long enough.
+    # An attribute that another user of this context has replaced counts too: with one more user the
+    # replacement lasts until both contexts have ended.
     if isinstance(activation, _Recording) or any(activation is one for one in _ACTIVATIONS):
         yield "activation", _recording_activation
     if call is None or isinstance(call, (_Recording, _Copying)):

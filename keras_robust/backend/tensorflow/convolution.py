@@ -1,9 +1,9 @@
 """TensorFlow: faster gradients of convolutions with respect to images.
 
 On a CPU, the gradient for an input of 1 or 3 channels takes as long as the gradient for 16
-channels, because the other lanes of the vector unit are wasted. This costs a quarter of an attack.
-Here, one strided convolution computes the gradients of a block of pixels as its channels. The sums
-are the same.
+channels, because the other lanes of the vector unit are wasted. The waste is a quarter of the time
+of an attack. Here, one strided convolution computes the gradients of a block of pixels as its
+channels. The sums are the same.
 """
 
 import contextlib

@@ -36,6 +36,7 @@ def repeat(num_steps, body, state):
             lambda block, state: (block + 1, run(block * unroll, unroll, state)),
             (tf.constant(0), state),
             maximum_iterations=blocks,
+            # Each step needs the result of the one before.
             parallel_iterations=1,
         )
     return run(blocks * unroll, rest, state)

@@ -39,7 +39,7 @@ def value_and_input_gradient(function, x):
     Raises:
         NoGradientError: if `values` do not depend on `x` by differentiable operations.
     """
-    # Without this, the tape would also keep what gradients of weights need.
+    # A tape that watches variables would also store what the gradients of weights need.
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(x)
         values, auxiliary = function(x)
@@ -57,7 +57,8 @@ def derivative_error_context():
     try:
         yield
     except LookupError as error:
-        # Names of gradient operations end in "Grad": then the second derivative is missing.
+        # The name of a gradient operation ends in "Grad". If this operation has no derivative, the
+        # second derivative of the operation of the model is missing.
         name = re.findall(r"\w+", str(error))[-1]
         if name.endswith("Grad"):
             problem = (
