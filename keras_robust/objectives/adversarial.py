@@ -9,9 +9,9 @@ from keras_robust.objectives.objective import Objective
 class Adversarial(Objective):
     """The compiled loss on adversarial examples only.
 
-    `min_theta E max_{x_adv} L(f(x_adv), y)`: the min-max problem of Madry et al. (2018). It is the
-    most robust of the plain objectives for its cost. Use `TRADES` to trade clean accuracy for
-    robust accuracy.
+    `min_theta E max_{x_adv} L(f(x_adv), y)`: the min-max problem of Madry et al. (2018). This
+    objective is the most robust of the plain ones for its cost. Use `TRADES` to trade clean
+    accuracy for robust accuracy.
 
     Deviations from the authors' code: the attack sees the model in inference mode, without Dropout
     and without updates of BatchNorm. BatchNorm statistics therefore see one pass over the

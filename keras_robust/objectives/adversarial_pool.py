@@ -32,18 +32,19 @@ class AdversarialPool(Objective):
     al. (2014): a pool of adversarial examples is always mixed into the training data, and new
     adversarial examples for the current network replace part of it from time to time. Their attack
     is slow, and the pool spreads its cost over many batches. Here, every `refresh` optimizer steps,
-    the adversarial examples of the current batch replace the oldest ones in the pool. Every batch
-    is joined by the same number of examples, with their own labels and sample weights, which are
-    drawn from the pool with replacement. The authors reported an MNIST error below 1.2%, compared
-    to 1.6% with weight decay alone. It is no defense against attacks at a fixed epsilon: use
+    the adversarial examples of the current batch replace the oldest ones in the pool. For every
+    batch, as many examples as it has are drawn from the pool, with replacement, and keep their own
+    labels and sample weights. The authors reported an MNIST error below 1.2%, compared to 1.6% with
+    weight decay alone. This training is no defense against attacks at a fixed epsilon: use
     `Adversarial` for that.
 
     With another attack, for example `attack="pgd"`, it is adversarial training at a fraction of the
     cost, but most examples were made for earlier weights. `adv_accuracy` is the accuracy on the
     drawn examples, and is too high for the same reason.
 
-    The first batch fills the pool. It starts empty in every `fit`, also in one that resumes a
-    training: neither `BackupAndRestore` nor `AtomicBackup` restores it.
+    The pool is empty at the start of every `fit`, also of a `fit` that resumes a training, because
+    neither `BackupAndRestore` nor `AtomicBackup` restores the pool. The first batch adds the first
+    examples.
 
     Deviations from the paper: one pool at the input, where theirs had one for each layer. New
     examples replace the oldest ones instead of random ones, so that all have the same lifetime.

@@ -59,6 +59,7 @@ class AWP(ObjectiveWrapper):
         gradients = gradient_step.sum_over_replicas(here.gradients)
         gamma = at(self.gamma, here.clean)
         worst = [_ascend(w, g, gamma) for w, g in zip(weights, gradients, strict=True)]
+        # The same adversarial examples again: as in the authors' code, they are not searched anew.
         there = gradient_step.backward(self.loss, found, weights=worst)
         # Metrics come from the original weights, and gradients from the perturbed ones.
         return gradient_step.apply(here._replace(gradients=there.gradients))

@@ -74,4 +74,5 @@ class DefensiveDistillation(Distillation):
     def loss(self, clean, adversarial):
         teacher = self.teacher_logits(clean.classifier, clean.x)
         distance = self.soft_targets(clean.classifier, teacher, clean.logits, self.temperature)
+        # The compiled loss would contain the regularizers, but this loss does not use it.
         return clean.mean(distance) + clean.regularisation

@@ -50,6 +50,7 @@ class GaussianNoise(Objective):
         self.noise_stddev = check_weight("noise_stddev", noise_stddev)
 
     def perturb(self, attack, classifier, batch):
+        # Certificates of smoothing assume noise that is not clipped.
         free = batch._replace(threat_model=batch.threat_model.without_bounds())
         return AttackResult.unattacked(with_noise(free, self.noise_stddev))
 

@@ -30,9 +30,9 @@ class GradAlign(Regularised):
 
     No gradient flows through the first input gradient, only through the second. The mean omits
     examples with a zero gradient, for example those without a label. Both gradients are computed in
-    inference mode: without Dropout, and without updates of BatchNorm statistics. These see the
-    passes of the wrapped objective only. Cost: the cost of the objective, two attack passes, and
-    the backward pass through both halves of one.
+    inference mode: without Dropout, and without updates of BatchNorm statistics. The statistics see
+    the passes of the wrapped objective only. Cost: the cost of the objective, two attack passes,
+    and the backward pass through both halves of one.
 
     Deviations from the authors' code: inference mode, where theirs updates BatchNorm statistics in
     both passes; `x + eta` is projected into the bounds.
@@ -67,6 +67,7 @@ class GradAlign(Regularised):
         here, there = (
             _normalise(_odds_gradient(clean.classifier, x, clean.y)) for x in (clean.x, near)
         )
+        # As in the authors' code, gradients flow only through the gradient at the random point.
         cosine = ops.sum(ops.stop_gradient(here) * there, axis=-1)
         kept = ops.logical_and(ops.any(here != 0.0, axis=-1), ops.any(there != 0.0, axis=-1))
         kept = ops.cast(kept, "float32")

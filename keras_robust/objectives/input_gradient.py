@@ -30,9 +30,9 @@ class InputGradient(Regularised):
     and by attacks without gradients.
 
     The penalty uses the clean examples, whatever the objective trains on, in inference mode:
-    without Dropout, and without updates of BatchNorm statistics. These see the passes of the
-    wrapped objective only. Cost: the cost of the objective, one attack pass, and the backward pass
-    through both of its halves.
+    without Dropout, and without updates of BatchNorm statistics. The statistics see the passes of
+    the wrapped objective only. Cost: the cost of the objective, one attack pass, and the backward
+    pass through both of its halves.
 
     Deviations from the authors' code: Ross and Doshi-Velez sum half the squares of the gradient of
     a mean over batch and pixels, so their weights are not comparable. The penalty sees the model in

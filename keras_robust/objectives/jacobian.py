@@ -18,13 +18,13 @@ class Jacobian(Regularised):
     `L + weight * mean_i 1/2 ||J_i||_F^2` with `J_i = dz_i / dx_i`, the Jacobian of the logits. For
     `v` uniform on the unit sphere of `R^C`, with `C` the number of classes, the mean of
     `C ||J^T v||_2^2` is `||J||_F^2`, so a few random projections per example estimate it without
-    bias. It needs no labels. Use it around any objective against noise and small perturbations.
-    Alone it is no defense against strong attacks.
+    bias. The penalty needs no labels. Use it around any objective against noise and small
+    perturbations. Alone it is no defense against strong attacks.
 
     The penalty uses the clean examples, whatever the objective trains on, in inference mode:
-    without Dropout, and without updates of BatchNorm statistics. These see the passes of the
-    wrapped objective only. Cost: the cost of the objective, `num_projections` attack passes, and
-    the backward pass through both of their halves.
+    without Dropout, and without updates of BatchNorm statistics. The statistics see the passes of
+    the wrapped objective only. Cost: the cost of the objective, `num_projections` attack passes,
+    and the backward pass through both of their halves.
 
     Deviations from the authors' code: inference mode; a single logit `z` counts as the two logits
     `(0, z)`.

@@ -62,6 +62,6 @@ class LogitSqueezing(Objective):
     def loss(self, clean, adversarial):
         loss = adversarial.loss
         squares = ops.sum(ops.square(adversarial.logits), axis=-1)
-        # The root has no gradient at 0, which are the logits of a head that is initialized to zero.
+        # The root has no gradient at 0, and a head that is initialized to zero returns logits of 0.
         norm = ops.sqrt(ops.maximum(squares, _TINY))
         return loss + at(self.weight, adversarial) * adversarial.mean(norm)

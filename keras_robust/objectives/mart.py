@@ -26,10 +26,10 @@ class MART(Objective):
     start gets the start of the authors, `x + 0.001 * normal`. Any other attack is used unchanged:
     `PGD(loss="cross_entropy")` keeps its uniform start.
 
-    The gain is visible under PGD on the cross-entropy, which MART partly masks, but not under
-    AutoAttack. ResNet-18 on CIFAR-10 at 8/255 has 83.1% clean and 55.6% under PGD-20 in the paper.
-    In matched runs it has 47.5% under AutoAttack, where `Adversarial` has 48.7% and `TRADES` 49.5%.
-    Do not judge it by PGD alone.
+    The gain is visible under PGD on the cross-entropy, whose gradient MART partly masks, but not
+    under AutoAttack. ResNet-18 on CIFAR-10 at 8/255 has 83.1% clean and 55.6% under PGD-20 in the
+    paper. In matched runs it has 47.5% under AutoAttack, where `Adversarial` has 48.7% and `TRADES`
+    49.5%. Do not judge MART by PGD alone.
 
     Deviations from the authors' code: the divergence is computed from logits, where they add 1e-12
     to probabilities. The attack uses its own step size, where theirs is 0.007 for epsilon 0.031.

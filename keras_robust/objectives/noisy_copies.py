@@ -49,7 +49,7 @@ def draw_noise(batch, stddev, num_samples):
 
 
 def repeat_rows(structure, num_samples):
-    """Returns a structure of tensors with every row repeated `num_samples` times in place."""
+    """Returns a structure of tensors with `num_samples` adjacent copies of every row."""
 
     def repeat(tensor):
         return None if tensor is None else ops.repeat(tensor, num_samples, axis=0)

@@ -55,7 +55,7 @@ class ObjectiveWrapper(Objective):
 class Regularised(ObjectiveWrapper):
     """Adds `weight * mean_i penalty_i` to the loss of another objective.
 
-    Subclasses implement `penalty`. Sample weights apply to it like to the loss.
+    Subclasses implement `penalty`. Sample weights apply to the penalty as they do to the loss.
 
     Args:
         weight: float, or a `LearningRateSchedule` over optimizer steps.

@@ -58,6 +58,7 @@ class RSLAD(Distillation):
     takes_unlabelled = True
 
     def perturb(self, attack, classifier, batch):
+        # An attack without the argument `loss` has its own loss.
         if getattr(attack, "loss", "own") is not None:
             return super().perturb(attack, classifier, batch)
         teacher = self.teacher_logits(classifier, batch.x)
@@ -77,6 +78,7 @@ class RSLAD(Distillation):
             )
             for forward_pass in (clean, adversarial)
         )
+        # The compiled loss would contain the regularizers, but this loss does not use it.
         return _ADVERSARIAL * far + _CLEAN * near + clean.regularisation
 
 

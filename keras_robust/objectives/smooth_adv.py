@@ -80,6 +80,7 @@ class SmoothAdv(Objective):
         noise = draw_noise(batch, self.noise_stddev, self.num_samples)
         smoothed = models.Classifier(_Smoothed(classifier, batch.y, noise, self.num_samples))
         found = super().perturb(attack, smoothed, batch)
+        # `AdvTrain` measures `adv_accuracy` at these points, the first noisy copies.
         return found._replace(x_adv=found.x_adv + noise[:: self.num_samples])
 
     def loss(self, clean, adversarial):

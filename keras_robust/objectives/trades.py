@@ -43,6 +43,7 @@ class TRADES(Objective):
         self.beta = check_weight("beta", beta)
 
     def perturb(self, attack, classifier, batch):
+        # An attack without the argument `loss` has its own loss.
         if getattr(attack, "loss", "own") is None:
             attack = _with_divergence(attack)
         return super().perturb(attack, classifier, batch)

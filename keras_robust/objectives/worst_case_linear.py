@@ -23,12 +23,13 @@ class WorstCaseLinear(Objective):
 
     With several classes the compiled loss gets all worst margins at once,
     `z_j - z_y + max <w_j - w_y, delta>`, relative to the lowest logit of the true class. Each class
-    has its own `delta`, so this is an upper bound of the worst-case cross-entropy. It is exact for
-    two classes, and for losses like `CategoricalHinge` that depend on the largest margin alone.
+    has its own `delta`, so this is an upper bound of the worst-case cross-entropy. The bound is
+    exact for two classes, and for losses like `CategoricalHinge` that depend on the largest margin
+    alone.
 
     The model may have any layers whose composition is affine in the input. Labels are classes: 0
-    and 1 also with `Hinge`, which Keras turns into -1 and 1. Its accuracy has the threshold 0:
-    `keras.metrics.BinaryAccuracy(threshold=0.0)`. `certification.exact_linear` returns the exact
+    and 1 also with `Hinge`, which Keras turns into -1 and 1. The threshold of the accuracy is then
+    0: `keras.metrics.BinaryAccuracy(threshold=0.0)`. `certification.exact_linear` returns the exact
     robust accuracy of the model.
 
     Deviations from the paper: the paper solves the problem for the whole training set with one
