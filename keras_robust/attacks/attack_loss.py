@@ -36,7 +36,7 @@ def make_attack_loss(problem, loss, targeted):
     outputs = classifier(problem.x)
     loss = _resolve_loss(classifier, outputs, y, loss)
     if loss == "compiled":
-        return _compiled_goal(classifier, y, targeted)
+        return _compiled_attack_loss(classifier, y, targeted)
     if targeted is True and y is None:
         raise ValueError("A targeted attack needs target labels. Received: targeted=True, y=None")
     clean = ops.stop_gradient(classifier.to_logits(outputs, y))
@@ -78,7 +78,7 @@ def _loss_scale(classifier):
     return _FLOAT16_SCALE if classifier.computes_in_float16 else 1.0
 
 
-def _compiled_goal(classifier, y, targeted):
+def _compiled_attack_loss(classifier, y, targeted):
     if targeted or y is None or not classifier.loss_name:
         raise ValueError(
             'The loss "compiled" is the loss that the model was compiled with: it needs a '

@@ -2,7 +2,9 @@
 
 from keras import ops
 
+# 2**32 divided by the golden ratio; multiples of it are spread evenly.
 _GOLDEN = 0x9E3779B9
+# The multipliers of `lowbias32`.
 _FIRST, _SECOND = 0x7FEB352D, 0x846CA68B
 
 
@@ -40,6 +42,7 @@ def draw(keys, counter, count):
 
 def below(bits, limit):
     """Returns random integers from 0 to `limit - 1` as float32; `limit` is a float32 tensor."""
+    # 23 bits are exact in float32, so that no fraction is rounded up to 1.
     fractions = ops.cast(ops.right_shift(bits, _constant(9)), "float32") * 2.0**-23
     return ops.floor(fractions * limit)
 

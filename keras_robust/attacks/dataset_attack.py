@@ -122,6 +122,7 @@ class DatasetAttack:
         epsilon = self.threat_model.epsilon_for_rows(batch, self.x)
         seed = ops.convert_to_tensor([self.seed, self._restart], "int32")
         seed = ops.convert_to_numpy(backend.fold_in(seed, self._restart))
+        # One seed per row of the data set, so that results do not depend on the batches.
         seeds = np.stack([np.full(len(batch), seed[0]), seed[1] ^ self.rows[batch]], axis=1)
         found = self._step(
             keras.tree.map_structure(ops.convert_to_tensor, models.take(self.x, batch)),

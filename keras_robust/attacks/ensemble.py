@@ -1,4 +1,4 @@
-"""Several attacks, one after the other, whose points the model judges."""
+"""Ensembles: several attacks run in turn, and the model judges the points that they return."""
 
 import dataclasses
 
@@ -32,7 +32,8 @@ class Ensemble:
         worst: a `WorstCase`, which every attack updates.
         threat_model: a `ThreatModel`.
         batch_size: int.
-        seed: int, from which every attack gets another one, so that no two share their starts.
+        seed: int. Every attack gets a seed of its own, derived from this one, so that no two
+            attacks share their random starts.
     """
 
     def __init__(self, model, worst, threat_model, *, batch_size, seed):
@@ -74,6 +75,7 @@ class Turn:
                 threat_model,
                 rows=self.rows,
                 batch_size=ensemble.batch_size,
+                # The remainder fits into the 32 bits of a seed.
                 seed=(ensemble.seed + 104729 * index) % 2**31,
             )
 
@@ -93,7 +95,7 @@ class Turn:
 
         Returns:
             The `AttackResult` for `rows`; and two bool arrays, which of these examples are broken,
-            and which points are feasible. The model decides that, not what the attack reports.
+            and which points are feasible. Both are computed anew, whatever the attack reports.
         """
         ensemble, found = self._ensemble, self.run.found()
         logits = models.predict_logits(ensemble.model, found.x_adv, ensemble.batch_size)

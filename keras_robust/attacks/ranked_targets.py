@@ -15,5 +15,6 @@ def ranked_target(logits, labels, rank):
     """
     num_classes = logits.shape[-1]
     own = ops.one_hot(labels, num_classes, dtype=logits.dtype)
+    # The large number ranks the label last, whatever its logit is.
     order = ops.argsort(own * _LARGE - logits * (1.0 - own), axis=-1)
     return ops.take(order, ops.mod(rank, num_classes - 1), axis=1)

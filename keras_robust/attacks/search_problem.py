@@ -11,11 +11,11 @@ class SearchProblem(typing.NamedTuple):
     Fields: `classifier`, a `models.Classifier`; `x`, float `(batch_size, ...)`, the clean examples
     inside the bounds of the threat model; `y`, the labels, or `None`; `threat_model`, a
     `ThreatModel` whose radius is known; `seed`, int32 `(2,)` or `(batch_size, 2)`; `keep_best`,
-    bool, whether to return the best point visited, with its true loss and success, where an example
-    that is misclassified from the start is returned unchanged, or the last point, whose loss and
-    success have no meaning; `restart`, int or int32 `()`, the number of this search, by which
-    targeted attacks choose their target class. Attacks whose restarts differ only in the random
-    start do not need it.
+    bool: with `True` the search returns the best point visited, with its true loss and success, and
+    an example that is misclassified from the start unchanged; with `False` it returns the last
+    point, whose loss and success have no meaning; `restart`, int or int32 `()`, the number of this
+    search, by which targeted attacks choose their target class. Attacks whose restarts differ only
+    in the random start do not need it.
     """
 
     classifier: object

@@ -25,6 +25,7 @@ from keras_robust.threat_models.threat_model import per_example
 _BLOCK = 10
 _ORTHOGONAL_WINDOW = 100
 _SOURCE_WINDOW = 30
+# The factor and the end of the search are those of foolbox.
 _ADAPTATION = 1.5
 _CONVERGED = 1e-7
 _UNKNOWN = -1.0
@@ -52,10 +53,11 @@ class Boundary(MinimumNormAttack):
     along the sphere end in misclassified points, both step sizes grow by half; if fewer than 20%
     do, both shrink. The step towards `x` also grows if more than 25% of the new points are
     misclassified, and shrinks below 10%. An example is done when its `source_step` falls below
-    1e-7. This was the first attack that uses only the predicted class, so that it works whatever
-    the model does to its gradients or logits. It is slower than `HopSkipJump`: for a convolutional
-    network on 8x8 digits it takes some 5,000 queries to reach the distance that `HopSkipJump`
-    reaches in 1,000 to 2,000. Both end at the same distance, with and without restarts.
+    1e-7. The boundary attack was the first that uses only the predicted class, so that it works
+    whatever the model does to its gradients or logits. It is slower than `HopSkipJump`: for a
+    convolutional network on 8x8 digits it takes some 5,000 queries to reach the distance that
+    `HopSkipJump` reaches in 1,000 to 2,000. Both end at the same distance, with and without
+    restarts.
 
     To start, points are drawn uniformly from the box until one is misclassified; a bisection then
     moves it back to the boundary. If none of `num_starts` points is misclassified, the example is

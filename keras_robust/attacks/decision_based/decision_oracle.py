@@ -9,7 +9,7 @@ from keras_robust.attacks.attack_loss import label_indices
 from keras_robust.attacks.result import select
 from keras_robust.threat_models.threat_model import per_example
 
-_BLEND_STEPS = 10
+_BISECTIONS = 10
 
 
 class DecisionOracle:
@@ -103,8 +103,8 @@ def initial_adversarial(decisions, x, seed, num_starts):
         draw,
         (ops.convert_to_tensor(0, "int32"), Start(x, all_false, ops.cast(all_false, "int32"))),
     )
-    x_adv = bisect(decisions, lambda share: interpolate(x, start.x_adv, share), x, _BLEND_STEPS)
-    queries = start.queries + _BLEND_STEPS * ops.cast(start.found, "int32")
+    x_adv = bisect(decisions, lambda share: interpolate(x, start.x_adv, share), x, _BISECTIONS)
+    queries = start.queries + _BISECTIONS * ops.cast(start.found, "int32")
     return Start(x_adv, start.found, queries)
 
 

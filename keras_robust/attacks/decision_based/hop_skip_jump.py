@@ -25,6 +25,7 @@ from keras_robust.threat_models.l2 import L2
 from keras_robust.threat_models.linf import Linf
 from keras_robust.threat_models.threat_model import per_example
 
+# As a share of the width of the box, as in the authors' code.
 _FIRST_RADIUS = 0.1
 _SMALLEST_NOISE = 1e-6
 _BISECTIONS = (10, 20)
@@ -52,17 +53,18 @@ class HopSkipJump(MinimumNormAttack):
     `||x_t - x|| / sqrt(t)` along `g` (`L2`) or `sign(g)` (`Linf`), halved until the point is
     misclassified. A bisection towards `x` leads to the next point on the boundary. The attack uses
     no logits and no gradients, so that it also works on models that round, saturate or hide them.
-    If it finds nearer mistakes than gradient attacks do, those attacks have failed. It takes some
-    35,000 queries by default, and makes most of its progress in the first 1,000. It ends at the
-    boundary of the class that the random start belongs to. Restarts, which lead to other classes,
-    help more than additional steps. For a convolutional network on 8x8 digits the median distance
-    in `L2` is 0.77 after 1,000 queries, 0.71 after 64 steps, and 0.58 with 10 restarts of 20 steps,
-    the same as with `FMN`.
+    Where it finds nearer mistakes than gradient attacks do, the gradient attacks have failed. By
+    default a search takes some 35,000 queries, and makes most of its progress in the first 1,000.
+    It ends at the boundary of the class that the random start belongs to. Restarts, which lead to
+    other classes, help more than additional steps. For a convolutional network on 8x8 digits the
+    median distance in `L2` is 0.77 after 1,000 queries, 0.71 after 64 steps, and 0.58 with 10
+    restarts of 20 steps, the same as with `FMN`.
 
     Step `t` uses `min(initial_samples sqrt(t), max_samples)` points, rounded up to whole passes of
     `samples_per_pass`. To start, points are drawn uniformly from the box until one is
     misclassified. If none of `num_starts` points is misclassified, the example is returned
-    unchanged, without success. This happens for the class that a model predicts for all noise.
+    unchanged, without success. This happens to examples of the class that the model predicts for
+    all noise.
 
     Deviations from the authors' code: the nearest point visited is returned, not the last; a
     bisection takes 10 to 20 steps, whereas theirs ends at the tolerance `gamma / d^(3/2)` (`L2`) or

@@ -151,6 +151,7 @@ class APGD(Attack):
         return found._replace(zero_gradient=has_zero_gradient)
 
     def _count_queries(self, num_phases):
+        # Two passes over the clean examples, and one to score a random model again.
         num_judgements = 3 if self.eot_samples > 1 else 2
         return num_judgements + 2 * self.eot_samples * (self.num_steps + num_phases)
 

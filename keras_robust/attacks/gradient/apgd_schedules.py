@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_robust.threat_models.threat_model import flatten
 
+# The constants are those of the authors' code.
 _MOMENTUM = 0.75
 _SHARE = 0.75  # The share of the steps between checkpoints that must raise the loss.
 _FIRST_SHARE = 0.2  # The share of the coordinates that the first sparse step moves.

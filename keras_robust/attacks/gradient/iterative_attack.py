@@ -113,7 +113,7 @@ class IterativeAttack(Attack):
         return threat_model.random_start(x, seed) if self.random_start else x
 
     def project(self, x_adv, x, threat_model):
-        """Returns the feasible point for `x_adv`, where a step has led."""
+        """Returns the feasible point for `x_adv`, the point that a step has reached."""
         return threat_model.project(x_adv, x)
 
     def search(self, problem):

@@ -21,7 +21,7 @@ class NFGSM(IterativeAttack):
     It costs one attack pass, like `RandomStartFGSM`, but avoids catastrophic overfitting where
     `RandomStartFGSM` does not: the authors report none on CIFAR-10 up to 16/255. With 30 epochs and
     a learning rate of SGD that rises from 0 to 0.2 and falls back, a ResNet-18 reaches 80.6% clean
-    accuracy and 48.1% under PGD-50 with 10 restarts at 8/255. They report no result under
+    accuracy and 48.1% under PGD-50 with 10 restarts at 8/255. The authors report no result under
     AutoAttack.
 
     Deviations from the authors' code: the gradient is computed in inference mode, whereas they

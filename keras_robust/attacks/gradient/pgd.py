@@ -10,7 +10,7 @@ class PGD(IterativeAttack):
     """Takes projected gradient steps from a random point of the ball.
 
     `x_0` is uniform in the ball, and `x_{k+1} = project(x_k + step_size * sign(gradient))` in
-    `Linf`. `L2` uses the normalized gradient, `L1` its largest coordinates. This is the standard
+    `Linf`. `L2` uses the normalized gradient, `L1` its largest coordinates. PGD is the standard
     attack of adversarial training: use 7 to 10 steps for training, and 50 steps with 10 restarts
     for evaluation. In `L2` the steps cover 2.5 times the radius, whatever `num_steps` is, and may
     end slightly short of the best point. Restarts close the gap.

@@ -19,9 +19,9 @@ class RandomStartFGSM(IterativeAttack):
     82.9%.
 
     Catastrophic overfitting: from one epoch to the next, the accuracy under PGD may fall to 0%
-    while the accuracy under the training attack rises to 100%. On CIFAR-10 it affects `FGSM` from
-    7/255 to 8/255 on, and this attack from 9/255 to 10/255 on. Longer training makes it more
-    likely. Watch `RobustValidation` with `PGD` and keep the best epoch, or use `NFGSM`.
+    while the accuracy under the training attack rises to 100%. On CIFAR-10 it begins at an epsilon
+    of 7/255 to 8/255 for `FGSM`, and of 9/255 to 10/255 for this attack. Longer training makes it
+    more likely. Watch `RobustValidation` with `PGD` and keep the best epoch, or use `NFGSM`.
 
     Deviations from the authors' code: the gradient is computed in inference mode, whereas they
     compute it in training mode. The start is clipped to the bounds on MNIST, too. Called on data,

@@ -73,4 +73,5 @@ class TargetedAPGD(APGD):
         return make_attack_loss(problem, towards_target, False)
 
     def _count_queries(self, num_phases):
+        # The clean logits, which rank the targets, take one query.
         return 1 + super()._count_queries(num_phases)

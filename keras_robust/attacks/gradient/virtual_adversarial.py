@@ -23,9 +23,9 @@ class VirtualAdversarial(Attack):
 
     `d <- grad_d KL(p(x) || p(x + xi * d / ||d||_2))`, `num_steps` times from a Gaussian `d`, then
     `x_adv = project(x + epsilon * d / ||d||_2)` in `L2`. `Linf` uses the signs of `d`, `L1` its
-    largest coordinates. At `x` the divergence has zero gradient, so that its gradient at a distance
-    `xi` is its second derivative times `d`: the steps are a power iteration, which finds the
-    direction of largest curvature. No label is used. `VAT` uses this search. It is too weak to
+    largest coordinates. At `x` the gradient of the divergence is zero, so that at `x + xi d` it is
+    about `xi` times the Hessian times `d`: the steps are a power iteration, which finds the
+    direction of largest curvature. No label is used. `VAT` uses this attack, which is too weak to
     evaluate a model.
 
     Deviations from the paper: the model runs in inference mode; norms other than `L2` are ours; the

@@ -109,7 +109,10 @@ def _advance(state, point, value, gradient, low, high):
 
 
 def _direction(gradient, steps, gradient_differences, free):
-    """Returns the two-loop recursion in the free coordinates, or their gradient if it fails."""
+    """Returns the direction of the two-loop recursion in the free coordinates.
+
+    Where that direction does not descend, the negative gradient replaces it.
+    """
     steps, gradient_differences, ascent = steps * free, gradient_differences * free, gradient * free
     products = [_dot(steps[i], gradient_differences[i]) for i in range(_MEMORY)]
     inverse = [ops.where(p > _TINY, 1.0 / ops.maximum(p, _TINY), 0.0) for p in products]
@@ -117,6 +120,7 @@ def _direction(gradient, steps, gradient_differences, free):
     for i in range(_MEMORY):
         shares.append(inverse[i] * _dot(steps[i], vector))
         vector = vector - per_example(shares[i], vector) * gradient_differences[i]
+    # The first inverse Hessian is a multiple of the identity, `s.y / y.y` (Nocedal and Wright).
     curvature = per_example(
         _dot(gradient_differences[0], gradient_differences[0]) * inverse[0], vector
     )

@@ -138,6 +138,7 @@ class DeepFool(MinimumNormAttack):
             loss=-threat_model.distance(last.x_adv, x),
             success=last.success,
             zero_gradient=last.zero_gradient & ops.logical_not(success),
+            # Making the loss, ranking the classes and scoring `x` take one query each.
             queries=3 + (2 * num_others + 1) * last.num_steps,
         )
 

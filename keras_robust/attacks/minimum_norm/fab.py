@@ -20,6 +20,7 @@ from keras_robust.attacks.result import select
 from keras_robust.threat_models.threat_model import flatten
 from keras_robust.threat_models.threat_model import per_example
 
+# `alpha_max`, `eta` and `beta` of the paper.
 _MAX_BIAS = 0.1
 _OVERSHOOT = 1.05
 _BACKWARD = 0.9

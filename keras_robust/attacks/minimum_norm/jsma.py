@@ -45,8 +45,8 @@ class JSMA(MinimumNormAttack):
     `a_p + a_q > 0` and `b_p + b_q < 0`. No feature is changed twice. The search ends when the
     target class is reached, or when no pair is left within `epsilon`. With a negative `theta` both
     inequalities are reversed. The reported distance is the number of changed features. Defensive
-    distillation claimed to stop this attack. It is greedy and moves features in one direction only,
-    so that `FMN` in `L0` usually needs fewer features. The attack needs the threat model `L0`; with
+    distillation claimed to stop this attack. JSMA is greedy and moves features in one direction
+    only, so that `FMN` in `L0` usually needs fewer features. JSMA needs the threat model `L0`; with
     `per_pixel=True` it changes pairs of pixels, in all channels.
 
     Without `targeted`, the target is the most likely wrong class. With `num_targets > 1`, further
@@ -160,7 +160,8 @@ class JSMA(MinimumNormAttack):
 
             (_, logits), gradient = backend.value_and_input_gradient(total, point)
             gradient = ops.where(ops.isfinite(gradient), gradient, 0.0)
-            # A negative `theta` reverses both conditions, like reversed derivatives.
+            # With a negative `theta` both conditions are reversed, as if both derivatives had the
+            # opposite sign.
             sign = 1.0 if self.theta > 0.0 else -1.0
             return sign * problem.threat_model.per_position(gradient), logits
 
@@ -204,5 +205,6 @@ def _advance(state, jacobian, success, usable, left):
         zero_gradient=ops.logical_and(
             state.zero_gradient, ops.logical_or(state.done, has_zero_gradient)
         ),
+        # Two gradients, of two queries each.
         queries=state.queries + 4 * ops.cast(~state.done, "int32"),
     )

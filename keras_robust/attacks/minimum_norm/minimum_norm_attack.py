@@ -58,5 +58,6 @@ class MinimumNormAttack(Attack):
             loss=ops.where(found, -distance, -NEVER),
             success=success,
             zero_gradient=nearest.zero_gradient,
+            # Making the loss takes one query, scoring `x` and `x_adv` one each.
             queries=nearest.queries + 3 + QUERIES * ops.cast(is_moved, "int32"),
         )

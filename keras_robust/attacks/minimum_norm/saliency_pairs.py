@@ -22,8 +22,8 @@ def best_pair(first, second, usable, left):
         there is a pair.
     """
     size = usable.shape[-1]
-    # Scaled to a maximum of 1 so that no product underflows. Minus infinity excludes a feature from
-    # all pairs.
+    # Scale both to a maximum of 1, so that no product underflows. Minus infinity excludes a feature
+    # from all pairs.
     first, second = (part / ops.maximum(_peak(part), _TINY) for part in (first, second))
     first = ops.where(usable, first, -float("inf"))
 
@@ -47,7 +47,7 @@ def best_pair(first, second, usable, left):
     alone = ops.where(ops.expand_dims(ops.logical_and(left >= 1.0, left < 2.0), -1), scores(0), 0.0)
     place = ops.cast(ops.argmax(alone, axis=-1), "int32")
     best = (ops.max(alone, axis=-1), place, place)
-    # The shifts form a ring, so that half of them reach every pair.
+    # The shifts `s` and `size - s` compare the same pairs, so half of the shifts reach every pair.
     score, place, partner = backend.fori_loop(1, size // 2 + 1, compare, best)
     both = ops.logical_or(*(ops.one_hot(one, size, dtype="bool") for one in (place, partner)))
     exists = score > 0.0

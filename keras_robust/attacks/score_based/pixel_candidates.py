@@ -36,7 +36,8 @@ class PixelGenes:
         place, size, angle = ops.split(
             noise, (len(self.axes), len(self.axes) + self.channels), axis=-1
         )
-        # The Box-Muller transform makes a normal number from two uniform ones.
+        # The Box-Muller transform makes a normal number from two uniform ones. `size` is below 1,
+        # so that the logarithm is finite.
         normal = ops.sqrt(-2.0 * ops.log(1.0 - size)) * ops.cos(2.0 * np.pi * angle)
         genes = ops.concatenate([place, 0.5 + 0.5 * normal], axis=-1)
         genes = ops.reshape(genes, (-1, population_size, genes.shape[-1] * self.count))

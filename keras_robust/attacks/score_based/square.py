@@ -42,7 +42,8 @@ class Square(Attack):
     1000, 2000, 4000, 6000 and 8000 windows. Square is the black-box member of AutoAttack. Masked
     gradients do not hinder it, so that examples which it breaks after gradient attacks have failed
     point to masked gradients (clean logit pairing on MNIST keeps 62.4% against PGD and 6.1% against
-    Square). It leaves 88.25% of Madry's MNIST model, with 50 restarts of 20 000 queries.
+    Square). With 50 restarts of 20 000 queries, it leaves Madry's MNIST model an accuracy of
+    88.25%.
 
     In `Linf` the search starts with vertical stripes of one random sign per column and channel; a
     window sets its pixels to their largest or smallest values, with one random sign per channel. In
