@@ -151,7 +151,7 @@ class AutoAttack(Attack):
             if turn.run is None:
                 continue
             found, _, _ = turn.judge()
-            # One forward pass at the new points has judged the member.
+            # One more query: `judge` has run the model at the new points.
             queries[turn.rows] += found.queries + 1
             # Members without gradients cannot detect masked gradients.
             if turn.planned.attack.uses_gradients:

@@ -39,12 +39,12 @@ class SPSA(Attack):
     `g = 1 / m sum_i l(x_adv + delta v_i) v_i / delta`, with `m = num_samples` vectors `v_i` of
     random signs. One half of them are the negatives of the other half (Spall, 1992). Adam takes a
     step of up to about `learning_rate` in every coordinate, and the point is projected into the
-    ball and the box, in every norm. Uesato et al. (2018) broke defenses with masked gradients by
-    it. Use it for models without gradients, in addition to `Square`, which needs fewer queries. If
-    it breaks examples that PGD does not, the gradients are masked.
+    ball and the box, in every norm. Uesato et al. (2018) used it to break defenses that mask
+    gradients. Use it for models without gradients, in addition to `Square`, which needs fewer
+    queries. If it breaks examples that PGD does not, the gradients are masked.
 
     The neighbors may lie outside of the ball and the box by `delta`; only points inside count as
-    success. An example that is broken is returned as it was then, and takes no further queries.
+    success. A broken example keeps the point that broke it, and takes no further queries.
 
     Deviations from the paper: the attack stops at success, and uses 128 samples per step instead of
     up to 8192, both as in cleverhans. Deviations from cleverhans: every example has its own Adam
