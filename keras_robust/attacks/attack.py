@@ -69,19 +69,16 @@ class Attack(Configurable):
         """Returns `AttackResult` for one batch, inside a traced train step."""
         problem = SearchProblem(classifier, x, y, threat_model, seed)
         with classifier.attack_scope(x):
-            return self._perturb(problem)
-
-    def _perturb(self, problem):
-        # Training needs only the last point, which saves the passes that judge it.
-        if self.num_restarts == 1:
-            return self.search(problem._replace(keep_best=False))
-        # Restarts are compared, so that every search must judge its best point.
-        best = None
-        for restart in range(self.num_restarts):
-            seed = backend.fold_in(problem.seed, restart)
-            found = self.search(problem._replace(seed=seed, restart=restart))
-            best = found if best is None else strongest(best, found)
-        return best
+            # Training needs only the last point, which saves the passes that judge it.
+            if self.num_restarts == 1:
+                return self.search(problem._replace(keep_best=False))
+            # Restarts are compared, so that every search must judge its best point.
+            best = None
+            for restart in range(self.num_restarts):
+                one = problem._replace(seed=backend.fold_in(seed, restart), restart=restart)
+                found = self.search(one)
+                best = found if best is None else strongest(best, found)
+            return best
 
     @with_argument_advice
     def __call__(

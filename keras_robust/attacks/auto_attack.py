@@ -11,6 +11,7 @@ from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack_loss import check_choice
 from keras_robust.attacks.data import as_structure
 from keras_robust.attacks.data import check_examples
+from keras_robust.attacks.data import check_rows
 from keras_robust.attacks.ensemble import Ensemble
 from keras_robust.attacks.ensemble import PlannedAttack
 from keras_robust.attacks.gradient.apgd import APGD
@@ -18,7 +19,6 @@ from keras_robust.attacks.gradient.targeted_apgd import TargetedAPGD
 from keras_robust.attacks.minimum_norm.fab import FAB
 from keras_robust.attacks.minimum_norm.targeted_fab import TargetedFAB
 from keras_robust.attacks.result import AttackResult
-from keras_robust.attacks.result import select
 from keras_robust.attacks.score_based.square import Square
 from keras_robust.attacks.worst_case import WorstCase
 
@@ -133,18 +133,16 @@ class AutoAttack(Attack):
     @models.with_own_noise
     def run(self, model, x, y, threat_model, *, rows=None, batch_size=256, seed=0, verbose=False):
         threat_model = threat_models.get(threat_model)
-        models.refuse_preprocessor(model)
         checked, y = check_examples(x, y, threat_model)
-        logits = models.predict_clean_logits(model, checked, batch_size)
+        logits = models.predict_clean(model, checked, batch_size)
         labels = logits.argmax(-1) if y is None else losses.to_indices(y, logits.shape[-1])
         labels = ops.convert_to_numpy(labels)
         members = self.members(threat_model, logits.shape[-1])
         worst = WorstCase(checked, labels, logits, measures=False)
-        rows = np.arange(len(labels)) if rows is None else np.asarray(rows)
-        # Members attack robust examples only, which leaves out those that are not in `rows`.
-        worst.robust &= np.isin(np.arange(len(labels)), rows)
+        rows = check_rows(rows, len(labels))
         zero_gradient, queries = worst.correct.copy(), np.ones(len(labels), "int32")
-        ensemble = Ensemble(model, worst, threat_model, batch_size=batch_size, seed=seed)
+        arguments = {"rows": rows, "batch_size": batch_size, "seed": seed}
+        ensemble = Ensemble(model, worst, threat_model, **arguments)
         for turn in ensemble.turns([PlannedAttack(member, "AutoAttack") for member in members]):
             for _ in turn.batches(verbose):
                 pass
@@ -156,9 +154,10 @@ class AutoAttack(Attack):
             # Members without gradients cannot detect masked gradients.
             if turn.planned.attack.uses_gradients:
                 zero_gradient[turn.rows] &= found.zero_gradient
+        # An example that stays robust is returned unchanged.
+        worst.x_adv[worst.robust] = checked[worst.robust]
         found = AttackResult(
-            # An example that stays robust is returned unchanged.
-            x_adv=np.asarray(select(~worst.robust, worst.x_adv, checked)),
+            x_adv=worst.x_adv,
             loss=ops.convert_to_numpy(losses.margin(labels, worst.adv_logits)),
             success=~worst.robust,
             zero_gradient=zero_gradient,

@@ -157,6 +157,15 @@ def check_examples(x, y, threat_model, box="the bounds of the threat model"):
     return x, None if y is None else _check_labels(y, models.size_of(x))
 
 
+def check_rows(rows, size):
+    """Returns the rows of a data set as an int array, all of them for `None`."""
+    if rows is None:
+        return np.arange(size)
+    if not len(rows):
+        raise ValueError("Expected at least one example to attack. Received: rows=[]")
+    return np.asarray(rows)
+
+
 def _check_labels(y, num_examples):
     """Returns the labels as an array, or raises ValueError unless there is one per example."""
     shapes = [np.shape(part) for part in keras.tree.flatten(y) if hasattr(part, "shape")]

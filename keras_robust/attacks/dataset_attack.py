@@ -11,6 +11,7 @@ from keras_robust.attacks.attack_loss import check_seed
 from keras_robust.attacks.data import as_structure
 from keras_robust.attacks.data import check_classes
 from keras_robust.attacks.data import check_examples
+from keras_robust.attacks.data import check_rows
 from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import strongest
 
@@ -45,9 +46,7 @@ class DatasetAttack:
         models.refuse_preprocessor(model)
         if threat_model.changes_inputs and not attack.uses_gradients:
             models.refuse_integers(model)
-        self.rows = np.arange(models.size_of(checked)) if rows is None else np.asarray(rows)
-        if not len(self.rows):
-            raise ValueError("Expected at least one example to attack. Received: rows=[]")
+        self.rows = check_rows(rows, models.size_of(checked))
         epsilon = threat_model.epsilon_for_rows(self.rows, checked)
         self.threat_model = threat_model.with_epsilon(epsilon)
         # The compiled search holds only a weak reference to the model.

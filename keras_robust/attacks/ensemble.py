@@ -31,13 +31,17 @@ class Ensemble:
         model: a model or a callable that returns logits.
         worst: a `WorstCase`, which every attack updates.
         threat_model: a `ThreatModel`.
+        rows: int array, the examples to attack. Defaults to `None`, all examples.
         batch_size: int.
         seed: int. Every attack gets a seed of its own, derived from this one, so that no two
             attacks share their random starts.
     """
 
-    def __init__(self, model, worst, threat_model, *, batch_size, seed):
+    def __init__(self, model, worst, threat_model, *, rows=None, batch_size, seed):
         self.model, self.worst, self.threat_model = model, worst, threat_model
+        self.counts = np.ones(len(worst.y), "bool")
+        if rows is not None:
+            self.counts = np.isin(np.arange(len(worst.y)), rows)
         self.batch_size, self.seed = batch_size, seed
 
     def turns(self, plan, first=0):
@@ -63,7 +67,8 @@ class Turn:
         if planned.is_unbounded:
             threat_model = threat_model.with_epsilon(np.inf)
         self.planned = planned
-        self.rows = np.flatnonzero(worst.robust if planned.suite else worst.correct)
+        is_attacked = worst.robust if planned.suite else worst.correct
+        self.rows = np.flatnonzero(is_attacked & ensemble.counts)
         self.run = None
         self._ensemble = ensemble
         if len(self.rows):
@@ -85,7 +90,7 @@ class Turn:
             return
         if verbose:
             print(f"{self.planned.attack}")  # noqa: T201
-        others = np.ones(len(self._ensemble.worst.y), "bool")
+        others = self._ensemble.counts.copy()
         others[self.rows] = False
         num_robust = int(self._ensemble.worst.robust[others].sum())
         yield from self.run.with_progress(verbose, int(others.sum()), num_robust)

@@ -11,11 +11,13 @@ class SearchProblem(typing.NamedTuple):
     Fields: `classifier`, a `models.Classifier`; `x`, float `(batch_size, ...)`, the clean examples
     inside the bounds of the threat model; `y`, the labels, or `None`; `threat_model`, a
     `ThreatModel` whose radius is known; `seed`, int32 `(2,)` or `(batch_size, 2)`; `keep_best`,
-    bool: with `True` the search returns the best point visited, with its true loss and success, and
-    an example that is misclassified from the start unchanged; with `False` it returns the last
-    point, whose loss and success have no meaning; `restart`, int or int32 `()`, the number of this
-    search, by which targeted attacks choose their target class. Attacks whose restarts differ only
-    in the random start do not need it.
+    bool, whether to return the best point visited, with its true loss and success; `restart`, int
+    or int32 `()`, the number of this search.
+
+    With `keep_best`, an example that is misclassified from the start is returned unchanged. Without
+    it the last point is returned, and its loss and success have no meaning. Targeted attacks choose
+    their target class by `restart`. Attacks whose restarts differ only in the random start do not
+    need it.
     """
 
     classifier: object
@@ -35,10 +37,10 @@ def check_takes_problem(cls, name):
     signature = inspect.signature(method)
     try:
         signature.bind("self", "problem")
-    except TypeError as error:
+    except TypeError:
         raise TypeError(
             f"`{name}` of an attack takes one argument, a `SearchProblem`. Write "
             f"`def {name}(self, problem):`, and read `problem.classifier`, `problem.x`, "
             "`problem.y`, `problem.threat_model`, `problem.seed`, `problem.keep_best` and "
             f"`problem.restart`. Received: class {cls.__name__} with `def {name}{signature}`"
-        ) from error
+        ) from None

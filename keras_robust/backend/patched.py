@@ -3,8 +3,9 @@
 import contextlib
 import threading
 
-# Held while an attribute is replaced or restored.
-LOCK = threading.Lock()
+# Held while an attribute is replaced or restored. Reentrant, because in that moment the garbage
+# collector may close an abandoned context in the same thread.
+LOCK = threading.RLock()
 
 _ABSENT = object()
 # The replacements of an attribute, by the id of its layer and its name. Each wraps the one before.

@@ -19,8 +19,8 @@ from keras_robust.certification.certificate import registry
 from keras_robust.certification.certificate_report import CertificateReport
 from keras_robust.certification.certificate_report import certified_curve
 from keras_robust.evaluation.validation import check_labels
-from keras_robust.evaluation.validation import predict_clean
 from keras_robust.layers import RandomizedSmoothing
+from keras_robust.models import predict_clean
 from keras_robust.version import __version__
 
 _OWN_RADII = (

@@ -10,7 +10,7 @@ from keras_robust.attacks.data import to_arrays
 from keras_robust.evaluation.validation import as_model
 from keras_robust.evaluation.validation import check_labels
 from keras_robust.evaluation.validation import check_threat_model
-from keras_robust.evaluation.validation import predict_clean
+from keras_robust.models import predict_clean
 from keras_robust.threat_models import ThreatModel
 
 

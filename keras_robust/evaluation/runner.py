@@ -29,9 +29,9 @@ class AttackRunner:
     def run(self, plan, checkpoint, verbose):
         """Runs all planned attacks, and resumes from the checkpoint if it has a state."""
         run_state, seconds = self._resume(checkpoint, len(plan))
+        # Count the seconds before an interruption as well.
+        start = time.perf_counter() - seconds
         for turn in self._ensemble.turns(plan, first=len(self.reports)):
-            # Count the seconds before an interruption as well.
-            start = time.perf_counter() - seconds
             if turn.run is not None and run_state is not None:
                 self._restore(turn.run, run_state, checkpoint)
             for _ in turn.batches(verbose):
@@ -40,7 +40,7 @@ class AttackRunner:
             self._record(turn, start)
             # An attack that has finished never runs again, even if the next one is killed at once.
             self._save(checkpoint, None, 0.0)
-            run_state, seconds = None, 0.0
+            run_state, start = None, time.perf_counter()
 
     def _record(self, turn, start):
         """Updates the worst case with the result of an attack, and adds its report."""

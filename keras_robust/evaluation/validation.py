@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from keras_robust import models
 from keras_robust import threat_models
 from keras_robust.attacks.data import check_classes
 
@@ -42,21 +41,6 @@ def as_model(model):
         "function of NumPy arrays, kr.evaluation.BlackBox. "
         f"Received: an object of type {type(model).__name__}{known}"
     )
-
-
-def predict_clean(model, x, batch_size):
-    """Returns the logits of clean examples, and raises ValueError unless all are finite."""
-    # Attacks and `predict` would disagree on the inputs of such a model.
-    models.refuse_preprocessor(model)
-    logits = models.predict_clean_logits(model, x, batch_size)
-    broken = int((~np.isfinite(logits)).any(axis=-1).sum())
-    if broken:
-        raise ValueError(
-            "The model returns NaN or infinite values on clean examples, so there is nothing to "
-            "evaluate. Check its weights, and the preprocessing of the inputs. "
-            f"Received: {broken} such examples"
-        )
-    return logits
 
 
 def check_labels(y, logits):

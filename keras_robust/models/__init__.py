@@ -8,6 +8,7 @@ from keras_robust.models.guards import rejecting_layers
 from keras_robust.models.input_errors import input_error_context
 from keras_robust.models.input_errors import refuse_integers
 from keras_robust.models.layer_classifier import LayerClassifier
+from keras_robust.models.predictions import predict_clean
 from keras_robust.models.predictions import predict_clean_logits
 from keras_robust.models.predictions import predict_logits
 from keras_robust.models.preprocessor import refuse_preprocessor
@@ -29,6 +30,7 @@ __all__ = [
     "expose_input",
     "only_input",
     "own_noise",
+    "predict_clean",
     "predict_clean_logits",
     "predict_logits",
     "refuse_guards",

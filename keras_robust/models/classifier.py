@@ -15,7 +15,7 @@ from keras_robust.models.compiled_loss import BINARY_LOSSES
 from keras_robust.models.compiled_loss import OWN_LOSSES
 from keras_robust.models.compiled_loss import REDUCTIONS
 from keras_robust.models.compiled_loss import read_loss
-from keras_robust.models.dtypes import attack_dtype_scope
+from keras_robust.models.dtypes import compute_dtype_scope
 from keras_robust.models.dtypes import current_dtype
 from keras_robust.models.error_context import error_context
 from keras_robust.models.probabilities import are_probabilities
@@ -152,8 +152,28 @@ class Classifier:
             if self.attack_dtype is None:
                 yield
                 return
-            with attack_dtype_scope(self.model, self.attack_dtype):
-                yield
+            try:
+                with compute_dtype_scope(self.model, self.attack_dtype):
+                    yield
+            except Exception as error:
+                # One forward pass in either dtype tells an error of the dtype from all others.
+                if self._can_run(x, self.attack_dtype) or not self._can_run(x, None):
+                    raise
+                raise ValueError(
+                    f"The model cannot run in {self.attack_dtype}: a layer has a fixed dtype. Give "
+                    "that layer autocast=False, so that it stays in float32 and casts its inputs "
+                    "itself, or use attack_dtype=None. "
+                    f"Received: attack_dtype={self.attack_dtype!r} and the error {error}"
+                ) from error
+
+    def _can_run(self, x, dtype):
+        """Returns whether a forward pass on `x` works with the layers in a compute dtype."""
+        try:
+            with compute_dtype_scope(self.model, dtype):
+                self(x)
+        except Exception:
+            return False
+        return True
 
     @property
     def reduction(self):

@@ -1,8 +1,8 @@
 """Compute dtypes of the layers of a model, changed while a function runs or is traced."""
 
 import contextlib
-import re
 import threading
+import weakref
 
 import keras
 
@@ -13,8 +13,6 @@ from keras_robust.backend.patched import patched
 
 LOW = ("bfloat16", "float16")
 
-# How error messages of TensorFlow and JAX spell the two dtypes.
-_SPELLINGS = {"bfloat16": "bfloat16|bf16", "float16": "float16|f16|half"}
 _THREAD = threading.local()
 # These layers are cheap, and may need all digits of their inputs: in bfloat16, 1003 is 1004.
 _KEPT = (keras.layers.Normalization, keras.layers.Rescaling)
@@ -63,54 +61,20 @@ def compute_dtype_scope(model, dtype):
             _THREAD.dtype = before
 
 
-@contextlib.contextmanager
-def attack_dtype_scope(model, dtype):
-    """A `compute_dtype_scope` that explains the errors of layers with a fixed dtype.
-
-    An error whose text names `dtype` comes from such a layer. Other errors are raised unchanged,
-    and so are all errors of a model whose layers keep their dtypes.
-
-    Args:
-        model: as in `compute_dtype_scope`.
-        dtype: `"bfloat16"` or `"float16"`.
-
-    Raises:
-        ValueError: if code inside the context cannot run in `dtype`.
-    """
-    is_changed = False
-    try:
-        with compute_dtype_scope(model, dtype):
-            is_changed = current_dtype() is not None
-            yield
-    except Exception as error:
-        if not is_changed or not _names_dtype(error, dtype):
-            raise
-        raise ValueError(
-            f"The model cannot run in {dtype}: a layer has a fixed dtype. Give that layer "
-            "autocast=False, so that it stays in float32 and casts its inputs itself, or use "
-            f"attack_dtype=None. Received: attack_dtype={dtype!r} and the error {error}"
-        ) from error
-
-
-def _names_dtype(error, dtype):
-    """Returns whether the text of an error, or of an error that caused it, names the dtype."""
-    pattern = rf"(?<![a-z])({_SPELLINGS[dtype]})(?![a-z])"
-    while error is not None:
-        # After these words Keras lists the inputs of the layer with their dtypes, for any error.
-        reason = str(error).partition("Arguments received by")[0]
-        if re.search(pattern, reason, re.IGNORECASE):
-            return True
-        error = error.__cause__
-    return False
-
-
 class _Wrapped(keras.DTypePolicy):
     """The policy of a layer, with another compute dtype in threads that are inside a scope."""
 
     def __init__(self, layer):
         super().__init__("float32")
-        self.layer = layer
+        # Weak, because a layer that outlives the model may have copied this policy.
+        self._layer = weakref.ref(layer)
         self.policy = _policy_of(layer)
+
+    @property
+    def is_in_use(self):
+        """Whether the layer for which the policy was made has it."""
+        layer = self._layer()
+        return layer is not None and _policy_of(layer) is self
 
     @property
     def compute_dtype(self):
@@ -145,7 +109,6 @@ def _restore_copies(model):
     with LOCK:
         for layer in layers_of(model):
             policy = _policy_of(layer)
-            # A wrapped policy is in use as long as the layer that it was made for still has it.
-            while isinstance(policy, _Wrapped) and _policy_of(policy.layer) is not policy:
+            while isinstance(policy, _Wrapped) and not policy.is_in_use:
                 policy = policy.policy
             vars(layer)[DTYPE_POLICY] = policy

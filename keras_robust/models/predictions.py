@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_robust.models.classifier import JUDGE_OTHERS
 from keras_robust.models.classifier import Classifier
+from keras_robust.models.preprocessor import refuse_preprocessor
 from keras_robust.models.structures import batches_of
 from keras_robust.models.structures import single
 
@@ -35,6 +36,21 @@ def predict_clean_logits(model, x, batch_size=256):
         if np.all((column >= -_SLACK) & (column <= 1.0 + _SLACK)):
             raise ValueError(_UNKNOWN_COLUMN.format(column.shape, column.min(), column.max()))
     return np.concatenate(logits)
+
+
+def predict_clean(model, x, batch_size):
+    """Returns the logits of clean examples, and raises ValueError unless all are finite."""
+    # Attacks and `predict` would disagree on the inputs of such a model.
+    refuse_preprocessor(model)
+    logits = predict_clean_logits(model, x, batch_size)
+    broken = int((~np.isfinite(logits)).any(axis=-1).sum())
+    if broken:
+        raise ValueError(
+            "The model returns NaN or infinite values on clean examples, so there is nothing to "
+            "evaluate. Check its weights, and the preprocessing of the inputs. "
+            f"Received: {broken} such examples"
+        )
+    return logits
 
 
 def _predict(model, x, batch_size):

@@ -27,4 +27,6 @@ def _makes_softmax(layer):
 
 
 def _activation(layer):
-    return getattr(layer, "activation", None)
+    activation = getattr(layer, "activation", None)
+    # While another thread records logits on JAX, the activation is wrapped.
+    return getattr(activation, "function", activation)

@@ -90,6 +90,7 @@ class ForwardPass:
         """The sum of the regularizers of the model, a scalar; it is a part of `loss`."""
         # Reading the outputs runs the model, which sets the regularizers.
         self.outputs  # noqa: B018
+        self._refuse_given_outputs()
         total = sum((ops.sum(ops.cast(r, "float32")) for r in self._regularisers), 0.0)
         # A Keras loss reduces them, so that a replica adds only its share, as in the compiled loss.
         values = ops.zeros(ops.shape(self.x)[:1], "float32") + total

@@ -14,7 +14,8 @@ class StepResult(typing.NamedTuple):
     `input_gradient`, the gradient with respect to `x_adv`, multiplied by the loss scale; `clean`
     and `adversarial`, the `ForwardPass` of each; `delta`, the perturbation that an objective with
     `persistent_delta` keeps for the next batch, or `None`; `zero_gradient`, bool `(batch_size,)`,
-    whether all input gradients of the attack were zero.
+    whether all input gradients were zero, by default those of the attack. `AdvTrain` reports this
+    field, and not that of `adversarial.found`.
 
     `GradientStep.apply` fills three more, which are `None` before: `outputs`, the outputs of the
     model for the clean examples before the first update of the batch; `logits_mismatch`, a scalar

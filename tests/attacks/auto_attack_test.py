@@ -171,3 +171,11 @@ def test_it_agrees_with_evaluate_about_logits_that_are_not_finite():
     assert np.all(found.x_adv[:2, 0] <= 0.6) and found.x_adv[0, 0] == x[0, 0]
     report = kr.evaluate(_nan_beyond, (x, y), ball, minimum_norm=None)
     assert report.robust_accuracy == pytest.approx((~found.success).mean())
+
+
+def test_a_model_without_finite_logits_is_refused():
+    x = np.array([[0.3, 0.5], [0.7, 0.5]], "float32")
+    with pytest.raises(ValueError, match="NaN or infinite values on clean.*Received: 1 such"):
+        AutoAttack().run(_nan_beyond, x, np.array([0, 1]), kr.Linf(0.2))
+    with pytest.raises(ValueError, match=r"at least one example to attack. Received: rows=\[\]"):
+        AutoAttack().run(_nan_beyond, x[:1], np.array([0]), kr.Linf(0.2), rows=[])

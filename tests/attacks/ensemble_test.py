@@ -65,6 +65,16 @@ def test_a_minimum_norm_attack_has_no_radius_and_is_judged_with_it(search_alone)
     np.testing.assert_allclose(ensemble.worst.distances[:2], [0.5, 0.25], rtol=1e-5)
 
 
+def test_only_the_rows_that_count_are_attacked_and_shown(capsys):
+    worst = WorstCase(X, Y, np.asarray(model(X)), measures=False)
+    ensemble = Ensemble(model, worst, BALL, rows=[1, 2, 4], batch_size=2, seed=0)
+    (turn,) = ensemble.turns([PlannedAttack(Fixed([0.0] * 5, claim=False))])
+    np.testing.assert_array_equal(turn.rows, [1, 2])
+    assert sum(turn.batches(True)) == 2
+    # Two of three examples are right; example 4 is a clean mistake.
+    assert "robust: 0.6667" in capsys.readouterr().out
+
+
 def test_nothing_runs_where_nothing_is_left():
     ensemble = _ensemble()
     ensemble.worst.robust[:] = False

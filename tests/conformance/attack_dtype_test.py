@@ -247,7 +247,13 @@ def test_other_errors_stay_what_they_are():
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("no memory left"), ValueError("odd"), KeyError("x"), KeyboardInterrupt()]
+    "error",
+    [
+        RuntimeError("no memory left for bfloat16"),
+        ValueError("odd"),
+        KeyError("x"),
+        KeyboardInterrupt(),
+    ],
 )
 def test_an_error_of_the_attack_is_raised_unchanged_and_the_attack_runs_once(error):
     class Broken(kr.attacks.FGSM):
@@ -264,6 +270,18 @@ def test_an_error_of_the_attack_is_raised_unchanged_and_the_attack_runs_once(err
         attack.perturb(classifier, *map(_tensor, (X, Y, kr.Linf(0.1), [1, 2])))
     assert caught.value is error and attack.calls == 1
     assert all(new is old for new, old in zip(_policies(model), policies, strict=True))
+
+
+def test_a_fault_of_a_layer_in_every_dtype_is_not_explained_by_the_dtype():
+    layer = Fixed()
+    model = _model(layer)
+    classifier = models.Classifier(model).with_attack_dtype("bfloat16")
+    attack, arguments = kr.attacks.FGSM(), [*map(_tensor, (X, Y)), kr.Linf(0.1), _tensor([1, 2])]
+    with pytest.raises(ValueError, match="^The model cannot run in bfloat16: .*no such product"):
+        attack.perturb(classifier, *arguments)
+    layer.is_broken = True
+    with pytest.raises(ValueError, match="^The model cannot run on these inputs: no such product"):
+        attack.perturb(classifier, *arguments)
 
 
 @pytest.mark.exhaustive

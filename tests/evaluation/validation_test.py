@@ -1,11 +1,9 @@
-import keras
 import numpy as np
 import pytest
 
 import keras_robust as kr
 from keras_robust.evaluation.validation import check_labels
 from keras_robust.evaluation.validation import check_threat_model
-from keras_robust.evaluation.validation import predict_clean
 from tests.support import refusals
 
 LOGITS = np.zeros((4, 3), "float32")
@@ -42,15 +40,6 @@ def test_soft_rows_count_by_their_largest_entry():
 def test_wrong_labels(y, message):
     with refusals.assert_refused(message):
         check_labels(y, LOGITS)
-
-
-def test_clean_outputs_must_be_finite():
-    x = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]], "float32")
-    np.testing.assert_allclose(predict_clean(lambda x: 2.0 * x, x, 2), 2.0 * x)
-    with pytest.raises(ValueError, match="NaN or infinite.*Received: 2 such examples"):
-        predict_clean(lambda x: keras.ops.where(x > 0.25, np.nan, x), x, 2)
-    with pytest.raises(ValueError, match="NaN or infinite.*Received: 1 such examples"):
-        predict_clean(lambda x: keras.ops.where(x > 0.55, np.inf, x), x, 2)
 
 
 def test_threat_models_must_change_inputs():

@@ -4,7 +4,6 @@ import keras
 import numpy as np
 import pytest
 
-from keras_robust.models.dtypes import attack_dtype_scope
 from keras_robust.models.dtypes import compute_dtype_scope
 from keras_robust.models.dtypes import current_dtype
 from tests.support import backends
@@ -291,45 +290,3 @@ def test_layers_made_within_keep_the_dtype_until_the_outer_scope_ends():
     assert growing.made._dtype_policy is growing._dtype_policy
     assert growing._dtype_policy.compute_dtype == "float32"
     assert type(growing._dtype_policy) is keras.DTypePolicy
-
-
-def _dense(policy=None):
-    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, dtype=policy)])
-
-
-def test_errors_of_a_model_that_keeps_its_dtypes_are_raised_unchanged():
-    error = TypeError("no product of bfloat16")
-    with pytest.raises(TypeError) as caught:
-        with attack_dtype_scope(_dense("mixed_bfloat16"), "bfloat16"):
-            raise error
-    assert caught.value is error
-
-
-@pytest.mark.parametrize(
-    ("dtype", "text", "is_named"),
-    [
-        ("bfloat16", "got float32 and bfloat16", True),
-        ("bfloat16", "expected DT_FLOAT, not DT_BFLOAT16", True),
-        ("bfloat16", "bf16[8,3]", True),
-        ("bfloat16", "float16", False),
-        ("bfloat16", "half", False),
-        ("float16", "was expected to be a float tensor but is a half tensor", True),
-        ("float16", "T=DT_HALF", True),
-        ("float16", "f16[8,3]", True),
-        ("float16", "mixed_float16", True),
-        ("float16", "bfloat16 and bf16", False),
-        ("float16", "behalf, halfway", False),
-        ("bfloat16", "bad\n\nArguments received by Dense.call(): inputs=bfloat16", False),
-    ],
-)
-@pytest.mark.parametrize("depth", [0, 1, 2])
-def test_errors_are_explained_if_they_or_their_causes_name_the_dtype(dtype, text, is_named, depth):
-    error = TypeError(text)
-    for _ in range(depth):
-        cause, error = error, ValueError("The model cannot run on these inputs")
-        error.__cause__ = cause
-    with pytest.raises((TypeError, ValueError)) as caught:
-        with attack_dtype_scope(_dense(), dtype):
-            raise error
-    assert (caught.value is error) != is_named
-    assert (f"The model cannot run in {dtype}: " in str(caught.value)) == is_named

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 
@@ -22,3 +23,12 @@ def test_one_column_of_unknown_meaning_is_refused_for_clean_examples():
         models.predict_clean_logits(model, X)
     found = models.predict_logits(model, X)
     np.testing.assert_array_equal(found, np.stack([0.0 * X[:, 0], X[:, 0]], 1))
+
+
+def test_clean_outputs_must_be_finite():
+    x = np.array([[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]], "float32")
+    np.testing.assert_allclose(models.predict_clean(lambda x: 2.0 * x, x, 2), 2.0 * x)
+    with pytest.raises(ValueError, match="NaN or infinite.*Received: 2 such examples"):
+        models.predict_clean(lambda x: keras.ops.where(x > 0.25, np.nan, x), x, 2)
+    with pytest.raises(ValueError, match="NaN or infinite.*Received: 1 such examples"):
+        models.predict_clean(lambda x: keras.ops.where(x > 0.55, np.inf, x), x, 2)

@@ -84,6 +84,8 @@ def test_loss_of_given_outputs_is_refused():
     given = training.ForwardPass(clean.classifier, clean.batch, outputs=clean.outputs)
     with pytest.raises(RuntimeError, match="has no loss. .*Received: a forward pass of a `StepR"):
         given.loss  # noqa: B018
+    with pytest.raises(RuntimeError, match="not its regularizers"):
+        given.regularisation  # noqa: B018
 
 
 @pytest.mark.parametrize("weight", [None, forward_passes.SAMPLE_WEIGHT])

@@ -46,7 +46,7 @@ def _changes(layer):
 
 
 class _Recording:
-    """An activation that also stores its inputs as the logits of its outputs."""
+    """An activation, or the call of a `Softmax`, that also stores the logits of its outputs."""
 
     def __init__(self, function):
         self.function = function
