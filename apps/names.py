@@ -35,10 +35,10 @@ def snake_case(cls):
 class _Parser(flags.ArgumentParser):
     def __init__(self, known):
         self.known = known
-        self._names = {_plain(name): name for name in known}
+        self._names = {_normalized(name): name for name in known}
 
     def parse(self, argument):
-        key = _plain(argument)
+        key = _normalized(argument)
         if key in self._names:
             return self._names[key]
         near = difflib.get_close_matches(key, self._names, n=1)
@@ -50,5 +50,5 @@ class _Parser(flags.ArgumentParser):
         return "string name"
 
 
-def _plain(name):
+def _normalized(name):
     return name.lower().replace("_", "")

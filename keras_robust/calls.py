@@ -82,7 +82,7 @@ def advice(name, value, known):
         known: list of str, the arguments that the function has.
     """
     if own := _own_name(name, known):
-        return f"Write {own}={'(low, high)' if own == 'bounds' else _shown(value)}."
+        return f"Write {own}={'(low, high)' if own == 'bounds' else _brief(value)}."
     if name in _EXAMPLE_NAMES and "data" in known:
         return _DATA_ADVICE
     return (
@@ -97,7 +97,7 @@ def _threat_model_advice(name, value, known):
     meant = _meanings(name)
     place = "threat_model=" if "threat_model" in known else ""
     if "epsilon" in meant:
-        return f"Pass the radius to the threat model: {place}kr.Linf({_shown(value)})."
+        return f"Pass the radius to the threat model: {place}kr.Linf({_brief(value)})."
     if "bounds" in meant:
         return f"Pass the bounds to the threat model: {place}kr.Linf(epsilon, bounds=(low, high))."
     if name == "norm":
@@ -111,9 +111,9 @@ def _attack_advice(name, value, known):
     setting = next((own for own in meant if own in _ATTACK_ARGUMENTS), None)
     place = next((own for own in ("attack", "attacks") if own in known), None)
     if setting and place:
-        return f"Pass it to the attack: {place}=kr.attacks.PGD({setting}={_shown(value)})."
+        return f"Pass it to the attack: {place}=kr.attacks.PGD({setting}={_brief(value)})."
     if "objective" in known and "beta" in meant:
-        return f"Pass it to the objective: objective=kr.objectives.TRADES(beta={_shown(value)})."
+        return f"Pass it to the objective: objective=kr.objectives.TRADES(beta={_brief(value)})."
     return None
 
 
@@ -151,7 +151,7 @@ def _check_names(name, known, kwargs, is_open):
             continue
         raise TypeError(
             f"{name} has no argument `{key}`. {advice(key, value, known)} "
-            f"Received: {key}={_shown(value)}"
+            f"Received: {key}={_brief(value)}"
         )
 
 
@@ -169,7 +169,7 @@ def _check_positions(name, known, positional, args):
         text += f" {_DATA_ADVICE}"
     elif not positional and isinstance(others[0], numbers.Real):
         text += f" Pass a radius to the threat model: kr.Linf({others[0]})."
-    received = ", ".join(map(_shown, others))
+    received = ", ".join(map(_brief, others))
     count = len(positional) + len(others)
     raise TypeError(f"{text} Received: {count} arguments by position, the last ones {received}")
 
@@ -192,6 +192,6 @@ def _is_own(name, known):
     return bool(meant) and set(meant) <= set(known)
 
 
-def _shown(value):
+def _brief(value):
     is_short = isinstance(value, (numbers.Number, str, type(None))) and len(repr(value)) < 40
     return repr(value) if is_short else f"<{type(value).__name__}>"

@@ -23,7 +23,9 @@ class Configurable:
         return cls(**{name: from_config_value(value) for name, value in config.items()})
 
     def __repr__(self):
-        arguments = ", ".join(f"{key}={shown(value)}" for key, value in self._arguments().items())
+        arguments = ", ".join(
+            f"{key}={short_repr(value)}" for key, value in self._arguments().items()
+        )
         return f"{type(self).__name__}({arguments})"
 
     def _arguments(self):
@@ -32,15 +34,15 @@ class Configurable:
         return {name: getattr(self, name) for name in names if name not in skipped}
 
 
-def shown(value):
+def short_repr(value):
     """Returns `repr(value)`, but only shape and range of long arrays and lists of numbers.
 
     Error messages use it to show the value that they received.
     """
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key!r}: {shown(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key!r}: {short_repr(item)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)) and not _is_long(value):
-        items = ", ".join(map(shown, value))
+        items = ", ".join(map(short_repr, value))
         if isinstance(value, list):
             return f"[{items}]"
         return f"({items},)" if len(value) == 1 else f"({items})"

@@ -143,17 +143,18 @@ class AutoAttack(Attack):
         zero_gradient, queries = worst.correct.copy(), np.ones(len(labels), "int32")
         arguments = {"rows": rows, "batch_size": batch_size, "seed": seed}
         ensemble = Ensemble(model, worst, threat_model, **arguments)
-        for turn in ensemble.turns([PlannedAttack(member, "AutoAttack") for member in members]):
-            for _ in turn.batches(verbose):
+        plan = [PlannedAttack(attack, "AutoAttack") for attack in members]
+        for member in ensemble.runs(plan):
+            for _ in member.batches(verbose):
                 pass
-            if turn.run is None:
+            if member.dataset_attack is None:
                 continue
-            found, _, _ = turn.judge()
+            found, _, _ = member.judge()
             # One more query: `judge` has run the model at the new points.
-            queries[turn.rows] += found.queries + 1
+            queries[member.rows] += found.queries + 1
             # Members without gradients cannot detect masked gradients.
-            if turn.planned.attack.uses_gradients:
-                zero_gradient[turn.rows] &= found.zero_gradient
+            if member.planned.attack.uses_gradients:
+                zero_gradient[member.rows] &= found.zero_gradient
         # An example that stays robust is returned unchanged.
         worst.x_adv[worst.robust] = checked[worst.robust]
         found = AttackResult(

@@ -11,7 +11,7 @@ from keras_robust import models
 from keras_robust import threat_models
 from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.attacks.batches import read_batches
-from keras_robust.configurable import shown
+from keras_robust.configurable import short_repr
 from keras_robust.threat_models.parsing import box_slack
 
 _BOX_SLACK = 1e-4  # As a share of the width of the box.
@@ -245,6 +245,6 @@ def _clip_rounding(x, label, bounds, box):
         raise ValueError(
             f"{label} must lie in {box}. Rescale them, or pass the bounds of your inputs, with "
             f"epsilon in the same units. Received: values in [{x.min():g}, {x.max():g}] under "
-            f"bounds={shown(bounds)}"
+            f"bounds={short_repr(bounds)}"
         )
     return np.clip(x, low, high).astype("float32")

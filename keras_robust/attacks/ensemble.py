@@ -39,27 +39,27 @@ class Ensemble:
 
     def __init__(self, model, worst, threat_model, *, rows=None, batch_size, seed):
         self.model, self.worst, self.threat_model = model, worst, threat_model
-        self.counts = np.ones(len(worst.y), "bool")
+        self.eligible = np.ones(len(worst.y), "bool")
         if rows is not None:
-            self.counts = np.isin(np.arange(len(worst.y)), rows)
+            self.eligible = np.isin(np.arange(len(worst.y)), rows)
         self.batch_size, self.seed = batch_size, seed
 
-    def turns(self, plan, first=0):
-        """Yields a `Turn` for every attack of a plan; judge it before the next one.
+    def runs(self, plan, first=0):
+        """Yields a `MemberRun` for every attack of a plan; judge it before the next one.
 
         Args:
             plan: list of `PlannedAttack`.
             first: int, the number of attacks that are done already. Defaults to `0`.
         """
         for index in range(first, len(plan)):
-            yield Turn(self, plan[index], index)
+            yield MemberRun(self, plan[index], index)
 
 
-class Turn:
+class MemberRun:
     """One attack of an ensemble on the examples that it is planned for.
 
     Attributes: `planned`, the `PlannedAttack`; `rows`, int array, the examples that it attacks;
-    `run`, the `DatasetAttack` on them, or `None` if there are none.
+    `dataset_attack`, the `DatasetAttack` on them, or `None` if there are none.
     """
 
     def __init__(self, ensemble, planned, index):
@@ -68,11 +68,11 @@ class Turn:
             threat_model = threat_model.with_epsilon(np.inf)
         self.planned = planned
         is_attacked = worst.robust if planned.suite else worst.correct
-        self.rows = np.flatnonzero(is_attacked & ensemble.counts)
-        self.run = None
+        self.rows = np.flatnonzero(is_attacked & ensemble.eligible)
+        self.dataset_attack = None
         self._ensemble = ensemble
         if len(self.rows):
-            self.run = DatasetAttack(
+            self.dataset_attack = DatasetAttack(
                 planned.attack,
                 ensemble.model,
                 worst.x,
@@ -86,14 +86,14 @@ class Turn:
 
     def batches(self, verbose):
         """Runs the attack, and yields after every batch, with a progress bar if `verbose`."""
-        if self.run is None:
+        if self.dataset_attack is None:
             return
         if verbose:
             print(f"{self.planned.attack}")  # noqa: T201
-        others = self._ensemble.counts.copy()
+        others = self._ensemble.eligible.copy()
         others[self.rows] = False
         num_robust = int(self._ensemble.worst.robust[others].sum())
-        yield from self.run.with_progress(verbose, int(others.sum()), num_robust)
+        yield from self.dataset_attack.with_progress(verbose, int(others.sum()), num_robust)
 
     def judge(self):
         """Updates the worst case with the points of the attack, after its last batch.
@@ -102,7 +102,7 @@ class Turn:
             The `AttackResult` for `rows`; and two bool arrays, which of these examples are broken,
             and which points are feasible. Both are computed anew, whatever the attack reports.
         """
-        ensemble, found = self._ensemble, self.run.found()
+        ensemble, found = self._ensemble, self.dataset_attack.found()
         logits = models.predict_logits(ensemble.model, found.x_adv, ensemble.batch_size)
         radius = ensemble.threat_model.epsilon_for_rows(self.rows, ensemble.worst.x)
         threat_model = ensemble.threat_model.with_epsilon(radius)

@@ -323,7 +323,7 @@ class AdvTrain(keras.callbacks.Callback):
 
     def _train(self, *arguments):
         """Runs the adversarial train step on a batch."""
-        step, plain = self._step, self._function.plain
+        step, original = self._step, self._function.replaced
         try:
             with self._message_about_compiling():
                 step.build(arguments[-1])
@@ -333,12 +333,12 @@ class AdvTrain(keras.callbacks.Callback):
             raise
         except BaseException as error:  # Ctrl-C must restore the plain train function, too.
             uninstall(step.model)
-            forget_step(self, plain)
+            forget_step(self, original)
             message = backend.required_message(error)
             if message is None:
                 raise
             raise ValueError(message) from None
-        self._compiled.keep(self, plain)
+        self._compiled.keep(self, original)
         return logs
 
     def _message_about_compiling(self):

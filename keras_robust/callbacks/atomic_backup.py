@@ -15,7 +15,7 @@ from keras_robust.atomic import write_arrays
 from keras_robust.backend.keras_internals import REMEMBERED
 from keras_robust.backend.keras_internals import start_fit_at
 from keras_robust.callbacks.adv_train import AdvTrain
-from keras_robust.callbacks.callback_list import move
+from keras_robust.callbacks.callback_list import move_callback
 from keras_robust.callbacks.robust_validation import RobustValidation
 from keras_robust.configurable import fingerprint
 from keras_robust.sealed import read_sealed
@@ -116,7 +116,7 @@ class AtomicBackup(keras.callbacks.Callback):
 
     def set_model(self, model):
         super().set_model(model)
-        self._callback_list = move(self, inspect.currentframe().f_back, len)
+        self._callback_list = move_callback(self, inspect.currentframe().f_back, len)
 
     def get_config(self):
         return {"path": self.path, "delete_checkpoint": self.delete_checkpoint}
@@ -143,12 +143,14 @@ class AtomicBackup(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         values = [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
-        arrays = {f"variable_{index}": _plain(value) for index, value in enumerate(values)}
+        arrays = {f"variable_{index}": _to_numpy(value) for index, value in enumerate(values)}
         remembered = {}
         for name, callback, attributes in _remembering(self._callback_list()):
             state = {attribute: getattr(callback, attribute, None) for attribute in attributes}
             weights = state.pop("best_weights", None) or []
-            arrays.update((f"{name}_{index}", _plain(value)) for index, value in enumerate(weights))
+            arrays.update(
+                (f"{name}_{index}", _to_numpy(value)) for index, value in enumerate(weights)
+            )
             remembered[name] = {"state": state, "num_weights": len(weights)}
         meta = {
             "schema": _SCHEMA,
@@ -278,7 +280,7 @@ def _remembering(callbacks):
                 yield f"{name}_{counts[name]}", callback, attributes
 
 
-def _plain(value):
+def _to_numpy(value):
     """Returns an array that NumPy can write without pickling.
 
     Dtypes such as bfloat16 become float32, which represents them exactly.

@@ -3,7 +3,7 @@
 from keras_robust.backend.keras_internals import callback_list_around
 
 
-def move(callback, frame, place):
+def move_callback(callback, frame, place):
     """Moves a callback within the list of its `fit`, while Keras calls its `set_model`.
 
     Args:

@@ -44,12 +44,12 @@ class CompiledStep:
             self.run = _make_train_function(self.step)
             self._made_for = None
 
-    def keep(self, callback, plain):
+    def keep(self, callback, original):
         """Keeps the compiled code for the next `fit` of `callback`, after a batch has used it.
 
         Args:
             callback: the callback, to which a weak reference is kept.
-            plain: the plain train function of the model, which stores the step and so limits its
+            original: the plain train function of the model, which stores the step and so limits its
                 life, or `None`.
         """
         if self._made_for is not None:
@@ -57,12 +57,12 @@ class CompiledStep:
         # Record the variables only now, because Keras creates missing ones in the first batch.
         self._made_for = self._step_context()
         # A step that carries a state from batch to batch must start anew in every `fit`.
-        if plain is not None and not self.step.carries_on:
-            kept = getattr(plain, _KEPT, None)
+        if original is not None and not self.step.carries_on:
+            kept = getattr(original, _KEPT, None)
             if kept is None:
                 # Weak, so that the compiled code goes when the user deletes the callback.
                 kept = weakref.WeakKeyDictionary()
-                setattr(plain, _KEPT, kept)
+                setattr(original, _KEPT, kept)
             kept[callback] = self
 
     def _holds(self):
@@ -115,15 +115,15 @@ def kept_step(callback, model, attack_dtype):
     return kept if _are_same(made_of, asked) and kept._holds() else None
 
 
-def forget_step(callback, plain):
+def forget_step(callback, original):
     """Removes the compiled step that was kept for `callback`."""
-    getattr(plain, _KEPT, {}).pop(callback, None)
+    getattr(original, _KEPT, {}).pop(callback, None)
 
 
 def _make_train_function(step):
     """Returns Keras's own train function around our step; the model does not change."""
     model = step.model
-    jit_compile, plain = model.jit_compile, model.train_function
+    jit_compile, original = model.jit_compile, model.train_function
     if jit_compile and not model.run_eagerly:
         # The step compiles a part of itself: Keras would compile the checks too, which XLA drops.
         step.use_xla()
@@ -136,7 +136,7 @@ def _make_train_function(step):
     finally:
         del model.train_step
         model.jit_compile = jit_compile
-        model.train_function = plain
+        model.train_function = original
 
 
 def _leaves(value):

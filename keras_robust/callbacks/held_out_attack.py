@@ -17,7 +17,7 @@ from keras_robust.attacks.data import check_classes
 from keras_robust.attacks.data import check_examples
 from keras_robust.attacks.data import to_arrays
 from keras_robust.attacks.step_reach import step_size_complaint
-from keras_robust.callbacks.callback_list import move
+from keras_robust.callbacks.callback_list import move_callback
 from keras_robust.evaluation.checks.cheap_checks import check_epsilon
 
 
@@ -68,7 +68,7 @@ class HeldOutAttack(keras.callbacks.Callback):
         # Raise before the first epoch, not after it.
         models.refuse_preprocessor(model)
         super().set_model(model)
-        self._callback_list = move(self, inspect.currentframe().f_back, self._place)
+        self._callback_list = move_callback(self, inspect.currentframe().f_back, self._place)
 
     def measure(self):
         """Returns accuracy and mean cross-entropy under the attack, as floats.

@@ -22,14 +22,14 @@ class LastCallback(keras.callbacks.Callback):
 
 def install(model, train_function):
     """Replaces the plain train function by `train_function` during the current `fit`."""
-    train_function.plain = uninstall(model)
+    train_function.replaced = uninstall(model)
     train_function.fit = current_fit(model)
     model.train_function = train_function
 
 
 def uninstall(model):
     """Restores the plain train function if another one is installed, and returns it."""
-    model.train_function = getattr(model.train_function, "plain", model.train_function)
+    model.train_function = getattr(model.train_function, "replaced", model.train_function)
     return model.train_function
 
 

@@ -87,15 +87,15 @@ class CertificateReport:
         return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **to_plain(self)}
 
     @classmethod
-    def from_dict(cls, plain):
+    def from_dict(cls, fields):
         """Returns the report for a dict that `to_dict` returned.
 
         Raises:
             ValueError: if a field is missing, unknown, of another type or out of range, or does not
                 follow from the examples.
         """
-        check_certificate(plain)
-        return cls(**{name: plain[name] for name in plain if not name.startswith("schema")})
+        check_certificate(fields)
+        return cls(**{name: fields[name] for name in fields if not name.startswith("schema")})
 
     def save(self, path):
         """Writes the report as JSON; readers never see half of the file."""

@@ -46,16 +46,16 @@ _REPORT = record(
 )
 
 
-def check_certificate(plain):
+def check_certificate(fields):
     """Raises a `ValueError` that names the first field that does not match version 1."""
     # Anything but an object becomes an empty one, which lacks the schema.
-    plain = dict(plain) if isinstance(plain, dict) else {}
-    _check_schema(plain.pop("schema", None), plain.pop("schema_version", None))
+    fields = dict(fields) if isinstance(fields, dict) else {}
+    _check_schema(fields.pop("schema", None), fields.pop("schema_version", None))
     # Check the types first, because the other checks compute with the values.
-    _REPORT(plain, "certificate")
-    _check_examples(plain)
-    _check_figures(plain)
-    _check_method(plain)
+    _REPORT(fields, "certificate")
+    _check_examples(fields)
+    _check_figures(fields)
+    _check_method(fields)
 
 
 def _check_schema(schema, version):
@@ -72,23 +72,23 @@ def _check_schema(schema, version):
         )
 
 
-def _check_examples(plain):
+def _check_examples(fields):
     """Checks labels, predictions and radii against the numbers of examples and classes."""
-    size, classes = plain["num_examples"], plain["num_classes"]
+    size, classes = fields["num_examples"], fields["num_classes"]
     for name in ("labels", "predictions", "radii"):
-        if len(plain[name]) != size:
-            refuse(f"certificate.{name}", f"a list of num_examples {size}", plain[name])
+        if len(fields[name]) != size:
+            refuse(f"certificate.{name}", f"a list of num_examples {size}", fields[name])
     for name in ("labels", "predictions"):
-        if max(plain[name]) >= classes:
-            refuse(f"certificate.{name}", f"classes below num_classes {classes}", plain[name])
-    for given, radius in zip(plain["predictions"], plain["radii"], strict=True):
+        if max(fields[name]) >= classes:
+            refuse(f"certificate.{name}", f"classes below num_classes {classes}", fields[name])
+    for given, radius in zip(fields["predictions"], fields["radii"], strict=True):
         if given < 0 and radius:
-            refuse("certificate.radii", "0 if the prediction is -1, abstained", plain["radii"])
+            refuse("certificate.radii", "0 if the prediction is -1, abstained", fields["radii"])
 
 
-def _check_method(plain):
+def _check_method(fields):
     """Checks `norm` against the method, if the method is a class of this package."""
-    method = plain["method"]
+    method = fields["method"]
     cls = registry.classes.get(method["class_name"].lower())
     if cls is None:  # A class of the user.
         return
@@ -97,13 +97,13 @@ def _check_method(plain):
         norm = cls(**method["config"]).norm
     except (TypeError, ValueError) as error:
         raise ValueError(f"{error}, in certificate.method.config") from error
-    if plain["norm"] != norm:
-        refuse("certificate.norm", f"{norm!r}, the norm of {method['class_name']}", plain["norm"])
+    if fields["norm"] != norm:
+        refuse("certificate.norm", f"{norm!r}, the norm of {method['class_name']}", fields["norm"])
 
 
-def _check_figures(plain):
+def _check_figures(fields):
     """Checks that accuracy, abstentions and average radius follow from the examples."""
-    rows = list(zip(plain["labels"], plain["predictions"], plain["radii"], strict=True))
+    rows = list(zip(fields["labels"], fields["predictions"], fields["radii"], strict=True))
     size = len(rows)
     own = {
         "clean_accuracy": sum(label == given for label, given, _ in rows) / size,
@@ -112,10 +112,10 @@ def _check_figures(plain):
     }
     for name, value in own.items():
         # Sums in another order differ in the last digits.
-        if abs(plain[name] - value) > 1e-9 * (1.0 + value):
-            refuse(f"certificate.{name}", f"the value for the examples, {value}", plain[name])
+        if abs(fields[name] - value) > 1e-9 * (1.0 + value):
+            refuse(f"certificate.{name}", f"the value for the examples, {value}", fields[name])
     _check_curve(
-        plain["curve"], np.sort([radius for label, given, radius in rows if label == given]), size
+        fields["curve"], np.sort([radius for label, given, radius in rows if label == given]), size
     )
 
 

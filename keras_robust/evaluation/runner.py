@@ -31,24 +31,26 @@ class AttackRunner:
         run_state, seconds = self._resume(checkpoint, len(plan))
         # Count the seconds before an interruption as well.
         start = time.perf_counter() - seconds
-        for turn in self._ensemble.turns(plan, first=len(self.reports)):
-            if turn.run is not None and run_state is not None:
-                self._restore(turn.run, run_state, checkpoint)
-            for _ in turn.batches(verbose):
+        for member in self._ensemble.runs(plan, first=len(self.reports)):
+            if member.dataset_attack is not None and run_state is not None:
+                self._restore(member.dataset_attack, run_state, checkpoint)
+            for _ in member.batches(verbose):
                 if checkpoint.is_due:
-                    self._save(checkpoint, turn.run.state(), time.perf_counter() - start)
-            self._record(turn, start)
+                    self._save(
+                        checkpoint, member.dataset_attack.state(), time.perf_counter() - start
+                    )
+            self._record(member, start)
             # An attack that has finished never runs again, even if the next one is killed at once.
             self._save(checkpoint, None, 0.0)
             run_state, start = None, time.perf_counter()
 
-    def _record(self, turn, start):
+    def _record(self, member, start):
         """Updates the worst case with the result of an attack, and adds its report."""
-        worst, rows, planned = self.worst, turn.rows, turn.planned
+        worst, rows, planned = self.worst, member.rows, member.planned
         robust = worst.correct.copy()
         zero_gradient, queries = 0.0, 0
-        if turn.run is not None:
-            found, broken, feasible = turn.judge()
+        if member.dataset_attack is not None:
+            found, broken, feasible = member.judge()
             robust[rows[broken]] = False
             zero_gradient = float(found.zero_gradient.sum() / worst.correct.sum())
             queries = int(found.queries.sum())

@@ -43,7 +43,7 @@ def certify_signature(served, max_samples, archive):
         f"{max_samples}, and alpha above 0 and at most {_MAX_ALPHA}"
     )
     logits = archive.in_graph(models.Classifier(model.model).logits)
-    guard = archive.in_graph(lambda x: served.guarded([x])[0])
+    guard = archive.in_graph(lambda x: served.apply_guards([x])[0])
 
     def certify(x, seed, num_samples, alpha):
         # Count copies like the loop below does, and in int64 so that the product cannot overflow.

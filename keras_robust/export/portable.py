@@ -63,13 +63,13 @@ def export_portable(model, path, format, *, report=None, label_names=None, guard
         served = ServedModel(model, inputs, choose_guards(model, inputs, guard, report))
         data = _examples(report, data)
         (x,) = served.first_rows(data)
-        guarded = _Guarded(served)
+        guarded_model = _Guarded(served)
         with inputs.missing_data_context(data):
-            expected = [np.asarray(value) for value in _pair(guarded(tf.constant(x)))]
+            expected = [np.asarray(value) for value in _pair(guarded_model(tf.constant(x)))]
         file = partial / f"model{_SUFFIXES[format]}"
         (spec,) = inputs.specs
         signature = keras.InputSpec(shape=tuple(spec.shape), dtype=spec.dtype.name, name=spec.name)
-        guarded.export(str(file), format=format, verbose=False, input_signature=[signature])
+        guarded_model.export(str(file), format=format, verbose=False, input_signature=[signature])
         _check_predictions(format, file, x, expected)
         manifest = make_manifest(served, [], report=report, label_names=label_names, data=data)
         # NaN is not JSON, and other readers reject it.

@@ -23,7 +23,7 @@ class ServedModel:
     inputs: object
     guards: list
 
-    def guarded(self, tensors):
+    def apply_guards(self, tensors):
         """Returns a list of the inputs behind their guards."""
         pairs = zip(tensors, self.guards, strict=True)
         return [x if guard is None else guard(x) for x, guard in pairs]
@@ -31,7 +31,7 @@ class ServedModel:
     def prediction_function(self):
         """Returns the guarded model as a `PredictionFunction` of a list of input tensors."""
         return PredictionFunction(
-            self.model, pack=lambda tensors: self.inputs.pack(self.guarded(tensors))
+            self.model, pack=lambda tensors: self.inputs.pack(self.apply_guards(tensors))
         )
 
     @property

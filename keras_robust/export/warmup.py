@@ -71,7 +71,7 @@ class _KerasAnswer:
             guard = self._served.scale_guard
             values = [pictures if guard is None else guard.to_float(pictures)]
         pairs = zip(values, self._served.inputs.specs, strict=True)
-        return self._served.guarded(
+        return self._served.apply_guards(
             [ops.convert_to_tensor(value, spec.dtype.name) for value, spec in pairs]
         )
 

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_robust import backend
-from keras_robust.configurable import shown
+from keras_robust.configurable import short_repr
 from keras_robust.configurable import to_config_value
 from keras_robust.threat_models.parsing import parse_bounds
 
@@ -175,7 +175,7 @@ class InputGuard(keras.layers.Layer):
     def _message(self):
         within = ""
         if self.bounds is not None and self.outside == "reject":
-            within = f" within {shown(list(to_config_value(self.bounds)))}"
+            within = f" within {short_repr(list(to_config_value(self.bounds)))}"
         return f"Expected finite values{within}. Received: an example with other values"
 
 

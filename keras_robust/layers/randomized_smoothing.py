@@ -11,7 +11,7 @@ from scipy import stats
 
 from keras_robust import backend
 from keras_robust import models
-from keras_robust.configurable import shown
+from keras_robust.configurable import short_repr
 from keras_robust.layers.input_transformation import check_count
 from keras_robust.threat_models.parsing import parse_fraction
 
@@ -200,7 +200,7 @@ def _check_guards(model):
             "The noisy copies leave the bounds of the guard inside the model: put the guard in "
             "front of the smoothing, or use InputGuard(..., outside='clip') inside the model. "
             f"Received: the layer {guards[0].name!r} with bounds "
-            f"{shown(guards[0].get_config()['bounds'])}"
+            f"{short_repr(guards[0].get_config()['bounds'])}"
         )
 
 

@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_robust import backend
 from keras_robust.backend.requirement import Requirement
-from keras_robust.configurable import shown
+from keras_robust.configurable import short_repr
 
 _MESSAGE = (
     "A layer of the model rejected its inputs, and compiled code cannot raise an error: {}. "
@@ -36,7 +36,7 @@ def refuse_guards(model, threat_model):
             f"The model rejects inputs outside of the bounds of its layer {guard.name!r}, and the "
             "threat model allows such inputs. Give the threat model the same bounds, or let the "
             "layer clip: InputGuard(..., outside='clip'). Received: threat model bounds "
-            f"{shown(bounds)} and layer bounds {shown(guard.get_config()['bounds'])}"
+            f"{short_repr(bounds)} and layer bounds {short_repr(guard.get_config()['bounds'])}"
         )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_robust import backend
-from keras_robust.configurable import shown
+from keras_robust.configurable import short_repr
 from keras_robust.threat_models.hyperplane_step import largest_of
 from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import flatten
@@ -72,7 +72,7 @@ class L0(ThreatModel):
             if np.any(counts < 1) or np.any(counts != np.round(counts)):
                 raise ValueError(
                     "Argument `epsilon` of L0 is a number of features: it must be an int >= 1, or "
-                    f"an array of such numbers. Received: epsilon={shown(epsilon)}"
+                    f"an array of such numbers. Received: epsilon={short_repr(epsilon)}"
                 )
         if bounds is None:
             raise ValueError(

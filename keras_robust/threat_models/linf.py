@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_robust import backend
-from keras_robust.configurable import shown
+from keras_robust.configurable import short_repr
 from keras_robust.threat_models.hyperplane_step import hyperplane_step
 from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import flatten
@@ -59,8 +59,8 @@ class Linf(ThreatModel):
                 raise ValueError(
                     "Argument `epsilon` is as large as the box of valid inputs, so that every "
                     "input is feasible. Give `epsilon` in the units of `bounds`, such as "
-                    f"epsilon='8/255' for (0, 1). Received: epsilon={shown(epsilon)}, "
-                    f"bounds={shown(bounds)}"
+                    f"epsilon='8/255' for (0, 1). Received: epsilon={short_repr(epsilon)}, "
+                    f"bounds={short_repr(bounds)}"
                 )
 
     def project(self, x_adv, x):

@@ -5,7 +5,7 @@ import fractions
 import keras
 import numpy as np
 
-from keras_robust.configurable import shown
+from keras_robust.configurable import short_repr
 
 # The rounding error of the end of a box, relative to that end: float32 may round it several times,
 # by at most 2**-24 each.
@@ -39,12 +39,12 @@ def parse_epsilon(epsilon):
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(
             "Argument `epsilon` must be a number, a string such as '8/255', an array or a "
-            f"LearningRateSchedule. Received: epsilon={shown(epsilon)}"
+            f"LearningRateSchedule. Received: epsilon={short_repr(epsilon)}"
         ) from error
     if not np.all(np.isfinite(value)) or np.any(value < 0):
         raise ValueError(
             "Argument `epsilon` must be finite and not negative. "
-            f"Received: epsilon={shown(epsilon)}"
+            f"Received: epsilon={short_repr(epsilon)}"
         )
     return float(parsed) if value.ndim == 0 else value
 
@@ -58,7 +58,7 @@ def parse_bounds(bounds):
     except (TypeError, ValueError) as error:
         raise ValueError(
             "Argument `bounds` must be a pair (low, high) of numbers or arrays, or None. "
-            f"Received: bounds={shown(bounds)}"
+            f"Received: bounds={short_repr(bounds)}"
         ) from error
     # The bounds of a single feature may be equal: such a feature never changes.
     try:
@@ -66,14 +66,14 @@ def parse_bounds(bounds):
     except ValueError as error:
         raise ValueError(
             "Argument `bounds` must be a pair (low, high) of arrays that broadcast together. "
-            f"Received: bounds={shown(bounds)}"
+            f"Received: bounds={short_repr(bounds)}"
         ) from error
     if not is_box:
         arrays = ", or low == high for some features, which never change"
         raise ValueError(
             "Argument `bounds` must be a pair (low, high) with low < high"
             f"{arrays if max(low.ndim, high.ndim) else ''}. "
-            f"Received: bounds={shown(bounds)}"
+            f"Received: bounds={short_repr(bounds)}"
         )
     return tuple(float(bound) if bound.ndim == 0 else bound for bound in (low, high))
 

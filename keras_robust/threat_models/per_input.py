@@ -148,7 +148,7 @@ class PerInput(ThreatModel):
 
     def distance(self, x_adv, x):
         shares = [
-            _share_of_radius(part, *pair) for part, *pair in self._split(x_adv, x, scaled=False)
+            _relative_distance(part, *pair) for part, *pair in self._split(x_adv, x, scaled=False)
         ]
         return ops.max(ops.stack(shares), axis=0)
 
@@ -199,7 +199,7 @@ class PerInput(ThreatModel):
         return ops.concatenate([flatten(part) for part in parts], axis=-1)
 
 
-def _share_of_radius(part, x_adv, x):
+def _relative_distance(part, x_adv, x):
     """Returns the distance in units of the radius, which may be an array or 0."""
     delta = x_adv - x
     # With radius 0, any change is infinitely far away.

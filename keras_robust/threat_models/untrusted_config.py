@@ -31,7 +31,7 @@ def _known(name):
 def _make(cls, config):
     # Call the constructor. `from_config` would build any registered class that the config names.
     try:
-        return cls(**{name: _revived(value) for name, value in config.items()})
+        return cls(**{name: _from_config(value) for name, value in config.items()})
     # An untrusted config may have values of any type, which raise any error.
     except Exception as error:
         raise ValueError(
@@ -40,7 +40,7 @@ def _make(cls, config):
         ) from error
 
 
-def _revived(value):
+def _from_config(value):
     if isinstance(value, dict) and "class_name" in value:
         cls = _known(value["class_name"])
         if cls is None:
@@ -50,5 +50,5 @@ def _revived(value):
             )
         return _make(cls, value.get("config"))
     if isinstance(value, dict):
-        return {key: _revived(item) for key, item in value.items()}
-    return [_revived(item) for item in value] if isinstance(value, list) else value
+        return {key: _from_config(item) for key, item in value.items()}
+    return [_from_config(item) for item in value] if isinstance(value, list) else value

@@ -3,7 +3,7 @@
 from keras import ops
 
 from keras_robust.backend.requirement import Requirement
-from keras_robust.configurable import shown
+from keras_robust.configurable import short_repr
 from keras_robust.models.batch_size import WRONG_SIZE
 from keras_robust.models.batch_size import fixed_batch_size
 from keras_robust.models.structures import is_sparse
@@ -107,7 +107,7 @@ def _num_features(x):
 
 def _show(bounds):
     # The text becomes a part of a template, in which braces are placeholders.
-    return shown(tuple(bounds)).replace("{", "(").replace("}", ")").replace("\n", " ")
+    return short_repr(tuple(bounds)).replace("{", "(").replace("}", ")").replace("\n", " ")
 
 
 def check_size(model, x):

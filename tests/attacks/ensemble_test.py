@@ -24,10 +24,10 @@ def _ensemble(ball=BALL, seed=0):
 def _run(ensemble, plan, first=0):
     """Returns the rows and the verdicts of every turn."""
     verdicts = []
-    for turn in ensemble.turns(plan, first):
-        count = sum(turn.batches(verbose=False))
-        assert count == len(turn.rows)
-        verdicts.append((turn.rows.tolist(), turn.rows[turn.judge()[1]].tolist()))
+    for member in ensemble.runs(plan, first):
+        count = sum(member.batches(verbose=False))
+        assert count == len(member.rows)
+        verdicts.append((member.rows.tolist(), member.rows[member.judge()[1]].tolist()))
     return verdicts
 
 
@@ -41,17 +41,21 @@ def test_members_of_a_suite_attack_what_is_robust_and_others_what_is_correct():
 def test_it_goes_on_after_the_attacks_that_are_done():
     plan = [PlannedAttack(kr.attacks.RandomNoise(num_samples=1))] * 2
     whole, rest = _ensemble(seed=3), _ensemble(seed=3)
-    points = [turn.run.found().x_adv for turn in whole.turns(plan) if sum(turn.batches(False))]
-    (later,) = [turn for turn in rest.turns(plan, first=1) if sum(turn.batches(False))]
-    np.testing.assert_array_equal(later.run.found().x_adv, points[1])
+    points = [
+        member.dataset_attack.found().x_adv
+        for member in whole.runs(plan)
+        if sum(member.batches(False))
+    ]
+    (later,) = [member for member in rest.runs(plan, first=1) if sum(member.batches(False))]
+    np.testing.assert_array_equal(later.dataset_attack.found().x_adv, points[1])
     # Every attack draws other random numbers.
     assert np.abs(points[1] - points[0]).max() > 0.01
 
 
 def test_points_outside_of_the_ball_break_nothing():
-    (turn,) = _ensemble().turns([PlannedAttack(Fixed([0.0, -0.31, -0.3, 0.0, 0.0]))])
-    assert sum(turn.batches(False)) == 4
-    _, broken, feasible = turn.judge()
+    (member,) = _ensemble().runs([PlannedAttack(Fixed([0.0, -0.31, -0.3, 0.0, 0.0]))])
+    assert sum(member.batches(False)) == 4
+    _, broken, feasible = member.judge()
     np.testing.assert_array_equal(broken, [0, 0, 1, 0])
     np.testing.assert_array_equal(feasible, [1, 0, 1, 1])
 
@@ -59,18 +63,18 @@ def test_points_outside_of_the_ball_break_nothing():
 def test_a_minimum_norm_attack_has_no_radius_and_is_judged_with_it(search_alone):
     ensemble = _ensemble()
     attack = FixedNearest([-0.5, -0.25, 0.0, 0.0, 0.0])
-    (turn,) = ensemble.turns([PlannedAttack(attack, is_unbounded=True)])
-    assert sum(turn.batches(False)) == 4
-    np.testing.assert_array_equal(turn.judge()[1], [0, 1, 0, 0])
+    (member,) = ensemble.runs([PlannedAttack(attack, is_unbounded=True)])
+    assert sum(member.batches(False)) == 4
+    np.testing.assert_array_equal(member.judge()[1], [0, 1, 0, 0])
     np.testing.assert_allclose(ensemble.worst.distances[:2], [0.5, 0.25], rtol=1e-5)
 
 
 def test_only_the_rows_that_count_are_attacked_and_shown(capsys):
     worst = WorstCase(X, Y, np.asarray(model(X)), measures=False)
     ensemble = Ensemble(model, worst, BALL, rows=[1, 2, 4], batch_size=2, seed=0)
-    (turn,) = ensemble.turns([PlannedAttack(Fixed([0.0] * 5, claim=False))])
-    np.testing.assert_array_equal(turn.rows, [1, 2])
-    assert sum(turn.batches(True)) == 2
+    (member,) = ensemble.runs([PlannedAttack(Fixed([0.0] * 5, claim=False))])
+    np.testing.assert_array_equal(member.rows, [1, 2])
+    assert sum(member.batches(True)) == 2
     # Two of three examples are right; example 4 is a clean mistake.
     assert "robust: 0.6667" in capsys.readouterr().out
 
@@ -78,15 +82,17 @@ def test_only_the_rows_that_count_are_attacked_and_shown(capsys):
 def test_nothing_runs_where_nothing_is_left():
     ensemble = _ensemble()
     ensemble.worst.robust[:] = False
-    (turn,) = ensemble.turns([PlannedAttack(FIRST, "suite")])
-    assert turn.run is None and list(turn.batches(True)) == [] and len(turn.rows) == 0
+    (member,) = ensemble.runs([PlannedAttack(FIRST, "suite")])
+    assert (
+        member.dataset_attack is None and list(member.batches(True)) == [] and len(member.rows) == 0
+    )
 
 
 @pytest.mark.parametrize("num_robust", [1, 3])
 def test_the_bar_shows_the_accuracy_of_all_examples(capsys, num_robust):
     ensemble = _ensemble()
     ensemble.worst.robust[:] = np.arange(5) < num_robust
-    (turn,) = ensemble.turns([PlannedAttack(Fixed([0.0] * 5, claim=False), "suite")])
-    assert sum(turn.batches(True)) == num_robust
+    (member,) = ensemble.runs([PlannedAttack(Fixed([0.0] * 5, claim=False), "suite")])
+    assert sum(member.batches(True)) == num_robust
     shown = capsys.readouterr().out
     assert shown.startswith("Fixed(") and f"robust: {num_robust / 5:.1f}" in shown

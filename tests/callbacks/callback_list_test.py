@@ -3,7 +3,7 @@ import inspect
 import keras
 import pytest
 
-from keras_robust.callbacks.callback_list import move
+from keras_robust.callbacks.callback_list import move_callback
 from tests.support import linear_fit
 
 
@@ -18,7 +18,7 @@ class _Mover(keras.callbacks.Callback):
     def set_model(self, model):
         super().set_model(model)
         self.calls += 1
-        self.found = move(self, inspect.currentframe().f_back, lambda others: self.index)
+        self.found = move_callback(self, inspect.currentframe().f_back, lambda others: self.index)
 
 
 @pytest.mark.parametrize("start", range(3))
@@ -44,7 +44,7 @@ def test_a_manual_call_has_no_list():
     mover = _Mover(0)
     mover.set_model(linear_fit.make_model())
     assert mover.found() == []
-    assert move(mover, None, lambda others: 0)() == []
+    assert move_callback(mover, None, lambda others: 0)() == []
 
 
 def test_a_method_of_a_subclass_may_stand_in_between():

@@ -22,7 +22,7 @@ def test_every_input_goes_through_its_guard():
     model = two_inputs()
     one = ServedModel(model, Inputs(model), [CLIP, None])
     tensors = [keras.ops.convert_to_tensor(x) for x in (X, X[:, :2])]
-    a, z = one.guarded(tensors)
+    a, z = one.apply_guards(tensors)
     np.testing.assert_array_equal(a, np.clip(X, 0.0, 1.0))
     np.testing.assert_array_equal(z, X[:, :2])
     logits, probabilities = one.prediction_function()(tensors)

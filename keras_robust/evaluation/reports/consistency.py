@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from keras_robust import threat_models
-from keras_robust.configurable import shown
+from keras_robust.configurable import short_repr
 from keras_robust.evaluation.reports.json_types import refuse
 from keras_robust.threat_models.decimal_radius import decimal_radius
 from keras_robust.threat_models.parsing import box_slack
@@ -16,33 +16,33 @@ from keras_robust.threat_models.parsing import box_slack
 _MOST_CLASSES = 100_000
 
 
-def check_consistency(plain):
+def check_consistency(fields):
     """Raises a `ValueError` that names the first field that contradicts another one.
 
     Args:
-        plain: dict, a report whose fields all have the right types.
+        fields: dict, a report whose fields all have the right types.
     """
-    curve = plain["curve"]
-    low, high = plain["confidence"]
-    if plain["robust_accuracy"] > plain["clean_accuracy"]:
-        expected = f"at most the clean accuracy {plain['clean_accuracy']}"
-        refuse("report.robust_accuracy", expected, plain["robust_accuracy"])
+    curve = fields["curve"]
+    low, high = fields["confidence"]
+    if fields["robust_accuracy"] > fields["clean_accuracy"]:
+        expected = f"at most the clean accuracy {fields['clean_accuracy']}"
+        refuse("report.robust_accuracy", expected, fields["robust_accuracy"])
     if low > high:
-        refuse("report.confidence", "the lower end and then the upper end", plain["confidence"])
-    if not low <= plain["robust_accuracy"] <= high:
-        expected = f"an interval around the robust accuracy {plain['robust_accuracy']}"
-        refuse("report.confidence", expected, plain["confidence"])
+        refuse("report.confidence", "the lower end and then the upper end", fields["confidence"])
+    if not low <= fields["robust_accuracy"] <= high:
+        expected = f"an interval around the robust accuracy {fields['robust_accuracy']}"
+        refuse("report.confidence", expected, fields["confidence"])
     if curve is not None and not _is_curve(curve["epsilons"], curve["robust_accuracy"]):
         expected = "ascending epsilons, with a robust accuracy for each that never rises"
         refuse("report.curve", expected, curve)
-    _check_range(plain.get("inputs"))
-    radius, bounds = _radius_and_bounds(plain["threat_model"])
-    _check_inputs(plain.get("inputs"), bounds)
-    _check_radius(plain["threat_model"], radius)
-    _check_attacks(plain)
-    _check_classes(plain)
-    _check_confidence(plain)
-    _check_sums(plain)
+    _check_range(fields.get("inputs"))
+    radius, bounds = _radius_and_bounds(fields["threat_model"])
+    _check_inputs(fields.get("inputs"), bounds)
+    _check_radius(fields["threat_model"], radius)
+    _check_attacks(fields)
+    _check_classes(fields)
+    _check_confidence(fields)
+    _check_sums(fields)
 
 
 def _check_range(inputs):
@@ -59,31 +59,31 @@ def _check_inputs(inputs, bounds):
     # Inputs may leave the bounds by rounding.
     slack = box_slack(bounds, 1e-3)
     if inputs["low"] < np.min(low - slack) or inputs["high"] > np.max(high + slack):
-        refuse("report.inputs", f"values in the bounds {shown(bounds)}", inputs)
+        refuse("report.inputs", f"values in the bounds {short_repr(bounds)}", inputs)
 
 
-def _check_confidence(plain):
+def _check_confidence(fields):
     """Checks that the interval is the Clopper-Pearson interval of the robust accuracy."""
-    size = plain["num_examples"]
+    size = fields["num_examples"]
     # The accuracy is a multiple of 1 / size, up to rounding.
-    robust = round(plain["robust_accuracy"] * size)
+    robust = round(fields["robust_accuracy"] * size)
     own = binomtest(robust, size).proportion_ci(0.95, method="exact")
-    if not all(map(_is_near, plain["confidence"], own)):
+    if not all(map(_is_near, fields["confidence"], own)):
         expected = f"the exact interval of {robust} of {size} examples, {list(map(float, own))}"
-        refuse("report.confidence", expected, plain["confidence"])
+        refuse("report.confidence", expected, fields["confidence"])
 
 
-def _check_sums(plain):
+def _check_sums(fields):
     """Checks that the queries add up, and that AutoAttack has its first attack."""
-    calls = [attack["queries"] for attack in plain["attacks"]]
-    if plain["queries"] is not None and None not in calls and plain["queries"] != sum(calls):
-        refuse("report.queries", f"the sum over the attacks, {sum(calls)}", plain["queries"])
-    names = {attack["name"] for attack in plain["attacks"]}
-    if (plain["suite"] or "").startswith("AutoAttack") and "APGD" not in names:
+    calls = [attack["queries"] for attack in fields["attacks"]]
+    if fields["queries"] is not None and None not in calls and fields["queries"] != sum(calls):
+        refuse("report.queries", f"the sum over the attacks, {sum(calls)}", fields["queries"])
+    names = {attack["name"] for attack in fields["attacks"]}
+    if (fields["suite"] or "").startswith("AutoAttack") and "APGD" not in names:
         refuse(
             "report.suite",
             f"None, because the attacks {sorted(names)} lack APGD",
-            plain["suite"],
+            fields["suite"],
         )
 
 
@@ -115,10 +115,10 @@ def _check_radius(threat_model, radius):
         refuse("report.threat_model.epsilon", expected, threat_model["epsilon"])
 
 
-def _check_attacks(plain):
+def _check_attacks(fields):
     """Checks that accuracy falls from attack to attack, down to the robust accuracy."""
-    left, size = plain["clean_accuracy"], plain["num_examples"]
-    for index, attack in enumerate(plain["attacks"]):
+    left, size = fields["clean_accuracy"], fields["num_examples"]
+    for index, attack in enumerate(fields["attacks"]):
         path, so_far = f"report.attacks[{index}]", attack["accuracy_so_far"]
         if (attack["num_attacked"] or 0) > size:
             refuse(f"{path}.num_attacked", f"at most num_examples {size}", attack["num_attacked"])
@@ -127,32 +127,32 @@ def _check_attacks(plain):
         if attack["accuracy"] is not None and attack["accuracy"] < so_far:
             refuse(f"{path}.accuracy", f"at least accuracy_so_far {so_far}", attack["accuracy"])
         left = so_far
-    if plain["attacks"] and not _is_near(plain["robust_accuracy"], left):
+    if fields["attacks"] and not _is_near(fields["robust_accuracy"], left):
         expected = f"accuracy_so_far of the last attack, {left}"
-        refuse("report.robust_accuracy", expected, plain["robust_accuracy"])
+        refuse("report.robust_accuracy", expected, fields["robust_accuracy"])
 
 
-def _check_classes(plain):
+def _check_classes(fields):
     """Checks that `per_class` and `confusion` agree with the totals of the report."""
-    rows, confusion, num_classes = plain["per_class"], plain["confusion"], plain["num_classes"]
+    rows, confusion, num_classes = fields["per_class"], fields["confusion"], fields["num_classes"]
     if rows is None and confusion is None and num_classes > _MOST_CLASSES:
         expected = f"at most {_MOST_CLASSES} without per_class and confusion"
         refuse("report.num_classes", expected, num_classes)
     if rows is not None:
-        _check_rows(rows, plain)
+        _check_rows(rows, fields)
     if confusion is not None:
-        _check_confusion(confusion, rows, plain)
+        _check_confusion(confusion, rows, fields)
 
 
-def _check_rows(rows, plain):
+def _check_rows(rows, fields):
     """Checks `per_class`: one row for each class in order, and their weighted means."""
-    num_classes, size = plain["num_classes"], plain["num_examples"]
+    num_classes, size = fields["num_classes"], fields["num_examples"]
     if len(rows) != num_classes or any(row["class"] != place for place, row in enumerate(rows)):
         refuse("report.per_class", f"a row for each of {num_classes} classes in order", rows)
     if sum(row["num_examples"] for row in rows) != size:
         refuse("report.per_class", f"rows that sum to num_examples {size}", rows)
     for name in ("clean_accuracy", "robust_accuracy"):
-        _check_mean(rows, name, plain[name], size)
+        _check_mean(rows, name, fields[name], size)
 
 
 def _check_mean(rows, name, total, size):
@@ -164,9 +164,9 @@ def _check_mean(rows, name, total, size):
         refuse(f"report.{name}", f"the mean over the classes, {mean}", total)
 
 
-def _check_confusion(confusion, rows, plain):
+def _check_confusion(confusion, rows, fields):
     """Checks the shape and the sums of `confusion`."""
-    num_classes, size = plain["num_classes"], plain["num_examples"]
+    num_classes, size = fields["num_classes"], fields["num_examples"]
     if {len(confusion), *map(len, confusion)} != {num_classes}:
         refuse("report.confusion", f"{num_classes} rows of {num_classes} counts", confusion)
     totals = [sum(row) for row in confusion]

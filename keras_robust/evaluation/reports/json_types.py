@@ -42,14 +42,14 @@ def refuse(path, expected, value):
     raise ValueError(f"Expected {path} to be {expected}. Received: {path}={reprlib.repr(value)}")
 
 
-def number(low=-math.inf, high=math.inf, kinds=(int, float), words="a number"):
+def number(low=-math.inf, high=math.inf, types=(int, float), words="a number"):
     """Returns the check that a value is a finite number in a range that float64 can hold."""
     limits = [f"at least {low}"] * (low > -math.inf) + [f"at most {high}"] * (high < math.inf)
     expected = ", ".join([words, *limits])
 
     def check(value, path):
         # In Python, bool is a subclass of int.
-        right = isinstance(value, kinds) and not isinstance(value, bool)
+        right = isinstance(value, types) and not isinstance(value, bool)
         # Written as `not` so that NaN, for which every comparison is false, fails.
         if not (right and low <= value <= high and abs(value) <= _LARGEST_NUMBER):
             refuse(path, expected, value)
@@ -114,20 +114,20 @@ def dict_of(kind):
     return check
 
 
-def record(**kinds):
+def record(**types):
     """Returns the check that a value is an object with exactly these fields."""
 
     def check(value, path):
         if not isinstance(value, dict):
-            refuse(path, f"an object with the fields {list(kinds)}", value)
-        missing = [name for name in kinds if name not in value]
-        unknown = [name for name in value if name not in kinds]
+            refuse(path, f"an object with the fields {list(types)}", value)
+        missing = [name for name in types if name not in value]
+        unknown = [name for name in value if name not in types]
         if missing or unknown:
             raise ValueError(
-                f"Expected the fields of {path} to be {list(kinds)}. "
+                f"Expected the fields of {path} to be {list(types)}. "
                 f"Received: missing {missing}, unknown {reprlib.repr(unknown)}"
             )
-        for name, kind in kinds.items():
+        for name, kind in types.items():
             kind(value[name], f"{path}.{name}")
 
     return check

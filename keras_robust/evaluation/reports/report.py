@@ -102,18 +102,18 @@ class RobustnessReport:
         return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **to_plain(self)}
 
     @classmethod
-    def from_dict(cls, plain):
+    def from_dict(cls, fields):
         """Returns the report for a dict that `to_dict` returned, without the arrays.
 
         Raises:
             ValueError: if a field is missing, unknown, of another type or out of range.
         """
-        check_report(plain)
-        plain = {name: plain[name] for name in plain if not name.startswith("schema")}
-        plain["attacks"] = [AttackReport(**attack) for attack in plain["attacks"]]
-        plain["checks"] = [Check(**check) for check in plain["checks"]]
-        plain["confidence"] = tuple(plain["confidence"])
-        return cls(**plain)
+        check_report(fields)
+        fields = {name: fields[name] for name in fields if not name.startswith("schema")}
+        fields["attacks"] = [AttackReport(**attack) for attack in fields["attacks"]]
+        fields["checks"] = [Check(**check) for check in fields["checks"]]
+        fields["confidence"] = tuple(fields["confidence"])
+        return cls(**fields)
 
     def save(self, path):
         """Writes the report as JSON; readers never see half of the file."""

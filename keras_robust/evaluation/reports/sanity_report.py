@@ -40,9 +40,9 @@ class SanityReport:
         return {"checks": [dataclasses.asdict(check) for check in self.checks]}
 
     @classmethod
-    def from_dict(cls, plain):
+    def from_dict(cls, fields):
         """Returns the report for a dict that `to_dict` returned."""
-        return cls([Check(**check) for check in plain["checks"]])
+        return cls([Check(**check) for check in fields["checks"]])
 
     def __rich__(self):
         table = Table(title=f"{len(self.failed)} of {len(self.checks)} checks failed")

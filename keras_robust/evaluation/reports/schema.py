@@ -48,10 +48,10 @@ def _fields_without_arrays(value):
     return {name: getattr(value, name) for name in kept}
 
 
-def check_report(plain):
+def check_report(fields):
     """Raises a `ValueError` that names the first field that does not match version 2."""
-    plain = dict(plain) if isinstance(plain, dict) else {}
-    found = plain.pop("schema", None), plain.pop("schema_version", None)
+    fields = dict(fields) if isinstance(fields, dict) else {}
+    found = fields.pop("schema", None), fields.pop("schema_version", None)
     if found != (SCHEMA, SCHEMA_VERSION):
         if found[0] == CERTIFICATE:
             raise ValueError(
@@ -64,9 +64,9 @@ def check_report(plain):
             f"Received: schema={reprlib.repr(found[0])}, schema_version={reprlib.repr(found[1])}"
         )
     # Reports of earlier releases have no `inputs`.
-    _REPORT({"inputs": None, **plain}, "report")
+    _REPORT({"inputs": None, **fields}, "report")
     # Last, because it computes with values whose types are checked above.
-    check_consistency(plain)
+    check_consistency(fields)
 
 
 def _verdict(value, path):

@@ -205,9 +205,9 @@ def _examples(report, num_examples, names):
     rows = [
         [
             example.true,
-            _picture(example.clean, "clean", example.before),
-            _picture(example.perturbation, "perturbation", f"at most {example.largest:.3g}"),
-            _picture(example.adversarial, "adversarial", example.after),
+            _image_figure(example.clean, "clean", example.before),
+            _image_figure(example.perturbation, "perturbation", f"at most {example.largest:.3g}"),
+            _image_figure(example.adversarial, "adversarial", example.after),
         ]
         for example in choose_examples(report, num_examples, names)
     ]
@@ -220,6 +220,6 @@ def _examples(report, num_examples, names):
     return element("section", heading, content, class_="examples")
 
 
-def _picture(image, kind, caption):
+def _image_figure(image, kind, caption):
     img = element("img", src=to_png(image), alt=f"{kind} image, {caption}")
     return element("td", img, caption)
