@@ -46,6 +46,16 @@ def short_repr(value):
         if isinstance(value, list):
             return f"[{items}]"
         return f"({items},)" if len(value) == 1 else f"({items})"
+    if getattr(value, "shape", None) == () and isinstance(value, (np.ndarray, np.generic)):
+        # Without the name of the dtype, and as few digits as it takes to tell the number apart.
+        return str(value)
+    if not isinstance(value, np.ndarray) and keras.ops.is_tensor(value):
+        try:
+            return short_repr(np.asarray(value))
+        except (NotImplementedError, TypeError):
+            # A tensor that is being traced has no value, and its repr is the name of a node.
+            dtype = keras.backend.standardize_dtype(value.dtype)
+            return f"<tensor of shape {tuple(value.shape)} and dtype {dtype}>"
     if not _is_long(value):
         return repr(value)
     array = np.asarray(value)

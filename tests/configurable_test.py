@@ -9,7 +9,9 @@ from keras_robust.configurable import Configurable
 from keras_robust.configurable import fingerprint
 from keras_robust.configurable import from_config_value
 from keras_robust.configurable import required_arguments
+from keras_robust.configurable import short_repr
 from keras_robust.configurable import to_config_value
+from tests.support import backends
 
 SCHEDULE = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
 
@@ -26,6 +28,21 @@ def test_config_and_repr_are_the_arguments_of_the_constructor():
     assert pair.get_config()["second"] == [1, 2]
     back = Pair.from_config(json.loads(json.dumps(pair.get_config())))
     assert repr(back) == "Pair(first=Linf(epsilon=0.5, bounds=[0.0, 1.0]), second=[1, 2])"
+
+
+def test_numbers_are_shown_as_numbers_and_traced_tensors_by_shape():
+    tensor = keras.ops.convert_to_tensor(np.float32(0.1))
+    for epsilon in (np.float32(0.1), np.array(0.1, "float32"), tensor):
+        assert short_repr({"epsilon": epsilon, "n": [np.int64(2)]}) == "{'epsilon': 0.1, 'n': [2]}"
+    assert short_repr(keras.ops.ones((20,))) == short_repr(np.ones(20, "float32"))
+    seen = []
+
+    def note(x):
+        seen.append(repr(kr.L2(0.5).with_epsilon(x)))
+        return x
+
+    backends.traced(note)(tensor)
+    assert seen[0] == "L2(epsilon=<tensor of shape () and dtype float32>, bounds=(0.0, 1.0))"
 
 
 def test_required_arguments_have_no_default():

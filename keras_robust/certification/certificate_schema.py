@@ -96,7 +96,10 @@ def _check_method(fields):
         # `from_config` would build any class that an untrusted file names.
         norm = cls(**method["config"]).norm
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{error}, in certificate.method.config") from error
+        name = method["class_name"]
+        raise ValueError(
+            f"Expected the arguments of {name} in certificate.method.config. {error}"
+        ) from error
     if fields["norm"] != norm:
         refuse("certificate.norm", f"{norm!r}, the norm of {method['class_name']}", fields["norm"])
 

@@ -35,7 +35,7 @@ def test_saved_certificates_are_accepted():
         ),
         (
             {"method": {"class_name": "Interval", "config": {"many": 1}}},
-            "no argument `many`.*in certificate.method.config",
+            "Expected the arguments of Interval in certificate.method.config.*no argument `many`",
         ),
         ({"method": {"class_name": "Smoothing"}}, r"certificate.method.*missing \['config'\]"),
         ({"labels": [0, 1]}, "certificate.labels to be a list of num_examples 5"),
