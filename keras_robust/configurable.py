@@ -41,27 +41,38 @@ def short_repr(value):
     """
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key!r}: {short_repr(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, (list, tuple)) and not _is_long(value):
-        items = ", ".join(map(short_repr, value))
-        if isinstance(value, list):
-            return f"[{items}]"
-        return f"({items},)" if len(value) == 1 else f"({items})"
-    if getattr(value, "shape", None) == () and isinstance(value, (np.ndarray, np.generic)):
-        # Without the name of the dtype, and as few digits as it takes to tell the number apart.
-        return str(value)
-    if not isinstance(value, np.ndarray) and keras.ops.is_tensor(value):
-        try:
-            return short_repr(np.asarray(value))
-        except (NotImplementedError, TypeError):
-            # A tensor that is being traced has no value, and its repr is the name of a node.
-            dtype = keras.backend.standardize_dtype(value.dtype)
-            return f"<tensor of shape {tuple(value.shape)} and dtype {dtype}>"
-    if not _is_long(value):
-        return repr(value)
-    array = np.asarray(value)
+    if isinstance(value, (np.ndarray, np.generic)) or _is_long(value):
+        return _array_repr(np.asarray(value))
+    if isinstance(value, (list, tuple)):
+        return _items_repr(value)
+    return _tensor_repr(value) if keras.ops.is_tensor(value) else repr(value)
+
+
+def _items_repr(value):
+    items = ", ".join(map(short_repr, value))
+    if isinstance(value, list):
+        return f"[{items}]"
+    return f"({items},)" if len(value) == 1 else f"({items})"
+
+
+def _array_repr(array):
+    if array.shape == ():
+        # Without the name of the dtype, and with as few digits as tell the number apart.
+        return str(array)
+    if array.size <= _LONG:
+        return repr(array)
     text = f"<array of shape {array.shape} and dtype {array.dtype}"
     is_ordered = array.dtype.kind in "iuf"
     return text + (f" from {array.min():g} to {array.max():g}>" if is_ordered else ">")
+
+
+def _tensor_repr(value):
+    try:
+        return _array_repr(np.asarray(value))
+    except (NotImplementedError, TypeError):
+        # A tensor that is being traced has no value, and its repr is the name of a node.
+        dtype = keras.backend.standardize_dtype(value.dtype)
+        return f"<tensor of shape {tuple(value.shape)} and dtype {dtype}>"
 
 
 def _is_long(value):
