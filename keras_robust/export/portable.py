@@ -56,10 +56,10 @@ def export_portable(model, path, format, *, report=None, label_names=None, guard
             rejects inputs behind another layer, an unknown format, and a file whose predictions
             differ from those of Keras.
     """
-    _check_format(format)
+    check_format(format)
     path = pathlib.Path(path).absolute()
     with atomic_directory(path) as partial:
-        inputs = _single_input(model, format)
+        inputs = single_input(model, format)
         served = ServedModel(model, inputs, choose_guards(model, inputs, guard, report))
         data = _examples(report, data)
         (x,) = served.first_rows(data)
@@ -67,9 +67,7 @@ def export_portable(model, path, format, *, report=None, label_names=None, guard
         with inputs.missing_data_context(data):
             expected = [np.asarray(value) for value in _pair(guarded_model(tf.constant(x)))]
         file = partial / f"model{_SUFFIXES[format]}"
-        (spec,) = inputs.specs
-        signature = keras.InputSpec(shape=tuple(spec.shape), dtype=spec.dtype.name, name=spec.name)
-        guarded_model.export(str(file), format=format, verbose=False, input_signature=[signature])
+        write_file(guarded_model, file, format, *inputs.specs)
         _check_predictions(format, file, x, expected)
         manifest = make_manifest(served, [], report=report, label_names=label_names, data=data)
         # NaN is not JSON, and other readers reject it.
@@ -80,7 +78,7 @@ def export_portable(model, path, format, *, report=None, label_names=None, guard
     return path
 
 
-def _check_format(format):
+def check_format(format):
     """Raises an error unless this backend can write the format with the installed packages."""
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
@@ -93,13 +91,19 @@ def _check_format(format):
         _load(name, format)
 
 
-def _single_input(model, format):
+def single_input(model, format):
     """Returns the `Inputs` of a model, which must have one input."""
     inputs = Inputs(model)
     if len(inputs.specs) != 1:
         names = [spec.name for spec in inputs.specs]
         raise ValueError(f"The format {format!r} takes models with one input. Received: {names}")
     return inputs
+
+
+def write_file(model, file, format, spec):
+    """Writes a model with one input of the shape, dtype and name of `spec` to a file."""
+    signature = keras.InputSpec(shape=tuple(spec.shape), dtype=spec.dtype.name, name=spec.name)
+    model.export(str(file), format=format, verbose=False, input_signature=[signature])
 
 
 def _examples(report, data):
@@ -117,7 +121,7 @@ def predict_portable(format, file, x):
         file: str, the model file in the folder that `export_portable` wrote.
         x: array `(batch_size, ...)`.
     """
-    outputs = {"onnx": _run_onnx, "litert": _run_litert, "openvino": _run_openvino}[format](file, x)
+    outputs = {"onnx": run_onnx, "litert": _run_litert, "openvino": _run_openvino}[format](file, x)
     return _pair(outputs)
 
 
@@ -165,15 +169,20 @@ def _check_predictions(format, file, x, expected):
     for size in (1, len(x)):
         found = [np.asarray(value) for value in predict_portable(format, file, x[:size])]
         for have, want in zip(found, expected, strict=True):
-            is_same = have.shape == want[:size].shape
-            if not is_same or not np.allclose(have, want[:size], atol=_TOLERANCE):
-                raise ValueError(
-                    f"The predictions of the {format} file differ from those of Keras. "
-                    f"Expected {want[:size].tolist()}. Received: {have.tolist()}"
-                )
+            check_same(format, have, want[:size])
 
 
-def _run_onnx(file, x):
+def check_same(format, have, want):
+    """Raises ValueError unless the predictions of a file, `have`, are those of Keras, `want`."""
+    if have.shape != want.shape or not np.allclose(have, want, atol=_TOLERANCE):
+        raise ValueError(
+            f"The predictions of the {format} file differ from those of Keras. "
+            f"Expected {want.tolist()}. Received: {have.tolist()}"
+        )
+
+
+def run_onnx(file, x):
+    """Returns a dict of the arrays that ONNX Runtime computes, by the names of the outputs."""
     session = _load("onnxruntime", "onnx").InferenceSession(str(file))
     values = session.run(None, {session.get_inputs()[0].name: x})
     names = (output.name for output in session.get_outputs())
