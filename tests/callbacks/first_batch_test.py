@@ -41,9 +41,10 @@ def test_a_tiny_epsilon_gives_a_warning_with_a_suggestion(ball, x, meant):
 def test_without_bounds_the_range_of_the_batch_is_used():
     (message,) = _warnings(kr.Linf(8 / 255, bounds=None), 1000 * X)
     scale = 1000 * (X.max() - X.min())
-    assert f"the range is {scale:.4g}: below {scale / 510:.4g} hardly" in message
+    assert f"range is {scale:.4g}: an epsilon below {scale / 510:.4g} changes hardly" in message
     (message,) = _warnings(kr.L2(0.1, bounds=None), 1000 * X)
-    assert f"the range is {scale:.4g}: below {scale / 510 * 4**0.25:.4g} hardly" in message
+    least = scale / 510 * 4**0.25
+    assert f"range is {scale:.4g}: an epsilon below {least:.4g} changes hardly" in message
     assert not _warnings(kr.Linf(0.02, bounds=None))
 
 

@@ -103,6 +103,7 @@ class Boundary(MinimumNormAttack):
     """
 
     uses_gradients = False
+    confidence = None
 
     def __init__(
         self,

@@ -113,6 +113,7 @@ class HopSkipJump(MinimumNormAttack):
     """
 
     uses_gradients = False
+    confidence = None
 
     def __init__(
         self,

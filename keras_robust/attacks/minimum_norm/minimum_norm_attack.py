@@ -22,7 +22,9 @@ class MinimumNormAttack(Attack):
     minus the distance of the nearest mistake, inside the ball or not, and `-NEVER` if none was
     found. Under an infinite radius, `threat_model.with_epsilon(np.inf)`, every restart visits every
     example, and the result holds the nearest mistakes themselves. The class attributes `targeted`
-    and `confidence` (in units of the logits) define what counts as a mistake on the way back.
+    and `confidence` define what counts as a mistake on the way back: a class that leads by
+    `confidence`, in units of the logits, or with `None`, for attacks that see decisions only, any
+    decision.
     """
 
     targeted = False

@@ -32,7 +32,8 @@ def to_boundary(problem, point, *, targeted=False, confidence=0.0):
             labels if `targeted` is `True`, or `None` for the predictions.
         point: float tensor like `x`, the mistakes. Where it equals `x`, the result is `x`.
         targeted: `False`, `True` or `"least_likely"`, for which any wrong class is a mistake.
-        confidence: float >= 0, in units of the logits.
+        confidence: float >= 0, in units of the logits; or `None` for attacks that see decisions
+            only: the class alone counts, without a margin for rounding.
     """
     classifier, x, y = problem.classifier, problem.x, problem.y
     threat_model = problem.threat_model
@@ -44,6 +45,8 @@ def to_boundary(problem, point, *, targeted=False, confidence=0.0):
         logits = classifier.logits(candidate, y)
         lead = losses.margin(labels, logits)
         lead = -lead if targeted is True else lead
+        if confidence is None:
+            return ops.isfinite(_largest(logits)) & (lead > 0.0)
         size = ops.maximum(_largest(logits), _largest(clean))
         least = confidence + _ROUNDING * size
         return ops.isfinite(size) & (lead > 0.0) & (lead >= least)

@@ -124,7 +124,8 @@ def test_more_steps_lead_nearer(norm):
         -HopSkipJump(num_steps=count).run(linear_model.logits, x, y, ANYWHERE[norm]).loss
         for count in steps
     ]
-    assert np.all(np.diff(distances, axis=0) <= 0.0)
+    # The way back to the boundary halves the distance 12 times, and ends anywhere below that.
+    assert np.all(np.diff(distances, axis=0) <= 2.0**-12 * np.max(distances))
     assert np.mean(distances[-1] < distances[0]) > 0.8
 
 
