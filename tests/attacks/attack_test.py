@@ -7,7 +7,6 @@ import weakref
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust.attacks.attack_loss import make_attack_loss
@@ -378,27 +377,3 @@ def test_a_used_attack_sees_the_rules_of_another_threat_model():
     for mask in masks:
         x_adv = attack(model, x, np.array([0, 1]), Masked(0.1, mask))
         np.testing.assert_array_equal(x_adv[:, np.array(mask) == 0], 0.5)
-
-
-def test_unattacked_results_report_no_success_and_no_zero_gradient():
-    x = keras.ops.convert_to_tensor(np.arange(6.0, dtype="float32").reshape(3, 2))
-    found = kr.attacks.AttackResult.unattacked(x)
-    assert found.x_adv is x
-    np.testing.assert_array_equal(found.loss, np.zeros(3))
-    # No gradient was computed, so zero gradients are not reported.
-    for flags in (found.success, found.zero_gradient):
-        np.testing.assert_array_equal(flags, [False, False, False])
-        assert flags.dtype == "bool"
-
-
-@backends.tensorflow_only("a batch of unknown size is TensorFlow's")
-def test_unattacked_examples_in_a_batch_of_unknown_size():
-    sizes = []
-
-    @tf.function(input_signature=[tf.TensorSpec((None, 2))])
-    def count(x):
-        sizes.append(x.shape[0])
-        return kr.attacks.AttackResult.unattacked(x).zero_gradient
-
-    assert [len(count(keras.ops.ones((size, 2)))) for size in (3, 5)] == [3, 5]
-    assert sizes == [None]

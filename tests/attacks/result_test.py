@@ -1,4 +1,6 @@
+import keras
 import numpy as np
+import tensorflow as tf
 
 import keras_robust as kr
 from keras_robust.attacks.result import AttackResult
@@ -6,6 +8,7 @@ from keras_robust.attacks.result import choose
 from keras_robust.attacks.result import counted
 from keras_robust.attacks.result import select
 from keras_robust.attacks.result import strongest
+from tests.support import backends
 
 FIRST = AttackResult(
     x_adv=np.zeros((4, 2), "float32"),
@@ -61,3 +64,27 @@ def test_unattacked_results_have_no_queries_and_no_success():
     for field in found[1:]:
         np.testing.assert_array_equal(field, [0, 0, 0, 0])
     assert np.asarray(counted((3,), 7)).tolist() == [7, 7, 7]
+
+
+def test_unattacked_results_report_no_success_and_no_zero_gradient():
+    x = keras.ops.convert_to_tensor(np.arange(6.0, dtype="float32").reshape(3, 2))
+    found = AttackResult.unattacked(x)
+    assert found.x_adv is x
+    np.testing.assert_array_equal(found.loss, np.zeros(3))
+    # No gradient was computed, so zero gradients are not reported.
+    for flags in (found.success, found.zero_gradient):
+        np.testing.assert_array_equal(flags, [False, False, False])
+        assert flags.dtype == "bool"
+
+
+@backends.tensorflow_only("a batch of unknown size is TensorFlow's")
+def test_unattacked_examples_in_a_batch_of_unknown_size():
+    sizes = []
+
+    @tf.function(input_signature=[tf.TensorSpec((None, 2))])
+    def count(x):
+        sizes.append(x.shape[0])
+        return AttackResult.unattacked(x).zero_gradient
+
+    assert [len(count(keras.ops.ones((size, 2)))) for size in (3, 5)] == [3, 5]
+    assert sizes == [None]
