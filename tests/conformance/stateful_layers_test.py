@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
+from keras_robust import models
 from tests.support import refusals
 from tests.support import tiers
 
@@ -150,3 +151,32 @@ def test_a_short_batch_says_what_the_model_takes(what):
             kr.evaluate(model, (x, y), kr.Linf(0.1), attacks="pgd", batch_size=SIZE)
         else:
             model.fit(x, y, batch_size=SIZE, verbose=0, callbacks=[_zero()])
+
+
+POINTS = np.array([[0.2, 0.9], [0.8, 0.1], [0.5, 0.5]], "float32")
+
+
+class Counter(keras.layers.Layer):
+    """Adds the number of its passes to its inputs."""
+
+    def build(self, shape):
+        self.count = self.add_weight(shape=(), initializer="zeros", trainable=False)
+
+    def call(self, x):
+        self.count.assign(self.count + 1.0)
+        return x + self.count
+
+
+def test_training_passes_start_from_the_noted_state():
+    counter, x = Counter(), keras.ops.convert_to_tensor(POINTS)
+    classifier = models.Classifier(keras.Sequential([keras.Input((2,)), counter]))
+    for _ in range(2):
+        np.testing.assert_allclose(classifier(x), POINTS + 1.0, rtol=1e-6)
+    assert classifier.state == [counter.count] and float(counter.count.value) == 0.0
+    counter.count.assign(4.0)
+    classifier.note_start()
+    for _ in range(2):
+        np.testing.assert_allclose(classifier(x, training=True), POINTS + 5.0, rtol=1e-6)
+    classifier.note_start()
+    assert float(counter.count.value) == 5.0
+    np.testing.assert_allclose(classifier(x), POINTS + 6.0, rtol=1e-6)

@@ -18,7 +18,6 @@ X = np.array([[0.2, 0.9], [0.8, 0.1], [0.5, 0.5]], "float32")
 LOGITS = X @ WEIGHTS + BIAS
 Z = LOGITS[:, :1]
 BINARY = np.concatenate([np.zeros_like(Z), Z], axis=-1)
-
 SPARSE = keras.losses.SparseCategoricalCrossentropy
 CROSS_ENTROPY = keras.losses.CategoricalCrossentropy
 BINARY_LOSS = keras.losses.BinaryCrossentropy
@@ -399,29 +398,3 @@ def test_logits_have_as_many_rows_as_the_inputs_also_where_the_model_does_not_sa
         spec = tf.TensorSpec((size, 4))
         traced = tf.function(models.Classifier(model).logits).get_concrete_function(spec)
         assert tuple(traced.structured_outputs.shape) == (size, 2)
-
-
-class Counter(keras.layers.Layer):
-    """Adds the number of its passes to its inputs."""
-
-    def build(self, shape):
-        self.count = self.add_weight(shape=(), initializer="zeros", trainable=False)
-
-    def call(self, x):
-        self.count.assign(self.count + 1.0)
-        return x + self.count
-
-
-def test_training_passes_start_from_the_noted_state():
-    counter, x = Counter(), keras.ops.convert_to_tensor(X)
-    classifier = models.Classifier(keras.Sequential([keras.Input((2,)), counter]))
-    for _ in range(2):
-        np.testing.assert_allclose(classifier(x), X + 1.0, rtol=1e-6)
-    assert classifier.state == [counter.count] and float(counter.count.value) == 0.0
-    counter.count.assign(4.0)
-    classifier.note_start()
-    for _ in range(2):
-        np.testing.assert_allclose(classifier(x, training=True), X + 5.0, rtol=1e-6)
-    classifier.note_start()
-    assert float(counter.count.value) == 5.0
-    np.testing.assert_allclose(classifier(x), X + 6.0, rtol=1e-6)
