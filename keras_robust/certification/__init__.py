@@ -5,6 +5,8 @@ from keras_robust.certification.certificate import CertificationResult
 from keras_robust.certification.certificate import registry
 from keras_robust.certification.certificate_report import CertificateReport
 from keras_robust.certification.certify import certify
+from keras_robust.certification.crown import AlphaCrown
+from keras_robust.certification.crown import Crown
 from keras_robust.certification.interval import Interval
 from keras_robust.certification.interval import interval_margins
 from keras_robust.certification.linear import Exact
@@ -14,15 +16,17 @@ from keras_robust.certification.lipschitz import Lipschitz
 from keras_robust.certification.smoothing import Smoothing
 from keras_robust.certification.smoothing import smoothed_radius
 
-ALL = (Interval, Linear, Lipschitz, Smoothing)
+ALL = (AlphaCrown, Crown, Interval, Linear, Lipschitz, Smoothing)
 registry.extend(ALL)
 get = registry.get
 
 __all__ = [
     "ALL",
+    "AlphaCrown",
     "Certificate",
     "CertificateReport",
     "CertificationResult",
+    "Crown",
     "Exact",
     "Interval",
     "Linear",

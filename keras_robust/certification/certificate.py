@@ -1,5 +1,7 @@
 """The interface of certificates: radii within which a prediction cannot change."""
 
+import math
+import numbers
 import typing
 
 import keras
@@ -11,6 +13,9 @@ from keras_robust.registry import Registry
 ABSTAINED = -1
 # The radius of a prediction that is the same for all inputs.
 LARGEST = float(np.finfo("float32").max)
+_NORMS = ("L1", "L2", "Linf")
+# Bounds at large radii cost most, so begin with a small share of the largest one.
+_NUM_DOUBLINGS = 7
 
 
 class CertificationResult(typing.NamedTuple):
@@ -93,3 +98,55 @@ def largest_radii(is_certified, low, high, num_steps):
         low = np.where(holds, middle, low)
         high = np.where(holds, high, middle)
     return low
+
+
+def radii_from_below(is_certified, largest, num_steps):
+    """Returns the largest certified radii that doubling and then bisection find.
+
+    A small radius is doubled as long as it is certified, and then the last step is bisected. Only
+    radii for which `is_certified` returned True are returned, and 0.
+
+    Args:
+        is_certified: function of an int array, the rows, and their radii that returns bools.
+        largest: float64 array `(n,)`, the largest radii to try.
+        num_steps: int, the number of bisections. With 0, only `largest` is tried.
+    """
+    low, high = np.zeros(len(largest)), np.array(largest, "float64")
+    rows = np.arange(len(largest))
+
+    def split(tried):
+        holds = is_certified(rows, tried)
+        low[rows[holds]], high[rows[~holds]] = tried[holds], tried[~holds]
+        return holds
+
+    for power in range(_NUM_DOUBLINGS if num_steps else 0, -1, -1):
+        rows = rows[split(largest[rows] / 2**power)]
+        if not len(rows):
+            break
+    rows = np.nonzero(low < high)[0]
+    for _ in range(num_steps if len(rows) else 0):
+        split(0.5 * (low[rows] + high[rows]))
+    return low
+
+
+def check_norm(norm):
+    """Returns the name of a norm, if it is known."""
+    if norm not in _NORMS:
+        raise ValueError(f"Argument `norm` must be one of {_NORMS}. Received: norm={norm!r}")
+    return norm
+
+
+def check_largest_radius(bounds, max_radius):
+    """Returns `max_radius`, a number above 0, or `None` if there are bounds."""
+    if max_radius is None and bounds is None:
+        raise ValueError(
+            "Argument `max_radius`, the largest radius to try, is required without bounds. "
+            "Received: bounds=None, max_radius=None"
+        )
+    is_number = isinstance(max_radius, numbers.Real) and not isinstance(max_radius, bool)
+    if max_radius is not None and not (is_number and 0.0 < max_radius < math.inf):
+        raise ValueError(
+            "Argument `max_radius` must be a number above 0, or None. "
+            f"Received: max_radius={max_radius!r}"
+        )
+    return max_radius

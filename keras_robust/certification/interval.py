@@ -1,8 +1,5 @@
 """Certificates in Linf by interval bound propagation."""
 
-import math
-import numbers
-
 import keras
 import numpy as np
 from keras import ops
@@ -11,6 +8,7 @@ from keras_robust import backend
 from keras_robust import models
 from keras_robust.certification.certificate import Certificate
 from keras_robust.certification.certificate import CertificationResult
+from keras_robust.certification.certificate import check_largest_radius
 from keras_robust.certification.certificate import largest_radii
 from keras_robust.certification.certificate import with_progress
 from keras_robust.certification.interval_bounds import IntervalBounds
@@ -79,20 +77,8 @@ class Interval(Certificate):
     norm = "Linf"
 
     def __init__(self, bounds=(0.0, 1.0), *, max_radius=None, num_steps=20):
-        parsed = parse_bounds(bounds)
-        if max_radius is None and parsed is None:
-            raise ValueError(
-                "Argument `max_radius`, the largest radius to try, is required without bounds. "
-                "Received: bounds=None, max_radius=None"
-            )
-        is_number = isinstance(max_radius, numbers.Real) and not isinstance(max_radius, bool)
-        if max_radius is not None and not (is_number and 0.0 < max_radius < math.inf):
-            raise ValueError(
-                "Argument `max_radius` must be a number above 0, or None. "
-                f"Received: max_radius={max_radius!r}"
-            )
-        self.bounds = parsed
-        self.max_radius = max_radius
+        self.bounds = parse_bounds(bounds)
+        self.max_radius = check_largest_radius(self.bounds, max_radius)
         self.num_steps = check_count("num_steps", num_steps, 1, 60)
 
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):

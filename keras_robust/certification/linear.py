@@ -16,12 +16,11 @@ from keras_robust.certification import affine
 from keras_robust.certification.certificate import LARGEST
 from keras_robust.certification.certificate import Certificate
 from keras_robust.certification.certificate import CertificationResult
+from keras_robust.certification.certificate import check_norm
 from keras_robust.certification.certificate import largest_radii
 from keras_robust.certification.model_checks import check_precision
 from keras_robust.layers.input_transformation import check_count
 from keras_robust.threat_models.parsing import parse_bounds
-
-_NORMS = ("L1", "L2", "Linf")
 
 
 class Exact(typing.NamedTuple):
@@ -159,9 +158,7 @@ class Linear(Certificate):
     """
 
     def __init__(self, norm="Linf", *, bounds=(0.0, 1.0), num_steps=25):
-        if norm not in _NORMS:
-            raise ValueError(f"Argument `norm` must be one of {_NORMS}. Received: norm={norm!r}")
-        self.norm = norm
+        self.norm = check_norm(norm)
         self.bounds = parse_bounds(bounds)
         self.num_steps = check_count("num_steps", num_steps, 1, 60)
 

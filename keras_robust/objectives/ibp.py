@@ -6,9 +6,9 @@ from keras import ops
 from keras_robust import losses
 from keras_robust import models
 from keras_robust.attacks import AttackResult
-from keras_robust.certification.crown import crown_margins
 from keras_robust.certification.interval import ball_box
 from keras_robust.certification.interval import box_margins
+from keras_robust.certification.linear_bounds import crown_margins
 from keras_robust.objectives.objective import Objective
 from keras_robust.objectives.objective import at
 from keras_robust.objectives.objective import check_weight

@@ -6,7 +6,7 @@ from keras import ops
 
 import keras_robust as kr
 from keras_robust import backend
-from keras_robust.certification.crown import crown_margins
+from keras_robust.certification.linear_bounds import crown_margins
 from keras_robust.certification.interval_bounds import IntervalBounds
 from keras_robust.certification.interval_bounds import worst_margins
 from keras_robust.certification.interval_rules import propagate_box
@@ -141,12 +141,12 @@ def test_one_output_stands_for_two_logits():
 )
 def test_other_layers_are_refused_by_name(layer, message):
     x = np.zeros((1, *IMAGE))
-    with pytest.raises(ValueError, match=f"No CROWN bound.*{message}"):
+    with pytest.raises(ValueError, match=f"No linear bound.*{message}"):
         crown_margins(sequential(layer), _box(x, 0.1), ops.convert_to_tensor([0]))
 
 
 def test_merges_are_refused():
     inputs = keras.Input((3,))
     model = keras.Model(inputs, layers.Add()([inputs, layers.Dense(3)(inputs)]))
-    with pytest.raises(ValueError, match="No CROWN bound.*of class Add"):
+    with pytest.raises(ValueError, match="No linear bound.*of class Add"):
         crown_margins(model, _box(np.zeros((1, 3)), 0.1), ops.convert_to_tensor([0]))

@@ -5,7 +5,7 @@ from keras import layers
 
 import keras_robust as kr
 from keras_robust import backend
-from keras_robust.certification.crown import crown_margins
+from keras_robust.certification.linear_bounds import crown_margins
 from keras_robust.certification.interval import box_margins
 from keras_robust.certification.interval_bounds import IntervalBounds
 from keras_robust.objectives import IBP

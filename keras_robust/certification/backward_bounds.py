@@ -1,0 +1,67 @@
+"""Backward linear bounds: linear functions of tensors of a model, bounded over its inputs."""
+
+import math
+
+import numpy as np
+from keras import ops
+
+from keras_robust import backend
+from keras_robust.certification.curves import Lines
+from keras_robust.certification.input_region import InputRegion
+from keras_robust.threat_models.threat_model import flatten
+
+
+def backward_bound(node, slopes, lines_of, region, norm):
+    """Returns upper bounds of `<slopes, h>` over the inputs of a region, `(rows,)`.
+
+    `h` is the tensor of a node. A pass from the node to the input replaces each curve by the line
+    above it where its slope is positive, and by the line below it elsewhere. The result is an
+    affine function of the input, which is never below `<slopes, h>`.
+
+    Args:
+        node: `bound_graph.Node`.
+        slopes: tensor `(rows, *node.shape)`.
+        lines_of: function that maps a node with a curve to its `Lines`, tensors `(rows, ...)`.
+        region: `InputRegion` with one input for each row.
+        norm: str, the norm of the region.
+    """
+    found, waiting = 0.0, {node.number: slopes}
+    for node in reversed(node.ancestors()):
+        slopes = waiting.pop(node.number)
+        if not node.inputs:
+            return found + region.maximum(slopes, norm)
+        if node.curve is not None:
+            passed, offset = _through_lines(slopes, lines_of(node))
+            parts = [passed]
+        else:
+            offset = ops.sum(flatten(slopes) * flatten(node.offset), axis=-1)
+            parts = [_through_affine(node, slopes, i) for i in range(len(node.inputs))]
+        found = found + offset
+        for source, part in zip(node.inputs, parts, strict=True):
+            before = waiting.get(source.number)
+            waiting[source.number] = part if before is None else before + part
+    raise AssertionError("A graph of nodes starts with an input.")
+
+
+def _through_lines(slopes, lines):
+    above, below = ops.maximum(slopes, 0.0), ops.minimum(slopes, 0.0)
+    offsets = above * lines.upper_offset + below * lines.lower_offset
+    passed = above * lines.upper_slope + below * lines.lower_slope
+    return passed, ops.sum(flatten(offsets), axis=-1)
+
+
+def _through_affine(node, slopes, index):
+    """Returns the slopes before an affine function, with respect to one of its inputs."""
+    source = node.inputs[index]
+
+    def values(x):
+        others = [ops.zeros((1, *other.shape), x.dtype) for other in node.inputs]
+        others[index] = x
+        if len(others) > 1:
+            # Layers such as Concatenate do not broadcast.
+            others = [ops.broadcast_to(part, (ops.shape(x)[0], *part.shape[1:])) for part in others]
+        return ops.sum(flatten(slopes) * flatten(node.function(*others)), axis=-1), ()
+
+    # The gradient of an affine function is the same everywhere.
+    origin = ops.zeros((ops.shape(slopes)[0], *source.shape), slopes.dtype)
+    return backend.value_and_input_gradient(values, origin)[1]
