@@ -1,7 +1,5 @@
-import dataclasses
 import json
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -13,13 +11,10 @@ import tensorflow as tf
 import keras_robust as kr
 from keras_robust.export import manifest
 from keras_robust.export import warmup_log
-from tests.support import backends
 from tests.support import gradients
 from tests.support import refusals
-from tests.support import reports
 from tests.support import several_inputs
 from tests.support import small_models
-from tests.support import tiers
 
 NAMES = ["ant", "bee", "cat"]
 BATCH_SIZES = (1, 3, 8)
@@ -302,54 +297,6 @@ def test_models_with_a_loss_of_their_own(tmp_path):
     np.testing.assert_allclose(found, model(x), rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["folder", "file"])
-def test_an_existing_path_is_refused_and_left_alone(tmp_path, kind):
-    path = tmp_path / "1"
-    if kind == "folder":
-        path.mkdir()
-        (path / "saved_model.pb").write_text("old")
-    else:
-        path.write_text("old")
-    with refusals.assert_refused(
-        f"must never change: pass a new folder.*path='{path}'",
-        folder=tmp_path,
-        error=FileExistsError,
-    ):
-        kr.export_saved_model(small_models.simple(), path, guard=kr.layers.InputGuard())
-    assert (path / "saved_model.pb" if kind == "folder" else path).read_text() == "old"
-    assert [item.name for item in tmp_path.iterdir()] == ["1"]
-
-
-@pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()])
-def test_a_failure_in_the_middle_leaves_nothing_behind(tmp_path, monkeypatch, error):
-    seen = []
-
-    def write_out(archive, folder, **arguments):
-        pathlib.Path(folder, "saved_model.pb").write_text("half")
-        seen.extend(item.name for item in tmp_path.iterdir())
-        raise error
-
-    archive = kr.export.archive.ExportArchive
-    monkeypatch.setattr(archive, "write_out", write_out)
-    with pytest.raises(type(error)):
-        kr.export_saved_model(small_models.simple(), tmp_path / "1", guard=kr.layers.InputGuard())
-    assert list(tmp_path.iterdir()) == []
-    # A server looks for folders whose names are numbers.
-    assert len(seen) == 1
-    assert seen[0].startswith(".1.")
-
-
-@pytest.mark.exhaustive
-def test_a_report_that_cannot_be_written_leaves_nothing_behind(tmp_path):
-    report = dataclasses.replace(reports.of_identity(3), seed=object())
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Rescaling(1.0)])
-    with refusals.assert_refused(
-        "not JSON serializable", model, tmp_path, error=TypeError, times=0
-    ):
-        kr.export_saved_model(model, tmp_path / "1", report=report)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_the_model_is_left_as_it_was(tmp_path):
     model = _model(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = model.get_weights()
@@ -358,27 +305,6 @@ def test_the_model_is_left_as_it_was(tmp_path):
         np.testing.assert_array_equal(old, new)
     history = model.fit(X, np.zeros(8, "int64"), verbose=0)
     assert sorted(history.history) == ["loss"]
-
-
-def test_a_check_that_fails_publishes_nothing(tmp_path):
-    seen = []
-
-    def check(folder):
-        loaded = tf.saved_model.load(str(folder))
-        seen.append(sorted(loaded.signatures) == ["logits", "serving_default"])
-        seen.append((folder / "assets.extra" / "MODEL_CARD.md").exists())
-        seen.append((tmp_path / "models").exists() and not (tmp_path / "models" / "1").exists())
-        raise ValueError("no")
-
-    with pytest.raises(ValueError, match="^no$"):
-        kr.export_saved_model(
-            small_models.simple(),
-            tmp_path / "models" / "1",
-            check=check,
-            guard=kr.layers.InputGuard(),
-        )
-    assert seen == [True] * 3
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_path_without_a_folder(tmp_path, monkeypatch):
@@ -398,58 +324,6 @@ def test_noise_in_front_of_the_guard_is_refused(tmp_path):
     guarded = keras.Sequential([keras.Input((4,)), kr.layers.InputGuard(), smoothed])
     loaded = tf.saved_model.load(str(kr.export_saved_model(guarded, tmp_path / "1")))
     assert sorted(loaded.signatures) == ["logits", "serving_default"]
-
-
-def _of_any_length():
-    tokens = keras.Input((None,), dtype="int64", name="tokens")
-    hidden = keras.layers.Conv1D(8, 7)(keras.layers.Embedding(50, 4)(tokens))
-    return keras.Model(tokens, keras.layers.Dense(2)(keras.layers.GlobalMaxPooling1D()(hidden)))
-
-
-def _of_any_size():
-    images = keras.Input((None, None, 3), name="images")
-    hidden = keras.layers.GlobalMaxPooling2D()(keras.layers.Conv2D(4, 5)(images))
-    return keras.Model(images, keras.layers.Dense(2)(hidden))
-
-
-def _of_text():
-    text, number = keras.Input((1,), dtype="string", name="c"), keras.Input((1,), name="n")
-    lookup = keras.layers.StringLookup(
-        vocabulary=["a", "b"], num_oov_indices=0, mask_token=None, output_mode="one_hot"
-    )
-    columns = [keras.layers.Reshape((2,))(lookup(text)), number]
-    return keras.Model(
-        {"c": text, "n": number}, keras.layers.Dense(2)(keras.layers.concatenate(columns))
-    )
-
-
-OPEN = {
-    "any length": (_of_any_length, np.arange(5 * 30).reshape(5, 30) % 50),
-    "any size": (
-        _of_any_size,
-        np.random.default_rng(0).uniform(size=(5, 9, 8, 3)).astype("float32"),
-    ),
-    "text": (
-        _of_text,
-        {"c": np.array([["a"], ["b"]] * 3, object), "n": np.arange(6.0)[:, None].astype("float32")},
-    ),
-}
-
-
-@backends.tensorflow_only("text, and graphs of any length")
-@tiers.parametrize("name", OPEN)
-def test_text_and_unknown_lengths_need_data(tmp_path, name):
-    make, x = OPEN[name]
-    model, guard = make(), kr.layers.InputGuard(None)
-    asked = "text, or inputs of any length, and fails on random examples: pass a few real examples"
-    with pytest.raises(ValueError, match=asked):
-        kr.export_saved_model(model, tmp_path / "1", guard=guard)
-    assert list(tmp_path.iterdir()) == []
-    size = len(keras.tree.flatten(x)[0])
-    path = kr.export_saved_model(model, tmp_path / "1", guard=guard, data=(x, np.zeros(size, int)))
-    found = warmup_log.replay(path)
-    assert found["others_equal"] and found["largest_difference"] < 1e-5
-    assert found["compared"] == found["requests"] == 4
 
 
 def test_a_byte_model_is_not_scaled_to_unit_bounds(tmp_path):

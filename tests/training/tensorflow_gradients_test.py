@@ -3,11 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import keras_robust as kr
 from keras_robust import backend
 from keras_robust import models
 from keras_robust import training
-from keras_robust.backend.tensorflow.ops import derivative_error_context
 from tests.support import devices
 from tests.support import forward_passes
 from tests.support import gradient_steps
@@ -300,53 +298,6 @@ def test_outputs_come_from_the_pass_of_the_objective_or_a_new_pass():
     np.testing.assert_allclose(applied.outputs, expected, rtol=1e-5, atol=1e-6)
 
 
-class Normalise(keras.layers.Layer):
-    """A softmax that Keras does not recognize."""
-
-    def call(self, x):
-        exponentials = keras.ops.exp(x)
-        return exponentials / keras.ops.sum(exponentials, axis=-1, keepdims=True)
-
-
-@pytest.mark.parametrize("loss", [gradient_steps.mixed, gradient_steps.adversarial])
-def test_misread_outputs_stop_before_the_first_update(loss):
-    model, _ = gradient_steps.linear(after=[Normalise()])
-    before = model.get_weights()
-    model.optimizer.build(model.trainable_variables)
-
-    def run():
-        gradient_step = gradient_steps.gradient_step(model)
-        gradient_step.apply(gradient_step.backward(loss, gradient_steps.found()))
-
-    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
-        tf.function(run)()
-    message = backend.required_message(caught.value)
-    assert message.startswith("The loss takes logits, but the outputs of the model are probabil")
-    gradient_steps.assert_same(model.get_weights(), before)
-    assert int(model.optimizer.iterations) == 0
-
-
-def test_misread_outputs_are_recorded_without_checks():
-    for after, expected in ([Normalise()], True), ([], False):
-        model, _ = gradient_steps.linear(after=after)
-        gradient_step = gradient_steps.gradient_step(model, checks=False)
-        result = gradient_step.apply(
-            gradient_step.backward(gradient_steps.mixed, gradient_steps.found())
-        )
-        assert bool(result.logits_mismatch) is expected
-        assert int(model.optimizer.iterations) == 1
-
-
-def test_nothing_can_be_misread_in_a_regression():
-    model, _ = gradient_steps.linear(loss="mse")
-    gradient_step = gradient_steps.gradient_step(model, y=np.ones((4, 3), "float32"))
-    result = gradient_step.apply(
-        gradient_step.backward(gradient_steps.adversarial, gradient_steps.found())
-    )
-    assert result.logits_mismatch is None
-    assert result.outputs.shape == (4, 3)
-
-
 def test_gradients_are_scaled_and_the_loss_and_the_step_are_not():
     optimizer = keras.optimizers.LossScaleOptimizer(
         keras.optimizers.SGD(gradient_steps.RATE), initial_scale=64.0
@@ -432,31 +383,3 @@ def test_adversarial_examples_may_have_labels_and_weights_of_their_own():
     np.testing.assert_array_equal(result.adversarial.y, labels)
     np.testing.assert_array_equal(result.adversarial.x, X_ADV)
     np.testing.assert_array_equal(result.clean.y, Y)
-
-
-@tiers.parametrize("interpolation", ["bicubic", "nearest", "lanczos3"])
-@tiers.parametrize("objective", ["jacobian", "input_gradient", "grad_align"])
-def test_an_operation_without_a_second_derivative_is_named(interpolation, objective):
-    x, y = np.full((4, 4, 4, 1), 0.5, "float32"), np.array([0, 1, 0, 1])
-    resizing = keras.layers.Resizing(6, 6, interpolation=interpolation)
-    layers = [keras.Input((4, 4, 1)), resizing, keras.layers.Flatten(), keras.layers.Dense(2)]
-    model = keras.Sequential(layers)
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    before = model.get_weights()
-    training = kr.AdvTrain(kr.Linf(0.1), attack="fgsm", objective=objective, warmup=0)
-    with pytest.raises(ValueError, match="no second derivative.*Received: the operation .*Grad"):
-        model.fit(x, y, verbose=0, callbacks=[training])
-    for old, new in zip(before, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, new)
-
-
-@pytest.mark.parametrize(
-    ("message", "expected"),
-    [
-        ("gradient registry has no entry for: RootGrad", "second derivative.*: the operation Root"),
-        ("No gradient defined for operation 'a/b' (op type: Bitcast)", "no derivative.*n Bitcast$"),
-    ],
-)
-def test_messages_of_tensorflow(message, expected):
-    with pytest.raises(ValueError, match=expected), derivative_error_context():
-        raise LookupError(message)
