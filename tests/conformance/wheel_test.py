@@ -104,5 +104,5 @@ def test_the_installed_programs_run_beside_another_apps(installed, tmp_path):
     assert result.returncode == 0, result.stderr
     first, help_text = result.stdout.split("\n", 1)
     assert f"keras_robust_apps.train {installed}" in first
-    assert "Trains a classifier to resist adversarial examples" in help_text
+    assert "Trains a classifier against adversarial examples" in help_text
     assert "--objective_arguments" in help_text and "--epsilon" in help_text
