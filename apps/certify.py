@@ -1,10 +1,11 @@
 """Certifies a trained classifier: proves radii within which no prediction changes.
 
     keras-robust-certify --model=runs/latest/model.keras --noise_stddev=0.25 --num_samples=10000
-    keras-robust-certify --model=runs/latest/model.keras --method=interval --radii=0.05,8/255
+    keras-robust-certify --model=runs/latest/model.keras --method=crown --norm=Linf --radii=8/255
 
-Randomized smoothing (L2) works for every model, interval bounds (Linf) for models that were trained
-with them, Lipschitz margins (L2) for orthogonal networks, and the exact distance for linear models.
+Randomized smoothing (L2) works for every model, linear bounds (crown, alpha_crown: Linf, L2, L1)
+for ordinary networks of a few layers, interval bounds (Linf) for models that were trained with
+them, Lipschitz margins (L2) for orthogonal networks, and the exact distance for linear models.
 With --output_dir the program writes the report as JSON, and a plot of certified accuracy over the
 radius.
 """
@@ -46,7 +47,24 @@ def define_flags():
         "num_samples", None, "smoothing: noisy copies of each example. Default: 100000."
     )
     flags.DEFINE_float("alpha", None, "smoothing: chance of error for an example. Default: 0.001.")
-    names.define("norm", None, ["L1", "L2", "Linf"], "linear: norm of the radii.")
+    names.define(
+        "norm", None, ["L1", "L2", "Linf"], "linear, crown, alpha_crown: norm of the radii."
+    )
+    flags.DEFINE_string(
+        "max_radius",
+        None,
+        "interval, crown, alpha_crown: the largest radius to try, in the units of --bounds, a "
+        "number or a fraction such as 8/255. Default: the size of the box.",
+    )
+    flags.DEFINE_integer(
+        "num_steps",
+        None,
+        "Bisections of the search for the radius. With 0, crown and alpha_crown try --max_radius "
+        "alone.",
+    )
+    flags.DEFINE_integer(
+        "num_iterations", None, "alpha_crown: steps that optimize each bound. Default: 20."
+    )
     flags.DEFINE_integer(
         "num_examples", None, "Certify only this number of test examples.", lower_bound=1
     )
@@ -125,6 +143,9 @@ def main(_):
         num_samples=values.num_samples,
         alpha=values.alpha,
         norm=values.norm,
+        max_radius=_number("max_radius", values.max_radius),
+        num_steps=values.num_steps,
+        num_iterations=values.num_iterations,
         bounds=bounds if _has_bounds(values.method) else None,
     )
 

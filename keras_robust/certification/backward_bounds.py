@@ -1,13 +1,8 @@
 """Backward linear bounds: linear functions of tensors of a model, bounded over its inputs."""
 
-import math
-
-import numpy as np
 from keras import ops
 
 from keras_robust import backend
-from keras_robust.certification.curves import Lines
-from keras_robust.certification.input_region import InputRegion
 from keras_robust.threat_models.threat_model import flatten
 
 
@@ -26,21 +21,20 @@ def backward_bound(node, slopes, lines_of, region, norm):
         norm: str, the norm of the region.
     """
     found, waiting = 0.0, {node.number: slopes}
-    for node in reversed(node.ancestors()):
-        slopes = waiting.pop(node.number)
-        if not node.inputs:
-            return found + region.maximum(slopes, norm)
-        if node.curve is not None:
-            passed, offset = _through_lines(slopes, lines_of(node))
+    first, *others = node.ancestors()
+    for each in reversed(others):
+        slopes = waiting.pop(each.number)
+        if each.curve is not None:
+            passed, offset = _through_lines(slopes, lines_of(each))
             parts = [passed]
         else:
-            offset = ops.sum(flatten(slopes) * flatten(node.offset), axis=-1)
-            parts = [_through_affine(node, slopes, i) for i in range(len(node.inputs))]
+            offset = ops.sum(flatten(slopes) * flatten(each.offset), axis=-1)
+            parts = [_through_affine(each, slopes, i) for i in range(len(each.inputs))]
         found = found + offset
-        for source, part in zip(node.inputs, parts, strict=True):
+        for source, part in zip(each.inputs, parts, strict=True):
             before = waiting.get(source.number)
             waiting[source.number] = part if before is None else before + part
-    raise AssertionError("A graph of nodes starts with an input.")
+    return found + region.maximum(waiting[first.number], norm)
 
 
 def _through_lines(slopes, lines):

@@ -55,8 +55,9 @@ def certify(
             `layers.RandomizedSmoothing`; for `"linear"` also a callable.
         data: `(x, y)` arrays, or a `tf.data.Dataset` of batches `(x, y)`, not used in training.
         method: a `certification.Certificate` or its name: `"smoothing"` (L2, random), `"interval"`
-            (Linf, for models trained by `objectives.IBP`), `"lipschitz"` (L2, for models of
-            orthogonal layers) or `"linear"` (exact). Defaults to `"smoothing"`.
+            (Linf, for models trained by `objectives.IBP`), `"crown"` and `"alpha_crown"` (Linf, L2,
+            L1, for ordinary networks of a few layers), `"lipschitz"` (L2, for models of orthogonal
+            layers) or `"linear"` (exact). Defaults to `"smoothing"`.
         num_examples: int, certifies only the first `num_examples` examples; `None` for all.
             Defaults to `None`.
         batch_size: int. Does not change the result. Defaults to `256`.
@@ -86,6 +87,7 @@ def certify(
     References:
         - [Cohen et al., 2019](https://arxiv.org/abs/1902.02918)
         - [Gowal et al., 2018](https://arxiv.org/abs/1810.12715)
+        - [Zhang et al., 2018](https://arxiv.org/abs/1811.00866)
     """
     start, seed = time.perf_counter(), operator.index(seed)
     # Resolve first: the report must state the noise that was used, even if the model chose it.

@@ -6,7 +6,6 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust import models
-from keras_robust import threat_models
 from keras_robust.certification.certificate import Certificate
 from keras_robust.certification.certificate import CertificationResult
 from keras_robust.certification.certificate import check_largest_radius
@@ -139,7 +138,7 @@ class Crown(Certificate):
 
 @keras.saving.register_keras_serializable(package="keras_robust")
 class AlphaCrown(Crown):
-    """Certifies as `Crown`, with the slopes of the lines optimised for each margin (alpha-CROWN).
+    """Certifies as `Crown`, with the slopes of the lines optimized for each margin (alpha-CROWN).
 
     Every slope gives a valid line, with the offset that the interval requires. Where `Crown` proves
     nothing at a radius, Adam lowers the bound of each margin over the slopes of all lines, and with
@@ -147,7 +146,7 @@ class AlphaCrown(Crown):
     both, the bound of a network with two hidden layers of ReLU converges to that of the linear
     program over the triangle relaxation. It is never worse than `Crown`.
 
-    Deviations from the authors' code: the slopes of each bound of an inner layer are optimised for
+    Deviations from the authors' code: the slopes of each bound of an inner layer are optimized for
     that bound alone. Cost: for each step about three times that of `Crown`, without
     `inner_iterations` for the margins only.
 

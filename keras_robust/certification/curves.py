@@ -92,7 +92,9 @@ class Curve:
         points = self._points(lower, upper)
         values = sign * self.function(points)
         width = upper - lower
-        slope = ops.where(width > 0.0, values[1] - values[0], 0.0) / ops.where(width > 0.0, width, 1.0)
+        slope = ops.where(width > 0.0, values[1] - values[0], 0.0) / ops.where(
+            width > 0.0, width, 1.0
+        )
         heights = values - values[0] - slope * (points - lower)
         return ops.max(heights, axis=0) > _ROUNDING * ops.max(ops.abs(values), axis=0)
 
@@ -103,7 +105,7 @@ class Curve:
         """
         points = ops.sort(self._points(lower, upper), axis=0)
         rises, widths = (part[1:] - part[:-1] for part in (self.function(points), points))
-        slopes = ops.where(widths > 0.0, rises / ops.where(widths > 0.0, widths, 1.0), rises[:1])
+        slopes = _ratio(rises, widths)
         return ops.min(slopes, axis=0), ops.max(slopes, axis=0)
 
     def _points(self, lower, upper):
@@ -125,9 +127,7 @@ class Curve:
         middle = 0.5 * (lower + upper)
 
         def slope_between(left, right):
-            (x, f), (x_right, f_right) = left, right
-            width = x_right - x
-            return ops.where(width > 0.0, (f_right - f) / ops.where(width > 0.0, width, 1.0), 0.0)
+            return _ratio(right[1] - left[1], right[0] - left[0])
 
         left, right = (lower, values[0]), (upper, values[1])
         # The edge of the hull over the middle: as long as a point lies above the edge, it replaces
@@ -150,7 +150,11 @@ class Curve:
         The bound is the maximum, up to rounding: on a piece where `sign * f` is concave, a tangent
         bounds it from above, and elsewhere the maximum is at an end.
         """
-        ends = [lower, *(ops.clip(ops.full_like(lower, k), lower, upper) for k in self.knots), upper]
+        ends = [
+            lower,
+            *(ops.clip(ops.full_like(lower, k), lower, upper) for k in self.knots),
+            upper,
+        ]
         highest = None
         round_side = "concave" if sign > 0.0 else "convex"
         for start, end, piece in zip(ends[:-1], ends[1:], self.pieces, strict=True):
@@ -161,7 +165,7 @@ class Curve:
         return highest
 
     def _above_round_piece(self, slope, start, end, sign):
-        """Returns a bound of `sign * f(h) - slope * h` from `start` to `end`, where it is concave."""
+        """Returns a bound of `sign * f(h) - slope * h` on a piece where it is concave."""
 
         def height(h):
             return sign * self.function(h) - slope * h
@@ -193,6 +197,12 @@ class Curve:
             backend.value_and_input_gradient(values, ops.reshape(ops.stop_gradient(h), (-1,)))[1],
             shape,
         )
+
+
+def _ratio(rise, width):
+    """Returns `rise / width`, and 0 where the width is 0."""
+    is_wide = width > 0.0
+    return ops.where(is_wide, rise / ops.where(is_wide, width, 1.0), 0.0)
 
 
 def _tanh(x):

@@ -1,5 +1,7 @@
 """CROWN: bounds of the tensors of a model over a region of inputs, by linear functions."""
 
+import dataclasses
+
 import numpy as np
 import scipy.sparse
 from keras import ops
@@ -11,7 +13,7 @@ from keras_robust.certification.curves import Lines
 from keras_robust.certification.input_region import InputRegion
 from keras_robust.certification.interval_bounds import IntervalBounds
 from keras_robust.certification.model_checks import check_logits
-from keras_robust.certification.optimised_lines import optimised_bound
+from keras_robust.certification.optimized_lines import optimized_bound
 
 
 def crown_margins(model, box, labels):
@@ -68,6 +70,21 @@ def _classes(shape):
     return np.eye(count) if count > 1 else np.array([[0.0], [1.0]])
 
 
+@dataclasses.dataclass
+class _InnerBounds:
+    """What is known of the nodes so far, by their numbers.
+
+    Args:
+        region: `InputRegion` of the examples.
+        boxes: dict of pairs `(lower, upper)`, tensors `(batch_size, *node.shape)`.
+        lines: dict of the `Lines` of the nodes with a curve.
+    """
+
+    region: InputRegion
+    boxes: dict = dataclasses.field(default_factory=dict)
+    lines: dict = dataclasses.field(default_factory=dict)
+
+
 class LinearBounds:
     """Bounds the margins of a model in float64, with tight bounds of all inner tensors.
 
@@ -100,40 +117,39 @@ class LinearBounds:
         Args:
             region: `InputRegion`, float64.
             labels: int array `(n,)`, `y`.
-            num_iterations: int, the steps that optimise the slopes of the lines for each margin.
+            num_iterations: int, the steps that optimize the slopes of the lines for each margin.
             inner_iterations: int, those for each entry of an inner tensor.
         """
-        bounds, lines = self._inner_bounds(region, inner_iterations)
+        inner = self._inner_bounds(region, inner_iterations)
         classes = _classes(self._logits.shape)
         examples, others = np.nonzero(np.arange(len(classes)) != labels[:, None])
         slopes = scipy.sparse.csr_array(classes[others] - classes[labels[examples]])
-        found = self._upper(
-            self._logits, examples, slopes, bounds, lines, region, num_iterations
-        )
+        found = self._upper(self._logits, examples, slopes, inner, num_iterations)
         return np.max(found.reshape(len(labels), -1), axis=-1)
 
     def _inner_bounds(self, region, num_iterations):
-        """Returns the bounds of all nodes, and the `Lines` of all curves, by numbers of nodes."""
-        bounds, lines = {}, {}
+        """Returns the `_InnerBounds` of all nodes."""
+        inner = _InnerBounds(region)
         for node in self._nodes:
-            before = [bounds[source.number] for source in node.inputs]
+            before = [inner.boxes[source.number] for source in node.inputs]
             if not before:
-                bounds[node.number] = region.lower, region.upper
+                inner.boxes[node.number] = region.lower, region.upper
                 continue
-            bounds[node.number] = self._compile(node, "interval", _interval(node))(*before)
+            inner.boxes[node.number] = self._compile(node, "interval", _interval(node))(*before)
             if self._curves_after[node.number] and not self._is_exact(node):
-                bounds[node.number] = self._tightened(node, bounds, lines, region, num_iterations)
+                inner.boxes[node.number] = self._tightened(node, inner, num_iterations)
             if node.curve is not None:
-                lines[node.number] = self._compile(node, "lines", node.curve.lines)(*before[0])
-        return bounds, lines
+                lines = self._compile(node, "lines", node.curve.lines)
+                inner.lines[node.number] = lines(*before[0])
+        return inner
 
     def _is_exact(self, node):
         # Intervals are exact behind a single affine function.
         return self._norm == "Linf" and len(node.inputs) == 1 and not node.inputs[0].inputs
 
-    def _tightened(self, node, bounds, lines, region, num_iterations):
+    def _tightened(self, node, inner, num_iterations):
         """Returns the bounds of a node, where a curve after it is no line."""
-        lower, upper = map(np.array, bounds[node.number])
+        lower, upper = map(np.array, inner.boxes[node.number])
         curved = np.zeros(lower.shape, bool)
         for curve in self._curves_after[node.number]:
             curved |= ~np.asarray(curve.is_line_on(lower, upper))
@@ -141,26 +157,25 @@ class LinearBounds:
         for ends, sign, nearer in ((upper, 1.0, np.minimum), (lower, -1.0, np.maximum)):
             ones = np.full(len(examples), sign), (np.arange(len(examples)), entries)
             slopes = scipy.sparse.csr_array(ones, shape=(len(examples), lower[0].size))
-            found = self._upper(node, examples, slopes, bounds, lines, region, num_iterations)
+            found = self._upper(node, examples, slopes, inner, num_iterations)
             flat = ends.reshape(len(ends), -1)
             flat[examples, entries] = nearer(flat[examples, entries], sign * found)
         # Rounding may cross the ends of a very short interval.
         return tuple(map(ops.convert_to_tensor, (np.minimum(lower, upper), upper)))
 
-    def _upper(self, node, examples, slopes, bounds, lines, region, num_iterations):
+    def _upper(self, node, examples, slopes, inner, num_iterations):
         """Returns upper bounds of functions of the tensor of a node, a NumPy array `(rows,)`.
 
         Args:
             node: a `Node`.
             examples: int array `(rows,)`, the example of each function.
             slopes: sparse array `(rows, entries)`, the functions.
-            bounds, lines: those of the nodes before it.
-            region: `InputRegion` of the examples.
-            num_iterations: int, the steps that optimise the slopes of the lines.
+            inner: `_InnerBounds` of the nodes before it.
+            num_iterations: int, the steps that optimize the slopes of the lines.
         """
         curves = [part for part in node.ancestors() if part.curve is not None]
-        boxes = [bounds[part.inputs[0].number] for part in curves]
-        given = [lines[part.number] for part in curves]
+        boxes = [inner.boxes[part.inputs[0].number] for part in curves]
+        lines = [inner.lines[part.number] for part in curves]
         bound = self._compile(node, num_iterations, self._bound(node, curves, num_iterations))
         found = []
         for start in range(0, len(examples), self._chunk_size):
@@ -170,7 +185,7 @@ class LinearBounds:
             rows = np.minimum(start + np.arange(size), len(examples) - 1)
             dense = slopes[rows].toarray().reshape(-1, *node.shape)
             arguments = map(ops.convert_to_tensor, (examples[rows], dense))
-            found.append(np.asarray(bound(*arguments, boxes, given, region))[:count])
+            found.append(np.asarray(bound(*arguments, boxes, lines, inner.region))[:count])
         return np.concatenate(found) if found else np.zeros(0)
 
     def _bound(self, node, curves, num_iterations):
@@ -194,15 +209,13 @@ class LinearBounds:
                 return with_lines(lines)
             boxes = [tuple(map(rows, box)) for box in boxes]
             given = [part.curve for part in curves]
-            return optimised_bound(with_lines, given, boxes, lines, num_iterations)
+            return optimized_bound(with_lines, given, boxes, lines, num_iterations)
 
         return bound
 
     def _compile(self, node, purpose, function):
         """Returns the function compiled, once for each node and purpose."""
-        return self._compiled.setdefault(
-            (node.number, purpose), backend.compile_function(function)
-        )
+        return self._compiled.setdefault((node.number, purpose), backend.compile_function(function))
 
 
 def _interval(node):

@@ -31,10 +31,10 @@ class IBP(Objective):
     which the warm-up starts.
 
     With `beta` it is CROWN-IBP (Zhang et al., 2020). The bound is `beta` times the bound of CROWN,
-    which propagates the margins back to the input through linear bounds of every ReLU, plus
+    which propagates the margins back to the input through linear bounds of every activation, plus
     `1 - beta` times the interval bound. `beta` falls from 1 to 0 while epsilon grows, so that the
     training ends with intervals alone, which also certify the model. CROWN-IBP supports
-    sequences of affine layers and ReLU.
+    the layers that `certification.Crown` and `certification.Interval` both support.
 
     On the embedded digits with epsilon 0.1, a small convolutional network reaches 95% clean and 78%
     certified accuracy after 30 epochs, 18 of them with growing epsilon. Without a warm-up it stays

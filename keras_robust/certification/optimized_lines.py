@@ -1,4 +1,4 @@
-"""Alpha-CROWN: the slopes of the lines around curves, optimised for each bound."""
+"""Alpha-CROWN: the slopes of the lines around curves, optimized for each bound."""
 
 import math
 
@@ -13,10 +13,10 @@ _MOMENTS = 0.9, 0.999  # Of Adam.
 _TINY = 1e-30
 
 
-def optimised_bound(bound, curves, boxes, lines, num_iterations):
+def optimized_bound(bound, curves, boxes, lines, num_iterations):
     """Returns the lowest of the upper bounds that other slopes of the lines give, `(rows,)`.
 
-    Every slope gives a bound. Adam minimises it over the slopes, from those of `lines`.
+    Every slope gives a bound. Adam minimizes it over the slopes, from those of `lines`.
 
     Args:
         bound: function of a list of `Lines` that returns tensors `(rows,)`.
@@ -41,7 +41,9 @@ def optimised_bound(bound, curves, boxes, lines, num_iterations):
         for curve, box in zip(curves, boxes, strict=True)
         for part in (curve.is_bent(*box, -1.0), curve.is_bent(*box, 1.0))
     ]
-    is_free = ops.cast(ops.concatenate([flatten(part) for part in is_free], axis=-1), start[0].dtype)
+    is_free = ops.cast(
+        ops.concatenate([flatten(part) for part in is_free], axis=-1), start[0].dtype
+    )
 
     def values(packed):
         slopes = [
@@ -49,7 +51,9 @@ def optimised_bound(bound, curves, boxes, lines, num_iterations):
             for a, b, shape in zip(ends[:-1], ends[1:], shapes, strict=True)
         ]
         parts = zip(curves, boxes, slopes[0::2], slopes[1::2], strict=True)
-        return bound([curve.lines_with(below, above, *box) for curve, box, below, above in parts]), ()
+        return bound(
+            [curve.lines_with(below, above, *box) for curve, box, below, above in parts]
+        ), ()
 
     def step(number, state):
         slopes, mean, square, lowest = state
