@@ -31,17 +31,29 @@ def define_flags():
     flags.DEFINE_string("model", None, "A .keras file.")
     methods = map(names.snake_case, kr.certification.ALL)
     names.define("method", "smoothing", methods, "The kind of proof.")
-    flags.DEFINE_string(
-        "noise_stddev",
-        None,
-        "smoothing: size of the noise in the units of --bounds, a number or a fraction such as "
-        "32/255. Use the size with which the model was trained.",
-    )
     flags.DEFINE_list(
         "radii",
         None,
         "Radii to show in the table, in the units of --bounds: numbers or fractions such as 8/255. "
         "Default: round numbers.",
+    )
+    flags.DEFINE_integer(
+        "num_examples", None, "Certify only this number of test examples.", lower_bound=1
+    )
+    flags.DEFINE_string(
+        "output_dir", None, "Folder for certificate.json and (with matplotlib) certificate.png."
+    )
+    flags.mark_flag_as_required("model")
+    _define_arguments()
+
+
+def _define_arguments():
+    """Defines the flags that are arguments of one or a few methods."""
+    flags.DEFINE_string(
+        "noise_stddev",
+        None,
+        "smoothing: size of the noise in the units of --bounds, a number or a fraction such as "
+        "32/255. Use the size with which the model was trained.",
     )
     flags.DEFINE_integer(
         "num_samples", None, "smoothing: noisy copies of each example. Default: 100000."
@@ -65,13 +77,6 @@ def define_flags():
     flags.DEFINE_integer(
         "num_iterations", None, "alpha_crown: steps that optimize each bound. Default: 20."
     )
-    flags.DEFINE_integer(
-        "num_examples", None, "Certify only this number of test examples.", lower_bound=1
-    )
-    flags.DEFINE_string(
-        "output_dir", None, "Folder for certificate.json and (with matplotlib) certificate.png."
-    )
-    flags.mark_flag_as_required("model")
 
 
 def run(model, dataset, method, *, output_dir, radii=None, **arguments):

@@ -25,53 +25,73 @@ def optimized_bound(bound, curves, boxes, lines, num_iterations):
         lines: list of `Lines`, tensors `(rows, ...)`.
         num_iterations: int, the number of steps.
     """
-    start = [part for each in lines for part in (each.lower_slope, each.upper_slope)]
-    shapes = [tuple(part.shape[1:]) for part in start]
-    ends = [0]
-    for shape in shapes:
-        ends.append(ends[-1] + math.prod(shape))
-    ranges = [curve.slope_range(*box) for curve, box in zip(curves, boxes, strict=True)]
-    least, most = (
-        ops.concatenate([flatten(side[end]) for side in ranges for _ in range(2)], axis=-1)
-        for end in (0, 1)
-    )
-    # Where the function is on one side of its chord, no line on the other side beats the chord.
-    is_free = [
-        part
-        for curve, box in zip(curves, boxes, strict=True)
-        for part in (curve.is_bent(*box, -1.0), curve.is_bent(*box, 1.0))
-    ]
-    is_free = ops.cast(
-        ops.concatenate([flatten(part) for part in is_free], axis=-1), start[0].dtype
-    )
+    packing = _Packing(curves, boxes, lines)
 
-    def values(packed):
-        slopes = [
-            ops.reshape(packed[:, a:b], (-1, *shape))
-            for a, b, shape in zip(ends[:-1], ends[1:], shapes, strict=True)
-        ]
-        parts = zip(curves, boxes, slopes[0::2], slopes[1::2], strict=True)
-        return bound(
-            [curve.lines_with(below, above, *box) for curve, box, below, above in parts]
-        ), ()
+    def values(slopes):
+        return bound(packing.lines(slopes)), ()
 
     def step(number, state):
         slopes, mean, square, lowest = state
         (found, _), gradient = backend.value_and_input_gradient(values, slopes)
-        gradient = gradient * is_free
-        mean = _MOMENTS[0] * mean + (1.0 - _MOMENTS[0]) * gradient
-        square = _MOMENTS[1] * square + (1.0 - _MOMENTS[1]) * ops.square(gradient)
-        time = ops.cast(number, slopes.dtype)
-        unbiased = [
-            part / (1.0 - moment ** (time + 1.0))
-            for part, moment in zip((mean, square), _MOMENTS, strict=True)
-        ]
-        change = unbiased[0] / (ops.sqrt(unbiased[1]) + _TINY)
-        slopes = ops.clip(slopes - _STEP_SIZE * _DECAY**time * change, least, most)
+        mean, square, change = _adam(number, gradient * packing.is_free, mean, square)
+        # The first steps are long enough to cross the range of a ReLU, from 0 to 1.
+        size = _STEP_SIZE * _DECAY ** ops.cast(number, slopes.dtype)
+        slopes = ops.clip(slopes - size * change, packing.least, packing.most)
         return slopes, mean, square, ops.minimum(lowest, found)
 
-    slopes = ops.concatenate([flatten(part) for part in start], axis=-1)
-    zeros = ops.zeros_like(slopes)
-    state = slopes, zeros, zeros, bound(lines)
+    zeros = ops.zeros_like(packing.start)
+    # The lowest bound counts, because a step may also make a bound worse.
+    state = packing.start, zeros, zeros, bound(lines)
     slopes, *_, lowest = backend.fori_loop(0, num_iterations, step, state)
     return ops.minimum(lowest, values(slopes)[0])
+
+
+class _Packing:
+    """The slopes of all lines as one tensor, because a gradient is taken of one tensor.
+
+    Args:
+        curves, boxes, lines: as for `optimized_bound`.
+
+    Attributes, all `(rows, entries)`: `start`, the slopes of `lines`; `least` and `most`, the range
+    of slopes; `is_free`, 1 where another slope can be better, and 0 elsewhere.
+    """
+
+    def __init__(self, curves, boxes, lines):
+        self._curves, self._boxes = curves, boxes
+        slopes = [part for each in lines for part in (each.lower_slope, each.upper_slope)]
+        self._shapes = [tuple(part.shape[1:]) for part in slopes]
+        self.start = _packed(slopes)
+        pairs = list(zip(curves, boxes, strict=True))
+        ranges = [curve.slope_range(*box) for curve, box in pairs]
+        # Each curve has two slopes, below and above, with the same range.
+        self.least, self.most = (
+            _packed([ends[side] for ends in ranges for _ in range(2)]) for side in (0, 1)
+        )
+        # Where the function is on one side of its chord, no line on the other side beats the chord.
+        is_free = [curve.is_bent(*box, sign) for curve, box in pairs for sign in (-1.0, 1.0)]
+        self.is_free = ops.cast(_packed(is_free), self.start.dtype)
+
+    def lines(self, packed):
+        """Returns the list of `Lines` with these slopes."""
+        slopes, start = [], 0
+        for shape in self._shapes:
+            size = math.prod(shape)
+            slopes.append(ops.reshape(packed[:, start : start + size], (-1, *shape)))
+            start += size
+        parts = zip(self._curves, slopes[0::2], slopes[1::2], self._boxes, strict=True)
+        return [curve.lines_with(*pair, *box) for curve, *pair, box in parts]
+
+
+def _packed(parts):
+    return ops.concatenate([flatten(part) for part in parts], axis=-1)
+
+
+def _adam(number, gradient, mean, square):
+    """Returns the moments of Adam after a step, and the change of the variables."""
+    mean = _MOMENTS[0] * mean + (1.0 - _MOMENTS[0]) * gradient
+    square = _MOMENTS[1] * square + (1.0 - _MOMENTS[1]) * ops.square(gradient)
+    time = ops.cast(number, gradient.dtype) + 1.0
+    unbiased = [
+        part / (1.0 - moment**time) for part, moment in zip((mean, square), _MOMENTS, strict=True)
+    ]
+    return mean, square, unbiased[0] / (ops.sqrt(unbiased[1]) + _TINY)
