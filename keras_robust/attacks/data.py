@@ -54,14 +54,20 @@ def _check_iterable(data):
         )
 
 
+def dict_advice(batch):
+    """Returns a sentence that says how to take inputs and labels out of batches that are dicts."""
+    names = list(batch) if len(batch) == 2 else ["image", "label"]
+    return (
+        "Take them out of the dicts: "
+        f"`dataset.map(lambda batch: (batch[{names[0]!r}], batch[{names[1]!r}]))`. "
+    )
+
+
 def _parse_batch(batch):
     if isinstance(batch, dict):
-        keys = [repr(key) for key in batch]
-        names = keys if len(keys) == 2 else ["'image'", "'label'"]
         raise ValueError(
-            "Expected batches (x, y), inputs and labels. Take them out of the dicts: "
-            f"`dataset.map(lambda batch: (batch[{names[0]}], batch[{names[1]}]))`. Received: "
-            f"batches that are dicts, with the keys {', '.join(keys)}"
+            f"Expected batches (x, y), inputs and labels. {dict_advice(batch)}Received: batches "
+            f"that are dicts, with the keys {', '.join(map(repr, batch))}"
         )
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         raise ValueError(

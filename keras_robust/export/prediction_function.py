@@ -35,6 +35,7 @@ class PredictionFunction:
     """
 
     def __init__(self, model, pack=None):
+        models.refuse_preprocessor(model)
         self._classifier = models.Classifier(model, pack=pack)
         self._smoothings = smoothings(model)
 

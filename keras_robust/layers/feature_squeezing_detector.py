@@ -65,6 +65,7 @@ class FeatureSqueezingDetector(keras.Model):
                 "Argument `squeezers` must be a list of at least one Keras layer, such as "
                 f"BitDepth(5). Received: squeezers={squeezers!r}"
             )
+        models.refuse_preprocessor(model)
         self.model = model
         self.squeezers = squeezers
         self.threshold = None if threshold is None else _check_threshold(threshold)

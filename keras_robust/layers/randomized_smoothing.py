@@ -92,6 +92,7 @@ class RandomizedSmoothing(keras.Model):
                 f"Received: noise_stddev={noise_stddev!r}"
             )
         _check_guards(model)
+        models.refuse_preprocessor(model)
         self.model = model
         self.noise_stddev = float(noise_stddev)
         self.num_samples = check_count("num_samples", num_samples, 1, _MAX_SAMPLES)

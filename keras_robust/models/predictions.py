@@ -40,8 +40,6 @@ def predict_clean_logits(model, x, batch_size=256):
 
 def predict_clean(model, x, batch_size):
     """Returns the logits of clean examples, and raises ValueError unless all are finite."""
-    # Attacks and `predict` would disagree on the inputs of such a model.
-    refuse_preprocessor(model)
     logits = predict_clean_logits(model, x, batch_size)
     broken = int((~np.isfinite(logits)).any(axis=-1).sum())
     if broken:
@@ -55,6 +53,8 @@ def predict_clean(model, x, batch_size):
 
 def _predict(model, x, batch_size):
     """Yields the logits of each batch, and its outputs if their meaning is unknown."""
+    # A call and `predict` disagree on the inputs of such a model.
+    refuse_preprocessor(model)
     # A structure has the form of the model's inputs already, and needs no packing.
     classifier = Classifier(model, (lambda rows: rows) if keras.tree.is_nested(x) else None)
     for rows in batches_of(x, batch_size):

@@ -4,7 +4,7 @@ import keras
 
 
 def refuse_preprocessor(model):
-    """Raises ValueError for a model with a preprocessor, which attacks would not apply.
+    """Raises ValueError for a model with a preprocessor, which a call would not apply.
 
     In tasks of keras_hub, `fit`, `evaluate` and `predict` preprocess the inputs, and a call of the
     model does not. A model that preprocesses in its own `call` is accepted: it has the `predict` of
@@ -15,9 +15,9 @@ def refuse_preprocessor(model):
     if preprocessor is None or not is_task:
         return
     raise ValueError(
-        "This model has a preprocessor, which its `fit` and `predict` apply and attacks do not, "
-        "so that the model would be judged on inputs that it never saw. Preprocess the examples, "
-        "`x = model.preprocessor(x)`, remove the preprocessor, `model.preprocessor = None`, and "
+        "This model has a preprocessor, which its `fit` and `predict` apply, and attacks, "
+        "certificates and exports do not, so that it would get inputs that it never saw. "
+        "Preprocess the examples, `x = model.preprocessor(x)`, remove the preprocessor, `model.preprocessor = None`, and "
         "give `epsilon` and `bounds` in the units of the preprocessed inputs, in training too. "
         f"Received: {type(model).__name__} with a {type(preprocessor).__name__}"
     )

@@ -7,6 +7,7 @@ from keras import ops
 from keras_robust import backend
 from keras_robust import losses
 from keras_robust import models
+from keras_robust.attacks.data import dict_advice
 from keras_robust.models.input_errors import input_error_context
 from keras_robust.models.structures import single
 from keras_robust.training.batch import Batch
@@ -203,9 +204,9 @@ class BaseTrainStep:
                 f"Received: {len(model.weights)} weights, none of them trainable"
             )
 
-    def _refuse_no_labels(self):
+    def _refuse_no_labels(self, inputs):
         """Raises ValueError for data without labels."""
-        advice = ""
+        advice = dict_advice(inputs) if isinstance(inputs, dict) else ""
         if self.model.loss is None:
             advice = (
                 "The attack maximizes the compiled loss, which does not include a loss that the "
@@ -221,7 +222,7 @@ class BaseTrainStep:
             ValueError: for data that no batch can have, such as labels of a wrong shape.
         """
         if y is None:
-            self._refuse_no_labels()
+            self._refuse_no_labels(inputs)
         x, classifier, threat_model = self.threat_model.bind(self.model, inputs)
         threat_model.check_shape(tuple(x.shape))
         self.attacked_inputs = attacked_inputs(inputs, self.threat_model)

@@ -56,8 +56,8 @@ class Own(keras.Model):
 
 BALL = kr.Linf(8, bounds=(0, 255))
 REFUSED = (
-    r"has a preprocessor, which .* attacks do not.* `x = model.preprocessor\(x\)`, .*"
-    r"Received: Task with a Preprocessor"
+    r"has a preprocessor, which .* attacks, certificates and exports do not.* "
+    r"`x = model.preprocessor\(x\)`, .*Received: Task with a Preprocessor"
 )
 FGSM = kr.attacks.FGSM()
 
@@ -68,6 +68,9 @@ FGSM = kr.attacks.FGSM()
         lambda model: kr.evaluate(model, (RAW, Y), BALL, "fgsm"),
         lambda model: kr.sanity_check(model, (RAW, Y), BALL),
         lambda model: kr.certify(model, (RAW, Y), noise_stddev=10.0),
+        lambda model: kr.certification.exact_linear(model, RAW, Y, BALL),
+        lambda model: kr.layers.RandomizedSmoothing(model, 10.0),
+        lambda model: kr.layers.FeatureSqueezingDetector(model, kr.layers.BitDepth(3)),
         lambda model: FGSM(model, RAW, Y, BALL),
         lambda model: kr.attacks.AutoAttack().run(model, RAW, Y, BALL),
         lambda model: model.fit(
@@ -81,6 +84,14 @@ def test_a_task_with_a_preprocessor_is_refused_with_what_to_do(judge):
         judge(model)
     # Nothing was trained before.
     assert model.optimizer.iterations == 0
+
+
+@pytest.mark.parametrize("data", [None, (RAW, Y)])
+def test_a_task_with_a_preprocessor_is_not_exported(tmp_path, data):
+    guard = kr.layers.InputGuard((0.0, 255.0))
+    with refusals.assert_refused(REFUSED, folder=tmp_path):
+        kr.export_saved_model(Task(Preprocessor()), tmp_path / "1", guard=guard, data=data)
+    assert len(list(tmp_path.iterdir())) == 0
 
 
 def test_the_advice_gives_the_right_numbers():

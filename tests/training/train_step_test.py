@@ -131,6 +131,12 @@ def test_what_cannot_be_trained_is_refused():
     step = _step()
     with pytest.raises(ValueError, match="needs labels to train on. Received: y=None"):
         step._requirements(keras.ops.zeros((2, 4)), None, None)
+    batch = {"image": keras.ops.zeros((2, 4)), "label": keras.ops.zeros((2,))}
+    advice = (
+        r"dataset.map\(lambda batch: \(batch\['image'\], batch\['label'\]\)\)`. Received: y=None"
+    )
+    with pytest.raises(ValueError, match=advice):
+        step._requirements(batch, None, None)
     step.model.loss = None
     with pytest.raises(ValueError, match="`add_loss` in an endpoint layer. End the model"):
         step._requirements(keras.ops.zeros((2, 4)), None, None)
