@@ -17,7 +17,8 @@ def refuse_preprocessor(model):
     raise ValueError(
         "This model has a preprocessor, which its `fit` and `predict` apply, and attacks, "
         "certificates and exports do not, so that it would get inputs that it never saw. "
-        "Preprocess the examples, `x = model.preprocessor(x)`, remove the preprocessor, `model.preprocessor = None`, and "
-        "give `epsilon` and `bounds` in the units of the preprocessed inputs, in training too. "
+        "Preprocess the examples, `x = model.preprocessor(x)`, remove the preprocessor, "
+        "`model.preprocessor = None`, and give `epsilon` and `bounds` in the units of the "
+        "preprocessed inputs, in training too. "
         f"Received: {type(model).__name__} with a {type(preprocessor).__name__}"
     )
