@@ -112,11 +112,20 @@ class _Tracer:
 
     def maximum(self, layer, *nodes):
         """Returns the node of a layer that takes the maximum of tensors."""
-        return functools.reduce(self._larger, nodes)
+        return functools.reduce(self._larger, self._of_equal_rank(nodes))
 
     def minimum(self, layer, *nodes):
         """Returns the node of a layer that takes the minimum of tensors."""
-        return functools.reduce(self._smaller, nodes)
+        return functools.reduce(self._smaller, self._of_equal_rank(nodes))
+
+    def _of_equal_rank(self, nodes):
+        """Returns nodes with axes in front, as the layers of Keras add them to merge tensors."""
+        rank = max(len(node.shape) for node in nodes)
+        shapes = [(1,) * (rank - len(node.shape)) + node.shape for node in nodes]
+        return [
+            self._selected(node, functools.partial(ops.reshape, newshape=(-1, *shape)))
+            for node, shape in zip(nodes, shapes, strict=True)
+        ]
 
     def max_pooling(self, layer, node):
         """Returns the node of a max pooling, which is taken along one axis after the other."""

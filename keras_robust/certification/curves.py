@@ -105,7 +105,9 @@ class Curve:
         """
         points = ops.sort(self._points(lower, upper), axis=0)
         rises, widths = (part[1:] - part[:-1] for part in (self.function(points), points))
-        slopes = _ratio(rises, widths)
+        # Two points may be the same, and have no slope between them.
+        chord = _ratio(self.function(upper) - self.function(lower), upper - lower)
+        slopes = ops.where(widths > 0.0, _ratio(rises, widths), chord)
         return ops.min(slopes, axis=0), ops.max(slopes, axis=0)
 
     def _points(self, lower, upper):

@@ -75,12 +75,12 @@ def _dual_of_l2(slopes, low, high, radii):
 
     largest = ops.sqrt(ops.sum(ops.square(slopes), axis=-1, keepdims=True))
     largest = largest / ops.maximum(radii, _TINY)
-    scale = _last(lambda scale: length(scale) >= radii, largest)
+    scale, _ = _last(lambda scale: length(scale) >= radii, largest)
     return slopes - scale * change(scale), change(scale)
 
 
 def _dual_of_l1(slopes, low, high, radii):
-    """Returns `v` of the bound by duality, and a point near the maximizer."""
+    """Returns `v` of the bound by duality, and the maximizer."""
     sizes, caps = ops.abs(slopes), ops.where(slopes > 0.0, high, -low)
 
     def used(level):
@@ -90,19 +90,24 @@ def _dual_of_l1(slopes, low, high, radii):
         return ops.sum(used(level), axis=-1, keepdims=True)
 
     largest = ops.max(sizes, axis=-1, keepdims=True)
-    level = _last(lambda level: length(level) >= radii, largest)
-    share = ops.minimum(1.0, radii / ops.maximum(length(level), _TINY))
-    return (
-        ops.sign(slopes) * ops.maximum(sizes - level, 0.0),
-        share * ops.sign(slopes) * used(level),
-    )
+    level, above = _last(lambda level: length(level) >= radii, largest)
+    # The coordinates at the level share what those above it leave of the budget.
+    rest, left = used(level) - used(above), radii - length(above)
+    total = ops.sum(rest, axis=-1, keepdims=True)
+    share = ops.clip(left / ops.maximum(total, _TINY), 0.0, 1.0)
+    signs = ops.sign(slopes)
+    return signs * ops.maximum(sizes - level, 0.0), signs * (used(above) + share * rest)
 
 
 _DUALS = {"L1": _dual_of_l1, "L2": _dual_of_l2}
 
 
 def _last(holds, largest):
-    """Returns the largest number from 0 to `largest` for which a condition holds, by bisection."""
+    """Returns the largest number from 0 to `largest` for which a condition holds, by bisection.
+
+    Returns:
+        A number for which it holds, or 0, and one right above it for which it does not hold.
+    """
 
     def halve(_, ends):
         low, high = ends
@@ -110,4 +115,4 @@ def _last(holds, largest):
         is_below = holds(middle)
         return ops.where(is_below, middle, low), ops.where(is_below, high, middle)
 
-    return backend.fori_loop(0, _NUM_BISECTIONS, halve, (ops.zeros_like(largest), largest))[0]
+    return backend.fori_loop(0, _NUM_BISECTIONS, halve, (ops.zeros_like(largest), largest))

@@ -1,5 +1,7 @@
 """Interval bound propagation: the rule of each layer for boxes."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -139,6 +141,27 @@ def _increasing(layer, box):
     return IntervalBounds(layer.call(box.lower), layer.call(box.upper))
 
 
+def _average_pooling_3d(layer, box):
+    """Returns the box after an average over three axes, taken over two of them and then the third.
+
+    TensorFlow has no such pooling of float64 on CPUs.
+    """
+    if layer.data_format != "channels_last":
+        return _increasing(layer, box)
+
+    def pool(x, axes):
+        arguments = layer.pool_size[axes], layer.strides[axes], layer.padding, "channels_last"
+        return ops.average_pool(x, *arguments)
+
+    def function(x):
+        images = pool(ops.reshape(x, (-1, *x.shape[2:])), slice(1, 3))
+        inner = images.shape[1:]
+        rows = pool(ops.reshape(images, (-1, x.shape[1], math.prod(inner))), slice(0, 1))
+        return ops.reshape(rows, (-1, rows.shape[1], *inner))
+
+    return IntervalBounds(function(box.lower), function(box.upper))
+
+
 def _elu(layer, box):
     # With a negative `alpha`, ELU decreases on negative inputs.
     if layer.alpha < 0.0:
@@ -155,7 +178,10 @@ def _merge(layer, boxes):
 
 def _subtract(layer, boxes):
     first, second = boxes
-    return IntervalBounds(first.lower - second.upper, first.upper - second.lower)
+    # The layer adds axes to an input that has fewer.
+    return IntervalBounds(
+        layer.call([first.lower, second.upper]), layer.call([first.upper, second.lower])
+    )
 
 
 def _softmax_layer(layer, box):
@@ -166,7 +192,7 @@ def _softmax_layer(layer, box):
 
 _NAMES = {
     _increasing: (
-        "AveragePooling1D AveragePooling2D AveragePooling3D Cropping1D Cropping2D Cropping3D "
+        "AveragePooling1D AveragePooling2D Cropping1D Cropping2D Cropping3D "
         "Flatten GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D "
         "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D LeakyReLU MaxPooling1D "
         "MaxPooling2D MaxPooling3D Permute ReLU RepeatVector Reshape UpSampling1D "
@@ -178,6 +204,7 @@ _NAMES = {
     ),
     # Multiply is not among them: with a negative factor, a product falls when the other one rises.
     _merge: "Add Average Concatenate Maximum Minimum",
+    _average_pooling_3d: "AveragePooling3D",
     _convolution: "Conv1D Conv2D Conv3D",
     _batch_normalization: "BatchNormalization",
     _dense: "Dense",

@@ -2,151 +2,248 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from keras import ops
 
 import keras_robust as kr
-from keras_robust import backend
-from keras_robust.certification.linear_bounds import crown_margins
-from keras_robust.certification.interval_bounds import IntervalBounds
-from keras_robust.certification.interval_bounds import worst_margins
-from keras_robust.certification.interval_rules import propagate_box
+from keras_robust.certification import AlphaCrown
+from keras_robust.certification import Crown
+from keras_robust.certification import Linear
+from keras_robust.certification.input_region import InputRegion
+from tests.certification import backward_bounds_test
+from tests.support import refusals
 from tests.support import tiers
-from tests.support.bounded import IMAGE
 from tests.support.bounded import sequential
 
 RNG = np.random.default_rng(0)
-LABELS = np.array([3, 0, 2])
+ORDERS = backward_bounds_test.ORDERS
+BOUNDS = {"box": (0.0, 1.0), "channels": (0.0, [1.0, 0.9, 1.0, 0.7]), "none": None}
+not_compiled = backward_bounds_test.not_compiled
+both = pytest.mark.parametrize("method", [Crown, AlphaCrown])
 
 
-@pytest.fixture(autouse=True)
-def _double_precision():
-    with backend.double_precision():
-        yield
+def _linear(*end):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3), *end])
+    rng = np.random.default_rng(0)
+    model.layers[0].set_weights([rng.normal(size=(4, 3)), rng.normal(size=3)])
+    return model, RNG.uniform(0.0, 0.7, size=(12, 4)).astype("float32")
 
 
-def _box(x, radius):
-    return IntervalBounds(
-        *(ops.convert_to_tensor(x + sign * radius, "float64") for sign in (-1.0, 1.0))
+def _dense(x, *units, activation="relu"):
+    """A network whose logits are 0 on average, so that every class wins somewhere."""
+    keras.utils.set_random_seed(3)
+    hidden = [layers.Dense(count, activation=activation) for count in units[:-1]]
+    model = keras.Sequential([keras.Input(x.shape[1:]), *hidden, layers.Dense(units[-1])])
+    # Steeper than those of Keras, so that there are mistakes near by.
+    model.set_weights([2.0 * weight for weight in model.get_weights()])
+    model.layers[-1].bias.assign(-np.mean(model(x), axis=0))
+    return model
+
+
+def _points(count):
+    return RNG.uniform(size=(count, 4)).astype("float32")
+
+
+@pytest.mark.parametrize("norm", ORDERS)
+@tiers.parametrize("bounds", BOUNDS.values(), ids=BOUNDS)
+def test_radii_of_an_affine_model_are_exact(norm, bounds, not_compiled):
+    model, x = _linear(layers.Softmax())
+    max_radius = 0.4 if bounds is None else None
+    method = Crown(norm, bounds=bounds, max_radius=max_radius, num_steps=11)
+    found, expected = (one.certify(model, x) for one in (method, Linear(norm, bounds=bounds)))
+    np.testing.assert_array_equal(found.predictions, expected.predictions)
+    assert found.predictions.dtype == "int64" and found.radii.dtype == "float64"
+    # Where there is no mistake in the box, both are the length of its diagonal.
+    radii = np.minimum(expected.radii, max_radius or np.inf)
+    assert np.all(found.radii <= radii * (1.0 + 1e-5))
+    np.testing.assert_allclose(found.radii, radii, rtol=2e-3, atol=1e-5)
+    assert 2 < np.sum(found.radii < np.max(found.radii))
+
+
+@both
+def test_without_steps_only_the_largest_radius_is_tried(method):
+    model, x = _linear()
+    exact = Linear(bounds=None).certify(model, x).radii
+    radius = float(np.median(exact))
+    found = method(bounds=None, max_radius=radius, num_steps=0).certify(model, x).radii
+    np.testing.assert_array_equal(found, np.where(exact > radius, radius, 0.0))
+    assert 3 < np.sum(found > 0.0) < 9
+
+
+@tiers.parametrize("num_steps", [3, 10])
+def test_steps_are_the_precision(num_steps, not_compiled):
+    model, x = _linear()
+    fine, found = (
+        Crown("L2", num_steps=count).certify(model, x).radii for count in (16, num_steps)
     )
+    assert np.all(found <= fine) and np.all(fine - found <= fine * 2.0**-num_steps)
+    assert np.max(fine - found) > 0.1 * 2.0**-num_steps * np.max(fine)
 
 
-def _lines(low, high):
-    """Returns the lines above each ReLU as (slope, offset), and the slopes of the lines below."""
-    upper, lower = [], []
-    for a, b in zip(low, high, strict=True):
-        if a >= 0.0:
-            upper, lower = [*upper, (1.0, 0.0)], [*lower, 1.0]
-        elif b <= 0.0:
-            upper, lower = [*upper, (0.0, 0.0)], [*lower, 0.0]
-        else:
-            slope = b / (b - a)
-            upper, lower = [*upper, (slope, -slope * a)], [*lower, 1.0 if b > -a else 0.0]
-    return upper, lower
+@tiers.parametrize("norm", ORDERS)
+def test_one_logit_is_certified_like_two(norm, not_compiled):
+    x = _points(6)
+    model, twin = _dense(x, 6, 1), _dense(x, 6, 2)
+    pair = [np.concatenate([0.0 * part, part], axis=-1) for part in model.get_weights()[2:]]
+    twin.set_weights([*model.get_weights()[:2], *pair])
+    found, expected = (Crown(norm).certify(one, x) for one in (model, twin))
+    np.testing.assert_array_equal(found.predictions, np.asarray(model(x))[:, 0] > 0.0)
+    np.testing.assert_array_equal(found.predictions, expected.predictions)
+    np.testing.assert_allclose(found.radii, expected.radii, rtol=1e-9)
+    assert set(found.predictions) == {0, 1} and np.all(found.radii > 0.0)
 
 
-def _by_hand(weights, x, radius, y):
-    """Returns the bounds of one example, neuron by neuron, for Dense layers with ReLU between."""
-    (first, b1), (second, b2), (last, b3) = weights
-    low, high = x - radius, x + radius
-    lines = []
-    for kernel, bias in ((first, b1), (second, b2)):
-        centre, reach = (low + high) / 2 @ kernel + bias, (high - low) / 2 @ np.abs(kernel)
-        low, high = centre - reach, centre + reach
-        lines.append(_lines(low, high))
-        low, high = np.maximum(low, 0.0), np.maximum(high, 0.0)
-    found = []
-    for j in range(last.shape[1]):
-        slopes, offset = last[:, j] - last[:, y], b3[j] - b3[y]
-        for (kernel, bias), (upper, lower) in zip(
-            ((second, b2), (first, b1)), lines[::-1], strict=True
-        ):
-            for i, slope in enumerate(slopes):
-                offset += slope * upper[i][1] if slope > 0.0 else 0.0
-                slopes[i] = slope * (upper[i][0] if slope > 0.0 else lower[i])
-            offset += slopes @ bias
-            slopes = kernel @ slopes
-        found.append(slopes @ x + np.abs(slopes) @ radius + offset)
-    return found
+_METHODS = [(AlphaCrown, "relu"), (Crown, "relu"), (Crown, "tanh"), (Crown, "gelu")]
 
 
-@pytest.mark.parametrize("radius", [0.0, 0.05, 0.4])
-def test_the_bound_is_that_of_the_paper(radius):
-    model = sequential(
-        layers.Dense(7, activation="relu"),
-        layers.Dense(5),
-        layers.ReLU(),
-        layers.Dense(4),
-        shape=(6,),
-    )
-    weights = [layer.get_weights() for layer in model.layers if layer.weights]
-    weights = [[part.astype("float64") for part in pair] for pair in weights]
-    x = RNG.normal(size=(3, 6))
-    # A different radius for every feature.
-    radii = radius * np.linspace(0.0, 2.0, 6)
-    found = crown_margins(model, _box(x, radii), ops.convert_to_tensor(LABELS))
-    rows = zip(x, LABELS, strict=True)
-    expected = [_by_hand(weights, row, radii, label) for row, label in rows]
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(np.asarray(found)[range(3), LABELS], 0.0, atol=1e-12)
+@tiers.parametrize("norm", ORDERS)
+@tiers.parametrize(("method", "activation"), _METHODS)
+def test_radii_are_below_the_nearest_mistakes_that_fmn_finds(
+    method, activation, norm, not_compiled
+):
+    x = _points(6)
+    model = _dense(x, 6, 5, 3, activation=activation)
+    options = {"num_iterations": 2} if method is AlphaCrown else {}
+    found = method(norm, num_steps=2, **options).certify(model, x)
+    attack = kr.attacks.FMN(num_steps=40)
+    nearest = attack(model, x, found.predictions, getattr(kr, norm)(0.99))
+    sizes = np.linalg.norm(nearest - x, ORDERS[norm], axis=-1)
+    is_mistake = np.argmax(model(nearest), axis=-1) != found.predictions
+    shares = found.radii[is_mistake] / sizes[is_mistake]
+    assert len(shares) > 4 and np.all(shares <= 1.0 + 1e-5) and np.median(shares) > 0.5
 
 
-# One model for each kind of affine layer.
-MODELS = {
-    "convolution": (layers.Conv2D(4, 3, strides=2, padding="same", activation="relu"),),
-    "batch norm": (layers.BatchNormalization(), layers.ReLU(), layers.AveragePooling2D(2)),
-    "rescaling": (layers.Rescaling([-2.0, 0.5], 0.1), layers.ReLU(), layers.ZeroPadding2D(1)),
-    "cropping": (layers.Activation("relu"), layers.Cropping2D(1), layers.Permute((2, 1, 3))),
-    "lipschitz": (kr.layers.OrthogonalConv2D(4, 2, strides=2), layers.ReLU(), layers.Dropout(0.5)),
-}
+class _Staged:
+    """Bounds that fall with each stage, by as much as the labels say."""
+
+    def __init__(self):
+        self.calls = []
+
+    def largest_margins(self, region, labels, num_iterations=0, inner_iterations=0):
+        np.testing.assert_array_equal(np.asarray(region.x)[:, 0], labels)
+        self.calls.append((num_iterations, inner_iterations, labels.tolist()))
+        return 2.5 - labels - (num_iterations > 0) - (inner_iterations > 0)
 
 
-def _model(name):
-    head = (layers.Flatten(), layers.Dense(6, activation="relu"), layers.Dense(4))
-    return sequential(*MODELS[name], *head)
-
-
-@tiers.parametrize("name", MODELS)
-def test_no_point_has_larger_margins_and_intervals_are_wider(name):
-    model, radius = _model(name), 0.05
-    x, labels = RNG.uniform(size=(3, *IMAGE)), ops.convert_to_tensor(LABELS)
-    box = _box(x, radius)
-    found = np.asarray(crown_margins(model, box, labels))
-    points = x[:, None] + radius * np.clip(RNG.normal(size=(3, 2000, *IMAGE), scale=3.0), -1, 1)
-    z = np.asarray(model(points.reshape(-1, *IMAGE).astype("float32"))).reshape(3, 2000, 4)
-    margins = z - z[np.arange(3), :, LABELS][..., None]
-    assert np.all(margins <= found[:, None] + 1e-4)
-    intervals = np.asarray(worst_margins(propagate_box(model, box), labels))
-    others = np.arange(4) != LABELS[:, None]
-    assert np.mean(found[others]) < np.mean(intervals[others])
-
-
-def test_one_output_stands_for_two_logits():
-    model = sequential(layers.Dense(5, activation="relu"), layers.Dense(1), shape=(3,))
-    twin = sequential(layers.Dense(5, activation="relu"), layers.Dense(2), shape=(3,))
-    kernel, bias = model.layers[1].get_weights()
-    zero = [np.hstack([0.0 * weight, weight]) for weight in (kernel, bias)]
-    twin.set_weights([*model.layers[0].get_weights(), *zero])
-    box, labels = _box(RNG.normal(size=(2, 3)), 0.2), ops.convert_to_tensor([0, 1])
-    np.testing.assert_allclose(*(crown_margins(one, box, labels) for one in (model, twin)))
+_STAGES = [(0, 0, [3, 0, 1, 2, 2]), (7, 0, [0, 1, 2, 2]), (7, 5, [0, 1, 2])]
 
 
 @pytest.mark.parametrize(
-    ("layer", "message"),
+    ("inner", "proved"),
+    [(0, [True, False, False, True, False]), (5, [True, False, True, True, True])],
+)
+def test_each_stage_gets_what_the_one_before_did_not_prove(inner, proved):
+    linear, labels = _Staged(), np.array(_STAGES[0][2])
+    column = keras.ops.convert_to_tensor(labels[:, None].astype("float32"))
+    region = InputRegion(column, labels.astype("float32"), column, column)
+    method = AlphaCrown(num_iterations=7, inner_iterations=inner)
+    found = method.proves(linear, region, labels, np.array([0.3, 0.1, 0.1, 0.4, 0.6]))
+    np.testing.assert_array_equal(found, proved)
+    assert linear.calls == _STAGES[: 3 if inner else 2]
+    # Nothing is left for the second stage.
+    np.testing.assert_array_equal(method.proves(linear, region, labels, np.full(5, -3.0)), True)
+    assert linear.calls[-1] == _STAGES[0]
+
+
+@pytest.mark.exhaustive
+def test_optimized_radii_are_larger():
+    x = _points(3)
+    model = _dense(x, 6, 6, 3)
+    options = {"max_radius": 0.4, "num_steps": 6}
+    crown = Crown(**options).certify(model, x).radii
+    some, more = (
+        AlphaCrown(**options, num_iterations=5, inner_iterations=count).certify(model, x).radii
+        for count in (0, 5)
+    )
+    assert np.all(crown <= some) and np.all(some <= more)
+    assert np.mean(crown) < np.mean(some)
+
+
+@tiers.parametrize("batch_size", [5, 1, 100])
+def test_batches_and_chunks_do_not_change_the_radii(batch_size, not_compiled):
+    model, x = _linear()
+    expected = Crown("L2", num_steps=2).certify(model, x)
+    found = Crown("L2", num_steps=2, chunk_size=5).certify(model, x, batch_size=batch_size)
+    np.testing.assert_array_equal(found.predictions, expected.predictions)
+    np.testing.assert_allclose(found.radii, expected.radii, rtol=1e-9)
+
+
+def test_a_margin_must_be_larger_than_the_rounding_of_float32():
+    """The logits `(1e4 + 2 x, 1e4)` are 1e-2 apart at most: the rounding of float32 is 1e-3."""
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(2)])
+    model.layers[0].set_weights([np.array([[2.0, 0.0]]), np.array([1e4, 1e4])])
+    x = np.array([[0.1], [0.5]], "float32")
+    found = Crown(num_steps=20).certify(model, x)
+    # 0.01 is the slack, 1e-6 of the logits, and 2 the slope.
+    np.testing.assert_allclose(found.radii, x[:, 0] - 0.005, atol=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
     [
-        (layers.MaxPooling2D(2, name="a"), "layer 'a' of class MaxPooling2D"),
-        (layers.Dense(3, activation="tanh", name="b"), "layer 'b' of class Dense"),
-        (layers.ReLU(max_value=1.0, name="c"), "layer 'c' of class ReLU"),
-        (layers.Softmax(name="d"), "layer 'd' of class Softmax"),
+        ({"norm": "L0"}, "`norm` must be one of .*Received: norm='L0'"),
+        ({"bounds": None}, "the largest radius to try, is required.*max_radius=None"),
+        ({"bounds": (1.0, 0.0)}, "low < high"),
+        ({"max_radius": 0.0}, "`max_radius` must be a number above 0.*Received: max_radius=0.0"),
+        ({"chunk_size": 0}, "`chunk_size` must be a whole number from 1 .*chunk_size=0"),
+        ({"num_steps": -1}, "`num_steps` must be a whole number from 0 to 60.*num_steps=-1"),
     ],
 )
-def test_other_layers_are_refused_by_name(layer, message):
-    x = np.zeros((1, *IMAGE))
-    with pytest.raises(ValueError, match=f"No linear bound.*{message}"):
-        crown_margins(sequential(layer), _box(x, 0.1), ops.convert_to_tensor([0]))
+def test_wrong_arguments(arguments, message):
+    for method in (Crown, AlphaCrown):
+        refusals.assert_argument_refused(method, message, **arguments)
 
 
-def test_merges_are_refused():
-    inputs = keras.Input((3,))
-    model = keras.Model(inputs, layers.Add()([inputs, layers.Dense(3)(inputs)]))
-    with pytest.raises(ValueError, match="No linear bound.*of class Add"):
-        crown_margins(model, _box(np.zeros((1, 3)), 0.1), ops.convert_to_tensor([0]))
+@pytest.mark.parametrize(
+    ("name", "least", "value"),
+    [("num_iterations", 1, 0), ("inner_iterations", 0, -1), ("num_iterations", 1, 2.5)],
+)
+def test_wrong_counts_of_iterations(name, least, value):
+    message = f"`{name}` must be a whole number from {least} .*{name}={value}"
+    refusals.assert_argument_refused(AlphaCrown, message, **{name: value})
+
+
+def test_config_round_trip():
+    others, bounds = {"max_radius": 0.5, "num_steps": 7, "chunk_size": 64}, ([0.0, -1.0], 1.0)
+    given = AlphaCrown("L1", bounds=bounds, **others, num_iterations=3, inner_iterations=2)
+    for method in (Crown(), AlphaCrown(), Crown("L2", bounds=bounds, **others), given):
+        again = kr.certification.get(keras.saving.serialize_keras_object(method))
+        assert type(again) is type(method) and again.get_config() == method.get_config()
+    found = again.get_config()
+    expected = {"norm": "L1", **others, "num_iterations": 3, "inner_iterations": 2}
+    assert {name: found[name] for name in expected} == expected
+    assert isinstance(kr.certification.get("alpha_crown"), AlphaCrown)
+
+
+class _Odd(layers.Dense):
+    def call(self, x):
+        return -super().call(x)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ([layers.Dense(3), layers.LayerNormalization(name="a")], "linear bound.*layer 'a' of cla"),
+        ([_Odd(3, name="b")], "linear bound.*layer 'b' of class _Odd"),
+        ([layers.Dense(3, "softmax"), layers.Dense(3, name="c")], "linear bound after a softmax"),
+    ],
+)
+def test_layers_without_a_rule_are_refused_by_name(parts, message):
+    with pytest.raises(ValueError, match=f"No {message}"):
+        Crown().certify(sequential(*parts, shape=(4,)), np.zeros((2, 4), "float32"))
+
+
+@both
+def test_models_about_which_a_proof_would_say_nothing_are_refused(method):
+    x, ends = np.zeros((2, 4), "float32"), (layers.Dense(3, "softmax"), layers.Reshape((3,)))
+    unknown = sequential(layers.Dense(1, "sigmoid"), layers.Reshape((1,)), shape=(4,))
+    unknown.compile("sgd", "binary_crossentropy")
+    low = sequential(layers.Dense(3, dtype="mixed_float16", name="low"), shape=(4,))
+    image = sequential(layers.Conv2D(2, 1), shape=(2, 2, 1))
+    for model, inputs, message in (
+        (unknown, x, "end the model with a softmax .*'.*crossentropy'"),
+        (sequential(*ends, shape=(4,)), x, "No linear bound after a softmax.*class Reshape"),
+        (low, x, "layer 'low' of class Dense in float16"),
+        (image, np.zeros((1, 2, 2, 1), "float32"), "one classification|classes"),
+        (low, np.zeros((2, 5), "float32"), r"shape \(4,\), that of the model input"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            method().certify(model, inputs)

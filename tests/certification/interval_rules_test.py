@@ -104,6 +104,17 @@ def test_merges(merge):
     contained(model, RNG.normal(size=(1, *IMAGE)), 0.2)
 
 
+@pytest.mark.parametrize("merge", ["Subtract", "Add", "Maximum"])
+def test_merged_tensors_may_have_different_numbers_of_axes(merge):
+    inputs = keras.Input((6,))
+    parts = [layers.Dense(3)(inputs), layers.Reshape((2, 3))(inputs)]
+    model = randomise(keras.Model(inputs, getattr(layers, merge)()(parts)))
+    x = RNG.normal(size=(2, 6))
+    point = ops.convert_to_tensor(x, "float64")
+    box = propagate_box(model, IntervalBounds(point, point))
+    np.testing.assert_allclose(box.lower, model(x.astype("float32")), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.exhaustive
 def test_ten_thousand_points_and_the_extremes_that_pgd_finds():
     model, radius = network(layers.Dense(4)), 0.05

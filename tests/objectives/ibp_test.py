@@ -5,9 +5,9 @@ from keras import layers
 
 import keras_robust as kr
 from keras_robust import backend
-from keras_robust.certification.linear_bounds import crown_margins
 from keras_robust.certification.interval import box_margins
 from keras_robust.certification.interval_bounds import IntervalBounds
+from keras_robust.certification.linear_bounds import crown_margins
 from keras_robust.objectives import IBP
 from tests.support import backends
 from tests.support import forward_passes
@@ -206,10 +206,12 @@ def test_gradient_reaches_the_weights_through_crown():
     assert found == pytest.approx((ends[0] - ends[1]) / 2e-3, rel=1e-3)
 
 
-def test_crown_refuses_other_activations_before_training():
-    with pytest.raises(ValueError, match="No CROWN bound.*of class Dense"):
-        IBP(beta=1.0).check(forward_passes.model(), kr.Linf(0.1))
-    IBP().check(forward_passes.model(), kr.Linf(0.1))
+def test_crown_refuses_other_layers_before_training():
+    inside = _model(layers.Dense(3, activation="softmax"), layers.Dense(3, name="last"))
+    with pytest.raises(ValueError, match="No linear bound after a softmax.*'last' of class Dense"):
+        IBP(beta=1.0).check(inside, kr.Linf(0.1))
+    IBP().check(inside, kr.Linf(0.1))
+    IBP(beta=1.0).check(forward_passes.model(), kr.Linf(0.1))
     refusals.assert_argument_refused(IBP, "`beta` must be a number from 0 to 1.0.*beta=2", beta=2)
 
 

@@ -126,7 +126,8 @@ def test_more_steps_lead_nearer(norm):
     ]
     # The way back to the boundary halves the distance 12 times, and ends anywhere below that.
     assert np.all(np.diff(distances, axis=0) <= 2.0**-12 * np.max(distances))
-    assert np.mean(distances[-1] < distances[0]) > 0.8
+    # Some are at the nearest mistake after the first step already.
+    assert np.mean(distances[-1]) < 0.95 * np.mean(distances[0])
 
 
 @pytest.mark.exhaustive
@@ -187,8 +188,8 @@ def test_queries_count_the_model_evaluations():
     model = black_box.BlackBox(black_box.linear)
     attack = HopSkipJump(num_steps=6, initial_samples=30, max_samples=50, samples_per_pass=20)
     found = attack.run(model, x, y, kr.L2(0.3), batch_size=1)
-    # XLA merges three calls at the same point into one.
-    assert model.asked == found.queries.sum() - 2 * backends.IS_JAX * len(x)
+    # XLA merges four calls at the same point into one.
+    assert model.asked == found.queries.sum() - 3 * backends.IS_JAX * len(x)
     # 30, 42 and then always 50 samples, in whole passes.
     samples = 40 + 5 * 60
     # Draws, bisection steps and halvings of the steps are added.
