@@ -211,6 +211,7 @@ def test_config_round_trip():
     expected = {"norm": "L1", **others, "num_iterations": 3, "inner_iterations": 2}
     assert {name: found[name] for name in expected} == expected
     assert isinstance(kr.certification.get("alpha_crown"), AlphaCrown)
+    assert again.num_steps == 7 and kr.certification.get("crown").num_steps == 8
 
 
 class _Odd(layers.Dense):
