@@ -49,7 +49,7 @@ _METHODS = {
 
 def wong_kolter(path):
     """Returns the network of Wong and Kolter, test images, labels and their verdicts."""
-    stored = np.load(path)
+    stored = np.load(path, allow_pickle=False)
     verdicts = stored["lp_certified"].astype(bool)
     layers = keras.layers
     model = keras.Sequential(
@@ -70,7 +70,7 @@ def wong_kolter(path):
 
 def mnistfc(path):
     """Returns the network 256x2 of VNN-COMP, and its properties as a dict of arrays."""
-    stored = np.load(path)
+    stored = np.load(path, allow_pickle=False)
     count = sum(name.startswith("kernel") for name in stored)
     sizes = [stored[f"bias_{i}"].size for i in range(count)]
     hidden = [keras.layers.Dense(size, "relu") for size in sizes[:-1]]
