@@ -4,10 +4,10 @@
     keras-robust-certify --model=runs/latest/model.keras --method=crown --norm=Linf --radii=8/255
 
 Randomized smoothing (L2) works for every model, linear bounds (crown, alpha_crown: Linf, L2, L1)
-for ordinary networks of a few layers, interval bounds (Linf) for models that were trained with
-them, Lipschitz margins (L2) for orthogonal networks, and the exact distance for linear models.
-With --output_dir the program writes the report as JSON, and a plot of certified accuracy over the
-radius.
+for ordinary networks of a few layers, branch and bound (complete: Linf at one radius) for small
+ReLU networks, interval bounds (Linf) for models that were trained with them, Lipschitz margins (L2)
+for orthogonal networks, and the exact distance for linear models. With --output_dir the program
+writes the report as JSON, and a plot of certified accuracy over the radius.
 """
 
 import fractions
@@ -73,6 +73,14 @@ def _define_arguments():
         None,
         "Bisections of the search for the radius. With 0, crown and alpha_crown try --max_radius "
         "alone.",
+    )
+    flags.DEFINE_string(
+        "radius",
+        None,
+        "complete: the radius to decide, in the units of --bounds, a number or a fraction.",
+    )
+    flags.DEFINE_float(
+        "time_limit", None, "complete: seconds for branch and bound per example. Default: 60."
     )
     flags.DEFINE_integer(
         "num_iterations", None, "alpha_crown: steps that optimize each bound. Default: 20."
@@ -149,6 +157,8 @@ def main(_):
         alpha=values.alpha,
         norm=values.norm,
         max_radius=_number("max_radius", values.max_radius),
+        radius=_number("radius", values.radius),
+        time_limit=values.time_limit,
         num_steps=values.num_steps,
         num_iterations=values.num_iterations,
         bounds=bounds if _has_bounds(values.method) else None,

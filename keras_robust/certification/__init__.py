@@ -5,6 +5,7 @@ from keras_robust.certification.certificate import CertificationResult
 from keras_robust.certification.certificate import registry
 from keras_robust.certification.certificate_report import CertificateReport
 from keras_robust.certification.certify import certify
+from keras_robust.certification.complete import Complete
 from keras_robust.certification.crown import AlphaCrown
 from keras_robust.certification.crown import Crown
 from keras_robust.certification.interval import Interval
@@ -16,7 +17,7 @@ from keras_robust.certification.lipschitz import Lipschitz
 from keras_robust.certification.smoothing import Smoothing
 from keras_robust.certification.smoothing import smoothed_radius
 
-ALL = (AlphaCrown, Crown, Interval, Linear, Lipschitz, Smoothing)
+ALL = (AlphaCrown, Complete, Crown, Interval, Linear, Lipschitz, Smoothing)
 registry.extend(ALL)
 get = registry.get
 
@@ -26,6 +27,7 @@ __all__ = [
     "Certificate",
     "CertificateReport",
     "CertificationResult",
+    "Complete",
     "Crown",
     "Exact",
     "Interval",

@@ -9,16 +9,36 @@ from keras_robust.threat_models.threat_model import flatten
 def backward_bound(node, slopes, lines_of, region, norm):
     """Returns upper bounds of `<slopes, h>` over the inputs of a region, `(rows,)`.
 
-    `h` is the tensor of a node. A pass from the node to the input replaces each curve by the line
-    above it where its slope is positive, and by the line below it elsewhere. The result is an
-    affine function of the input, which is never below `<slopes, h>`.
+    `h` is the tensor of a node. The bound is the maximum of the affine function that
+    `affine_bound` returns.
 
     Args:
         node: `bound_graph.Node`.
         slopes: tensor `(rows, *node.shape)`.
-        lines_of: function that maps a node with a curve to its `Lines`, tensors `(rows, ...)`.
+        lines_of: function of a node with a curve that returns its `Lines`, tensors `(rows, ...)`.
         region: `InputRegion` with one input for each row.
         norm: str, the norm of the region.
+    """
+    slopes, offset = affine_bound(node, slopes, lines_of)
+    return offset + region.maximum(slopes, norm)
+
+
+def affine_bound(node, slopes, lines_of, add_before=None):
+    """Returns an affine function of the input that is never below `<slopes, h>`.
+
+    `h` is the tensor of a node. A pass from the node to the input replaces each curve by the line
+    above it where its slope is positive, and by the line below it elsewhere.
+
+    Args:
+        node: `bound_graph.Node`.
+        slopes: tensor `(rows, *node.shape)`.
+        lines_of: function of a node with a curve that returns its `Lines`, tensors `(rows, ...)`.
+        add_before: function of a node with a curve and the slopes after it that returns slopes to
+            add before it; `None` for none. The function is then no bound where the input of the
+            curve times these slopes is negative.
+
+    Returns:
+        `(slopes, offset)`, tensors `(rows, *shape of the input)` and `(rows,)`.
     """
     found, waiting = 0.0, {node.number: slopes}
     first, *others = node.ancestors()
@@ -26,7 +46,7 @@ def backward_bound(node, slopes, lines_of, region, norm):
         slopes = waiting.pop(each.number)
         if each.curve is not None:
             passed, offset = _through_lines(slopes, lines_of(each))
-            parts = [passed]
+            parts = [passed if add_before is None else passed + add_before(each, slopes)]
         else:
             offset = ops.sum(flatten(slopes) * flatten(each.offset), axis=-1)
             parts = [_through_affine(each, slopes, i) for i in range(len(each.inputs))]
@@ -34,7 +54,7 @@ def backward_bound(node, slopes, lines_of, region, norm):
         for source, part in zip(each.inputs, parts, strict=True):
             before = waiting.get(source.number)
             waiting[source.number] = part if before is None else before + part
-    return found + region.maximum(waiting[first.number], norm)
+    return waiting[first.number], found
 
 
 def _through_lines(slopes, lines):

@@ -23,11 +23,17 @@ class CertificationResult(typing.NamedTuple):
 
     Fields: `predictions`, int64 `(n,)`, the class, or `ABSTAINED` (-1); `radii`, float64 `(n,)`,
     the size of perturbation up to which the prediction provably stays the same: 0 if abstained, and
-    `LARGEST`, the largest float32, if no input at all changes the prediction.
+    `LARGEST`, the largest float32, if no input at all changes the prediction; `broken_radii`,
+    float64 `(n,)`, a size of perturbation within which another prediction was found, infinity where
+    none was, or `None` for a method that does not look for one; `counterexamples`, float32 like the
+    inputs, the inputs with another prediction, and the input itself where none was found, or
+    `None`.
     """
 
     predictions: np.ndarray
     radii: np.ndarray
+    broken_radii: np.ndarray | None = None
+    counterexamples: np.ndarray | None = None
 
 
 class Certificate(Configurable):

@@ -50,6 +50,8 @@ class CertificateReport:
         seed: int.
         versions: dict of str.
         seconds: float, the wall time.
+        broken_radii: list of float, a size of perturbation within which another prediction was
+            found, or `None`; empty for methods that do not look for one.
     """
 
     method: dict
@@ -66,6 +68,7 @@ class CertificateReport:
     seed: int
     versions: dict
     seconds: float
+    broken_radii: list = dataclasses.field(default_factory=list)
 
     def certified_accuracy(self, radius):
         """Returns the share of examples that are correct and certified at a radius.
@@ -73,14 +76,24 @@ class CertificateReport:
         Args:
             radius: number of at least 0, or a string such as `"8/255"`.
         """
-        number = parse_fraction("radius", radius)
-        if not isinstance(number, numbers.Real) or not number >= 0.0:
-            raise ValueError(
-                "Argument `radius` must be a number of at least 0, or a string such as '8/255'. "
-                f"Received: radius={radius!r}"
-            )
+        number = _parse_radius(radius)
         correct = np.equal(self.labels, self.predictions)
         return float(np.mean(correct & (np.asarray(self.radii) >= number)))
+
+    def outcomes(self, radius):
+        """Returns what is known of each example at a radius, in the words of ISO/IEC 24029-2.
+
+        Args:
+            radius: number of at least 0, or a string such as `"8/255"`.
+
+        Returns:
+            List of str: `"proved"` for a correct prediction that is certified, `"broken"` for a
+            wrong one, or one that changes within the radius, and `"inconclusive"` for the others.
+        """
+        number = _parse_radius(radius)
+        broken_radii = self.broken_radii or [None] * self.num_examples
+        rows = zip(self.labels, self.predictions, self.radii, broken_radii, strict=True)
+        return [_outcome(*row, number) for row in rows]
 
     def to_dict(self):
         """Returns the report as a dict that JSON can hold."""
@@ -171,10 +184,20 @@ class CertificateReport:
         table = Table(title=Text(one_line(title)), caption=caption, min_width=width + 2)
         table.add_column("radius", justify="right")
         table.add_column("certified accuracy", justify="right")
+        names = ["proved"]
+        if self.broken_radii:
+            names += ["broken", "inconclusive"]
+        for name in names[1:]:
+            table.add_column(name, justify="right")
         for radius in round_radii(self.curve["radii"][-1]) if radii is None else radii:
-            text = Text(one_line(radius if isinstance(radius, str) else f"{radius:.4g}"))
-            table.add_row(text, f"{self.certified_accuracy(radius):.1%}")
+            table.add_row(*self._row(radius, names))
         return table
+
+    def _row(self, radius, names):
+        """Returns the texts of a row of the table: the radius, and the share of each outcome."""
+        outcomes = self.outcomes(radius)
+        text = Text(one_line(radius if isinstance(radius, str) else f"{radius:.4g}"))
+        return [text, *(f"{outcomes.count(name) / self.num_examples:.1%}" for name in names)]
 
     def _chance_warning(self):
         """Returns a warning if accuracy is at chance, or `None`."""
@@ -193,6 +216,23 @@ class CertificateReport:
         with console.capture() as capture:
             console.print(self.__rich__())
         return capture.get().rstrip()
+
+
+def _outcome(label, prediction, certified, broken, radius):
+    is_wrong = prediction != label and prediction >= 0
+    if is_wrong or (broken is not None and broken <= radius):
+        return "broken"
+    return "proved" if prediction == label and certified >= radius else "inconclusive"
+
+
+def _parse_radius(radius):
+    number = parse_fraction("radius", radius)
+    if not isinstance(number, numbers.Real) or not number >= 0.0:
+        raise ValueError(
+            "Argument `radius` must be a number of at least 0, or a string such as '8/255'. "
+            f"Received: radius={radius!r}"
+        )
+    return number
 
 
 def _short(value):

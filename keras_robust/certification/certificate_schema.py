@@ -17,7 +17,7 @@ from keras_robust.evaluation.reports.schema import CERTIFICATE as SCHEMA
 from keras_robust.evaluation.reports.schema import SCHEMA as REPORT_SCHEMA
 from keras_robust.evaluation.reports.schema import SIZE
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _NORMS = ("L1", "L2", "Linf")
 
@@ -25,6 +25,11 @@ _NORMS = ("L1", "L2", "Linf")
 def _norm(value, path):
     if value not in _NORMS:
         refuse(path, f"one of {_NORMS}", value)
+
+
+def _size_or_none(value, path):
+    if value is not None:
+        SIZE(value, path)
 
 
 _SHARE = number(0, 1)
@@ -40,6 +45,7 @@ _REPORT = record(
     labels=list_of(integer(0)),
     predictions=list_of(integer(-1)),
     radii=list_of(SIZE),
+    broken_radii=list_of(_size_or_none),
     seed=integer(),
     versions=dict_of(text),
     seconds=number(0),
@@ -47,10 +53,13 @@ _REPORT = record(
 
 
 def check_certificate(fields):
-    """Raises a `ValueError` that names the first field that does not match version 1."""
+    """Raises a `ValueError` that names the first field that does not match the schema."""
     # Anything but an object becomes an empty one, which lacks the schema.
     fields = dict(fields) if isinstance(fields, dict) else {}
-    _check_schema(fields.pop("schema", None), fields.pop("schema_version", None))
+    version = fields.pop("schema_version", None)
+    _check_schema(fields.pop("schema", None), version)
+    if version == 1:
+        fields.setdefault("broken_radii", [])
     # Check the types first, because the other checks compute with the values.
     _REPORT(fields, "certificate")
     _check_examples(fields)
@@ -65,9 +74,12 @@ def _check_schema(schema, version):
             "Expected a certificate of `certify`. This is a report of `evaluate`: "
             f"kr.RobustnessReport.load(path) reads it. Received: schema={schema!r}"
         )
-    if (schema, version) != (SCHEMA, SCHEMA_VERSION):
+    # `True` equals 1.
+    known = type(version) is int and 1 <= version <= SCHEMA_VERSION
+    if schema != SCHEMA or not known:
         raise ValueError(
-            f"Expected a certificate with schema {SCHEMA!r} and schema_version {SCHEMA_VERSION}. "
+            f"Expected a certificate with schema {SCHEMA!r} and schema_version 1 to "
+            f"{SCHEMA_VERSION}. "
             f"Received: schema={reprlib.repr(schema)}, schema_version={reprlib.repr(version)}"
         )
 
@@ -81,9 +93,19 @@ def _check_examples(fields):
     for name in ("labels", "predictions"):
         if max(fields[name]) >= classes:
             refuse(f"certificate.{name}", f"classes below num_classes {classes}", fields[name])
+    _check_broken(fields["broken_radii"], fields["radii"])
     for given, radius in zip(fields["predictions"], fields["radii"], strict=True):
         if given < 0 and radius:
             refuse("certificate.radii", "0 if the prediction is -1, abstained", fields["radii"])
+
+
+def _check_broken(broken, radii):
+    """Checks the radii of mistakes against those of proofs."""
+    if broken and len(broken) != len(radii):
+        refuse("certificate.broken_radii", f"no entries, or num_examples {len(radii)}", broken)
+    for radius, found in zip(radii, broken, strict=False):
+        if found is not None and found <= radius:
+            refuse("certificate.broken_radii", "radii above those that are certified", broken)
 
 
 def _check_method(fields):

@@ -56,7 +56,8 @@ def certify(
         data: `(x, y)` arrays, or a `tf.data.Dataset` of batches `(x, y)`, not used in training.
         method: a `certification.Certificate` or its name: `"smoothing"` (L2, random), `"interval"`
             (Linf, for models trained by `objectives.IBP`), `"crown"` and `"alpha_crown"` (Linf, L2,
-            L1, for ordinary networks of a few layers), `"lipschitz"` (L2, for models of orthogonal
+            L1, for ordinary networks of a few layers), `"complete"` (Linf, one radius, a proof or a
+            counterexample for small ReLU networks), `"lipschitz"` (L2, for models of orthogonal
             layers) or `"linear"` (exact). Defaults to `"smoothing"`.
         num_examples: int, certifies only the first `num_examples` examples; `None` for all.
             Defaults to `None`.
@@ -114,6 +115,7 @@ def certify(
         labels=labels.tolist(),
         predictions=found.predictions.tolist(),
         radii=found.radii.tolist(),
+        broken_radii=_listed(found.broken_radii),
         seed=seed,
         versions={
             "keras_robust": __version__,
@@ -123,6 +125,13 @@ def certify(
         },
         seconds=time.perf_counter() - start,
     )
+
+
+def _listed(broken_radii):
+    """Returns the radii as a list for JSON, which has no infinity."""
+    if broken_radii is None:
+        return []
+    return [float(radius) if np.isfinite(radius) else None for radius in broken_radii]
 
 
 def _check_data(data, num_examples, bounds):

@@ -22,7 +22,7 @@ from keras_robust.threat_models.parsing import parse_bounds
 _MOST_ROWS = 10**6
 # A margin must be below 0 by this share of the largest logit. The model computes in float32, whose
 # rounding errors are about 1e-6 of the logits; those of the bounds, in float64, are far smaller.
-_SLACK = 1e-6
+SLACK = 1e-6
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
@@ -107,7 +107,7 @@ class Crown(Certificate):
             linear = LinearBounds(model, x.shape[1:], self.norm, self.chunk_size)
             largest = self._largest_radius(x)
             labels = np.argmax(logits, axis=-1)
-            slack = _SLACK * np.max(np.abs(logits), axis=-1)
+            slack = SLACK * np.max(np.abs(logits), axis=-1)
             radii = []
             for start in with_progress(len(x), batch_size, verbose):
                 rows = slice(start, start + batch_size)

@@ -55,6 +55,21 @@ class InputRegion(typing.NamedTuple):
         # The gradient of a maximum is its maximizer (envelope theorem).
         return at_x + bound + ops.sum((slopes - fixed) * best, axis=-1)
 
+    def maximizer(self, slopes, norm):
+        """Returns points of the region where `<slopes, x'>` is largest, for `L1` nearly.
+
+        Args:
+            slopes: tensor `(batch_size, ...)`, in the shape of `x`.
+            norm: str, `"Linf"`, `"L2"` or `"L1"`.
+        """
+        x, slopes = flatten(self.x), flatten(slopes)
+        low, high = flatten(self.lower) - x, flatten(self.upper) - x
+        if norm == "Linf":
+            best = ops.where(slopes > 0.0, high, low)
+        else:
+            best = _DUALS[norm](slopes, low, high, ops.expand_dims(self.radii, -1))[1]
+        return ops.reshape(x + best, (-1, *self.x.shape[1:]))
+
 
 def _over_box(slopes, low, high):
     return ops.sum(ops.maximum(slopes * low, slopes * high), axis=-1)

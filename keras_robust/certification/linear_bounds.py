@@ -71,7 +71,7 @@ def _classes(shape):
 
 
 @dataclasses.dataclass
-class _InnerBounds:
+class InnerBounds:
     """What is known of the nodes so far, by their numbers.
 
     Args:
@@ -101,12 +101,12 @@ class LinearBounds:
     def __init__(self, model, shape, norm, chunk_size):
         output = bound_graph(model, shape, "float64")
         check_logits(model, output)
-        self._logits = output.logits or output
-        self._nodes = self._logits.ancestors()
-        self._norm = norm
+        self.logits = output.logits or output
+        self.nodes = self.logits.ancestors()
+        self.norm = norm
         self._chunk_size = chunk_size
-        self._curves_after = {node.number: [] for node in self._nodes}
-        for node in self._nodes:
+        self._curves_after = {node.number: [] for node in self.nodes}
+        for node in self.nodes:
             if node.curve is not None:
                 self._curves_after[node.inputs[0].number].append(node.curve)
         self._compiled = {}
@@ -120,22 +120,41 @@ class LinearBounds:
             num_iterations: int, the steps that optimize the slopes of the lines for each margin.
             inner_iterations: int, those for each entry of an inner tensor.
         """
-        inner = self._inner_bounds(region, inner_iterations)
-        classes = _classes(self._logits.shape)
-        examples, others = np.nonzero(np.arange(len(classes)) != labels[:, None])
-        slopes = scipy.sparse.csr_array(classes[others] - classes[labels[examples]])
-        found = self._upper(self._logits, examples, slopes, inner, num_iterations)
+        inner = self.inner_bounds(region, inner_iterations)
+        examples, slopes = self.margins(labels)
+        slopes = scipy.sparse.csr_array(slopes)
+        found = self._upper(self.logits, examples, slopes, inner, num_iterations)
         return np.max(found.reshape(len(labels), -1), axis=-1)
 
-    def _inner_bounds(self, region, num_iterations):
-        """Returns the `_InnerBounds` of all nodes."""
-        inner = _InnerBounds(region)
-        for node in self._nodes:
+    def margins(self, labels):
+        """Returns all margins as functions of the logits.
+
+        Returns:
+            The example of each margin, and its slopes, NumPy arrays `(rows,)`, `(rows, outputs)`.
+        """
+        classes = _classes(self.logits.shape)
+        examples, others = np.nonzero(np.arange(len(classes)) != labels[:, None])
+        return examples, classes[others] - classes[labels[examples]]
+
+    def inner_bounds(self, region, num_iterations=0, known=None):
+        """Returns the `InnerBounds` of all nodes.
+
+        Args:
+            region: `InputRegion`, float64.
+            num_iterations: int, the steps that optimize the slopes of the lines for each bound.
+            known: dict from numbers of nodes to boxes that are known already, or `None`.
+        """
+        inner, known = InnerBounds(region), known or {}
+        for node in self.nodes:
             before = [inner.boxes[source.number] for source in node.inputs]
             if not before:
                 inner.boxes[node.number] = region.lower, region.upper
                 continue
-            inner.boxes[node.number] = self._compile(node, "interval", _interval(node))(*before)
+            box = self._compile(node, "interval", _interval(node))(*before)
+            if node.number in known:
+                lower, upper = known[node.number]
+                box = ops.maximum(box[0], lower), ops.minimum(box[1], upper)
+            inner.boxes[node.number] = box
             if self._curves_after[node.number] and not self._is_exact(node):
                 inner.boxes[node.number] = self._tightened(node, inner, num_iterations)
             if node.curve is not None:
@@ -145,7 +164,7 @@ class LinearBounds:
 
     def _is_exact(self, node):
         # Intervals are exact behind a single affine function.
-        return self._norm == "Linf" and len(node.inputs) == 1 and not node.inputs[0].inputs
+        return self.norm == "Linf" and len(node.inputs) == 1 and not node.inputs[0].inputs
 
     def _tightened(self, node, inner, num_iterations):
         """Returns the bounds of a node, where a curve after it is no line."""
@@ -170,7 +189,7 @@ class LinearBounds:
             node: a `Node`.
             examples: int array `(rows,)`, the example of each function.
             slopes: sparse array `(rows, entries)`, the functions.
-            inner: `_InnerBounds` of the nodes before it.
+            inner: `InnerBounds` of the nodes before it.
             num_iterations: int, the steps that optimize the slopes of the lines.
         """
         curves = [part for part in node.ancestors() if part.curve is not None]
@@ -203,7 +222,7 @@ class LinearBounds:
                 def lines_of(part):
                     return lines[indices[part.number]]
 
-                return backward_bound(node, slopes, lines_of, region, self._norm)
+                return backward_bound(node, slopes, lines_of, region, self.norm)
 
             if not num_iterations or not curves:
                 return with_lines(lines)

@@ -74,9 +74,44 @@ def test_json_round_trip(tmp_path):
     report.save(tmp_path / "certificate.json")
     plain = json.loads((tmp_path / "certificate.json").read_text())
     assert plain["schema"] == "keras_robust.certificate_report"
-    assert plain["schema_version"] == 1
+    assert plain["schema_version"] == 2
     assert set(plain) == {"schema", "schema_version", *vars(report)}
     assert kr.CertificateReport.load(tmp_path / "certificate.json") == report
+
+
+def test_certificates_of_version_1_are_read():
+    report = make()
+    old = {**report.to_dict(), "schema_version": 1}
+    del old["broken_radii"]
+    assert kr.CertificateReport.from_dict(old) == report
+    assert report.broken_radii == []
+
+
+def test_outcomes_are_proved_broken_or_inconclusive():
+    report = make(broken_radii=[0.8, None, None, 1.0, 0.3])
+    # The labels and predictions differ for the third example; the second abstained.
+    right = np.equal(LABELS, PREDICTIONS)
+    for radius in (0.0, 0.2, 0.3, 0.6, 0.8, 2.0):
+        found = report.outcomes(radius)
+        for index, outcome in enumerate(found):
+            broken = report.broken_radii[index]
+            if PREDICTIONS[index] >= 0 and not right[index]:
+                assert outcome == "broken"
+            elif broken is not None and broken <= radius:
+                assert outcome == "broken"
+            elif right[index] and RADII[index] >= radius:
+                assert outcome == "proved"
+            else:
+                assert outcome == "inconclusive"
+        assert found.count("proved") / 5 == report.certified_accuracy(radius)
+    assert make().outcomes(100.0).count("inconclusive") == 4
+
+
+def test_the_table_of_a_complete_certificate_has_all_outcomes():
+    text = str(make(broken_radii=[0.8, None, None, 1.0, 0.3]))
+    rows = {line.split()[1]: line.split()[3::2] for line in text.splitlines() if "%" in line}
+    assert rows["0.3"] == ["20.0%", "40.0%", "40.0%"]
+    assert "inconclusive" in text and "inconclusive" not in str(make())
 
 
 def test_other_files_are_refused(tmp_path):

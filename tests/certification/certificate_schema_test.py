@@ -17,7 +17,11 @@ def test_saved_certificates_are_accepted():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schema_version": 2}, "schema_version 1. Received: .*schema_version=2"),
+        ({"schema_version": 3}, "schema_version 1 to 2. Received: .*schema_version=3"),
+        ({"schema_version": True}, "schema_version 1 to 2. Received: .*schema_version=True"),
+        ({"broken_radii": [0.9]}, "broken_radii to be no entries, or num_examples 5"),
+        ({"broken_radii": [-0.1] * 5}, r"broken_radii\[0\] to be a number, at least 0"),
+        ({"broken_radii": [None, None, 0.2, None, None]}, "radii above those that are certified"),
         ({"norm": 2}, "certificate.norm to be one of .'L1', 'L2', 'Linf'."),
         ({"norm": "l2"}, "certificate.norm to be one of .*Received: certificate.norm='l2'"),
         ({"radii": [0.5, 0.1, 0.2, 0.9, 0.2]}, "radii to be 0 if the prediction is -1"),
@@ -73,7 +77,7 @@ def test_saved_certificates_are_accepted():
         ({"num_classes": 2**63}, "certificate.num_classes to be an integer, at least 2"),
         ({"method": {"class_name": "\x1b[2J", "config": {}}}, "text without control characters"),
         ({"method": {"class_name": "A", "config": {"\x1b": 1}}}, "text without control characters"),
-        ({"schema": "x" * 10**6}, "Received: schema='x{5,30}.{0,30}x*', schema_version=1$"),
+        ({"schema": "x" * 10**6}, "Received: schema='x{5,30}.{0,30}x*', schema_version=2$"),
     ],
 )
 def test_the_first_wrong_field_is_named(changes, message):

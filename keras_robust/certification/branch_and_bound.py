@@ -1,0 +1,309 @@
+"""Branch and bound over the signs of ReLUs, which decides whether a margin can reach 0."""
+
+import heapq
+import itertools
+import math
+import time
+import typing
+
+import numpy as np
+import scipy.optimize
+from keras import ops
+
+from keras_robust import backend
+from keras_robust.certification.backward_bounds import affine_bound
+from keras_robust.certification.curves import RELU
+from keras_robust.certification.curves import Lines
+from keras_robust.certification.input_region import InputRegion
+from keras_robust.certification.optimized_lines import Packing
+from keras_robust.certification.optimized_lines import optimized
+
+_NUM_ITERATIONS = 20
+_LEAST_ROWS = 16
+_EMPTY = 1e-9
+_INFEASIBLE = 2  # A status of linprog.
+
+
+class Domain(typing.NamedTuple):
+    """The inputs of a region for which some ReLUs have inputs of a known sign.
+
+    Fields: `margin`, the index of the margin that is bounded; `splits`, int8 `(units,)`, 1 or -1
+    where the sign is known, and 0 elsewhere; `lower` and `upper`, arrays `(units,)`, the intervals
+    of the inputs of all ReLUs; `slopes`, float32, the best slopes of the lines for the domain that
+    this one is part of, or `None`; `unit`, the ReLU at which it was split, or `None`.
+    """
+
+    margin: int
+    splits: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    slopes: np.ndarray | None = None
+    unit: int | None = None
+
+
+class _Problem(typing.NamedTuple):
+    """The arguments of `BranchAndBound.decide`, with `margins`, `(margins, outputs)`."""
+
+    region: InputRegion
+    margins: np.ndarray
+    slack: float
+    find_mistake: typing.Callable
+
+
+class BranchAndBound:
+    """Splits a region at the signs of ReLUs until the margins are bounded below 0 on each part.
+
+    Args:
+        linear: `LinearBounds` of a model whose activations are all ReLU.
+        batch_size: int, the number of domains that are split at a time.
+    """
+
+    def __init__(self, linear, batch_size):
+        self._linear = linear
+        self._batch_size = batch_size
+        self._curves = [node for node in linear.nodes if node.curve is not None]
+        others = [node for node in self._curves if node.curve is not RELU]
+        if others:
+            raise ValueError(
+                "Branch and bound splits ReLUs, and the model has another activation. Use "
+                '"alpha_crown". '
+                f"Received: {len(others)} activations that are not ReLU"
+            )
+        sizes = [int(np.prod(node.shape)) for node in self._curves]
+        # Where the units of each curve start in arrays of all units.
+        self._starts = np.cumsum([0, *sizes])
+        self._bound = backend.compile_function(self._bound_domains)
+
+    def decide(self, region, label, slack, find_mistake, deadline):
+        """Returns whether the margins of one example are below `-slack`, or a mistake.
+
+        Args:
+            region: `InputRegion` of one example.
+            label: int, the class that the margins compare with.
+            slack: float.
+            find_mistake: function of points `(n, ...)` of the region that returns one that the
+                model gets wrong, or `None`.
+            deadline: float, the `time.monotonic()` at which to give up.
+
+        Returns:
+            `"proved"` and `None`, `"broken"` and a point, or `"inconclusive"` and `None`.
+        """
+        _, margins = self._linear.margins(np.array([label]))
+        problem = _Problem(region, margins, slack, find_mistake)
+        waiting, heap, counter = self._roots(problem), [], itertools.count()
+        while waiting or heap:
+            if time.monotonic() > deadline:
+                return "inconclusive", None
+            if not waiting:
+                taken = [heapq.heappop(heap) for _ in range(min(self._batch_size, len(heap)))]
+                waiting = self._halves([domain for *_, domain in taken], region)
+                continue
+            outcome, point, still_open = self._judged(waiting, problem)
+            if outcome is not None:
+                return outcome, point
+            for bound, domain in still_open:
+                heapq.heappush(heap, (-bound, next(counter), domain))
+            waiting = []
+        return "proved", None
+
+    def _roots(self, problem):
+        """Returns the whole region, once for each margin."""
+        ends = self._intervals(self._linear.inner_bounds(problem.region, _NUM_ITERATIONS))
+        none = np.zeros(self._starts[-1], "int8")
+        return [
+            Domain(margin, none, *(end[0] for end in ends))
+            for margin in range(len(problem.margins))
+        ]
+
+    def _judged(self, domains, problem):
+        """Returns an outcome and its point, or `None` twice; and what is still open.
+
+        What is open is a list of pairs of a bound and a domain, with the unit to split.
+        """
+        bounds, points, scores, slopes = self._bounds(domains, problem.margins, problem.region)
+        open_rows = np.nonzero(bounds >= -problem.slack)[0]
+        mistake = problem.find_mistake(points[open_rows])
+        if mistake is not None:
+            return "broken", mistake, []
+        found = []
+        for row in open_rows:
+            domain = domains[row]._replace(slopes=slopes[row].astype("float32"))
+            unit = _unit_to_split(domain, scores[row])
+            if unit is not None:
+                found.append((bounds[row], domain._replace(unit=unit)))
+                continue
+            outcome, point = self._exact_outcome(domain, problem)
+            if outcome is not None:
+                return outcome, point, []
+        return None, None, found
+
+    def _exact_outcome(self, domain, problem):
+        """Returns the outcome for a domain where all signs are known; `None` if it is proved."""
+        highest, point = self._exact(domain, problem.margins, problem.region)
+        if highest < -problem.slack:
+            return None, None
+        mistake = problem.find_mistake(point[None])
+        return ("inconclusive", None) if mistake is None else ("broken", mistake)
+
+    def _exact(self, domain, margins, region):
+        """Returns the largest margin in a domain where all signs are known, and its point.
+
+        The margin and the inputs of all ReLUs are affine there, so that it is a linear program.
+        """
+        signs = np.where(domain.lower >= 0.0, 1.0, -1.0)
+        slopes = [slope for (slope,) in self._boxes(np.maximum(signs, 0.0)[None])]
+        lines = {
+            node.number: Lines(slope, 0.0 * slope, slope, 0.0 * slope)
+            for node, slope in zip(self._curves, slopes, strict=True)
+        }
+
+        def affine(node, rows):
+            rows = ops.convert_to_tensor(rows.reshape(-1, *node.shape))
+            slopes, offset = affine_bound(node, rows, lambda part: lines[part.number])
+            return np.reshape(slopes, (len(rows), -1)), np.asarray(offset)
+
+        sources = [node.inputs[0] for node in self._curves]
+        inputs = [affine(node, np.eye(math.prod(node.shape))) for node in sources]
+        kernel, offset = (np.concatenate(parts) for parts in zip(*inputs, strict=True))
+        goal, constant = affine(self._linear.logits, margins[domain.margin])
+        ends = [np.ravel(end) for end in (region.lower, region.upper)]
+        found = scipy.optimize.linprog(
+            -goal[0],
+            A_ub=-signs[:, None] * kernel,
+            b_ub=signs * offset,
+            bounds=np.stack(ends, axis=1),
+        )
+        if found.status == _INFEASIBLE:
+            return -np.inf, None
+        point = np.ravel(region.x) if found.x is None else found.x
+        highest = np.inf if found.x is None else constant[0] - found.fun
+        return highest, point.reshape(region.x.shape[1:])
+
+    def _intervals(self, inner):
+        """Returns the lower and upper ends of the inputs of all ReLUs, `(rows, units)`."""
+        boxes = [inner.boxes[node.inputs[0].number] for node in self._curves]
+        sides = zip(*boxes, strict=True)
+        return [
+            np.concatenate(
+                [np.reshape(end, (len(end), -1)) for end in map(np.asarray, side)], axis=1
+            )
+            for side in sides
+        ]
+
+    def _halves(self, domains, region):
+        """Returns both parts of each domain, with tighter intervals behind the ReLU."""
+        found = [part for domain in domains for part in _halves(domain)]
+        # The intervals of the same layer, and of those before it, stay the same.
+        later = [row for row, domain in enumerate(found) if domain.unit < self._starts[-2]]
+        if later:
+            ends = self._tightened([found[row] for row in later], region)
+            for row, lower, upper in zip(later, *ends, strict=True):
+                found[row] = found[row]._replace(lower=lower, upper=upper)
+        # A domain whose intervals are empty has no inputs.
+        return [d for d in found if np.all(d.lower <= d.upper + _EMPTY)]
+
+    def _tightened(self, domains, region):
+        """Returns the lower and upper ends of the inputs of all ReLUs, computed anew."""
+        padded = _padded(domains)
+        boxes = self._boxes(*_stacked(padded, "lower", "upper"))
+        sources = [node.inputs[0].number for node in self._curves]
+        wide = InputRegion(*(ops.repeat(part, len(padded), axis=0) for part in region))
+        inner = self._linear.inner_bounds(wide, known=dict(zip(sources, boxes, strict=True)))
+        return [end[: len(domains)] for end in self._intervals(inner)]
+
+    def _boxes(self, *arrays):
+        """Returns the parts of arrays `(rows, units)` for each curve, as tensors."""
+        parts = [np.split(array, self._starts[1:-1], axis=1) for array in arrays]
+        return [
+            tuple(ops.convert_to_tensor(part.reshape(-1, *node.shape)) for part in mine)
+            for node, *mine in zip(self._curves, *parts, strict=True)
+        ]
+
+    def _bounds(self, domains, margins, region):
+        """Returns bounds of domains, the points where they are reached, scores, and slopes."""
+        padded = _padded(domains)
+        splits, lower, upper = _stacked(padded, "splits", "lower", "upper")
+        # NaN stands for slopes that are not known yet: two below and above, and a multiplier.
+        unknown = np.full(3 * self._starts[-1], np.nan)
+        start = np.stack([unknown if d.slopes is None else d.slopes for d in padded])
+        start = ops.convert_to_tensor(start.astype("float64"))
+        rows = ops.convert_to_tensor(margins[[domain.margin for domain in padded]])
+        signs = [sign for (sign,) in self._boxes(splits)]
+        found = self._bound(rows, self._boxes(lower, upper), signs, region, start)
+        return tuple(np.asarray(part)[: len(domains)] for part in found)
+
+    def _bound_domains(self, margins, boxes, signs, region, start):
+        curves = [node.curve for node in self._curves]
+        indices = {node.number: index for index, node in enumerate(self._curves)}
+        packing = Packing(curves, boxes, signs)
+        lines = [curve.lines(*box) for curve, box in zip(curves, boxes, strict=True)]
+        start = ops.where(ops.isnan(start), packing.pack(lines), start)
+        start = ops.clip(start, packing.least, packing.most)
+
+        def affine(packed, seen):
+            lines, multipliers = packing.lines(packed), packing.multipliers(packed)
+
+            def add_before(node, slopes):
+                seen[indices[node.number]] = slopes
+                return multipliers[indices[node.number]]
+
+            node = self._linear.logits
+            slopes, offset = affine_bound(
+                node, margins, lambda part: lines[indices[part.number]], add_before
+            )
+            return slopes, offset, lines
+
+        def bound(packed):
+            slopes, offset, _ = affine(packed, {})
+            return offset + region.maximum(slopes, self._linear.norm)
+
+        lowest, best = optimized(bound, packing, start, _NUM_ITERATIONS)
+        seen = {}
+        slopes, _, lines = affine(best, seen)
+        points = region.maximizer(slopes, self._linear.norm)
+        gaps = [
+            _gap(seen[index], each, *box)
+            for index, (each, box) in enumerate(zip(lines, boxes, strict=True))
+        ]
+        return lowest, points, ops.concatenate(gaps, axis=-1), best
+
+
+def _gap(slopes, lines, lower, upper):
+    """Returns by how much the line of each ReLU may be too high, `(rows, units)`."""
+    above = ops.maximum(slopes, 0.0) * lines.upper_offset
+    # The line below is too low by this much at an end of the interval.
+    at_ends = ops.maximum(-lines.lower_slope * lower, (1.0 - lines.lower_slope) * upper)
+    below = ops.maximum(-slopes, 0.0) * at_ends
+    is_open = ops.logical_and(lower < 0.0, upper > 0.0)
+    gap = ops.where(is_open, above + below, 0.0)
+    return ops.reshape(gap, (ops.shape(gap)[0], -1))
+
+
+def _unit_to_split(domain, scores):
+    """Returns the unit with the highest score, or `None` if all signs are known."""
+    is_open = (domain.lower < 0.0) & (domain.upper > 0.0)
+    return int(np.argmax(np.where(is_open, scores, -1.0))) if is_open.any() else None
+
+
+def _stacked(domains, *names):
+    """Returns a float64 array `(domains, units)` for each field."""
+    return [
+        np.stack([getattr(domain, name) for domain in domains]).astype("float64") for name in names
+    ]
+
+
+def _halves(domain):
+    """Yields the two parts of a domain at the sign of its unit."""
+    unit = domain.unit
+    for sign in (1, -1):
+        splits, lower, upper = domain.splits.copy(), domain.lower.copy(), domain.upper.copy()
+        splits[unit] = sign
+        (lower if sign > 0 else upper)[unit] = 0.0
+        yield domain._replace(splits=splits, lower=lower, upper=upper)
+
+
+def _padded(rows):
+    """Returns the items of a list, with the last one repeated up to a power of two."""
+    # A few sizes only, because a function is compiled for each.
+    size = max(_LEAST_ROWS, 2 ** (len(rows) - 1).bit_length())
+    return rows + [rows[-1]] * (size - len(rows))
