@@ -72,6 +72,7 @@ class Complete(Certificate):
     >>> keras.utils.set_random_seed(0)
     >>> dense = keras.layers.Dense
     >>> model = keras.Sequential([keras.Input((4,)), dense(8, "relu"), dense(8, "relu"), dense(3)])
+    >>> _ = model.layers[-1].bias.assign([0.1, 0.0, -0.1])  # Otherwise dead units give ties.
     >>> x = np.random.default_rng(0).uniform(size=(20, 4)).astype("float32")
     >>> found = kr.certification.Complete(0.1).certify(model, x)
     >>> print(np.all((found.radii == 0.1) ^ (found.broken_radii <= 0.1)))
