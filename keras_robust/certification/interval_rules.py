@@ -162,6 +162,16 @@ def _average_pooling_3d(layer, box):
     return IntervalBounds(function(box.lower), function(box.upper))
 
 
+def _global_average(layer, box):
+    """Returns the box after a mean, as a sum: Keras on JAX takes means of float64 in float32."""
+    rank = len(box.lower.shape)
+    axes = tuple(range(rank)[1:-1] if layer.data_format == "channels_last" else range(rank)[2:])
+    count = math.prod(box.lower.shape[axis] for axis in axes)
+    return IntervalBounds(
+        *(ops.sum(end, axes, keepdims=layer.keepdims) / count for end in (box.lower, box.upper))
+    )
+
+
 def _elu(layer, box):
     # With a negative `alpha`, ELU decreases on negative inputs.
     if layer.alpha < 0.0:
@@ -193,9 +203,8 @@ def _softmax_layer(layer, box):
 _NAMES = {
     _increasing: (
         "AveragePooling1D AveragePooling2D Cropping1D Cropping2D Cropping3D "
-        "Flatten GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D "
-        "GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D LeakyReLU MaxPooling1D "
-        "MaxPooling2D MaxPooling3D Permute ReLU RepeatVector Reshape UpSampling1D "
+        "Flatten GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D LeakyReLU "
+        "MaxPooling1D MaxPooling2D MaxPooling3D Permute ReLU RepeatVector Reshape UpSampling1D "
         "ZeroPadding1D ZeroPadding2D ZeroPadding3D"
     ),
     lambda layer, box: box: (
@@ -205,6 +214,7 @@ _NAMES = {
     # Multiply is not among them: with a negative factor, a product falls when the other one rises.
     _merge: "Add Average Concatenate Maximum Minimum",
     _average_pooling_3d: "AveragePooling3D",
+    _global_average: "GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D",
     _convolution: "Conv1D Conv2D Conv3D",
     _batch_normalization: "BatchNormalization",
     _dense: "Dense",

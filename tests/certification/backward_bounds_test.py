@@ -177,7 +177,7 @@ def _classifier(name):
 
 
 # Those in the default tier have every rule but those of affine layers and of global pooling.
-_FIRST = ("broadcast", "guard", "max same", "residual", "shared", "softmax", "sort")
+_FIRST = ("broadcast", "guard", "max same", "residual", "shared", "softmax", "sort", "two curves")
 _OTHERS = [name for name in examples.OPTIONS if name not in _FIRST]
 # A guard that rejects inputs is no function of all of them.
 _OTHERS += [name for name in examples.CLASSES if name != "InputGuard"]

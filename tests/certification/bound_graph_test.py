@@ -100,6 +100,7 @@ OPTIONS = {
     "sigmoid": lambda x: layers.Dense(3, activation="sigmoid")(layers.Flatten()(x)),
     "softmax": lambda x: layers.Dense(3, activation="softmax")(layers.Flatten()(x)),
     "sort": lambda x: kr.layers.GroupSort()(layers.Conv2D(6, 1, activation="elu")(x)),
+    "two curves": lambda x: layers.ReLU(0.5)(layers.ELU()(layers.Conv2D(2, 1)(x))),
 }
 CLASSES = {cls.__name__: cls for cls in graphs._RULES}
 AFFINE = {name: cls for name, cls in CLASSES.items() if graphs._RULES[cls] is graphs._Tracer.layer}
@@ -157,6 +158,23 @@ def test_layers_with_the_affine_rule_are_affine(name):
     size = np.max(np.abs([first, second]))
     np.testing.assert_allclose(middle, (first + second) / 2, rtol=0, atol=1e-5 * size)
     assert np.max(np.abs(first - second)) > 0.1 * size
+
+
+@every_affine_layer
+def test_affine_functions_are_computed_in_double_precision(name):
+    model = instance(AFFINE[name])
+    node = bound_graph(model, model.input_shape[1:], "float64")
+    # The input itself is a node without a function, where a layer does nothing in inference.
+    function = node.function or (lambda x: x)
+    inputs = [
+        [RNG.normal(size=(5, *source.shape)) for source in node.inputs or [node]] for _ in range(2)
+    ]
+    first, second, middle = (
+        np.asarray(function(*map(ops.convert_to_tensor, arguments)))
+        for arguments in (*inputs, [(a + b) / 2 for a, b in zip(*inputs, strict=True)])
+    )
+    size = np.max(np.abs([first, second]))
+    np.testing.assert_allclose(middle, (first + second) / 2, rtol=0, atol=1e-13 * size)
 
 
 def test_every_layer_that_intervals_know_is_known():
