@@ -48,13 +48,39 @@ def affine_bound(node, slopes, lines_of, add_before=None):
             passed, offset = _through_lines(slopes, lines_of(each))
             parts = [passed if add_before is None else passed + add_before(each, slopes)]
         else:
-            offset = ops.sum(flatten(slopes) * flatten(each.offset), axis=-1)
-            parts = [_through_affine(each, slopes, i) for i in range(len(each.inputs))]
+            parts, offset = _through_affine(each, slopes)
         found = found + offset
-        for source, part in zip(each.inputs, parts, strict=True):
-            before = waiting.get(source.number)
-            waiting[source.number] = part if before is None else before + part
+        _add(waiting, each.inputs, parts)
     return waiting[first.number], found
+
+
+def affine_parts(node, slopes):
+    """Returns `<slopes, h>` as a function of the input and of the curves that come last before it.
+
+    `h` is the tensor of a node.
+
+    Args:
+        node: `bound_graph.Node`.
+        slopes: tensor `(rows, *node.shape)`.
+
+    Returns:
+        A dict from the number of the input, or of a node with a curve, to slopes, tensors
+        `(rows, *shape)`; and the offset, `(rows,)`.
+    """
+    found, waiting = ops.zeros(ops.shape(slopes)[0], slopes.dtype), {node.number: slopes}
+    for each in reversed(node.ancestors()):
+        if each.number in waiting and each.function is not None:
+            parts, offset = _through_affine(each, waiting.pop(each.number))
+            found = found + offset
+            _add(waiting, each.inputs, parts)
+    return waiting, found
+
+
+def _add(waiting, nodes, parts):
+    """Adds slopes to those that wait at nodes."""
+    for node, part in zip(nodes, parts, strict=True):
+        before = waiting.get(node.number)
+        waiting[node.number] = part if before is None else before + part
 
 
 def _through_lines(slopes, lines):
@@ -64,7 +90,13 @@ def _through_lines(slopes, lines):
     return passed, ops.sum(flatten(offsets), axis=-1)
 
 
-def _through_affine(node, slopes, index):
+def _through_affine(node, slopes):
+    """Returns the slopes before an affine function, one tensor for each input, and the offset."""
+    offset = ops.sum(flatten(slopes) * flatten(node.offset), axis=-1)
+    return [_before(node, slopes, index) for index in range(len(node.inputs))], offset
+
+
+def _before(node, slopes, index):
     """Returns the slopes before an affine function, with respect to one of its inputs."""
     source = node.inputs[index]
 

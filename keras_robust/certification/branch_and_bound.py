@@ -1,5 +1,6 @@
 """Branch and bound over the signs of ReLUs, which decides whether a margin can reach 0."""
 
+import functools
 import heapq
 import itertools
 import math
@@ -7,21 +8,21 @@ import time
 import typing
 
 import numpy as np
-import scipy.optimize
 from keras import ops
 
 from keras_robust import backend
 from keras_robust.certification.backward_bounds import affine_bound
 from keras_robust.certification.curves import RELU
-from keras_robust.certification.curves import Lines
 from keras_robust.certification.input_region import InputRegion
 from keras_robust.certification.optimized_lines import Packing
 from keras_robust.certification.optimized_lines import optimized
+from keras_robust.certification.relu_program import ReluProgram
 
 _NUM_ITERATIONS = 20
 _LEAST_ROWS = 16
 _EMPTY = 1e-9
-_INFEASIBLE = 2  # A status of linprog.
+# Shares of the time limit, at which the first search ends, and two kinds of programs after it.
+_FIRST_SHARE, _TIGHTENING_SHARE, _SOLVING_SHARE = 0.2, 0.5, 0.8
 
 
 class Domain(typing.NamedTuple):
@@ -74,7 +75,11 @@ class BranchAndBound:
         self._starts = np.cumsum([0, *sizes])
         self._bound = backend.compile_function(self._bound_domains)
 
-    def decide(self, region, label, slack, find_mistake, deadline):
+    @functools.cached_property
+    def _program(self):
+        return ReluProgram(self._linear)
+
+    def decide(self, region, label, slack, find_mistake, time_limit):
         """Returns whether the margins of one example are below `-slack`, or a mistake.
 
         Args:
@@ -83,20 +88,57 @@ class BranchAndBound:
             slack: float.
             find_mistake: function of points `(n, ...)` of the region that returns one that the
                 model gets wrong, or `None`.
-            deadline: float, the `time.monotonic()` at which to give up.
+            time_limit: float, the seconds after which to give up.
 
         Returns:
             `"proved"` and `None`, `"broken"` and a point, or `"inconclusive"` and `None`.
         """
+        start = time.monotonic()
         _, margins = self._linear.margins(np.array([label]))
         problem = _Problem(region, margins, slack, find_mistake)
-        waiting, heap, counter = self._roots(problem), [], itertools.count()
+        ends = [
+            end[0] for end in self._intervals(self._linear.inner_bounds(region, _NUM_ITERATIONS))
+        ]
+        outcome, point = self._search(problem, ends, start + _FIRST_SHARE * time_limit)
+        if outcome != "inconclusive" or time.monotonic() > start + time_limit:
+            return outcome, point
+        _, _, scores, _ = self._bounds(self._roots(problem, ends), margins, region)
+        deadline = start + _TIGHTENING_SHARE * time_limit
+        ends = self._program.tightened(ends, _box(region), np.max(scores, axis=0), deadline)
+        outcome, point = self._solve(problem, ends, start + _SOLVING_SHARE * time_limit)
+        if outcome != "inconclusive":
+            return outcome, point
+        return self._search(problem, ends, start + time_limit)
+
+    def _solve(self, problem, ends, deadline):
+        """Returns the outcome and a point, as `decide`, from one program for each open margin."""
+        bounds, *_ = self._bounds(self._roots(problem, ends), problem.margins, problem.region)
+        (waiting,) = np.nonzero(bounds >= -problem.slack)
+        for done, margin in enumerate(waiting):
+            seconds = (deadline - time.monotonic()) / (len(waiting) - done)
+            outcome, point = self._outcome(problem, margin, ends, seconds)
+            if outcome != "proved":
+                return outcome, point
+        return "proved", None
+
+    def _outcome(self, problem, margin, ends, time_limit):
+        """Returns the outcome and a point, as `decide`, of the program for one margin."""
+        slopes, box = problem.margins[margin], _box(problem.region)
+        highest, point = self._program.largest(slopes, ends, box, time_limit)
+        if highest < -problem.slack:
+            return "proved", None
+        mistake = None if point is None else problem.find_mistake(point[None])
+        return ("inconclusive", None) if mistake is None else ("broken", mistake)
+
+    def _search(self, problem, ends, deadline):
+        """Returns the outcome and a point, as `decide`, from intervals of the whole region."""
+        waiting, heap, counter = self._roots(problem, ends), [], itertools.count()
         while waiting or heap:
             if time.monotonic() > deadline:
                 return "inconclusive", None
             if not waiting:
                 taken = [heapq.heappop(heap) for _ in range(min(self._batch_size, len(heap)))]
-                waiting = self._halves([domain for *_, domain in taken], region)
+                waiting = self._halves([domain for *_, domain in taken], problem.region)
                 continue
             outcome, point, still_open = self._judged(waiting, problem)
             if outcome is not None:
@@ -106,14 +148,10 @@ class BranchAndBound:
             waiting = []
         return "proved", None
 
-    def _roots(self, problem):
+    def _roots(self, problem, ends):
         """Returns the whole region, once for each margin."""
-        ends = self._intervals(self._linear.inner_bounds(problem.region, _NUM_ITERATIONS))
         none = np.zeros(self._starts[-1], "int8")
-        return [
-            Domain(margin, none, *(end[0] for end in ends))
-            for margin in range(len(problem.margins))
-        ]
+        return [Domain(margin, none, *ends) for margin in range(len(problem.margins))]
 
     def _judged(self, domains, problem):
         """Returns an outcome and its point, or `None` twice; and what is still open.
@@ -132,52 +170,12 @@ class BranchAndBound:
             if unit is not None:
                 found.append((bounds[row], domain._replace(unit=unit)))
                 continue
-            outcome, point = self._exact_outcome(domain, problem)
-            if outcome is not None:
+            # Without integers it is a linear program, which takes no time worth limiting.
+            ends = domain.lower, domain.upper
+            outcome, point = self._outcome(problem, domain.margin, ends, math.inf)
+            if outcome != "proved":
                 return outcome, point, []
         return None, None, found
-
-    def _exact_outcome(self, domain, problem):
-        """Returns the outcome for a domain where all signs are known; `None` if it is proved."""
-        highest, point = self._exact(domain, problem.margins, problem.region)
-        if highest < -problem.slack:
-            return None, None
-        mistake = problem.find_mistake(point[None])
-        return ("inconclusive", None) if mistake is None else ("broken", mistake)
-
-    def _exact(self, domain, margins, region):
-        """Returns the largest margin in a domain where all signs are known, and its point.
-
-        The margin and the inputs of all ReLUs are affine there, so that it is a linear program.
-        """
-        signs = np.where(domain.lower >= 0.0, 1.0, -1.0)
-        slopes = [slope for (slope,) in self._boxes(np.maximum(signs, 0.0)[None])]
-        lines = {
-            node.number: Lines(slope, 0.0 * slope, slope, 0.0 * slope)
-            for node, slope in zip(self._curves, slopes, strict=True)
-        }
-
-        def affine(node, rows):
-            rows = ops.convert_to_tensor(rows.reshape(-1, *node.shape))
-            slopes, offset = affine_bound(node, rows, lambda part: lines[part.number])
-            return np.reshape(slopes, (len(rows), -1)), np.asarray(offset)
-
-        sources = [node.inputs[0] for node in self._curves]
-        inputs = [affine(node, np.eye(math.prod(node.shape))) for node in sources]
-        kernel, offset = (np.concatenate(parts) for parts in zip(*inputs, strict=True))
-        goal, constant = affine(self._linear.logits, margins[domain.margin])
-        ends = [np.ravel(end) for end in (region.lower, region.upper)]
-        found = scipy.optimize.linprog(
-            -goal[0],
-            A_ub=-signs[:, None] * kernel,
-            b_ub=signs * offset,
-            bounds=np.stack(ends, axis=1),
-        )
-        if found.status == _INFEASIBLE:
-            return -np.inf, None
-        point = np.ravel(region.x) if found.x is None else found.x
-        highest = np.inf if found.x is None else constant[0] - found.fun
-        return highest, point.reshape(region.x.shape[1:])
 
     def _intervals(self, inner):
         """Returns the lower and upper ends of the inputs of all ReLUs, `(rows, units)`."""
@@ -283,6 +281,11 @@ def _unit_to_split(domain, scores):
     """Returns the unit with the highest score, or `None` if all signs are known."""
     is_open = (domain.lower < 0.0) & (domain.upper > 0.0)
     return int(np.argmax(np.where(is_open, scores, -1.0))) if is_open.any() else None
+
+
+def _box(region):
+    """Returns the lower and upper ends of the region of one example, arrays."""
+    return tuple(np.asarray(end)[0] for end in (region.lower, region.upper))
 
 
 def _stacked(domains, *names):

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 from keras import layers
@@ -6,6 +7,7 @@ from keras import ops
 from keras_robust import backend
 from keras_robust import models
 from keras_robust.certification import curves
+from keras_robust.certification.backward_bounds import affine_parts
 from keras_robust.certification.backward_bounds import backward_bound
 from keras_robust.certification.bound_graph import bound_graph
 from keras_robust.certification.curves import Lines
@@ -217,3 +219,25 @@ def test_no_point_of_a_box_has_larger_margins(norm, not_compiled):
     head = layers.Flatten(), layers.Dense(6, activation="relu"), layers.Dense(3)
     model = sequential(layers.Conv2D(3, 2, activation="relu"), *head)
     assert_sound(model, norm, RNG, bounds=(0.2, [0.8, 0.85]))
+
+
+def test_affine_parts_end_at_the_curves():
+    first, second = layers.Dense(4, activation="relu"), layers.Dense(3)
+    model = sequential(first, second, shape=(2,))
+    node = bound_graph(model, (2,), "float64")
+    slopes = RNG.normal(size=(5, 3))
+    parts, offset = affine_parts(node, ops.convert_to_tensor(slopes))
+    (number,) = parts
+    kernel, bias = second.get_weights()
+    assert number == node.inputs[0].number and node.inputs[0].curve is curves.RELU
+    np.testing.assert_allclose(parts[number], slopes @ kernel.T, rtol=1e-6)
+    np.testing.assert_allclose(offset, slopes @ bias, rtol=1e-6)
+    # A residual connection reaches both the curve and the input.
+    inputs = keras.Input((2,))
+    hidden = layers.Dense(2, activation="relu")(inputs)
+    node = bound_graph(keras.Model(inputs, layers.Add()([hidden, inputs])), (2,), "float64")
+    parts, offset = affine_parts(node, ops.convert_to_tensor(slopes[:, :2]))
+    assert sorted(parts) == sorted([node.ancestors()[0].number, node.inputs[0].number])
+    for part in parts.values():
+        np.testing.assert_array_equal(part, slopes[:, :2])
+    np.testing.assert_array_equal(offset, np.zeros(5))
