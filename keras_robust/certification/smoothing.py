@@ -146,6 +146,7 @@ class Smoothing(Certificate):
         base, stddev = self._parts(model)
         _warn_of_units(x, stddev)
         _check_guards(base)
+        self._check_dtype(base)
         least = least_votes(self.num_samples, stddev, self.alpha, self.radius)
         limits = (self.selection_samples, self.num_samples)
         noisy = NoisyVotes(
@@ -176,6 +177,13 @@ class Smoothing(Certificate):
         return CertificationResult(
             np.where(holds, predictions, ABSTAINED), np.where(holds, radii, 0.0)
         )
+
+    def _check_dtype(self, base):
+        if self.dtype is not None and not isinstance(base, keras.Layer):
+            raise ValueError(
+                "Argument `dtype` needs a keras.Model, whose layers have dtypes: leave it out, and "
+                f"choose the dtype inside the function. Received: dtype={self.dtype!r} for {base!r}"
+            )
 
     def _parts(self, model):
         """Returns the model that gets the noise, and the standard deviation of the noise."""
