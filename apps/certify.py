@@ -44,11 +44,12 @@ def define_flags():
         "output_dir", None, "Folder for certificate.json and (with matplotlib) certificate.png."
     )
     flags.mark_flag_as_required("model")
+    _define_smoothing()
     _define_arguments()
 
 
-def _define_arguments():
-    """Defines the flags that are arguments of one or a few methods."""
+def _define_smoothing():
+    """Defines the flags that are arguments of smoothing alone."""
     flags.DEFINE_string(
         "noise_stddev",
         None,
@@ -66,6 +67,10 @@ def _define_arguments():
         "dtype. Default: that of each layer.",
     )
     flags.DEFINE_float("alpha", None, "smoothing: chance of error for an example. Default: 0.001.")
+
+
+def _define_arguments():
+    """Defines the flags that are arguments of one or a few other methods."""
     names.define(
         "norm", None, ["L1", "L2", "Linf"], "linear, crown, alpha_crown: norm of the radii."
     )

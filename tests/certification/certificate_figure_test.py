@@ -27,9 +27,7 @@ def test_title_and_caption_say_what_was_certified_and_how():
         "clean accuracy 60.0%, abstained 20.0%, average radius 0.18",
         "noise_stddev=0.25, num_samples=1000, alpha=0.001",
     ]
-
-
-def test_long_texts_have_several_lines():
+    # Long texts have several lines.
     config = {f"argument_{index}": 10**6 for index in range(9)}
     report = make(method={"class_name": "Own", "config": config}, model_name="word " * 30)
     figure = draw_certificate(report)

@@ -138,7 +138,12 @@ def test_stopping_early_gives_the_answer_of_all_copies(monkeypatch):
             assert np.any(cast[holds] < n)
 
 
-def test_a_radius_that_no_votes_reach_is_refused():
+def test_the_largest_radius_is_decided_and_a_larger_one_refused():
+    def constant(x):
+        return keras.ops.stack([x[:, 0] ** 2, -keras.ops.ones_like(x[:, 0])], -1)
+
+    found = Smoothing(SIGMA, num_samples=1000, radius=1.23).certify(constant, X[:2])
+    assert found.radii.tolist() == [1.23, 1.23]
     method = Smoothing(SIGMA, num_samples=1000, radius=1.5)
     with pytest.raises(ValueError, match="at most 1.232, .*radius=1.5 with num_samples=1000"):
         method.certify(linear, X)
@@ -166,9 +171,7 @@ def test_the_dtype_gives_the_votes_of_a_network_of_that_dtype():
     np.testing.assert_array_equal(found.radii, other.radii)
     whole, _ = votes(None, None)
     assert 0 < np.abs(whole - low).sum() < 0.02 * whole.sum()
-
-
-def test_the_dtype_needs_layers_that_can_run_in_it():
+    # A function has no layers whose dtype could change.
     method = Smoothing(SIGMA, num_samples=100, dtype="bfloat16")
     with pytest.raises(ValueError, match="`dtype` needs a keras.Model.*dtype='bfloat16' for"):
         method.certify(linear, X)
