@@ -58,7 +58,7 @@ class Smoothing(Certificate):
     With `dtype="bfloat16"` **the certificate holds for the classifier that is computed in
     bfloat16**, another function than the one in float32, and says nothing about the latter. Deploy
     a `RandomizedSmoothing` of the same network built under the policy `"mixed_bfloat16"`, whose
-    layers compute the same. Of two trained networks on Fashion-MNIST 0.3% and 0.4% of the votes
+    layers compute the same. Of three trained networks on Fashion-MNIST 0.3% to 0.4% of the votes
     differed, and a radius by up to 0.02 (`benchmarks/smoothing.py`).
 
     Published, CIFAR-10, ResNet-110, certified accuracy at radius 0.5: 43% for sigma 0.25 and 41%
