@@ -44,11 +44,12 @@ def define_flags():
         "output_dir", None, "Folder for certificate.json and (with matplotlib) certificate.png."
     )
     flags.mark_flag_as_required("model")
+    _define_smoothing()
     _define_arguments()
 
 
-def _define_arguments():
-    """Defines the flags that are arguments of one or a few methods."""
+def _define_smoothing():
+    """Defines the flags that are arguments of smoothing alone."""
     flags.DEFINE_string(
         "noise_stddev",
         None,
@@ -58,7 +59,18 @@ def _define_arguments():
     flags.DEFINE_integer(
         "num_samples", None, "smoothing: noisy copies of each example. Default: 100000."
     )
+    names.define(
+        "dtype",
+        None,
+        ["bfloat16", "float16"],
+        "smoothing: dtype of the layers that vote. The certificate holds for the model in this "
+        "dtype. Default: that of each layer.",
+    )
     flags.DEFINE_float("alpha", None, "smoothing: chance of error for an example. Default: 0.001.")
+
+
+def _define_arguments():
+    """Defines the flags that are arguments of one or a few other methods."""
     names.define(
         "norm", None, ["L1", "L2", "Linf"], "linear, crown, alpha_crown: norm of the radii."
     )
@@ -77,7 +89,8 @@ def _define_arguments():
     flags.DEFINE_string(
         "radius",
         None,
-        "complete: the radius to decide, in the units of --bounds, a number or a fraction.",
+        "complete, smoothing: the radius to decide, in the units of --bounds, a number or a "
+        "fraction. Default of smoothing: the largest radius.",
     )
     flags.DEFINE_float(
         "time_limit", None, "complete: seconds for branch and bound per example. Default: 60."
@@ -150,11 +163,13 @@ def main(_):
         output_dir=values.output_dir,
         radii=values.radii,
         num_examples=values.num_examples,
-        batch_size=values.batch_size,
+        # Each method has a default of its own, which suits it better than that of the flag.
+        batch_size=values.batch_size if values["batch_size"].present else None,
         seed=values.seed,
         noise_stddev=stddev,
         num_samples=values.num_samples,
         alpha=values.alpha,
+        dtype=values.dtype,
         norm=values.norm,
         max_radius=_number("max_radius", values.max_radius),
         radius=_number("radius", values.radius),

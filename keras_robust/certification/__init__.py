@@ -14,8 +14,8 @@ from keras_robust.certification.linear import Exact
 from keras_robust.certification.linear import Linear
 from keras_robust.certification.linear import exact_linear
 from keras_robust.certification.lipschitz import Lipschitz
+from keras_robust.certification.smoothed_radius import smoothed_radius
 from keras_robust.certification.smoothing import Smoothing
-from keras_robust.certification.smoothing import smoothed_radius
 
 ALL = (AlphaCrown, Complete, Crown, Interval, Linear, Lipschitz, Smoothing)
 registry.extend(ALL)

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import numbers
-import reprlib
 
 import numpy as np
 from rich.console import Console
@@ -12,12 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from keras_robust.atomic import write_text
+from keras_robust.certification.certificate_figure import draw_certificate
 from keras_robust.certification.certificate_schema import SCHEMA
 from keras_robust.certification.certificate_schema import SCHEMA_VERSION
 from keras_robust.certification.certificate_schema import check_certificate
+from keras_robust.certification.certificate_texts import arguments_of
+from keras_robust.certification.certificate_texts import figures_of
+from keras_robust.certification.certificate_texts import title_of
 from keras_robust.evaluation.checks.chance import measure_chance
 from keras_robust.evaluation.reports.characters import one_line
-from keras_robust.evaluation.reports.figures import make_figure
 from keras_robust.evaluation.reports.json_types import read_json
 from keras_robust.evaluation.reports.schema import to_plain
 from keras_robust.threat_models.parsing import parse_fraction
@@ -52,6 +54,7 @@ class CertificateReport:
         seconds: float, the wall time.
         broken_radii: list of float, a size of perturbation within which another prediction was
             found, or `None`; empty for methods that do not look for one.
+        model_name: str, the name of the model, empty if it is not known.
     """
 
     method: dict
@@ -69,6 +72,7 @@ class CertificateReport:
     versions: dict
     seconds: float
     broken_radii: list = dataclasses.field(default_factory=list)
+    model_name: str = ""
 
     def certified_accuracy(self, radius):
         """Returns the share of examples that are correct and certified at a radius.
@@ -131,39 +135,10 @@ class CertificateReport:
         Returns:
             A `matplotlib.figure.Figure`.
         """
-        figure = make_figure(figsize=(5.0, 3.2), layout="constrained")
-        axes = figure.subplots()
-        radii, shares = self.curve["radii"], self.curve["certified_accuracy"]
-        name = one_line(self.method["class_name"])
-        # A radius counts every example that is certified up to it, hence where="pre". Beyond the
-        # largest radius nothing is certified.
-        axes.step([*radii, radii[-1]], [*shares, 0.0], where="pre", label=f"certified: {name}")
-        if robustness is not None:
-            self._draw_robust(axes, robustness)
-        # A dollar sign in a name would start a formula.
-        for text in axes.legend().get_texts():
-            text.set_parse_math(False)
-        axes.set_title(f"{self.num_examples} examples", fontsize="medium")
-        axes.set_xlabel(f"radius, {self.norm}")
-        axes.set_ylabel("accuracy")
-        axes.set_xlim(left=0.0)
-        axes.set_ylim(0.0, 1.03)
-        axes.grid(alpha=0.2)
+        figure = draw_certificate(self, robustness)
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure
-
-    def _draw_robust(self, axes, robustness):
-        found = robustness.threat_model["class_name"], robustness.curve
-        if found[0] != self.norm or found[1] is None:
-            raise ValueError(
-                f"Expected a RobustnessReport under {self.norm} with a curve. Received: a report "
-                f"under {found[0]}{'' if found[1] else ' without a curve'}"
-            )
-        curve = robustness.curve
-        label = f"under attack: {one_line(curve['attack'])}"
-        # An example is broken at exactly the distance of its mistake, hence where="post".
-        axes.step(curve["epsilons"], curve["robust_accuracy"], where="post", label=label)
 
     def table(self, radii=None):
         """Returns a table of certified accuracy, for `rich` to print.
@@ -172,16 +147,11 @@ class CertificateReport:
             radii: list of numbers, or of strings such as `"8/255"`; `None` for round numbers up to
                 the largest radius of a correct prediction. Defaults to `None`.
         """
-        arguments = {
-            key: value for key, value in self.method["config"].items() if value is not None
-        }
-        text = ", ".join(f"{key}={_short(value)}" for key, value in arguments.items())
-        title = f"{self.method['class_name']}, radii in {self.norm}, {self.num_examples} examples"
-        figures = f"average radius {self.average_radius:.4g}, abstained {self.abstained:.1%}"
+        title, figures = title_of(self), figures_of(self)
         width = max(len(title), len(figures))
-        lines = [self._chance_warning(), figures, one_line(text)]
+        lines = [self._chance_warning(), figures, arguments_of(self)]
         caption = Text("\n".join(filter(None, lines)))
-        table = Table(title=Text(one_line(title)), caption=caption, min_width=width + 2)
+        table = Table(title=Text(title), caption=caption, min_width=width + 2)
         table.add_column("radius", justify="right")
         table.add_column("certified accuracy", justify="right")
         names = ["proved"]
@@ -233,11 +203,6 @@ def _parse_radius(radius):
             f"Received: radius={radius!r}"
         )
     return number
-
-
-def _short(value):
-    """Returns an argument as text, with a long one shortened."""
-    return value if isinstance(value, str) and len(value) <= 50 else reprlib.repr(value)
 
 
 def round_radii(largest):

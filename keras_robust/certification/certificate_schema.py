@@ -34,6 +34,7 @@ def _size_or_none(value, path):
 
 _SHARE = number(0, 1)
 _REPORT = record(
+    model_name=text,
     method=record(class_name=text, config=dict_of(json_value)),
     norm=_norm,
     num_examples=integer(1),
@@ -60,6 +61,7 @@ def check_certificate(fields):
     _check_schema(fields.pop("schema", None), version)
     if version == 1:
         fields.setdefault("broken_radii", [])
+        fields.setdefault("model_name", "")
     # Check the types first, because the other checks compute with the values.
     _REPORT(fields, "certificate")
     _check_examples(fields)

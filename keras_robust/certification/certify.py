@@ -36,7 +36,7 @@ def certify(
     method="smoothing",
     *,
     num_examples=None,
-    batch_size=256,
+    batch_size=None,
     seed=0,
     verbose=False,
     **options,
@@ -61,7 +61,9 @@ def certify(
             layers) or `"linear"` (exact). Defaults to `"smoothing"`.
         num_examples: int, certifies only the first `num_examples` examples; `None` for all.
             Defaults to `None`.
-        batch_size: int. Does not change the result. Defaults to `256`.
+        batch_size: int, which does not change the result, or `None` for the choice of the method:
+            256 examples, or for `"smoothing"` as many noisy copies as suit a CPU. Defaults to
+            `None`.
         seed: int, the seed of the noise. Defaults to `0`.
         verbose: bool, whether to show a progress bar, for methods that take long. Defaults to
             `False`.
@@ -93,17 +95,19 @@ def certify(
     start, seed = time.perf_counter(), operator.index(seed)
     # Resolve first: the report must state the noise that was used, even if the model chose it.
     method = _get(method, options).resolve(model)
-    check_counts(batch_size=batch_size)
+    sizes = {} if batch_size is None else {"batch_size": batch_size}
+    check_counts(**sizes)
     x, y = _check_data(data, num_examples, getattr(method, "bounds", None))
     # Check and score the model itself. A RandomizedSmoothing would answer with random votes.
     plain = model.model if isinstance(model, RandomizedSmoothing) else model
-    logits = predict_clean(plain, x, batch_size)
+    logits = predict_clean(plain, x, **sizes)
     labels = check_labels(y, logits)
-    found = method.certify(model, x, batch_size=batch_size, seed=seed, verbose=verbose)
+    found = method.certify(model, x, **sizes, seed=seed, verbose=verbose)
     # An abstention, -1, equals no label, so it counts as wrong.
     correct = found.predictions == labels
     return CertificateReport(
         method={"class_name": type(method).__name__, "config": method.get_config()},
+        model_name=_name_of(plain),
         norm=method.norm,
         num_examples=len(x),
         num_classes=logits.shape[-1],
@@ -125,6 +129,11 @@ def certify(
         },
         seconds=time.perf_counter() - start,
     )
+
+
+def _name_of(model):
+    """Returns the name of a model, or of the function that is one."""
+    return str(getattr(model, "name", getattr(model, "__name__", type(model).__name__)))
 
 
 def _listed(broken_radii):

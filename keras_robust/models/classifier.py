@@ -144,27 +144,44 @@ class Classifier:
         Raises:
             ValueError: if a layer cannot run in `attack_dtype`.
         """
-        if not getattr(self.model, "built", True):
-            # Build the model in its own dtypes first: a layer may store what it creates in another
-            # dtype.
-            self(x)
+        self._build(x)
         with own_noise(self.model), backend.fast_input_gradients(self.model):
-            if self.attack_dtype is None:
+            with self.dtype_scope(x, self.attack_dtype, "attack_dtype"):
                 yield
-                return
-            try:
-                with compute_dtype_scope(self.model, self.attack_dtype):
-                    yield
-            except Exception as error:
-                # One forward pass in either dtype tells an error of the dtype from all others.
-                if self._can_run(x, self.attack_dtype) or not self._can_run(x, None):
-                    raise
-                raise ValueError(
-                    f"The model cannot run in {self.attack_dtype}: a layer has a fixed dtype. Give "
-                    "that layer autocast=False, so that it stays in float32 and casts its inputs "
-                    "itself, or use attack_dtype=None. "
-                    f"Received: attack_dtype={self.attack_dtype!r} and the error {error}"
-                ) from error
+
+    @contextlib.contextmanager
+    def dtype_scope(self, x, dtype, argument="dtype"):
+        """A context in which the float32 layers compute in `dtype`, see `compute_dtype_scope`.
+
+        Args:
+            x: a batch of inputs, which tells an error of the dtype from all others.
+            dtype: `"bfloat16"`, `"float16"`, or `None` for the dtype of each layer.
+            argument: str, the argument that chose the dtype, for the error.
+
+        Raises:
+            ValueError: if a layer cannot run in `dtype`.
+        """
+        if dtype is None:
+            yield
+            return
+        self._build(x)
+        try:
+            with compute_dtype_scope(self.model, dtype):
+                yield
+        except Exception as error:
+            # One forward pass in either dtype tells an error of the dtype from all others.
+            if self._can_run(x, dtype) or not self._can_run(x, None):
+                raise
+            raise ValueError(
+                f"The model cannot run in {dtype}: a layer has a fixed dtype. Give that layer "
+                "autocast=False, so that it stays in float32 and casts its inputs itself, or use "
+                f"{argument}=None. Received: {argument}={dtype!r} and the error {error}"
+            ) from error
+
+    def _build(self, x):
+        """Builds the model in its own dtypes: a layer may store what it creates in another one."""
+        if not getattr(self.model, "built", True):
+            self(x)
 
     def _can_run(self, x, dtype):
         """Returns whether a forward pass on `x` works with the layers in a compute dtype."""

@@ -38,7 +38,7 @@ def predict_clean_logits(model, x, batch_size=256):
     return np.concatenate(logits)
 
 
-def predict_clean(model, x, batch_size):
+def predict_clean(model, x, batch_size=256):
     """Returns the logits of clean examples, and raises ValueError unless all are finite."""
     logits = predict_clean_logits(model, x, batch_size)
     broken = int((~np.isfinite(logits)).any(axis=-1).sum())

@@ -56,6 +56,7 @@ def results(folder):
         [model, f"--output_dir={folder}/smoothing", *SMOOTHING, "--seed=3", "--alpha=0.01"],
         [model, "--method=Interval", "--num_examples=5", "--radii=0,1/255"],
         [f"--model={folder}/smoothed.keras", "--num_samples=100", "--num_examples=2"],
+        [model, f"--output_dir={folder}/low", *SMOOTHING, "--radius=1/20", "--dtype=bfloat16"],
     ]
     return programs.run_all("certify", commands)
 
@@ -82,6 +83,18 @@ def test_the_report_is_what_the_library_says(folder, results):
     assert (found.radii, found.predictions) == (expected.radii, expected.predictions)
     assert found.num_examples == 12
     assert found.average_radius > 0.0
+
+
+@pytest.mark.exhaustive
+def test_one_radius_in_half_precision(folder, results):
+    assert (results[3].code, results[3].stderr) == (0, "")
+    found = kr.CertificateReport.load(folder / "low" / "certificate.json")
+    assert found.method["config"]["dtype"] == "bfloat16"
+    assert set(found.radii) == {0.0, 0.05}
+    network = keras.models.load_model(folder / "model.keras")
+    whole = kr.certification.Smoothing(0.1, num_samples=200, dtype="bfloat16")
+    expected = whole.certify(network, datasets.load("digits").test[0][:12])
+    np.testing.assert_array_equal(np.equal(found.radii, 0.05), expected.radii >= 0.05)
 
 
 @pytest.mark.exhaustive

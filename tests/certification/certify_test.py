@@ -28,6 +28,18 @@ def test_figures_follow_from_the_examples():
     assert report.method["class_name"] == "Linear" and report.method["config"]["norm"] == "Linf"
     assert (report.norm, report.num_examples, report.num_classes, report.seed) == ("Linf", 4, 2, 0)
     assert report.seconds > 0.0 and "keras" in report.versions
+    assert report.model_name == "logits"
+
+
+def test_the_report_names_the_model_and_no_batch_size_is_needed():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Rescaling(9.0)], name="ruler")
+    x = np.array([[0.9, 0.1], [0.2, 0.8]], "float32")
+    options = {"noise_stddev": 0.1, "num_samples": 300}
+    report = kr.certify(kr.layers.RandomizedSmoothing(model, 0.1), (x, [0, 1]), num_samples=300)
+    assert report.model_name == "ruler"
+    assert report.radii == kr.certify(model, (x, [0, 1]), batch_size=100, **options).radii
+    half = kr.certify(model, (x, [0, 1]), radius="1/8", **options)
+    assert half.radii == [0.125, 0.125] and min(report.radii) > 0.125
 
 
 @pytest.mark.exhaustive

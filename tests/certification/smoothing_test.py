@@ -1,12 +1,12 @@
 import keras
 import numpy as np
 import pytest
-from scipy import optimize
 from scipy import stats
 
 import keras_robust as kr
 from keras_robust.certification import Smoothing
-from keras_robust.certification import smoothed_radius
+from keras_robust.certification.noisy_votes import ESTIMATION
+from keras_robust.certification.noisy_votes import NoisyVotes
 from tests.support import refusals
 from tests.support import tiers
 
@@ -26,28 +26,6 @@ def distances(x):
     w, b = np.diff(KERNEL.astype("float64"), axis=1)[:, 0], np.diff(BIAS.astype("float64"))[0]
     z = x.astype("float64") @ w + b
     return (z > 0).astype("int64"), np.abs(z) / np.linalg.norm(w)
-
-
-@pytest.mark.parametrize(("n", "expected"), [(1000, 2.46), (10_000, 3.20), (100_000, 3.81)])
-def test_published_radii_of_a_constant_classifier(n, expected):
-    assert smoothed_radius(n, n, 1.0, 0.001) == pytest.approx(expected, abs=0.005)
-    # All copies agree with probability p^n.
-    exact = stats.norm.ppf(0.001 ** (1.0 / n))
-    assert smoothed_radius(n, n, 0.5, 0.001) == pytest.approx(0.5 * exact, rel=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("count", "n", "alpha"), [(60, 100, 0.001), (9, 10, 0.05), (700, 1000, 0.01)]
-)
-def test_the_bound_is_that_of_clopper_and_pearson(count, n, alpha):
-    """By definition of the bound `p`, `P[Binomial(n, p) >= k] = alpha`."""
-    lower = optimize.brentq(lambda p: stats.binom.sf(count - 1, n, p) - alpha, 1e-9, 1.0 - 1e-9)
-    expected = max(0.0, 2.0 * stats.norm.ppf(lower))
-    assert smoothed_radius(count, n, 2.0, alpha) == pytest.approx(expected, abs=1e-9)
-
-
-def test_counts_without_a_certificate():
-    np.testing.assert_array_equal(smoothed_radius(np.array([0, 1, 50, 55]), 100, 1.0, 0.001), 0.0)
 
 
 @pytest.mark.exhaustive
@@ -122,39 +100,81 @@ def test_the_level_holds_on_many_draws():
     assert 0.08 < above < 0.2 + 4 * np.sqrt(0.2 * 0.8 / 300)
 
 
-def test_selection_and_estimation_draw_different_noise():
-    drawn = []
+def test_stopping_early_gives_the_answer_of_all_copies(monkeypatch):
+    """Three classes share the plane; the inputs move from their corner into the first."""
+    angles = 2.0 * np.pi * np.arange(3) / 3.0
+    corners = np.stack([np.cos(angles), np.sin(angles)]).astype("float32")
+    x = np.outer(np.linspace(0.0, 2.0 * SIGMA, 10), corners[:, 0]).astype("float32")
 
-    def spy(x):
-        drawn.append(keras.ops.convert_to_numpy(x))
-        return linear(x)
+    def three(x):
+        return keras.ops.matmul(x, corners)
 
-    method = Smoothing(SIGMA, num_samples=100, selection_samples=100)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kr.backend, "compile_function", lambda function: function)
-        method.certify(spy, X[:2], batch_size=100)
-    assert len(drawn) == 4
-    noise = [(part - X[row // 2]) / SIGMA for row, part in enumerate(drawn)]
-    for one in range(4):
-        assert abs(noise[one].mean()) < 0.25 and noise[one].std() == pytest.approx(1.0, abs=0.15)
-        for other in range(one):
-            assert np.all(noise[one] != noise[other])
+    run, stops, cast, largest = NoisyVotes.run, True, None, None
+
+    def recorded(self, rows, is_decided, batch_size=None):
+        nonlocal cast
+        run(self, rows, is_decided if stops else lambda row: False, batch_size)
+        cast = np.array([self.cast[row, ESTIMATION] for row in range(10)])
+
+    monkeypatch.setattr(NoisyVotes, "run", recorded)
+    n = 3000
+    for radius in (None, 0.2, 0.4):
+        method = Smoothing(SIGMA, num_samples=n, alpha=0.01, radius=radius)
+        stops = False
+        whole = method.certify(three, x, batch_size=100, seed=2)
+        assert np.all(cast == n)
+        stops = True
+        found = method.certify(three, x, batch_size=100, seed=2)
+        np.testing.assert_array_equal(found.predictions, whole.predictions)
+        np.testing.assert_array_equal(found.radii, whole.radii)
+        holds = found.radii > 0.0
+        assert 0 < holds.sum() < 10
+        assert np.any(cast[~holds] < n)
+        if radius is None:
+            largest = found.radii
+            assert np.all(cast[holds] == n)
+        else:
+            np.testing.assert_array_equal(found.radii, np.where(largest >= radius, radius, 0.0))
+            assert np.any(cast[holds] < n)
 
 
-@pytest.mark.exhaustive
-def test_batches_are_no_larger_than_needed_and_the_model_is_traced_once_for_each_count():
-    sizes = []
+def test_the_largest_radius_is_decided_and_a_larger_one_refused():
+    def constant(x):
+        return keras.ops.stack([x[:, 0] ** 2, -keras.ops.ones_like(x[:, 0])], -1)
 
-    def spy(x):
-        sizes.append(x.shape[0])
-        return linear(x)
+    found = Smoothing(SIGMA, num_samples=1000, radius=1.23).certify(constant, X[:2])
+    assert found.radii.tolist() == [1.23, 1.23]
+    method = Smoothing(SIGMA, num_samples=1000, radius=1.5)
+    with pytest.raises(ValueError, match="at most 1.232, .*radius=1.5 with num_samples=1000"):
+        method.certify(linear, X)
 
-    method = Smoothing(SIGMA, num_samples=1000, selection_samples=130)
-    method.certify(spy, X[:1], batch_size=700)
-    traces = list(sizes)
-    method.certify(spy, X[:5], batch_size=700)
-    assert set(traces) == {200, 700}
-    assert sizes == 2 * traces
+
+def test_the_dtype_gives_the_votes_of_a_network_of_that_dtype():
+    def votes(policy, dtype):
+        keras.utils.set_random_seed(0)
+        dense = [keras.layers.Dense(n, "tanh", dtype=policy) for n in (32, 3)]
+        model = keras.Sequential([keras.Input((3,)), *dense])
+        noisy = NoisyVotes(
+            kr.models.Classifier(model), X, stddev=SIGMA, limits=(100, 3000), seed=1, dtype=dtype
+        )
+        noisy.run(range(12), lambda row: False)
+        method = Smoothing(SIGMA, num_samples=3000, dtype=dtype)
+        return np.array([noisy.votes[row, ESTIMATION] for row in range(12)]), method.certify(
+            model, X, seed=1
+        )
+
+    (low, found), (expected, other) = (
+        votes(None, "bfloat16"),
+        votes("mixed_bfloat16", None),
+    )
+    np.testing.assert_array_equal(low, expected)
+    np.testing.assert_array_equal(found.radii, other.radii)
+    whole, _ = votes(None, None)
+    assert 0 < np.abs(whole - low).sum() < 0.02 * whole.sum()
+    # A function has no layers whose dtype could change.
+    method = Smoothing(SIGMA, num_samples=100, dtype="bfloat16")
+    with pytest.raises(ValueError, match="`dtype` needs a keras.Model.*dtype='bfloat16' for"):
+        method.certify(linear, X)
 
 
 @pytest.mark.exhaustive
@@ -228,6 +248,9 @@ def test_the_layer_knows_its_noise():
         ("num_samples", 0),
         ("num_samples", 1e5),
         ("selection_samples", True),
+        ("radius", 0.0),
+        ("radius", "far"),
+        ("dtype", "float64"),
     ],
 )
 def test_wrong_arguments(name, value):
@@ -237,10 +260,13 @@ def test_wrong_arguments(name, value):
 
 
 def test_config_round_trip():
-    method = Smoothing(0.25, num_samples=7, selection_samples=3, alpha=0.01)
+    method = Smoothing(
+        0.25, num_samples=7, selection_samples=3, alpha=0.01, radius="1/8", dtype="bfloat16"
+    )
     again = Smoothing.from_config(method.get_config())
     assert repr(again) == repr(method)
     assert "noise_stddev=0.25, num_samples=7, selection_samples=3, alpha=0.01" in repr(again)
+    assert "radius=0.125, dtype='bfloat16'" in repr(again)
     assert again.get_config()["alpha"] == 0.01
 
 

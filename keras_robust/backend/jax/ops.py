@@ -105,8 +105,10 @@ def _draw(sampler, shape, seed):
 
 
 def fold_in(seed, number):
-    """Returns a new seed `(2,)` from a seed `(2,)` and an integer."""
-    data = jax.random.key_data(jax.random.fold_in(_key(seed), number))
+    """Returns a new seed `(2,)` from a seed `(2,)` and an integer, or `(n, 2)` from `n` of each."""
+    key = _key(seed)
+    fold = jax.vmap(jax.random.fold_in) if key.ndim else jax.random.fold_in
+    data = jax.random.key_data(fold(key, number))
     return jax.lax.bitcast_convert_type(data, "int32")
 
 

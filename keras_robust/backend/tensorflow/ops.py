@@ -109,8 +109,12 @@ def _draw(sampler, shape, seed):
 
 
 def fold_in(seed, number):
-    """Returns a new seed `(2,)` from a seed `(2,)` and an integer."""
-    return tf.random.experimental.stateless_fold_in(seed, number)
+    """Returns a new seed `(2,)` from a seed `(2,)` and an integer, or `(n, 2)` from `n` of each."""
+    fold = tf.random.experimental.stateless_fold_in
+    if len(seed.shape) == 1:
+        return fold(seed, number)
+    each = tf.autograph.experimental.do_not_convert(lambda pair: fold(*pair))
+    return tf.map_fn(each, (seed, number), fn_output_signature=seed.dtype)
 
 
 def compile_function(function, any_batch_size=False, variables=()):

@@ -42,6 +42,13 @@ def test_fold_in_changes_the_seed():
     assert tuple(np.asarray(backend.fold_in(SEEDS[1], 3))) != folded[3]
 
 
+def test_fold_in_of_many_seeds_folds_each_with_its_number():
+    numbers = np.array([3, 0, 7, 7, 100], "int32")
+    found = np.asarray(backend.fold_in(SEEDS, numbers))
+    expected = [np.asarray(backend.fold_in(*pair)) for pair in zip(SEEDS, numbers, strict=True)]
+    np.testing.assert_array_equal(found, expected)
+
+
 def _per_example(x):
     flat = keras.ops.reshape(x, (len(x), -1))
     return keras.ops.sum(keras.ops.sin(flat) * flat**2, axis=-1), flat[:, 0] > 0.0
