@@ -12,10 +12,10 @@ from scipy import stats
 
 from keras_robust import backend
 from keras_robust import models
-from keras_robust.certification.certificate import ABSTAINED
-from keras_robust.certification.certificate import Certificate
-from keras_robust.certification.certificate import CertificationResult
-from keras_robust.certification.certificate import with_progress
+from keras_robust.certificate import Certificate
+from keras_robust.certificate import CertificationResult
+from keras_robust.certification.radii import ABSTAINED
+from keras_robust.certification.radii import with_progress
 from keras_robust.layers import RandomizedSmoothing
 from keras_robust.threat_models.parsing import parse_fraction
 
@@ -108,6 +108,7 @@ class Smoothing(Certificate):
     """
 
     norm = "L2"
+    is_about_model = False
 
     def __init__(
         self, noise_stddev=None, *, num_samples=100_000, selection_samples=100, alpha=1e-3
