@@ -113,6 +113,8 @@ def evaluate(  # noqa: PLR0913
     >>> report = kr.evaluate(lambda x: 10.0 * x, (x, y), kr.Linf(0.1), attacks="pgd")
     >>> print(f"{report.clean_accuracy:.2f} {report.robust_accuracy:.2f}")
     1.00 0.67
+    >>> kr.evaluate(lambda x: x, (x, y), kr.Linf(0.1), "pgd", certificates="linear").outcomes
+    ['proved', 'broken', 'proved']
 
     References:
         - [Carlini et al., 2019](https://arxiv.org/abs/1902.06705), on evaluating robustness.
