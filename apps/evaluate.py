@@ -3,6 +3,7 @@
     keras-robust-evaluate --model=runs/latest/model.keras
     keras-robust-evaluate --model=runs/latest/saved_model/1 --attacks=pgd
     keras-robust-evaluate --model=runs/latest/model.keras --sanity_check --checkpoint=state.npz
+    keras-robust-evaluate --model=runs/latest/model.keras --certificates=crown
 
 The program reads a .keras file or a SavedModel of keras-robust-export. It runs AutoAttack, or other
 attacks by name, and writes the report as JSON and as an HTML page.
@@ -31,6 +32,12 @@ def define_flags():
         ["standard"],
         "standard, plus or rand for AutoAttack; black_box; pgd for PGD on two losses with "
         "--evaluation_steps and --evaluation_restarts; or names of attacks.",
+    )
+    flags.DEFINE_list(
+        "certificates",
+        None,
+        "Proofs before the attacks, which then skip what is proved: crown, alpha_crown, interval, "
+        "complete, linear or lipschitz, in the norm of the threat model.",
     )
     flags.DEFINE_bool("sanity_check", False, "Check first whether attacks on this model work.")
     flags.DEFINE_string(
@@ -108,6 +115,7 @@ def main(_):
         num_examples=values.evaluation_examples,
         batch_size=values.batch_size,
         seed=values.seed,
+        certificates=values.certificates,
         checkpoint=values.checkpoint,
     )
 

@@ -12,6 +12,7 @@ _OTHER_NAMES = {
     "batch_size": "batch bs",
     "beta": "lambda_ lamda lam weight trade_off tradeoff",
     "bounds": "clip_min clip_max clip_values box pixel_range min_value max_value",
+    "certificates": "certificate certify proofs verifier verifiers",
     "class_names": "label_names classes",
     "data": "dataset ds test_data validation_data",
     "epsilon": "eps epsilons radius max_norm max_eps linf",

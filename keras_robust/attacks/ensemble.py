@@ -16,7 +16,9 @@ class PlannedAttack:
         attack: an `Attack`.
         suite: str, the suite that the attack is a member of, or `None`. A member runs only on the
             examples that are still robust; other attacks run on all correctly classified examples.
-        is_unbounded: bool, whether it is a minimum-norm attack, which runs without a radius.
+            Neither runs on examples that a certificate proves robust.
+        is_unbounded: bool, whether it is a minimum-norm attack, which runs without a radius. A
+            proof says nothing about mistakes outside of the ball, so it runs on proved examples.
     """
 
     attack: object
@@ -58,7 +60,8 @@ class Ensemble:
 class MemberRun:
     """One attack of an ensemble on the examples that it is planned for.
 
-    Attributes: `planned`, the `PlannedAttack`; `rows`, int array, the examples that it attacks;
+    Attributes: `planned`, the `PlannedAttack`; `num_open`, int, the number of examples that were
+    open to it, before other attacks broke some; `rows`, int array, the examples that it attacks;
     `dataset_attack`, the `DatasetAttack` on them, or `None` if there are none.
     """
 
@@ -67,8 +70,11 @@ class MemberRun:
         if planned.is_unbounded:
             threat_model = threat_model.with_epsilon(np.inf)
         self.planned = planned
-        is_attacked = worst.robust if planned.suite else worst.correct
-        self.rows = np.flatnonzero(is_attacked & ensemble.eligible)
+        is_open = worst.correct & ensemble.eligible
+        if not planned.is_unbounded:
+            is_open &= ~worst.proved
+        self.num_open = int(is_open.sum())
+        self.rows = np.flatnonzero(is_open & worst.robust if planned.suite else is_open)
         self.dataset_attack = None
         self._ensemble = ensemble
         if len(self.rows):

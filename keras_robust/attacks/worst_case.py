@@ -17,7 +17,8 @@ class WorstCase:
         logits: array `(n, num_classes)`, the logits of the clean inputs.
         measures: bool, whether to keep the distances of the nearest mistakes.
 
-    Attributes: `correct` and `robust`, bool `(n,)`; `x_adv` and `adv_logits`, the points with the
+    Attributes: `correct` and `robust`, bool `(n,)`; `proved`, bool `(n,)`, where a certificate
+    proves that no feasible point is a mistake; `x_adv` and `adv_logits`, the points with the
     largest margin of a wrong class, and their logits; `distances`, `(n,)`, the distances of the
     nearest mistakes, 0 for clean mistakes and infinite if none was found, or `None`.
     """
@@ -26,8 +27,13 @@ class WorstCase:
         self.x, self.y, self.logits = x, y, logits
         self.correct = ~is_mistaken(logits, y)
         self.robust = self.correct.copy()
+        self.proved = np.zeros(len(y), "bool")
         self.x_adv, self.adv_logits = keras.tree.map_structure(np.copy, x), logits.copy()
         self.distances = np.where(self.correct, np.inf, 0.0) if measures else None
+
+    def prove(self, rows):
+        """Notes that a certificate proves some of the examples robust, an int array."""
+        self.proved[rows] = True
 
     def update(self, rows, x_adv, logits, threat_model):
         """Adds the points that an attack found for some of the examples.
@@ -73,7 +79,7 @@ class WorstCase:
 
     def state(self):
         """Returns the state as a dict of arrays, for `restore`."""
-        state = {"robust": self.robust, "adv_logits": self.adv_logits}
+        state = {"robust": self.robust, "proved": self.proved, "adv_logits": self.adv_logits}
         for number, leaf in enumerate(keras.tree.flatten(self.x_adv)):
             # Attacks do not change arrays of objects, such as strings.
             if leaf.dtype.kind != "O":
@@ -86,12 +92,13 @@ class WorstCase:
         found = {name: (array.shape, array.dtype) for name, array in state.items()}
         if found != own:
             raise ValueError(f"Expected the arrays {own}. Received: {found}")
-        mistaken = np.flatnonzero(state["robust"] & ~self.correct)
+        mistaken = np.flatnonzero((state["robust"] | state["proved"]) & ~self.correct)
         if len(mistaken):
             raise ValueError(
                 f"Expected no clean mistake that is robust. Received: examples {mistaken}"
             )
-        self.robust, self.adv_logits = state["robust"], state["adv_logits"]
+        self.robust, self.proved = state["robust"], state["proved"]
+        self.adv_logits = state["adv_logits"]
         self.distances = state.get("distances")
         kept = enumerate(keras.tree.flatten(self.x_adv))
         leaves = [state.get(f"x_adv_{number}", leaf) for number, leaf in kept]

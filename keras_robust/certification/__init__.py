@@ -1,8 +1,8 @@
 """Certificates: proven bounds on the robustness of a model."""
 
-from keras_robust.certification.certificate import Certificate
-from keras_robust.certification.certificate import CertificationResult
-from keras_robust.certification.certificate import registry
+from keras_robust.certificate import Certificate
+from keras_robust.certificate import CertificationResult
+from keras_robust.certificate import registry
 from keras_robust.certification.certificate_report import CertificateReport
 from keras_robust.certification.certify import certify
 from keras_robust.certification.complete import Complete

@@ -19,6 +19,7 @@ from keras_robust.certification.certificate_texts import arguments_of
 from keras_robust.certification.certificate_texts import figures_of
 from keras_robust.certification.certificate_texts import title_of
 from keras_robust.evaluation.checks.chance import measure_chance
+from keras_robust.evaluation.outcomes import outcomes_of
 from keras_robust.evaluation.reports.characters import one_line
 from keras_robust.evaluation.reports.json_types import read_json
 from keras_robust.evaluation.reports.schema import to_plain
@@ -95,9 +96,14 @@ class CertificateReport:
             wrong one, or one that changes within the radius, and `"inconclusive"` for the others.
         """
         number = _parse_radius(radius)
-        broken_radii = self.broken_radii or [None] * self.num_examples
-        rows = zip(self.labels, self.predictions, self.radii, broken_radii, strict=True)
-        return [_outcome(*row, number) for row in rows]
+        labels, predictions = np.asarray(self.labels), np.asarray(self.predictions)
+        # An abstention is no mistake.
+        broken = (predictions != labels) & (predictions >= 0)
+        if self.broken_radii:
+            # `None`, no mistake was found, becomes NaN, which is never within the radius.
+            broken |= np.array(self.broken_radii, "float64") <= number
+        proved = (predictions == labels) & (np.asarray(self.radii) >= number)
+        return outcomes_of(broken, proved)
 
     def to_dict(self):
         """Returns the report as a dict that JSON can hold."""
@@ -186,13 +192,6 @@ class CertificateReport:
         with console.capture() as capture:
             console.print(self.__rich__())
         return capture.get().rstrip()
-
-
-def _outcome(label, prediction, certified, broken, radius):
-    is_wrong = prediction != label and prediction >= 0
-    if is_wrong or (broken is not None and broken <= radius):
-        return "broken"
-    return "proved" if prediction == label and certified >= radius else "inconclusive"
 
 
 def _parse_radius(radius):

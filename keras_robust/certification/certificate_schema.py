@@ -4,7 +4,7 @@ import reprlib
 
 import numpy as np
 
-from keras_robust.certification.certificate import registry
+from keras_robust.certificate import registry
 from keras_robust.evaluation.reports.json_types import dict_of
 from keras_robust.evaluation.reports.json_types import integer
 from keras_robust.evaluation.reports.json_types import json_value

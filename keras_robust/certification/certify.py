@@ -15,7 +15,7 @@ from keras_robust.attacks.data import to_arrays
 from keras_robust.calls import advice
 from keras_robust.calls import is_radius
 from keras_robust.calls import with_argument_advice
-from keras_robust.certification.certificate import registry
+from keras_robust.certificate import registry
 from keras_robust.certification.certificate_report import CertificateReport
 from keras_robust.certification.certificate_report import certified_curve
 from keras_robust.evaluation.validation import check_labels

@@ -9,16 +9,16 @@ from keras_robust import backend
 from keras_robust import models
 from keras_robust import threat_models
 from keras_robust.attacks.attack_loss import check_numbers
+from keras_robust.certificate import Certificate
+from keras_robust.certificate import CertificationResult
 from keras_robust.certification.branch_and_bound import BranchAndBound
-from keras_robust.certification.certificate import Certificate
-from keras_robust.certification.certificate import CertificationResult
-from keras_robust.certification.certificate import with_progress
 from keras_robust.certification.crown import SLACK
 from keras_robust.certification.crown import AlphaCrown
 from keras_robust.certification.input_region import InputRegion
 from keras_robust.certification.linear_bounds import LinearBounds
 from keras_robust.certification.model_checks import check_precision
 from keras_robust.certification.model_checks import check_shape
+from keras_robust.certification.radii import with_progress
 from keras_robust.layers.input_transformation import check_count
 from keras_robust.threat_models.parsing import parse_bounds
 
@@ -97,6 +97,9 @@ class Complete(Certificate):
         self.time_limit = time_limit
         self.chunk_size = check_count("chunk_size", chunk_size, 1, _MOST)
         self.num_domains = check_count("num_domains", num_domains, 1, _MOST)
+
+    def at_radius(self, radius, bounds):
+        return self._with(radius=radius, bounds=bounds)
 
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
         check_shape(model, x)

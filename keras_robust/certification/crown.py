@@ -6,16 +6,16 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust import models
-from keras_robust.certification.certificate import Certificate
-from keras_robust.certification.certificate import CertificationResult
-from keras_robust.certification.certificate import check_largest_radius
-from keras_robust.certification.certificate import check_norm
-from keras_robust.certification.certificate import radii_from_below
-from keras_robust.certification.certificate import with_progress
+from keras_robust.certificate import Certificate
+from keras_robust.certificate import CertificationResult
 from keras_robust.certification.input_region import InputRegion
 from keras_robust.certification.linear_bounds import LinearBounds
 from keras_robust.certification.model_checks import check_precision
 from keras_robust.certification.model_checks import check_shape
+from keras_robust.certification.radii import check_largest_radius
+from keras_robust.certification.radii import check_norm
+from keras_robust.certification.radii import radii_from_below
+from keras_robust.certification.radii import with_progress
 from keras_robust.layers.input_transformation import check_count
 from keras_robust.threat_models.parsing import parse_bounds
 
@@ -98,6 +98,9 @@ class Crown(Certificate):
         self.max_radius = check_largest_radius(self.bounds, max_radius)
         self.num_steps = check_count("num_steps", num_steps, 0, 60)
         self.chunk_size = check_count("chunk_size", chunk_size, 1, _MOST_ROWS)
+
+    def at_radius(self, radius, bounds):
+        return self._with(max_radius=radius, bounds=bounds, num_steps=0)
 
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
         check_shape(model, x)

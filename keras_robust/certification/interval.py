@@ -6,17 +6,17 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust import models
-from keras_robust.certification.certificate import Certificate
-from keras_robust.certification.certificate import CertificationResult
-from keras_robust.certification.certificate import check_largest_radius
-from keras_robust.certification.certificate import largest_radii
-from keras_robust.certification.certificate import with_progress
+from keras_robust.certificate import Certificate
+from keras_robust.certificate import CertificationResult
 from keras_robust.certification.interval_bounds import IntervalBounds
 from keras_robust.certification.interval_bounds import worst_margins
 from keras_robust.certification.interval_rules import propagate_box
 from keras_robust.certification.model_checks import check_logits
 from keras_robust.certification.model_checks import check_precision
 from keras_robust.certification.model_checks import check_shape
+from keras_robust.certification.radii import check_largest_radius
+from keras_robust.certification.radii import largest_radii
+from keras_robust.certification.radii import with_progress
 from keras_robust.layers.input_transformation import check_count
 from keras_robust.threat_models.parsing import parse_bounds
 from keras_robust.threat_models.threat_model import per_example
@@ -52,7 +52,7 @@ class Interval(Certificate):
         max_radius: float above 0, the largest radius to try; `None` for the width of the box.
             Defaults to `None`.
         num_steps: int, the number of bisections: the radius is within `max_radius / 2**num_steps`
-            of the largest. Defaults to `20`.
+            of the largest. With 0, only `max_radius` is tried. Defaults to `20`.
 
     Raises:
         ValueError: for arguments out of range; in `certify` for a layer without a rule or in half
@@ -79,7 +79,10 @@ class Interval(Certificate):
     def __init__(self, bounds=(0.0, 1.0), *, max_radius=None, num_steps=20):
         self.bounds = parse_bounds(bounds)
         self.max_radius = check_largest_radius(self.bounds, max_radius)
-        self.num_steps = check_count("num_steps", num_steps, 1, 60)
+        self.num_steps = check_count("num_steps", num_steps, 0, 60)
+
+    def at_radius(self, radius, bounds):
+        return self._with(max_radius=radius, bounds=bounds, num_steps=0)
 
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
         check_shape(model, x)

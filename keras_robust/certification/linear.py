@@ -12,13 +12,13 @@ from keras_robust import threat_models
 from keras_robust.attacks.data import check_classes
 from keras_robust.attacks.data import check_examples
 from keras_robust.calls import with_argument_advice
+from keras_robust.certificate import Certificate
+from keras_robust.certificate import CertificationResult
 from keras_robust.certification import affine
-from keras_robust.certification.certificate import LARGEST
-from keras_robust.certification.certificate import Certificate
-from keras_robust.certification.certificate import CertificationResult
-from keras_robust.certification.certificate import check_norm
-from keras_robust.certification.certificate import largest_radii
 from keras_robust.certification.model_checks import check_precision
+from keras_robust.certification.radii import LARGEST
+from keras_robust.certification.radii import check_norm
+from keras_robust.certification.radii import largest_radii
 from keras_robust.layers.input_transformation import check_count
 from keras_robust.threat_models.parsing import parse_bounds
 
@@ -161,6 +161,9 @@ class Linear(Certificate):
         self.norm = check_norm(norm)
         self.bounds = parse_bounds(bounds)
         self.num_steps = check_count("num_steps", num_steps, 1, 60)
+
+    def at_radius(self, radius, bounds):
+        return self._with(bounds=bounds)
 
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
         ball = getattr(threat_models, self.norm)(0.0, None)

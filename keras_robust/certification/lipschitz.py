@@ -6,15 +6,15 @@ import keras
 import numpy as np
 
 from keras_robust import models
-from keras_robust.certification.certificate import LARGEST
-from keras_robust.certification.certificate import Certificate
-from keras_robust.certification.certificate import CertificationResult
+from keras_robust.certificate import Certificate
+from keras_robust.certificate import CertificationResult
 from keras_robust.certification.graph import propagate
 from keras_robust.certification.lipschitz_constants import LipschitzBound
 from keras_robust.certification.lipschitz_constants import lipschitz_bound
 from keras_robust.certification.model_checks import check_logits
 from keras_robust.certification.model_checks import check_precision
 from keras_robust.certification.model_checks import check_shape
+from keras_robust.certification.radii import LARGEST
 
 # The constants are computed in float64. This factor keeps their rounding errors, about 1e-16 for
 # each operation, from making a radius too large.

@@ -9,13 +9,13 @@ import keras
 import numpy as np
 
 from keras_robust import models
-from keras_robust.certification.certificate import ABSTAINED
-from keras_robust.certification.certificate import Certificate
-from keras_robust.certification.certificate import CertificationResult
-from keras_robust.certification.certificate import with_progress
+from keras_robust.certificate import Certificate
+from keras_robust.certificate import CertificationResult
 from keras_robust.certification.noisy_votes import ESTIMATION
 from keras_robust.certification.noisy_votes import SELECTION
 from keras_robust.certification.noisy_votes import NoisyVotes
+from keras_robust.certification.radii import ABSTAINED
+from keras_robust.certification.radii import with_progress
 from keras_robust.certification.smoothed_radius import least_votes
 from keras_robust.certification.smoothed_radius import smoothed_radius
 from keras_robust.layers import RandomizedSmoothing
@@ -104,6 +104,7 @@ class Smoothing(Certificate):
     """
 
     norm = "L2"
+    is_about_model = False
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from keras_robust.evaluation.metrics.per_class import accuracy_per_class
 from keras_robust.evaluation.metrics.per_class import confusion
 from keras_robust.evaluation.reports.attack_report import AttackReport
 from keras_robust.evaluation.reports.example_plot import draw_examples
+from keras_robust.evaluation.reports.proof_report import ProofReport
 from keras_robust.evaluation.reports.report import RobustnessReport
 from keras_robust.evaluation.reports.sanity_report import SanityReport
 from keras_robust.evaluation.reports.table import compare
@@ -21,6 +22,7 @@ __all__ = [
     "AttackReport",
     "BlackBox",
     "Check",
+    "ProofReport",
     "RobustnessReport",
     "SanityReport",
     "accuracy_per_class",

@@ -9,18 +9,17 @@ import time
 import keras
 import numpy as np
 
-from keras_robust import attacks as attacks_module
 from keras_robust import models
-from keras_robust.attacks.ensemble import PlannedAttack
 from keras_robust.attacks.worst_case import WorstCase
 from keras_robust.calls import with_argument_advice
+from keras_robust.evaluation.certificates import plan_certificates
 from keras_robust.evaluation.checkpoint import Checkpoint
 from keras_robust.evaluation.checks.chance import measure_chance
 from keras_robust.evaluation.checks.cheap_checks import cheap_checks
 from keras_robust.evaluation.inputs import EvaluationInputs
-from keras_robust.evaluation.plan import default_minimum_norm_attack
 from keras_robust.evaluation.plan import has_single_norm
 from keras_robust.evaluation.plan import plan_attacks
+from keras_robust.evaluation.plan import plan_search
 from keras_robust.evaluation.plan import warnings_of_attacks
 from keras_robust.evaluation.reports.report import RobustnessReport
 from keras_robust.evaluation.runner import AttackRunner
@@ -41,6 +40,7 @@ def evaluate(  # noqa: PLR0913
     batch_size=256,
     seed=0,
     minimum_norm="auto",
+    certificates=None,
     checkpoint=None,
     verbose=False,
 ):
@@ -52,6 +52,11 @@ def evaluate(  # noqa: PLR0913
     Each adversarial example is checked again outside of the attack: it must be feasible, and the
     model must misclassify it. Then a minimum-norm attack searches for the nearest mistakes, for the
     robustness curve over all radii. The model does not change.
+
+    With `certificates`, these run first. An example that is proved robust is not attacked, except
+    by the minimum-norm attack, whose distances a proof does not tell. Robust accuracy is the same,
+    because no attack breaks a proved example, and the share of the proved examples is a lower bound
+    of it: the report has the outcome of each example, "broken", "proved" or "inconclusive".
 
     The `checks` of the report say whether to believe the number; `sanity_check` runs more checks.
 
@@ -78,6 +83,12 @@ def evaluate(  # noqa: PLR0913
             gradients, else `None`. The curve needs `L0`, `L1`, `L2` or `Linf` with one radius; for
             other threat models there is none. A mistake that this attack finds in the ball also
             lowers robust accuracy. Defaults to `"auto"`.
+        certificates: a `certification.Certificate` of the norm of the threat model or its name,
+            `"crown"`, `"alpha_crown"`, `"interval"`, `"complete"`, `"linear"` or `"lipschitz"`, or
+            a list of them, each for the examples that those before it left undecided. They run at
+            the radius and in the bounds of the threat model, a little enlarged for rounding,
+            whatever radius they have themselves. A counterexample of `"complete"` breaks an example
+            as an attack does. `None` for no proofs. Defaults to `None`.
         checkpoint: str, the file that holds the state while the evaluation runs. After a kill, the
             same call resumes from the file and returns the same result. `None` for no file.
             Defaults to `None`.
@@ -90,8 +101,8 @@ def evaluate(  # noqa: PLR0913
         ValueError: for unknown names; for empty, endless or invalid data; for labels that are not
             classes; for targeted attacks; for perturbations at a layer, because an attacker can
             send only inputs; for models without a gradient if an attack needs one; for one output
-            column within [0, 1] that may be a logit or a probability; and for a checkpoint of
-            another evaluation.
+            column within [0, 1] that may be a logit or a probability; for certificates that say
+            nothing about this model or threat model; and for a checkpoint of another evaluation.
 
     Example:
 
@@ -102,6 +113,8 @@ def evaluate(  # noqa: PLR0913
     >>> report = kr.evaluate(lambda x: 10.0 * x, (x, y), kr.Linf(0.1), attacks="pgd")
     >>> print(f"{report.clean_accuracy:.2f} {report.robust_accuracy:.2f}")
     1.00 0.67
+    >>> kr.evaluate(lambda x: x, (x, y), kr.Linf(0.1), "pgd", certificates="linear").outcomes
+    ['proved', 'broken', 'proved']
 
     References:
         - [Carlini et al., 2019](https://arxiv.org/abs/1902.06705), on evaluating robustness.
@@ -113,32 +126,23 @@ def evaluate(  # noqa: PLR0913
     )
     model, x, labels, threat_model, logits = inputs
     plan = plan_attacks(attacks, threat_model, logits.shape[-1])
-    has_distances = has_single_norm(threat_model)
-    if minimum_norm == "auto":
-        minimum_norm = default_minimum_norm_attack(plan, threat_model, logits.shape[-1])
-    if minimum_norm is not None and has_distances:
-        search = attacks_module.get_for_evaluation(minimum_norm)
-        if not isinstance(search, attacks_module.MinimumNormAttack):
-            raise ValueError(
-                'Argument `minimum_norm` must be a minimum-norm attack, such as "fmn", or None. '
-                f"Received: minimum_norm={minimum_norm!r}"
-            )
-        plan.append(PlannedAttack(search, is_unbounded=True))
-    worst = WorstCase(x, labels, logits, measures=has_distances)
+    plan += plan_search(minimum_norm, plan, threat_model, logits.shape[-1])
+    certificates = plan_certificates(certificates, model, threat_model, x)
+    worst = WorstCase(x, labels, logits, measures=has_single_norm(threat_model))
     # The clean logits identify the model, whose weights may not be accessible.
     outputs = {"outputs of the model": logits}
-    state = Checkpoint(checkpoint, _identity(worst, threat_model, plan, seed), outputs)
+    identity = _identity(worst, threat_model, (certificates, plan), seed)
+    state = Checkpoint(checkpoint, identity, outputs)
     runner = AttackRunner(model, worst, threat_model, batch_size=batch_size, seed=seed)
-    runner.run(plan, state, verbose)
-    checks = cheap_checks(model, worst, plan, runner.reports, threat_model, batch_size)
+    runner.run(plan, state, verbose, certificates)
     report = RobustnessReport(
-        **summarize(worst, threat_model, plan, runner.reports),
+        **summarize(worst, threat_model, plan, runner.reports, runner.proofs),
         warnings=[
             *_chance_warnings(worst),
             *warnings_of_attacks(plan, threat_model),
             *runner.warnings,
         ],
-        checks=checks,
+        checks=cheap_checks(model, worst, plan, runner.reports, threat_model, batch_size),
         seed=seed,
         batch_size=batch_size,
         versions=_versions(),
@@ -166,8 +170,19 @@ def _versions():
     }
 
 
-def _identity(worst, threat_model, plan, seed):
-    """Returns what two evaluations must share so that one can resume the other."""
+def _identity(worst, threat_model, methods, seed):
+    """Returns what two evaluations must share so that one can resume the other.
+
+    Args:
+        worst: a `WorstCase`.
+        threat_model: a `ThreatModel`.
+        methods: pair of lists, the certificates and the planned attacks.
+        seed: int.
+    """
+    # The repr of a function contains its address.
+    certificates, attacks = (
+        [re.sub(" at 0x[0-9a-f]+", "", repr(method)) for method in some] for some in methods
+    )
     digest = hashlib.sha256()
     for leaf in [*keras.tree.flatten(worst.x), worst.y]:
         # An array of objects, such as strings, holds addresses, so hash the values instead.
@@ -177,8 +192,8 @@ def _identity(worst, threat_model, plan, seed):
     return {
         "data": digest.hexdigest(),
         "threat_model": f"{threat_model!r} with epsilon {radius}",
-        # The repr of a function contains its address.
-        "attacks": [re.sub(" at 0x[0-9a-f]+", "", repr(planned)) for planned in plan],
+        "certificates": certificates,
+        "attacks": attacks,
         "seed": seed,
         # Another version may compute other results from the same state.
         "version": __version__,

@@ -101,6 +101,28 @@ def _is_weak(planned):
     return not is_search and getattr(planned.attack, "num_steps", 1) == 1
 
 
+def plan_search(minimum_norm, plan, threat_model, num_classes):
+    """Returns the planned minimum-norm attack for the curve, in a list, or an empty list.
+
+    Args:
+        minimum_norm: as for `evaluate`.
+        plan: list of `PlannedAttack`, the attacks before it.
+        threat_model: a `ThreatModel`.
+        num_classes: int.
+    """
+    if minimum_norm == "auto":
+        minimum_norm = default_minimum_norm_attack(plan, threat_model, num_classes)
+    if minimum_norm is None or not has_single_norm(threat_model):
+        return []
+    search = attacks_module.get_for_evaluation(minimum_norm)
+    if not isinstance(search, attacks_module.MinimumNormAttack):
+        raise ValueError(
+            'Argument `minimum_norm` must be a minimum-norm attack, such as "fmn", or None. '
+            f"Received: minimum_norm={minimum_norm!r}"
+        )
+    return [PlannedAttack(search, is_unbounded=True)]
+
+
 def default_minimum_norm_attack(plan, threat_model, num_classes):
     """Returns the minimum-norm attack for "auto", or `None` if no attack uses gradients."""
     if not any(planned.attack.uses_gradients for planned in plan):

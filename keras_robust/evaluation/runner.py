@@ -1,16 +1,19 @@
-"""The attacks of an evaluation, with reports and checkpoints."""
+"""The certificates and attacks of an evaluation, with reports and checkpoints."""
 
+import dataclasses
 import time
 
 from keras_robust.attacks.ensemble import Ensemble
+from keras_robust.evaluation.certificates import prove
 from keras_robust.evaluation.reports.attack_report import AttackReport
+from keras_robust.evaluation.reports.proof_report import ProofReport
 
 # The errors that Python raises if a saved state lacks a value, or a value has the wrong type.
 _MISSING = (AttributeError, KeyError, TypeError, ValueError)
 
 
 class AttackRunner:
-    """Runs an ensemble of attacks, saves its state, and collects a report of each attack.
+    """Runs certificates, then an ensemble of attacks, saves the state, and collects reports.
 
     Args:
         model: a model or a callable, as in `evaluate`.
@@ -19,16 +22,18 @@ class AttackRunner:
         batch_size: int.
         seed: int.
 
-    Attributes: `reports`, an `AttackReport` for each finished attack; `warnings`, a list of str.
+    Attributes: `proofs`, a `ProofReport` for each finished certificate; `reports`, an
+    `AttackReport` for each finished attack; `warnings`, a list of str.
     """
 
     def __init__(self, model, worst, threat_model, *, batch_size, seed):
-        self.worst, self.reports, self.warnings = worst, [], []
+        self.worst, self.proofs, self.reports, self.warnings = worst, [], [], []
         self._ensemble = Ensemble(model, worst, threat_model, batch_size=batch_size, seed=seed)
 
-    def run(self, plan, checkpoint, verbose):
-        """Runs all planned attacks, and resumes from the checkpoint if it has a state."""
-        run_state, seconds = self._resume(checkpoint, len(plan))
+    def run(self, plan, checkpoint, verbose, certificates=()):
+        """Runs all certificates and attacks, and resumes from the checkpoint if it has a state."""
+        run_state, seconds = self._resume(checkpoint, len(plan), len(certificates))
+        self._prove(certificates, checkpoint, verbose)
         # Count the seconds before an interruption as well.
         start = time.perf_counter() - seconds
         for member in self._ensemble.runs(plan, first=len(self.reports)):
@@ -43,6 +48,19 @@ class AttackRunner:
             # An attack that has finished never runs again, even if the next one is killed at once.
             self._save(checkpoint, None, 0.0)
             run_state, start = None, time.perf_counter()
+
+    def _prove(self, certificates, checkpoint, verbose):
+        """Runs the certificates that have not run yet, each on what the others left undecided."""
+        ensemble = self._ensemble
+        arguments = {"batch_size": ensemble.batch_size, "seed": ensemble.seed, "verbose": verbose}
+        for certificate in certificates[len(self.proofs) :]:
+            if verbose:
+                print(f"{certificate}")  # noqa: T201
+            proof = prove(
+                certificate, ensemble.model, self.worst, ensemble.threat_model, **arguments
+            )
+            self.proofs.append(proof)
+            self._save(checkpoint, None, 0.0)
 
     def _record(self, member, start):
         """Updates the worst case with the result of an attack, and adds its report."""
@@ -59,8 +77,9 @@ class AttackRunner:
                     f"{AttackReport.of(planned.attack).label} left the threat model on "
                     f"{(~feasible).sum()} examples, which are counted as not broken."
                 )
-        # An attack that skipped examples which were broken before has no accuracy of its own.
-        saw_all = len(rows) == worst.correct.sum()
+        # An attack that skipped examples which were broken before has no accuracy of its own. It
+        # needs not see those that are proved, because no attack breaks them.
+        saw_all = len(rows) == member.num_open
         self.reports.append(
             AttackReport.of(
                 planned.attack,
@@ -84,10 +103,12 @@ class AttackRunner:
         for index, report in enumerate(self.reports):
             arrays[f"robust_{index}"] = report.robust
         reports = [report.to_dict() for report in self.reports]
-        state = {"reports": reports, "warnings": self.warnings, "seconds": seconds}
+        proofs = [dataclasses.asdict(proof) for proof in self.proofs]
+        state = {"proofs": proofs, "reports": reports, "warnings": self.warnings}
+        state["seconds"] = seconds
         checkpoint.save(state, arrays)
 
-    def _resume(self, checkpoint, num_attacks):
+    def _resume(self, checkpoint, num_attacks, num_certificates):
         """Returns the state of the interrupted attack, or `None`, and the seconds it ran."""
         saved = checkpoint.load()
         if saved is None:
@@ -99,14 +120,16 @@ class AttackRunner:
                 AttackReport(**report, robust=arrays[f"robust_{index}"])
                 for index, report in enumerate(state["reports"])
             ]
-            if len(reports) > num_attacks:
+            proofs = [ProofReport(**proof) for proof in state["proofs"]]
+            if len(reports) > num_attacks or len(proofs) > num_certificates:
                 raise ValueError(
-                    f"Expected at most {num_attacks} attacks. Received: {len(reports)}"
+                    f"Expected at most {num_attacks} attacks and {num_certificates} certificates. "
+                    f"Received: {len(reports)} and {len(proofs)}"
                 )
             self.worst.restore(_with_prefix("worst_", arrays))
         except _MISSING as error:
             raise checkpoint.refusal(error) from error
-        self.warnings, self.reports = warnings, reports
+        self.warnings, self.reports, self.proofs = warnings, reports, proofs
         return _with_prefix("run_", arrays) or None, float(seconds)
 
     def _restore(self, run, run_state, checkpoint):

@@ -11,7 +11,7 @@ from keras_robust.evaluation.metrics.per_class import confusion
 from keras_robust.threat_models.decimal_radius import decimal_radius
 
 
-def summarize(worst, threat_model, plan, reports):
+def summarize(worst, threat_model, plan, reports, proofs=()):
     """Returns the fields of the report that follow from the results of the attacks.
 
     Args:
@@ -19,6 +19,7 @@ def summarize(worst, threat_model, plan, reports):
         threat_model: a `ThreatModel`.
         plan: list of `PlannedAttack`.
         reports: list of `AttackReport`, one for each planned attack.
+        proofs: list of `ProofReport`, one for each certificate. Defaults to `()`.
 
     Returns:
         A dict of arguments of `RobustnessReport`.
@@ -43,6 +44,9 @@ def summarize(worst, threat_model, plan, reports):
         "attacks": reports,
         "suite": suites.pop() if len(suites) == 1 else None,
         "queries": sum(report.queries for report in reports),
+        "certificates": list(proofs),
+        # A mistake refutes a proof.
+        "certified_accuracy": float((worst.proved & worst.robust).mean()) if proofs else None,
         "inputs": _describe_inputs(worst.x),
         "per_class": accuracy_per_class(worst.y, worst.correct, worst.robust, num_classes),
         "confusion": confusion(worst.y, np.argmax(worst.adv_logits, axis=-1), num_classes),
@@ -51,6 +55,8 @@ def summarize(worst, threat_model, plan, reports):
         "x_adv": worst.x_adv,
         "logits": worst.logits,
         "adv_logits": worst.adv_logits,
+        "robust": worst.robust,
+        "proved": worst.proved,
         **_distance_fields(worst, plan, reports, epsilon),
     }
 

@@ -83,11 +83,21 @@ def _robustness(manifest):
         f"- Robust accuracy: {report.robust_accuracy:.2%} (95% interval {low:.2%} to "
         f"{high:.2%}, {report.num_examples} examples)",
         _escaped(attacks, "- Attacks: "),
+        *_certified(report),
     ]
     lines += [_escaped(warning, "- Warning: ") for warning in report_warnings(report)]
     if manifest["data_fingerprint"] is not None:
         lines.append(f"- SHA-256 of the examples: {manifest['data_fingerprint']['sha256']}")
     return "\n".join(lines)
+
+
+def _certified(report):
+    """Returns a line on what certificates prove, in a list, or an empty list."""
+    if report.certified_accuracy is None:
+        return []
+    names = ", ".join(proof.name for proof in report.certificates)
+    start = f"- Certified accuracy: {report.certified_accuracy:.2%}, a lower bound, by "
+    return [_escaped(names, start)]
 
 
 def _inputs(inputs):

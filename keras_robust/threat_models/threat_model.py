@@ -15,7 +15,9 @@ from keras_robust.threat_models.parsing import box_slack
 from keras_robust.threat_models.parsing import parse_bounds
 from keras_robust.threat_models.parsing import parse_epsilon
 
-_ROUNDING = 2.0**-22  # Two units in the last place of float32.
+# What `contains` allows, so that rounding does not move a feasible point out of the ball or box.
+TOLERANCE = 1e-5  # As a share of the radius, and of the width of the box.
+ROUNDING = 2.0**-22  # As a share of each input: two units in the last place of float32.
 
 
 class ThreatModel(Configurable):
@@ -232,7 +234,7 @@ class ThreatModel(Configurable):
         """Returns `x_adv` moved by `step_size` along the steepest ascent direction."""
         return x_adv + step_size * self.steepest_direction(gradient)
 
-    def contains(self, x_adv, x, tolerance=1e-5):
+    def contains(self, x_adv, x, tolerance=TOLERANCE):
         """Returns, per example, whether `x_adv` is feasible up to `tolerance * epsilon`.
 
         For the box the tolerance is relative to its width. Rounding errors of `x` and of the ends
@@ -240,7 +242,7 @@ class ThreatModel(Configurable):
         """
         # Relative, because an absolute tolerance would accept any point near tiny inputs.
         slack = tolerance * self.radius
-        inside = self._in_ball(x_adv, x, slack, _ROUNDING * ops.abs(x))
+        inside = self._in_ball(x_adv, x, slack, ROUNDING * ops.abs(x))
         if self._bounds is None:
             return inside
         low, high = self._box()

@@ -23,6 +23,7 @@ ERROR_CASES = [
     ("--model={folder}/model.keras --dataset=no_such_images", "no_such_images"),
     ("--model={folder}/model.keras --threat_model=l3", "flag --threat_model=l3: "),
     ("--model={folder}/model.keras --attacks=sledge", "Received: 'sledge'"),
+    ("--model={folder}/model.keras --certificates=smoothing", "about the vote over noisy copies"),
     ("--model={folder}/model.keras --epsilon=1/0", "Received: epsilon='1/0'"),
     ("--model={folder}/model.keras --output_dir={folder}/corrupt.keras/out", "corrupt.keras"),
 ]
@@ -133,6 +134,26 @@ def test_help():
 def test_failures_are_one_line(folder, failures, index):
     result, message = failures[index], ERROR_CASES[index][1].format(folder=folder)
     programs.assert_one_line(result, message)
+
+
+def test_certificates_are_run_before_the_attacks(folder):
+    flags = ["--certificates=interval,crown", "--epsilon=0.002", "--attacks=fgsm"]
+    result = programs.run(
+        "evaluate",
+        f"--model={folder}/model.keras",
+        f"--output_dir={folder}/proved",
+        "--evaluation_examples=8",
+        *flags,
+    )
+    assert (result.code, result.stderr) == (0, "")
+    report = kr.RobustnessReport.load(folder / "proved" / "report.json")
+    first, second = report.certificates
+    assert (first.name, second.name) == ("Interval", "Crown")
+    assert second.num_examples == first.num_examples - first.num_proved
+    left = second.num_examples - second.num_proved
+    assert report.attacks[0].num_attacked == left < first.num_examples
+    assert report.certified_accuracy == (first.num_proved + second.num_proved) / 8
+    assert "certified (lower bound)" in result.stdout
 
 
 @pytest.mark.exhaustive

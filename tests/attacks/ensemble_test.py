@@ -38,6 +38,17 @@ def test_members_of_a_suite_attack_what_is_robust_and_others_what_is_correct():
     assert _run(_ensemble(), alone) == [([0, 1, 2, 3], [1]), ([0, 1, 2, 3], [1, 2])]
 
 
+def test_only_attacks_without_a_radius_run_on_what_is_proved():
+    ensemble = _ensemble()
+    ensemble.worst.prove(np.array([0, 3]))
+    suite = [PlannedAttack(FIRST, "suite"), PlannedAttack(SECOND, "suite"), PlannedAttack(FIRST)]
+    search = PlannedAttack(FixedNearest([-0.5, -0.25, -0.25, 0.0, 0.0]), is_unbounded=True)
+    members = list(ensemble.runs([*suite, search]))
+    assert [member.num_open for member in members] == [2, 2, 2, 4]
+    rows = [rows for rows, _ in _run(ensemble, [*suite, search])]
+    assert rows == [[1, 2], [2], [1, 2], [0, 1, 2, 3]]
+
+
 def test_it_goes_on_after_the_attacks_that_are_done():
     plan = [PlannedAttack(kr.attacks.RandomNoise(num_samples=1))] * 2
     whole, rest = _ensemble(seed=3), _ensemble(seed=3)

@@ -135,14 +135,23 @@ def test_one_radius_for_each_row():
 def test_restore_returns_to_the_saved_state(measures):
     worst = _worst(measures)
     _take_in(worst, 0.0, -0.3, 0.0, 0.0, 0.0)
+    worst.prove(ALL[:1])
     state = {name: array.copy() for name, array in worst.state().items()}
     other = _worst(measures)
     other.restore(state)
-    for name in ("robust", "x_adv", "adv_logits", "distances"):
+    for name in ("robust", "proved", "x_adv", "adv_logits", "distances"):
         np.testing.assert_array_equal(getattr(other, name), getattr(worst, name))
     _take_in(other, 0.0, 0.0, -0.3, 0.0, 0.0)
     np.testing.assert_array_equal(other.robust, [1, 0, 0, 1, 0])
+    np.testing.assert_array_equal(other.proved, [1, 0, 0, 0, 0])
     assert ("distances" in state) is measures
+
+
+@pytest.mark.parametrize("name", ["robust", "proved"])
+def test_a_clean_mistake_is_neither_robust_nor_proved(name):
+    state = {**_worst().state(), name: np.ones(5, "bool")}
+    with pytest.raises(ValueError, match=r"no clean mistake that is robust. Received.*\[4\]"):
+        _worst().restore(state)
 
 
 def test_several_inputs_and_objects_that_no_attack_changes():

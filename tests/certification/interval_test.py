@@ -130,7 +130,7 @@ def test_margins_have_a_gradient_and_a_dtype():
     [
         ({"bounds": None}, "the largest radius to try, is required.*max_radius=None"),
         ({"max_radius": 0.0}, "`max_radius` must be a number above 0.*Received: max_radius=0.0"),
-        ({"num_steps": 0}, "`num_steps` must be a whole number from 1 to 60.*num_steps=0"),
+        ({"num_steps": -1}, "`num_steps` must be a whole number from 0 to 60.*num_steps=-1"),
         ({"bounds": (1.0, 0.0)}, "low < high"),
     ],
 )

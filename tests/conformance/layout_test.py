@@ -124,7 +124,9 @@ def test_no_import_of_a_folder_further_up():
     assert upward == []
 
 
-@pytest.mark.parametrize("name", ["calls", "configurable", "registry", "atomic", "sealed"])
+@pytest.mark.parametrize(
+    "name", ["calls", "certificate", "configurable", "registry", "atomic", "sealed"]
+)
 def test_the_modules_at_the_root_import_no_folder(name):
     found = _imports()[f"keras_robust.{name}"]
     assert [one for one in found if _folder(one)] == []

@@ -284,6 +284,10 @@ MISTAKES = {
     "evaluation: a checkpoint that was changed": lambda: _with_junk(
         lambda path: _evaluate(checkpoint=path)
     ),
+    "evaluation: randomized smoothing as a certificate": lambda: _evaluate(
+        certificates="smoothing"
+    ),
+    "evaluation: a certificate in another norm": lambda: _evaluate(certificates="lipschitz"),
     "a report whose figures do not fit together": _forged,
     "evaluation: a class instead of a model": lambda: _evaluate(keras.Sequential),
     "evaluation: batches of examples of different shapes": lambda: kr.evaluate(

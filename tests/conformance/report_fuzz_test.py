@@ -19,7 +19,7 @@ from tests.support import reports
 from tests.support import tiers
 
 PLAIN = {
-    kr.RobustnessReport: json.loads(json.dumps(reports.make().to_dict())),
+    kr.RobustnessReport: json.loads(json.dumps(reports.make_with_proofs().to_dict())),
     kr.CertificateReport: json.loads(json.dumps(certificates.make().to_dict())),
 }
 TEXTS = ["[/x]", "[red]a", "$\\frac$", "<b>&", "`|*_", "a\nb", "\x1b[2J", "\u202e", "\ud800", ""]

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -5,6 +7,7 @@ import keras_robust as kr
 from keras_robust.attacks.ensemble import PlannedAttack
 from keras_robust.attacks.worst_case import WorstCase
 from keras_robust.evaluation.checkpoint import Checkpoint
+from keras_robust.evaluation.reports.proof_report import ProofReport
 from keras_robust.evaluation.runner import AttackRunner
 from tests.support.told import BALL
 from tests.support.told import Fixed
@@ -157,9 +160,19 @@ def _report(**changes):
     return {**kr.evaluation.AttackReport.of(kr.attacks.FGSM()).to_dict(), **changes}
 
 
+def _proof():
+    numbers = {"num_examples": 4, "num_proved": 0, "num_broken": 0, "seconds": 0.5}
+    report = ProofReport.of(kr.certification.Lipschitz(), **numbers)
+    return dataclasses.asdict(report)
+
+
 WRONG = {
     "no state": (5, _worst()),
-    "no reports": ({"warnings": [], "seconds": 0.0}, _worst()),
+    "no reports": ({"proofs": [], "warnings": [], "seconds": 0.0}, _worst()),
+    "no proofs": ({"reports": [], "warnings": [], "seconds": 0.0}, _worst()),
+    "a proof of something else": ({"proofs": [{"a": 1}]}, _worst()),
+    "more proofs than certificates": ({"proofs": [_proof()]}, _worst()),
+    "a proved clean mistake": ({}, _worst(proved=np.ones(len(Y), bool))),
     "a report of something else": ({"reports": [{"a": 1}]}, {**_worst(), "robust_0": Y > 0}),
     "a report without its array": ({"reports": [_report()]}, _worst()),
     "more reports than attacks": (
@@ -178,8 +191,8 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_an_incomplete_state_is_refused_and_changes_nothing(tmp_path, name):
     state, arrays = WRONG[name]
-    if isinstance(state, dict) and name != "no reports":
-        state = {"reports": [], "warnings": [], "seconds": 0.0, **state}
+    if isinstance(state, dict) and name not in ("no reports", "no proofs"):
+        state = {"proofs": [], "reports": [], "warnings": [], "seconds": 0.0, **state}
     Checkpoint(tmp_path / "state.npz", {}, {}).save(state, arrays)
     worst = WorstCase(X, Y, LOGITS, measures=True)
     runner = AttackRunner(model, worst, BALL, batch_size=2, seed=0)

@@ -1,5 +1,6 @@
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 
@@ -30,6 +31,17 @@ def test_numbers_attacks_and_doubts():
     assert "\n- SHA-256 of the examples: " in text
     # The other is that of the check which finds probabilities where logits should be.
     assert text.count("- Warning: ") == 2
+
+
+def test_what_is_proved_is_a_lower_bound():
+    certificates = ["linear", "interval"]
+    arguments = {"minimum_norm": None, "certificates": certificates}
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    network.set_weights([np.eye(3), np.zeros(3)])
+    report = kr.evaluate(network, (X, Y), kr.Linf(0.1), ["fgsm"], **arguments)
+    text = model_card(report=report, data=(X, Y))
+    assert "\n- Certified accuracy: 66.67%, a lower bound, by Linear, Interval\n" in text
+    assert "Certified" not in model_card(report=reports.make())
 
 
 def test_failed_checks_are_among_the_doubts_and_chance_is_the_first():

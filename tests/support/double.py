@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 import keras_robust as kr
-from keras_robust.certification.certificate import registry
+from keras_robust.certificate import registry
 
 
 def run(package):

@@ -63,6 +63,15 @@ def make(**changes):
     return kr.RobustnessReport(**arguments)
 
 
+def make_with_proofs(**changes):
+    """The report after two certificates, which decided two of the five correct examples."""
+    proofs = [
+        evaluation.ProofReport("Interval", {"max_radius": 0.0314}, 5, 1, 1, 0.75),
+        evaluation.ProofReport("Crown", {"norm": "Linf"}, 3, 0, 0, 2.25),
+    ]
+    return make(**{"certificates": proofs, "certified_accuracy": 1 / 6, **changes})
+
+
 def make_with_images(shape=(6, 4, 5, 1), bounds=(0.0, 1.0), scale=1.0, **changes):
     """A report with arrays, in which rows 1, 3 and 4 are right and then wrong."""
     rng = np.random.default_rng(0)

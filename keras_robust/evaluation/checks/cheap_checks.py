@@ -39,7 +39,7 @@ def cheap_checks(model, worst, plan, reports, threat_model, batch_size):
         _check_black_box(pairs, worst.correct),
         _check_unbounded(pairs, worst),
     ]
-    return checks
+    return checks + [_check_proofs(worst)] * bool(worst.proved.any())
 
 
 def check_chance(labels, logits):
@@ -203,6 +203,21 @@ def _check_unbounded(pairs, worst):
         len(worst.distances),
         f"{share:.1%} of the examples stay robust without a limit on the perturbation, which no "
         "model can achieve: the attacks fail. Look for masked gradients.",
+    )
+
+
+def _check_proofs(worst):
+    """Checks that no attack broke an example that a certificate proves robust."""
+    refuted = worst.proved & ~worst.robust
+    return make_check(
+        "proofs",
+        float(refuted.mean()),
+        0.0,
+        not refuted.any(),
+        f"An attack broke {refuted.sum()} examples that a certificate had proved robust, the first "
+        f"in row {np.argmax(refuted)}: the certificate is unsound for this model, and no proof of "
+        "this report holds. Evaluate without it. A reason may be arithmetic less precise than "
+        "float32, such as TensorFloat-32, or a layer that does not compute what its class says.",
     )
 
 

@@ -41,7 +41,7 @@ class AttackReport:
     @classmethod
     def of(cls, attack, *, accuracy_so_far=0.0, is_unbounded=False, **fields):
         """Returns the report of an attack, with its settings as values that JSON can hold."""
-        settings = {name: _to_json(value) for name, value in attack.get_config().items()}
+        settings = {name: to_json(value) for name, value in attack.get_config().items()}
         if is_unbounded:
             settings[ANY_RADIUS] = True
         fields = {"accuracy": None, "zero_gradient": 0.0, "seconds": 0.0, **fields}
@@ -82,7 +82,7 @@ def _count(value):
     return value if isinstance(value, int) else 1
 
 
-def _to_json(value):
+def to_json(value):
     """Returns an argument of an attack as a value that JSON can hold: a function as its name."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value

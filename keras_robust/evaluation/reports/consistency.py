@@ -40,6 +40,7 @@ def check_consistency(fields):
     _check_inputs(fields.get("inputs"), bounds)
     _check_radius(fields["threat_model"], radius)
     _check_attacks(fields)
+    _check_proofs(fields)
     _check_classes(fields)
     _check_confidence(fields)
     _check_sums(fields)
@@ -130,6 +131,28 @@ def _check_attacks(fields):
     if fields["attacks"] and not _is_near(fields["robust_accuracy"], left):
         expected = f"accuracy_so_far of the last attack, {left}"
         refuse("report.robust_accuracy", expected, fields["robust_accuracy"])
+
+
+def _check_proofs(fields):
+    """Checks that each certificate ran on what was left, and what all of them proved."""
+    proofs, certified = fields.get("certificates"), fields.get("certified_accuracy")
+    if proofs is None:
+        return
+    size, robust = fields["num_examples"], fields["robust_accuracy"]
+    left = round(fields["clean_accuracy"] * size)
+    for index, proof in enumerate(proofs):
+        path, decided = f"report.certificates[{index}]", proof["num_proved"] + proof["num_broken"]
+        if proof["num_examples"] != left:
+            expected = f"{left}, the examples that were left undecided"
+            refuse(f"{path}.num_examples", expected, proof["num_examples"])
+        if decided > left:
+            refuse(f"{path}.num_proved", f"with num_broken at most {left}", proof["num_proved"])
+        left -= decided
+    most = sum(proof["num_proved"] for proof in proofs) / size
+    # An attack may refute a proof, so that fewer examples count as proved.
+    if certified > min(most, robust) + 1e-6:
+        expected = f"at most {min(most, robust)}, what is proved and what is robust"
+        refuse("report.certified_accuracy", expected, certified)
 
 
 def _check_classes(fields):

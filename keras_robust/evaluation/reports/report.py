@@ -8,12 +8,16 @@ from rich.console import Console
 
 from keras_robust.atomic import write_text
 from keras_robust.evaluation.checks.check import Check
+from keras_robust.evaluation.outcomes import outcomes_of
 from keras_robust.evaluation.reports.attack_report import AttackReport
 from keras_robust.evaluation.reports.example_plot import draw_examples
 from keras_robust.evaluation.reports.html.page import make_page
 from keras_robust.evaluation.reports.json_types import read_json
+from keras_robust.evaluation.reports.proof_report import ProofReport
+from keras_robust.evaluation.reports.schema import PROOF_FIELDS
 from keras_robust.evaluation.reports.schema import SCHEMA
-from keras_robust.evaluation.reports.schema import SCHEMA_VERSION
+from keras_robust.evaluation.reports.schema import WITH_PROOFS
+from keras_robust.evaluation.reports.schema import WITHOUT_PROOFS
 from keras_robust.evaluation.reports.schema import check_report
 from keras_robust.evaluation.reports.schema import to_plain
 from keras_robust.evaluation.reports.table import summarise
@@ -63,11 +67,16 @@ class RobustnessReport:
             model has several.
         confusion: list of lists of int, `counts[true][predicted]` on the strongest adversarial
             examples; or `None`.
+        certificates: list of `ProofReport`. Defaults to an empty list.
+        certified_accuracy: float, the share of examples that a certificate proves robust, a lower
+            bound of the accuracy under any attack; `None` if no certificate ran.
         x, y, x_adv, logits, adv_logits: arrays with one row per example: the clean inputs, the
             labels, the strongest adversarial examples found, and the logits of both inputs; not in
             the JSON. For a model with several inputs, `x` and `x_adv` are structures of arrays.
         distances: array `(num_examples,)`, the size of the smallest perturbation found, `np.inf` if
             none was found; not in the JSON.
+        robust, proved: bool arrays `(num_examples,)`, whether the model is right under all attacks,
+            and whether a certificate proves that; not in the JSON.
     """
 
     threat_model: dict
@@ -90,16 +99,35 @@ class RobustnessReport:
     per_class: list | None = None
     inputs: dict | None = None
     confusion: list | None = None
+    certificates: list = dataclasses.field(default_factory=list)
+    certified_accuracy: float | None = None
     x: np.ndarray = _array()
     y: np.ndarray = _array()
     x_adv: np.ndarray = _array()
     logits: np.ndarray = _array()
     adv_logits: np.ndarray = _array()
     distances: np.ndarray = _array()
+    robust: np.ndarray = _array()
+    proved: np.ndarray = _array()
+
+    @property
+    def outcomes(self):
+        """What is known of each example in the ball, in the words of ISO/IEC 24029-2.
+
+        A list of str: `"broken"` for a mistake, without an attack or under one; `"proved"` for an
+        example that a certificate proves robust; and `"inconclusive"` for the others. `None` for a
+        report that was read from a file.
+        """
+        return None if self.robust is None else outcomes_of(~self.robust, self.proved)
 
     def to_dict(self):
         """Returns the report as a dict that JSON can hold, without the arrays."""
-        return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **to_plain(self)}
+        fields = to_plain(self)
+        if self.certificates:
+            return {"schema": SCHEMA, "schema_version": WITH_PROOFS, **fields}
+        # Earlier releases can read a report that uses nothing of the new version.
+        old = {name: value for name, value in fields.items() if name not in PROOF_FIELDS}
+        return {"schema": SCHEMA, "schema_version": WITHOUT_PROOFS, **old}
 
     @classmethod
     def from_dict(cls, fields):
@@ -111,6 +139,8 @@ class RobustnessReport:
         check_report(fields)
         fields = {name: fields[name] for name in fields if not name.startswith("schema")}
         fields["attacks"] = [AttackReport(**attack) for attack in fields["attacks"]]
+        proofs = fields.get("certificates", [])
+        fields["certificates"] = [ProofReport(**proof) for proof in proofs]
         fields["checks"] = [Check(**check) for check in fields["checks"]]
         fields["confidence"] = tuple(fields["confidence"])
         return cls(**fields)

@@ -20,7 +20,9 @@ from keras_robust.evaluation.reports.json_types import refuse
 from keras_robust.evaluation.reports.json_types import text
 
 SCHEMA = "keras_robust.robustness_report"
-SCHEMA_VERSION = 2
+# The version of a report without certificates, and the version that added them.
+WITHOUT_PROOFS, WITH_PROOFS = 2, 3
+PROOF_FIELDS = ("certificates", "certified_accuracy")
 CERTIFICATE = "keras_robust.certificate_report"
 
 
@@ -49,24 +51,31 @@ def _fields_without_arrays(value):
 
 
 def check_report(fields):
-    """Raises a `ValueError` that names the first field that does not match version 2."""
+    """Raises a `ValueError` that names the first field that does not match the schema."""
     fields = dict(fields) if isinstance(fields, dict) else {}
-    found = fields.pop("schema", None), fields.pop("schema_version", None)
-    if found != (SCHEMA, SCHEMA_VERSION):
-        if found[0] == CERTIFICATE:
-            raise ValueError(
-                "Expected a report of `evaluate`. This is a certificate: "
-                f"kr.CertificateReport.load(path) reads it. Received: schema={found[0]!r}"
-            )
-        old = " Version 1 lacks most of the fields: evaluate again." if found[1] == 1 else ""
-        raise ValueError(
-            f"Expected a report with schema {SCHEMA!r} and schema_version {SCHEMA_VERSION}.{old} "
-            f"Received: schema={reprlib.repr(found[0])}, schema_version={reprlib.repr(found[1])}"
-        )
+    version = _check_version(fields.pop("schema", None), fields.pop("schema_version", None))
     # Reports of earlier releases have no `inputs`.
-    _REPORT({"inputs": None, **fields}, "report")
+    _REPORTS[version]({"inputs": None, **fields}, "report")
     # Last, because it computes with values whose types are checked above.
     check_consistency(fields)
+
+
+def _check_version(schema, version):
+    """Returns the version of a report that this release reads."""
+    if schema == CERTIFICATE:
+        raise ValueError(
+            "Expected a report of `evaluate`. This is a certificate: "
+            f"kr.CertificateReport.load(path) reads it. Received: schema={schema!r}"
+        )
+    versions = (WITHOUT_PROOFS, WITH_PROOFS)
+    if schema != SCHEMA or version not in versions:
+        old = " Version 1 lacks most of the fields: evaluate again." if version == 1 else ""
+        raise ValueError(
+            f"Expected a report with schema {SCHEMA!r} and schema_version "
+            f"{' or '.join(map(str, versions))}.{old} "
+            f"Received: schema={reprlib.repr(schema)}, schema_version={reprlib.repr(version)}"
+        )
+    return version
 
 
 def _verdict(value, path):
@@ -105,7 +114,15 @@ _CLASS = record(
         "robust_accuracy": optional(_SHARE),
     }
 )
-_REPORT = record(
+_PROOF = record(
+    name=text,
+    settings=dict_of(json_value),
+    num_examples=_COUNT,
+    num_proved=_COUNT,
+    num_broken=_COUNT,
+    seconds=number(0),
+)
+_FIELDS = dict(
     threat_model=record(class_name=text, config=dict_of(json_value), epsilon=array_of(SIZE)),
     num_examples=integer(1),
     num_classes=integer(1),
@@ -127,3 +144,7 @@ _REPORT = record(
     inputs=optional(record(low=_VALUE, high=_VALUE, num_features=integer(1))),
     confusion=optional(list_of(list_of(_COUNT))),
 )
+_REPORTS = {
+    WITHOUT_PROOFS: record(**_FIELDS),
+    WITH_PROOFS: record(**_FIELDS, certificates=list_of(_PROOF), certified_accuracy=_SHARE),
+}

@@ -36,6 +36,10 @@ def summarise(report):
     for heading in ("accuracy", "examples", "model calls", "seconds"):
         table.add_column(heading, justify="right")
     table.add_row("clean", percent(report.clean_accuracy), amount(report.num_examples))
+    for proof in report.certificates:
+        proved = f"{percent(proof.num_proved / report.num_examples)} proved"
+        amounts = amount(proof.num_examples), amount(None), amount(proof.seconds)
+        table.add_row(Text(one_line(proof.name)), proved, *amounts)
     for attack in report.attacks:
         amounts = map(amount, (attack.num_attacked, attack.queries, attack.seconds))
         table.add_row(Text(one_line(attack.label)), share_left(attack), *amounts)
@@ -86,6 +90,9 @@ def _add_results(table, reports, *totals):
     table.add_section()
     robust = (percent(report.robust_accuracy) for report in reports)
     table.add_row("robust (worst case)", *robust, *totals)
+    certified = [report.certified_accuracy for report in reports]
+    if any(share is not None for share in certified):
+        table.add_row("certified (lower bound)", *map(percent, certified))
     table.add_row("95% interval", *map(interval, reports))
     rows = {
         "median distance": [_number(report.median_distance) for report in reports],

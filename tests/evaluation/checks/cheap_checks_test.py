@@ -35,6 +35,13 @@ NAMES = [
 LOGITS = np.asarray(model(X))
 
 
+def _worst(correct, proved=(), distances=None):
+    proved = np.isin(np.arange(len(correct)), proved)
+    return types.SimpleNamespace(
+        x=X, logits=LOGITS, correct=correct, robust=correct, proved=proved, distances=distances
+    )
+
+
 def _turns(*plan):
     """Checks for attacks with accuracy so far, share of zero gradients, and number of examples."""
     pairs = [
@@ -49,9 +56,7 @@ def _turns(*plan):
         )
         for planned, so_far, has_zero_gradient, count in plan
     ]
-    worst = types.SimpleNamespace(
-        x=X, logits=LOGITS, correct=np.array([1, 1, 1, 1, 0], "bool"), distances=None
-    )
+    worst = _worst(np.array([1, 1, 1, 1, 0], "bool"))
     checks = cheap_checks(model, worst, *zip(*pairs, strict=True), BALL, 256)
     assert [check.name for check in checks] == NAMES
     return {check.name: check for check in checks}
@@ -248,9 +253,7 @@ def test_the_threshold_of_the_black_box_check_depends_on_the_number_of_examples(
             AttackReport.of(attack, accuracy_so_far=so_far)
             for attack, so_far in ((WHITE, 0.7), (BLACK, 0.7 - broken / size))
         ]
-        worst = types.SimpleNamespace(
-            x=X, logits=LOGITS, correct=correct & (np.arange(size) < 0.7 * size), distances=None
-        )
+        worst = _worst(correct & (np.arange(size) < 0.7 * size))
         plan = [PlannedAttack(WHITE), PlannedAttack(BLACK)]
         checks = cheap_checks(model, worst, plan, reports, BALL, 256)
         check = next(check for check in checks if check.name == "black box")
@@ -279,7 +282,7 @@ def test_black_box_attacks_alone_or_first_skip_the_check():
 def test_no_model_is_robust_without_a_limit():
     search = PlannedAttack(kr.attacks.FMN(), is_unbounded=True)
     report = AttackReport.of(search.attack, accuracy_so_far=0.5, num_attacked=4)
-    worst = types.SimpleNamespace(x=X, logits=LOGITS, correct=np.ones(5, "bool"))
+    worst = _worst(np.ones(5, "bool"))
     for distances, share, verdict in (
         ([0.1, 0.2, np.inf, 0.3, 0.0], 0.2, "failed"),
         ([0.1, 0.2, 0.9, 0.3, 0.0], 0.0, "passed"),
@@ -290,6 +293,19 @@ def test_no_model_is_robust_without_a_limit():
         assert check.verdict == verdict
         assert ("20.0% of the examples stay robust" in check.advice) is (verdict == "failed")
     assert _turns((WHITE, 0.5, 0.0, 4))["unbounded attack"].verdict == "skipped"
+
+
+@pytest.mark.parametrize("proved,refuted", [([0, 1], 0), ([0, 3, 4], 1), ([2, 3, 4], 2)])
+def test_no_attack_breaks_what_is_proved(proved, refuted):
+    report = AttackReport.of(WHITE, accuracy_so_far=0.4, num_attacked=4)
+    worst = _worst(np.ones(5, "bool"), proved)
+    worst.robust = np.array([1, 1, 0, 1, 0], "bool")
+    check = cheap_checks(model, worst, [PlannedAttack(WHITE)], [report], BALL, 256)[-1]
+    assert (check.name, check.value, check.threshold) == ("proofs", refuted / 5, 0.0)
+    assert check.verdict == ("failed" if refuted else "passed")
+    words = f"broke {refuted} examples that a certificate had proved robust, the first in row "
+    assert check.advice.startswith(f"An attack {words}" if refuted else "")
+    assert {0: "", 1: "row 4: the certificate is unsound", 2: "row 2: the"}[refuted] in check.advice
 
 
 def _evaluate(network, attacks, x=X, y=told.Y, **arguments):

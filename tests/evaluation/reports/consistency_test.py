@@ -8,7 +8,7 @@ from tests.support import reports
 
 
 def plain():
-    return json.loads(json.dumps(reports.make().to_dict()))
+    return json.loads(json.dumps(reports.make_with_proofs().to_dict()))
 
 
 def changed(path, value):
@@ -31,6 +31,11 @@ def test_reports_with_and_without_optional_fields():
 @pytest.mark.parametrize(
     "path,value,message",
     [
+        ("certificates.0.num_examples", 4, r"certificates\[0\].num_examples to be 5, the examples"),
+        ("certificates.1.num_examples", 5, r"certificates\[1\].num_examples to be 3, the examples"),
+        ("certificates.1.num_proved", 4, r"certificates\[1\].num_proved to be with .* at most 3"),
+        ("certified_accuracy", 0.2, "certified_accuracy to be at most 0.16666666666666666,"),
+        ("certificates", [], "certified_accuracy to be at most 0.0"),
         ("confidence", [0.9, 0.1], "the lower end and then the upper end"),
         ("robust_accuracy", 0.9, "at most the clean accuracy 0.8333333333333334"),
         ("num_examples", 5, r"attacks\[0\].num_attacked to be at most num_examples 5. Received"),

@@ -11,6 +11,8 @@ import keras_robust as kr
 from tests.support import refusals
 from tests.support import reports
 
+PROOF = kr.evaluation.ProofReport("Crown", {"norm": "Linf"}, 5, 1, 0, 0.5)
+
 
 def test_round_trip_through_a_file(tmp_path):
     report = reports.make()
@@ -26,11 +28,13 @@ def test_round_trip_through_a_file(tmp_path):
 
 
 def test_json_has_a_schema_and_every_number_but_no_arrays(tmp_path):
-    reports.make_with_images().save(tmp_path / "report.json")
+    report = reports.make_with_images()
+    report = dataclasses.replace(report, certificates=[PROOF], certified_accuracy=1 / 6)
+    report.save(tmp_path / "report.json")
     text = (tmp_path / "report.json").read_text()
     assert text.endswith("}\n")
     found = json.loads(text)
-    assert (found["schema"], found["schema_version"]) == ("keras_robust.robustness_report", 2)
+    assert (found["schema"], found["schema_version"]) == ("keras_robust.robustness_report", 3)
     assert found["attacks"][0] == {
         "name": "PGD",
         "settings": reports.SETTINGS,
@@ -49,9 +53,39 @@ def test_json_has_a_schema_and_every_number_but_no_arrays(tmp_path):
         "verdict": "failed",
         "advice": "Use more steps.",
     }
-    arrays = {"x", "y", "x_adv", "logits", "adv_logits", "distances"}
+    assert found["certificates"] == [
+        {
+            "name": "Crown",
+            "settings": {"norm": "Linf"},
+            "num_examples": 5,
+            "num_proved": 1,
+            "num_broken": 0,
+            "seconds": 0.5,
+        }
+    ]
+    arrays = {"x", "y", "x_adv", "logits", "adv_logits", "distances", "robust", "proved"}
     fields = {field.name for field in dataclasses.fields(kr.RobustnessReport)}
     assert found.keys() == fields - arrays | {"schema", "schema_version"}
+
+
+def test_without_proofs_the_json_is_that_of_earlier_releases():
+    found = reports.make().to_dict()
+    assert found["schema_version"] == 2 and "certificates" not in found
+    assert "certified_accuracy" not in found
+    loaded = kr.RobustnessReport.from_dict(json.loads(json.dumps(found)))
+    assert (loaded.certificates, loaded.certified_accuracy, loaded.outcomes) == ([], None, None)
+    proved = reports.make_with_proofs()
+    found = proved.to_dict()
+    assert found["schema_version"] == 3
+    loaded = kr.RobustnessReport.from_dict(json.loads(json.dumps(found)))
+    assert loaded == proved and loaded.certificates[0].num_proved == 1
+
+
+def test_outcomes_are_broken_proved_or_inconclusive():
+    robust, proved = np.array([0, 1, 1, 0], "bool"), np.array([0, 1, 0, 1], "bool")
+    # The mistake of the last example refutes its proof.
+    found = reports.make(robust=robust, proved=proved).outcomes
+    assert found == ["broken", "proved", "inconclusive", "broken"] and len(found) == 4
 
 
 @pytest.mark.exhaustive
@@ -67,7 +101,7 @@ def test_a_real_report_survives(tmp_path):
 
 
 def test_from_dict_checks():
-    with refusals.assert_refused("schema_version 2.*Received: .*schema_version=1"):
+    with refusals.assert_refused("schema_version 2 or 3.*Received: .*schema_version=1"):
         kr.RobustnessReport.from_dict({**reports.make().to_dict(), "schema_version": 1})
     with pytest.raises(ValueError, match="Received: report.seed='x'"):
         kr.RobustnessReport.from_dict({**reports.make().to_dict(), "seed": "x"})

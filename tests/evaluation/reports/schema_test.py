@@ -10,7 +10,7 @@ from tests.support import reports
 
 
 def plain():
-    return json.loads(json.dumps(reports.make().to_dict()))
+    return json.loads(json.dumps(reports.make_with_proofs().to_dict()))
 
 
 def paths(value, path=()):
@@ -40,6 +40,7 @@ def test_reports_with_and_without_optional_fields():
     bare = reports.make(
         suite=None, batch_size=None, queries=None, checks=[], curve=None, median_distance=None
     ).to_dict()
+    assert bare["schema_version"] == 2
     schema.check_report({**bare, "per_class": None, "confusion": None, "attacks": []})
 
 
@@ -63,6 +64,7 @@ RECORDS = [
     ("checks", 0),
     ("curve",),
     ("per_class", 2),
+    ("certificates", 1),
 ]
 
 
@@ -143,10 +145,10 @@ def test_long_values_are_shortened_in_messages():
 
 
 @pytest.mark.parametrize(
-    "change", [{"schema_version": 1}, {"schema_version": 3}, {"schema": "other"}, {"schema": None}]
+    "change", [{"schema_version": 1}, {"schema_version": 4}, {"schema": "other"}, {"schema": None}]
 )
 def test_other_schemas_are_refused(change):
-    message = "Expected a report with schema 'keras_robust.robustness_report' and schema_version 2"
+    message = "schema 'keras_robust.robustness_report' and schema_version 2 or 3"
     with pytest.raises(ValueError, match=message) as error:
         schema.check_report({**plain(), **change})
     assert ("Version 1 lacks" in str(error.value)) == (change == {"schema_version": 1})

@@ -47,6 +47,18 @@ def test_summary_has_the_numbers_in_their_rows():
     assert rows["attack quality checks"][0] == "1 of 2 failed"
 
 
+def test_certificates_have_rows_before_the_attacks():
+    text = _text(table.summarise(reports.make_with_proofs()))
+    rows = _rows(text)
+    assert rows["Interval"] == ["16.7% proved", "5", "-", "0.8"]
+    assert rows["Crown"] == ["0.0% proved", "3", "-", "2.2"]
+    assert rows["certified (lower bound)"][0] == "16.7%"
+    assert text.index("clean") < text.index("Interval") < text.index("Crown") < text.index("PGD")
+    both = _text(kr.evaluation.compare({"a": reports.make(), "b": reports.make_with_proofs()}))
+    assert _rows(both)["certified (lower bound)"] == ["-", "16.7%"]
+    assert "certified" not in _text(table.summarise(reports.make()))
+
+
 def test_warnings_are_below_the_table():
     text = " ".join(_text(table.summarise(reports.make())).split())
     failed = "- Check convergence: failed (value 0.375, threshold 0.0625). Use more steps."

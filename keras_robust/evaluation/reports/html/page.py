@@ -11,6 +11,7 @@ from keras_robust.evaluation.reports.example_plot import choose_examples
 from keras_robust.evaluation.reports.example_plot import has_images
 from keras_robust.evaluation.reports.example_plot import name_classes
 from keras_robust.evaluation.reports.figures import to_png
+from keras_robust.evaluation.reports.html import page_certificates
 from keras_robust.evaluation.reports.html import page_classes
 from keras_robust.evaluation.reports.html import page_settings
 from keras_robust.evaluation.reports.html.markup import Markup
@@ -45,6 +46,7 @@ def make_page(report, class_names=None, num_examples=5):
         element(
             "main",
             _warnings(report),
+            page_certificates.make_section(report),
             _attacks(report),
             _checks(report),
             _distances(report),
@@ -64,6 +66,7 @@ def _headline(report):
             text.percent(report.robust_accuracy),
             f"95% interval {text.interval(report)}, {report.num_examples:,} examples",
         ),
+        *page_certificates.make_figures(report),
         ("clean accuracy", text.percent(report.clean_accuracy), "without an attack"),
         ("attack quality checks", *_judge(report)),
     ]

@@ -1,14 +1,10 @@
-"""The interface of certificates: radii within which a prediction cannot change."""
+"""Searches for the largest radius that a certificate proves, and checks of their arguments."""
 
 import math
 import numbers
-import typing
 
 import keras
 import numpy as np
-
-from keras_robust.configurable import Configurable
-from keras_robust.registry import Registry
 
 ABSTAINED = -1
 # The radius of a prediction that is the same for all inputs.
@@ -16,54 +12,6 @@ LARGEST = float(np.finfo("float32").max)
 _NORMS = ("L1", "L2", "Linf")
 # Bounds at large radii cost most, so begin with a small share of the largest one.
 _NUM_DOUBLINGS = 7
-
-
-class CertificationResult(typing.NamedTuple):
-    """The result of a certificate for each input, whatever its label.
-
-    Fields: `predictions`, int64 `(n,)`, the class, or `ABSTAINED` (-1); `radii`, float64 `(n,)`,
-    the size of perturbation up to which the prediction provably stays the same: 0 if abstained, and
-    `LARGEST`, the largest float32, if no input at all changes the prediction; `broken_radii`,
-    float64 `(n,)`, a size of perturbation within which another prediction was found, infinity where
-    none was, or `None` for a method that does not look for one; `counterexamples`, float32 like the
-    inputs, the inputs with another prediction, and the input itself where none was found, or
-    `None`.
-    """
-
-    predictions: np.ndarray
-    radii: np.ndarray
-    broken_radii: np.ndarray | None = None
-    counterexamples: np.ndarray | None = None
-
-
-class Certificate(Configurable):
-    """Proves, for each input, a radius within which the prediction of a model stays the same.
-
-    Subclasses implement `certify`, which knows no labels; `kr.certify` compares with labels.
-
-    Attribute: `norm`, the norm of the radii, the name of a threat model.
-    """
-
-    norm = "L2"
-
-    def resolve(self, model):
-        """Returns the certificate with the arguments that depend on the model, for the report."""
-        return self
-
-    def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
-        """Returns a `CertificationResult`.
-
-        Args:
-            model: `keras.Model`, or for some certificates a callable that returns logits.
-            x: float32 array `(n, ...)` of finite inputs.
-            batch_size: int.
-            seed: int, the seed of random numbers, for certificates that use them.
-            verbose: bool, whether to show a progress bar, for certificates that take long.
-        """
-        raise NotImplementedError
-
-
-registry = Registry("certificate", Certificate)
 
 
 def with_progress(size, step, verbose):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from keras_robust import certification
-from keras_robust.certification.certificate import largest_radii
-from keras_robust.certification.certificate import radii_from_below
-from keras_robust.certification.certificate import with_progress
+from keras_robust.certification.radii import largest_radii
+from keras_robust.certification.radii import radii_from_below
+from keras_robust.certification.radii import with_progress
 
 
 def test_bisection_finds_each_border_from_below():
