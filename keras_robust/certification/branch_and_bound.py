@@ -99,24 +99,27 @@ class BranchAndBound:
         ends = [
             end[0] for end in self._intervals(self._linear.inner_bounds(region, _NUM_ITERATIONS))
         ]
+        if not self._curves:
+            # There is nothing to split.
+            return self._solve(problem, range(len(margins)), ends, start + time_limit)
         outcome, point = self._search(problem, ends, start + _FIRST_SHARE * time_limit)
         if outcome != "inconclusive" or time.monotonic() > start + time_limit:
             return outcome, point
         _, _, scores, _ = self._bounds(self._roots(problem, ends), margins, region)
         deadline = start + _TIGHTENING_SHARE * time_limit
         ends = self._program.tightened(ends, _box(region), np.max(scores, axis=0), deadline)
-        outcome, point = self._solve(problem, ends, start + _SOLVING_SHARE * time_limit)
+        bounds, *_ = self._bounds(self._roots(problem, ends), margins, region)
+        still_open = np.nonzero(bounds >= -slack)[0]
+        outcome, point = self._solve(problem, still_open, ends, start + _SOLVING_SHARE * time_limit)
         if outcome != "inconclusive":
             return outcome, point
         return self._search(problem, ends, start + time_limit)
 
-    def _solve(self, problem, ends, deadline):
-        """Returns the outcome and a point, as `decide`, from one program for each open margin."""
-        bounds, *_ = self._bounds(self._roots(problem, ends), problem.margins, problem.region)
-        (waiting,) = np.nonzero(bounds >= -problem.slack)
-        for done, margin in enumerate(waiting):
-            seconds = (deadline - time.monotonic()) / (len(waiting) - done)
-            outcome, point = self._outcome(problem, margin, ends, seconds)
+    def _solve(self, problem, indices, ends, deadline):
+        """Returns the outcome and a point, as `decide`, from a program for each of some margins."""
+        for done, index in enumerate(indices):
+            seconds = (deadline - time.monotonic()) / (len(indices) - done)
+            outcome, point = self._outcome(problem, index, ends, seconds)
             if outcome != "proved":
                 return outcome, point
         return "proved", None
@@ -180,12 +183,12 @@ class BranchAndBound:
     def _intervals(self, inner):
         """Returns the lower and upper ends of the inputs of all ReLUs, `(rows, units)`."""
         boxes = [inner.boxes[node.inputs[0].number] for node in self._curves]
-        sides = zip(*boxes, strict=True)
+        count = len(inner.region.x)
+        # A model without ReLUs has no parts.
+        none = np.zeros((count, 0))
         return [
-            np.concatenate(
-                [np.reshape(end, (len(end), -1)) for end in map(np.asarray, side)], axis=1
-            )
-            for side in sides
+            np.concatenate([none, *(np.reshape(box[side], (count, -1)) for box in boxes)], axis=1)
+            for side in (0, 1)
         ]
 
     def _halves(self, domains, region):

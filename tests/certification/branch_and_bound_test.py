@@ -114,6 +114,17 @@ def test_without_time_nothing_is_claimed():
     assert search.decide(np.zeros(3), 1e-6)[0] == "proved"
 
 
+def test_a_model_without_relus_is_decided_exactly():
+    model = sequential(layers.Dense(2), shape=(2,))
+    model.set_weights([np.array([[1.0, -1.0], [0.5, -0.5]]), np.zeros(2)])
+    search, x = Search(model, (2,)), np.array([0.4, 0.2])
+    # z0 - z1 = 2 x0 + x1 = 1, and it falls by 3 times the radius.
+    assert search.decide(x, 0.33) == ("proved", None)
+    outcome, point = search.decide(x, 0.34)
+    assert outcome == "broken"
+    np.testing.assert_allclose(point, x - 0.34, atol=1e-6)
+
+
 def test_other_activations_are_refused():
     model = sequential(layers.Dense(4, activation="tanh"), layers.Dense(3), shape=(3,))
     with pytest.raises(ValueError, match="splits ReLUs.*Received: 1 activations that are not"):
