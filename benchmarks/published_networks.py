@@ -1,10 +1,10 @@
 """Proofs by linear bounds for published networks, beside published verdicts.
 
-    python -m benchmarks.published_networks --data_dir=DIR --wong_kolter=FILE --mnistfc=FILE
+    python -m benchmarks.published_networks --images=DIR --wong_kolter=FILE --mnistfc=FILE
 
 - `--wong_kolter`: an .npz file with the network of Wong and Kolter (2018) for Fashion-MNIST at
-  Linf 0.1 (`conv1_kernel`, `conv1_bias`, ..., `dense2_bias`), and `lp_certified`, which of the
-  first test images their bound by linear programming proves. Each certificate is at Linf 0.1.
+  Linf 0.1 (`conv1_kernel`, `conv1_bias`, ..., `dense2_bias`), `lp_certified`, which of the first test
+  images their bound by linear programming proves, and `logits_first_10`. Each certificate is at Linf 0.1.
 - `--mnistfc`: an .npz file with the network 256x2 of the benchmark mnistfc of VNN-COMP 2021
   (`kernel_0`, `bias_0`, ..., `x`, `y`, `epsilon`), and the numbers of tools of the competition that
   called each property violated (`tools_sat`) and holding (`tools_unsat`). A verdict counts where at
@@ -29,8 +29,9 @@ from absl import flags
 import keras_robust as kr
 from benchmarks import results
 from benchmarks import triangle_relaxation
+from keras_robust.datasets import idx
 
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the prepared Fashion-MNIST.")
+_IMAGES = flags.DEFINE_string("images", None, "Folder of the IDX files of Fashion-MNIST.")
 _WONG_KOLTER = flags.DEFINE_string("wong_kolter", None, "File of the network and its verdicts.")
 _MNISTFC = flags.DEFINE_string("mnistfc", None, "File of the network and its properties.")
 _OUTPUT = flags.DEFINE_string(
@@ -65,8 +66,13 @@ def wong_kolter(path):
     )
     names = ("conv1", "conv2", "dense1", "dense2")
     model.set_weights([stored[f"{name}_{kind}"] for name in names for kind in ("kernel", "bias")])
-    x, y = kr.datasets.load("fashion_mnist", data_dir=_DATA_DIR.value).test
-    return model, x[: len(verdicts)], y[: len(verdicts)], verdicts
+    # The verdicts are in the order of the files, which TensorFlow Datasets shuffles.
+    images, labels = (
+        part[: len(verdicts)] for part in idx.read("fashion_mnist", _IMAGES.value)["test"]
+    )
+    x = (images[..., None] / 255.0).astype("float32")
+    np.testing.assert_allclose(model(x[:10]), stored["logits_first_10"], rtol=1e-3, atol=1e-3)
+    return model, x, labels.astype("int64"), verdicts
 
 
 def mnistfc(path):

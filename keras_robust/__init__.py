@@ -7,6 +7,7 @@ from keras_robust import callbacks
 from keras_robust import certification
 from keras_robust import datasets
 from keras_robust import evaluation
+from keras_robust import initializers
 from keras_robust import layers
 from keras_robust import losses
 from keras_robust import objectives
@@ -45,6 +46,7 @@ __all__ = [
     "evaluation",
     "export",
     "export_saved_model",
+    "initializers",
     "layers",
     "losses",
     "objectives",

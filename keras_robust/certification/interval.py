@@ -136,9 +136,12 @@ def interval_margins(model, x, radii, labels, bounds):
     return box_margins(model, ball_box(x, radii, bounds), labels)
 
 
-def box_margins(model, box, labels):
-    """Returns upper bounds of `z_j - z_y` on the `IntervalBounds` of the inputs."""
-    outputs = propagate_box(model, box)
+def box_margins(model, box, labels, relu_boxes=None):
+    """Returns upper bounds of `z_j - z_y` on the `IntervalBounds` of the inputs.
+
+    The box in front of every ReLU is added to the list `relu_boxes`, unless that is `None`.
+    """
+    outputs = propagate_box(model, box, relu_boxes)
     check_logits(model, outputs)
     return worst_margins(outputs, labels)
 

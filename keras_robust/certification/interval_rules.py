@@ -18,22 +18,30 @@ from keras_robust.layers import SpectralDense
 _layers = keras.layers
 
 
-def propagate_box(model, box):
+def propagate_box(model, box, relu_boxes=None):
     """Returns bounds on the outputs of a model, in inference mode, for all inputs in a box.
 
     `W x + b` maps center and radius to `W c + b` and `|W| r`; increasing functions map the ends.
 
+    Args:
+        model: built Sequential or Functional `keras.Model`.
+        box: `IntervalBounds` of the inputs.
+        relu_boxes: list to which the box in front of every ReLU is added, or `None`.
+
     Raises:
         ValueError: for a layer or an activation without a rule; the message names it.
     """
+
+    def bound_layer(layer, *values):
+        before = before_activation(layer, *values)
+        function = getattr(layer, "activation", None)
+        if relu_boxes is not None and function is keras.activations.relu:
+            relu_boxes.append(before)
+        if relu_boxes is not None and type(layer) is _layers.ReLU:
+            relu_boxes.extend(values)
+        return before if function is None else activate(layer, function, before)
+
     return propagate(model, box, bound_layer)
-
-
-def bound_layer(layer, *values):
-    """Returns the `IntervalBounds` after a layer: the rule for `graph.propagate`."""
-    box = before_activation(layer, *values)
-    function = getattr(layer, "activation", None)
-    return box if function is None else activate(layer, function, box)
 
 
 def before_activation(layer, *values):

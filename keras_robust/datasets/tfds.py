@@ -96,7 +96,7 @@ def _has_address(host):
 def _how_to_prepare(name, data_dir):
     if name == "fashion_mnist":
         location = "" if data_dir is None else f" --data_dir={data_dir}"
-        return f"Prepare it from local files: keras-robust-prepare-fashion-mnist{location}"
+        return f"Prepare it from local files: keras-robust-prepare-idx{location}"
     location = "" if data_dir is None else f', data_dir="{data_dir}"'
     return f'Prepare it where there is a network: tfds.load("{name}"{location})'
 

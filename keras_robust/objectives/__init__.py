@@ -21,12 +21,14 @@ from keras_robust.objectives.macer import MACER
 from keras_robust.objectives.mart import MART
 from keras_robust.objectives.mixed import Mixed
 from keras_robust.objectives.mma import MMA
+from keras_robust.objectives.mtl_ibp import MTLIBP
 from keras_robust.objectives.objective import Objective
 from keras_robust.objectives.objective import get
 from keras_robust.objectives.objective import registry
 from keras_robust.objectives.objective_wrapper import ObjectiveWrapper
 from keras_robust.objectives.objective_wrapper import Regularised
 from keras_robust.objectives.rslad import RSLAD
+from keras_robust.objectives.sabr import SABR
 from keras_robust.objectives.smooth_adv import SmoothAdv
 from keras_robust.objectives.trades import TRADES
 from keras_robust.objectives.vat import VAT
@@ -53,8 +55,10 @@ ALL = (
     MACER,
     MART,
     MMA,
+    MTLIBP,
     Mixed,
     RSLAD,
+    SABR,
     SmoothAdv,
     TRADES,
     VAT,
@@ -84,10 +88,12 @@ __all__ = [
     "MACER",
     "MART",
     "MMA",
+    "MTLIBP",
     "Mixed",
     "Objective",
     "RSLAD",
     "Regularised",
+    "SABR",
     "SmoothAdv",
     "TRADES",
     "VAT",

@@ -91,9 +91,12 @@ class ForwardPass:
         # Reading the outputs runs the model, which sets the regularizers.
         self.outputs  # noqa: B018
         self._refuse_given_outputs()
-        total = sum((ops.sum(ops.cast(r, "float32")) for r in self._regularisers), 0.0)
-        # A Keras loss reduces them, so that a replica adds only its share, as in the compiled loss.
-        values = ops.zeros(ops.shape(self.x)[:1], "float32") + total
+        return self.penalty(sum((ops.sum(ops.cast(r, "float32")) for r in self._regularisers), 0.0))
+
+    def penalty(self, value):
+        """Returns a scalar that is no mean over examples, as a term to add to the loss."""
+        # A Keras loss reduces it, so that a replica adds only its share, as in the compiled loss.
+        values = ops.zeros(ops.shape(self.x)[:1], "float32") + value
         return _Mean()(values, values)
 
     def mean(self, values):

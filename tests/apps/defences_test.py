@@ -33,6 +33,8 @@ def test_every_objective_is_there_unless_it_needs_arguments():
         ("grad_align", kr.objectives.GradAlign, kr.attacks.FGSM),
         ("gaussian_noise", kr.objectives.GaussianNoise, kr.attacks.PGD),
         ("ibp", kr.objectives.IBP, kr.attacks.PGD),
+        ("mtlibp", kr.objectives.MTLIBP, kr.attacks.PGD),
+        ("sabr", kr.objectives.SABR, kr.attacks.PGD),
         ("macer", kr.objectives.MACER, kr.attacks.PGD),
         ("smooth_adv", kr.objectives.SmoothAdv, kr.attacks.PGD),
         ("clean_logit_pairing", kr.objectives.CleanLogitPairing, kr.attacks.PGD),

@@ -62,6 +62,7 @@ def test_the_help_lists_them(parse):
         (kr.attacks.HopSkipJump, "hop_skip_jump"),
         (kr.objectives.CleanLogitPairing, "clean_logit_pairing"),
         (kr.objectives.IBP, "ibp"),
+        (kr.objectives.MTLIBP, "mtlibp"),
     ],
 )
 def test_snake_case(cls, expected):

@@ -94,6 +94,20 @@ def test_a_dense_layer_is_bounded_exactly():
         np.testing.assert_allclose(end, 1.0 / (1.0 + np.exp(-z)), rtol=1e-6)
 
 
+def test_the_boxes_in_front_of_every_relu_are_told():
+    parts = [layers.Dense(4, activation="relu"), layers.Dense(3), layers.ReLU(max_value=2.0)]
+    model = sequential(*parts, layers.Activation("relu"), layers.Dense(2), shape=(3,))
+    ends = (ops.convert_to_tensor(np.full((1, 3), end), "float64") for end in (-0.2, 0.3))
+    told = []
+    box = propagate_box(model, IntervalBounds(*ends), told)
+    assert [tuple(one.lower.shape) for one in told] == [(1, 4), (1, 3), (1, 3)]
+    kernel, bias = model.layers[0].get_weights()
+    np.testing.assert_allclose(told[0].centre, [0.05 * kernel.sum(axis=0) + bias], rtol=1e-6)
+    np.testing.assert_allclose(told[0].radius, [0.25 * np.abs(kernel).sum(axis=0)], rtol=1e-6)
+    np.testing.assert_allclose(told[2].upper, np.clip(told[1].upper, 0.0, 2.0))
+    assert np.min(told[1].lower) < 0.0 and box.upper.shape == (1, 2)
+
+
 @pytest.mark.parametrize(
     "merge", ["Add", "Average", "Concatenate", "Maximum", "Minimum", "Subtract"]
 )

@@ -54,6 +54,7 @@ def test_test_files_have_names_that_pytest_finds():
 # A folder imports only folders before it, and the modules at the root of the package.
 ORDER = (
     "backend",
+    "initializers",
     "losses",
     "models",
     "threat_models",

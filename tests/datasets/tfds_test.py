@@ -152,7 +152,7 @@ def test_a_failed_preparation_says_what_failed(data_dir):
     "name,advice",
     [
         ("mnist", 'where there is a network: tfds.load("mnist", data_dir="{}")'),
-        ("fashion_mnist", "keras-robust-prepare-fashion-mnist --data_dir={}"),
+        ("fashion_mnist", "keras-robust-prepare-idx --data_dir={}"),
     ],
 )
 def test_without_network_the_error_is_immediate_and_says_what_to_do(

@@ -303,7 +303,8 @@ def test_regularisation_of_all_replicas_together_counts_once(count):
 
     def run():
         forward_pass, _ = forward_passes.forward_passes(model, sample_weight=np.zeros(4, "float32"))
-        return forward_pass.loss, forward_pass.regularisation
+        total = forward_pass.regularisation
+        return forward_pass.loss, total, forward_pass.penalty(0.1 * keras.ops.sum(head.kernel**2))
 
     # The labels carry no weight, so that the loss is all regularisation.
     for part in tf.function(lambda: strategy.run(run))():
