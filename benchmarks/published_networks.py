@@ -3,8 +3,9 @@
     python -m benchmarks.published_networks --images=DIR --wong_kolter=FILE --mnistfc=FILE
 
 - `--wong_kolter`: an .npz file with the network of Wong and Kolter (2018) for Fashion-MNIST at
-  Linf 0.1 (`conv1_kernel`, `conv1_bias`, ..., `dense2_bias`), `lp_certified`, which of the first test
-  images their bound by linear programming proves, and `logits_first_10`. Each certificate is at Linf 0.1.
+  Linf 0.1 (`conv1_kernel`, `conv1_bias`, ..., `dense2_bias`), `lp_certified`, which of the first
+  test images their bound by linear programming proves, and `logits_first_10`, which check the
+  images of `--images`. Each certificate is at Linf 0.1.
 - `--mnistfc`: an .npz file with the network 256x2 of the benchmark mnistfc of VNN-COMP 2021
   (`kernel_0`, `bias_0`, ..., `x`, `y`, `epsilon`), and the numbers of tools of the competition that
   called each property violated (`tools_sat`) and holding (`tools_unsat`). A verdict counts where at
