@@ -66,7 +66,7 @@ class Crown(Certificate):
             certified: the result is within `2**-num_steps` of the largest, relatively. With 0, only
             `max_radius` is tried. Defaults to `8`.
         chunk_size: int, the number of functions that one backward pass bounds. The memory that a
-            pass needs is about `50 * chunk_size` times the entries of the widest layer, in bytes.
+            pass needs is about `90 * chunk_size` times the entries of the widest layer, in bytes.
             Does not change the result. Defaults to `1024`.
 
     Raises:
@@ -155,7 +155,7 @@ class AlphaCrown(Crown):
 
     Args:
         norm, bounds, max_radius, num_steps, chunk_size: as for `Crown`. The slopes of each function
-            in a chunk need about as much memory again.
+            in a chunk that is optimized need memory as well.
         num_iterations: int of at least 1, the steps for the margins. Defaults to `20`.
         inner_iterations: int, the steps for the bounds of inner layers. Defaults to `0`.
 
