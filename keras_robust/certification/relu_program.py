@@ -124,48 +124,45 @@ class ReluProgram:
     def _constraints(self, count, ends, box):
         """Returns the arguments of `milp` for the input and the first `count` units."""
         lower, upper = (end[:count] for end in ends)
-        outputs = scipy.sparse.eye_array(
-            self._num_units, self._inputs.shape[1], k=self._num_inputs, format="csr"
-        )
-        inputs, offsets = self._inputs[:count], self._offsets[:count]
-        (unknown,) = np.nonzero((lower < 0.0) & (upper > 0.0))
-        (active,) = np.nonzero(lower >= 0.0)
-        # Other units without an output have negative inputs in the whole box.
-        (split,) = np.nonzero((upper == 0.0) & (lower < 0.0))
-        low, high = lower[unknown], upper[unknown]
-        gaps = outputs[:count] - inputs
-        none = np.zeros(len(unknown))
-        kernel = scipy.sparse.block_array(
-            [
-                [gaps[unknown], scipy.sparse.diags_array(none)],
-                [gaps[unknown], scipy.sparse.diags_array(-low)],
-                [outputs[unknown], scipy.sparse.diags_array(-high)],
-                [gaps[active], None],
-                [inputs[split], None],
-            ]
-        )
-        infinite = np.full(len(unknown), np.inf)
-        least = [
-            offsets[unknown],
-            -infinite,
-            -infinite,
-            offsets[active],
-            np.full(len(split), -np.inf),
-        ]
-        most = [infinite, offsets[unknown] - low, none, offsets[active], -offsets[split]]
-        reach = [np.maximum(end, 0.0) for end in (lower, np.maximum(lower, upper))]
+        # Rounding may cross the ends of a very short interval.
+        reach = np.maximum(lower, 0.0), np.maximum(np.maximum(lower, upper), 0.0)
+        # The units after the first ones take no part: their outputs are 0.
         rest = np.zeros(self._num_units - count)
-        first, last = (
-            np.concatenate([np.ravel(end), each, rest, integers])
-            for end, each, integers in zip(box, reach, (none, none + 1.0), strict=True)
+        is_unknown = (lower < 0.0) & (upper > 0.0)
+        integers = np.zeros(is_unknown.sum())
+        least, most = (
+            np.concatenate([np.ravel(end), each, rest, choices])
+            for end, each, choices in zip(box, reach, (integers, integers + 1.0), strict=True)
         )
         return {
-            "constraints": scipy.optimize.LinearConstraint(
-                kernel.tocsc(), np.concatenate(least), np.concatenate(most)
-            ),
-            "bounds": scipy.optimize.Bounds(first, last),
-            "integrality": np.arange(len(first)) >= self._inputs.shape[1],
+            "constraints": self._rows(lower, upper, is_unknown),
+            "bounds": scipy.optimize.Bounds(least, most),
+            "integrality": np.arange(len(least)) >= self._inputs.shape[1],
         }
+
+    def _rows(self, lower, upper, is_unknown):
+        """Returns the constraints between the inputs and the outputs of the first units."""
+        count, width = len(lower), self._inputs.shape[1]
+        outputs = scipy.sparse.eye_array(count, width, k=self._num_inputs, format="csr")
+        inputs, offsets = self._inputs[:count], self._offsets[:count]
+        gaps = outputs - inputs
+        (unknown,), (active,) = np.nonzero(is_unknown), np.nonzero(lower >= 0.0)
+        # All others have negative inputs in the whole box, and need no constraint.
+        (split,) = np.nonzero((upper == 0.0) & (lower < 0.0))
+        low, high = lower[unknown], upper[unknown]
+        none = np.zeros(len(unknown))
+        infinite = none + np.inf
+        blocks = [
+            (gaps[unknown], none, offsets[unknown], infinite),
+            (gaps[unknown], -low, -infinite, offsets[unknown] - low),
+            (outputs[unknown], -high, -infinite, none),
+            (gaps[active], None, offsets[active], offsets[active]),
+            (inputs[split], None, np.full(len(split), -np.inf), -offsets[split]),
+        ]
+        kernels, choices, least, most = zip(*blocks, strict=True)
+        diagonals = [part if part is None else scipy.sparse.diags_array(part) for part in choices]
+        kernel = scipy.sparse.block_array(list(zip(kernels, diagonals, strict=True)), format="csc")
+        return scipy.optimize.LinearConstraint(kernel, np.concatenate(least), np.concatenate(most))
 
 
 def _maximize(goal, constraints, time_limit, gap=0.0):
