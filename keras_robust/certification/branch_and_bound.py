@@ -20,6 +20,7 @@ from keras_robust.certification.relu_program import ReluProgram
 
 _NUM_ITERATIONS = 20
 _LEAST_ROWS = 16
+# By what share of an interval rounding may cross its ends.
 _EMPTY = 1e-9
 # Shares of the time limit, at which the first search ends, and two kinds of programs after it.
 _FIRST_SHARE, _TIGHTENING_SHARE, _SOLVING_SHARE = 0.2, 0.5, 0.8
@@ -99,43 +100,51 @@ class BranchAndBound:
         ends = [
             end[0] for end in self._intervals(self._linear.inner_bounds(region, _NUM_ITERATIONS))
         ]
+        every = range(len(margins))
         if not self._curves:
             # There is nothing to split.
-            return self._solve(problem, range(len(margins)), ends, start + time_limit)
-        outcome, point = self._search(problem, ends, start + _FIRST_SHARE * time_limit)
+            return self._solve(problem, every, ends, start + time_limit)[:2]
+        outcome, point = self._search(problem, every, ends, start + _FIRST_SHARE * time_limit)
         if outcome != "inconclusive" or time.monotonic() > start + time_limit:
             return outcome, point
-        _, _, scores, _ = self._bounds(self._roots(problem, ends), margins, region)
+        _, _, scores, _ = self._bounds(_roots(every, ends), margins, region)
         deadline = start + _TIGHTENING_SHARE * time_limit
         ends = self._program.tightened(ends, _box(region), np.max(scores, axis=0), deadline)
-        bounds, *_ = self._bounds(self._roots(problem, ends), margins, region)
-        still_open = np.nonzero(bounds >= -slack)[0]
-        outcome, point = self._solve(problem, still_open, ends, start + _SOLVING_SHARE * time_limit)
+        bounds, *_ = self._bounds(_roots(every, ends), margins, region)
+        still_open = np.nonzero(~(bounds < -slack))[0]
+        deadline = start + _SOLVING_SHARE * time_limit
+        outcome, point, still_open = self._solve(problem, still_open, ends, deadline)
         if outcome != "inconclusive":
             return outcome, point
-        return self._search(problem, ends, start + time_limit)
+        return self._search(problem, still_open, ends, start + time_limit)
 
     def _solve(self, problem, indices, ends, deadline):
-        """Returns the outcome and a point, as `decide`, from a program for each of some margins."""
+        """Returns the outcome and a point, as `decide`, from a program for each of some margins.
+
+        Also returns the list of the indices that are not proved.
+        """
+        still_open = []
         for done, index in enumerate(indices):
             seconds = (deadline - time.monotonic()) / (len(indices) - done)
             outcome, point = self._outcome(problem, index, ends, seconds)
-            if outcome != "proved":
-                return outcome, point
-        return "proved", None
+            if outcome == "broken":
+                return outcome, point, []
+            if outcome == "inconclusive":
+                still_open.append(index)
+        return "inconclusive" if still_open else "proved", None, still_open
 
-    def _outcome(self, problem, margin, ends, time_limit):
+    def _outcome(self, problem, margin, ends, time_limit, may_be_empty=False):
         """Returns the outcome and a point, as `decide`, of the program for one margin."""
         slopes, box = problem.margins[margin], _box(problem.region)
-        highest, point = self._program.largest(slopes, ends, box, time_limit)
+        highest, point = self._program.largest(slopes, ends, box, time_limit, may_be_empty)
         if highest < -problem.slack:
             return "proved", None
         mistake = None if point is None else problem.find_mistake(point[None])
         return ("inconclusive", None) if mistake is None else ("broken", mistake)
 
-    def _search(self, problem, ends, deadline):
-        """Returns the outcome and a point, as `decide`, from intervals of the whole region."""
-        waiting, heap, counter = self._roots(problem, ends), [], itertools.count()
+    def _search(self, problem, indices, ends, deadline):
+        """Returns the outcome and a point, as `decide`, of some margins, by splits."""
+        waiting, heap, counter = _roots(indices, ends), [], itertools.count()
         while waiting or heap:
             if time.monotonic() > deadline:
                 return "inconclusive", None
@@ -151,18 +160,14 @@ class BranchAndBound:
             waiting = []
         return "proved", None
 
-    def _roots(self, problem, ends):
-        """Returns the whole region, once for each margin."""
-        none = np.zeros(self._starts[-1], "int8")
-        return [Domain(margin, none, *ends) for margin in range(len(problem.margins))]
-
     def _judged(self, domains, problem):
         """Returns an outcome and its point, or `None` twice; and what is still open.
 
         What is open is a list of pairs of a bound and a domain, with the unit to split.
         """
         bounds, points, scores, slopes = self._bounds(domains, problem.margins, problem.region)
-        open_rows = np.nonzero(bounds >= -problem.slack)[0]
+        # NaN proves nothing.
+        open_rows = np.nonzero(~(bounds < -problem.slack))[0]
         mistake = problem.find_mistake(points[open_rows])
         if mistake is not None:
             return "broken", mistake, []
@@ -175,7 +180,7 @@ class BranchAndBound:
                 continue
             # Without integers it is a linear program, which takes no time worth limiting.
             ends = domain.lower, domain.upper
-            outcome, point = self._outcome(problem, domain.margin, ends, math.inf)
+            outcome, point = self._outcome(problem, domain.margin, ends, math.inf, True)
             if outcome != "proved":
                 return outcome, point, []
         return None, None, found
@@ -201,7 +206,7 @@ class BranchAndBound:
             for row, lower, upper in zip(later, *ends, strict=True):
                 found[row] = found[row]._replace(lower=lower, upper=upper)
         # A domain whose intervals are empty has no inputs.
-        return [d for d in found if np.all(d.lower <= d.upper + _EMPTY)]
+        return [domain for domain in found if not _is_empty(domain)]
 
     def _tightened(self, domains, region):
         """Returns the lower and upper ends of the inputs of all ReLUs, computed anew."""
@@ -286,6 +291,12 @@ def _unit_to_split(domain, scores):
     return int(np.argmax(np.where(is_open, scores, -1.0))) if is_open.any() else None
 
 
+def _roots(indices, ends):
+    """Returns the domain of the whole region for each of some margins."""
+    none = np.zeros(len(ends[0]), "int8")
+    return [Domain(index, none, *ends) for index in indices]
+
+
 def _box(region):
     """Returns the lower and upper ends of the region of one example, arrays."""
     return tuple(np.asarray(end)[0] for end in (region.lower, region.upper))
@@ -306,6 +317,12 @@ def _halves(domain):
         splits[unit] = sign
         (lower if sign > 0 else upper)[unit] = 0.0
         yield domain._replace(splits=splits, lower=lower, upper=upper)
+
+
+def _is_empty(domain):
+    """Returns whether the ends of an interval are crossed by more than rounding."""
+    sizes = 1.0 + np.abs(domain.lower) + np.abs(domain.upper)
+    return bool(np.any(domain.lower > domain.upper + _EMPTY * sizes))
 
 
 def _padded(rows):

@@ -13,8 +13,9 @@ from keras_robust.certification.backward_bounds import affine_parts
 _INFEASIBLE = 2  # A status of `milp`.
 # A bound within this share of the optimum is near enough for an interval.
 _GAP = 0.02
-# Added to each bound, relative to its size: HiGHS lets constraints be violated by 1e-7.
-_TOLERANCE = 1e-6
+# HiGHS accepts reduced costs of 1e-7, and drops branches that gain less than 1e-6. Scaled variables
+# have a range of 2.
+_REDUCED_COST, _CUTOFF = 2e-7, 1e-6
 _ROWS_AT_A_TIME = 256
 
 
@@ -25,6 +26,10 @@ class ReluProgram:
     whose input may have either sign is active, and 0 where it is not. If the input `z` lies in
     `[l, u]`, the ReLU is `a >= z`, `a >= 0`, `a <= z - l (1 - d)` and `a <= u d` (Tjeng et al.,
     2019). The inputs `z` and the logits are affine functions of `x` and `a`.
+
+    HiGHS computes with absolute tolerances. So the variables are scaled to ranges of 1, the rows by
+    the intervals, and the goal to costs of at most 1. What the tolerances may hide is added to each
+    bound: of the largest cost, 1e-6 and 2e-7 for each variable.
 
     Args:
         linear: `LinearBounds` of a model whose activations are all ReLU.
@@ -47,7 +52,7 @@ class ReluProgram:
         self._offsets = np.concatenate([[], *offsets])
         self._logits = self._affine(linear.logits)
 
-    def largest(self, slopes, ends, box, time_limit):
+    def largest(self, slopes, ends, box, time_limit, may_be_empty=False):
         """Returns an upper bound of `<slopes, logits>`, and a point where it is high.
 
         Args:
@@ -56,13 +61,15 @@ class ReluProgram:
                 of the box count for which a ReLU with an end of 0 has an input of that sign.
             box: pair of arrays, the lower and upper ends of the inputs of the model.
             time_limit: float, seconds.
+            may_be_empty: bool, whether it is possible that no input has these signs. The bound is
+                `-inf` then. Defaults to `False`.
 
         Returns:
-            The bound, `-inf` if no input has these signs; and an array, or `None`.
+            The bound; and an array, or `None`.
         """
         kernel, offset = self._logits
-        constraints = self._constraints(self._num_units, ends, box)
-        bound, found = _maximize(slopes @ kernel, constraints, time_limit)
+        program = self._program(self._num_units, ends, box)
+        bound, found = program.maximize(slopes @ kernel, time_limit, may_be_empty=may_be_empty)
         point = None if found is None else found[: self._num_inputs].reshape(np.shape(box[0]))
         return bound + slopes @ offset, point
 
@@ -80,17 +87,17 @@ class ReluProgram:
         """
         ends = lower, upper = tuple(end.copy() for end in ends)
         for first, last in zip(self._starts[1:-1], self._starts[2:], strict=True):
-            constraints = self._constraints(first, ends, box)
+            program = self._program(first, ends, box)
             units = first + np.nonzero((lower[first:last] < 0.0) & (upper[first:last] > 0.0))[0]
             units = units[np.argsort(-scores[units], kind="stable")]
             for done, unit in enumerate(units):
                 seconds = (deadline - time.monotonic()) / (len(units) - done)
                 if seconds <= 0.0:
                     return ends
-                self._tighten(unit, ends, constraints, seconds)
+                self._tighten(unit, ends, program, seconds)
         return ends
 
-    def _tighten(self, unit, ends, constraints, time_limit):
+    def _tighten(self, unit, ends, program, time_limit):
         """Moves the ends of the interval of one unit; the second only if it has both signs then."""
         lower, upper = ends
         # The end that is nearer to 0 is more likely to give the unit a sign.
@@ -98,7 +105,7 @@ class ReluProgram:
         for sign in sides:
             if not lower[unit] < 0.0 < upper[unit]:
                 return
-            bound, _ = _maximize(sign * self._inputs[[unit]], constraints, time_limit, _GAP)
+            bound, _ = program.maximize(sign * self._inputs[[unit]], time_limit, gap=_GAP)
             bound += sign * self._offsets[unit]
             if sign > 0:
                 upper[unit] = max(min(upper[unit], bound), lower[unit])
@@ -121,27 +128,26 @@ class ReluProgram:
             offsets.append(np.broadcast_to(offset, len(rows)))
         return scipy.sparse.vstack(kernels, format="csr"), np.concatenate(offsets)
 
-    def _constraints(self, count, ends, box):
-        """Returns the arguments of `milp` for the input and the first `count` units."""
+    def _program(self, count, ends, box):
+        """Returns the `_Program` of the input and the first `count` units."""
         lower, upper = (end[:count] for end in ends)
         # Rounding may cross the ends of a very short interval.
-        reach = np.maximum(lower, 0.0), np.maximum(np.maximum(lower, upper), 0.0)
+        upper = np.maximum(lower, upper)
+        low, high = (np.ravel(end).astype("float64") for end in box)
         # The units after the first ones take no part: their outputs are 0.
         rest = np.zeros(self._num_units - count)
         is_unknown = (lower < 0.0) & (upper > 0.0)
-        integers = np.zeros(is_unknown.sum())
-        least, most = (
-            np.concatenate([np.ravel(end), each, rest, choices])
-            for end, each, choices in zip(box, reach, (integers, integers + 1.0), strict=True)
-        )
-        return {
-            "constraints": self._rows(lower, upper, is_unknown),
-            "bounds": scipy.optimize.Bounds(least, most),
-            "integrality": np.arange(len(least)) >= self._inputs.shape[1],
-        }
+        least = np.concatenate([low, np.maximum(lower, 0.0), rest])
+        most = np.concatenate([high, np.maximum(upper, 0.0), rest])
+        rows = self._rows(lower, upper, is_unknown)
+        return _Program(least, most, rows, num_integers=is_unknown.sum())
 
     def _rows(self, lower, upper, is_unknown):
-        """Returns the constraints between the inputs and the outputs of the first units."""
+        """Returns the constraints between the inputs and the outputs of the first units.
+
+        Returns:
+            Kernels of the variables and of the integers, and the ends between which they lie.
+        """
         count, width = len(lower), self._inputs.shape[1]
         outputs = scipy.sparse.eye_array(count, width, k=self._num_inputs, format="csr")
         inputs, offsets = self._inputs[:count], self._offsets[:count]
@@ -150,34 +156,82 @@ class ReluProgram:
         # All others have negative inputs in the whole box, and need no constraint.
         (split,) = np.nonzero((upper == 0.0) & (lower < 0.0))
         low, high = lower[unknown], upper[unknown]
-        none = np.zeros(len(unknown))
-        infinite = none + np.inf
-        blocks = [
-            (gaps[unknown], none, offsets[unknown], infinite),
-            (gaps[unknown], -low, -infinite, offsets[unknown] - low),
-            (outputs[unknown], -high, -infinite, none),
-            (gaps[active], None, offsets[active], offsets[active]),
-            (inputs[split], None, np.full(len(split), -np.inf), -offsets[split]),
+        infinite = np.full(len(unknown), np.inf)
+        choices = scipy.sparse.eye_array(len(unknown), format="csr")
+        others = scipy.sparse.csr_array((len(active) + len(split), len(unknown)))
+        kernel = [gaps[unknown], gaps[unknown], outputs[unknown], gaps[active], inputs[split]]
+        integers = [0.0 * choices, _scaled(choices, -low), _scaled(choices, -high), others]
+        least = [
+            offsets[unknown],
+            -infinite,
+            -infinite,
+            offsets[active],
+            np.full(len(split), -np.inf),
         ]
-        kernels, choices, least, most = zip(*blocks, strict=True)
-        diagonals = [part if part is None else scipy.sparse.diags_array(part) for part in choices]
-        kernel = scipy.sparse.block_array(list(zip(kernels, diagonals, strict=True)), format="csc")
-        return scipy.optimize.LinearConstraint(kernel, np.concatenate(least), np.concatenate(most))
+        most = [infinite, offsets[unknown] - low, 0.0 * high, offsets[active], -offsets[split]]
+        # Each row in units of the interval of its ReLU.
+        units = np.concatenate([unknown, unknown, unknown, active, split])
+        sizes = np.maximum(np.abs(lower), np.abs(upper))[units]
+        factors = 1.0 / np.where(sizes > 0.0, sizes, 1.0)
+        return (
+            _scaled(scipy.sparse.vstack(kernel, format="csr"), factors),
+            _scaled(scipy.sparse.vstack(integers, format="csr"), factors),
+            factors * np.concatenate(least),
+            factors * np.concatenate(most),
+        )
 
 
-def _maximize(goal, constraints, time_limit, gap=0.0):
-    """Returns an upper bound of `<goal, v>` over the variables `v`, and the best `v`, or `None`."""
-    size = len(constraints["integrality"])
-    costs = np.zeros(size)
-    dense = goal.toarray() if scipy.sparse.issparse(goal) else goal
-    costs[: dense.size] = -np.ravel(dense)
-    options = {"time_limit": max(time_limit, 0.0), "mip_rel_gap": gap}
-    found = scipy.optimize.milp(costs, options=options, **constraints)
-    if found.status == _INFEASIBLE:
-        return -np.inf, None
-    if constraints["integrality"].any():
-        bound = found.mip_dual_bound
-    else:
-        bound = found.fun if found.success else None
-    bound = np.inf if bound is None else -bound
-    return bound + _TOLERANCE * (1.0 + abs(bound)), found.x
+class _Program:
+    """A mixed-integer program, scaled: `v = middle + reach w`, with `w` in [-1, 1].
+
+    Args:
+        least, most: arrays, the ends of the variables `v`.
+        rows: kernels of the variables and of the integers, and the least and most of their sum.
+        num_integers: int, the number of variables that are 0 or 1.
+    """
+
+    def __init__(self, least, most, rows, num_integers):
+        kernel, integers, low, high = rows
+        self._middle, self._reach = 0.5 * (least + most), 0.5 * (most - least)
+        scaled = kernel @ scipy.sparse.diags_array(self._reach)
+        at_middle = kernel @ self._middle
+        one, none = np.ones(len(least)), np.zeros(num_integers)
+        self._arguments = {
+            "constraints": scipy.optimize.LinearConstraint(
+                scipy.sparse.hstack([scaled, integers], format="csc"),
+                low - at_middle,
+                high - at_middle,
+            ),
+            "bounds": scipy.optimize.Bounds(
+                np.concatenate([-one, none]), np.concatenate([one, none + 1.0])
+            ),
+            "integrality": np.concatenate([0.0 * one, none + 1.0]),
+        }
+
+    def maximize(self, goal, time_limit, *, gap=0.0, may_be_empty=False):
+        """Returns an upper bound of `<goal, v>`, and the best `v`, or `None`."""
+        dense = np.ravel(goal.toarray() if scipy.sparse.issparse(goal) else goal)
+        costs = dense * self._reach
+        largest = np.max(np.abs(costs), initial=0.0)
+        size = largest if largest > 0.0 else 1.0
+        integers = np.zeros(len(self._arguments["integrality"]) - len(costs))
+        found = scipy.optimize.milp(
+            np.concatenate([-costs / size, integers]),
+            options={"time_limit": max(time_limit, 0.0), "mip_rel_gap": gap},
+            **self._arguments,
+        )
+        if found.status == _INFEASIBLE:
+            # Where an input exists, this is a numerical failure, and no bound.
+            return -np.inf if may_be_empty else np.inf, None
+        if len(integers):
+            bound = found.mip_dual_bound
+        else:
+            bound = found.fun if found.success else None
+        margin = _CUTOFF + _REDUCED_COST * len(self._arguments["integrality"])
+        bound = np.inf if bound is None else margin - bound
+        point = None if found.x is None else self._middle + self._reach * found.x[: len(costs)]
+        return size * bound + dense @ self._middle, point
+
+
+def _scaled(kernel, factors):
+    return scipy.sparse.diags_array(factors) @ kernel

@@ -33,7 +33,7 @@ def wide(model):
     """Returns intervals of all ReLUs that contain both signs, wherever the inputs are."""
     count = sum(layer.units for layer in model.layers if layer.activation is not None)
     count -= model.layers[-1].units
-    return np.full(count, -1e3), np.full(count, 1e3)
+    return np.full(count, -30.0), np.full(count, 30.0)
 
 
 def ends_of(model, x, radius):
@@ -59,11 +59,11 @@ def test_the_largest_margin_is_that_of_enumeration(units, radius):
                 slopes, ends_of(model, x, radius), box_of(x, radius), LIMIT
             )
             logits = np.asarray(model(point[None].astype("float32")))[0]
-            np.testing.assert_allclose(logits @ slopes, bound, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(logits @ slopes, bound, rtol=1e-4, atol=1e-3)
             assert np.max(np.abs(point - x)) <= radius + 1e-9
             found.append(bound)
         expected = exact._exact(weights, *box_of(x, radius), 0)
-        np.testing.assert_allclose(max(found), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(max(found), expected, rtol=1e-4, atol=1e-3)
         assert max(found) >= expected
 
 
@@ -72,8 +72,9 @@ def test_an_end_of_zero_restricts_the_signs():
     model.set_weights([np.eye(2), np.zeros(2), np.eye(2), np.array([0.0, 0.5])])
     solver, box = program(model), (np.array([-1.0, -1.0]), np.array([1.0, 2.0]))
 
-    def largest(slopes, lower, upper):
-        return solver.largest(np.array(slopes), (np.array(lower), np.array(upper)), box, LIMIT)
+    def largest(slopes, lower, upper, **arguments):
+        ends = np.array(lower), np.array(upper)
+        return solver.largest(np.array(slopes), ends, box, LIMIT, **arguments)
 
     # The logits are relu(x0) and relu(x1) + 1/2.
     assert largest([1.0, 2.0], [-1.0, -1.0], [1.0, 2.0])[0] == pytest.approx(6.0, abs=1e-4)
@@ -83,7 +84,10 @@ def test_an_end_of_zero_restricts_the_signs():
     assert bound == pytest.approx(-1.0, abs=1e-4) and point[0] >= -1e-9
     # No x0 has this sign in the box.
     box = (np.array([0.5, -1.0]), np.array([1.0, 2.0]))
-    assert largest([1.0, 2.0], [-1.0, -1.0], [0.0, 2.0]) == (-np.inf, None)
+    impossible = [1.0, 2.0], [-1.0, -1.0], [0.0, 2.0]
+    assert largest(*impossible, may_be_empty=True) == (-np.inf, None)
+    # Elsewhere a program without a solution is a numerical failure, which proves nothing.
+    assert largest(*impossible) == (np.inf, None)
 
 
 def test_intervals_become_exact_and_stay_bounds():
@@ -92,7 +96,7 @@ def test_intervals_become_exact_and_stay_bounds():
     ends = ends_of(model, x, radius)
     lower, upper = solver.tightened(ends, box_of(x, radius), np.zeros(10), time.monotonic() + LIMIT)
     np.testing.assert_array_equal([lower[:4], upper[:4]], [ends[0][:4], ends[1][:4]])
-    assert ends[1][4] == 1e3
+    assert ends[1][4] == 30.0
     points = x + radius * np.clip(RNG.normal(size=(20000, 3), scale=2.0), -1, 1)
     kernel, bias = exact.weights_of(model)[1]
     values = np.asarray(model.layers[0](points.astype("float32"))) @ kernel + bias
@@ -131,11 +135,11 @@ def test_merges_and_convolutions_have_their_exact_values():
     x, slopes = RNG.uniform(size=(4, 4, 1)), np.array([1.0, -1.0, 0.0])
     solver = program(model)
     count = len(solver._offsets)
-    ends = np.full(count, -50.0), np.full(count, 50.0)
+    ends = np.full(count, -20.0), np.full(count, 20.0)
     # In a box of one point, the bound is the value there.
     bound, _ = solver.largest(slopes, ends, (x, x), LIMIT)
     expected = np.asarray(model(x[None].astype("float32")))[0] @ slopes
-    np.testing.assert_allclose(bound, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(bound, expected, rtol=1e-4, atol=1e-3)
     bound, point = solver.largest(slopes, ends, box_of(x, 0.1), LIMIT)
     points = x + 0.1 * np.sign(RNG.normal(size=(5000, *x.shape)))
     assert bound >= np.max(np.asarray(model(points.astype("float32"))) @ slopes) - 1e-5
@@ -162,3 +166,23 @@ def test_without_time_there_is_no_bound(radius):
     slopes = np.array([1.0, -1.0, 0.0])
     bound, _ = program(model).largest(slopes, ends, box, 0.0)
     assert bound >= program(model).largest(slopes, ends, box, LIMIT)[0]
+
+
+@pytest.mark.parametrize("first", [1e-8, 1.0, 1e8])
+@pytest.mark.parametrize("last", [1e-8, 1.0, 1e8])
+def test_the_scales_of_layers_change_nothing(first, last):
+    model, x, radius = exact.dense(5, 4, 2, inputs=3), np.array([0.3, -0.2, 0.5]), 0.5
+    slopes, box = np.array([1.0, -1.0]), box_of(np.array([0.3, -0.2, 0.5]), radius)
+    expected, point = program(model).largest(slopes, ends_of(model, x, radius), box, LIMIT)
+    factors, weights = (first, last / first, 1.0 / last), model.get_weights()
+    for index, factor in enumerate(factors):
+        weights[2 * index] = weights[2 * index] * factor
+        # A bias follows the layers before it.
+        weights[2 * index + 1] = weights[2 * index + 1] * np.prod(factors[: index + 1])
+    model.set_weights(weights)
+    lower, upper = ends_of(model, x, radius)
+    lower[5:], upper[5:] = -30.0 * last, 30.0 * last
+    found, _ = program(model).largest(slopes, (lower, upper), box, LIMIT)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    reached = np.asarray(model(point[None].astype("float32")))[0] @ slopes
+    assert found >= reached - 1e-6
