@@ -80,13 +80,13 @@ class BranchAndBound:
     def _program(self):
         return ReluProgram(self._linear)
 
-    def decide(self, region, label, slack, find_mistake, time_limit):
-        """Returns whether the margins of one example are below `-slack`, or a mistake.
+    def decide(self, region, label, rounding, find_mistake, time_limit):
+        """Returns whether no margin of one example reaches 0, or a mistake.
 
         Args:
             region: `InputRegion` of one example.
             label: int, the class that the margins compare with.
-            slack: float.
+            rounding: float, the error of a logit, as a share of `LinearBounds.term_sizes`.
             find_mistake: function of points `(n, ...)` of the region that returns one that the
                 model gets wrong, or `None`.
             time_limit: float, the seconds after which to give up.
@@ -96,10 +96,10 @@ class BranchAndBound:
         """
         start = time.monotonic()
         _, margins = self._linear.margins(np.array([label]))
+        inner = self._linear.inner_bounds(region, _NUM_ITERATIONS)
+        slack = rounding * float(self._linear.term_sizes(inner)[0])
         problem = _Problem(region, margins, slack, find_mistake)
-        ends = [
-            end[0] for end in self._intervals(self._linear.inner_bounds(region, _NUM_ITERATIONS))
-        ]
+        ends = [end[0] for end in self._intervals(inner)]
         every = range(len(margins))
         if not self._curves:
             # There is nothing to split.

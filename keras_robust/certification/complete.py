@@ -47,8 +47,8 @@ class Complete(Certificate):
     of a counterexample. Every counterexample is judged in the float32 model, within the ball and
     the box in float32. What neither is found nor proved within the time limit is inconclusive.
 
-    The proof holds up to rounding, as for `Crown`. To the bounds of HiGHS, whose constraints hold
-    up to 1e-7, 1e-6 of their size is added.
+    The proof holds up to rounding, as for `Crown`. The programs are scaled, and what the tolerances
+    of HiGHS may hide is added to their bounds.
 
     Deviations from the papers: the ReLU to split is chosen by its gap alone, and the bounds of
     later layers are computed anew after every split. Cost: up to `time_limit` for an example.
@@ -109,19 +109,18 @@ class Complete(Certificate):
             search = BranchAndBound(linear, self.num_domains)
         logits = models.predict_logits(model, x, batch_size).astype("float64")
         labels = np.argmax(logits, axis=-1)
-        slack = SLACK * np.max(np.abs(logits), axis=-1)
         points = self._attacked(model, x, labels, batch_size, seed)
         radii = np.zeros(len(x))
         with backend.double_precision():
             for start in with_progress(len(x), batch_size, verbose):
                 rows = np.arange(start, min(start + batch_size, len(x)))
                 rows = rows[_sizes(points[rows], x[rows]) == 0.0]
-                radii[rows] = self._proved(linear, x[rows], labels[rows], slack[rows])
+                radii[rows] = self._proved(linear, x[rows], labels[rows])
                 for row in rows[radii[rows] == 0.0]:
                     judge = _Judge(model, x[row], labels[row], self._ball())
                     region = self._region(x[row : row + 1])
                     outcome, point = search.decide(
-                        region, labels[row], slack[row], judge, self.time_limit
+                        region, labels[row], SLACK, judge, self.time_limit
                     )
                     radii[row] = self.radius if outcome == "proved" else 0.0
                     points[row] = x[row] if point is None else point
@@ -146,12 +145,12 @@ class Complete(Certificate):
         found[same] = x[same]
         return found
 
-    def _proved(self, linear, x, labels, slack):
+    def _proved(self, linear, x, labels):
         """Returns the radius for the examples where alpha-CROWN proves it, and 0 elsewhere."""
         if not len(x):
             return np.zeros(0)
         weaker = AlphaCrown(bounds=self.bounds, max_radius=self.radius, num_steps=0)
-        proved = weaker.proves(linear, self._region(x), labels, slack)
+        proved = weaker.proves(linear, self._region(x), labels)
         return np.where(proved, float(self.radius), 0.0)
 
 

@@ -20,8 +20,8 @@ from keras_robust.layers.input_transformation import check_count
 from keras_robust.threat_models.parsing import parse_bounds
 
 _MOST_ROWS = 10**6
-# A margin must be below 0 by this share of the largest logit. The model computes in float32, whose
-# rounding errors are about 1e-6 of the logits; those of the bounds, in float64, are far smaller.
+# A margin must be below 0 by this share of the terms of the largest logit: about the rounding errors
+# of a model in float32. Those of the bounds, in float64, are far smaller.
 SLACK = 1e-6
 
 
@@ -41,8 +41,10 @@ class Crown(Certificate):
     `[l, u]` around 0: above `u (h - l) / (u - l)`; below `h` if `u > -l`, else 0.
 
     The certificate is a proof up to rounding. Bounds are computed in float64, for the exact
-    function that the weights define, and a margin must be below 0 by 1e-6 of the largest logit,
-    for the rounding of the model in float32. Half precision raises a `ValueError`.
+    function that the weights define. For the rounding of the model in float32, a margin must be
+    below 0 by 1e-6 of `max_j sum_i |w_ji h_i| + |b_j|`, the terms of the largest logit over the
+    ball. That covers errors of the last layer, and not those of a model whose inner layers cancel
+    far larger numbers. Half precision raises a `ValueError`.
 
     It proves much for small networks of a few layers, whatever their training, and little for deep
     ones, where the intervals of inner layers become wide.
@@ -110,25 +112,23 @@ class Crown(Certificate):
             linear = LinearBounds(model, x.shape[1:], self.norm, self.chunk_size)
             largest = self._largest_radius(x)
             labels = np.argmax(logits, axis=-1)
-            slack = SLACK * np.max(np.abs(logits), axis=-1)
             radii = []
             for start in with_progress(len(x), batch_size, verbose):
                 rows = slice(start, start + batch_size)
-                certified = _Batch(self, linear, x[rows], labels[rows], slack[rows])
+                certified = _Batch(self, linear, x[rows], labels[rows])
                 whole = np.full(len(x[rows]), largest)
                 radii.append(radii_from_below(certified, whole, self.num_steps))
         return CertificationResult(labels, np.concatenate(radii))
 
-    def proves(self, linear, region, labels, slack):
-        """Returns for which examples all margins are below `-slack` on a region, bools `(n,)`.
+    def proves(self, linear, region, labels):
+        """Returns for which examples no margin reaches 0 on a region, bools `(n,)`.
 
         Args:
             linear: `LinearBounds` of the model.
             region: `InputRegion`, float64.
             labels: int array `(n,)`, the predictions.
-            slack: float64 array `(n,)`.
         """
-        return linear.largest_margins(region, labels) < -slack
+        return linear.largest_margins(region, labels, rounding=SLACK) < 0.0
 
     def _largest_radius(self, x):
         if self.max_radius is not None:
@@ -199,8 +199,8 @@ class AlphaCrown(Crown):
         self.num_iterations = check_count("num_iterations", num_iterations, 1, 10**6)
         self.inner_iterations = check_count("inner_iterations", inner_iterations, 0, 10**6)
 
-    def proves(self, linear, region, labels, slack):
-        found = super().proves(linear, region, labels, slack)
+    def proves(self, linear, region, labels):
+        found = super().proves(linear, region, labels)
         # Each stage costs more than the one before, and gets only what that one did not prove.
         for inner_iterations in sorted({0, self.inner_iterations}):
             rows = np.nonzero(~found)[0]
@@ -211,8 +211,9 @@ class AlphaCrown(Crown):
                 labels[rows],
                 self.num_iterations,
                 inner_iterations,
+                rounding=SLACK,
             )
-            found[rows] = margins < -slack[rows]
+            found[rows] = margins < 0.0
         return found
 
 
@@ -224,12 +225,11 @@ class _Batch:
         linear: `LinearBounds` of the model.
         x: array `(n, ...)`.
         labels: int array `(n,)`, the predictions.
-        slack: float64 array `(n,)`.
     """
 
-    def __init__(self, certificate, linear, x, labels, slack):
+    def __init__(self, certificate, linear, x, labels):
         self._certificate, self._linear = certificate, linear
-        self._x, self._labels, self._slack = x.astype("float64"), labels, slack
+        self._x, self._labels = x.astype("float64"), labels
 
     def __call__(self, rows, radii):
         """Returns bools for the rows, an int array, each at its radius."""
@@ -239,5 +239,4 @@ class _Batch:
         taken = rows[padded]
         given = map(ops.convert_to_tensor, (self._x[taken], radii[padded]))
         region = InputRegion.around(*given, self._certificate.bounds)
-        parts = self._labels[taken], self._slack[taken]
-        return self._certificate.proves(self._linear, region, *parts)[: len(rows)]
+        return self._certificate.proves(self._linear, region, self._labels[taken])[: len(rows)]

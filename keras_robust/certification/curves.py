@@ -256,5 +256,7 @@ def curve_of_layer(layer):
         return Curve(layer.call, (0.0,), ("linear",) * 2)
     if layer.threshold:
         refuse(layer, "linear bound with a threshold, where the function jumps,", ["ReLU"])
+    if layer.max_value is None and not layer.negative_slope:
+        return RELU
     knots = (0.0,) if layer.max_value is None else (0.0, float(layer.max_value))
     return Curve(layer.call, knots, ("linear",) * (len(knots) + 1))

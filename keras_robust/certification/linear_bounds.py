@@ -111,7 +111,7 @@ class LinearBounds:
                 self._curves_after[node.inputs[0].number].append(node.curve)
         self._compiled = {}
 
-    def largest_margins(self, region, labels, num_iterations=0, inner_iterations=0):
+    def largest_margins(self, region, labels, num_iterations=0, inner_iterations=0, rounding=0.0):
         """Returns upper bounds of `max z_j - z_y` over the wrong classes, a NumPy array `(n,)`.
 
         Args:
@@ -119,12 +119,32 @@ class LinearBounds:
             labels: int array `(n,)`, `y`.
             num_iterations: int, the steps that optimize the slopes of the lines for each margin.
             inner_iterations: int, those for each entry of an inner tensor.
+            rounding: float, the error of a logit, as a share of `term_sizes`, that is added.
         """
         inner = self.inner_bounds(region, inner_iterations)
         examples, slopes = self.margins(labels)
         slopes = scipy.sparse.csr_array(slopes)
         found = self._upper(self.logits, examples, slopes, inner, num_iterations)
-        return np.max(found.reshape(len(labels), -1), axis=-1)
+        largest = np.max(found.reshape(len(labels), -1), axis=-1)
+        return largest + rounding * self.term_sizes(inner)
+
+    def term_sizes(self, inner):
+        """Returns the largest sum of the sizes of the terms of a logit, a NumPy array `(n,)`.
+
+        `max_j sum_i |w_ji| |h_i| + |b_j|` with the largest `|h_i|` of the region: the scale of the
+        rounding errors of the last layer, also where its terms cancel.
+
+        Args:
+            inner: `InnerBounds`.
+        """
+        is_affine = self.logits.function is not None
+        nodes = self.logits.inputs if is_affine else [self.logits]
+        sizes = [np.max(np.abs(inner.boxes[node.number]), axis=0) for node in nodes]
+        if is_affine:
+            spans = [IntervalBounds(*map(ops.convert_to_tensor, (-size, size))) for size in sizes]
+            terms = self.logits.interval(*spans).radius + ops.abs(self.logits.offset)
+            sizes = [np.asarray(terms)]
+        return np.max(sizes[0].reshape(len(sizes[0]), -1), axis=-1)
 
     def margins(self, labels):
         """Returns all margins as functions of the logits.

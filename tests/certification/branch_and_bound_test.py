@@ -5,6 +5,7 @@ from keras import layers
 from keras import ops
 
 from keras_robust import backend
+from keras_robust.certification import branch_and_bound
 from keras_robust.certification.branch_and_bound import BranchAndBound
 from keras_robust.certification.input_region import InputRegion
 from keras_robust.certification.linear_bounds import LinearBounds
@@ -112,6 +113,51 @@ def test_without_time_nothing_is_claimed():
     search = Search(dense(4, 3, inputs=3), (3,))
     assert search.decide(np.zeros(3), 0.1, seconds=-1.0) == ("inconclusive", None)
     assert search.decide(np.zeros(3), 1e-6)[0] == "proved"
+
+
+def test_layers_are_relus_too():
+    hidden = layers.Dense(3), layers.BatchNormalization(), layers.ReLU()
+    search = Search(sequential(*hidden, layers.Dense(2), shape=(3,)), (3,))
+    assert search.decide(RNG.normal(size=3), 1e-6) == ("proved", None)
+    with pytest.raises(ValueError, match="splits ReLUs.*Received: 1 activations that are not"):
+        Search(sequential(layers.Dense(3), layers.ReLU(max_value=6.0), shape=(3,)), (3,))
+
+
+@tiers.parametrize("solves", [True, False])
+def test_later_stages_decide_what_the_first_search_leaves_open(monkeypatch, solves):
+    monkeypatch.setattr(branch_and_bound, "_FIRST_SHARE", 0.0)
+    asked, solve = [], BranchAndBound._solve
+
+    def noted(self, problem, indices, *arguments):
+        asked.extend(indices)
+        if solves:
+            return solve(self, problem, indices, *arguments)
+        # The last search gets what no program has decided.
+        return "inconclusive", None, list(indices)
+
+    monkeypatch.setattr(BranchAndBound, "_solve", noted)
+    model = dense(4, 4, 3, inputs=3)
+    search, weights, found = Search(model, (3,)), exact.weights_of(model), []
+    for x in np.random.default_rng(0).normal(size=(2, 3)):
+        for radius in (0.5, 1.5, 3.0):
+            value = exact._exact(weights, x - radius, x + radius, search.label(x))
+            if abs(value) < 1e-2:
+                continue
+            outcome, _ = search.decide(x, radius)
+            assert outcome == ("proved" if value < 0.0 else "broken")
+            found.append(outcome)
+    assert asked and set(found) == {"proved", "broken"}
+
+
+def test_what_is_no_number_proves_nothing(monkeypatch):
+    search = Search(dense(4, 3, inputs=3), (3,))
+    found = search._search._bounds
+    monkeypatch.setattr(
+        search._search,
+        "_bounds",
+        lambda *arguments: (np.nan * found(*arguments)[0], *found(*arguments)[1:]),
+    )
+    assert search.decide(np.zeros(3), 1e-6, seconds=0.5)[0] != "proved"
 
 
 def test_a_model_without_relus_is_decided_exactly():

@@ -117,30 +117,34 @@ class _Staged:
     def __init__(self):
         self.calls = []
 
-    def largest_margins(self, region, labels, num_iterations=0, inner_iterations=0):
+    def largest_margins(self, region, labels, num_iterations=0, inner_iterations=0, rounding=0.0):
         np.testing.assert_array_equal(np.asarray(region.x)[:, 0], labels)
+        assert rounding == 1e-6
         self.calls.append((num_iterations, inner_iterations, labels.tolist()))
         return 2.5 - labels - (num_iterations > 0) - (inner_iterations > 0)
 
 
-_STAGES = [(0, 0, [3, 0, 1, 2, 2]), (7, 0, [0, 1, 2, 2]), (7, 5, [0, 1, 2])]
+_STAGES = [(0, 0, [3, 0, 1, 2, 2]), (7, 0, [0, 1, 2, 2]), (7, 5, [0, 1])]
 
 
 @pytest.mark.parametrize(
     ("inner", "proved"),
-    [(0, [True, False, False, True, False]), (5, [True, False, True, True, True])],
+    [(0, [True, False, False, True, True]), (5, [True, False, True, True, True])],
 )
 def test_each_stage_gets_what_the_one_before_did_not_prove(inner, proved):
     linear, labels = _Staged(), np.array(_STAGES[0][2])
-    column = keras.ops.convert_to_tensor(labels[:, None].astype("float32"))
-    region = InputRegion(column, labels.astype("float32"), column, column)
+
+    def proves(labels):
+        column = keras.ops.convert_to_tensor(labels[:, None].astype("float32"))
+        region = InputRegion(column, labels.astype("float32"), column, column)
+        return method.proves(linear, region, labels)
+
     method = AlphaCrown(num_iterations=7, inner_iterations=inner)
-    found = method.proves(linear, region, labels, np.array([0.3, 0.1, 0.1, 0.4, 0.6]))
-    np.testing.assert_array_equal(found, proved)
+    np.testing.assert_array_equal(proves(labels), proved)
     assert linear.calls == _STAGES[: 3 if inner else 2]
     # Nothing is left for the second stage.
-    np.testing.assert_array_equal(method.proves(linear, region, labels, np.full(5, -3.0)), True)
-    assert linear.calls[-1] == _STAGES[0]
+    np.testing.assert_array_equal(proves(np.array([3, 4])), True)
+    assert linear.calls[-1] == (0, 0, [3, 4])
 
 
 @pytest.mark.exhaustive
@@ -174,6 +178,19 @@ def test_a_margin_must_be_larger_than_the_rounding_of_float32():
     found = Crown(num_steps=20).certify(model, x)
     # 0.01 is the slack, 1e-6 of the logits, and 2 the slope.
     np.testing.assert_allclose(found.radii, x[:, 0] - 0.005, atol=5e-4)
+
+
+@pytest.mark.parametrize(("weight", "bias", "margin"), [(1e3, 0.0, 1e-5), (1.0, 100.0, 8e-6)])
+def test_the_rounding_is_that_of_the_whole_ball_and_of_terms_that_cancel(weight, bias, margin):
+    hidden, last = layers.Dense(2, activation="relu"), layers.Dense(2)
+    model = sequential(hidden, last, shape=(1,))
+    hidden.set_weights([np.array([[weight, weight]]), np.array([bias, bias])])
+    last.set_weights([np.array([[1.0, 1.0], [-1.0, -1.0]]), np.array([margin, 0.0])])
+    x = np.array([[0.0]], "float32")
+    # At 0.9 the terms are 2 (0.9 weight + bias), and float32 has seven digits of them.
+    assert Crown(max_radius=0.9, num_steps=0).certify(model, x).radii[0] == 0.0
+    last.set_weights([last.kernel, np.array([1.0, 0.0])])
+    assert Crown(max_radius=0.9, num_steps=0).certify(model, x).radii[0] == 0.9
 
 
 @pytest.mark.parametrize(

@@ -219,6 +219,19 @@ def test_chunks_and_other_examples_change_nothing(norm, not_compiled):
         np.testing.assert_allclose(found, expected[rows], rtol=1e-9)
 
 
+def test_the_terms_of_a_logit_do_not_cancel(not_compiled):
+    model = networks.dense(2, 2, inputs=1)
+    kernel = np.array([[3.0, 1.0], [-3.0, 0.5]])
+    model.set_weights([np.array([[1.0, 1.0]]), np.zeros(2), kernel, np.array([-0.25, 0.0])])
+    linear = LinearBounds(model, (1,), "Linf", 16)
+    inner = linear.inner_bounds(region_of(np.array([[0.5], [1.0]]), 0.5))
+    # The hidden units reach 1 and 1.5, where the first logit is 3 h - 3 h - 1/4.
+    np.testing.assert_allclose(linear.term_sizes(inner), [6.25, 9.25])
+    found = linear.largest_margins(region_of(np.array([[0.5]]), 0.5), np.array([1]), rounding=0.1)
+    without = linear.largest_margins(region_of(np.array([[0.5]]), 0.5), np.array([1]))
+    np.testing.assert_allclose(found - without, 0.625)
+
+
 def test_probabilities_whose_logits_are_unknown_are_refused():
     model = sequential(layers.Dense(3, "sigmoid"), layers.Dropout(0.5), shape=(2,))
     LinearBounds(model, (2,), "L2", 8)
