@@ -20,8 +20,8 @@ from keras_robust.layers.input_transformation import check_count
 from keras_robust.threat_models.parsing import parse_bounds
 
 _MOST_ROWS = 10**6
-# A margin must be below 0 by this share of the terms of the largest logit: about the rounding errors
-# of a model in float32. Those of the bounds, in float64, are far smaller.
+# A margin must be below 0 by this share of the terms of the largest logit: about the rounding
+# errors of a model in float32. Those of the bounds, in float64, are far smaller.
 SLACK = 1e-6
 
 
