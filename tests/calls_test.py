@@ -171,6 +171,12 @@ def test_options_of_a_certificate(options, message):
         kr.certify(small_models.simple(), (X, Y), "smoothing", **options)
 
 
+@pytest.mark.parametrize("name", ["bounds", "clip_min", "pixel_range", "radius", "eps", "alpha"])
+def test_names_of_bounds_and_radii_in_other_libraries(name):
+    assert calls.is_bounds(name) == (name in ("bounds", "clip_min", "pixel_range"))
+    assert calls.is_radius(name) == (name in ("radius", "eps"))
+
+
 def test_certify_passes_certificate_options_on():
     """`num_samples` is an argument of `"smoothing"`, and another name of `num_examples`."""
     with refusals.assert_refused("Argument `num_samples`.*Received: num_samples=-1"):
