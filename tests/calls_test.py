@@ -163,7 +163,7 @@ def test_names_from_other_libraries(index):
     ("options", "message"),
     [
         ({"sigma": 0.25}, "Write noise_stddev=0.25. Received: sigma"),
-        ({"eps": 0.25}, r"`report.certified_accuracy\(radius\)`.* Received: eps"),
+        ({"eps": 0.25}, r"`report.certified_accuracy\(radius\)`.* use radius=0.25. Received: eps"),
     ],
 )
 def test_options_of_a_certificate(options, message):

@@ -203,9 +203,9 @@ def _advice(cls, name, value, known):
         return f"{cls.__name__} needs no bounds, because its proofs hold without a box."
     if not is_radius(name):
         return advice(name, value, known)
-    if "radius" in known:
-        return f"To decide one radius use radius={short_repr(value)}."
-    if "max_radius" in known:
-        one = f"max_radius={short_repr(value)}, num_steps=0"
-        return f"{_OWN_RADII} To decide one radius at the least cost use {one}."
-    return _OWN_RADII
+    radius = short_repr(value)
+    if "radius" in required_arguments(cls):
+        return f"Write radius={radius}."
+    ways = {"radius": f"radius={radius}", "max_radius": f"max_radius={radius}, num_steps=0"}
+    way = next((text for own, text in ways.items() if own in known), None)
+    return f"{_OWN_RADII} To decide one radius at the least cost use {way}." if way else _OWN_RADII

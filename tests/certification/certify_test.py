@@ -120,7 +120,7 @@ def test_wrong_arguments():
     [
         ("complete", {}, "no default for radius: pass radius=... .--radius.. Received: method='c"),
         ("complete", {"bounds": (0, 255)}, r"pass radius=... .*Received: .* with \['bounds'\]"),
-        ("complete", {"epsilon": "8/255"}, "To decide one radius use radius='8/255'. Received: e"),
+        ("complete", {"epsilon": "8/255"}, "of Complete. Write radius='8/255'. Received: epsilon$"),
         ("crown", {"radius": 8}, "at the least cost use max_radius=8, num_steps=0. Received: rad"),
         ("linear", {"epsilon": 8}, r"certified_accuracy\(radius\)` returns .* radius. Received: e"),
         ("smoothing", {"bounds": (0, 255)}, "Smoothing needs no bounds, because its proofs hold w"),
