@@ -193,3 +193,14 @@ def test_the_figure_is_written(tmp_path):
     figure = make().plot(str(tmp_path / "curve.png"))
     assert figure.axes[0].get_xlabel() == "radius, L2"
     assert matplotlib.image.imread(tmp_path / "curve.png").ndim == 3
+
+
+def test_the_table_warns_of_predictions_at_chance():
+    labels = [0, 1, 2] * 20
+    # An abstention is no mistake, so only the other predictions count.
+    for shift, expected in ((0, False), (1, True)):
+        predictions = [(label + shift) % 3 for label in labels] + [-1] * 60
+        report = make(
+            num_examples=120, labels=labels * 2, predictions=predictions, radii=[0.0] * 120
+        )
+        assert ("Clean accuracy is at chance" in str(report)) is expected
