@@ -128,6 +128,11 @@ def is_radius(name):
     return "epsilon" in _meanings(name)
 
 
+def is_bounds(name):
+    """Returns whether other libraries use this name for the bounds of the inputs."""
+    return "bounds" in _meanings(name)
+
+
 def _check(name, parameters, args, kwargs):
     """Raises a `TypeError` for arguments that a function with these parameters does not have."""
     kinds = {key: parameter.kind for key, parameter in parameters.items()}

@@ -163,12 +163,18 @@ def test_names_from_other_libraries(index):
     ("options", "message"),
     [
         ({"sigma": 0.25}, "Write noise_stddev=0.25. Received: sigma"),
-        ({"eps": 0.25}, r"`report.certified_accuracy\(radius\)`.* Received: eps"),
+        ({"eps": 0.25}, r"`report.certified_accuracy\(radius\)`.* use radius=0.25. Received: eps"),
     ],
 )
 def test_options_of_a_certificate(options, message):
     with refusals.assert_refused(message):
         kr.certify(small_models.simple(), (X, Y), "smoothing", **options)
+
+
+@pytest.mark.parametrize("name", ["bounds", "clip_min", "pixel_range", "radius", "eps", "alpha"])
+def test_names_of_bounds_and_radii_in_other_libraries(name):
+    assert calls.is_bounds(name) == (name in ("bounds", "clip_min", "pixel_range"))
+    assert calls.is_radius(name) == (name in ("radius", "eps"))
 
 
 def test_certify_passes_certificate_options_on():

@@ -3,6 +3,7 @@
 import textwrap
 
 from keras_robust.certification.certificate_texts import arguments_of
+from keras_robust.certification.certificate_texts import decided_radius
 from keras_robust.certification.certificate_texts import figures_of
 from keras_robust.certification.certificate_texts import title_of
 from keras_robust.evaluation.reports.characters import one_line
@@ -26,11 +27,9 @@ def draw_certificate(report, robustness=None):
     """
     figure = make_figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
-    radii, shares = report.curve["radii"], report.curve["certified_accuracy"]
-    # A radius counts every example that is certified up to it, hence where="pre". Beyond the
-    # largest radius nothing is certified.
+    # A radius counts every example that is certified up to it, hence where="pre".
     label = f"certified: {one_line(report.method['class_name'])}"
-    axes.step([*radii, radii[-1]], [*shares, 0.0], where="pre", label=label)
+    axes.step(*_corners(report), where="pre", label=label)
     if robustness is not None:
         _draw_robust(axes, robustness, report.norm)
     axes.set_ylabel("accuracy")
@@ -47,6 +46,16 @@ def draw_certificate(report, robustness=None):
     for text in texts:
         text.set_parse_math(False)
     return figure
+
+
+def _corners(report):
+    """Returns radii and certified accuracies, with 0 beyond the largest certified radius."""
+    radii, shares = report.curve["radii"], report.curve["certified_accuracy"]
+    ends, decided = [radii[-1]], decided_radius(report)
+    # A radius that was tried alone belongs to the curve, even if it was proved nowhere.
+    if decided is not None and decided > radii[-1]:
+        ends.append(decided)
+    return [*radii, *ends], [*shares, *(0.0 for _ in ends)]
 
 
 def _draw_robust(axes, robustness, norm):

@@ -16,6 +16,7 @@ from keras_robust.certification.certificate_schema import SCHEMA
 from keras_robust.certification.certificate_schema import SCHEMA_VERSION
 from keras_robust.certification.certificate_schema import check_certificate
 from keras_robust.certification.certificate_texts import arguments_of
+from keras_robust.certification.certificate_texts import decided_radius
 from keras_robust.certification.certificate_texts import figures_of
 from keras_robust.certification.certificate_texts import title_of
 from keras_robust.evaluation.checks.chance import measure_chance
@@ -150,8 +151,9 @@ class CertificateReport:
         """Returns a table of certified accuracy, for `rich` to print.
 
         Args:
-            radii: list of numbers, or of strings such as `"8/255"`; `None` for round numbers up to
-                the largest radius of a correct prediction. Defaults to `None`.
+            radii: list of numbers, or of strings such as `"8/255"`; `None` for 0 and the radius of
+                a method that tried only one, else for round numbers up to the largest radius of a
+                correct prediction. Defaults to `None`.
         """
         title, figures = title_of(self), figures_of(self)
         width = max(len(title), len(figures))
@@ -165,9 +167,14 @@ class CertificateReport:
             names += ["broken", "inconclusive"]
         for name in names[1:]:
             table.add_column(name, justify="right")
-        for radius in round_radii(self.curve["radii"][-1]) if radii is None else radii:
+        for radius in self._own_radii() if radii is None else radii:
             table.add_row(*self._row(radius, names))
         return table
+
+    def _own_radii(self):
+        """Returns the radii of the rows if none are given."""
+        decided = decided_radius(self)
+        return round_radii(self.curve["radii"][-1]) if decided is None else [0.0, decided]
 
     def _row(self, radius, names):
         """Returns the texts of a row of the table: the radius, and the share of each outcome."""

@@ -1,5 +1,7 @@
 """What is written over and under the table and the figure of a certificate report."""
 
+import math
+import numbers
 import reprlib
 
 from keras_robust.evaluation.reports.characters import one_line
@@ -16,8 +18,19 @@ def figures_of(report):
     """Returns the figures that do not depend on a radius."""
     return (
         f"clean accuracy {report.clean_accuracy:.1%}, abstained {report.abstained:.1%}, "
-        f"average radius {report.average_radius:.4g}"
+        f"average radius {report.average_radius:.4g} in {report.norm} (0 where wrong)"
     )
+
+
+def decided_radius(report):
+    """Returns the one radius that the method tried, from its arguments, or `None`."""
+    config = report.method["config"]
+    radius = config.get("radius")
+    if radius is None and config.get("num_steps") == 0:
+        radius = config.get("max_radius")
+    # The arguments may come from a file, and from a class of the user.
+    is_number = isinstance(radius, numbers.Real) and not isinstance(radius, bool)
+    return float(radius) if is_number and 0.0 < radius < math.inf else None
 
 
 def arguments_of(report):

@@ -13,11 +13,14 @@ from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.attacks.data import check_examples
 from keras_robust.attacks.data import to_arrays
 from keras_robust.calls import advice
+from keras_robust.calls import is_bounds
 from keras_robust.calls import is_radius
 from keras_robust.calls import with_argument_advice
 from keras_robust.certificate import registry
 from keras_robust.certification.certificate_report import CertificateReport
 from keras_robust.certification.certificate_report import certified_curve
+from keras_robust.configurable import required_arguments
+from keras_robust.configurable import short_repr
 from keras_robust.evaluation.validation import check_labels
 from keras_robust.layers import RandomizedSmoothing
 from keras_robust.models import predict_clean
@@ -160,25 +163,49 @@ def _check_data(data, num_examples, bounds):
 
 def _get(method, options):
     """Returns the certificate, built with the options if `method` is a name."""
+    cls = registry.find(method)
+    if cls is not None:
+        _check_options(method, cls, options)
+        return cls(**options)
     if not options:
         return registry.get(method)
-    cls = registry.find(method)
-    if cls is None and isinstance(method, str):
+    if isinstance(method, str):
         raise registry.unknown(method)
-    if cls is None:
-        raise ValueError(
-            "Further arguments need a certificate given by name, one of "
-            f"{sorted(registry.classes)}. Received: method={method!r} with {sorted(options)}"
-        )
+    raise ValueError(
+        "Further arguments need a certificate given by name, one of "
+        f"{sorted(registry.classes)}. Received: method={method!r} with {sorted(options)}"
+    )
+
+
+def _check_options(method, cls, options):
+    """Raises a `ValueError` for arguments that a certificate does not have, or lacks."""
     known = list(inspect.signature(cls).parameters)
     unknown = sorted(set(options) - set(known))
     if unknown:
-        texts = [
-            _OWN_RADII if is_radius(name) else advice(name, options[name], known)
-            for name in unknown
-        ]
+        texts = dict.fromkeys(_advice(cls, name, options[name], known) for name in unknown)
         raise ValueError(
             f"Expected only the arguments {known} of {cls.__name__}. "
             f"{' '.join(texts)} Received: {', '.join(unknown)}"
         )
-    return cls(**options)
+    missing = [name for name in required_arguments(cls) if name not in options]
+    if missing:
+        given = f" with {sorted(options)}" if options else ""
+        raise ValueError(
+            f"{cls.__name__} has no default for {', '.join(missing)}: pass "
+            f"{', '.join(f'{name}=... (--{name})' for name in missing)}. "
+            f"Received: method={method!r}{given}"
+        )
+
+
+def _advice(cls, name, value, known):
+    """Returns a sentence that says what to write instead of an unknown argument."""
+    if is_bounds(name) and "bounds" not in known:
+        return f"{cls.__name__} needs no bounds, because its proofs hold without a box."
+    if not is_radius(name):
+        return advice(name, value, known)
+    radius = short_repr(value)
+    if "radius" in required_arguments(cls):
+        return f"Write radius={radius}."
+    ways = {"radius": f"radius={radius}", "max_radius": f"max_radius={radius}, num_steps=0"}
+    way = next((text for own, text in ways.items() if own in known), None)
+    return f"{_OWN_RADII} To decide one radius at the least cost use {way}." if way else _OWN_RADII

@@ -18,7 +18,9 @@ from keras_robust.certification.input_region import InputRegion
 from keras_robust.certification.linear_bounds import LinearBounds
 from keras_robust.certification.model_checks import check_precision
 from keras_robust.certification.model_checks import check_shape
+from keras_robust.certification.radii import check_radius
 from keras_robust.certification.radii import with_progress
+from keras_robust.configurable import short_repr
 from keras_robust.layers.input_transformation import check_count
 from keras_robust.threat_models.parsing import parse_bounds
 
@@ -54,7 +56,8 @@ class Complete(Certificate):
     later layers are computed anew after every split. Cost: up to `time_limit` for an example.
 
     Args:
-        radius: float above 0, the radius to decide, in the units of the input.
+        radius: float above 0, or a string such as `"8/255"`, the radius to decide, in the units of
+            the input; below the width of the box.
         bounds: pair `(low, high)`, the box of valid inputs, numbers or arrays with a number for
             each channel, or `None` for no box. Defaults to `(0.0, 1.0)`.
         time_limit: float above 0, the seconds that branch and bound may spend on an example. The
@@ -63,7 +66,8 @@ class Complete(Certificate):
         num_domains: int, the number of domains that are split at a time. Defaults to `128`.
 
     Raises:
-        ValueError: as for `Crown`; and in `certify` for a model with an activation other than ReLU
+        ValueError: as for `Crown`; for a `radius` within which every point of the box is feasible;
+            and in `certify` for a model with an activation other than ReLU
             and maxima, whatever comes before it.
 
     Example:
@@ -91,9 +95,9 @@ class Complete(Certificate):
     def __init__(
         self, radius, *, bounds=(0.0, 1.0), time_limit=60.0, chunk_size=1024, num_domains=128
     ):
-        check_numbers(radius=radius, time_limit=time_limit)
-        self.radius = radius
+        check_numbers(time_limit=time_limit)
         self.bounds = parse_bounds(bounds)
+        self.radius = _check_in_box(check_radius("radius", radius), self.bounds)
         self.time_limit = time_limit
         self.chunk_size = check_count("chunk_size", chunk_size, 1, _MOST)
         self.num_domains = check_count("num_domains", num_domains, 1, _MOST)
@@ -152,6 +156,18 @@ class Complete(Certificate):
         weaker = AlphaCrown(bounds=self.bounds, max_radius=self.radius, num_steps=0)
         proved = weaker.proves(linear, self._region(x), labels)
         return np.where(proved, float(self.radius), 0.0)
+
+
+def _check_in_box(radius, bounds):
+    """Returns the radius, if it is below the width of the box in every feature that changes."""
+    width = np.inf if bounds is None else np.subtract(bounds[1], bounds[0])
+    if np.any((width > 0.0) & (radius >= width)):
+        raise ValueError(
+            "Expected a `radius` below the width of the box, or every valid input is feasible. "
+            "Give it in the units of `bounds`, such as '8/255' for inputs from 0 to 1. "
+            f"Received: radius={radius}, bounds={short_repr(bounds)}"
+        )
+    return radius
 
 
 def _sizes(points, x):

@@ -62,8 +62,8 @@ class Crown(Certificate):
         norm: `"Linf"`, `"L2"` or `"L1"`. Defaults to `"Linf"`.
         bounds: pair `(low, high)`, the box of valid inputs, numbers or arrays with a number for
             each channel, or `None` for no box. Defaults to `(0.0, 1.0)`.
-        max_radius: float above 0, the largest radius to try; `None` for the size of the box.
-            Defaults to `None`.
+        max_radius: float above 0, or a string such as `"8/255"`, the largest radius to try; `None`
+            for the size of the box, which a search never exceeds. Defaults to `None`.
         num_steps: int, the number of bisections, after the radius was doubled as long as it was
             certified: the result is within `2**-num_steps` of the largest, relatively. With 0, only
             `max_radius` is tried. Defaults to `8`.
@@ -131,12 +131,15 @@ class Crown(Certificate):
         return linear.largest_margins(region, labels, rounding=SLACK) < 0.0
 
     def _largest_radius(self, x):
-        if self.max_radius is not None:
+        # One radius that is tried alone is the question itself.
+        if self.bounds is None or (self.max_radius is not None and not self.num_steps):
             return float(self.max_radius)
         # No two points of the box are further apart than its opposite corners.
         ends = [np.broadcast_to(end, x.shape[1:]).astype("float64") for end in self.bounds]
         order = {"L1": 1, "L2": 2, "Linf": np.inf}[self.norm]
-        return float(np.linalg.norm((ends[1] - ends[0]).ravel(), order))
+        size = float(np.linalg.norm((ends[1] - ends[0]).ravel(), order))
+        # The search begins with a share of the largest radius, which must not be beyond the box.
+        return size if self.max_radius is None else min(float(self.max_radius), size)
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")

@@ -6,6 +6,8 @@ import numbers
 import keras
 import numpy as np
 
+from keras_robust.threat_models.parsing import parse_fraction
+
 ABSTAINED = -1
 # The radius of a prediction that is the same for all inputs.
 LARGEST = float(np.finfo("float32").max)
@@ -91,16 +93,22 @@ def check_norm(norm):
 
 
 def check_largest_radius(bounds, max_radius):
-    """Returns `max_radius`, a number above 0, or `None` if there are bounds."""
+    """Returns `max_radius` as a number above 0, or `None` if there are bounds."""
     if max_radius is None and bounds is None:
         raise ValueError(
             "Argument `max_radius`, the largest radius to try, is required without bounds. "
             "Received: bounds=None, max_radius=None"
         )
-    is_number = isinstance(max_radius, numbers.Real) and not isinstance(max_radius, bool)
-    if max_radius is not None and not (is_number and 0.0 < max_radius < math.inf):
+    return None if max_radius is None else check_radius("max_radius", max_radius)
+
+
+def check_radius(name, radius):
+    """Returns a radius, a number or a string such as `"8/255"`, as a finite number above 0."""
+    number = parse_fraction(name, radius)
+    is_number = isinstance(number, numbers.Real) and not isinstance(number, bool)
+    if not (is_number and 0.0 < number < math.inf):
         raise ValueError(
-            "Argument `max_radius` must be a number above 0, or None. "
-            f"Received: max_radius={max_radius!r}"
+            f"Argument `{name}` must be a number above 0, or a string such as '8/255'. "
+            f"Received: {name}={radius!r}"
         )
-    return max_radius
+    return number

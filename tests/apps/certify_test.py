@@ -29,6 +29,7 @@ ERROR_CASES = [
         "--model={folder}/model.keras --method=interval --alpha=0.1",
         "Expected only the arguments",
     ),
+    ("--model={folder}/model.keras --method=complete", "pass radius=... (--radius)"),
 ]
 
 

@@ -17,6 +17,14 @@ def test_the_curve():
     assert axes.get_xlabel() == "radius, L2"
 
 
+def test_a_radius_that_was_tried_alone_belongs_to_the_curve():
+    report = make(method={"class_name": "Complete", "config": {"radius": 0.75}})
+    (axes,) = draw_certificate(report).axes
+    x, y = axes.lines[0].get_data()
+    np.testing.assert_array_equal(x, [0.0, 0.2, 0.5, 0.5, 0.75])
+    np.testing.assert_array_equal(y, [0.6, 0.6, 0.2, 0.0, 0.0])
+
+
 def test_title_and_caption_say_what_was_certified_and_how():
     method = {"class_name": "Smoothing", "config": CONFIG}
     figure = draw_certificate(make(method=method, model_name="tiny_$x$"))
@@ -24,7 +32,7 @@ def test_title_and_caption_say_what_was_certified_and_how():
     assert axes.get_title() == "tiny_$x$: Smoothing, radii in L2, 5 examples"
     assert not axes.title.get_parse_math()
     assert figure.get_supxlabel().splitlines() == [
-        "clean accuracy 60.0%, abstained 20.0%, average radius 0.18",
+        "clean accuracy 60.0%, abstained 20.0%, average radius 0.18 in L2 (0 where wrong)",
         "noise_stddev=0.25, num_samples=1000, alpha=0.001",
     ]
     # Long texts have several lines.

@@ -114,6 +114,16 @@ def test_the_table_of_a_complete_certificate_has_all_outcomes():
     assert "inconclusive" in text and "inconclusive" not in str(make())
 
 
+def test_the_table_has_the_radius_that_was_decided():
+    method = {"class_name": "Complete", "config": {"radius": 30.0}}
+    radii, broken = [0.0] * 5, [20.0, 25.0, None, 30.0, 30.0]
+    curve = {"radii": [0.0], "certified_accuracy": [0.6]}
+    table = make(method=method, radii=radii, curve=curve, broken_radii=broken).table()
+    cells = [[str(cell) for cell in column.cells] for column in table.columns]
+    # The fourth prediction is wrong, and the second one abstained.
+    assert cells == [["0", "30"], ["60.0%", "0.0%"], ["20.0%", "80.0%"], ["20.0%", "20.0%"]]
+
+
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "other.json").write_text("[]")
     with refusals.assert_refused(
@@ -126,7 +136,7 @@ def test_the_table_has_the_numbers():
     text = str(make())
     assert "Smoothing, radii in L2, 5 examples" in text and "noise_stddev=0.25" in text
     assert "alpha" not in text
-    assert "clean accuracy 60.0%, abstained 20.0%, average radius 0.18" in text
+    assert "clean accuracy 60.0%, abstained 20.0%, average radius 0.18 in L2 (0 where" in text
     rows = [line.split() for line in text.splitlines() if "%" in line]
     assert [row[1::2] for row in rows[:6]] == [
         ["0", "60.0%"],
@@ -183,3 +193,14 @@ def test_the_figure_is_written(tmp_path):
     figure = make().plot(str(tmp_path / "curve.png"))
     assert figure.axes[0].get_xlabel() == "radius, L2"
     assert matplotlib.image.imread(tmp_path / "curve.png").ndim == 3
+
+
+def test_the_table_warns_of_predictions_at_chance():
+    labels = [0, 1, 2] * 20
+    # An abstention is no mistake, so only the other predictions count.
+    for shift, expected in ((0, False), (1, True)):
+        predictions = [(label + shift) % 3 for label in labels] + [-1] * 60
+        report = make(
+            num_examples=120, labels=labels * 2, predictions=predictions, radii=[0.0] * 120
+        )
+        assert ("Clean accuracy is at chance" in str(report)) is expected

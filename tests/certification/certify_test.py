@@ -115,6 +115,23 @@ def test_wrong_arguments():
         kr.certify(model, (X, Y), "interval", batch_size=0)
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("complete", {}, "no default for radius: pass radius=... .--radius.. Received: method='c"),
+        ("complete", {"bounds": (0, 255)}, r"pass radius=... .*Received: .* with \['bounds'\]"),
+        ("complete", {"epsilon": "8/255"}, "of Complete. Write radius='8/255'. Received: epsilon$"),
+        ("crown", {"radius": 8}, "at the least cost use max_radius=8, num_steps=0. Received: rad"),
+        ("linear", {"epsilon": 8}, r"certified_accuracy\(radius\)` returns .* radius. Received: e"),
+        ("smoothing", {"bounds": (0, 255)}, "Smoothing needs no bounds, because its proofs hold w"),
+        ("lipschitz", {"clip_min": 0, "clip_max": 1}, "out a box. Received: clip_max, clip_min$"),
+    ],
+)
+def test_the_advice_fits_the_certificate(method, options, message):
+    with refusals.assert_refused(message):
+        kr.certify(numpy_reference.keras_model(), (X, Y), method, **options)
+
+
 def test_inputs_of_any_range_are_smoothed():
     report = kr.certify(logits, (40.0 * X - 20.0, Y), noise_stddev=1.0, num_samples=50)
     assert report.num_classes == 6

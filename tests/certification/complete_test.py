@@ -76,8 +76,10 @@ def test_the_report_states_outcomes_and_is_read_again(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"radius": 0.0}, "`radius` must be a number > 0. Received: 0.0"),
-        ({"radius": "8/255"}, "`radius` must be a number > 0. Received: '8/255'"),
+        ({"radius": 0.0}, "`radius` must be a number above 0.*Received: radius=0.0"),
+        ({"radius": True}, "`radius` must be a number above 0.*Received: radius=True"),
+        ({"radius": 5.0}, "Expected a `radius` below the width of the box.*: radius=5.0, bounds="),
+        ({"radius": 1, "bounds": (0.0, [1.0, 9.0])}, "below the width.*: radius=1, bounds="),
         ({"radius": 0.1, "time_limit": 0}, "`time_limit` must be a number > 0. Received: 0"),
         ({"radius": 0.1, "chunk_size": 0}, "`chunk_size` must be .*Received: chunk_size=0"),
         ({"radius": 0.1, "num_domains": 1.5}, "`num_domains` must be .*Received: num_domains=1.5"),
@@ -87,6 +89,13 @@ def test_arguments_out_of_range_are_refused(arguments, message):
     with refusals.assert_refused(message):
         Complete(**arguments)
     assert (Complete(0.1).time_limit, Complete(0.1).num_domains) == (60.0, 128)
+
+
+def test_the_radius_is_in_the_units_of_the_box():
+    assert Complete("8/255").radius == 8 / 255
+    assert Complete(5.0, bounds=None).radius == Complete(5.0, bounds=(0.0, 255.0)).radius == 5.0
+    # The second feature never changes.
+    assert Complete(0.9, bounds=(0.0, [1.0, 0.0])).radius == 0.9
 
 
 def test_other_activations_are_refused_before_any_attack():

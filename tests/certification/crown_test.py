@@ -68,6 +68,19 @@ def test_without_steps_only_the_largest_radius_is_tried(method):
     assert 3 < np.sum(found > 0.0) < 9
 
 
+@tiers.parametrize("norm", ORDERS)
+def test_the_search_does_not_exceed_the_box(norm, not_compiled):
+    model, x = _linear()
+    own, large = (Crown(norm, max_radius=most).certify(model, x).radii for most in (None, 900.0))
+    np.testing.assert_array_equal(large, own)
+    assert np.all(own > 0.0)
+    # One radius that is tried alone is certified as it is, here of a model that never changes.
+    model.layers[0].set_weights([np.zeros((4, 3)), np.arange(3.0)])
+    np.testing.assert_array_equal(
+        Crown(norm).at_radius(900.0, (0.0, 1.0)).certify(model, x).radii, 900.0
+    )
+
+
 @tiers.parametrize("num_steps", [3, 10])
 def test_steps_are_the_precision(num_steps, not_compiled):
     model, x = _linear()

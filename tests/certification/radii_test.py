@@ -2,9 +2,12 @@ import numpy as np
 import pytest
 
 from keras_robust import certification
+from keras_robust.certification.radii import check_largest_radius
+from keras_robust.certification.radii import check_radius
 from keras_robust.certification.radii import largest_radii
 from keras_robust.certification.radii import radii_from_below
 from keras_robust.certification.radii import with_progress
+from tests.support import refusals
 
 
 def test_bisection_finds_each_border_from_below():
@@ -93,6 +96,22 @@ def test_without_steps_only_the_largest_radius_is_tried():
     asked = _Asked([0.5, 1.0, 2.0])
     np.testing.assert_array_equal(radii_from_below(asked, np.ones(3), 0), [0.0, 1.0, 1.0])
     assert asked.calls == [([0, 1, 2], [1.0, 1.0, 1.0])]
+
+
+def test_radii_are_numbers_or_fractions():
+    assert check_radius("radius", "8/255") == 8 / 255
+    assert check_radius("radius", 30) == 30
+    assert check_largest_radius((0.0, 1.0), "1/4") == 0.25
+    assert check_largest_radius((0.0, 1.0), None) is None
+
+
+@pytest.mark.parametrize("radius", [True, 0.0, -0.1, "0/3", "wide", "1/0", np.inf, np.nan, [0.1]])
+def test_other_radii_are_refused(radius):
+    message = r"`{}` must be a number.*, or a string such as '8/255'. Received: {}="
+    with refusals.assert_refused(message.format("size", "size")):
+        check_radius("size", radius)
+    with refusals.assert_refused(message.format("max_radius", "max_radius")):
+        check_largest_radius(None, radius)
 
 
 def test_names():

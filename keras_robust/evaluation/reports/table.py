@@ -37,8 +37,8 @@ def summarise(report):
         table.add_column(heading, justify="right")
     table.add_row("clean", percent(report.clean_accuracy), amount(report.num_examples))
     for proof in report.certificates:
-        proved = f"{percent(proof.num_proved / report.num_examples)} proved"
         amounts = amount(proof.num_examples), amount(None), amount(proof.seconds)
+        proved = share_proved(proof, report.num_examples)
         table.add_row(Text(one_line(proof.name)), proved, *amounts)
     for attack in report.attacks:
         amounts = map(amount, (attack.num_attacked, attack.queries, attack.seconds))
@@ -68,6 +68,11 @@ def share_left(attack):
     if attack.accuracy is None:
         return f"{percent(attack.accuracy_so_far)} so far"
     return percent(attack.accuracy)
+
+
+def share_proved(proof, num_examples):
+    """Returns the share that a certificate proved as text, or a dash if no example was left."""
+    return f"{percent(proof.num_proved / num_examples)} proved" if proof.num_examples else "-"
 
 
 def amount(number):

@@ -59,6 +59,14 @@ def test_certificates_have_rows_before_the_attacks():
     assert "certified" not in _text(table.summarise(reports.make()))
 
 
+def test_a_certificate_that_had_no_examples_proved_no_share():
+    proofs = [kr.evaluation.ProofReport("Interval", {}, left, 0, 0, 0.5) for left in (0, 6)]
+    for proof, expected in zip(proofs, ("-", "0.0% proved"), strict=True):
+        assert table.share_proved(proof, 6) == expected
+        text = _text(table.summarise(reports.make(certificates=[proof])))
+        assert _rows(text)["Interval"][0] == expected
+
+
 def test_warnings_are_below_the_table():
     text = " ".join(_text(table.summarise(reports.make())).split())
     failed = "- Check convergence: failed (value 0.375, threshold 0.0625). Use more steps."
