@@ -47,7 +47,8 @@ class Complete(Certificate):
 
     The radius of an example is `radius` if it is proved, else 0. `broken_radii` holds the distance
     of a counterexample. Every counterexample is judged in the float32 model, within the ball and
-    the box in float32. What neither is found nor proved within the time limit is inconclusive.
+    the box in float32. What neither is found nor proved within the time limit is inconclusive, and
+    so is a tie: a margin that reaches 0 up to rounding, where no point has another prediction.
 
     The proof holds up to rounding, as for `Crown`. The programs are scaled, and what the tolerances
     of HiGHS may hide is added to their bounds.
