@@ -10,6 +10,7 @@ from keras_robust.certificate import Certificate
 from keras_robust.certificate import CertificationResult
 from keras_robust.certification.input_region import InputRegion
 from keras_robust.certification.linear_bounds import LinearBounds
+from keras_robust.certification.model_checks import SLACK
 from keras_robust.certification.model_checks import check_precision
 from keras_robust.certification.model_checks import check_shape
 from keras_robust.certification.radii import check_largest_radius
@@ -20,9 +21,6 @@ from keras_robust.layers.input_transformation import check_count
 from keras_robust.threat_models.parsing import parse_bounds
 
 _MOST_ROWS = 10**6
-# A margin must be below 0 by this share of the largest logit. The model computes in float32, whose
-# rounding errors are about 1e-6 of the logits; those of the bounds, in float64, are far smaller.
-SLACK = 1e-6
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")

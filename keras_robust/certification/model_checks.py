@@ -5,6 +5,9 @@ import keras
 from keras_robust import backend
 from keras_robust import models
 
+# A margin must be below 0 by this share of the largest logit. The model computes in float32, whose
+# rounding errors are about 1e-6 of the logits; those of the bounds, in float64, are far smaller.
+SLACK = 1e-6
 _EXACT = ("float32", "float64")
 
 

@@ -187,6 +187,18 @@ def test_a_search_that_breaks_a_proved_example_fails_a_check():
     assert {check.name: check.verdict for check in honest.checks}["proofs"] == "passed"
 
 
+@pytest.mark.parametrize("name", ["interval", "linear", "lipschitz", "crown"])
+def test_nothing_is_proved_within_the_rounding_of_the_logits(name):
+    """The margin of class 1 is `2e-4 x`, and float32 numbers around 1000 are 6e-5 apart."""
+    network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+    network.set_weights([np.array([[0.0, 2e-4]]), np.full(2, 1000.0)])
+    ball = kr.L2(0.8) if name == "lipschitz" else kr.Linf(0.8)
+    data = np.array([[0.9]], "float32"), np.array([1])
+    assert kr.evaluate(network, data, ball, "fgsm").outcomes == ["broken"]
+    report = kr.evaluate(network, data, ball, "fgsm", certificates=name)
+    assert report.outcomes == ["broken"]
+
+
 def test_where_everything_is_proved_nothing_is_attacked():
     report = _evaluate(["fgsm", "pgd"], Claims([1.0] * 5), num_examples=4)
     assert [attack.num_attacked for attack in report.attacks] == [0, 0]
