@@ -106,6 +106,19 @@ def test_half_precision_is_refused(name, dtype):
         kr.certification.exact_linear(identity(dtype=dtype), X, np.array([0]), kr.Linf(0.1))
 
 
+@pytest.mark.parametrize("name", [*SLACKS, "complete"])
+@pytest.mark.parametrize("value", [-np.inf, np.inf, np.nan])
+def test_weights_that_are_not_finite_are_refused(name, value):
+    """With the bias `-inf` the logits are finite, because of the ReLU."""
+    inner = layers.Dense(2, "relu", kernel_initializer="identity", name="bad")
+    model = identity(keras.Sequential([keras.Input((2,)), inner]), layers.Dense(2))
+    inner.bias.assign([0.0, value])
+    methods = {**SLACKS, "complete": kr.certification.Complete(0.1)}
+    message = "Expected finite weights.*layer 'bad' of class Dense with 1 of 2 values of 'bias'"
+    with refusals.assert_refused(message):
+        methods[name].certify(model, X)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_inputs_that_are_rounded_are_refused(name):
     model = keras.Sequential([keras.Input((2,), dtype="int32", name="i"), layers.Dense(2)])
