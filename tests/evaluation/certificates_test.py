@@ -237,6 +237,36 @@ def test_proofs_survive_an_interruption(tmp_path):
     assert again.robust_accuracy == report.robust_accuracy == 0.4
 
 
+NEVER = Interrupted([0.0] * 5)
+
+
+def test_proofs_of_other_weights_are_not_resumed(tmp_path, monkeypatch):
+    """All examples have 0.5 in the second feature, whose slope and the bias cancel there."""
+    x, y = np.array([[0.2, 0.5], [0.9, 0.5]], "float32"), np.array([1, 0])
+    networks = [keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]) for _ in range(2)]
+    for network, slope in zip(networks, (1.0, 3.0), strict=True):
+        network.set_weights([np.array([[1.0, 0.0], [0.0, slope]]), np.array([0.0, (1 - slope) / 2])])
+    np.testing.assert_array_equal(networks[0](x), networks[1](x))
+    monkeypatch.setattr(Interrupted, "is_stopped", True)
+    arguments = {"minimum_norm": None, "certificates": "crown", "checkpoint": tmp_path / "state.npz"}
+    with pytest.raises(KeyboardInterrupt):
+        kr.evaluate(networks[0], (x, y), kr.Linf(0.2), NEVER, **arguments)
+    with refusals.assert_refused("belongs to another evaluation.*Received: different weights$"):
+        kr.evaluate(networks[1], (x, y), kr.Linf(0.2), NEVER, **arguments)
+
+
+def test_long_arguments_of_certificates_are_compared_in_full(tmp_path, monkeypatch):
+    path = tmp_path / "state.npz"
+    monkeypatch.setattr(Interrupted, "is_stopped", True)
+    radii = [1.0, 0.0, 0.0, 0.0, 0.0]
+    with pytest.raises(KeyboardInterrupt):
+        _evaluate(NEVER, Claims(radii, points=X), checkpoint=path)
+    # The same shape and range.
+    points = np.concatenate([X[1:], X[:1]])
+    with refusals.assert_refused("another evaluation.*Received: different certificates$"):
+        _evaluate(NEVER, Claims(radii, points=points), checkpoint=path)
+
+
 METHODS = kr.certification
 
 
