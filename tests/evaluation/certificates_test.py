@@ -245,10 +245,13 @@ def test_proofs_of_other_weights_are_not_resumed(tmp_path, monkeypatch):
     x, y = np.array([[0.2, 0.5], [0.9, 0.5]], "float32"), np.array([1, 0])
     networks = [keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]) for _ in range(2)]
     for network, slope in zip(networks, (1.0, 3.0), strict=True):
-        network.set_weights([np.array([[1.0, 0.0], [0.0, slope]]), np.array([0.0, (1 - slope) / 2])])
+        network.set_weights(
+            [np.array([[1.0, 0.0], [0.0, slope]]), np.array([0.0, (1 - slope) / 2])]
+        )
     np.testing.assert_array_equal(networks[0](x), networks[1](x))
     monkeypatch.setattr(Interrupted, "is_stopped", True)
-    arguments = {"minimum_norm": None, "certificates": "crown", "checkpoint": tmp_path / "state.npz"}
+    path = tmp_path / "state.npz"
+    arguments = {"minimum_norm": None, "certificates": "crown", "checkpoint": path}
     with pytest.raises(KeyboardInterrupt):
         kr.evaluate(networks[0], (x, y), kr.Linf(0.2), NEVER, **arguments)
     with refusals.assert_refused("belongs to another evaluation.*Received: different weights$"):
