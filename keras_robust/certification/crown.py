@@ -103,6 +103,8 @@ class Crown(Certificate):
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
         check_shape(model, x)
         check_precision(model)
+        if not len(x):
+            return CertificationResult(np.zeros(0, "int64"), np.zeros(0))
         with backend.double_precision():
             logits = models.predict_logits(model, x, batch_size).astype("float64")
             linear = LinearBounds(model, x.shape[1:], self.norm, self.chunk_size)

@@ -87,6 +87,8 @@ class Interval(Certificate):
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
         check_shape(model, x)
         check_precision(model)
+        if not len(x):
+            return CertificationResult(np.zeros(0, "int64"), np.zeros(0))
         # In float64 the rounding of the bounds is far below the rounding of a model in float32.
         with backend.double_precision():
             return self._certify(model, x, batch_size, verbose)

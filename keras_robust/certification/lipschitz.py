@@ -71,6 +71,8 @@ class Lipschitz(Certificate):
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
         check_shape(model, x)
         check_precision(model)
+        if not len(x):
+            return CertificationResult(np.zeros(0, "int64"), np.zeros(0))
         bound = propagate(model, LipschitzBound(1.0, x.shape), lipschitz_bound)
         check_logits(model, bound)
         bound = bound.logits or bound

@@ -119,6 +119,14 @@ def test_weights_that_are_not_finite_are_refused(name, value):
         methods[name].certify(model, X)
 
 
+@pytest.mark.parametrize("name", ["interval", "lipschitz", "crown", "alpha_crown"])
+def test_no_inputs_have_no_radii(name):
+    methods = {**SLACKS, "alpha_crown": kr.certification.AlphaCrown()}
+    found = methods[name].certify(identity(), X[:0], verbose=True)
+    assert found.predictions.shape == found.radii.shape == (0,)
+    assert (found.predictions.dtype, found.radii.dtype) == ("int64", "float64")
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_inputs_that_are_rounded_are_refused(name):
     model = keras.Sequential([keras.Input((2,), dtype="int32", name="i"), layers.Dense(2)])
