@@ -64,9 +64,9 @@ def certify(
             layers) or `"linear"` (exact). Defaults to `"smoothing"`.
         num_examples: int, certifies only the first `num_examples` examples; `None` for all.
             Defaults to `None`.
-        batch_size: int, which does not change the result, or `None` for the choice of the method:
-            256 examples, or for `"smoothing"` as many noisy copies as suit a CPU. Defaults to
-            `None`.
+        batch_size: int, which does not change the result, except for what `"complete"` leaves
+            undecided in its time; or `None` for the choice of the method: 256 examples, or for
+            `"smoothing"` as many noisy copies as suit a CPU. Defaults to `None`.
         seed: int, the seed of the noise. Defaults to `0`.
         verbose: bool, whether to show a progress bar, for methods that take long. Defaults to
             `False`.

@@ -12,10 +12,10 @@ from keras_robust.attacks.attack_loss import check_numbers
 from keras_robust.certificate import Certificate
 from keras_robust.certificate import CertificationResult
 from keras_robust.certification.branch_and_bound import BranchAndBound
-from keras_robust.certification.crown import SLACK
 from keras_robust.certification.crown import AlphaCrown
 from keras_robust.certification.input_region import InputRegion
 from keras_robust.certification.linear_bounds import LinearBounds
+from keras_robust.certification.model_checks import SLACK
 from keras_robust.certification.model_checks import check_precision
 from keras_robust.certification.model_checks import check_shape
 from keras_robust.certification.radii import check_radius
@@ -109,6 +109,8 @@ class Complete(Certificate):
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
         check_shape(model, x)
         check_precision(model)
+        if not len(x):
+            return CertificationResult(*(np.zeros(0, dtype) for dtype in ("int64", "float64")))
         with backend.double_precision():
             linear = LinearBounds(model, x.shape[1:], self.norm, self.chunk_size)
             search = BranchAndBound(linear, self.num_domains)

@@ -10,6 +10,7 @@ from keras_robust.certificate import Certificate
 from keras_robust.certificate import CertificationResult
 from keras_robust.certification.input_region import InputRegion
 from keras_robust.certification.linear_bounds import LinearBounds
+from keras_robust.certification.model_checks import SLACK
 from keras_robust.certification.model_checks import check_precision
 from keras_robust.certification.model_checks import check_shape
 from keras_robust.certification.radii import check_largest_radius
@@ -20,9 +21,6 @@ from keras_robust.layers.input_transformation import check_count
 from keras_robust.threat_models.parsing import parse_bounds
 
 _MOST_ROWS = 10**6
-# A margin must be below 0 by this share of the terms of the largest logit: about the rounding
-# errors of a model in float32. Those of the bounds, in float64, are far smaller.
-SLACK = 1e-6
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
@@ -107,6 +105,8 @@ class Crown(Certificate):
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
         check_shape(model, x)
         check_precision(model)
+        if not len(x):
+            return CertificationResult(np.zeros(0, "int64"), np.zeros(0))
         with backend.double_precision():
             logits = models.predict_logits(model, x, batch_size).astype("float64")
             linear = LinearBounds(model, x.shape[1:], self.norm, self.chunk_size)

@@ -11,6 +11,7 @@ from keras_robust.certificate import CertificationResult
 from keras_robust.certification.interval_bounds import IntervalBounds
 from keras_robust.certification.interval_bounds import worst_margins
 from keras_robust.certification.interval_rules import propagate_box
+from keras_robust.certification.model_checks import SLACK
 from keras_robust.certification.model_checks import check_logits
 from keras_robust.certification.model_checks import check_precision
 from keras_robust.certification.model_checks import check_shape
@@ -32,19 +33,18 @@ class Interval(Certificate):
     The prediction provably stays the same if no `z_j` can reach `z_y`; bisection finds the largest
     such `r`.
 
-    The certificate is a proof up to rounding. Bounds are computed in float64, rounded to nearest,
-    for the exact function that the weights define. The logits of a model in float32 differ from it
-    by about 1e-6 of their size (with TensorFloat-32, which GPUs may use, by 1e-3); half precision
-    raises a `ValueError`. A radius of 0 says nothing about the model: bounds widen at every layer,
-    and networks that were not trained for IBP (`objectives.IBP`) get radii near 0, however robust
-    they are.
+    The proof holds up to rounding, as for `Crown`: bounds are computed in float64, rounded to
+    nearest, and a margin must be below 0 by 1e-6 of the largest logit. TensorFloat-32, which GPUs
+    may use, rounds by more, about 1e-3; half precision raises a `ValueError`. A radius of 0 says
+    nothing about the model: bounds widen at every layer, and networks that were not trained for IBP
+    (`objectives.IBP`) get radii near 0, however robust they are.
 
     Supports Sequential and Functional models of Dense, Conv, pooling, BatchNormalization (with its
     moving statistics), increasing activations, Flatten, Reshape, Add and similar layers. Other
     layers raise a `ValueError` that names them. A final softmax or sigmoid is removed.
 
-    Deviations from the authors' code: none; they report one radius, not the largest. Cost for each
-    input: about two forward passes times `num_steps`.
+    Deviations from the authors' code: the slack for rounding; they report one radius, not the
+    largest. Cost for each input: about two forward passes times `num_steps`.
 
     Args:
         bounds: pair `(low, high)`, the box of valid inputs, numbers or arrays with a number for
@@ -87,12 +87,16 @@ class Interval(Certificate):
     def certify(self, model, x, *, batch_size=256, seed=0, verbose=False):
         check_shape(model, x)
         check_precision(model)
+        if not len(x):
+            return CertificationResult(np.zeros(0, "int64"), np.zeros(0))
         # In float64 the rounding of the bounds is far below the rounding of a model in float32.
         with backend.double_precision():
             return self._certify(model, x, batch_size, verbose)
 
     def _certify(self, model, x, batch_size, verbose):
-        predictions = np.argmax(models.predict_logits(model, x, batch_size), axis=-1)
+        logits = models.predict_logits(model, x, batch_size).astype("float64")
+        predictions = np.argmax(logits, axis=-1)
+        slack = SLACK * np.max(np.abs(logits), axis=-1)
         largest = self.max_radius
         if largest is None:
             # From this radius on, the ball contains the whole box.
@@ -112,8 +116,8 @@ class Interval(Certificate):
             labels = ops.convert_to_tensor(predictions[rows], "int32")
 
             # The defaults bind the values of this iteration.
-            def is_certified(tried, inputs=inputs, labels=labels):
-                return np.asarray(worst(inputs, ops.convert_to_tensor(tried), labels)) < 0.0
+            def is_certified(tried, inputs=inputs, labels=labels, slack=slack[rows]):
+                return np.asarray(worst(inputs, ops.convert_to_tensor(tried), labels)) < -slack
 
             none = np.zeros(len(x[rows]))
             radii.append(largest_radii(is_certified, none, none + largest, self.num_steps))

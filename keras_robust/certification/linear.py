@@ -15,6 +15,7 @@ from keras_robust.calls import with_argument_advice
 from keras_robust.certificate import Certificate
 from keras_robust.certificate import CertificationResult
 from keras_robust.certification import affine
+from keras_robust.certification.model_checks import SLACK
 from keras_robust.certification.model_checks import check_precision
 from keras_robust.certification.radii import LARGEST
 from keras_robust.certification.radii import check_norm
@@ -129,10 +130,11 @@ class Linear(Certificate):
     Without a box it is `min_j (z_y - z_j) / ||w_y - w_j||_q`, where `q` is the dual norm. With a
     box, bisection finds the largest radius at which `exact_linear` returns robust, or the size of
     the box if no valid input is a mistake. The radius is exact, not only a lower bound: there is a
-    mistake just outside of it.
+    mistake just outside of it. The proof holds up to rounding, as for `Crown`: every gap
+    `z_y - z_j` counts as smaller by 1e-6 of the largest logit.
 
-    Deviations from the textbook: none, up to the rounding of float32, in which the model runs.
-    Cost: one forward pass, and with a box one maximization for each bisection and class.
+    Deviations from the textbook: that slack, because the model runs in float32. Cost: one forward
+    pass, and with a box one maximization for each bisection and class.
 
     Args:
         norm: `"L1"`, `"L2"` or `"Linf"`. Defaults to `"Linf"`.
@@ -174,7 +176,8 @@ class Linear(Certificate):
         logits = affine_model.logits.astype("float64")
         slopes = ops.convert_to_numpy(affine_model.slopes).astype("float64")
         labels = np.argmax(logits, axis=-1)
-        free = _distances(logits, labels, slopes, ball)
+        slack = SLACK * np.max(np.abs(logits), axis=-1)
+        free = _distances(logits, labels, slopes, ball, slack)
         if self.bounds is None:
             return CertificationResult(labels, free)
         ends = [np.broadcast_to(end, x.shape).astype("float32") for end in self.bounds]
@@ -187,22 +190,24 @@ class Linear(Certificate):
             # An Linf radius broadcasts against the inputs.
             if self.norm == "Linf":
                 radii = radii.reshape(-1, *(1 for _ in x.shape[1:]))
-            return affine_model.worst_margin(labels, boxed.with_epsilon(radii)) < 0.0
+            return affine_model.worst_margin(labels, boxed.with_epsilon(radii)) < -slack
 
         # A box only removes mistakes, so the distance without it is certified.
         low = np.minimum(free, largest)
         return CertificationResult(labels, largest_radii(is_robust, low, largest, self.num_steps))
 
 
-def _distances(logits, labels, slopes, ball):
-    """Returns the exact distances to the nearest mistake without a box."""
+def _distances(logits, labels, slopes, ball, slack):
+    """Returns the distances to the nearest mistake without a box, less those of the slack."""
     radii = np.full(len(logits), LARGEST)
     rows = np.arange(len(logits))
     for j in range(logits.shape[-1]):
         differences = ops.convert_to_tensor((slopes[labels] - slopes[j]).astype("float32"))
         norms = ops.convert_to_numpy(ball.dual_norm(differences)).astype("float64")
-        gaps = logits[rows, labels] - logits[:, j]
-        # Two classes with equal slopes never change their order, so their radius is the largest.
-        radius = np.divide(gaps, norms, out=np.full(len(gaps), LARGEST), where=norms > 0.0)
+        gaps = np.maximum(logits[rows, labels] - logits[:, j] - slack, 0.0)
+        # Two classes with equal slopes never change their order, so their radius is the largest,
+        # unless rounding decides their order.
+        fixed = np.where(gaps > 0.0, LARGEST, 0.0)
+        radius = np.divide(gaps, norms, out=fixed, where=norms > 0.0)
         radii = np.where(labels == j, radii, np.minimum(radii, radius))
     return radii

@@ -1,10 +1,14 @@
 """Checks that a proof about the layers of a model holds for its predictions."""
 
 import keras
+import numpy as np
 
 from keras_robust import backend
 from keras_robust import models
 
+# A margin must be below 0 by this share of the largest logit. The model computes in float32, whose
+# rounding errors are about 1e-6 of the logits; those of the bounds, in float64, are far smaller.
+SLACK = 1e-6
 _EXACT = ("float32", "float64")
 
 
@@ -12,7 +16,8 @@ def check_precision(model):
     """Raises a `ValueError` for a Keras model with a layer that is less precise than float32.
 
     A certificate holds for the exact function that the weights define. Rounding to half precision,
-    or to integers, changes logits far more than float32 does.
+    or to integers, changes logits far more than float32 does. Weights that are not finite define no
+    function, so they raise as well.
     """
     for layer in backend.layers_of(model):
         if getattr(layer, "quantization_mode", None) is not None:
@@ -33,6 +38,22 @@ def check_precision(model):
                 f"set_weights). Received: layer {layer.name!r} of class "
                 f"{type(layer).__name__} in {dtype}"
             )
+    _check_finite(model)
+
+
+def _check_finite(model):
+    # The layers inside a layer follow it, so the last one that matches is the most precise.
+    for layer in reversed(backend.layers_of(model)):
+        for weight in layer.weights:
+            values = keras.ops.convert_to_numpy(weight)
+            num_bad = int(np.sum(~np.isfinite(values)))
+            if num_bad:
+                raise ValueError(
+                    "Expected finite weights, because a bound with NaN or infinity proves nothing: "
+                    "train the model again, or load other weights. Received: layer "
+                    f"{layer.name!r} of class {type(layer).__name__} with {num_bad} of "
+                    f"{values.size} values of {weight.name!r} NaN or infinite"
+                )
 
 
 def check_shape(model, x):

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_robust import models
+from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.certificate import Certificate
 from keras_robust.certificate import CertificationResult
 from keras_robust.certification.noisy_votes import ESTIMATION
@@ -51,9 +52,9 @@ class Smoothing(Certificate):
     radius, cost less.
 
     Each input has its own noise, which depends on `seed` and its row alone. `batch_size` is the
-    number of copies in a forward pass, rounded down to hundreds, and does not change the noise. By
-    default a batch has about a million input values and at most 2,000 copies, which suits CPUs; a
-    GPU may be faster with more.
+    number of copies in a forward pass, rounded down to hundreds, at least 100, and does not change
+    the noise. By default a batch has about a million input values and at most 2,000 copies, which
+    suits CPUs; a GPU may be faster with more.
 
     With `dtype="bfloat16"` **the certificate holds for the classifier that is computed in
     bfloat16**, another function than the one in float32, and says nothing about the latter. Deploy
@@ -142,9 +143,11 @@ class Smoothing(Certificate):
     def resolve(self, model):
         if self.noise_stddev is not None or not isinstance(model, RandomizedSmoothing):
             return self
-        return type(self)(**{**self.get_config(), "noise_stddev": model.noise_stddev})
+        return self._with(noise_stddev=model.noise_stddev)
 
     def certify(self, model, x, *, batch_size=None, seed=0, verbose=False):
+        if batch_size is not None:
+            check_counts(batch_size=batch_size)
         base, stddev = self._parts(model)
         _warn_of_units(x, stddev)
         _check_guards(base)

@@ -12,6 +12,7 @@ import numpy as np
 from keras_robust import models
 from keras_robust.attacks.worst_case import WorstCase
 from keras_robust.calls import with_argument_advice
+from keras_robust.configurable import fingerprint
 from keras_robust.evaluation.certificates import plan_certificates
 from keras_robust.evaluation.checkpoint import Checkpoint
 from keras_robust.evaluation.checks.chance import measure_chance
@@ -76,7 +77,8 @@ def evaluate(  # noqa: PLR0913
             margin, and all others get `APGD` and `TargetedAPGD`. Defaults to `"standard"`.
         num_examples: int, evaluates only the first `num_examples` examples; `None` for all.
             Defaults to `None`.
-        batch_size: int. Does not change the result. Defaults to `256`.
+        batch_size: int. Does not change the result, except for what `Complete` leaves undecided in
+            its time. Defaults to `256`.
         seed: int, the seed of the random numbers. Defaults to `0`.
         minimum_norm: the minimum-norm attack for the robustness curve, or `None` for no curve.
             `"auto"` is `TargetedFAB` on three targets (`FMN` in `L0`) if one of the attacks uses
@@ -90,8 +92,8 @@ def evaluate(  # noqa: PLR0913
             whatever radius they have themselves. A counterexample of `"complete"` breaks an example
             as an attack does. `None` for no proofs. Defaults to `None`.
         checkpoint: str, the file that holds the state while the evaluation runs. After a kill, the
-            same call resumes from the file and returns the same result. `None` for no file.
-            Defaults to `None`.
+            same call resumes from the file and returns the same result, except for what `Complete`
+            leaves undecided in its time. `None` for no file. Defaults to `None`.
         verbose: bool, whether to show a progress bar per attack. Defaults to `False`.
 
     Returns:
@@ -131,7 +133,8 @@ def evaluate(  # noqa: PLR0913
     worst = WorstCase(x, labels, logits, measures=has_single_norm(threat_model))
     # The clean logits identify the model, whose weights may not be accessible.
     outputs = {"outputs of the model": logits}
-    identity = _identity(worst, threat_model, (certificates, plan), seed)
+    identity = _identity(worst, threat_model, plan, seed)
+    identity |= _identity_of_proofs(certificates, model)
     state = Checkpoint(checkpoint, identity, outputs)
     runner = AttackRunner(model, worst, threat_model, batch_size=batch_size, seed=seed)
     runner.run(plan, state, verbose, certificates)
@@ -170,34 +173,44 @@ def _versions():
     }
 
 
-def _identity(worst, threat_model, methods, seed):
+def _identity(worst, threat_model, plan, seed):
     """Returns what two evaluations must share so that one can resume the other.
 
     Args:
         worst: a `WorstCase`.
         threat_model: a `ThreatModel`.
-        methods: pair of lists, the certificates and the planned attacks.
+        plan: list of the planned attacks.
         seed: int.
     """
-    # The repr of a function contains its address.
-    certificates, attacks = (
-        [re.sub(" at 0x[0-9a-f]+", "", repr(method)) for method in some] for some in methods
-    )
-    digest = hashlib.sha256()
-    for leaf in [*keras.tree.flatten(worst.x), worst.y]:
-        # An array of objects, such as strings, holds addresses, so hash the values instead.
-        has_objects = leaf.dtype.kind == "O"
-        digest.update(repr(leaf.tolist()).encode() if has_objects else leaf.tobytes())
     radius = decimal_radius(threat_model).tolist()
     return {
-        "data": digest.hexdigest(),
-        "threat_model": f"{threat_model!r} with epsilon {radius}",
-        "certificates": certificates,
-        "attacks": attacks,
+        "data": _digest([*keras.tree.flatten(worst.x), worst.y]),
+        # The repr of a threat model shows long arrays by their range alone.
+        "threat_model": {"epsilon": radius, "arguments": fingerprint(threat_model)},
+        # The repr of a function contains its address.
+        "attacks": [re.sub(" at 0x[0-9a-f]+", "", repr(planned)) for planned in plan],
         "seed": seed,
         # Another version may compute other results from the same state.
         "version": __version__,
     }
+
+
+def _identity_of_proofs(certificates, model):
+    """Returns what else evaluations must share, because proofs are about the weights."""
+    has_weights = bool(certificates) and isinstance(model, keras.Layer)
+    return {
+        "certificates": [fingerprint(certificate) for certificate in certificates],
+        "weights": _digest(model.get_weights()) if has_weights else None,
+    }
+
+
+def _digest(arrays):
+    digest = hashlib.sha256()
+    for array in arrays:
+        # An array of objects, such as strings, holds addresses, so hash the values instead.
+        has_objects = array.dtype.kind == "O"
+        digest.update(repr(array.tolist()).encode() if has_objects else array.tobytes())
+    return digest.hexdigest()
 
 
 def _chance_warnings(worst):

@@ -192,6 +192,32 @@ def test_a_kink_in_a_corner_of_the_box_is_detected():
         affine.check_affine(bent, (100,), kr.Linf(0.1))
 
 
+@pytest.mark.parametrize("slope", [0.2, 0.0])
+def test_a_shared_bias_does_not_hide_a_kink_that_changes_the_class(slope):
+    """The margin of class 1 is `0.1 x - 0.03` plus a kink at 0.5 of the given slope."""
+    dense = keras.layers.Dense
+    network = keras.Sequential([keras.Input((1,)), dense(2, "relu"), dense(2)])
+    hidden = [np.ones((1, 2)), np.array([0.0, -0.5])]
+    network.set_weights([*hidden, np.array([[0.0, 0.1], [0.0, slope]]), np.array([1e3, 999.97])])
+    if slope:
+        with pytest.raises(ValueError, match="affine"):
+            affine.check_affine(network, (1,), kr.Linf(0.1))
+    else:
+        affine.check_affine(network, (1,), kr.Linf(0.1))
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("bias", [0.0, 100.0])
+def test_the_rounding_of_half_precision_is_no_kink(dtype, bias):
+    keras.config.set_dtype_policy(dtype)
+    try:
+        head = keras.layers.Dense(3, bias_initializer=keras.initializers.Constant(bias))
+        low = keras.Sequential([keras.Input((64,)), keras.layers.Dense(32), head])
+    finally:
+        keras.config.set_dtype_policy("float32")
+    affine.check_affine(low, (64,), kr.Linf(0.1))
+
+
 def test_without_bounds_the_examples_give_the_range():
     def bent(x):
         return keras.ops.concatenate([x, keras.ops.relu(x - 100.0)], axis=-1)

@@ -103,3 +103,8 @@ def test_other_activations_are_refused_before_any_attack():
     with pytest.raises(ValueError, match="splits ReLUs.*Received: 2 activations that are not"):
         Complete(0.1).certify(model, X)
     assert Complete(0.1).certify(network(), X[:1]).predictions.shape == (1,)
+
+
+def test_no_inputs_have_no_radii():
+    found = Complete(RADIUS).certify(network(), X[:0])
+    assert len(found.predictions) == len(found.radii) == 0

@@ -14,6 +14,7 @@ from tests.support import tiers
 X = np.array([[0.9, 0.1]], "float32")
 SPARSE = "sparse_categorical_crossentropy"
 METHODS = {"interval": Interval(), "lipschitz": Lipschitz(), "linear": Linear()}
+SLACKS = {**METHODS, "free": Linear(bounds=None), "crown": kr.certification.Crown(num_steps=20)}
 every_bound = pytest.mark.parametrize("name", ["interval", "lipschitz"])
 
 
@@ -24,6 +25,31 @@ def identity(*behind, shape=(2,), units=2, activation=None, loss=None, **argumen
     if loss is not None:
         model.compile("sgd", loss)
     return model
+
+
+def with_shared_bias(slope, *bias):
+    """Returns a model with the logits `(bias[0], bias[1] + slope * x)`."""
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(2)])
+    model.set_weights([np.array([[0.0, slope]]), np.array(bias)])
+    return model
+
+
+@pytest.mark.parametrize("name", SLACKS)
+def test_the_rounding_of_large_logits_proves_nothing(name):
+    x = np.array([[0.9]], "float32")
+    # The gap of 1.8e-4 is below 1e-6 of the logits; in float32 it is only three roundings.
+    assert SLACKS[name].certify(with_shared_bias(2e-4, 1000.0, 1000.0), x).radii == 0.0
+    # Neither does a gap that no input changes.
+    assert SLACKS[name].certify(with_shared_bias(0.0, 1000.0, 1000.0005), x).radii == 0.0
+
+
+@pytest.mark.parametrize("name", SLACKS)
+def test_the_slack_is_a_millionth_of_the_largest_logit(name):
+    """The gap is `0.75 / 64`, which float32 holds exactly, and the radius `(gap - slack) * 64`."""
+    model = with_shared_bias(1 / 64, 1024.0, 1024.0)
+    found = SLACKS[name].certify(model, np.array([[0.75]], "float32"))
+    expected = 0.75 - 64e-6 * (1024.0 + 0.75 / 64)
+    assert found.radii[0] == pytest.approx(expected, abs=1e-5)
 
 
 @every_bound
@@ -78,6 +104,27 @@ def test_half_precision_is_refused(name, dtype):
             METHODS[name].certify(model, X)
     with pytest.raises(ValueError, match="exact arithmetic"):
         kr.certification.exact_linear(identity(dtype=dtype), X, np.array([0]), kr.Linf(0.1))
+
+
+@pytest.mark.parametrize("name", [*SLACKS, "complete"])
+@pytest.mark.parametrize("value", [-np.inf, np.inf, np.nan])
+def test_weights_that_are_not_finite_are_refused(name, value):
+    """With the bias `-inf` the logits are finite, because of the ReLU."""
+    inner = layers.Dense(2, "relu", kernel_initializer="identity", name="bad")
+    model = identity(keras.Sequential([keras.Input((2,)), inner]), layers.Dense(2))
+    inner.bias.assign([0.0, value])
+    methods = {**SLACKS, "complete": kr.certification.Complete(0.1)}
+    message = "Expected finite weights.*layer 'bad' of class Dense with 1 of 2 values of 'bias'"
+    with refusals.assert_refused(message):
+        methods[name].certify(model, X)
+
+
+@pytest.mark.parametrize("name", ["interval", "lipschitz", "crown", "alpha_crown"])
+def test_no_inputs_have_no_radii(name):
+    methods = {**SLACKS, "alpha_crown": kr.certification.AlphaCrown()}
+    found = methods[name].certify(identity(), X[:0], verbose=True)
+    assert found.predictions.shape == found.radii.shape == (0,)
+    assert (found.predictions.dtype, found.radii.dtype) == ("int64", "float64")
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -178,6 +178,12 @@ def test_the_dtype_gives_the_votes_of_a_network_of_that_dtype():
 
 
 @pytest.mark.exhaustive
+@pytest.mark.parametrize("batch_size", [0, -5, 1.5, True])
+def test_a_batch_size_that_is_no_count_is_refused(batch_size):
+    with refusals.assert_refused(f"`batch_size` must be an int >= 1. Received: {batch_size}"):
+        Smoothing(SIGMA).certify(linear, X, batch_size=batch_size)
+
+
 @tiers.parametrize("batch_size", [1, 350, 10_000])
 def test_the_seed_changes_the_counts_and_the_batch_size_does_not(batch_size):
     method = Smoothing(SIGMA, num_samples=1050, selection_samples=130)

@@ -187,6 +187,18 @@ def test_a_search_that_breaks_a_proved_example_fails_a_check():
     assert {check.name: check.verdict for check in honest.checks}["proofs"] == "passed"
 
 
+@pytest.mark.parametrize("name", ["interval", "linear", "lipschitz", "crown"])
+def test_nothing_is_proved_within_the_rounding_of_the_logits(name):
+    """The margin of class 1 is `2e-4 x`, and float32 numbers around 1000 are 6e-5 apart."""
+    network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(2)])
+    network.set_weights([np.array([[0.0, 2e-4]]), np.full(2, 1000.0)])
+    ball = kr.L2(0.8) if name == "lipschitz" else kr.Linf(0.8)
+    data = np.array([[0.9]], "float32"), np.array([1])
+    assert kr.evaluate(network, data, ball, "fgsm").outcomes == ["broken"]
+    report = kr.evaluate(network, data, ball, "fgsm", certificates=name)
+    assert report.outcomes == ["broken"]
+
+
 def test_where_everything_is_proved_nothing_is_attacked():
     report = _evaluate(["fgsm", "pgd"], Claims([1.0] * 5), num_examples=4)
     assert [attack.num_attacked for attack in report.attacks] == [0, 0]
@@ -223,6 +235,39 @@ def test_proofs_survive_an_interruption(tmp_path):
     again = _evaluate(attack, [first, second])
     np.testing.assert_array_equal(again.x_adv, report.x_adv)
     assert again.robust_accuracy == report.robust_accuracy == 0.4
+
+
+NEVER = Interrupted([0.0] * 5)
+
+
+def test_proofs_of_other_weights_are_not_resumed(tmp_path, monkeypatch):
+    """All examples have 0.5 in the second feature, whose slope and the bias cancel there."""
+    x, y = np.array([[0.2, 0.5], [0.9, 0.5]], "float32"), np.array([1, 0])
+    networks = [keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)]) for _ in range(2)]
+    for network, slope in zip(networks, (1.0, 3.0), strict=True):
+        network.set_weights(
+            [np.array([[1.0, 0.0], [0.0, slope]]), np.array([0.0, (1 - slope) / 2])]
+        )
+    np.testing.assert_array_equal(networks[0](x), networks[1](x))
+    monkeypatch.setattr(Interrupted, "is_stopped", True)
+    path = tmp_path / "state.npz"
+    arguments = {"minimum_norm": None, "certificates": "crown", "checkpoint": path}
+    with pytest.raises(KeyboardInterrupt):
+        kr.evaluate(networks[0], (x, y), kr.Linf(0.2), NEVER, **arguments)
+    with refusals.assert_refused("belongs to another evaluation.*Received: different weights$"):
+        kr.evaluate(networks[1], (x, y), kr.Linf(0.2), NEVER, **arguments)
+
+
+def test_long_arguments_of_certificates_are_compared_in_full(tmp_path, monkeypatch):
+    path = tmp_path / "state.npz"
+    monkeypatch.setattr(Interrupted, "is_stopped", True)
+    radii = [1.0, 0.0, 0.0, 0.0, 0.0]
+    with pytest.raises(KeyboardInterrupt):
+        _evaluate(NEVER, Claims(radii, points=X), checkpoint=path)
+    # The same shape and range.
+    points = np.concatenate([X[1:], X[:1]])
+    with refusals.assert_refused("another evaluation.*Received: different certificates$"):
+        _evaluate(NEVER, Claims(radii, points=points), checkpoint=path)
 
 
 METHODS = kr.certification

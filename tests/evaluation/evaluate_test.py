@@ -354,3 +354,25 @@ def test_large_inputs_may_be_rounded():
     report = kr.evaluate(lambda x: x, (x, x.argmax(-1)), ball, attack, minimum_norm=None)
     assert report.warnings == []
     assert (report.clean_accuracy, report.num_examples) == (1.0, 50)
+
+
+class Interrupted(kr.attacks.FGSM):
+    def search(self, problem):
+        raise KeyboardInterrupt
+
+
+def test_a_checkpoint_of_other_long_bounds_is_not_resumed(tmp_path):
+    x, y = np.full((2, 9), 0.5, "float32"), np.zeros(2, "int64")
+    high = np.linspace(0.6, 1.0, 9)
+
+    def run(high):
+        ball = kr.Linf(0.1, bounds=(0.0, high))
+        arguments = {"minimum_norm": None, "checkpoint": tmp_path / "state.npz"}
+        kr.evaluate(lambda x: x[:, :2], (x, y), ball, ["fgsm", Interrupted()], **arguments)
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(high)
+    # The same shape and range.
+    with refusals.assert_refused("belongs to another evaluation.*different threat_model$"):
+        run(high[::-1])

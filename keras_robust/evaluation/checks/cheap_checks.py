@@ -39,7 +39,7 @@ def cheap_checks(model, worst, plan, reports, threat_model, batch_size):
         _check_black_box(pairs, worst.correct),
         _check_unbounded(pairs, worst),
     ]
-    return checks + [_check_proofs(worst)] * bool(worst.proved.any())
+    return checks + [_check_proofs(pairs, worst)] * bool(worst.proved.any())
 
 
 def check_chance(labels, logits):
@@ -206,11 +206,18 @@ def _check_unbounded(pairs, worst):
     )
 
 
-def _check_proofs(worst):
+def _check_proofs(pairs, worst):
     """Checks that no attack broke an example that a certificate proves robust."""
-    refuted = worst.proved & ~worst.robust
+    name, refuted = "proofs", worst.proved & ~worst.robust
+    # Only these run on proved examples.
+    searched = any(planned.is_unbounded and report.num_attacked for planned, report in pairs)
+    if not searched and not refuted.any():
+        advice = (
+            "No attack ran on a proved example: minimum-norm attacks do, others leave them out."
+        )
+        return Check(name, None, 0.0, "skipped", advice)
     return make_check(
-        "proofs",
+        name,
         float(refuted.mean()),
         0.0,
         not refuted.any(),

@@ -297,15 +297,35 @@ def test_no_model_is_robust_without_a_limit():
 
 @pytest.mark.parametrize("proved,refuted", [([0, 1], 0), ([0, 3, 4], 1), ([2, 3, 4], 2)])
 def test_no_attack_breaks_what_is_proved(proved, refuted):
-    report = AttackReport.of(WHITE, accuracy_so_far=0.4, num_attacked=4)
+    search = PlannedAttack(kr.attacks.FMN(), is_unbounded=True)
+    report = AttackReport.of(search.attack, accuracy_so_far=0.4, num_attacked=4)
     worst = _worst(np.ones(5, "bool"), proved)
     worst.robust = np.array([1, 1, 0, 1, 0], "bool")
-    check = cheap_checks(model, worst, [PlannedAttack(WHITE)], [report], BALL, 256)[-1]
+    check = cheap_checks(model, worst, [search], [report], BALL, 256)[-1]
     assert (check.name, check.value, check.threshold) == ("proofs", refuted / 5, 0.0)
     assert check.verdict == ("failed" if refuted else "passed")
     words = f"broke {refuted} examples that a certificate had proved robust, the first in row "
     assert check.advice.startswith(f"An attack {words}" if refuted else "")
     assert {0: "", 1: "row 4: the certificate is unsound", 2: "row 2: the"}[refuted] in check.advice
+
+
+def test_proofs_that_no_attack_tried_are_not_checked():
+    search = PlannedAttack(kr.attacks.FMN(), is_unbounded=True)
+    worst = _worst(np.ones(5, "bool"), [0, 1])
+    for planned, count, verdict in (
+        (PlannedAttack(WHITE), 3, "skipped"),
+        (search, 0, "skipped"),
+        (search, 5, "passed"),
+    ):
+        report = AttackReport.of(planned.attack, accuracy_so_far=1.0, num_attacked=count)
+        check = cheap_checks(model, worst, [planned], [report], BALL, 256)[-1]
+        assert (check.name, check.verdict) == ("proofs", verdict)
+        assert check.advice.startswith("No attack ran on a proved example" * (verdict == "skipped"))
+    # A mistake counts, whoever found it.
+    worst.robust = np.array([0, 1, 1, 1, 1], "bool")
+    report = AttackReport.of(WHITE, accuracy_so_far=0.8, num_attacked=3)
+    check = cheap_checks(model, worst, [PlannedAttack(WHITE)], [report], BALL, 256)[-1]
+    assert (check.verdict, check.value) == ("failed", 0.2)
 
 
 def _evaluate(network, attacks, x=X, y=told.Y, **arguments):
