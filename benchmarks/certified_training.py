@@ -165,6 +165,7 @@ def main(_):
         own = folder / f"{name}_{epochs}_epochs_seed_{_SEED.value}"
         model, seconds = train(recipe, epochs, dataset, own)
         row = {"epochs": epochs, "train_seconds": seconds, "parameters": model.count_params()}
+        row["command"] = f"{_COMMAND} --only={name} --epochs={epochs}"
         row["published"] = PUBLISHED[f"{recipe.dataset}_{recipe.epsilon}"]
         done[name] = {**row, **judge(recipe, model, dataset)}
         # Another run may have added rows in the meantime.
