@@ -175,11 +175,12 @@ class LinearBounds:
                 lower, upper = known[node.number]
                 box = ops.maximum(box[0], lower), ops.minimum(box[1], upper)
             inner.boxes[node.number] = box
-            if self._curves_after[node.number] and not self._is_exact(node):
-                inner.boxes[node.number] = self._tightened(node, inner, num_iterations)
             if node.curve is not None:
                 lines = self._compile(node, "lines", node.curve.lines)
                 inner.lines[node.number] = lines(*before[0])
+            # Another curve may follow directly, so that the bounds need the lines.
+            if self._curves_after[node.number] and not self._is_exact(node):
+                inner.boxes[node.number] = self._tightened(node, inner, num_iterations)
         return inner
 
     def _is_exact(self, node):

@@ -12,6 +12,7 @@ from keras_robust.certification import interval_rules
 from keras_robust.certification.bound_graph import bound_graph
 from keras_robust.certification.curves import curve_of_activation
 from keras_robust.certification.interval_bounds import IntervalBounds
+from tests.support import tiers
 from tests.support.bounded import randomise
 from tests.support.bounded import sequential
 
@@ -160,7 +161,7 @@ def test_layers_with_the_affine_rule_are_affine(name):
     assert np.max(np.abs(first - second)) > 0.1 * size
 
 
-@every_affine_layer
+@tiers.parametrize("name", AFFINE, one_for=lambda name: interval_rules._RULES[AFFINE[name]])
 def test_affine_functions_are_computed_in_double_precision(name):
     model = instance(AFFINE[name])
     node = bound_graph(model, model.input_shape[1:], "float64")
