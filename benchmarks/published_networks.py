@@ -47,6 +47,7 @@ _METHODS = {
         max_radius=radius, num_steps=0, inner_iterations=20
     ),
 }
+_COMMAND = "python -m benchmarks.published_networks --images=DIR --wong_kolter=FILE --mnistfc=FILE"
 _TIME_LIMIT = 300.0  # Seconds for a property, in branch and bound.
 
 
@@ -192,7 +193,7 @@ def main(_):
     for name, (judge, arguments) in rows.items():
         if name not in result["rows"]:
             result["rows"][name] = judge(*arguments)
-            results.save(_OUTPUT.value, result)
+            results.save(_OUTPUT.value, {**result, "command": _COMMAND})
         print(name, result["rows"][name], flush=True)
 
 
