@@ -10,6 +10,8 @@ from keras_robust import backend
 _FRAMEWORKS = {"tensorflow": "TensorFlow", "jax": "JAX"}
 # Raised by TensorFlow, by JAX, and for a method that symbolic tensors lack.
 _ERRORS = (NotImplementedError, TypeError, AttributeError)
+# Raised by TensorFlow where `predict` cuts a traced batch of many inputs into its own batches.
+_LOOP = "Iterator.get_next()"
 
 
 @contextlib.contextmanager
@@ -22,9 +24,11 @@ def tracing_error_context(model, inputs):
     """
     try:
         yield
-    except _ERRORS as error:
+    except (*_ERRORS, ValueError) as error:
         is_symbolic = any(map(backend.is_symbolic, keras.tree.flatten(inputs)))
-        if not is_symbolic or not (_is_about_numpy(error) or _calls_predict(model, error)):
+        is_known = isinstance(error, _ERRORS) or _LOOP in str(error)
+        is_of_arrays = is_known and (_is_about_numpy(error) or _calls_predict(model, error))
+        if not is_symbolic or not is_of_arrays:
             raise
         raise ValueError(
             f"The model cannot be traced by {_FRAMEWORKS[keras.backend.backend()]}: it turns "
