@@ -67,6 +67,7 @@ WHOLE_FILES = {
     "conformance/distillation_test.py",
     "conformance/kill_test.py",
     "conformance/passed_test.py",
+    "conformance/soundness_test.py",
     "examples/robust_overfitting_test.py",
 }
 
