@@ -47,6 +47,8 @@ def pytest_collection_finish():
     # The modules and the tests stay to the end: the garbage collector need not search them.
     gc.collect()
     gc.freeze()
+    # What a test traces makes far more objects than the default thresholds expect.
+    gc.set_threshold(20_000, 20, 50)
 
 
 def pytest_xdist_make_scheduler(config, log):
