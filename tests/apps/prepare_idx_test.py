@@ -1,17 +1,8 @@
-import pathlib
-
 import pytest
 import tensorflow_datasets as tfds
 
-from keras_robust.datasets import idx
+from tests.datasets import idx_test
 from tests.support import programs
-
-_SOURCE = pathlib.Path(idx.SOURCES["fashion_mnist"])
-
-needs_real_files = pytest.mark.skipif(
-    not _SOURCE.is_dir(),
-    reason=f"Debian's package dataset-fashion-mnist is not installed in {_SOURCE}",
-)
 
 
 def _run(*arguments):
@@ -38,23 +29,30 @@ def test_an_empty_source_is_one_line():
     _assert_one_line(_run("--source="), "flag --source=: Expected a folder.")
 
 
-@needs_real_files
-def test_damaged_files_and_then_the_real_ones(tmp_path):
-    source, data_dir = tmp_path / "source", tmp_path / "data"
-    source.mkdir()
-    for path in _SOURCE.iterdir():
-        (source / path.name).write_bytes(path.read_bytes())
+def test_damaged_files_and_then_intact_ones(tmp_path):
+    source, data_dir = idx_test.small_files(tmp_path / "source"), tmp_path / "data"
+    arguments = "--name=kmnist", f"--source={source}", f"--data_dir={data_dir}"
     labels = source / "t10k-labels-idx1-ubyte.gz"
     intact = labels.read_bytes()
     labels.write_bytes(intact[:-1])
-    done = _run(f"--source={source}", f"--data_dir={data_dir}")
-    _assert_one_line(done, f"Expected a gzip file. Received: '{labels}'")
+    _assert_one_line(_run(*arguments), f"Expected a gzip file. Received: '{labels}'")
 
     labels.write_bytes(intact)
-    done = _run(f"--source={source}", f"--data_dir={data_dir}")
+    done = _run(*arguments)
     assert (done.code, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        f"{data_dir}/fashion_mnist/3.0.1: 60000 train, 10000 test images",
-        f'Load it with: tfds.load("fashion_mnist", data_dir="{data_dir}")',
+        f"{data_dir}/kmnist/3.0.1: 5 train, 3 test images",
+        f'Load it with: tfds.load("kmnist", data_dir="{data_dir}")',
     ]
-    assert len(tfds.load("fashion_mnist", data_dir=str(data_dir), split="test")) == 10_000
+    assert len(tfds.load("kmnist", data_dir=str(data_dir), split="test")) == 3
+
+
+@pytest.mark.exhaustive
+@idx_test.needs_real_files
+def test_the_files_of_debian_need_no_flag_but_the_folder(tmp_path):
+    done = _run(f"--data_dir={tmp_path}")
+    assert (done.code, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == (
+        f"{tmp_path}/fashion_mnist/3.0.1: 60000 train, 10000 test images"
+    )
+    assert len(tfds.load("fashion_mnist", data_dir=str(tmp_path), split="test")) == 10_000

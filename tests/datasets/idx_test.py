@@ -38,14 +38,17 @@ def _arrays(size=28):
     ]
 
 
-@pytest.fixture
-def source(tmp_path):
-    """A folder with four small files."""
-    folder = tmp_path / "in"
+def small_files(folder):
+    """Returns a new folder with four small files."""
     folder.mkdir()
     for name, array in zip(_NAMES, _arrays(), strict=True):
         (folder / name).write_bytes(_packed(array))
     return folder
+
+
+@pytest.fixture
+def source(tmp_path):
+    return small_files(tmp_path / "in")
 
 
 def test_the_arrays_of_the_files(source):
@@ -132,6 +135,7 @@ def test_an_unwritable_folder_is_named(source, tmp_path):
         idx.prepare("kmnist", source, data_dir)
 
 
+@pytest.mark.exhaustive
 @needs_real_files
 def test_the_real_files(tmp_path):
     data_dir = str(tmp_path / "data")
