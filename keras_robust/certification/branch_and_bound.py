@@ -13,34 +13,24 @@ from keras import ops
 from keras_robust import backend
 from keras_robust.certification.backward_bounds import affine_bound
 from keras_robust.certification.curves import RELU
+from keras_robust.certification.domains import is_empty
+from keras_robust.certification.domains import roots
+from keras_robust.certification.domains import split
+from keras_robust.certification.domains import stacked
+from keras_robust.certification.domains import unit_to_split
 from keras_robust.certification.input_region import InputRegion
 from keras_robust.certification.optimized_lines import Packing
 from keras_robust.certification.optimized_lines import optimized
+from keras_robust.certification.padding import padded_rows
 from keras_robust.certification.relu_program import ReluProgram
+from keras_robust.evaluation.outcomes import BROKEN
+from keras_robust.evaluation.outcomes import INCONCLUSIVE
+from keras_robust.evaluation.outcomes import PROVED
 
 _NUM_ITERATIONS = 20
 _LEAST_ROWS = 16
-# By what share of an interval rounding may cross its ends.
-_EMPTY = 1e-9
 # Shares of the time limit, at which the first search ends, and two kinds of programs after it.
 _FIRST_SHARE, _TIGHTENING_SHARE, _SOLVING_SHARE = 0.2, 0.5, 0.8
-
-
-class Domain(typing.NamedTuple):
-    """The inputs of a region for which some ReLUs have inputs of a known sign.
-
-    Fields: `margin`, the index of the margin that is bounded; `splits`, int8 `(units,)`, 1 or -1
-    where the sign is known, and 0 elsewhere; `lower` and `upper`, arrays `(units,)`, the intervals
-    of the inputs of all ReLUs; `slopes`, float32, the best slopes of the lines for the domain that
-    this one is part of, or `None`; `unit`, the ReLU at which it was split, or `None`.
-    """
-
-    margin: int
-    splits: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
-    slopes: np.ndarray | None = None
-    unit: int | None = None
 
 
 class _Problem(typing.NamedTuple):
@@ -105,16 +95,16 @@ class BranchAndBound:
             # There is nothing to split.
             return self._solve(problem, every, ends, start + time_limit)[:2]
         outcome, point = self._search(problem, every, ends, start + _FIRST_SHARE * time_limit)
-        if outcome != "inconclusive" or time.monotonic() > start + time_limit:
+        if outcome != INCONCLUSIVE or time.monotonic() > start + time_limit:
             return outcome, point
-        _, _, scores, _ = self._bounds(_roots(every, ends), margins, region)
+        _, _, scores, _ = self._bounds(roots(every, ends), margins, region)
         deadline = start + _TIGHTENING_SHARE * time_limit
         ends = self._program.tightened(ends, _box(region), np.max(scores, axis=0), deadline)
-        bounds, *_ = self._bounds(_roots(every, ends), margins, region)
+        bounds, *_ = self._bounds(roots(every, ends), margins, region)
         still_open = np.nonzero(~(bounds < -slack))[0]
         deadline = start + _SOLVING_SHARE * time_limit
         outcome, point, still_open = self._solve(problem, still_open, ends, deadline)
-        if outcome != "inconclusive":
+        if outcome != INCONCLUSIVE:
             return outcome, point
         return self._search(problem, still_open, ends, start + time_limit)
 
@@ -127,30 +117,30 @@ class BranchAndBound:
         for done, index in enumerate(indices):
             seconds = (deadline - time.monotonic()) / (len(indices) - done)
             outcome, point = self._outcome(problem, index, ends, seconds)
-            if outcome == "broken":
+            if outcome == BROKEN:
                 return outcome, point, []
-            if outcome == "inconclusive":
+            if outcome == INCONCLUSIVE:
                 still_open.append(index)
-        return "inconclusive" if still_open else "proved", None, still_open
+        return INCONCLUSIVE if still_open else PROVED, None, still_open
 
     def _outcome(self, problem, margin, ends, time_limit, may_be_empty=False):
         """Returns the outcome and a point, as `decide`, of the program for one margin."""
         slopes, box = problem.margins[margin], _box(problem.region)
         highest, point = self._program.largest(slopes, ends, box, time_limit, may_be_empty)
         if highest < -problem.slack:
-            return "proved", None
+            return PROVED, None
         mistake = None if point is None else problem.find_mistake(point[None])
-        return ("inconclusive", None) if mistake is None else ("broken", mistake)
+        return (INCONCLUSIVE, None) if mistake is None else (BROKEN, mistake)
 
     def _search(self, problem, indices, ends, deadline):
         """Returns the outcome and a point, as `decide`, of some margins, by splits."""
-        waiting, heap, counter = _roots(indices, ends), [], itertools.count()
+        waiting, heap, counter = roots(indices, ends), [], itertools.count()
         while waiting or heap:
             if time.monotonic() > deadline:
-                return "inconclusive", None
+                return INCONCLUSIVE, None
             if not waiting:
                 taken = [heapq.heappop(heap) for _ in range(min(self._batch_size, len(heap)))]
-                waiting = self._halves([domain for *_, domain in taken], problem.region)
+                waiting = self._split([domain for *_, domain in taken], problem.region)
                 continue
             outcome, point, still_open = self._judged(waiting, problem)
             if outcome is not None:
@@ -158,7 +148,7 @@ class BranchAndBound:
             for bound, domain in still_open:
                 heapq.heappush(heap, (-bound, next(counter), domain))
             waiting = []
-        return "proved", None
+        return PROVED, None
 
     def _judged(self, domains, problem):
         """Returns an outcome and its point, or `None` twice; and what is still open.
@@ -170,18 +160,18 @@ class BranchAndBound:
         open_rows = np.nonzero(~(bounds < -problem.slack))[0]
         mistake = problem.find_mistake(points[open_rows])
         if mistake is not None:
-            return "broken", mistake, []
+            return BROKEN, mistake, []
         found = []
         for row in open_rows:
             domain = domains[row]._replace(slopes=slopes[row].astype("float32"))
-            unit = _unit_to_split(domain, scores[row])
+            unit = unit_to_split(domain, scores[row])
             if unit is not None:
                 found.append((bounds[row], domain._replace(unit=unit)))
                 continue
             # Without integers it is a linear program, which takes no time worth limiting.
             ends = domain.lower, domain.upper
             outcome, point = self._outcome(problem, domain.margin, ends, math.inf, True)
-            if outcome != "proved":
+            if outcome != PROVED:
                 return outcome, point, []
         return None, None, found
 
@@ -196,22 +186,22 @@ class BranchAndBound:
             for side in (0, 1)
         ]
 
-    def _halves(self, domains, region):
+    def _split(self, domains, region):
         """Returns both parts of each domain, with tighter intervals behind the ReLU."""
-        found = [part for domain in domains for part in _halves(domain)]
+        found = [part for domain in domains for part in split(domain)]
         # The intervals of the same layer, and of those before it, stay the same.
         later = [row for row, domain in enumerate(found) if domain.unit < self._starts[-2]]
         if later:
-            ends = self._tightened([found[row] for row in later], region)
+            ends = self._new_intervals([found[row] for row in later], region)
             for row, lower, upper in zip(later, *ends, strict=True):
                 found[row] = found[row]._replace(lower=lower, upper=upper)
         # A domain whose intervals are empty has no inputs.
-        return [domain for domain in found if not _is_empty(domain)]
+        return [domain for domain in found if not is_empty(domain)]
 
-    def _tightened(self, domains, region):
+    def _new_intervals(self, domains, region):
         """Returns the lower and upper ends of the inputs of all ReLUs, computed anew."""
-        padded = _padded(domains)
-        boxes = self._boxes(*_stacked(padded, "lower", "upper"))
+        padded = [domains[row] for row in padded_rows(len(domains), _LEAST_ROWS)]
+        boxes = self._boxes(*stacked(padded, "lower", "upper"))
         sources = [node.inputs[0].number for node in self._curves]
         wide = InputRegion(*(ops.repeat(part, len(padded), axis=0) for part in region))
         inner = self._linear.inner_bounds(wide, known=dict(zip(sources, boxes, strict=True)))
@@ -227,8 +217,8 @@ class BranchAndBound:
 
     def _bounds(self, domains, margins, region):
         """Returns bounds of domains, the points where they are reached, scores, and slopes."""
-        padded = _padded(domains)
-        splits, lower, upper = _stacked(padded, "splits", "lower", "upper")
+        padded = [domains[row] for row in padded_rows(len(domains), _LEAST_ROWS)]
+        splits, lower, upper = stacked(padded, "splits", "lower", "upper")
         # NaN stands for slopes that are not known yet: two below and above, and a multiplier.
         unknown = np.full(3 * self._starts[-1], np.nan)
         start = np.stack([unknown if d.slopes is None else d.slopes for d in padded])
@@ -285,48 +275,6 @@ def _gap(slopes, lines, lower, upper):
     return ops.reshape(gap, (ops.shape(gap)[0], -1))
 
 
-def _unit_to_split(domain, scores):
-    """Returns the unit with the highest score, or `None` if all signs are known."""
-    is_open = (domain.lower < 0.0) & (domain.upper > 0.0)
-    return int(np.argmax(np.where(is_open, scores, -1.0))) if is_open.any() else None
-
-
-def _roots(indices, ends):
-    """Returns the domain of the whole region for each of some margins."""
-    none = np.zeros(len(ends[0]), "int8")
-    return [Domain(index, none, *ends) for index in indices]
-
-
 def _box(region):
     """Returns the lower and upper ends of the region of one example, arrays."""
     return tuple(np.asarray(end)[0] for end in (region.lower, region.upper))
-
-
-def _stacked(domains, *names):
-    """Returns a float64 array `(domains, units)` for each field."""
-    return [
-        np.stack([getattr(domain, name) for domain in domains]).astype("float64") for name in names
-    ]
-
-
-def _halves(domain):
-    """Yields the two parts of a domain at the sign of its unit."""
-    unit = domain.unit
-    for sign in (1, -1):
-        splits, lower, upper = domain.splits.copy(), domain.lower.copy(), domain.upper.copy()
-        splits[unit] = sign
-        (lower if sign > 0 else upper)[unit] = 0.0
-        yield domain._replace(splits=splits, lower=lower, upper=upper)
-
-
-def _is_empty(domain):
-    """Returns whether the ends of an interval are crossed by more than rounding."""
-    sizes = 1.0 + np.abs(domain.lower) + np.abs(domain.upper)
-    return bool(np.any(domain.lower > domain.upper + _EMPTY * sizes))
-
-
-def _padded(rows):
-    """Returns the items of a list, with the last one repeated up to a power of two."""
-    # A few sizes only, because a function is compiled for each.
-    size = max(_LEAST_ROWS, 2 ** (len(rows) - 1).bit_length())
-    return rows + [rows[-1]] * (size - len(rows))

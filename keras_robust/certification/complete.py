@@ -21,6 +21,7 @@ from keras_robust.certification.model_checks import check_shape
 from keras_robust.certification.radii import check_radius
 from keras_robust.certification.radii import with_progress
 from keras_robust.configurable import short_repr
+from keras_robust.evaluation.outcomes import PROVED
 from keras_robust.layers.input_transformation import check_count
 from keras_robust.threat_models.parsing import parse_bounds
 
@@ -129,7 +130,7 @@ class Complete(Certificate):
                     outcome, point = search.decide(
                         region, labels[row], SLACK, judge, self.time_limit
                     )
-                    radii[row] = self.radius if outcome == "proved" else 0.0
+                    radii[row] = self.radius if outcome == PROVED else 0.0
                     points[row] = x[row] if point is None else point
         sizes = _sizes(points, x)
         # The distance in float32 may exceed the radius by a rounding error.

@@ -13,6 +13,7 @@ from keras_robust.certification.linear_bounds import LinearBounds
 from keras_robust.certification.model_checks import SLACK
 from keras_robust.certification.model_checks import check_precision
 from keras_robust.certification.model_checks import check_shape
+from keras_robust.certification.padding import padded_rows
 from keras_robust.certification.radii import check_largest_radius
 from keras_robust.certification.radii import check_norm
 from keras_robust.certification.radii import radii_from_below
@@ -236,9 +237,7 @@ class _Batch:
 
     def __call__(self, rows, radii):
         """Returns bools for the rows, an int array, each at its radius."""
-        # A few sizes only, because a function is compiled for each.
-        size = 2 ** (len(rows) - 1).bit_length()
-        padded = np.minimum(np.arange(size), len(rows) - 1)
+        padded = padded_rows(len(rows))
         taken = rows[padded]
         given = map(ops.convert_to_tensor, (self._x[taken], radii[padded]))
         region = InputRegion.around(*given, self._certificate.bounds)

@@ -14,6 +14,7 @@ from keras_robust.certification.input_region import InputRegion
 from keras_robust.certification.interval_bounds import IntervalBounds
 from keras_robust.certification.model_checks import check_logits
 from keras_robust.certification.optimized_lines import optimized_bound
+from keras_robust.certification.padding import padded_rows
 
 
 def crown_margins(model, box, labels):
@@ -220,9 +221,7 @@ class LinearBounds:
         found = []
         for start in range(0, len(examples), self._chunk_size):
             count = min(self._chunk_size, len(examples) - start)
-            # A few sizes only, because a function is compiled for each.
-            size = min(self._chunk_size, 2 ** (count - 1).bit_length())
-            rows = np.minimum(start + np.arange(size), len(examples) - 1)
+            rows = start + padded_rows(count, most=self._chunk_size)
             dense = slopes[rows].toarray().reshape(-1, *node.shape)
             arguments = map(ops.convert_to_tensor, (examples[rows], dense))
             found.append(np.asarray(bound(*arguments, boxes, lines, inner.region))[:count])

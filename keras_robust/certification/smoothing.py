@@ -1,6 +1,5 @@
 """Randomized smoothing: radii from the votes of a model over noisy copies of an input."""
 
-import math
 import numbers
 import operator
 import warnings
@@ -16,12 +15,12 @@ from keras_robust.certification.noisy_votes import ESTIMATION
 from keras_robust.certification.noisy_votes import SELECTION
 from keras_robust.certification.noisy_votes import NoisyVotes
 from keras_robust.certification.radii import ABSTAINED
+from keras_robust.certification.radii import check_radius
 from keras_robust.certification.radii import with_progress
 from keras_robust.certification.smoothed_radius import least_votes
 from keras_robust.certification.smoothed_radius import smoothed_radius
 from keras_robust.layers import RandomizedSmoothing
 from keras_robust.models.dtypes import LOW
-from keras_robust.threat_models.parsing import parse_fraction
 
 # As a share of the range of the inputs. Smaller noise is probably in other units.
 _LEAST_NOISE = 0.01
@@ -117,18 +116,16 @@ class Smoothing(Certificate):
         radius=None,
         dtype=None,
     ):
-        noise_stddev = parse_fraction("noise_stddev", noise_stddev)
         if noise_stddev is not None:
-            _check_between("noise_stddev", noise_stddev, math.inf)
-        _check_between("alpha", alpha, 1.0)
+            noise_stddev = check_radius("noise_stddev", noise_stddev)
+        _check_share("alpha", alpha)
         for name, value in (("num_samples", num_samples), ("selection_samples", selection_samples)):
             if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(
                     f"Argument `{name}` must be an int of at least 1. Received: {name}={value!r}"
                 )
-        radius = parse_fraction("radius", radius)
         if radius is not None:
-            _check_between("radius", radius, math.inf)
+            radius = check_radius("radius", radius)
         if dtype is not None and dtype not in LOW:
             raise ValueError(
                 f"Argument `dtype` must be one of {LOW} or None. Received: dtype={dtype!r}"
@@ -233,10 +230,9 @@ def _check_guards(model):
         )
 
 
-def _check_between(name, value, high):
+def _check_share(name, value):
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not 0.0 < value < high:
+    if not is_number or not 0.0 < value < 1.0:
         raise ValueError(
-            f"Argument `{name}` must be a number above 0 and below {high}. "
-            f"Received: {name}={value!r}"
+            f"Argument `{name}` must be a number above 0 and below 1. Received: {name}={value!r}"
         )
