@@ -43,6 +43,7 @@ def motion_blur(x, rng, radius, stddev):
 
 
 def zoom_blur(x, rng, end, step):
-    """Returns the mean of the image and of enlargements by the factors from 1 to below `end`."""
+    """Returns the mean of the image and of its enlargements by the factors from 1 to `end`."""
+    # The same factors as the authors: `arange` may round `end` in.
     images = [x, *(zoom(x, factor) for factor in np.arange(1.0, end, step))]
     return np.mean(images, axis=0)

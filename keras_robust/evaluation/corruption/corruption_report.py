@@ -19,6 +19,7 @@ from keras_robust.evaluation.corruption.severities import NUM_SEVERITIES
 from keras_robust.evaluation.reports.characters import one_line
 from keras_robust.evaluation.reports.json_types import read_json
 from keras_robust.evaluation.reports.schema import to_plain
+from keras_robust.evaluation.reports.table import interval
 from keras_robust.evaluation.reports.table import percent
 
 
@@ -103,8 +104,10 @@ class CorruptionReport:
         """
         if self.baseline is None:
             return None
-        errors = zip(self.kinds, 1.0 - self.accuracy.mean(axis=1), strict=True)
-        return [_ratio(error, self.baseline[kind]) for kind, error in errors]
+        return [
+            _ratio(self._lost(row, self.num_examples), self.baseline[kind])
+            for kind, row in zip(self.kinds, self.num_correct, strict=True)
+        ]
 
     @property
     def mean_corruption_error(self):
@@ -120,9 +123,13 @@ class CorruptionReport:
         """
         if self.baseline is None or self.baseline["clean"] is None:
             return None
-        lost = zip(self.kinds, self.clean_accuracy - self.accuracy.mean(axis=1), strict=True)
-        clean = self.baseline["clean"]
-        return [_ratio(loss, self.baseline[kind] - clean) for kind, loss in lost]
+        return [
+            _ratio(
+                self._lost(row, self.num_clean_correct),
+                self.baseline[kind] - self.baseline["clean"],
+            )
+            for kind, row in zip(self.kinds, self.num_correct, strict=True)
+        ]
 
     @property
     def relative_mean_corruption_error(self):
@@ -156,13 +163,17 @@ class CorruptionReport:
         """Reads a report that `save` wrote."""
         return cls.from_dict(read_json(path))
 
+    def _lost(self, row, right):
+        """Returns the mean share of the examples by which counts fall short of `right`."""
+        return (len(row) * right - sum(row)) / (len(row) * self.num_examples)
+
     def _own(self):
         """Returns the figures that follow from the counts."""
         return {name: to_plain(getattr(self, name)) for name in FIGURES}
 
     def __rich__(self):
         title = f"Accuracy under corruptions as in {self.parameters}, {self.num_examples} examples"
-        notes = [self._figures(), *map(one_line, self.warnings)]
+        notes = [*self._figures(), *map(one_line, self.warnings)]
         table = Table(title=title, caption=Text("\n".join(notes)), caption_justify="left")
         table.add_column("severity")
         for heading in (*range(1, NUM_SEVERITIES + 1), "mean"):
@@ -179,16 +190,17 @@ class CorruptionReport:
         return table
 
     def _figures(self):
-        """Returns the figures below the table as a line of text."""
-        low, high = self.confidence
-        parts = [
+        """Returns the figures below the table as lines of text."""
+        lines = [
             f"clean accuracy {percent(self.clean_accuracy)}",
-            f"95% interval of the mean {percent(low)} - {percent(high)}",
+            f"95% interval of the mean {interval(self)}",
         ]
         if self.baseline is not None:
-            parts.append(f"mCE {_number(self.mean_corruption_error)}")
-            parts.append(f"relative mCE {_number(self.relative_mean_corruption_error)}")
-        return ", ".join(parts)
+            lines.append(
+                f"mCE {_number(self.mean_corruption_error)}, "
+                f"relative mCE {_number(self.relative_mean_corruption_error)}"
+            )
+        return lines
 
     def __str__(self):
         # A fixed width, so that text does not depend on the terminal.

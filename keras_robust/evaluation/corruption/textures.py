@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from keras_robust.evaluation.corruption.filters import convolve
-from keras_robust.evaluation.corruption.filters import motion_kernel
 from keras_robust.evaluation.corruption.filters import smooth
 
 _ICE = (0.80, 0.92, 1.0)
@@ -40,22 +38,32 @@ def plasma(shape, decay, rng):
 def frost_texture(shape, rng):
     """Returns ice on a window, `(height, width, 3)` with values from 0 to 1.
 
-    A film of ice, thick here and thin there, with needles that grow from random points along the
-    three axes of a crystal.
+    A film of ice, thick here and thin there, with needles along the three axes of a crystal.
 
     Args:
         shape: pair of int, height and width.
         rng: `np.random.Generator`.
     """
-    side = min(shape)
     film = plasma(shape, 1.6, rng)
-    length, turn = max(side // 7, 2), rng.uniform(0.0, 60.0)
-    needles = np.zeros((*shape, 1))
-    for angle in np.arange(turn, 360.0, 60.0):
-        seeds = rng.uniform(size=(*shape, 1)) < 0.04 / length
-        kernel = motion_kernel(length, 0.9 * length, angle)
-        needles += convolve(seeds / kernel.max(), kernel, "constant")
-    needles = np.minimum(2.0 * smooth(needles, side / 200.0), 1.0)[..., 0]
+    needles = np.minimum(2.0 * smooth(_needles(shape, rng), min(shape) / 200.0), 1.0)[..., 0]
     ice = np.clip(film * (0.4 + 0.4 * film + 0.6 * needles), 0.0, 1.0)
     # The thicker the ice, the whiter.
     return ice[..., None] ** (2.0 - np.array(_ICE))
+
+
+def _needles(shape, rng):
+    """Returns lines that become thin, in six directions from random points."""
+    length = max(min(shape) // 7, 2)
+    # About half of the pixels are on a needle.
+    count = rng.poisson(0.25 / length * shape[0] * shape[1])
+    turns = np.radians(60.0 * (rng.uniform() + rng.integers(6, size=(count, 1))))
+    steps = np.arange(2 * length + 1)
+    rows, columns = (
+        np.rint(rng.uniform(0.0, side, (count, 1)) + steps * part).astype(int)
+        for side, part in zip(shape, (np.sin(turns), np.cos(turns)), strict=True)
+    )
+    heights = np.broadcast_to(np.exp(-0.5 * (steps / length) ** 2), rows.shape)
+    inside = (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
+    lines = np.zeros((*shape, 1))
+    np.add.at(lines[..., 0], (rows[inside], columns[inside]), heights[inside])
+    return lines
