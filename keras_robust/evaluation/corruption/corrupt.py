@@ -78,9 +78,11 @@ def corrupt(x, kind, severity, *, bounds=(0.0, 1.0), seed=0, first_row=0):
         )
     check_seed(seed)
     x, (low, high) = check_images(x, bounds), check_bounds(bounds)
+    # NumPy takes no negative seeds.
     rng_key = seed % 2**32, KINDS.index(kind), severity
     function = _FUNCTIONS[KINDS.index(kind)]
     arguments = arguments_of(kind, severity, nearest_size(*x.shape[1:3]))
+    # In float64, so that bounds such as (0, 255) round as little as (0, 1).
     units = (x.astype("float64") - low) / (high - low)
     changed = [
         function(unit, np.random.default_rng([*rng_key, row]), *arguments)

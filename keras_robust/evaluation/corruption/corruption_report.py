@@ -89,6 +89,7 @@ class CorruptionReport:
         the Clopper-Pearson interval of `num_examples` predictions with this accuracy, which is
         wider than that of the mean over the copies.
         """
+        # The formula of the interval takes counts that are not whole, which `binomtest` refuses.
         size, right = self.num_examples, self.mean_accuracy * self.num_examples
         low, high = right > 0.0, right < size
         return (
@@ -165,6 +166,7 @@ class CorruptionReport:
 
     def _lost(self, row, right):
         """Returns the mean share of the examples by which counts fall short of `right`."""
+        # From the counts, so that a difference of equal accuracies is exactly 0.
         return (len(row) * right - sum(row)) / (len(row) * self.num_examples)
 
     def _own(self):

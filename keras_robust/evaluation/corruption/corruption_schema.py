@@ -60,6 +60,7 @@ _REPORT = record(
 
 def check_fields(fields):
     """Raises a `ValueError` that names the first field that does not match the schema."""
+    # Anything but an object becomes an empty one, which lacks the schema.
     fields = dict(fields) if isinstance(fields, dict) else {}
     schema, version = fields.pop("schema", None), fields.pop("schema_version", None)
     # `True` equals 1.
@@ -68,7 +69,14 @@ def check_fields(fields):
             f"Expected a report with schema {SCHEMA!r} and schema_version {SCHEMA_VERSION}. "
             f"Received: schema={reprlib.repr(schema)}, schema_version={reprlib.repr(version)}"
         )
+    # Check the types first, because the other checks compute with the values.
     _REPORT(fields, "report")
+    _check_counts(fields)
+    _check_baseline(fields["baseline"], fields["kinds"])
+
+
+def _check_counts(fields):
+    """Checks that there are counts for every kind, and none above the number of examples."""
     kinds, counts, size = fields["kinds"], fields["num_correct"], fields["num_examples"]
     if not kinds or len(set(kinds)) < len(kinds):
         refuse("report.kinds", "at least one kind, each of them once", kinds)
@@ -76,10 +84,15 @@ def check_fields(fields):
         refuse("report.num_correct", "a row for each kind", counts)
     if max(fields["num_clean_correct"], *map(max, counts)) > size:
         refuse("report.num_correct", f"counts up to num_examples {size}", counts)
-    baseline = fields["baseline"]
-    if baseline is not None and list(baseline) != ["clean", *kinds]:
+
+
+def _check_baseline(baseline, kinds):
+    """Checks that a baseline has an error for every kind; that without corruptions may miss."""
+    if baseline is None:
+        return
+    if list(baseline) != ["clean", *kinds]:
         refuse("report.baseline", "the clean error and one for each kind", baseline)
-    if baseline is not None and None in [baseline[kind] for kind in kinds]:
+    if None in [baseline[kind] for kind in kinds]:
         refuse("report.baseline", "numbers for all kinds", baseline)
 
 

@@ -125,6 +125,7 @@ def corruptions(
     )
     parameters = PUBLISHED[nearest_size(*x.shape[1:3])]
     arguments = {"bounds": bounds, "seed": seed}
+    # The copies depend on the data and the seed alone, so the baseline sees the same.
     if callable(baseline):
         baseline = corruptions(baseline, (x, y), kinds=kinds, batch_size=batch_size, **arguments)
     if baseline is not None:

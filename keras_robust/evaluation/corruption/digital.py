@@ -35,6 +35,7 @@ def elastic_transform(x, rng, strength, smoothness, jitter):
     rows, columns = np.mgrid[:height, :width]
     sources = np.stack([columns, rows, np.ones_like(rows)], axis=-1) @ back
     x = sample(x, sources[..., 1], sources[..., 0], "mirror")
+    # SciPy would cut the Gaussian off at 4 standard deviations, the authors do at 3.
     across, down = (
         strength
         * side
@@ -57,6 +58,7 @@ def pixelate(x, rng, share):
 
 def jpeg_compression(x, rng, quality):
     """Returns the image after compression to a JPEG of a quality from 1 to 100."""
+    # Pillow halves the resolution of color, as most files have it.
     pillow, file = load_pillow(), io.BytesIO()
     pillow.fromarray(_levels(x)).save(file, "JPEG", quality=quality)
     return _values(pillow.open(file), x.shape)
@@ -75,6 +77,7 @@ def load_pillow():
 
 def _levels(x):
     """Returns an image of 8 bits, as Pillow takes it: a single channel has no axis."""
+    # Rounded, where the authors' images have 8 bits from the start.
     levels = np.rint(255.0 * x).astype("uint8")
     return levels[..., 0] if x.shape[-1] == 1 else levels
 

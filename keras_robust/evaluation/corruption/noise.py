@@ -15,5 +15,6 @@ def shot_noise(x, rng, photons):
 
 def impulse_noise(x, rng, share):
     """Returns the image with a share of its values replaced by black or white."""
+    # The channels of a pixel break one by one, as in the authors' code.
     replaced = rng.uniform(size=x.shape) < share
     return np.where(replaced, rng.uniform(size=x.shape) < 0.5, x)

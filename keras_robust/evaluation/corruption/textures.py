@@ -18,6 +18,7 @@ def plasma(shape, decay, rng):
     side = 1 << (max(shape) - 1).bit_length()
     cloud, step, amplitude = np.zeros((side, side)), side, 1.0
 
+    # `np.roll` continues the map on its other side, so that its edges need no rule of their own.
     def blend(*neighbors):
         return sum(neighbors) / 4.0 + rng.uniform(-amplitude, amplitude, neighbors[0].shape)
 
@@ -31,6 +32,7 @@ def plasma(shape, decay, rng):
         cloud[::step, half::step] = blend(middles, above, corners, np.roll(corners, -1, axis=1))
         cloud[half::step, ::step] = blend(middles, left, corners, np.roll(corners, -1, axis=0))
         step, amplitude = half, amplitude / decay**2
+    # The whole map is scaled, not the part that is returned, as the authors do.
     cloud -= cloud.min()
     return (cloud / cloud.max())[: shape[0], : shape[1]]
 
@@ -45,6 +47,7 @@ def frost_texture(shape, rng):
         rng: `np.random.Generator`.
     """
     film = plasma(shape, 1.6, rng)
+    # In large images a line of single pixels would look like noise.
     needles = np.minimum(2.0 * smooth(_needles(shape, rng), min(shape) / 200.0), 1.0)[..., 0]
     ice = np.clip(film * (0.4 + 0.4 * film + 0.6 * needles), 0.0, 1.0)
     # The thicker the ice, the whiter.
@@ -64,6 +67,7 @@ def _needles(shape, rng):
     )
     heights = np.broadcast_to(np.exp(-0.5 * (steps / length) ** 2), rows.shape)
     inside = (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
+    # Needles that cross add up.
     lines = np.zeros((*shape, 1))
     np.add.at(lines[..., 0], (rows[inside], columns[inside]), heights[inside])
     return lines

@@ -23,9 +23,11 @@ def snow(x, rng, flake, fall, kept):
         kept: number from 0 to 1, the share of the image that is not whitened.
     """
     mean, stddev, size, threshold = flake
+    # Noise that is enlarged has flakes of several pixels.
     flakes = zoom(rng.normal(mean, stddev, (*x.shape[:2], 1)), size)
     flakes = np.clip(np.where(flakes < threshold, 0.0, flakes), 0.0, 1.0)
     flakes = convolve(flakes, motion_kernel(*fall, rng.uniform(-135.0, -45.0)), "edge")
+    # Dark parts become brighter than their color, as under a snowy sky.
     white = np.maximum(x, 1.5 * _gray(x) + 0.5)
     return kept * x + (1.0 - kept) * white + flakes + np.rot90(flakes, 2)
 
@@ -38,6 +40,7 @@ def frost(x, rng, kept, amount):
 
 def fog(x, rng, amount, decay):
     """Returns `(x + amount t) max(x) / (max(x) + amount)`, with a cloud `t`."""
+    # Fog hides contrast without making the image brighter.
     brightest = x.max()
     cloud = plasma(x.shape[:2], decay, rng)[..., None]
     return (x + amount * cloud) * brightest / (brightest + amount)
