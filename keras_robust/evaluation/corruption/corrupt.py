@@ -5,6 +5,7 @@ import numpy as np
 from keras_robust.attacks.attack_loss import check_choice
 from keras_robust.attacks.attack_loss import check_seed
 from keras_robust.attacks.data import check_examples
+from keras_robust.calls import with_argument_advice
 from keras_robust.configurable import short_repr
 from keras_robust.evaluation.corruption import blur
 from keras_robust.evaluation.corruption import digital
@@ -39,6 +40,7 @@ SEVERITIES = tuple(range(1, NUM_SEVERITIES + 1))
 _SMALLEST = 8
 
 
+@with_argument_advice
 def corrupt(x, kind, severity, *, bounds=(0.0, 1.0), seed=0, first_row=0):
     """Returns corrupted copies of images, as `evaluation.corruptions` shows them to a model.
 

@@ -62,8 +62,8 @@ def corruptions(
     compare, nor do they with those on the published images, because of these deviations:
 
     - The photographs of frost are replaced by a texture of random needles of ice.
-    - Pixels stay floats, except for `pixelate` and `jpeg_compression`. The published images were
-      rounded to 8 bits, and those of ImageNet-C saved as JPEG.
+    - Pixels stay floats, except for `pixelate` and `jpeg_compression`. The published images are
+      stored in 8 bits, and those of ImageNet-C as JPEG.
     - SciPy and Pillow replace OpenCV, ImageMagick and scikit-image. Kernels sum exactly to 1.
     - The displacements of `elastic_transform` are shares of the shorter side.
     - `glass_blur` copies neighbors, as the authors' code does; the paper says that it swaps them.
@@ -110,7 +110,7 @@ def corruptions(
     >>> report = kr.evaluation.corruptions(bright, (x, y), kinds=["contrast", "brightness"])
     >>> print(np.round(report.accuracy, 2))
     [[1.   1.   1.   1.   1.  ]
-     [0.51 0.51 0.51 0.51 0.51]]
+     [0.6  0.49 0.48 0.48 0.48]]
 
     References:
         - [Hendrycks and Dietterich, 2019](https://arxiv.org/abs/1903.12261)
