@@ -1,5 +1,7 @@
 """Corrupted copies of images, the same for every batch size and subset."""
 
+import math
+
 import numpy as np
 
 from keras_robust.attacks.attack_loss import check_choice
@@ -98,9 +100,9 @@ def corrupt(x, kind, severity, *, bounds=(0.0, 1.0), seed=0, first_row=0):
 def check_bounds(bounds):
     """Returns the bounds as a pair of numbers, or raises ValueError."""
     bounds = parse_bounds(bounds)
-    if bounds is None or not all(isinstance(bound, float) for bound in bounds):
+    if bounds is None or not all(isinstance(one, float) and math.isfinite(one) for one in bounds):
         raise ValueError(
-            "Argument `bounds` must be a pair of numbers, the values of black and white. "
+            "Argument `bounds` must be a pair of finite numbers, the values of black and white. "
             f"Received: bounds={short_repr(bounds)}"
         )
     return bounds

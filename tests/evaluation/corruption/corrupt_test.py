@@ -107,9 +107,10 @@ def test_the_numbers_of_severities_are_not_related():
         ({"x": np.zeros((2, 12, 7, 3))}, r"at least 8 pixels.*\(2, 12, 7, 3\)"),
         ({"x": np.full((1, 8, 8, 1), 2.0)}, r"argument `bounds`.*values in \[2, 2\]"),
         ({"x": np.full((1, 8, 8, 1), np.nan)}, "must be finite"),
-        ({"bounds": None}, "`bounds` must be a pair of numbers"),
+        ({"bounds": None}, "`bounds` must be a pair of finite numbers"),
         ({"bounds": (1, 0)}, r"low < high.*\(1, 0\)"),
-        ({"bounds": ([0, 0, 0], 1)}, "`bounds` must be a pair of numbers"),
+        ({"bounds": (0.0, np.inf)}, r"`bounds` must be a pair of finite numbers.*inf"),
+        ({"bounds": ([0, 0, 0], 1)}, "`bounds` must be a pair of finite numbers"),
     ],
 )
 def test_bad_input_is_refused(arguments, message):
