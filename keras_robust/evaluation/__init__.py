@@ -3,6 +3,9 @@
 from keras_robust.calls import explain_calls
 from keras_robust.evaluation.black_box import BlackBox
 from keras_robust.evaluation.checks.check import Check
+from keras_robust.evaluation.corruption.corrupt import corrupt
+from keras_robust.evaluation.corruption.corruption_report import CorruptionReport
+from keras_robust.evaluation.corruption.corruptions import corruptions
 from keras_robust.evaluation.evaluate import evaluate
 from keras_robust.evaluation.metrics.curve import median_distance
 from keras_robust.evaluation.metrics.curve import robustness_curve
@@ -22,12 +25,15 @@ __all__ = [
     "AttackReport",
     "BlackBox",
     "Check",
+    "CorruptionReport",
     "ProofReport",
     "RobustnessReport",
     "SanityReport",
     "accuracy_per_class",
     "compare",
     "confusion",
+    "corrupt",
+    "corruptions",
     "draw_examples",
     "evaluate",
     "median_distance",

@@ -2,7 +2,6 @@
 
 import hashlib
 import operator
-import platform
 import re
 import time
 
@@ -25,6 +24,7 @@ from keras_robust.evaluation.plan import warnings_of_attacks
 from keras_robust.evaluation.reports.report import RobustnessReport
 from keras_robust.evaluation.runner import AttackRunner
 from keras_robust.evaluation.summary import summarize
+from keras_robust.evaluation.versions import library_versions
 from keras_robust.threat_models.decimal_radius import decimal_radius
 from keras_robust.version import __version__
 
@@ -148,7 +148,7 @@ def evaluate(  # noqa: PLR0913
         checks=cheap_checks(model, worst, plan, runner.reports, threat_model, batch_size),
         seed=seed,
         batch_size=batch_size,
-        versions=_versions(),
+        versions=library_versions(),
         seconds=state.seconds_before + time.perf_counter() - start,
     )
     # Remove the checkpoint only when nothing can fail any more.
@@ -161,16 +161,6 @@ def _index(name, value):
         return operator.index(value)
     except TypeError as error:
         raise ValueError(f"Argument `{name}` must be an int. Received: {value!r}") from error
-
-
-def _versions():
-    return {
-        "keras_robust": __version__,
-        "keras": keras.__version__,
-        "backend": keras.backend.backend(),
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def _identity(worst, threat_model, plan, seed):
