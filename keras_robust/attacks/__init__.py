@@ -16,6 +16,7 @@ from keras_robust.attacks.gradient.random_start_fgsm import RandomStartFGSM
 from keras_robust.attacks.gradient.targeted_apgd import TargetedAPGD
 from keras_robust.attacks.gradient.virtual_adversarial import VirtualAdversarial
 from keras_robust.attacks.minimum_norm.carlini_wagner import CarliniWagner
+from keras_robust.attacks.minimum_norm.ddn import DDN
 from keras_robust.attacks.minimum_norm.deepfool import DeepFool
 from keras_robust.attacks.minimum_norm.ead import EAD
 from keras_robust.attacks.minimum_norm.fab import FAB
@@ -39,6 +40,7 @@ ALL = (
     BIM,
     Boundary,
     CarliniWagner,
+    DDN,
     DeepFool,
     EAD,
     FAB,
@@ -94,6 +96,7 @@ __all__ = [
     "BIM",
     "Boundary",
     "CarliniWagner",
+    "DDN",
     "DeepFool",
     "EAD",
     "FAB",

@@ -29,6 +29,7 @@ OTHERS = (
     "AutoAttack",
     "Boundary",
     "CarliniWagner",
+    "DDN",
     "DeepFool",
     "EAD",
     "FAB",

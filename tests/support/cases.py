@@ -31,6 +31,7 @@ ATTACKS = {
     "BIM": kr.attacks.BIM(num_steps=3),
     "Boundary": kr.attacks.Boundary(num_steps=30),
     "CarliniWagner": kr.attacks.CarliniWagner(num_steps=12, learning_rate=0.1),
+    "DDN": kr.attacks.DDN(num_steps=15, gamma=0.2, initial_norm=0.3),
     "DeepFool": kr.attacks.DeepFool(),
     "EAD": kr.attacks.EAD(num_steps=12, search_steps=6, learning_rate=0.1),
     "FAB": kr.attacks.FAB(num_steps=6),
@@ -75,6 +76,7 @@ RANDOM_ATTACKS = (
 ONLY = {
     "APGD-shrinking": ("L1",),
     "CarliniWagner": ("L2", "Linf"),
+    "DDN": ("L2",),
     "EAD": ("L2", "L1"),
     "LBFGS": ("L2", "Linf"),
     "MomentumPGD-random": ("L2", "Linf"),
@@ -146,6 +148,7 @@ ARGUMENT_CHANGES = {
         "num_starts": 1,
     },
     "CarliniWagner": _PENALTY,
+    "DDN": {"num_steps": 2, "gamma": 0.6, "initial_norm": 3.0, "targeted": "least_likely"},
     "DeepFool": {"num_classes": 2, "overshoot": 0.5, "num_steps": 1},
     "EAD": {**_PENALTY, "beta": 0.1, "decision_rule": "L1"},
     "FAB": {"num_steps": 1, "num_restarts": 3},
@@ -237,6 +240,7 @@ CASES = {
         "CarliniWagner-all": kr.attacks.CarliniWagner(
             num_steps=25, search_steps=4, initial_weight=0.1, confidence=1.0, targeted=True
         ),
+        "DDN-all": kr.attacks.DDN(num_steps=8, gamma=0.1, initial_norm=2.0, targeted=True),
         "DeepFool-all": kr.attacks.DeepFool(num_classes=3, overshoot=0.1, num_steps=4),
         "EAD-all": kr.attacks.EAD(
             num_steps=8, beta=0.0, decision_rule="L1", learning_rate=0.05, targeted="least_likely"

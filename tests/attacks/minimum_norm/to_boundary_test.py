@@ -139,6 +139,7 @@ def test_points_that_are_no_mistake_are_unchanged():
 
 
 MINIMUM_NORM = {
+    "DDN": (kr.attacks.DDN(num_steps=60), ("L2",)),
     "DeepFool": (kr.attacks.DeepFool(), ("L1", "L2", "Linf")),
     "FAB": (kr.attacks.FAB(num_steps=20), ("L1", "L2", "Linf")),
     "TargetedFAB": (kr.attacks.TargetedFAB(num_steps=20, num_targets=1), ("L1", "L2", "Linf")),
