@@ -25,6 +25,8 @@ from keras_robust.attacks.minimum_norm.jsma import JSMA
 from keras_robust.attacks.minimum_norm.lbfgs import LBFGS
 from keras_robust.attacks.minimum_norm.minimum_norm_attack import NEVER
 from keras_robust.attacks.minimum_norm.minimum_norm_attack import MinimumNormAttack
+from keras_robust.attacks.minimum_norm.pdpgd import PDPGD
+from keras_robust.attacks.minimum_norm.sigma_zero import SigmaZero
 from keras_robust.attacks.minimum_norm.targeted_fab import TargetedFAB
 from keras_robust.attacks.random_noise import RandomNoise
 from keras_robust.attacks.result import AttackResult
@@ -56,6 +58,7 @@ ALL = (
     RandomNoise,
     RandomStartFGSM,
     SPSA,
+    SigmaZero,
     Square,
     TargetedAPGD,
     TargetedFAB,
@@ -118,6 +121,7 @@ __all__ = [
     "RandomStartFGSM",
     "SPSA",
     "SearchProblem",
+    "SigmaZero",
     "Square",
     "TargetedAPGD",
     "TargetedFAB",

@@ -41,6 +41,7 @@ OTHERS = (
     "OnePixel",
     "RandomNoise",
     "SPSA",
+    "SigmaZero",
     "Square",
     "TargetedAPGD",
     "TargetedFAB",

@@ -49,6 +49,7 @@ ATTACKS = {
     "RandomNoise": kr.attacks.RandomNoise(num_samples=20),
     "RandomStartFGSM": kr.attacks.RandomStartFGSM(),
     "SPSA": kr.attacks.SPSA(num_steps=4, num_samples=8, learning_rate=0.1),
+    "SigmaZero": kr.attacks.SigmaZero(num_steps=20),
     "Square": kr.attacks.Square(num_queries=30),
     "TargetedAPGD": kr.attacks.TargetedAPGD(num_targets=2, num_steps=6, loss="margin"),
     "TargetedFAB": kr.attacks.TargetedFAB(num_targets=2, num_steps=6),
@@ -85,6 +86,7 @@ ONLY = {
     "HopSkipJump": ("L2", "Linf"),
     "JSMA": ("L0",),
     "OnePixel": ("L0",),
+    "SigmaZero": ("L0",),
 }
 
 
@@ -197,6 +199,14 @@ ARGUMENT_CHANGES = {
         "targeted": "least_likely",
         "loss": "cross_entropy",
     },
+    "SigmaZero": {
+        "num_steps": 2,
+        "step_size": 0.1,
+        "sigma": 1.0,
+        "threshold": 0.0,
+        "threshold_factor": 0.1,
+        "targeted": "least_likely",
+    },
     "Square": {
         "num_queries": 10,
         "p_init": 0.3,
@@ -250,6 +260,14 @@ CASES = {
         ),
         "SPSA-all": kr.attacks.SPSA(
             num_steps=3, num_samples=4, delta=0.05, random_start=True, targeted=True, loss="dlr"
+        ),
+        "SigmaZero-all": kr.attacks.SigmaZero(
+            num_steps=8,
+            step_size=0.5,
+            sigma=0.01,
+            threshold=0.2,
+            threshold_factor=0.05,
+            targeted=True,
         ),
         "Square-all": kr.attacks.Square(
             num_queries=9, p_init=0.2, num_restarts=2, loss="dlr", rescale_schedule=True

@@ -180,6 +180,6 @@ def test_every_minimum_norm_attack_ends_on_the_boundary(name, norm):
 
 
 def test_every_minimum_norm_attack_is_tested():
-    others = {"JSMA"}  # JSMA is tested in its own file, because it needs L0.
+    others = {"JSMA", "SigmaZero"}  # They are tested in their own files, because they need L0.
     classes = [cls for cls in kr.attacks.ALL if issubclass(cls, kr.attacks.MinimumNormAttack)]
     assert {cls.__name__ for cls in classes} == {*MINIMUM_NORM, *others}
