@@ -39,6 +39,7 @@ OTHERS = (
     "LBFGS",
     "NFGSM",
     "OnePixel",
+    "PDPGD",
     "RandomNoise",
     "SPSA",
     "SigmaZero",

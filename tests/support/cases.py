@@ -44,6 +44,7 @@ ATTACKS = {
     "MomentumPGD-random": kr.attacks.MomentumPGD(num_steps=2, random_start=True, num_restarts=2),
     "NFGSM": kr.attacks.NFGSM(noise=1.0),
     "OnePixel": kr.attacks.OnePixel(num_pixels=2, population_size=6, num_steps=2),
+    "PDPGD": kr.attacks.PDPGD(num_steps=20),
     "PGD": kr.attacks.PGD(num_steps=3),
     "PGD-margin": kr.attacks.PGD(num_steps=2, step_size="1/20", loss="margin", num_restarts=2),
     "RandomNoise": kr.attacks.RandomNoise(num_samples=20),
@@ -181,6 +182,12 @@ ARGUMENT_CHANGES = {
         "scale": 2.0,
         "targeted": True,
     },
+    "PDPGD": {
+        "num_steps": 3,
+        "step_size": 0.02,
+        "dual_step_size": 1.0,
+        "targeted": "least_likely",
+    },
     "PGD": {**_STEPS, **_RANDOM, "random_start": False},
     "RandomNoise": {
         "num_samples": 3,
@@ -254,6 +261,9 @@ CASES = {
         "DeepFool-all": kr.attacks.DeepFool(num_classes=3, overshoot=0.1, num_steps=4),
         "EAD-all": kr.attacks.EAD(
             num_steps=8, beta=0.0, decision_rule="L1", learning_rate=0.05, targeted="least_likely"
+        ),
+        "PDPGD-all": kr.attacks.PDPGD(
+            num_steps=8, step_size=0.2, dual_step_size=0.3, targeted="least_likely"
         ),
         "LBFGS-all": kr.attacks.LBFGS(
             initial_weight=0.1, search_steps=3, num_steps=20, targeted="least_likely"
