@@ -302,6 +302,7 @@ CASES = {
         "LogitDistance": kr.losses.LogitDistance(name="pair"),
         "LogitKLDivergence": kr.losses.LogitKLDivergence(),
         "Margin": kr.losses.Margin(reduction="sum"),
+        "ProbabilityMargin": kr.losses.ProbabilityMargin(),
         "SoftMargin": kr.losses.SoftMargin(),
         "SoftTargets": kr.losses.SoftTargets(20.0),
         "TemperatureCrossEntropy": kr.losses.TemperatureCrossEntropy(5.0, reduction="sum"),
