@@ -228,13 +228,14 @@ ARGUMENT_CHANGES = {
         "loss": "dlr",
         "eot_samples": 2,
         "shrinking": True,
+        "ranking": "malt",
     },
     "TargetedFAB": {"num_targets": 1, "num_steps": 1},
     "VirtualAdversarial": {"num_steps": 3, "xi": 1.0},
 }
 
 # They need more classes: see `attacks/targeted_apgd_test.py`.
-CHANGES_ELSEWHERE = {("TargetedAPGD", "num_targets"), ("TargetedAPGD", "loss")}
+CHANGES_ELSEWHERE = {("TargetedAPGD", name) for name in ("num_targets", "loss", "ranking")}
 
 # For the network of `forward_passes.model`, which has as many inputs and classes.
 TEACHER = numpy_reference.keras_model()
@@ -283,6 +284,7 @@ CASES = {
             num_queries=9, p_init=0.2, num_restarts=2, loss="dlr", rescale_schedule=True
         ),
         "MomentumPGD-all": kr.attacks.MomentumPGD(decay=0.5, targeted=True, loss="dlr"),
+        "TargetedAPGD-all": kr.attacks.TargetedAPGD(num_targets=4, num_steps=5, ranking="malt"),
         "Transfer": kr.attacks.Transfer(TEACHER, ATTACKS["BIM"]),
     },
     "threat_models": {
