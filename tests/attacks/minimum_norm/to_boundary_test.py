@@ -144,7 +144,7 @@ MINIMUM_NORM = {
     "FAB": (kr.attacks.FAB(num_steps=20), ("L1", "L2", "Linf")),
     "TargetedFAB": (kr.attacks.TargetedFAB(num_steps=20, num_targets=1), ("L1", "L2", "Linf")),
     "FMN": (kr.attacks.FMN(num_steps=60), ("L1", "L2", "Linf")),
-    "PDPGD": (kr.attacks.PDPGD(num_steps=60), ("L1", "L2", "Linf")),
+    "PDPGD": (kr.attacks.PDPGD(num_steps=200), ("L1", "L2", "Linf")),
     "CarliniWagner": (kr.attacks.CarliniWagner(num_steps=100, learning_rate=0.05), ("L2",)),
     "EAD": (kr.attacks.EAD(num_steps=100, learning_rate=0.05), ("L1", "L2")),
     "LBFGS": (kr.attacks.LBFGS(), ("L2",)),
