@@ -33,8 +33,8 @@ class SigmaZero(MinimumNormAttack):
     the fewest features. As in the threat model `L0`, a feature is a number, or a whole pixel with
     `per_pixel=True`, of which `delta_i^2` is the squared Euclidean length.
 
-    In `L0` it needs fewer changes than `FMN` at the same number of steps on most models. The count
-    is no lower bound, and at one fixed count PGD in `L0` with restarts may break more. Where
+    A step costs as much as one of `FMN`, which moves along the gradient and projects. The count is
+    no lower bound, and at one fixed count PGD in `L0` with restarts may break more. Where
     `zero_gradient` is true, the count means nothing.
 
     Deviations from the paper: pixels, since its features are single numbers; Adam, as in the
