@@ -16,6 +16,7 @@ from keras_robust.attacks.gradient.random_start_fgsm import RandomStartFGSM
 from keras_robust.attacks.gradient.targeted_apgd import TargetedAPGD
 from keras_robust.attacks.gradient.virtual_adversarial import VirtualAdversarial
 from keras_robust.attacks.minimum_norm.carlini_wagner import CarliniWagner
+from keras_robust.attacks.minimum_norm.ddn import DDN
 from keras_robust.attacks.minimum_norm.deepfool import DeepFool
 from keras_robust.attacks.minimum_norm.ead import EAD
 from keras_robust.attacks.minimum_norm.fab import FAB
@@ -24,6 +25,8 @@ from keras_robust.attacks.minimum_norm.jsma import JSMA
 from keras_robust.attacks.minimum_norm.lbfgs import LBFGS
 from keras_robust.attacks.minimum_norm.minimum_norm_attack import NEVER
 from keras_robust.attacks.minimum_norm.minimum_norm_attack import MinimumNormAttack
+from keras_robust.attacks.minimum_norm.pdpgd import PDPGD
+from keras_robust.attacks.minimum_norm.sigma_zero import SigmaZero
 from keras_robust.attacks.minimum_norm.targeted_fab import TargetedFAB
 from keras_robust.attacks.random_noise import RandomNoise
 from keras_robust.attacks.result import AttackResult
@@ -39,6 +42,7 @@ ALL = (
     BIM,
     Boundary,
     CarliniWagner,
+    DDN,
     DeepFool,
     EAD,
     FAB,
@@ -50,10 +54,12 @@ ALL = (
     MomentumPGD,
     NFGSM,
     OnePixel,
+    PDPGD,
     PGD,
     RandomNoise,
     RandomStartFGSM,
     SPSA,
+    SigmaZero,
     Square,
     TargetedAPGD,
     TargetedFAB,
@@ -94,6 +100,7 @@ __all__ = [
     "BIM",
     "Boundary",
     "CarliniWagner",
+    "DDN",
     "DeepFool",
     "EAD",
     "FAB",
@@ -110,11 +117,13 @@ __all__ = [
     "NEVER",
     "NFGSM",
     "OnePixel",
+    "PDPGD",
     "PGD",
     "RandomNoise",
     "RandomStartFGSM",
     "SPSA",
     "SearchProblem",
+    "SigmaZero",
     "Square",
     "TargetedAPGD",
     "TargetedFAB",

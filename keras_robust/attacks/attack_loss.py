@@ -147,6 +147,15 @@ def check_numbers(or_zero=False, **arguments):
             raise ValueError(f"Argument `{name}` must be a number {sign} 0. Received: {value!r}")
 
 
+def check_shares(**arguments):
+    """Raises ValueError unless every argument is a number between 0 and 1."""
+    for name, value in arguments.items():
+        if not isinstance(value, numbers.Real) or not 0.0 < value < 1.0:
+            raise ValueError(
+                f"Argument `{name}` must be a number > 0 and < 1.0. Received: {value!r}"
+            )
+
+
 def check_choice(name, value, choices):
     """Raises ValueError unless `value` is one of `choices`; `True` does not match `1` here."""
     if not any(value is choice or (value == choice and type(value) is str) for choice in choices):

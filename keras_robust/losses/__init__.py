@@ -12,6 +12,8 @@ from keras_robust.losses.logit_distance import LogitDistance
 from keras_robust.losses.logit_distance import logit_distance
 from keras_robust.losses.margin import Margin
 from keras_robust.losses.margin import margin
+from keras_robust.losses.probability_margin import ProbabilityMargin
+from keras_robust.losses.probability_margin import probability_margin
 from keras_robust.losses.soft_margin import SoftMargin
 from keras_robust.losses.soft_margin import soft_margin
 from keras_robust.losses.soft_targets import SoftTargets
@@ -27,6 +29,7 @@ FUNCTIONS = {
     "dlr": dlr,
     "kl": kl_divergence,
     "margin": margin,
+    "probability_margin": probability_margin,
     "soft_margin": soft_margin,
 }
 
@@ -35,6 +38,7 @@ _CLASSES = (
     LogitDistance,
     LogitKLDivergence,
     Margin,
+    ProbabilityMargin,
     SoftMargin,
     SoftTargets,
     TemperatureCrossEntropy,
@@ -47,6 +51,7 @@ __all__ = [
     "LogitDistance",
     "LogitKLDivergence",
     "Margin",
+    "ProbabilityMargin",
     "SoftMargin",
     "SoftTargets",
     "TemperatureCrossEntropy",
@@ -57,6 +62,7 @@ __all__ = [
     "lead_of",
     "logit_distance",
     "margin",
+    "probability_margin",
     "soft_margin",
     "soft_targets",
     "targeted_dlr",

@@ -7,7 +7,13 @@ import keras
 REDUCTIONS = ("sum", "mean", "mean_with_sample_weight", "sum_over_batch_size")
 BINARY_LOSSES = ("binary_crossentropy", "binary_focal_crossentropy", "hinge", "squared_hinge")
 # The losses of this package that take labels and logits.
-OWN_LOSSES = ("dlr", "margin", "soft_margin", "temperature_cross_entropy")
+OWN_LOSSES = (
+    "dlr",
+    "margin",
+    "probability_margin",
+    "soft_margin",
+    "temperature_cross_entropy",
+)
 
 
 def read_loss(model):

@@ -5,6 +5,7 @@ import pytest
 import keras_robust as kr
 from keras_robust import models
 from keras_robust.attacks.attack_loss import check_numbers
+from keras_robust.attacks.attack_loss import check_shares
 from keras_robust.attacks.attack_loss import label_indices
 from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.attack_loss import zero_gradient
@@ -161,3 +162,10 @@ def test_numbers_must_be_positive(value):
     else:
         with refusals.assert_refused(f"`size` must be a number >= 0. Received: {value!r}"):
             check_numbers(or_zero=True, size=value)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -0.5, float("nan"), "1/2", None])
+def test_a_share_lies_between_0_and_1(value):
+    check_shares(one=0.01, other=0.99)
+    with pytest.raises(ValueError, match="`gamma` must be a number > 0 and < 1.0. Received"):
+        check_shares(ok=0.5, gamma=value)

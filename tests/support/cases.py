@@ -31,6 +31,7 @@ ATTACKS = {
     "BIM": kr.attacks.BIM(num_steps=3),
     "Boundary": kr.attacks.Boundary(num_steps=30),
     "CarliniWagner": kr.attacks.CarliniWagner(num_steps=12, learning_rate=0.1),
+    "DDN": kr.attacks.DDN(num_steps=15, gamma=0.2, initial_norm=0.3),
     "DeepFool": kr.attacks.DeepFool(),
     "EAD": kr.attacks.EAD(num_steps=12, search_steps=6, learning_rate=0.1),
     "FAB": kr.attacks.FAB(num_steps=6),
@@ -43,11 +44,13 @@ ATTACKS = {
     "MomentumPGD-random": kr.attacks.MomentumPGD(num_steps=2, random_start=True, num_restarts=2),
     "NFGSM": kr.attacks.NFGSM(noise=1.0),
     "OnePixel": kr.attacks.OnePixel(num_pixels=2, population_size=6, num_steps=2),
+    "PDPGD": kr.attacks.PDPGD(num_steps=20),
     "PGD": kr.attacks.PGD(num_steps=3),
     "PGD-margin": kr.attacks.PGD(num_steps=2, step_size="1/20", loss="margin", num_restarts=2),
     "RandomNoise": kr.attacks.RandomNoise(num_samples=20),
     "RandomStartFGSM": kr.attacks.RandomStartFGSM(),
     "SPSA": kr.attacks.SPSA(num_steps=4, num_samples=8, learning_rate=0.1),
+    "SigmaZero": kr.attacks.SigmaZero(num_steps=20),
     "Square": kr.attacks.Square(num_queries=30),
     "TargetedAPGD": kr.attacks.TargetedAPGD(num_targets=2, num_steps=6, loss="margin"),
     "TargetedFAB": kr.attacks.TargetedFAB(num_targets=2, num_steps=6),
@@ -75,6 +78,7 @@ RANDOM_ATTACKS = (
 ONLY = {
     "APGD-shrinking": ("L1",),
     "CarliniWagner": ("L2", "Linf"),
+    "DDN": ("L2",),
     "EAD": ("L2", "L1"),
     "LBFGS": ("L2", "Linf"),
     "MomentumPGD-random": ("L2", "Linf"),
@@ -83,6 +87,7 @@ ONLY = {
     "HopSkipJump": ("L2", "Linf"),
     "JSMA": ("L0",),
     "OnePixel": ("L0",),
+    "SigmaZero": ("L0",),
 }
 
 
@@ -146,6 +151,7 @@ ARGUMENT_CHANGES = {
         "num_starts": 1,
     },
     "CarliniWagner": _PENALTY,
+    "DDN": {"num_steps": 2, "gamma": 0.6, "initial_norm": 3.0, "targeted": "least_likely"},
     "DeepFool": {"num_classes": 2, "overshoot": 0.5, "num_steps": 1},
     "EAD": {**_PENALTY, "beta": 0.1, "decision_rule": "L1"},
     "FAB": {"num_steps": 1, "num_restarts": 3},
@@ -176,6 +182,12 @@ ARGUMENT_CHANGES = {
         "scale": 2.0,
         "targeted": True,
     },
+    "PDPGD": {
+        "num_steps": 3,
+        "step_size": 0.02,
+        "dual_step_size": 1.0,
+        "targeted": "least_likely",
+    },
     "PGD": {**_STEPS, **_RANDOM, "random_start": False},
     "RandomNoise": {
         "num_samples": 3,
@@ -194,6 +206,14 @@ ARGUMENT_CHANGES = {
         "targeted": "least_likely",
         "loss": "cross_entropy",
     },
+    "SigmaZero": {
+        "num_steps": 2,
+        "step_size": 0.1,
+        "sigma": 1.0,
+        "threshold": 0.0,
+        "threshold_factor": 0.1,
+        "targeted": "least_likely",
+    },
     "Square": {
         "num_queries": 10,
         "p_init": 0.3,
@@ -208,13 +228,14 @@ ARGUMENT_CHANGES = {
         "loss": "dlr",
         "eot_samples": 2,
         "shrinking": True,
+        "ranking": "malt",
     },
     "TargetedFAB": {"num_targets": 1, "num_steps": 1},
     "VirtualAdversarial": {"num_steps": 3, "xi": 1.0},
 }
 
 # They need more classes: see `attacks/targeted_apgd_test.py`.
-CHANGES_ELSEWHERE = {("TargetedAPGD", "num_targets"), ("TargetedAPGD", "loss")}
+CHANGES_ELSEWHERE = {("TargetedAPGD", name) for name in ("num_targets", "loss", "ranking")}
 
 # For the network of `forward_passes.model`, which has as many inputs and classes.
 TEACHER = numpy_reference.keras_model()
@@ -237,9 +258,13 @@ CASES = {
         "CarliniWagner-all": kr.attacks.CarliniWagner(
             num_steps=25, search_steps=4, initial_weight=0.1, confidence=1.0, targeted=True
         ),
+        "DDN-all": kr.attacks.DDN(num_steps=8, gamma=0.1, initial_norm=2.0, targeted=True),
         "DeepFool-all": kr.attacks.DeepFool(num_classes=3, overshoot=0.1, num_steps=4),
         "EAD-all": kr.attacks.EAD(
             num_steps=8, beta=0.0, decision_rule="L1", learning_rate=0.05, targeted="least_likely"
+        ),
+        "PDPGD-all": kr.attacks.PDPGD(
+            num_steps=8, step_size=0.2, dual_step_size=0.3, targeted="least_likely"
         ),
         "LBFGS-all": kr.attacks.LBFGS(
             initial_weight=0.1, search_steps=3, num_steps=20, targeted="least_likely"
@@ -247,10 +272,19 @@ CASES = {
         "SPSA-all": kr.attacks.SPSA(
             num_steps=3, num_samples=4, delta=0.05, random_start=True, targeted=True, loss="dlr"
         ),
+        "SigmaZero-all": kr.attacks.SigmaZero(
+            num_steps=8,
+            step_size=0.5,
+            sigma=0.01,
+            threshold=0.2,
+            threshold_factor=0.05,
+            targeted=True,
+        ),
         "Square-all": kr.attacks.Square(
             num_queries=9, p_init=0.2, num_restarts=2, loss="dlr", rescale_schedule=True
         ),
         "MomentumPGD-all": kr.attacks.MomentumPGD(decay=0.5, targeted=True, loss="dlr"),
+        "TargetedAPGD-all": kr.attacks.TargetedAPGD(num_targets=4, num_steps=5, ranking="malt"),
         "Transfer": kr.attacks.Transfer(TEACHER, ATTACKS["BIM"]),
     },
     "threat_models": {
@@ -270,6 +304,7 @@ CASES = {
         "LogitDistance": kr.losses.LogitDistance(name="pair"),
         "LogitKLDivergence": kr.losses.LogitKLDivergence(),
         "Margin": kr.losses.Margin(reduction="sum"),
+        "ProbabilityMargin": kr.losses.ProbabilityMargin(),
         "SoftMargin": kr.losses.SoftMargin(),
         "SoftTargets": kr.losses.SoftTargets(20.0),
         "TemperatureCrossEntropy": kr.losses.TemperatureCrossEntropy(5.0, reduction="sum"),

@@ -61,6 +61,35 @@ def largest_gain(directions, x, norm, epsilon, low, high):
     return np.array([w @ solve(w, epsilon, lowest, highest) for w, lowest, highest in pairs])
 
 
+def farthest(direction, x, norm, epsilon, low=0.0, high=1.0):
+    """The `delta` in ball and box with the largest `<direction, delta>` for one example."""
+    solve = {"Linf": _linf, "L2": _l2, "L1": _l1}[norm]
+    return solve(direction, epsilon, low - x, high - x)
+
+
+def distance(x, y, norm, bounds=(0.0, 1.0)):
+    """The distance to the hyperplane inside the box for each example, from the best gain."""
+    low, high = (-1e3, 1e3) if bounds is None else bounds
+    distances = []
+    for direction, one, label in zip(ascent(y), x.reshape(len(x), -1), y, strict=True):
+        start = margin(one[None], [label])[0]
+
+        def lead(radius, direction=direction, one=one[None], start=start):
+            gain = largest_gain(direction[None], one, norm, radius, low, high)
+            return start + gain[0]
+
+        distances.append(optimize.brentq(lead, 1e-6, 100.0))
+    return np.array(distances)
+
+
+def fewest_features(x, y):
+    """How many features must change inside the box (0, 1) for each example to be a mistake."""
+    slopes, flat = ascent(y), x.reshape(len(x), -1)
+    gains = np.sort(np.maximum(slopes * (1.0 - flat), -slopes * flat), axis=-1)[:, ::-1]
+    enough = np.cumsum(gains, axis=-1) > -margin(x, y)[:, None]
+    return 1 + np.argmax(enough, axis=-1)
+
+
 def _linf(w, epsilon, lowest, highest):
     return np.clip(epsilon * np.sign(w), lowest, highest)
 

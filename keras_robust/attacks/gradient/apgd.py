@@ -20,7 +20,7 @@ from keras_robust.attacks.result import choose
 from keras_robust.attacks.result import counted
 
 _PHASES = ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))  # Factor of the radius, and share of the steps.
-_LOSSES = ("cross_entropy", "dlr", "margin", "soft_margin")
+_LOSSES = ("cross_entropy", "dlr", "margin", "probability_margin", "soft_margin")
 
 
 class _Point(typing.NamedTuple):
@@ -73,8 +73,8 @@ class APGD(Attack):
         num_restarts: int, the number of independent searches. Each visits only the examples that no
             earlier one broke. Defaults to `1`.
         loss: the loss to maximize: `"cross_entropy"`, `"dlr"` (at least 3 classes), `"margin"`,
-            `"soft_margin"`, or a function `(y, logits) -> (batch_size,)`. Defaults to
-            `"cross_entropy"`.
+            `"probability_margin"`, `"soft_margin"`, or a function `(y, logits) -> (batch_size,)`.
+            Defaults to `"cross_entropy"`.
         eot_samples: int, the number of passes over which the gradient is averaged (expectation over
             transformation). Use more than one for models with random layers. Defaults to `1`.
         shrinking: bool, whether the search runs in balls of 3, 2 and 1 times the radius, with 30,

@@ -30,12 +30,12 @@ class PGD(IterativeAttack):
         targeted: `False` moves away from `y`; `True` moves towards `y`; `"least_likely"` moves
             towards the class that the model finds least likely at `x` (Kurakin), so that the
             perturbation does not leak the true label. Defaults to `False`.
-        loss: the loss to maximize: `"cross_entropy"`, `"margin"`, `"soft_margin"`, `"dlr"` (at
-            least 3 classes), `"kl"` (divergence from the clean prediction; needs a random start),
-            `"compiled"` (the loss of the compiled model, for several outputs or regression), or a
-            function `(y, logits) -> (batch_size,)`. With `None` the objective chooses: the
-            cross-entropy by default, or the compiled loss for a model that is not a classifier.
-            Defaults to `None`.
+        loss: the loss to maximize: `"cross_entropy"`, `"margin"`, `"soft_margin"`,
+            `"probability_margin"`, `"dlr"` (at least 3 classes), `"kl"` (divergence from the clean
+            prediction; needs a random start), `"compiled"` (the loss of the compiled model, for
+            several outputs or regression), or a function `(y, logits) -> (batch_size,)`. With
+            `None` the objective chooses: the cross-entropy by default, or the compiled loss for a
+            model that is not a classifier. Defaults to `None`.
         eot_samples: int, the number of passes over which the gradient is averaged (expectation over
             transformation). Use more than one for models with random layers. Defaults to `1`.
 

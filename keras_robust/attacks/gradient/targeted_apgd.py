@@ -9,6 +9,8 @@ from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.attacks.attack_loss import label_indices
 from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.gradient.apgd import APGD
+from keras_robust.attacks.ranked_targets import nearest_target
+from keras_robust.attacks.ranked_targets import num_candidates
 from keras_robust.attacks.ranked_targets import ranked_target
 
 
@@ -21,10 +23,19 @@ class TargetedAPGD(APGD):
     its own random start, on the examples that no earlier search broke. Any wrong class counts as
     success. On most models this is the strongest member of AutoAttack.
 
-    Deviations from the authors' code: those of `APGD`; with fewer classes than targets, the classes
-    are tried again from other starts (their code fails).
+    With `ranking="malt"` the targets are ranked by the distance of their boundaries in a linear
+    model, `(z_y - z_t) / ||grad(z_t - z_y)||_*` at the clean example, with the dual norm of the
+    threat model, among the 100 most likely wrong classes. With many classes a likely class may be
+    farther away than a less likely one. The same targets come in another order if there are at most
+    `num_targets + 1` classes.
 
-    Cost: `num_steps + 1` attack passes and two forward passes per target.
+    Deviations from the authors' code: those of `APGD`; with fewer classes than targets, the classes
+    are tried again from other starts (their code fails). Deviations from the authors' code of MALT:
+    a class whose gradient is 0 comes last, whereas it comes first in theirs; every search ranks the
+    targets again; any wrong class counts as success.
+
+    Cost: `num_steps + 1` attack passes and two forward passes per target, and with `"malt"` one
+    attack pass more for every wrong class, at most 100.
 
     Args:
         num_targets: int, the number of searches. Defaults to `9`.
@@ -33,6 +44,7 @@ class TargetedAPGD(APGD):
             classes. Defaults to `"dlr"`.
         eot_samples: int, as in `APGD`. Defaults to `1`.
         shrinking: bool, as in `APGD`. Defaults to `False`.
+        ranking: `"logits"` or `"malt"`, the order of the targets. Defaults to `"logits"`.
 
     Example:
 
@@ -46,10 +58,21 @@ class TargetedAPGD(APGD):
 
     References:
         - [Croce and Hein, 2020](https://arxiv.org/abs/2003.01690)
+        - [Melamed et al., 2024](https://arxiv.org/abs/2407.02240), for `ranking="malt"`.
     """
 
-    def __init__(self, *, num_targets=9, num_steps=100, loss="dlr", eot_samples=1, shrinking=False):
+    def __init__(
+        self,
+        *,
+        num_targets=9,
+        num_steps=100,
+        loss="dlr",
+        eot_samples=1,
+        shrinking=False,
+        ranking="logits",
+    ):
         check_choice("loss", loss, ("dlr", "margin"))
+        check_choice("ranking", ranking, ("logits", "malt"))
         check_counts(num_targets=num_targets)
         super().__init__(
             num_steps=num_steps,
@@ -59,11 +82,23 @@ class TargetedAPGD(APGD):
             shrinking=shrinking,
         )
         self.num_targets = num_targets
+        self.ranking = ranking
+
+    def search(self, problem):
+        found = super().search(problem)
+        if self.ranking == "logits":
+            return found
+        return found._replace(
+            queries=found.queries + 2 * num_candidates(problem.classifier.num_classes)
+        )
 
     def attack_loss(self, problem):
         clean = ops.stop_gradient(problem.classifier.logits(problem.x, problem.y))
         labels = label_indices(problem.y, clean)
-        targets = ranked_target(clean, labels, problem.restart)
+        if self.ranking == "malt":
+            targets = nearest_target(problem, clean, labels)
+        else:
+            targets = ranked_target(clean, labels, problem.restart)
 
         def towards_target(_, logits):
             if self.loss == "dlr":

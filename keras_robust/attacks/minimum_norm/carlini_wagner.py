@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_robust.attacks.adam import Adam
 from keras_robust.attacks.minimum_norm.binary_search import squared_length
 from keras_robust.attacks.minimum_norm.penalty_attack import PenaltyAttack
 from keras_robust.attacks.minimum_norm.penalty_attack import hinge_gradient
@@ -13,17 +14,13 @@ from keras_robust.threat_models.threat_model import per_example
 
 # Keeps the inverse of tanh finite at the bounds.
 _SQUEEZE = 0.999999
-_DECAY = 0.9
-_SQUARE_DECAY = 0.999
-_TINY = 1e-8
 
 
-class _Adam(typing.NamedTuple):
-    """The variable `w` and the moments of Adam."""
+class _Memory(typing.NamedTuple):
+    """The variable `w` and the moments of its gradients."""
 
     w: object
-    mean: object
-    square: object
+    adam: object
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
@@ -89,31 +86,25 @@ class CarliniWagner(PenaltyAttack):
     """
 
     def start(self, x, threat_model):
-        zero = ops.zeros_like(x)
         if threat_model.bounds is None:
-            return _Adam(zero, zero, zero)
+            return _Memory(ops.zeros_like(x), Adam.empty(x))
         middle, half = _box(threat_model.bounds)
         # A feature with equal bounds cannot change; 1 avoids a division by 0.
         room = np.where(np.asarray(half) > 0.0, half, 1.0).astype("float32")
         inside = ops.clip((x - middle) / room, -1.0, 1.0)
-        return _Adam(ops.arctanh(_SQUEEZE * inside), zero, zero)
+        return _Memory(ops.arctanh(_SQUEEZE * inside), Adam.empty(x))
 
     def step(self, step, memory, problem):
         point, slope = _point(memory.w, problem)
         (hinge, hits), gradient = hinge_gradient(problem, point)
         gradient = per_example(problem.weight, point) * gradient + 2.0 * (point - problem.x)
-        return self._adam(step, memory, slope * gradient), point, hinge, hits
+        adam = memory.adam.add(slope * gradient)
+        direction, size = adam.direction_and_size()
+        w = memory.w - self.learning_rate * direction / size
+        return _Memory(w, adam), point, hinge, hits
 
     def penalty(self, delta):
         return squared_length(delta)
-
-    def _adam(self, step, memory, gradient):
-        count = ops.cast(step, "float32") + 1.0
-        mean = _DECAY * memory.mean + (1.0 - _DECAY) * gradient
-        square = _SQUARE_DECAY * memory.square + (1.0 - _SQUARE_DECAY) * ops.square(gradient)
-        direction = mean / (1.0 - ops.power(_DECAY, count))
-        scale = ops.sqrt(square / (1.0 - ops.power(_SQUARE_DECAY, count))) + _TINY
-        return _Adam(memory.w - self.learning_rate * direction / scale, mean, square)
 
 
 def _box(bounds):

@@ -1,39 +1,26 @@
 """The fast minimum-norm attack (FMN)."""
 
-import math
-import numbers
-import typing
-
 import keras
 import numpy as np
 from keras import ops
 
-from keras_robust import backend
 from keras_robust import threat_models
 from keras_robust.attacks.attack_loss import averaged_gradient
 from keras_robust.attacks.attack_loss import check_choice
 from keras_robust.attacks.attack_loss import check_counts
+from keras_robust.attacks.attack_loss import check_numbers
+from keras_robust.attacks.attack_loss import check_shares
 from keras_robust.attacks.attack_loss import make_attack_loss
-from keras_robust.attacks.attack_loss import zero_gradient
 from keras_robust.attacks.minimum_norm.minimum_norm_attack import MinimumNormAttack
-from keras_robust.attacks.result import AttackResult
-from keras_robust.attacks.result import counted
-from keras_robust.attacks.result import select
+from keras_robust.attacks.minimum_norm.nearest_visited import cosine
+from keras_robust.attacks.minimum_norm.nearest_visited import farthest_distance
+from keras_robust.attacks.minimum_norm.nearest_visited import nearest_visited
+from keras_robust.attacks.minimum_norm.nearest_visited import width_of_box
 
 _EUCLIDEAN = threat_models.L2()
 _LAST_STEP = 1 / 100
 _LAST_GAMMA = 1 / 50
 _TINY = 1e-30
-
-
-class _State(typing.NamedTuple):
-    """The state of the search, with one entry per example."""
-
-    x_adv: object
-    radius: object
-    best: object
-    distance: object  # The distance of `best`, infinity without one.
-    zero_gradient: object
 
 
 @keras.saving.register_keras_serializable(package="keras_robust")
@@ -97,13 +84,9 @@ class FMN(MinimumNormAttack):
 
     def __init__(self, *, num_steps=100, step_size=None, gamma=0.05, targeted=False):
         check_counts(num_steps=num_steps)
-        for name, value, maximum in (("step_size", step_size, math.inf), ("gamma", gamma, 1.0)):
-            if name == "step_size" and value is None:
-                continue
-            if not isinstance(value, numbers.Real) or not 0.0 < value < maximum:
-                raise ValueError(
-                    f"Argument `{name}` must be a number > 0 and < {maximum}. Received: {value!r}"
-                )
+        check_shares(gamma=gamma)
+        if step_size is not None:
+            check_numbers(step_size=step_size)
         check_choice("targeted", targeted, (True, False, "least_likely"))
         self.num_steps = num_steps
         self.step_size = step_size
@@ -113,87 +96,44 @@ class FMN(MinimumNormAttack):
     def nearest(self, problem):
         x, threat_model = problem.x, problem.threat_model
         score = make_attack_loss(problem, "margin", self.targeted)
-        low, high = threat_model.bounds or (-np.inf, np.inf)
-        step_size = self._resolve_step_size(threat_model)
-        steps = self._cosine(step_size * _width(low, high), _LAST_STEP)
-        gammas = self._cosine(self.gamma, _LAST_GAMMA)
+        step_size = self._resolve_step_size(threat_model) * width_of_box(threat_model)
+        steps = cosine(step_size, _LAST_STEP, self.num_steps)
+        gammas = cosine(self.gamma, _LAST_GAMMA, self.num_steps)
         # No point of the box is farther away than this, so the radius stops there.
-        farthest = _farthest_distance(x, low, high, threat_model)
+        farthest = farthest_distance(x, threat_model)
         resize = _count if isinstance(threat_model, threat_models.L0) else _length
 
-        def body(step, state):
-            (values, success), gradient = averaged_gradient(score, state.x_adv, 1)
-            distance = threat_model.distance(state.x_adv, x)
-            state = _update_best(state, success, distance)
-            slope = ops.maximum(threat_model.dual_norm(gradient), _TINY)
-            # A linear model would change its class at this distance.
-            over = distance + ops.abs(values) / slope
-            radius = ops.minimum(resize(state, success, ops.take(gammas, step), over), farthest)
-            moved = state.x_adv + ops.take(steps, step) * _EUCLIDEAN.steepest_direction(gradient)
-            return state._replace(
-                x_adv=ops.stop_gradient(threat_model.with_radii(radius, x).project(moved, x)),
-                radius=radius,
-                zero_gradient=ops.logical_and(state.zero_gradient, zero_gradient(gradient)),
-            )
+        def judge(x_adv):
+            return averaged_gradient(score, x_adv, 1)
 
-        shape = ops.shape(x)[:1]
-        infinity = ops.full(shape, np.inf, dtype="float32")
-        first = ops.ones(shape, "float32") if resize is _count else infinity
-        start = _State(x, first, x, infinity, ops.ones(shape, dtype="bool"))
-        last = backend.repeat(self.num_steps, body, start)
-        _, success = score(last.x_adv)
-        last = _update_best(last, success, threat_model.distance(last.x_adv, x))
-        return AttackResult(
-            x_adv=last.best,
-            loss=-last.distance,
-            success=ops.isfinite(last.distance),
-            zero_gradient=last.zero_gradient,
-            queries=counted(shape, 2 * self.num_steps + 2),
-        )
+        def move(step, visit, radius):
+            slope = ops.maximum(threat_model.dual_norm(visit.gradient), _TINY)
+            # A linear model would change its class at this distance.
+            over = visit.distance + ops.abs(visit.value) / slope
+            radius = ops.minimum(resize(visit, radius, ops.take(gammas, step), over), farthest)
+            ascent = _EUCLIDEAN.steepest_direction(visit.gradient)
+            moved = visit.x_adv + ops.take(steps, step) * ascent
+            return threat_model.with_radii(radius, x).project(moved, x), radius
+
+        first = 1.0 if resize is _count else np.inf
+        radius = ops.full(ops.shape(x)[:1], first, dtype="float32")
+        return nearest_visited(problem, self.num_steps, judge, move, radius)
 
     def _resolve_step_size(self, threat_model):
         if self.step_size is not None:
             return self.step_size
         return 10.0 if isinstance(threat_model, threat_models.Linf) else 1.0
 
-    def _cosine(self, first, share):
-        """Returns one number for every step, from `first` down to about `share * first`."""
-        fall = 0.5 * (1.0 + np.cos(np.pi * np.arange(self.num_steps) / self.num_steps))
-        return ops.convert_to_tensor(first * (share + (1.0 - share) * fall), dtype="float32")
 
-
-def _farthest_distance(x, low, high, threat_model):
-    """Returns the distance from `x` to the farthest corner of the box."""
-    zero = ops.zeros_like(x)
-    corner = ops.where(x - low > high - x, low + zero, high + zero)
-    return threat_model.distance(corner, x)
-
-
-def _update_best(state, success, distance):
-    """Returns the state with the current point as `best` where it is a nearer mistake."""
-    nearer = ops.logical_and(success, distance < state.distance)
-    return state._replace(
-        best=select(nearer, state.x_adv, state.best),
-        distance=ops.where(nearer, distance, state.distance),
-    )
-
-
-def _length(state, success, gamma, over):
+def _length(visit, radius, gamma, over):
     """Returns the next radius, a length; `over` is where a linear model would change its class."""
-    inside = ops.minimum((1.0 - gamma) * state.radius, state.distance)
-    outside = (1.0 + gamma) * ops.where(ops.isfinite(state.distance), state.radius, over)
-    return ops.where(success, inside, outside)
+    inside = ops.minimum((1.0 - gamma) * radius, visit.nearest)
+    outside = (1.0 + gamma) * ops.where(ops.isfinite(visit.nearest), radius, over)
+    return ops.where(visit.success, inside, outside)
 
 
-def _count(state, success, gamma, over):
+def _count(visit, radius, gamma, over):
     """Returns the next radius, a number of features: by one, or by the share `gamma`."""
-    fewer = ops.minimum(state.radius - 1.0, ops.floor((1.0 - gamma) * state.radius))
-    more = ops.maximum(state.radius + 1.0, ops.floor((1.0 + gamma) * state.radius))
-    return ops.where(success, ops.minimum(fewer, state.distance), more)
-
-
-def _width(low, high):
-    """Returns the mean width of the box over the coordinates that have one."""
-    widths = np.subtract(high, low)
-    finite = np.isfinite(widths) & (widths > 0.0)
-    return float(np.mean(widths[finite])) if np.any(finite) else 1.0
+    fewer = ops.minimum(radius - 1.0, ops.floor((1.0 - gamma) * radius))
+    more = ops.maximum(radius + 1.0, ops.floor((1.0 + gamma) * radius))
+    return ops.where(visit.success, ops.minimum(fewer, visit.nearest), more)

@@ -9,6 +9,7 @@ from keras import ops
 from keras_robust import backend
 from keras_robust import losses
 from keras_robust.attacks import counter_rng
+from keras_robust.attacks.adam import Adam
 from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack_loss import check_choice
 from keras_robust.attacks.attack_loss import check_counts
@@ -17,18 +18,15 @@ from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import choose
 
-# The defaults of Adam, which the authors use as well.
-_DECAY, _SQUARE_DECAY, _GUARD = 0.9, 0.999, 1e-8
 _NOT_A_SCORE = 1e30
 
 
 class _State(typing.NamedTuple):
-    """The ascent after some steps: the point, Adam's moments, and the best point so far."""
+    """The ascent after some steps: the point, the moments, and the best point so far."""
 
     step: object
     x_adv: object
-    mean: object
-    square: object
+    adam: object
     best: object
 
 
@@ -123,7 +121,6 @@ class SPSA(Attack):
         keys = counter_rng.make_keys(seed, ops.shape(x)[0])
         best = self.score_clean(problem, score)
         start = threat_model.random_start(x, seed) if self.random_start else x
-        nothing = ops.zeros_like(x)
 
         def is_going_on(state):
             is_open = ops.logical_not(ops.all(state.best.success))
@@ -131,13 +128,15 @@ class SPSA(Attack):
 
         def body(state):
             gradient = self._gradient(score, state.x_adv, keys, state.step)
-            ascent, mean, square = _adam(gradient, state)
-            x_adv = threat_model.project(state.x_adv + self.learning_rate * ascent, x)
+            adam = state.adam.add(gradient)
+            direction, size = adam.direction_and_size()
+            ascent = self.learning_rate * direction / size
+            x_adv = threat_model.project(state.x_adv + ascent, x)
             here = AttackResult.scored(x_adv, score, queries=self.num_samples + 1)
             best = _merge(state.best, here)
-            return (_State(state.step + 1, ops.stop_gradient(x_adv), mean, square, best),)
+            return (_State(state.step + 1, ops.stop_gradient(x_adv), adam, best),)
 
-        state = _State(0, start, nothing, nothing, best)
+        state = _State(0, start, Adam.empty(x), best)
         (last,) = backend.while_loop(is_going_on, body, (state,))
         return last.best
 
@@ -165,15 +164,6 @@ def _signs(keys, counter, x):
     """Returns -1 or 1 for every entry of `x`."""
     bits = counter_rng.draw(keys, counter, math.prod(x.shape[1:]))
     return ops.reshape(counter_rng.signs(bits), ops.shape(x))
-
-
-def _adam(gradient, state):
-    """Returns the direction of Adam, and its new moments."""
-    count = ops.cast(state.step, "float32") + 1.0
-    mean = _DECAY * state.mean + (1.0 - _DECAY) * gradient
-    square = _SQUARE_DECAY * state.square + (1.0 - _SQUARE_DECAY) * ops.square(gradient)
-    size = ops.sqrt(square / (1.0 - ops.power(_SQUARE_DECAY, count)))
-    return mean / (1.0 - ops.power(_DECAY, count)) / (size + _GUARD), mean, square
 
 
 def _merge(best, here):

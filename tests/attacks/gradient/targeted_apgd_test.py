@@ -17,10 +17,14 @@ def four_classes(x):
     return x @ SLOPES + HEAD
 
 
-def goal_at(attack, restart, point):
+def steep_class_1(x):
+    return x @ (SLOPES * np.float32([1.0, 9.0, 1.0, 1.0])) + HEAD
+
+
+def goal_at(attack, restart, point, model=four_classes, ball=None):
     x = keras.ops.zeros((1, 3))
-    classifier, y = models.Classifier(four_classes), np.array([0])
-    problem = kr.attacks.SearchProblem(classifier, x, y, None, SEED, restart=restart)
+    classifier, y = models.Classifier(model), np.array([0])
+    problem = kr.attacks.SearchProblem(classifier, x, y, ball, SEED, restart=restart)
     attack_loss = attack.attack_loss(problem)
     return float(attack_loss(keras.ops.convert_to_tensor(point))[0][0])
 
@@ -34,6 +38,31 @@ def test_every_restart_has_the_next_likely_class_as_its_target(restart, target):
     top = np.sort(z)[::-1]
     expected = (z[target] - z[0]) / (top[0] - 0.5 * (top[2] + top[3]))
     assert goal_at(kr.attacks.TargetedAPGD(), restart, point) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("restart", "target"), [(0, 1), (1, 3), (2, 2), (3, 1)])
+def test_malt_ranks_by_the_distance_of_the_boundary(restart, target):
+    # The gaps are 3, 1 and 2 for classes 1, 3 and 2. Their slopes against class 0 have the norms
+    # 18, 3 and 3 in Linf, the dual of L1, so that the distances are 1/6, 1/3 and 2/3.
+    point = np.array([[0.1, 0.2, 0.3]], "float32")
+    z = np.asarray(steep_class_1(point))[0].astype("float64")
+    attack = kr.attacks.TargetedAPGD(loss="margin", ranking="malt")
+    found = goal_at(attack, restart, point, steep_class_1, kr.L1(1.0))
+    assert found == pytest.approx(z[target] - z[0], abs=1e-6)
+
+
+@pytest.mark.exhaustive
+def test_malt_counts_a_gradient_for_every_class():
+    x, y = numpy_reference.examples(4)
+    arguments = {"loss": "margin", "num_targets": 1, "num_steps": 3}
+    by_logits, malt = (
+        kr.attacks.TargetedAPGD(**arguments, ranking=ranking).run(
+            numpy_reference.keras_model(), x, y, kr.Linf(1e-6)
+        )
+        for ranking in ("logits", "malt")
+    )
+    # Two wrong classes.
+    np.testing.assert_array_equal(malt.queries - by_logits.queries, [4] * 4)
 
 
 @pytest.mark.exhaustive
@@ -71,3 +100,5 @@ def test_wrong_arguments_are_named():
     )
     with pytest.raises(ValueError, match="`loss`.*Received: 'cross_entropy'"):
         kr.attacks.TargetedAPGD(loss="cross_entropy")
+    with pytest.raises(ValueError, match="`ranking`.*Received: 'gradients'"):
+        kr.attacks.TargetedAPGD(ranking="gradients")

@@ -1,7 +1,6 @@
 import keras
 import numpy as np
 import pytest
-from scipy import optimize
 
 import keras_robust as kr
 from tests.support import linear_model
@@ -19,22 +18,6 @@ def unbounded(norm, bounds=(0.0, 1.0)):
     return getattr(kr.threat_models, norm)(0.1, bounds).with_epsilon(np.float32(np.inf))
 
 
-def exact(x, y, norm, bounds):
-    """Returns the distance to the hyperplane inside the box, from the best gain per radius."""
-    low, high = (-1e3, 1e3) if bounds is None else bounds
-    distances = []
-    for direction, one, label in zip(linear_model.ascent(y), x.reshape(len(x), -1), y, strict=True):
-        start = linear_model.margin(one[None], [label])[0]
-
-        def margin(radius, direction=direction, one=one[None], start=start):
-            room = (np.broadcast_to(low, one.shape), np.broadcast_to(high, one.shape))
-            gain = linear_model.largest_gain(direction[None], one, norm, radius, *room)
-            return start + gain[0]
-
-        distances.append(optimize.brentq(margin, 1e-6, 100.0))
-    return np.array(distances)
-
-
 @tiers.parametrize("bounds", BOXES.values(), ids=BOXES)
 @tiers.parametrize("norm", ORDER)
 def test_comes_within_a_part_in_a_thousand_of_a_hyperplane(norm, bounds):
@@ -43,17 +26,14 @@ def test_comes_within_a_part_in_a_thousand_of_a_hyperplane(norm, bounds):
     assert found.success.all() and np.all(linear_model.margin(found.x_adv, y) > 0.0)
     size = np.linalg.norm((found.x_adv - x).reshape(20, -1), ord=ORDER[norm], axis=-1)
     np.testing.assert_allclose(-found.loss, size, rtol=1e-5)
-    np.testing.assert_allclose(size, exact(x, y, norm, bounds), rtol=2e-3)
+    np.testing.assert_allclose(size, linear_model.distance(x, y, norm, bounds), rtol=2e-3)
 
 
 @pytest.mark.exhaustive
 def test_l0_changes_the_minimal_number_of_features():
     x, y = linear_model.examples(20)
     found = FMN().run(linear_model.logits, x, y, counting())
-    ascent, flat = linear_model.ascent(y), x.reshape(20, -1)
-    gains = np.sort(np.maximum(ascent * (1.0 - flat), -ascent * flat), axis=-1)[:, ::-1]
-    enough = np.cumsum(gains, axis=-1) > -linear_model.margin(x, y)[:, None]
-    fewest = 1 + np.argmax(enough, axis=-1)
+    fewest = linear_model.fewest_features(x, y)
     needed = np.sum(found.x_adv != x, axis=(1, 2, 3))
     np.testing.assert_array_equal(-found.loss, needed)
     assert np.all(needed >= fewest) and np.mean(needed == fewest) >= 0.9
@@ -202,8 +182,8 @@ def test_an_example_does_not_depend_on_the_rest_of_the_batch():
     ("arguments", "message"),
     [
         ({"num_steps": 0}, "`num_steps` must be an int >= 1. Received: 0"),
-        ({"step_size": 0.0}, "`step_size` must be a number > 0 and < inf. Received: 0.0"),
-        ({"step_size": "1"}, "`step_size` must be a number > 0 and < inf. Received: '1'"),
+        ({"step_size": 0.0}, "`step_size` must be a number > 0. Received: 0.0"),
+        ({"step_size": "1"}, "`step_size` must be a number > 0. Received: '1'"),
         ({"gamma": 1.0}, "`gamma` must be a number > 0 and < 1.0. Received: 1.0"),
         ({"targeted": "all"}, "`targeted` must be one of .*Received: 'all'"),
     ],

@@ -139,10 +139,12 @@ def test_points_that_are_no_mistake_are_unchanged():
 
 
 MINIMUM_NORM = {
+    "DDN": (kr.attacks.DDN(num_steps=60), ("L2",)),
     "DeepFool": (kr.attacks.DeepFool(), ("L1", "L2", "Linf")),
     "FAB": (kr.attacks.FAB(num_steps=20), ("L1", "L2", "Linf")),
     "TargetedFAB": (kr.attacks.TargetedFAB(num_steps=20, num_targets=1), ("L1", "L2", "Linf")),
     "FMN": (kr.attacks.FMN(num_steps=60), ("L1", "L2", "Linf")),
+    "PDPGD": (kr.attacks.PDPGD(num_steps=200), ("L1", "L2", "Linf")),
     "CarliniWagner": (kr.attacks.CarliniWagner(num_steps=100, learning_rate=0.05), ("L2",)),
     "EAD": (kr.attacks.EAD(num_steps=100, learning_rate=0.05), ("L1", "L2")),
     "LBFGS": (kr.attacks.LBFGS(), ("L2",)),
@@ -179,6 +181,6 @@ def test_every_minimum_norm_attack_ends_on_the_boundary(name, norm):
 
 
 def test_every_minimum_norm_attack_is_tested():
-    others = {"JSMA"}  # JSMA is tested in its own file, because it needs L0.
+    others = {"JSMA", "SigmaZero"}  # They are tested in their own files, because they need L0.
     classes = [cls for cls in kr.attacks.ALL if issubclass(cls, kr.attacks.MinimumNormAttack)]
     assert {cls.__name__ for cls in classes} == {*MINIMUM_NORM, *others}
