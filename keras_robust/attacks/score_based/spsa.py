@@ -8,7 +8,6 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust import losses
-from keras_robust.attacks import counter_rng
 from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack_loss import check_choice
 from keras_robust.attacks.attack_loss import check_counts
@@ -16,6 +15,7 @@ from keras_robust.attacks.attack_loss import check_numbers
 from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import choose
+from keras_robust.backend import counter_rng
 
 # The defaults of Adam, which the authors use as well.
 _DECAY, _SQUARE_DECAY, _GUARD = 0.9, 0.999, 1e-8
