@@ -10,12 +10,13 @@ from keras_robust.threat_models.l0 import L0
 from keras_robust.threat_models.l1 import L1
 from keras_robust.threat_models.l2 import L2
 from keras_robust.threat_models.linf import Linf
+from keras_robust.threat_models.patch import Patch
 from keras_robust.threat_models.per_input import PerInput
 from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import registry
 from keras_robust.threat_models.untrusted_config import from_untrusted_config
 
-ALL = (AtLayer, Joint, L0, L1, L2, Linf, PerInput)
+ALL = (AtLayer, Joint, L0, L1, L2, Linf, Patch, PerInput)
 registry.extend(ALL)
 
 
@@ -53,6 +54,7 @@ __all__ = [
     "L1",
     "L2",
     "Linf",
+    "Patch",
     "PerInput",
     "ThreatModel",
     "from_untrusted_config",

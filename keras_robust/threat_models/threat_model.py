@@ -168,6 +168,15 @@ class ThreatModel(Configurable):
                 f"of shape {shape}"
             )
 
+    def drawn(self, x, seed):
+        """Returns the threat model of one search, in which random choices have been made.
+
+        Args:
+            x: float tensor `(batch_size, ...)`, the clean examples.
+            seed: int32 tensor, as for `random_start`.
+        """
+        return self
+
     def epsilon_for_rows(self, rows, x):
         """Returns the radius, as an array, for some rows of the data set `x`."""
         radius = ops.convert_to_numpy(self.radius)

@@ -24,7 +24,20 @@ def describe_threat(threat_model, inputs=None):
     parts = [_describe_part(*part) for part in _parts_of(config)]
     if parts:
         return f"{name} ({'; '.join(parts)})"
-    return f"{name}, {_describe_radius(threat_model, inputs)}"
+    details = _DETAILS.get(name, lambda config: "")(config)
+    return f"{name}, {details}{_describe_radius(threat_model, inputs)}"
+
+
+def _describe_patch(config):
+    """Returns the size of a patch, such as `5 x 5 pixels at any place, `."""
+    size = config.get("size")
+    pair = size if isinstance(size, list) else [size, size]
+    if len(pair) == 2 and all(isinstance(length, int) for length in pair):
+        return f"{pair[0]} x {pair[1]} pixels at any place, "
+    return "at a fixed place, "
+
+
+_DETAILS = {"Patch": _describe_patch}
 
 
 def _parts_of(config):
