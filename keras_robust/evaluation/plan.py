@@ -63,6 +63,9 @@ def _short_suite(threat_model, num_classes):
         strength = {"num_steps": 50, "num_restarts": 10}
         members = [attacks_module.PGD(loss=loss, **strength) for loss in _LOSSES]
         return [PlannedAttack(member, "PGD") for member in members]
+    if isinstance(threat_model, threat_models.Affine):
+        members = [attacks_module.GridSearch(threat_model.grid), attacks_module.APGD()]
+        return [PlannedAttack(member, "grid") for member in members]
     members = [attacks_module.APGD(), _targeted(num_classes)]
     return [PlannedAttack(member, _SHORT_SUITE) for member in members]
 

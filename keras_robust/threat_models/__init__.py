@@ -4,6 +4,7 @@ import numbers
 
 import numpy as np
 
+from keras_robust.threat_models.affine import Affine
 from keras_robust.threat_models.at_layer import AtLayer
 from keras_robust.threat_models.joint import Joint
 from keras_robust.threat_models.l0 import L0
@@ -16,7 +17,7 @@ from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import registry
 from keras_robust.threat_models.untrusted_config import from_untrusted_config
 
-ALL = (AtLayer, Joint, L0, L1, L2, Linf, Patch, PerInput)
+ALL = (Affine, AtLayer, Joint, L0, L1, L2, Linf, Patch, PerInput)
 registry.extend(ALL)
 
 
@@ -48,6 +49,7 @@ def _is_radius(identifier):
 
 __all__ = [
     "ALL",
+    "Affine",
     "AtLayer",
     "Joint",
     "L0",

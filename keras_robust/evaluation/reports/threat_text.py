@@ -24,8 +24,19 @@ def describe_threat(threat_model, inputs=None):
     parts = [_describe_part(*part) for part in _parts_of(config)]
     if parts:
         return f"{name} ({'; '.join(parts)})"
-    details = _DETAILS.get(name, lambda config: "")(config)
+    if name == "Affine":
+        radius = _range(_numbers(threat_model["epsilon"]))
+        return f"{name}, {_describe_affine(config)}, epsilon {radius}"
+    details = _describe_patch(config) if name == "Patch" else ""
     return f"{name}, {details}{_describe_radius(threat_model, inputs)}"
+
+
+def _describe_affine(config):
+    """Returns the ranges of the parameters."""
+    units = {"rotation": "degrees", "translation": "pixels", "scale": "of the size"}
+    return ", ".join(
+        f"{name} {_range(_numbers(config.get(name)))} {unit}" for name, unit in units.items()
+    )
 
 
 def _describe_patch(config):
@@ -35,9 +46,6 @@ def _describe_patch(config):
     if len(pair) == 2 and all(isinstance(length, int) for length in pair):
         return f"{pair[0]} x {pair[1]} pixels at any place, "
     return "at a fixed place, "
-
-
-_DETAILS = {"Patch": _describe_patch}
 
 
 def _parts_of(config):
