@@ -15,6 +15,7 @@ from keras_robust.attacks.result import choose
 from keras_robust.attacks.result import strongest
 from keras_robust.attacks.search_problem import SearchProblem
 from keras_robust.attacks.search_problem import check_takes_problem
+from keras_robust.attacks.universal_search import search_universal
 from keras_robust.calls import with_argument_advice
 from keras_robust.configurable import Configurable
 from keras_robust.registry import Registry
@@ -49,6 +50,8 @@ class Attack(Configurable):
 
     def search_drawn(self, problem):
         """Runs one search after the threat model has made its random choices, such as a place."""
+        if problem.threat_model.shares_perturbation:
+            return search_universal(self, problem)
         drawn = problem.threat_model.drawn(problem.x, problem.seed)
         return self.search(problem._replace(threat_model=drawn))
 
@@ -216,7 +219,11 @@ class Compiled:
 
         known = model()
         variables = known.variables if isinstance(known, keras.Layer) else ()
-        self._function = backend.compile_function(search, any_batch_size=True, variables=variables)
+        # The padding for other batch sizes would count in a shared perturbation.
+        is_open = not threat_model.shares_perturbation
+        self._function = backend.compile_function(
+            search, any_batch_size=is_open, variables=variables
+        )
 
     def __call__(self, *arguments):
         return self._function(*arguments)

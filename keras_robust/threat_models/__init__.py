@@ -15,9 +15,10 @@ from keras_robust.threat_models.patch import Patch
 from keras_robust.threat_models.per_input import PerInput
 from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import registry
+from keras_robust.threat_models.universal import Universal
 from keras_robust.threat_models.untrusted_config import from_untrusted_config
 
-ALL = (Affine, AtLayer, Joint, L0, L1, L2, Linf, Patch, PerInput)
+ALL = (Affine, AtLayer, Joint, L0, L1, L2, Linf, Patch, PerInput, Universal)
 registry.extend(ALL)
 
 
@@ -59,6 +60,7 @@ __all__ = [
     "Patch",
     "PerInput",
     "ThreatModel",
+    "Universal",
     "from_untrusted_config",
     "get",
 ]

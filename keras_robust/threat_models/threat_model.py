@@ -42,12 +42,14 @@ class ThreatModel(Configurable):
     Class attributes: `changes_inputs`, whether the attacker changes inputs of the model, so that an
     adversarial example is a valid input; `exposes_inputs`, whether `bind` returns the inputs
     themselves, so that objectives can store or copy them; `has_sparse_steps`, whether steepest
-    ascent changes few coordinates; `order`, the order of the norm if the ball is that of a norm
+    ascent changes few coordinates; `shares_perturbation`, whether all examples have the same
+    perturbation; `order`, the order of the norm if the ball is that of a norm
     over all features, so that `epsilon` has the unit of the inputs, else `None`.
     """
 
     changes_inputs = True
     exposes_inputs = True
+    shares_perturbation = False
     has_sparse_steps = False
     order = None
 

@@ -271,6 +271,8 @@ CASES = {
         "Patch-pair": kr.threat_models.Patch((2, 1), epsilon="1/2", bounds=([0, -1.0], 1)),
         "PerInput": kr.threat_models.PerInput({"a": "linf", "b": kr.L2(SCHEDULE)}),
         "PerInput-list": kr.threat_models.PerInput([None, kr.L1(1.0, None)], epsilon=SCHEDULE),
+        "Universal": kr.threat_models.Universal("linf"),
+        "Universal-schedule": kr.threat_models.Universal(kr.L2(SCHEDULE, (-1.0, 1.0))),
     },
     "losses": {
         "DLR": kr.losses.DLR(reduction="none"),

@@ -49,6 +49,11 @@ def _plain(ball):
         ),
         (kr.threat_models.Joint(kr.L2(0.5), ["a", "b"]), None, "Joint (L2, epsilon 0.5 of 0 to 1)"),
         (
+            kr.threat_models.Universal("linf"),
+            None,
+            "Universal (Linf, epsilon 8/255 of 0 to 1 (3.1%))",
+        ),
+        (
             kr.threat_models.Affine(scale=0.1, epsilon=0.5),
             FEATURES,
             "rotation 30 degrees, translation 3 pixels, scale 0.1 of the size, epsilon 0.5",
