@@ -65,7 +65,8 @@ class Patch(ThreatModel):
     >>> import numpy as np
     >>> import keras_robust as kr
     >>> patch = kr.threat_models.Patch(2)
-    >>> x, slope = np.full((1, 3, 3, 1), 0.5, "float32"), np.arange(9.0).reshape(1, 3, 3, 1)
+    >>> x = np.full((1, 3, 3, 1), 0.5, "float32")
+    >>> slope = np.arange(9, dtype="float32").reshape(x.shape)
     >>> print(np.asarray(patch.linear_maximization_oracle(slope, x))[0, :, :, 0])
     [[0.5 0.5 0.5]
      [0.5 1.  1. ]
