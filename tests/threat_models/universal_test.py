@@ -99,6 +99,15 @@ def test_evaluation_counts_the_mistakes_of_one_perturbation():
     assert loaded.threat_model["class_name"] == "Universal"
 
 
+@pytest.mark.exhaustive
+def test_sanity_checks_run():
+    x, weights, y = examples()
+    checks = kr.sanity_check(linear_model(weights), (x, y), Universal(kr.Linf(EPSILON)))
+    verdicts = {check.name: check.verdict for check in checks.checks}
+    assert verdicts["reported success"] == verdicts["epsilon 0"] == "passed"
+    assert len(verdicts) == 18
+
+
 def sgd_step(x, y, weights):
     error = linear_fit.softmax(x @ weights) - np.eye(weights.shape[1])[y]
     return weights - linear_fit.LEARNING_RATE * x.T @ error / len(x)
