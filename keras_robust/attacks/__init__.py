@@ -15,6 +15,7 @@ from keras_robust.attacks.gradient.pgd import PGD
 from keras_robust.attacks.gradient.random_start_fgsm import RandomStartFGSM
 from keras_robust.attacks.gradient.targeted_apgd import TargetedAPGD
 from keras_robust.attacks.gradient.virtual_adversarial import VirtualAdversarial
+from keras_robust.attacks.grid_search import GridSearch
 from keras_robust.attacks.minimum_norm.carlini_wagner import CarliniWagner
 from keras_robust.attacks.minimum_norm.ddn import DDN
 from keras_robust.attacks.minimum_norm.deepfool import DeepFool
@@ -48,6 +49,7 @@ ALL = (
     FAB,
     FGSM,
     FMN,
+    GridSearch,
     HopSkipJump,
     JSMA,
     LBFGS,
@@ -108,6 +110,7 @@ __all__ = [
     "FMN",
     "Attack",
     "AttackResult",
+    "GridSearch",
     "HopSkipJump",
     "IterativeAttack",
     "JSMA",

@@ -15,6 +15,7 @@ from keras_robust.attacks.result import choose
 from keras_robust.attacks.result import strongest
 from keras_robust.attacks.search_problem import SearchProblem
 from keras_robust.attacks.search_problem import check_takes_problem
+from keras_robust.attacks.universal_search import search_universal
 from keras_robust.calls import with_argument_advice
 from keras_robust.configurable import Configurable
 from keras_robust.registry import Registry
@@ -47,6 +48,13 @@ class Attack(Configurable):
         """Runs one search from one start on a `SearchProblem`, and returns `AttackResult`."""
         raise NotImplementedError
 
+    def search_drawn(self, problem):
+        """Runs one search after the threat model has made its random choices, such as a place."""
+        if problem.threat_model.shares_perturbation:
+            return search_universal(self, problem)
+        drawn = problem.threat_model.drawn(problem.x, problem.seed)
+        return self.search(problem._replace(threat_model=drawn))
+
     @staticmethod
     def score_clean(problem, score):
         """Returns `AttackResult` of the clean examples, the best points before a search.
@@ -71,12 +79,12 @@ class Attack(Configurable):
         with classifier.attack_scope(x):
             # Training needs only the last point, which saves the passes that judge it.
             if self.num_restarts == 1:
-                return self.search(problem._replace(keep_best=False))
+                return self.search_drawn(problem._replace(keep_best=False))
             # Restarts are compared, so that every search must judge its best point.
             best = None
             for restart in range(self.num_restarts):
                 one = problem._replace(seed=backend.fold_in(seed, restart), restart=restart)
-                found = self.search(one)
+                found = self.search_drawn(one)
                 best = found if best is None else strongest(best, found)
             return best
 
@@ -120,7 +128,7 @@ class Attack(Configurable):
             seed = ops.cast(seed, "int32")
             seed = seed if len(seed.shape) else ops.stack([seed, 0])
             exposed, classifier, ball = threat_model.bind(model, x)
-            return ball.pack(self.perturb(classifier, exposed, y, ball, seed).x_adv, x)
+            return threat_model.pack(self.perturb(classifier, exposed, y, ball, seed).x_adv, x)
         found = self.run(
             model, x, y, threat_model, batch_size=batch_size, seed=seed, verbose=verbose
         )
@@ -204,14 +212,18 @@ class Compiled:
             x, classifier, ball = ball.bind(model(), x)
             with models.input_error_context(classifier.model):
                 problem = SearchProblem(classifier, x, y, ball, seed, restart=restart)
-                found = attack.search(problem)
+                found = attack.search_drawn(problem)
             self.num_classes = classifier.num_classes
             self.has_unknown_column = classifier.has_unknown_column
             return found
 
         known = model()
         variables = known.variables if isinstance(known, keras.Layer) else ()
-        self._function = backend.compile_function(search, any_batch_size=True, variables=variables)
+        # The padding for other batch sizes would count in a shared perturbation.
+        is_open = not threat_model.shares_perturbation
+        self._function = backend.compile_function(
+            search, any_batch_size=is_open, variables=variables
+        )
 
     def __call__(self, *arguments):
         return self._function(*arguments)

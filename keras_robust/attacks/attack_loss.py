@@ -30,8 +30,25 @@ def make_attack_loss(problem, loss, targeted):
 
     Returns:
         A function. `values` and `success` have shape `(batch_size,)`. Success means a wrong class,
-        or the target class if `targeted` is `True`.
+        or the target class if `targeted` is `True`. For a shared perturbation the shape is `(1,)`,
+        with the mean of the values, and success on all examples.
     """
+    score = _attack_loss(problem, loss, targeted)
+    return _pooled(score) if problem.is_shared else score
+
+
+def _pooled(score):
+    """Returns the mean of the values, and whether all examples succeed."""
+
+    def pooled(x_adv):
+        values, success = score(x_adv)
+        return ops.mean(values, keepdims=True), ops.all(success, keepdims=True)
+
+    return pooled
+
+
+def _attack_loss(problem, loss, targeted):
+    """Returns the function of `make_attack_loss` with one entry per example."""
     classifier, y = problem.classifier, problem.y
     outputs = classifier(problem.x)
     loss = _resolve_loss(classifier, outputs, y, loss)

@@ -58,7 +58,9 @@ class DatasetAttack:
         self._is_of_all = rows is None
         self.inputs = models.take(arrays, some)
         self.x, self.y = models.take(checked, some), None if y is None else y[some]
-        self.batch_size = min(batch_size, len(self.rows))
+        # A perturbation that all examples share needs all of them in one batch.
+        is_shared = threat_model.shares_perturbation
+        self.batch_size = len(self.rows) if is_shared else min(batch_size, len(self.rows))
         # Under an infinite radius a later restart may find a nearer mistake, so all restarts run.
         self._has_infinite_radius = bool(np.all(np.isinf(epsilon)))
         self._step = attack.compiled(model, self.threat_model, self.x, self.y)

@@ -8,7 +8,6 @@ from keras import ops
 from keras_robust import backend
 from keras_robust import losses
 from keras_robust import threat_models
-from keras_robust.attacks import counter_rng
 from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack_loss import check_choice
 from keras_robust.attacks.attack_loss import check_counts
@@ -16,6 +15,7 @@ from keras_robust.attacks.attack_loss import make_attack_loss
 from keras_robust.attacks.result import AttackResult
 from keras_robust.attacks.result import choose
 from keras_robust.attacks.result import strongest
+from keras_robust.backend import counter_rng
 
 _LOSSES = (None, *losses.FUNCTIONS)
 _RESOLUTION = 2.0**23

@@ -12,7 +12,8 @@ class SearchProblem(typing.NamedTuple):
     inside the bounds of the threat model; `y`, the labels, or `None`; `threat_model`, a
     `ThreatModel` whose radius is known; `seed`, int32 `(2,)` or `(batch_size, 2)`; `keep_best`,
     bool, whether to return the best point visited, with its true loss and success; `restart`, int
-    or int32 `()`, the number of this search.
+    or int32 `()`, the number of this search; `is_shared`, bool, whether `x` is one perturbation for
+    all examples of `y`, so that the loss is their mean.
 
     With `keep_best`, an example that is misclassified from the start is returned unchanged. Without
     it the last point is returned, and its loss and success have no meaning. Targeted attacks choose
@@ -27,6 +28,7 @@ class SearchProblem(typing.NamedTuple):
     seed: object
     keep_best: object = True
     restart: object = 0
+    is_shared: object = False
 
 
 def check_takes_problem(cls, name):

@@ -138,8 +138,10 @@ class Transfer(Attack):
                 stacklevel=2,
             )
         surrogate = models.Classifier(self.surrogate)
-        # `pack` converts the attacked matrix to the inputs of a model with several inputs.
-        if len(keras.tree.flatten(classifier.pack(x))) > 1:
+        # `pack` converts the attacked matrix to the inputs of a model with several inputs, or
+        # parameters to images.
+        leaves = keras.tree.flatten(classifier.pack(x))
+        if len(leaves) > 1 or leaves[0].shape != x.shape:
             surrogate = models.Classifier(self.surrogate, classifier.pack)
         own = surrogate.logits(x).shape[-1]
         if own != num_classes:

@@ -74,7 +74,8 @@ def evaluate(  # noqa: PLR0913
             random noise and `Square`, for models without gradients; or an attack, or a list of
             attacks, as objects or names. `"standard"` also works for threat models that AutoAttack
             does not support: `L0` gets `PGD` with 50 steps and 10 restarts on cross-entropy and
-            margin, and all others get `APGD` and `TargetedAPGD`. Defaults to `"standard"`.
+            margin, `Affine` gets `GridSearch` and `APGD`, `Universal` gets `APGD`, and all others
+            get `APGD` and `TargetedAPGD`. Defaults to `"standard"`.
         num_examples: int, evaluates only the first `num_examples` examples; `None` for all.
             Defaults to `None`.
         batch_size: int. Does not change the result, except for what `Complete` leaves undecided in

@@ -24,6 +24,12 @@ def plan_attacks(attacks, threat_model, num_classes):
     plan = []
     for item in items:
         plan += _planned_attacks(item, threat_model, num_classes)
+    if threat_model.shares_perturbation and len(plan) > 1:
+        raise ValueError(
+            "Robust accuracy against one perturbation for all examples takes one attack: several "
+            "attacks find several perturbations. "
+            f"Received: {len(plan)} attacks under {threat_model!r}"
+        )
     return plan
 
 
@@ -63,6 +69,11 @@ def _short_suite(threat_model, num_classes):
         strength = {"num_steps": 50, "num_restarts": 10}
         members = [attacks_module.PGD(loss=loss, **strength) for loss in _LOSSES]
         return [PlannedAttack(member, "PGD") for member in members]
+    if isinstance(threat_model, threat_models.Affine):
+        members = [attacks_module.GridSearch(threat_model.grid), attacks_module.APGD()]
+        return [PlannedAttack(member, "grid") for member in members]
+    if threat_model.shares_perturbation:
+        return [PlannedAttack(attacks_module.APGD())]
     members = [attacks_module.APGD(), _targeted(num_classes)]
     return [PlannedAttack(member, _SHORT_SUITE) for member in members]
 

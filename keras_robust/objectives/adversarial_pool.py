@@ -93,10 +93,11 @@ class AdversarialPool(Objective):
                 "Use the objective Mixed. "
                 f"Received: a model with {len(inputs)} inputs"
             )
-        if not threat_model.changes_inputs:
+        if not threat_model.exposes_inputs:
             raise ValueError(
                 "AdversarialPool stores inputs, but this threat model changes the output of a "
-                f"layer. Use the objective Mixed. Received: {threat_model!r}"
+                "layer, or parameters of a transformation. Use the objective Mixed. "
+                f"Received: {threat_model!r}"
             )
 
     def new_objective_state(self, x, y, sample_weight):

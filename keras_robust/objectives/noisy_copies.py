@@ -26,11 +26,11 @@ def check_copies(name, model, threat_model):
             "inputs. Use a model with one input, or the objective GaussianNoise. "
             f"Received: a model with {len(inputs)} inputs"
         )
-    if not threat_model.changes_inputs:
+    if not threat_model.exposes_inputs:
         raise ValueError(
             f"{name} runs the model on noisy copies of its input, but this threat model changes "
-            "the output of a layer. Use the objective GaussianNoise. "
-            f"Received: {threat_model!r}"
+            "the output of a layer, or parameters of a transformation. Use the objective "
+            f"GaussianNoise. Received: {threat_model!r}"
         )
 
 

@@ -4,18 +4,21 @@ import numbers
 
 import numpy as np
 
+from keras_robust.threat_models.affine import Affine
 from keras_robust.threat_models.at_layer import AtLayer
 from keras_robust.threat_models.joint import Joint
 from keras_robust.threat_models.l0 import L0
 from keras_robust.threat_models.l1 import L1
 from keras_robust.threat_models.l2 import L2
 from keras_robust.threat_models.linf import Linf
+from keras_robust.threat_models.patch import Patch
 from keras_robust.threat_models.per_input import PerInput
 from keras_robust.threat_models.threat_model import ThreatModel
 from keras_robust.threat_models.threat_model import registry
+from keras_robust.threat_models.universal import Universal
 from keras_robust.threat_models.untrusted_config import from_untrusted_config
 
-ALL = (AtLayer, Joint, L0, L1, L2, Linf, PerInput)
+ALL = (Affine, AtLayer, Joint, L0, L1, L2, Linf, Patch, PerInput, Universal)
 registry.extend(ALL)
 
 
@@ -47,14 +50,17 @@ def _is_radius(identifier):
 
 __all__ = [
     "ALL",
+    "Affine",
     "AtLayer",
     "Joint",
     "L0",
     "L1",
     "L2",
     "Linf",
+    "Patch",
     "PerInput",
     "ThreatModel",
+    "Universal",
     "from_untrusted_config",
     "get",
 ]

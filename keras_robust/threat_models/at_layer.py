@@ -67,6 +67,7 @@ class AtLayer(ThreatModelWrapper):
     """
 
     changes_inputs = False
+    exposes_inputs = False
 
     def __init__(self, layer, threat_model):
         super().__init__(threat_model)

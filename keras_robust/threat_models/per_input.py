@@ -111,6 +111,15 @@ class PerInput(ThreatModel):
     def pack(self, x_adv, inputs):
         return Layout(inputs, self.parts).replace(inputs, x_adv)
 
+    def drawn(self, x, seed):
+        pieces = zip(self.parts, self._split(x, scaled=False), strict=True)
+        other = copy.copy(self)
+        other.parts = {
+            name: part.drawn(one, _stream(seed, number))
+            for number, (name, (part, one)) in enumerate(pieces)
+        }
+        return other
+
     def project(self, x_adv, x):
         return self._join(part.project(*pair) for part, *pair in self._split(x_adv, x))
 
@@ -139,9 +148,8 @@ class PerInput(ThreatModel):
         return self._random_start(x, seed, "random_start_on_sphere")
 
     def _random_start(self, x, seed, how):
-        # Every part draws from its own stream of random numbers.
         starts = (
-            getattr(part, how)(one, seed + number * _SEED_STRIDE % 2**31)
+            getattr(part, how)(one, _stream(seed, number))
             for number, (part, one) in enumerate(self._split(x))
         )
         return self._join(starts)
@@ -197,6 +205,11 @@ class PerInput(ThreatModel):
 
     def _join(self, parts):
         return ops.concatenate([flatten(part) for part in parts], axis=-1)
+
+
+def _stream(seed, number):
+    """Returns the seed of a part, which draws from its own stream of random numbers."""
+    return seed + number * _SEED_STRIDE % 2**31
 
 
 def _relative_distance(part, x_adv, x):

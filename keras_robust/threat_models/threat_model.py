@@ -40,12 +40,16 @@ class ThreatModel(Configurable):
             anywhere, or if `low == high` everywhere.
 
     Class attributes: `changes_inputs`, whether the attacker changes inputs of the model, so that an
-    adversarial example is a valid input; `has_sparse_steps`, whether steepest ascent changes few
-    coordinates; `order`, the order of the norm if the ball is that of a norm over all features, so
-    that `epsilon` has the unit of the inputs, else `None`.
+    adversarial example is a valid input; `exposes_inputs`, whether `bind` returns the inputs
+    themselves, so that objectives can store or copy them; `has_sparse_steps`, whether steepest
+    ascent changes few coordinates; `shares_perturbation`, whether all examples have the same
+    perturbation; `order`, the order of the norm if the ball is that of a norm
+    over all features, so that `epsilon` has the unit of the inputs, else `None`.
     """
 
     changes_inputs = True
+    exposes_inputs = True
+    shares_perturbation = False
     has_sparse_steps = False
     order = None
 
@@ -168,6 +172,15 @@ class ThreatModel(Configurable):
                 f"of shape {shape}"
             )
 
+    def drawn(self, x, seed):
+        """Returns the threat model of one search, in which random choices have been made.
+
+        Args:
+            x: float tensor `(batch_size, ...)`, the clean examples.
+            seed: int32 tensor, as for `random_start`.
+        """
+        return self
+
     def epsilon_for_rows(self, rows, x):
         """Returns the radius, as an array, for some rows of the data set `x`."""
         radius = ops.convert_to_numpy(self.radius)
@@ -243,12 +256,7 @@ class ThreatModel(Configurable):
         # Relative, because an absolute tolerance would accept any point near tiny inputs.
         slack = tolerance * self.radius
         inside = self._in_ball(x_adv, x, slack, ROUNDING * ops.abs(x))
-        if self._bounds is None:
-            return inside
-        low, high = self._box()
-        beyond = box_slack(self._bounds, tolerance)
-        in_box = ops.logical_and(x_adv >= low - beyond, x_adv <= high + beyond)
-        return ops.logical_and(inside, ops.all(flatten(in_box), axis=-1))
+        return ops.logical_and(inside, self._in_box(x_adv, tolerance))
 
     def _arguments(self):
         return self._given
@@ -256,6 +264,15 @@ class ThreatModel(Configurable):
     def _in_ball(self, x_adv, x, slack, rounding):
         slack = ops.reshape(slack, (-1,)) + self.distance(rounding, ops.zeros_like(rounding))
         return self.distance(x_adv, x) <= self._radius_per_example() + slack
+
+    def _in_box(self, x_adv, tolerance):
+        """Returns, per example, whether all features are in the box."""
+        if self._bounds is None:
+            return ops.ones(ops.shape(x_adv)[:1], dtype="bool")
+        low, high = self._box()
+        beyond = box_slack(self._bounds, tolerance)
+        in_box = ops.logical_and(x_adv >= low - beyond, x_adv <= high + beyond)
+        return ops.all(flatten(in_box), axis=-1)
 
     def _radius_per_example(self):
         """Returns the radius with shape `(1,)` or `(batch_size,)`, for norms over an example."""

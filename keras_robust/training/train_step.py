@@ -286,7 +286,11 @@ class BaseTrainStep:
     def _carried_delta(self, kept, x):
         """Returns the perturbation of the last batch, with as many rows as `x`."""
         # `kept` is shorter than `x` if no batch before had as many rows.
-        return ops.concatenate([kept, ops.zeros_like(x)], axis=0)[: ops.shape(x)[0]]
+        delta = ops.concatenate([kept, ops.zeros_like(x)], axis=0)[: ops.shape(x)[0]]
+        if self.threat_model.shares_perturbation:
+            # A short batch has moved the first rows only.
+            return ops.broadcast_to(delta[:1], ops.shape(x))
+        return delta
 
     def _carried(self, delta, kept):
         """Returns the perturbation for the next batch; a short batch keeps the missing rows."""

@@ -10,7 +10,7 @@ def test_a_problem_is_a_first_search_for_the_best_point():
     problem = SearchProblem("classifier", "x", "y", "threat_model", "seed")
     assert (problem.keep_best, problem.restart) == (True, 0)
     later = problem._replace(restart=3)
-    assert later == ("classifier", "x", "y", "threat_model", "seed", True, 3)
+    assert later == ("classifier", "x", "y", "threat_model", "seed", True, 3, False)
     assert problem.restart == 0
     with pytest.raises(AttributeError):
         problem.restart = 1

@@ -13,10 +13,10 @@ from tests.support import tiers
 TESTS = pathlib.Path(__file__).parents[1]
 FOUND = {(one.name, one.package): one for one in properties.properties()}
 
-# See the tests of their modules: attacks that need a second model, or run on data only, and
-# callbacks that hold data, and so have no config.
+# See the tests of their modules: attacks that need a second model, run on data only or are for few
+# features, and callbacks that hold data, and so have no config.
 ELSEWHERE = {
-    "attacks": {"AutoAttack", "Transfer"},
+    "attacks": {"AutoAttack", "GridSearch", "Transfer"},
     "callbacks": {"CollapseGuard", "RobustValidation"},
 }
 # Loops over some of the classes, and which.

@@ -247,6 +247,8 @@ CASES = {
         "AutoAttack": kr.attacks.AutoAttack(),
         "AutoAttack-all": kr.attacks.AutoAttack(version="plus"),
         "FMN-all": kr.attacks.FMN(num_steps=8, step_size=0.5, gamma=0.1, targeted=True),
+        "GridSearch": kr.attacks.GridSearch(),
+        "GridSearch-all": kr.attacks.GridSearch(3, targeted="least_likely", loss="margin"),
         "JSMA-all": kr.attacks.JSMA(theta=-0.5, gamma=0.145, targeted=True),
         "OnePixel-all": kr.attacks.OnePixel(
             num_pixels=3, population_size=5, num_steps=3, scale=0.8, targeted=True
@@ -293,11 +295,18 @@ CASES = {
         "L1-free": kr.threat_models.L1("1/2", None),
         "L2-examples": kr.threat_models.L2(np.array([0.1, 0.2])),
         "Linf-schedule": kr.threat_models.Linf(SCHEDULE),
+        "Affine": kr.threat_models.Affine(),
+        "Affine-all": kr.threat_models.Affine(20, 0.0, 0.1, SCHEDULE, (-1.0, [0.5, 1.0])),
         "AtLayer": kr.threat_models.AtLayer("embedding", kr.L2(1.0, bounds=None)),
         "Joint": kr.threat_models.Joint("l2", ["a", "b"]),
         "Joint-all": kr.threat_models.Joint(kr.Linf([0.1, 0.2]), [0, 2], [(0, 2), None]),
+        "Patch": kr.threat_models.Patch(2),
+        "Patch-mask": kr.threat_models.Patch(mask=np.eye(3), epsilon=SCHEDULE, bounds=(-1.0, 1.0)),
+        "Patch-pair": kr.threat_models.Patch((2, 1), epsilon="1/2", bounds=([0, -1.0], 1)),
         "PerInput": kr.threat_models.PerInput({"a": "linf", "b": kr.L2(SCHEDULE)}),
         "PerInput-list": kr.threat_models.PerInput([None, kr.L1(1.0, None)], epsilon=SCHEDULE),
+        "Universal": kr.threat_models.Universal("linf"),
+        "Universal-schedule": kr.threat_models.Universal(kr.L2(SCHEDULE, (-1.0, 1.0))),
     },
     "losses": {
         "DLR": kr.losses.DLR(reduction="none"),

@@ -10,7 +10,6 @@ from keras import ops
 
 from keras_robust import backend
 from keras_robust import threat_models
-from keras_robust.attacks import counter_rng
 from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack_loss import check_counts
 from keras_robust.attacks.attack_loss import make_attack_loss
@@ -19,6 +18,7 @@ from keras_robust.attacks.result import counted
 from keras_robust.attacks.result import strongest
 from keras_robust.attacks.score_based.pixel_candidates import PixelGenes
 from keras_robust.attacks.score_based.pixel_candidates import pixel_cost
+from keras_robust.backend import counter_rng
 
 _PARENTS = 3
 

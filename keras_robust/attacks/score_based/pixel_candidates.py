@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from keras_robust.attacks import counter_rng
+from keras_robust.backend import counter_rng
 
 _RESOLUTION = 2.0**23
 

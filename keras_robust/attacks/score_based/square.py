@@ -9,7 +9,6 @@ from keras import ops
 from keras_robust import backend
 from keras_robust import losses
 from keras_robust import threat_models
-from keras_robust.attacks import counter_rng
 from keras_robust.attacks.attack import Attack
 from keras_robust.attacks.attack_loss import check_choice
 from keras_robust.attacks.attack_loss import check_counts
@@ -20,6 +19,7 @@ from keras_robust.attacks.result import strongest
 from keras_robust.attacks.score_based import square_windows
 from keras_robust.attacks.score_based.square_pyramids import PyramidMoves
 from keras_robust.attacks.score_based.square_signs import SignMoves
+from keras_robust.backend import counter_rng
 
 
 class _State(typing.NamedTuple):

@@ -3,8 +3,8 @@
 import numpy as np
 from keras import ops
 
-from keras_robust.attacks import counter_rng
 from keras_robust.attacks.score_based.square_windows import Windows
+from keras_robust.backend import counter_rng
 
 _TILES = 5
 _SMALLEST = 3

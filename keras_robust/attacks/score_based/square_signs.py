@@ -2,8 +2,8 @@
 
 from keras import ops
 
-from keras_robust.attacks import counter_rng
 from keras_robust.attacks.score_based.square_windows import Windows
+from keras_robust.backend import counter_rng
 
 
 class SignMoves:

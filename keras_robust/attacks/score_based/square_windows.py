@@ -5,7 +5,7 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_robust.attacks import counter_rng
+from keras_robust.backend import counter_rng
 
 # Queries after which the share of the image that a window covers is halved, for 10 000 queries.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

@@ -24,7 +24,28 @@ def describe_threat(threat_model, inputs=None):
     parts = [_describe_part(*part) for part in _parts_of(config)]
     if parts:
         return f"{name} ({'; '.join(parts)})"
-    return f"{name}, {_describe_radius(threat_model, inputs)}"
+    if name == "Affine":
+        radius = _range(_numbers(threat_model["epsilon"]))
+        return f"{name}, {_describe_affine(config)}, epsilon {radius}"
+    details = _describe_patch(config) if name == "Patch" else ""
+    return f"{name}, {details}{_describe_radius(threat_model, inputs)}"
+
+
+def _describe_affine(config):
+    """Returns the ranges of the parameters."""
+    units = {"rotation": "degrees", "translation": "pixels", "scale": "of the size"}
+    return ", ".join(
+        f"{name} {_range(_numbers(config.get(name)))} {unit}" for name, unit in units.items()
+    )
+
+
+def _describe_patch(config):
+    """Returns the size of a patch, such as `5 x 5 pixels at any place, `."""
+    size = config.get("size")
+    pair = size if isinstance(size, list) else [size, size]
+    if len(pair) == 2 and all(isinstance(length, int) for length in pair):
+        return f"{pair[0]} x {pair[1]} pixels at any place, "
+    return "at a fixed place, "
 
 
 def _parts_of(config):

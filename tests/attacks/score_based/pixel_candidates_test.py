@@ -3,8 +3,8 @@ import numpy as np
 from scipy import stats
 
 import keras_robust as kr
-from keras_robust.attacks import counter_rng
 from keras_robust.attacks.score_based.pixel_candidates import PixelGenes
+from keras_robust.backend import counter_rng
 
 
 def test_genes_are_shares_of_rows_columns_and_box():

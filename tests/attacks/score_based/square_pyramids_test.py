@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 import keras_robust as kr
-from keras_robust.attacks import counter_rng
 from keras_robust.attacks.score_based import square_pyramids
+from keras_robust.backend import counter_rng
 from tests.support import square_reference
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 
 import keras_robust as kr
-from keras_robust.attacks import counter_rng
 from keras_robust.attacks.score_based.square_signs import SignMoves
+from keras_robust.backend import counter_rng
 
 SHAPE = (6, 5, 2)
 X = np.random.default_rng(0).uniform(size=(3, *SHAPE)).astype("float32")

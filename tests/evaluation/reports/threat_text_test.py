@@ -48,6 +48,27 @@ def _plain(ball):
             "PerInput (1: Linf, epsilon 0.1 of 0 to 1 (10%))",
         ),
         (kr.threat_models.Joint(kr.L2(0.5), ["a", "b"]), None, "Joint (L2, epsilon 0.5 of 0 to 1)"),
+        (
+            kr.threat_models.Universal("linf"),
+            None,
+            "Universal (Linf, epsilon 8/255 of 0 to 1 (3.1%))",
+        ),
+        (
+            kr.threat_models.Affine(scale=0.1, epsilon=0.5),
+            FEATURES,
+            "rotation 30 degrees, translation 3 pixels, scale 0.1 of the size, epsilon 0.5",
+        ),
+        (
+            kr.threat_models.Patch((5, 3)),
+            FEATURES,
+            "Patch, 5 x 3 pixels at any place, epsilon 1 of 0 to 1",
+        ),
+        (kr.threat_models.Patch(5), None, "Patch, 5 x 5 pixels at any place, epsilon 1 of 0 to 1"),
+        (
+            kr.threat_models.Patch(mask=[0, 1], epsilon="1/2", bounds=(0, 255)),
+            None,
+            "Patch, at a fixed place, epsilon 1/2 of 0 to 255",
+        ),
     ],
 )
 def test_the_text_shows_radius_and_box(ball, inputs, expected):

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_robust.attacks import counter_rng
+from keras_robust.backend import counter_rng
 from tests.support import backends
 from tests.support import hashing
 
