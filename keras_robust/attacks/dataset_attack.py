@@ -26,6 +26,10 @@ class DatasetAttack:
         attack: an `Attack`.
         model, x, y, threat_model: as `Attack.run` takes them.
         rows: int array, the examples to attack; `found` then returns these only. `None` for all.
+        numbers: int array, one for each example of `x`: its row in larger data, of which `x` is a
+            part. An example then gets the random numbers that it has in the larger data, and all
+            batches are filled up, so that results have the same bits for any part. Defaults to
+            `None`, the rows of `x`, and a last batch that may be smaller.
         batch_size: int, the maximal number of examples per batch.
         seed: int.
 
@@ -33,7 +37,19 @@ class DatasetAttack:
         The number of examples of the batch that was attacked.
     """
 
-    def __init__(self, attack, model, x, y, threat_model, *, rows=None, batch_size=256, seed=0):
+    def __init__(  # noqa: PLR0913
+        self,
+        attack,
+        model,
+        x,
+        y,
+        threat_model,
+        *,
+        rows=None,
+        numbers=None,
+        batch_size=256,
+        seed=0,
+    ):
         check_seed(seed)
         if not callable(model):
             raise ValueError(
@@ -58,7 +74,9 @@ class DatasetAttack:
         self._is_of_all = rows is None
         self.inputs = models.take(arrays, some)
         self.x, self.y = models.take(checked, some), None if y is None else y[some]
-        self.batch_size = min(batch_size, len(self.rows))
+        self._is_part = numbers is not None
+        self._numbers = numbers[self.rows] if self._is_part else self.rows
+        self.batch_size = batch_size if self._is_part else min(batch_size, len(self.rows))
         # Under an infinite radius a later restart may find a nearer mistake, so all restarts run.
         self._has_infinite_radius = bool(np.all(np.isinf(epsilon)))
         self._step = attack.compiled(model, self.threat_model, self.x, self.y)
@@ -117,12 +135,15 @@ class DatasetAttack:
 
     def _attack(self, batch):
         """Returns the results of one search on a batch of row positions."""
+        count = len(batch)
+        if self._is_part:
+            batch = batch[models.filled_rows(count, self.batch_size)]
         models.check_batch_size(self.model, len(batch))
         epsilon = self.threat_model.epsilon_for_rows(batch, self.x)
         seed = ops.convert_to_tensor([self.seed, self._restart], "int32")
         seed = ops.convert_to_numpy(backend.fold_in(seed, self._restart))
         # One seed per row of the data set, so that results do not depend on the batches.
-        seeds = np.stack([np.full(len(batch), seed[0]), seed[1] ^ self.rows[batch]], axis=1)
+        seeds = np.stack([np.full(len(batch), seed[0]), seed[1] ^ self._numbers[batch]], axis=1)
         found = self._step(
             keras.tree.map_structure(ops.convert_to_tensor, models.take(self.x, batch)),
             None if self.y is None else ops.convert_to_tensor(self.y[batch]),
@@ -130,7 +151,7 @@ class DatasetAttack:
             ops.convert_to_tensor(seeds.astype("int32")),
             ops.convert_to_tensor(self._restart),
         )
-        return AttackResult(*map(ops.convert_to_numpy, found))
+        return AttackResult(*(ops.convert_to_numpy(field)[:count] for field in found))
 
     def _store(self, found, batch):
         """Stores the results of a batch where they beat those of earlier restarts."""

@@ -85,6 +85,7 @@ class MemberRun:
                 worst.y,
                 threat_model,
                 rows=self.rows,
+                numbers=worst.numbers,
                 batch_size=ensemble.batch_size,
                 # The remainder fits into the 32 bits of a seed.
                 seed=(ensemble.seed + 104729 * index) % 2**31,
@@ -109,7 +110,11 @@ class MemberRun:
             and which points are feasible. Both are computed anew, whatever the attack reports.
         """
         ensemble, found = self._ensemble, self.dataset_attack.found()
-        logits = models.predict_logits(ensemble.model, found.x_adv, ensemble.batch_size)
+        points = found.x_adv
+        if ensemble.worst.numbers is not None:
+            points = models.take(points, models.filled_rows(len(self.rows), ensemble.batch_size))
+        logits = models.predict_logits(ensemble.model, points, ensemble.batch_size)
+        logits = logits[: len(self.rows)]
         radius = ensemble.threat_model.epsilon_for_rows(self.rows, ensemble.worst.x)
         threat_model = ensemble.threat_model.with_epsilon(radius)
         broken, feasible = ensemble.worst.update(self.rows, found.x_adv, logits, threat_model)

@@ -98,3 +98,22 @@ def test_the_bar_shows_the_accuracy_so_far(capsys):
     assert f"robust: {(4 + left) / 20:.4f}" in capsys.readouterr().out
     assert sum(start().with_progress(False)) >= 10
     assert capsys.readouterr().out == ""
+
+
+def test_a_part_has_the_random_numbers_of_the_whole_in_full_batches():
+    x, y = numpy_reference.examples(10)
+    numbers, asked = np.array([1, 4, 7]), []
+    model = numpy_reference.keras_model()
+    arguments = {"batch_size": 5, "seed": 7}
+    run = DatasetAttack(
+        ATTACK, model, x[numbers], y[numbers], kr.Linf(0.15), numbers=numbers, **arguments
+    )
+    step = run._step
+    run._step = lambda x, *rest: (asked.append(len(x)), step(x, *rest))[1]
+    # What `step` knows of the model is read from the run's own.
+    run._step.num_classes, run._step.has_unknown_column = 3, False
+    found = finished(run)
+    whole = finished(start(5))
+    np.testing.assert_allclose(found.x_adv, whole.x_adv[numbers], atol=1e-6)
+    np.testing.assert_array_equal(found.queries, whole.queries[numbers])
+    assert set(asked) == {5} and len(found.x_adv) == 3
