@@ -26,10 +26,6 @@ class DatasetAttack:
         attack: an `Attack`.
         model, x, y, threat_model: as `Attack.run` takes them.
         rows: int array, the examples to attack; `found` then returns these only. `None` for all.
-        numbers: int array, one for each example of `x`: its row in larger data, of which `x` is a
-            part. An example then gets the random numbers that it has in the larger data, and all
-            batches are filled up, so that results have the same bits for any part. Defaults to
-            `None`, the rows of `x`, and a last batch that may be smaller.
         batch_size: int, the maximal number of examples per batch.
         seed: int.
 
@@ -37,19 +33,7 @@ class DatasetAttack:
         The number of examples of the batch that was attacked.
     """
 
-    def __init__(  # noqa: PLR0913
-        self,
-        attack,
-        model,
-        x,
-        y,
-        threat_model,
-        *,
-        rows=None,
-        numbers=None,
-        batch_size=256,
-        seed=0,
-    ):
+    def __init__(self, attack, model, x, y, threat_model, *, rows=None, batch_size=256, seed=0):
         check_seed(seed)
         if not callable(model):
             raise ValueError(
@@ -74,14 +58,24 @@ class DatasetAttack:
         self._is_of_all = rows is None
         self.inputs = models.take(arrays, some)
         self.x, self.y = models.take(checked, some), None if y is None else y[some]
-        self._is_part = numbers is not None
-        self._numbers = numbers[self.rows] if self._is_part else self.rows
-        self.batch_size = batch_size if self._is_part else min(batch_size, len(self.rows))
+        self.batch_size, self._is_part = min(batch_size, len(self.rows)), False
+        self._numbers = self.rows
         # Under an infinite radius a later restart may find a nearer mistake, so all restarts run.
         self._has_infinite_radius = bool(np.all(np.isinf(epsilon)))
         self._step = attack.compiled(model, self.threat_model, self.x, self.y)
         self._best, self._restart, self._start = None, 0, 0
         self._remaining = np.arange(len(self.rows))
+
+    def become_part(self, numbers, batch_size):
+        """Gives every example the random numbers that it has in the data of which `x` is a part.
+
+        All batches are filled up to `batch_size`, so that results have the same bits in any part.
+
+        Args:
+            numbers: int array, the row of each example of `x` in the larger data.
+            batch_size: int.
+        """
+        self._numbers, self.batch_size, self._is_part = numbers[self.rows], batch_size, True
 
     def __iter__(self):
         while self._restart < self.attack.num_restarts:

@@ -85,11 +85,12 @@ class MemberRun:
                 worst.y,
                 threat_model,
                 rows=self.rows,
-                numbers=worst.numbers,
                 batch_size=ensemble.batch_size,
                 # The remainder fits into the 32 bits of a seed.
                 seed=(ensemble.seed + 104729 * index) % 2**31,
             )
+            if worst.numbers is not None:
+                self.dataset_attack.become_part(worst.numbers, ensemble.batch_size)
 
     def batches(self, verbose):
         """Runs the attack, and yields after every batch, with a progress bar if `verbose`."""

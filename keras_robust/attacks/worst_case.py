@@ -17,7 +17,7 @@ class WorstCase:
         logits: array `(n, num_classes)`, the logits of the clean inputs.
         measures: bool, whether to keep the distances of the nearest mistakes.
         numbers: int array `(n,)`, the rows of the examples in larger data, of which they are a
-            part; see `DatasetAttack`. Defaults to `None`.
+            part; see `DatasetAttack.become_part`. Defaults to `None`.
 
     Attributes: `correct` and `robust`, bool `(n,)`; `proved`, bool `(n,)`, where a certificate
     proves that no feasible point is a mistake; `x_adv` and `adv_logits`, the points with the

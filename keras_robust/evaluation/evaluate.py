@@ -145,12 +145,10 @@ def evaluate(  # noqa: PLR0913
     certificates = plan_certificates(certificates, model, threat_model, x)
     shard = None if shard is None else Shard.of(shard)
     worst, ball = _examples_of(shard, inputs)
-    # The clean logits identify the model, whose weights may not be accessible.
-    outputs = {"outputs of the model": worst.logits}
     identity = _identity(inputs, plan, seed) | _identity_of_proofs(certificates, model)
     if shard is not None:
         identity["batch_size"] = batch_size
-    state = Checkpoint(checkpoint, {**identity, "shard": shard and str(shard)}, outputs)
+    state = _state(checkpoint, identity, shard, worst)
     runner = AttackRunner(model, worst, ball, batch_size=batch_size, seed=seed)
     runner.run(plan, state, verbose, certificates)
     report = RobustnessReport(
@@ -184,6 +182,13 @@ def _examples_of(shard, inputs):
         threat_model = threat_model.with_epsilon(threat_model.epsilon_for_rows(rows, x))
     part = models.take(x, rows), labels[rows], logits[rows]
     return WorstCase(*part, measures=measures, numbers=rows), threat_model
+
+
+def _state(path, identity, shard, worst):
+    """Returns the `Checkpoint`."""
+    # The clean logits identify the model, whose weights may not be accessible.
+    outputs = {"outputs of the model": worst.logits}
+    return Checkpoint(path, {**identity, "shard": shard and str(shard)}, outputs)
 
 
 def _record(shard, identity, inputs, worst, plan, runner):

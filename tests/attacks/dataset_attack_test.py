@@ -105,13 +105,10 @@ def test_a_part_has_the_random_numbers_of_the_whole_in_full_batches():
     numbers, asked = np.array([1, 4, 7]), []
     model = numpy_reference.keras_model()
     arguments = {"batch_size": 5, "seed": 7}
-    run = DatasetAttack(
-        ATTACK, model, x[numbers], y[numbers], kr.Linf(0.15), numbers=numbers, **arguments
-    )
-    step = run._step
-    run._step = lambda x, *rest: (asked.append(len(x)), step(x, *rest))[1]
-    # What `step` knows of the model is read from the run's own.
-    run._step.num_classes, run._step.has_unknown_column = 3, False
+    run = DatasetAttack(ATTACK, model, x[numbers], y[numbers], kr.Linf(0.15), **arguments)
+    run.become_part(numbers, 5)
+    search = run._step._function
+    run._step._function = lambda x, *rest: (asked.append(len(x)), search(x, *rest))[1]
     found = finished(run)
     whole = finished(start(5))
     np.testing.assert_allclose(found.x_adv, whole.x_adv[numbers], atol=1e-6)

@@ -24,7 +24,7 @@ def merged_fields(reports):
     reports = _in_order(reports)
     first, record = reports[0], reports[0].shard
     rows = _join([report.shard.results() for report in reports])
-    attacks = [_merge_attack(reports, place, rows) for place in range(len(first.attacks))]
+    attacks = [_merge_attack(reports, place) for place in range(len(first.attacks))]
     proofs = [_merge_proof(group) for group in _groups(reports, "certificates")]
     plan = [
         PlannedAttack(types.SimpleNamespace(uses_gradients=bool(uses)), None, report.is_unbounded)
@@ -63,15 +63,19 @@ def _in_order(reports):
     first = reports[0].shard
     for report in reports:
         _check_same(report.shard, first)
-    found = [report.shard.index for report in reports]
-    missing = [f"{index}/{first.count}" for index in range(first.count) if index not in found]
-    twice = [f"{index}/{first.count}" for index in sorted(set(found)) if found.count(index) > 1]
+    _check_complete([report.shard.index for report in reports], first.count)
+    return reports
+
+
+def _check_complete(found, count):
+    """Raises ValueError unless each of `count` numbers is found once."""
+    missing = [f"{index}/{count}" for index in range(count) if index not in found]
+    twice = [f"{index}/{count}" for index in sorted(set(found)) if found.count(index) > 1]
     if missing or twice:
         raise ValueError(
-            f"Expected each of {first.count} shards once. Received: {len(found)} reports; missing: "
+            f"Expected each of {count} shards once. Received: {len(found)} reports; missing: "
             f"{', '.join(missing) or 'none'}; more than once: {', '.join(twice) or 'none'}"
         )
-    return reports
 
 
 def _check_same(record, first):
@@ -107,42 +111,41 @@ def _join(parts):
     )
 
 
-def _merge_attack(reports, place, rows):
+def _merge_attack(reports, place):
     """Returns the `AttackReport` of all examples, from shares that are counts over their number."""
-    found = [(report.attacks[place], report.num_examples) for report in reports]
-    sizes = [part.shard.results().correct.sum() for part in reports]
-    zero = sum(
-        round(report.zero_gradient * size) for (report, _), size in zip(found, sizes, strict=True)
-    )
-    alone = None
-    # One shard whose examples were not all attacked is enough to know nothing of all examples.
-    if all(report.accuracy is not None for report, _ in found):
-        alone = _mean([(report.accuracy, size) for report, size in found])
-    num_correct = int(rows.correct.sum())
+    found = [report.attacks[place] for report in reports]
+    sizes = [report.num_examples for report in reports]
+    num_correct = [int(report.shard.results().correct.sum()) for report in reports]
     return dataclasses.replace(
-        found[0][0],
-        accuracy=alone,
-        accuracy_so_far=_mean([(report.accuracy_so_far, size) for report, size in found]),
-        zero_gradient=zero / num_correct if num_correct else 0.0,
-        robust=_merge_array(reports, [report.robust for report, _ in found]),
+        found[0],
+        accuracy=_mean([report.accuracy for report in found], sizes),
+        accuracy_so_far=_mean([report.accuracy_so_far for report in found], sizes),
+        zero_gradient=_mean([report.zero_gradient for report in found], num_correct),
+        robust=_merge_array(reports, [report.robust for report in found]),
         num_outside=sum(report.shard.num_outside[place] for report in reports),
-        **{
-            name: sum(getattr(report, name) for report, _ in found)
-            for name in ("seconds", "num_attacked", "queries")
-        },
+        **_sums(found, ("seconds", "num_attacked", "queries")),
     )
 
 
-def _mean(shares):
-    """Returns the share over all examples, from pairs of a share and a number of examples."""
-    return sum(round(share * size) for share, size in shares) / sum(size for _, size in shares)
+def _mean(shares, sizes):
+    """Returns the share over all examples of shares that are counts over sizes.
+
+    `None` if one of them is: of an attack that left out examples of one shard nothing is known.
+    """
+    if None in shares:
+        return None
+    count = sum(round(share * size) for share, size in zip(shares, sizes, strict=True))
+    return count / sum(sizes) if sum(sizes) else 0.0
 
 
 def _merge_proof(group):
     """Returns the `ProofReport` of all examples."""
     names = ("num_examples", "num_proved", "num_broken", "seconds")
-    sums = {name: sum(getattr(report, name) for report in group) for name in names}
-    return dataclasses.replace(group[0], **sums)
+    return dataclasses.replace(group[0], **_sums(group, names))
+
+
+def _sums(reports, names):
+    return {name: sum(getattr(report, name) for report in reports) for name in names}
 
 
 def _worst_check(group):

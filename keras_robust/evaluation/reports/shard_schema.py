@@ -50,16 +50,20 @@ def check_shard(shard, fields):
     if len(range(shard["index"], shard["num_examples"], shard["count"])) != size:
         expected = f"such that the shard has {size} of them"
         refuse("report.shard.num_examples", expected, shard["num_examples"])
-    for name, values in shard["rows"].items():
-        if values is not None and len(values) != size:
-            refuse(f"report.shard.rows.{name}", f"{size} values", values)
-    for name in ("y", "predictions", "adv_predictions"):
-        values = shard["rows"][name]
-        if max(values) >= fields["num_classes"]:
-            refuse(f"report.shard.rows.{name}", f"below {fields['num_classes']}", max(values))
+    _check_rows(shard["rows"], size, fields["num_classes"])
     for name in ("uses_gradients", "num_outside"):
         if len(shard[name]) != len(fields["attacks"]):
             expected = f"one value for each of {len(fields['attacks'])} attacks"
             refuse(f"report.shard.{name}", expected, shard[name])
     if any(None in (*size[:3], size[4]) for size in shard["sizes"]):
         refuse("report.shard.sizes", "numbers, of which the fourth may be None", shard["sizes"])
+
+
+def _check_rows(rows, size, num_classes):
+    """Checks that there is one result for each example, and that classes are below their number."""
+    for name, values in rows.items():
+        if values is not None and len(values) != size:
+            refuse(f"report.shard.rows.{name}", f"{size} values", values)
+    for name in ("y", "predictions", "adv_predictions"):
+        if max(rows[name]) >= num_classes:
+            refuse(f"report.shard.rows.{name}", f"below {num_classes}", max(rows[name]))
