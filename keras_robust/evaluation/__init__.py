@@ -3,6 +3,7 @@
 from keras_robust.calls import explain_calls
 from keras_robust.evaluation.black_box import BlackBox
 from keras_robust.evaluation.checks.check import Check
+from keras_robust.evaluation.distribute import distribute
 from keras_robust.evaluation.evaluate import evaluate
 from keras_robust.evaluation.metrics.curve import median_distance
 from keras_robust.evaluation.metrics.curve import robustness_curve
@@ -28,6 +29,7 @@ __all__ = [
     "accuracy_per_class",
     "compare",
     "confusion",
+    "distribute",
     "draw_examples",
     "evaluate",
     "median_distance",
