@@ -112,6 +112,7 @@ class MemberRun:
         """
         ensemble, found = self._ensemble, self.dataset_attack.found()
         points = found.x_adv
+        # As in the attack, full batches give a point the same bits in any part of the data.
         if ensemble.worst.numbers is not None:
             points = models.take(points, models.filled_rows(len(self.rows), ensemble.batch_size))
         logits = models.predict_logits(ensemble.model, points, ensemble.batch_size)

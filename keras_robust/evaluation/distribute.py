@@ -82,6 +82,7 @@ def distribute(
         task = ray.remote(_evaluate_shard).options(
             runtime_env={"env_vars": _variables(threads)}, **options
         )
+        # Stored once, not once for each process.
         shared = [ray.put(part) for part in (_portable(model), data, others, arguments)]
         paths = [_path(folder, index, workers) for index in range(workers)]
         found = [
@@ -90,6 +91,7 @@ def distribute(
         ]
         _wait(ray, found, queue)
         report = RobustnessReport.merge(ray.get(found))
+        # Only now nothing can fail any more.
         for path in paths:
             pathlib.Path(path).unlink(missing_ok=True)
     return report
@@ -107,6 +109,7 @@ def _load_ray():
 
 def _variables(threads):
     """Returns the environment of a process with so many threads, of this process's backend."""
+    # The frameworks read these when they start, so each process needs them before its first import.
     xla = f"--xla_cpu_multi_thread_eigen={str(threads > 1).lower()}"
     return {
         "KERAS_BACKEND": keras.backend.backend(),
@@ -127,6 +130,7 @@ def _portable(model):
                 f"Received: an object of type {type(model).__name__}"
             )
         return os.path.abspath(model) if isinstance(model, (str, os.PathLike)) else model
+    # Bytes, because another machine may not see this disk.
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "model.keras")
         model.save(path)

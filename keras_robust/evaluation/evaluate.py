@@ -147,6 +147,7 @@ def evaluate(  # noqa: PLR0913
     worst, ball = _examples_of(shard, inputs)
     identity = _identity(inputs, plan, seed) | _identity_of_proofs(certificates, model)
     if shard is not None:
+        # Batches of another size round differently, so they make a foreign shard.
         identity["batch_size"] = batch_size
     state = _state(checkpoint, identity, shard, worst)
     runner = AttackRunner(model, worst, ball, batch_size=batch_size, seed=seed)
@@ -178,6 +179,7 @@ def _examples_of(shard, inputs):
     if shard is None:
         return WorstCase(x, labels, logits, measures=measures), threat_model
     rows = shard.rows(len(labels))
+    # A radius for all examples stays as the user wrote it.
     if np.size(threat_model.radius) > 1:
         threat_model = threat_model.with_epsilon(threat_model.epsilon_for_rows(rows, x))
     part = models.take(x, rows), labels[rows], logits[rows]

@@ -151,6 +151,7 @@ class AttackRunner:
 
 def _shares(member, verbose):
     """Runs an attack, and yields after every batch an estimate of the share that is done."""
+    # Later restarts visit fewer examples, so that the share may jump at the end.
     total, done = member.planned.attack.num_restarts * len(member.rows), 0
     for count in member.batches(verbose):
         done += count

@@ -36,6 +36,7 @@ class Shard(typing.NamedTuple):
             raise ValueError(
                 f"Expected at most as many shards as examples, {size}. Received: shard={self}"
             )
+        # A stride and not a block, because data are often sorted by class.
         return np.arange(self.index, size, self.count)
 
     def __str__(self):

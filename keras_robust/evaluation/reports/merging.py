@@ -30,6 +30,7 @@ def merged_fields(reports):
         PlannedAttack(types.SimpleNamespace(uses_gradients=bool(uses)), None, report.is_unbounded)
         for uses, report in zip(record.uses_gradients, attacks, strict=True)
     ]
+    # The warnings that are about the examples of one shard alone come last.
     own = sum(count > 0 for count in record.num_outside)
     common = first.warnings[: len(first.warnings) - own]
     sizes = [Size(*size) for size in record.sizes]
@@ -59,6 +60,7 @@ def _in_order(reports):
             'Expected reports of shards, from evaluate(..., shard="0/2") and so on. '
             f"Received: {len(reports)} reports, of which {whole} are not of a shard"
         )
+    # The order in which jobs end must not change a bit of the sums.
     reports = sorted(reports, key=lambda report: report.shard.shard)
     first = reports[0].shard
     for report in reports:
@@ -87,6 +89,7 @@ def _check_same(record, first):
     for name in ("count", "num_examples", "uses_gradients", "sizes"):
         if getattr(record, name) != getattr(first, name):
             differing.append({"count": "number of shards"}.get(name, name))
+    # A forged file may lack what the digests promise.
     if (record.rows["distances"] is None) != (first.rows["distances"] is None):
         differing.append("distances")
     if differing:
@@ -132,6 +135,7 @@ def _mean(shares, sizes):
 
     `None` if one of them is: of an attack that left out examples of one shard nothing is known.
     """
+    # Counts are exact; a weighted mean of shares would round otherwise than one machine.
     if None in shares:
         return None
     count = sum(round(share * size) for share, size in zip(shares, sizes, strict=True))
@@ -172,6 +176,7 @@ def _merge_array(reports, parts):
     """Returns an array or a structure of arrays of all examples in order, or `None`."""
     if any(part is None for part in parts):
         return None
+    # Shards are strided, so that their rows alternate in the whole data.
     numbers = [report.shard.shard.rows(report.shard.num_examples) for report in reports]
     order = np.argsort(np.concatenate(numbers))
     return keras.tree.map_structure(lambda *leaves: np.concatenate(leaves)[order], *parts)

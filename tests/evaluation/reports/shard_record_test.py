@@ -9,11 +9,12 @@ from tests.support.told import model
 
 
 def test_the_record_of_a_shard():
+    # The first leaves the ball, and the second the box.
     attack = Fixed([0.0, -0.31, 0.0, -0.3, 0.0])
     report = kr.evaluate(model, (X, Y), BALL, attack, minimum_norm=None, shard="1/2")
     record = report.shard
     assert (str(record.shard), record.num_examples, report.num_examples) == ("1/2", 5, 2)
-    assert (record.uses_gradients, record.num_outside) == ([1], [1])
+    assert (record.uses_gradients, record.num_outside) == ([1], [2])
     assert set(record.evaluation) == {
         *("data", "threat_model", "attacks", "seed", "version", "certificates", "weights"),
         *("batch_size", "model", "versions"),
