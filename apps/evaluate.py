@@ -4,11 +4,14 @@
     keras-robust-evaluate --model=runs/latest/saved_model/1 --attacks=pgd
     keras-robust-evaluate --model=runs/latest/model.keras --sanity_check --checkpoint=state.npz
     keras-robust-evaluate --model=runs/latest/model.keras --certificates=crown
+    keras-robust-evaluate --model=runs/latest/model.keras --shard=3/16 --output_dir=runs/shard_3
+    keras-robust-evaluate --model=runs/latest/model.keras --workers=16
 
 The program reads a .keras file or a SavedModel of keras-robust-export. It runs AutoAttack, or other
 attacks by name, and writes the report as JSON and as an HTML page.
 """
 
+import functools
 import sys
 
 from absl import flags
@@ -44,6 +47,19 @@ def define_flags():
         "checkpoint", None, "File for the state, from which the same command resumes after a kill."
     )
     flags.DEFINE_string(
+        "shard",
+        None,
+        "3/16 evaluates every sixteenth example from the fourth on; merge the reports of all "
+        "sixteen with RobustnessReport.merge.",
+    )
+    flags.DEFINE_integer(
+        "workers",
+        None,
+        "Processes of one thread each that share the work, by Ray; --checkpoint is their folder.",
+        lower_bound=1,
+    )
+    flags.DEFINE_string("address", None, "The Ray cluster for --workers. Default: this machine.")
+    flags.DEFINE_string(
         "output_dir",
         None,
         "Folder for report.json and (with matplotlib) report.html and examples.png.",
@@ -51,7 +67,9 @@ def define_flags():
     flags.mark_flag_as_required("model")
 
 
-def run(model, dataset, threat_model, suite, *, output_dir, **arguments):
+def run(  # noqa: PLR0913
+    model, dataset, threat_model, suite, *, output_dir, evaluate=kr.evaluate, **arguments
+):
     """Evaluates a model, prints the table, writes and returns the report.
 
     Args:
@@ -60,13 +78,14 @@ def run(model, dataset, threat_model, suite, *, output_dir, **arguments):
         threat_model: `ThreatModel`.
         suite: list of attacks, or names.
         output_dir: str or `None`.
+        evaluate: `kr.evaluate`, or a function that is called like it.
         **arguments: further arguments of `evaluate`.
 
     Returns:
         `RobustnessReport`.
     """
     folder = cli.make_folder(output_dir)
-    report = kr.evaluate(
+    report = evaluate(
         model,
         dataset.test,
         threat_model,
@@ -106,8 +125,9 @@ def main(_):
         is_pgd = name == "pgd"
         strength = (values.evaluation_steps, values.evaluation_restarts)
         suite += shared_flags.make_suite(*strength) if is_pgd else [name]
+    load = functools.partial(models.load_for_attack, values.model)
     run(
-        model,
+        model if values.workers is None else load,
         dataset,
         threat_model,
         suite,
@@ -116,8 +136,22 @@ def main(_):
         batch_size=values.batch_size,
         seed=values.seed,
         certificates=values.certificates,
-        checkpoint=values.checkpoint,
+        **_places(values),
     )
+
+
+def _places(values):
+    """Returns the arguments of `run` that say where the evaluation runs and keeps its state."""
+    if values.workers is None:
+        return {"checkpoint": values.checkpoint, "shard": values.shard}
+    if values.shard is not None:
+        raise ValueError(
+            "Expected either --workers, which makes shards of its own, or --shard. "
+            f"Received: --workers={values.workers} --shard={values.shard}"
+        )
+    arguments = {"workers": values.workers, "address": values.address}
+    evaluate = functools.partial(kr.evaluation.distribute, **arguments)
+    return {"evaluate": evaluate, "folder": values.checkpoint}
 
 
 def run_main():

@@ -61,11 +61,23 @@ class DatasetAttack:
         # A perturbation that all examples share needs all of them in one batch.
         is_shared = threat_model.shares_perturbation
         self.batch_size = len(self.rows) if is_shared else min(batch_size, len(self.rows))
+        self._is_part, self._numbers = False, self.rows
         # Under an infinite radius a later restart may find a nearer mistake, so all restarts run.
         self._has_infinite_radius = bool(np.all(np.isinf(epsilon)))
         self._step = attack.compiled(model, self.threat_model, self.x, self.y)
         self._best, self._restart, self._start = None, 0, 0
         self._remaining = np.arange(len(self.rows))
+
+    def become_part(self, numbers, batch_size):
+        """Gives every example the random numbers that it has in the data of which `x` is a part.
+
+        All batches are filled up to `batch_size`, so that results have the same bits in any part.
+
+        Args:
+            numbers: int array, the row of each example of `x` in the larger data.
+            batch_size: int.
+        """
+        self._numbers, self.batch_size, self._is_part = numbers[self.rows], batch_size, True
 
     def __iter__(self):
         while self._restart < self.attack.num_restarts:
@@ -119,12 +131,15 @@ class DatasetAttack:
 
     def _attack(self, batch):
         """Returns the results of one search on a batch of row positions."""
+        count = len(batch)
+        if self._is_part:
+            batch = batch[models.filled_rows(count, self.batch_size)]
         models.check_batch_size(self.model, len(batch))
         epsilon = self.threat_model.epsilon_for_rows(batch, self.x)
         seed = ops.convert_to_tensor([self.seed, self._restart], "int32")
         seed = ops.convert_to_numpy(backend.fold_in(seed, self._restart))
         # One seed per row of the data set, so that results do not depend on the batches.
-        seeds = np.stack([np.full(len(batch), seed[0]), seed[1] ^ self.rows[batch]], axis=1)
+        seeds = np.stack([np.full(len(batch), seed[0]), seed[1] ^ self._numbers[batch]], axis=1)
         found = self._step(
             keras.tree.map_structure(ops.convert_to_tensor, models.take(self.x, batch)),
             None if self.y is None else ops.convert_to_tensor(self.y[batch]),
@@ -132,7 +147,7 @@ class DatasetAttack:
             ops.convert_to_tensor(seeds.astype("int32")),
             ops.convert_to_tensor(self._restart),
         )
-        return AttackResult(*map(ops.convert_to_numpy, found))
+        return AttackResult(*(ops.convert_to_numpy(field)[:count] for field in found))
 
     def _store(self, found, batch):
         """Stores the results of a batch where they beat those of earlier restarts."""

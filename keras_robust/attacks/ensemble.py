@@ -89,6 +89,8 @@ class MemberRun:
                 # The remainder fits into the 32 bits of a seed.
                 seed=(ensemble.seed + 104729 * index) % 2**31,
             )
+            if worst.numbers is not None:
+                self.dataset_attack.become_part(worst.numbers, ensemble.batch_size)
 
     def batches(self, verbose):
         """Runs the attack, and yields after every batch, with a progress bar if `verbose`."""
@@ -109,7 +111,12 @@ class MemberRun:
             and which points are feasible. Both are computed anew, whatever the attack reports.
         """
         ensemble, found = self._ensemble, self.dataset_attack.found()
-        logits = models.predict_logits(ensemble.model, found.x_adv, ensemble.batch_size)
+        points = found.x_adv
+        # As in the attack, full batches give a point the same bits in any part of the data.
+        if ensemble.worst.numbers is not None:
+            points = models.take(points, models.filled_rows(len(self.rows), ensemble.batch_size))
+        logits = models.predict_logits(ensemble.model, points, ensemble.batch_size)
+        logits = logits[: len(self.rows)]
         radius = ensemble.threat_model.epsilon_for_rows(self.rows, ensemble.worst.x)
         threat_model = ensemble.threat_model.with_epsilon(radius)
         broken, feasible = ensemble.worst.update(self.rows, found.x_adv, logits, threat_model)

@@ -16,6 +16,8 @@ class WorstCase:
         y: int array `(n,)`, the true classes.
         logits: array `(n, num_classes)`, the logits of the clean inputs.
         measures: bool, whether to keep the distances of the nearest mistakes.
+        numbers: int array `(n,)`, the rows of the examples in larger data, of which they are a
+            part; see `DatasetAttack.become_part`. Defaults to `None`.
 
     Attributes: `correct` and `robust`, bool `(n,)`; `proved`, bool `(n,)`, where a certificate
     proves that no feasible point is a mistake; `x_adv` and `adv_logits`, the points with the
@@ -23,8 +25,8 @@ class WorstCase:
     nearest mistakes, 0 for clean mistakes and infinite if none was found, or `None`.
     """
 
-    def __init__(self, x, y, logits, *, measures):
-        self.x, self.y, self.logits = x, y, logits
+    def __init__(self, x, y, logits, *, measures, numbers=None):
+        self.x, self.y, self.logits, self.numbers = x, y, logits, numbers
         self.correct = ~is_mistaken(logits, y)
         self.robust = self.correct.copy()
         self.proved = np.zeros(len(y), "bool")

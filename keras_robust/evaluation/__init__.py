@@ -6,6 +6,7 @@ from keras_robust.evaluation.checks.check import Check
 from keras_robust.evaluation.corruption.corrupt import corrupt
 from keras_robust.evaluation.corruption.corruption_report import CorruptionReport
 from keras_robust.evaluation.corruption.corruptions import corruptions
+from keras_robust.evaluation.distribute import distribute
 from keras_robust.evaluation.evaluate import evaluate
 from keras_robust.evaluation.metrics.curve import median_distance
 from keras_robust.evaluation.metrics.curve import robustness_curve
@@ -34,6 +35,7 @@ __all__ = [
     "confusion",
     "corrupt",
     "corruptions",
+    "distribute",
     "draw_examples",
     "evaluate",
     "median_distance",

@@ -2,6 +2,7 @@
 
 import inspect
 import time
+import typing
 
 import keras
 import numpy as np
@@ -19,8 +20,15 @@ from keras_robust.threat_models.enclosing import enclosing
 _NORMS = {threat_models.L1: "L1", threat_models.L2: "L2", threat_models.Linf: "Linf"}
 
 
+class PlannedCertificate(typing.NamedTuple):
+    """A `Certificate`, and the radius that a proof must reach, a float."""
+
+    certificate: Certificate
+    radius: float
+
+
 def plan_certificates(certificates, model, threat_model, x):
-    """Returns the list of `Certificate` for the argument `certificates` of `evaluate`.
+    """Returns the list of `PlannedCertificate` for the argument `certificates` of `evaluate`.
 
     Each is set to the one radius and the box that hold all points that count as feasible.
 
@@ -42,7 +50,7 @@ def plan_certificates(certificates, model, threat_model, x):
     found = [_certificate(item, norm, radius, bounds) for item in items]
     for certificate in found:
         _check(certificate, norm, threat_model.bounds)
-    return [certificate.at_radius(radius, bounds) for certificate in found]
+    return [PlannedCertificate(one.at_radius(radius, bounds), radius) for one in found]
 
 
 def _check_model(model, x):
@@ -113,11 +121,11 @@ def _holds(outer, inner):
     return bool(np.all(outer[0] <= low) and np.all(outer[1] >= high))
 
 
-def prove(certificate, model, worst, threat_model, *, batch_size, **arguments):
+def prove(planned, model, worst, threat_model, *, batch_size, **arguments):
     """Runs a certificate on the examples that are neither broken nor proved.
 
     Args:
-        certificate: a `Certificate` that `plan_certificates` returned.
+        planned: a `PlannedCertificate`.
         model: a model or a callable, as in `evaluate`.
         worst: a `WorstCase`, which learns what is proved, and the counterexamples.
         threat_model: a `ThreatModel`.
@@ -127,13 +135,13 @@ def prove(certificate, model, worst, threat_model, *, batch_size, **arguments):
     Returns:
         A `ProofReport`.
     """
-    start = time.perf_counter()
+    start, certificate = time.perf_counter(), planned.certificate
     rows = np.flatnonzero(worst.robust & ~worst.proved)
     if len(rows):
         x = worst.x[rows]
         found = certificate.certify(model, x, batch_size=batch_size, **arguments)
-        radius, _ = enclosing(threat_model, worst.x)
-        worst.prove(rows[(found.predictions == worst.y[rows]) & (found.radii >= radius)])
+        is_proved = (found.predictions == worst.y[rows]) & (found.radii >= planned.radius)
+        worst.prove(rows[is_proved])
         _judge(found, model, worst, rows, threat_model, batch_size)
     return ProofReport.of(
         certificate,

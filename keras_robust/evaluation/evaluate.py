@@ -1,6 +1,7 @@
 """Robust accuracy: the accuracy that is left after all attacks."""
 
 import hashlib
+import json
 import operator
 import re
 import time
@@ -16,13 +17,16 @@ from keras_robust.evaluation.certificates import plan_certificates
 from keras_robust.evaluation.checkpoint import Checkpoint
 from keras_robust.evaluation.checks.chance import measure_chance
 from keras_robust.evaluation.checks.cheap_checks import cheap_checks
+from keras_robust.evaluation.checks.cheap_checks import sizes_of
 from keras_robust.evaluation.inputs import EvaluationInputs
 from keras_robust.evaluation.plan import has_single_norm
 from keras_robust.evaluation.plan import plan_attacks
 from keras_robust.evaluation.plan import plan_search
 from keras_robust.evaluation.plan import warnings_of_attacks
 from keras_robust.evaluation.reports.report import RobustnessReport
+from keras_robust.evaluation.reports.shard_record import ShardRecord
 from keras_robust.evaluation.runner import AttackRunner
+from keras_robust.evaluation.shard import Shard
 from keras_robust.evaluation.summary import summarize
 from keras_robust.evaluation.versions import library_versions
 from keras_robust.threat_models.decimal_radius import decimal_radius
@@ -43,6 +47,7 @@ def evaluate(  # noqa: PLR0913
     minimum_norm="auto",
     certificates=None,
     checkpoint=None,
+    shard=None,
     verbose=False,
 ):
     """Attacks a model, and returns a report of its robust accuracy.
@@ -95,6 +100,13 @@ def evaluate(  # noqa: PLR0913
         checkpoint: str, the file that holds the state while the evaluation runs. After a kill, the
             same call resumes from the file and returns the same result, except for what `Complete`
             leaves undecided in its time. `None` for no file. Defaults to `None`.
+        shard: str, `"3/16"` evaluates the examples 3, 19, 35, ... of `data` alone, with the random
+            numbers that they have among all examples, so that 16 processes share the work;
+            `RobustnessReport.merge` makes one report of theirs. Every process gets the same `data`,
+            and runs the model once on all of them. All batches are filled up to `batch_size`, so
+            that a result has the same bits in any number of shards, `"0/1"` for one, if
+            `batch_size` is a multiple of 16. The checkpoint stays at the end, so that a shard that
+            is run again is done at once. `None` for all examples. Defaults to `None`.
         verbose: bool, whether to show a progress bar per attack. Defaults to `False`.
 
     Returns:
@@ -105,7 +117,8 @@ def evaluate(  # noqa: PLR0913
             classes; for targeted attacks; for perturbations at a layer, because an attacker can
             send only inputs; for models without a gradient if an attack needs one; for one output
             column within [0, 1] that may be a logit or a probability; for certificates that say
-            nothing about this model or threat model; and for a checkpoint of another evaluation.
+            nothing about this model or threat model; for more shards than examples; and for a
+            checkpoint of another evaluation.
 
     Example:
 
@@ -131,30 +144,68 @@ def evaluate(  # noqa: PLR0913
     plan = plan_attacks(attacks, threat_model, logits.shape[-1])
     plan += plan_search(minimum_norm, plan, threat_model, logits.shape[-1])
     certificates = plan_certificates(certificates, model, threat_model, x)
-    worst = WorstCase(x, labels, logits, measures=has_single_norm(threat_model))
-    # The clean logits identify the model, whose weights may not be accessible.
-    outputs = {"outputs of the model": logits}
-    identity = _identity(worst, threat_model, plan, seed)
-    identity |= _identity_of_proofs(certificates, model)
-    state = Checkpoint(checkpoint, identity, outputs)
-    runner = AttackRunner(model, worst, threat_model, batch_size=batch_size, seed=seed)
+    shard = None if shard is None else Shard.of(shard)
+    worst, ball = _examples_of(shard, inputs)
+    identity = _identity(inputs, plan, seed) | _identity_of_proofs(certificates, model)
+    if shard is not None:
+        # Batches of another size round differently, so they make a foreign shard.
+        identity["batch_size"] = batch_size
+    state = _state(checkpoint, identity, shard, worst)
+    runner = AttackRunner(model, worst, ball, batch_size=batch_size, seed=seed)
     runner.run(plan, state, verbose, certificates)
     report = RobustnessReport(
         **summarize(worst, threat_model, plan, runner.reports, runner.proofs),
         warnings=[
-            *_chance_warnings(worst),
+            *_chance_warnings(labels, logits),
             *warnings_of_attacks(plan, threat_model),
             *runner.warnings,
         ],
-        checks=cheap_checks(model, worst, plan, runner.reports, threat_model, batch_size),
+        checks=cheap_checks(inputs, worst, plan, runner.reports, batch_size),
         seed=seed,
         batch_size=batch_size,
+        shard=None if shard is None else _record(shard, identity, inputs, worst, plan, runner),
         versions=library_versions(),
         seconds=state.seconds_before + time.perf_counter() - start,
     )
     # Remove the checkpoint only when nothing can fail any more.
-    state.remove()
+    if shard is None:
+        state.remove()
     return report
+
+
+def _examples_of(shard, inputs):
+    """Returns the `WorstCase` of the examples of a shard, and the threat model with their radii."""
+    _, x, labels, threat_model, logits = inputs
+    measures = has_single_norm(threat_model)
+    if shard is None:
+        return WorstCase(x, labels, logits, measures=measures), threat_model
+    rows = shard.rows(len(labels))
+    # A radius for all examples stays as the user wrote it.
+    if np.size(threat_model.radius) > 1:
+        threat_model = threat_model.with_epsilon(threat_model.epsilon_for_rows(rows, x))
+    part = models.take(x, rows), labels[rows], logits[rows]
+    return WorstCase(*part, measures=measures, numbers=rows), threat_model
+
+
+def _state(path, identity, shard, worst):
+    """Returns the `Checkpoint`."""
+    # The clean logits identify the model, whose weights may not be accessible.
+    outputs = {"outputs of the model": worst.logits}
+    return Checkpoint(path, {**identity, "shard": shard and str(shard)}, outputs)
+
+
+def _record(shard, identity, inputs, worst, plan, runner):
+    """Returns the `ShardRecord`, which tells shards of different evaluations apart."""
+    weights = inputs.model.get_weights() if isinstance(inputs.model, keras.Layer) else None
+    # Devices round differently, but predict the same classes.
+    model = [np.argmax(inputs.logits, axis=-1)] if weights is None else weights
+    facts = {**identity, "model": _digest(model), "versions": library_versions()}
+    evaluation = {
+        "num_examples": len(inputs.labels),
+        "digests": {name: _digest([np.array(json.dumps(fact))]) for name, fact in facts.items()},
+    }
+    sizes = sizes_of(inputs.x, inputs.threat_model)
+    return ShardRecord.of(shard, evaluation, worst, plan, runner.reports, sizes)
 
 
 def _index(name, value):
@@ -164,20 +215,19 @@ def _index(name, value):
         raise ValueError(f"Argument `{name}` must be an int. Received: {value!r}") from error
 
 
-def _identity(worst, threat_model, plan, seed):
+def _identity(inputs, plan, seed):
     """Returns what two evaluations must share so that one can resume the other.
 
     Args:
-        worst: a `WorstCase`.
-        threat_model: a `ThreatModel`.
+        inputs: the `EvaluationInputs`.
         plan: list of the planned attacks.
         seed: int.
     """
-    radius = decimal_radius(threat_model).tolist()
+    radius = decimal_radius(inputs.threat_model).tolist()
     return {
-        "data": _digest([*keras.tree.flatten(worst.x), worst.y]),
+        "data": _digest([*keras.tree.flatten(inputs.x), inputs.labels]),
         # The repr of a threat model shows long arrays by their range alone.
-        "threat_model": {"epsilon": radius, "arguments": fingerprint(threat_model)},
+        "threat_model": {"epsilon": radius, "arguments": fingerprint(inputs.threat_model)},
         # The repr of a function contains its address.
         "attacks": [re.sub(" at 0x[0-9a-f]+", "", repr(planned)) for planned in plan],
         "seed": seed,
@@ -190,7 +240,7 @@ def _identity_of_proofs(certificates, model):
     """Returns what else evaluations must share, because proofs are about the weights."""
     has_weights = bool(certificates) and isinstance(model, keras.Layer)
     return {
-        "certificates": [fingerprint(certificate) for certificate in certificates],
+        "certificates": [fingerprint(planned.certificate) for planned in certificates],
         "weights": _digest(model.get_weights()) if has_weights else None,
     }
 
@@ -204,7 +254,7 @@ def _digest(arrays):
     return digest.hexdigest()
 
 
-def _chance_warnings(worst):
+def _chance_warnings(labels, logits):
     """Returns a list with a warning if clean accuracy is at chance, else an empty list."""
-    chance = measure_chance(worst.y, np.argmax(worst.logits, axis=-1))
+    chance = measure_chance(labels, np.argmax(logits, axis=-1))
     return [chance.warning] if chance is not None and chance.warning else []

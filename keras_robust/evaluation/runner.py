@@ -1,15 +1,21 @@
 """The certificates and attacks of an evaluation, with reports and checkpoints."""
 
+import contextvars
 import dataclasses
 import time
 
 from keras_robust.attacks.ensemble import Ensemble
 from keras_robust.evaluation.certificates import prove
 from keras_robust.evaluation.reports.attack_report import AttackReport
+from keras_robust.evaluation.reports.attack_report import outside_warnings
 from keras_robust.evaluation.reports.proof_report import ProofReport
 
 # The errors that Python raises if a saved state lacks a value, or a value has the wrong type.
 _MISSING = (AttributeError, KeyError, TypeError, ValueError)
+
+
+# A function that hears after every batch which share of the attacks is done, or `None`.
+LISTENER = contextvars.ContextVar("listener", default=None)
 
 
 class AttackRunner:
@@ -23,11 +29,11 @@ class AttackRunner:
         seed: int.
 
     Attributes: `proofs`, a `ProofReport` for each finished certificate; `reports`, an
-    `AttackReport` for each finished attack; `warnings`, a list of str.
+    `AttackReport` for each finished attack.
     """
 
     def __init__(self, model, worst, threat_model, *, batch_size, seed):
-        self.worst, self.proofs, self.reports, self.warnings = worst, [], [], []
+        self.worst, self.proofs, self.reports = worst, [], []
         self._ensemble = Ensemble(model, worst, threat_model, batch_size=batch_size, seed=seed)
 
     def run(self, plan, checkpoint, verbose, certificates=()):
@@ -39,7 +45,9 @@ class AttackRunner:
         for member in self._ensemble.runs(plan, first=len(self.reports)):
             if member.dataset_attack is not None and run_state is not None:
                 self._restore(member.dataset_attack, run_state, checkpoint)
-            for _ in member.batches(verbose):
+            for done in _shares(member, verbose):
+                if LISTENER.get() is not None:
+                    LISTENER.get()((len(self.reports) + done) / len(plan))
                 if checkpoint.is_due:
                     self._save(
                         checkpoint, member.dataset_attack.state(), time.perf_counter() - start
@@ -53,12 +61,10 @@ class AttackRunner:
         """Runs the certificates that have not run yet, each on what the others left undecided."""
         ensemble = self._ensemble
         arguments = {"batch_size": ensemble.batch_size, "seed": ensemble.seed, "verbose": verbose}
-        for certificate in certificates[len(self.proofs) :]:
+        for planned in certificates[len(self.proofs) :]:
             if verbose:
-                print(f"{certificate}")  # noqa: T201
-            proof = prove(
-                certificate, ensemble.model, self.worst, ensemble.threat_model, **arguments
-            )
+                print(f"{planned.certificate}")  # noqa: T201
+            proof = prove(planned, ensemble.model, self.worst, ensemble.threat_model, **arguments)
             self.proofs.append(proof)
             self._save(checkpoint, None, 0.0)
 
@@ -66,17 +72,13 @@ class AttackRunner:
         """Updates the worst case with the result of an attack, and adds its report."""
         worst, rows, planned = self.worst, member.rows, member.planned
         robust = worst.correct.copy()
-        zero_gradient, queries = 0.0, 0
+        zero_gradient, queries, num_outside = 0.0, 0, 0
         if member.dataset_attack is not None:
             found, broken, feasible = member.judge()
             robust[rows[broken]] = False
             zero_gradient = float(found.zero_gradient.sum() / worst.correct.sum())
             queries = int(found.queries.sum())
-            if not feasible.all() and not planned.is_unbounded:
-                self.warnings.append(
-                    f"{AttackReport.of(planned.attack).label} left the threat model on "
-                    f"{(~feasible).sum()} examples, which are counted as not broken."
-                )
+            num_outside = 0 if planned.is_unbounded else int((~feasible).sum())
         # An attack that skipped examples which were broken before has no accuracy of its own. It
         # needs not see those that are proved, because no attack breaks them.
         saw_all = len(rows) == member.num_open
@@ -91,8 +93,14 @@ class AttackRunner:
                 num_attacked=len(rows),
                 queries=queries,
                 robust=robust if saw_all else worst.robust.copy(),
+                num_outside=num_outside,
             )
         )
+
+    @property
+    def warnings(self):
+        """The list of str, the attacks that left the threat model."""
+        return outside_warnings(self.reports)
 
     def _save(self, checkpoint, run_state, seconds):
         if checkpoint.path is None:
@@ -102,9 +110,11 @@ class AttackRunner:
             arrays[f"run_{name}"] = array
         for index, report in enumerate(self.reports):
             arrays[f"robust_{index}"] = report.robust
-        reports = [report.to_dict() for report in self.reports]
+        reports = [
+            {**report.to_dict(), "num_outside": report.num_outside} for report in self.reports
+        ]
         proofs = [dataclasses.asdict(proof) for proof in self.proofs]
-        state = {"proofs": proofs, "reports": reports, "warnings": self.warnings}
+        state = {"proofs": proofs, "reports": reports}
         state["seconds"] = seconds
         checkpoint.save(state, arrays)
 
@@ -115,7 +125,7 @@ class AttackRunner:
             return None, 0.0
         state, arrays = saved
         try:
-            warnings, seconds = [str(warning) for warning in state["warnings"]], state["seconds"]
+            seconds = state["seconds"]
             reports = [
                 AttackReport(**report, robust=arrays[f"robust_{index}"])
                 for index, report in enumerate(state["reports"])
@@ -129,7 +139,7 @@ class AttackRunner:
             self.worst.restore(_with_prefix("worst_", arrays))
         except _MISSING as error:
             raise checkpoint.refusal(error) from error
-        self.warnings, self.reports, self.proofs = warnings, reports, proofs
+        self.reports, self.proofs = reports, proofs
         return _with_prefix("run_", arrays) or None, float(seconds)
 
     def _restore(self, run, run_state, checkpoint):
@@ -137,6 +147,15 @@ class AttackRunner:
             run.restore(run_state)
         except _MISSING as error:
             raise checkpoint.refusal(error) from error
+
+
+def _shares(member, verbose):
+    """Runs an attack, and yields after every batch an estimate of the share that is done."""
+    # Later restarts visit fewer examples, so that the share may jump at the end.
+    total, done = member.planned.attack.num_restarts * len(member.rows), 0
+    for count in member.batches(verbose):
+        done += count
+        yield done / total
 
 
 def _with_prefix(prefix, arrays):

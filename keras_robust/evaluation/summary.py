@@ -8,6 +8,7 @@ from keras_robust.evaluation.metrics.curve import median_distance
 from keras_robust.evaluation.metrics.curve import robustness_curve
 from keras_robust.evaluation.metrics.per_class import accuracy_per_class
 from keras_robust.evaluation.metrics.per_class import confusion
+from keras_robust.evaluation.row_results import RowResults
 from keras_robust.threat_models.decimal_radius import decimal_radius
 
 
@@ -24,9 +25,6 @@ def summarize(worst, threat_model, plan, reports, proofs=()):
     Returns:
         A dict of arguments of `RobustnessReport`.
     """
-    size, num_classes = worst.logits.shape
-    robust = int(worst.robust.sum())
-    interval = scipy.stats.binomtest(robust, size).proportion_ci(0.95, method="exact")
     # Members of different suites, or attacks outside of a suite, form no suite together.
     suites = {planned.suite for planned in plan if not planned.is_unbounded}
     epsilon = decimal_radius(threat_model).tolist()
@@ -36,20 +34,9 @@ def summarize(worst, threat_model, plan, reports, proofs=()):
             "config": threat_model.get_config(),
             "epsilon": epsilon,
         },
-        "num_examples": size,
-        "num_classes": num_classes,
-        "clean_accuracy": float(worst.correct.mean()),
-        "robust_accuracy": robust / size,
-        "confidence": (float(interval.low), float(interval.high)),
-        "attacks": reports,
         "suite": suites.pop() if len(suites) == 1 else None,
-        "queries": sum(report.queries for report in reports),
-        "certificates": list(proofs),
-        # A mistake refutes a proof.
-        "certified_accuracy": float((worst.proved & worst.robust).mean()) if proofs else None,
         "inputs": _describe_inputs(worst.x),
-        "per_class": accuracy_per_class(worst.y, worst.correct, worst.robust, num_classes),
-        "confusion": confusion(worst.y, np.argmax(worst.adv_logits, axis=-1), num_classes),
+        **summarize_rows(RowResults.of(worst), worst.logits.shape[-1], epsilon, reports, proofs),
         "x": worst.x,
         "y": worst.y,
         "x_adv": worst.x_adv,
@@ -57,21 +44,48 @@ def summarize(worst, threat_model, plan, reports, proofs=()):
         "adv_logits": worst.adv_logits,
         "robust": worst.robust,
         "proved": worst.proved,
-        **_distance_fields(worst, plan, reports, epsilon),
     }
 
 
-def _distance_fields(worst, plan, reports, epsilon):
+def summarize_rows(rows, num_classes, epsilon, reports, proofs=()):
+    """Returns the fields of the report that follow from the results of the examples.
+
+    Args:
+        rows: the `RowResults`.
+        num_classes: int.
+        epsilon: the radius, a number or a list.
+        reports: list of `AttackReport`.
+        proofs: list of `ProofReport`. Defaults to `()`.
+    """
+    size, robust = len(rows.y), int(rows.robust.sum())
+    interval = scipy.stats.binomtest(robust, size).proportion_ci(0.95, method="exact")
+    return {
+        "num_examples": size,
+        "num_classes": num_classes,
+        "clean_accuracy": float(rows.correct.mean()),
+        "robust_accuracy": robust / size,
+        "confidence": (float(interval.low), float(interval.high)),
+        "attacks": reports,
+        "queries": sum(report.queries for report in reports),
+        "certificates": list(proofs),
+        # A mistake refutes a proof.
+        "certified_accuracy": float((rows.proved & rows.robust).mean()) if proofs else None,
+        "per_class": accuracy_per_class(rows.y, rows.correct, rows.robust, num_classes),
+        "confusion": confusion(rows.y, rows.adv_predictions, num_classes),
+        **_distance_fields(rows.distances, reports, epsilon),
+    }
+
+
+def _distance_fields(distances, reports, epsilon):
     """Returns the fields of the report on distances, empty unless a minimum-norm attack ran."""
-    pairs = zip(plan, reports, strict=True)
-    labels = [report.label for planned, report in pairs if planned.is_unbounded]
+    labels = [report.label for report in reports if report.is_unbounded]
     if not labels:
         return {}
-    curve = robustness_curve(worst.distances, epsilon=epsilon)
+    curve = robustness_curve(distances, epsilon=epsilon)
     return {
         "curve": {"attack": labels[0], **curve},
-        "median_distance": median_distance(worst.distances),
-        "distances": worst.distances,
+        "median_distance": median_distance(distances),
+        "distances": distances,
     }
 
 

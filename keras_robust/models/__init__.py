@@ -16,6 +16,7 @@ from keras_robust.models.probabilities import rows_of_probabilities
 from keras_robust.models.random_state import own_noise
 from keras_robust.models.random_state import with_own_noise
 from keras_robust.models.structures import batches_of
+from keras_robust.models.structures import filled_rows
 from keras_robust.models.structures import only_input
 from keras_robust.models.structures import refuse_sparse
 from keras_robust.models.structures import single
@@ -28,6 +29,7 @@ __all__ = [
     "batches_of",
     "check_batch_size",
     "expose_input",
+    "filled_rows",
     "only_input",
     "own_noise",
     "predict_clean",

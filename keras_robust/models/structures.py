@@ -1,6 +1,7 @@
 """Structures of tensors or arrays with one row per example, such as the inputs of a model."""
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -51,6 +52,14 @@ def size_of(x):
 def take(x, rows):
     """Returns the given rows of an array, or of every array in a structure."""
     return keras.tree.map_structure(lambda leaf: leaf[rows], x)
+
+
+def filled_rows(count, batch_size):
+    """Returns the rows `0` to `count - 1`, and the last of them again until all batches are full.
+
+    In batches of one size the result of a row does not depend on the rows beside it, to the bit.
+    """
+    return np.minimum(np.arange(-(-count // batch_size) * batch_size), count - 1)
 
 
 def batches_of(x, batch_size):

@@ -43,6 +43,12 @@ class Size(typing.NamedTuple):
             "Give `epsilon` in the units of the inputs and of `bounds`."
         )
 
+    def beyond(self, median):
+        """Returns the size if the median distance of the nearest mistakes is known as well."""
+        least = max(self.least, median / 100.0)
+        likely = _likely(self.epsilon, self.width, least, self.most / _SLACK)
+        return self._replace(least=least, likely=likely)
+
 
 def size_of(ball, shape, extent=None, median=0.0):
     """Returns the `Size` of the radius of a threat model, or `None` if it cannot be judged.
@@ -69,9 +75,8 @@ def size_of(ball, shape, extent=None, median=0.0):
         return None
     num_features = math.prod(size or 1 for size in shape)
     least = width / (2 * _GREY_LEVELS) * num_features ** (0.5 / ball.order)
-    least = max(least, median / 100.0)
     most = width * num_features ** (1.0 / ball.order)
-    return Size(radius, least, most * _SLACK, _likely(radius, width, least, most), width)
+    return Size(radius, least, most * _SLACK, None, width).beyond(median)
 
 
 def _likely(radius, width, least, most):

@@ -24,6 +24,8 @@ ERROR_CASES = [
     ("--model={folder}/model.keras --threat_model=l3", "flag --threat_model=l3: "),
     ("--model={folder}/model.keras --attacks=sledge", "Received: 'sledge'"),
     ("--model={folder}/model.keras --certificates=smoothing", "about the vote over noisy copies"),
+    ("--model={folder}/model.keras --shard=4/4", "Received: shard='4/4'"),
+    ("--model={folder}/model.keras --shard=0/2 --workers=2", "Received: --workers=2 --shard=0/2"),
     ("--model={folder}/model.keras --epsilon=1/0", "Received: epsilon='1/0'"),
     ("--model={folder}/model.keras --output_dir={folder}/corrupt.keras/out", "corrupt.keras"),
 ]
@@ -174,3 +176,19 @@ def test_run_returns_the_report_and_needs_no_matplotlib(folder, tmp_path, monkey
     np.testing.assert_array_equal(report.y, dataset.test[1][:10])
     assert [item.name for item in (tmp_path / "out").iterdir()] == ["report.json"]
     assert "pip install 'keras_robust[plots]'" in capsys.readouterr().out
+
+
+@pytest.mark.exhaustive
+def test_shards_of_the_program_are_merged_to_the_report_of_one(folder):
+    found = []
+    for count in (1, 2):
+        for index in range(count):
+            output = folder / f"shard_{index}_of_{count}"
+            flags = [f"--model={folder}/model.keras", f"--shard={index}/{count}"]
+            result = programs.run("evaluate", *FLAGS, *flags, f"--output_dir={output}")
+            assert (result.code, result.stderr) == (0, "")
+            assert f"{40 // count} examples, shard {index}/{count}" in result.stdout
+            found.append(kr.RobustnessReport.load(output / "report.json"))
+    one, two = kr.RobustnessReport.merge(found[:1]), kr.RobustnessReport.merge(found[1:])
+    assert (two.num_examples, two.robust_accuracy) == (40, one.robust_accuracy)
+    assert (two.queries, two.curve, two.checks) == (one.queries, one.curve, one.checks)

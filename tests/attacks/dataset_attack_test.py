@@ -98,3 +98,19 @@ def test_the_bar_shows_the_accuracy_so_far(capsys):
     assert f"robust: {(4 + left) / 20:.4f}" in capsys.readouterr().out
     assert sum(start().with_progress(False)) >= 10
     assert capsys.readouterr().out == ""
+
+
+def test_a_part_has_the_random_numbers_of_the_whole_in_full_batches():
+    x, y = numpy_reference.examples(10)
+    numbers, asked = np.array([1, 4, 7]), []
+    model = numpy_reference.keras_model()
+    arguments = {"batch_size": 5, "seed": 7}
+    run = DatasetAttack(ATTACK, model, x[numbers], y[numbers], kr.Linf(0.15), **arguments)
+    run.become_part(numbers, 5)
+    search = run._step._function
+    run._step._function = lambda x, *rest: (asked.append(len(x)), search(x, *rest))[1]
+    found = finished(run)
+    whole = finished(start(5))
+    np.testing.assert_allclose(found.x_adv, whole.x_adv[numbers], atol=1e-6)
+    np.testing.assert_array_equal(found.queries, whole.queries[numbers])
+    assert set(asked) == {5} and len(found.x_adv) == 3

@@ -168,8 +168,8 @@ def _proof():
 
 WRONG = {
     "no state": (5, _worst()),
-    "no reports": ({"proofs": [], "warnings": [], "seconds": 0.0}, _worst()),
-    "no proofs": ({"reports": [], "warnings": [], "seconds": 0.0}, _worst()),
+    "no reports": ({"proofs": [], "seconds": 0.0}, _worst()),
+    "no proofs": ({"reports": [], "seconds": 0.0}, _worst()),
     "a proof of something else": ({"proofs": [{"a": 1}]}, _worst()),
     "more proofs than certificates": ({"proofs": [_proof()]}, _worst()),
     "a proved clean mistake": ({}, _worst(proved=np.ones(len(Y), bool))),
@@ -192,7 +192,7 @@ WRONG = {
 def test_an_incomplete_state_is_refused_and_changes_nothing(tmp_path, name):
     state, arrays = WRONG[name]
     if isinstance(state, dict) and name not in ("no reports", "no proofs"):
-        state = {"proofs": [], "reports": [], "warnings": [], "seconds": 0.0, **state}
+        state = {"proofs": [], "reports": [], "seconds": 0.0, **state}
     Checkpoint(tmp_path / "state.npz", {}, {}).save(state, arrays)
     worst = WorstCase(X, Y, LOGITS, measures=True)
     runner = AttackRunner(model, worst, BALL, batch_size=2, seed=0)

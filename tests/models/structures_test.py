@@ -25,6 +25,12 @@ def test_size_and_rows():
     np.testing.assert_array_equal(models.take(X["b"], slice(1, 2)), [[2, 3]])
 
 
+def test_rows_fill_their_last_batch():
+    np.testing.assert_array_equal(models.filled_rows(5, 3), [0, 1, 2, 3, 4, 4])
+    np.testing.assert_array_equal(models.filled_rows(4, 2), [0, 1, 2, 3])
+    np.testing.assert_array_equal(models.filled_rows(1, 3), [0, 0, 0])
+
+
 @pytest.mark.parametrize(("batch_size", "sizes"), [(2, [2, 2, 1]), (5, [5]), (9, [5])])
 def test_batches_are_tensors_in_order(batch_size, sizes):
     batches = list(models.batches_of(X, batch_size))

@@ -18,23 +18,29 @@ _NUM_EXAMPLES = 256
 _LEVEL = 0.05  # The significance level of the binomial tests.
 
 
-def cheap_checks(model, worst, plan, reports, threat_model, batch_size):
+def cheap_checks(inputs, worst, plan, reports, batch_size):
     """Returns the list of `Check` that `evaluate` adds to its report.
 
     Args:
-        model: a model or a callable, as in `evaluate`.
-        worst: the `WorstCase` after all attacks.
+        inputs: the `EvaluationInputs`, all examples of the data.
+        worst: the `WorstCase` after all attacks, on all examples or on those of a shard.
         plan: list of `PlannedAttack`.
         reports: list of `AttackReport`, one for each planned attack.
-        threat_model: a `ThreatModel`.
         batch_size: int.
     """
+    return [
+        check_determinism(inputs.model, inputs.x, inputs.logits, batch_size),
+        check_logits(inputs.model, inputs.logits),
+        check_bounds(inputs.x, inputs.threat_model),
+        check_epsilon(inputs.x, inputs.threat_model, worst.distances),
+        *outcome_checks(worst, plan, reports),
+    ]
+
+
+def outcome_checks(worst, plan, reports):
+    """Returns the list of `Check` that follow from the results alone; arguments as above."""
     pairs = list(zip(plan, reports, strict=True))
     checks = [
-        check_determinism(model, worst.x, worst.logits, batch_size),
-        check_logits(model, worst.logits),
-        check_bounds(worst.x, threat_model),
-        check_epsilon(worst.x, threat_model, worst.distances),
         _check_gradients(pairs, int(worst.correct.sum())),
         _check_black_box(pairs, worst.correct),
         _check_unbounded(pairs, worst),
@@ -114,17 +120,27 @@ def check_bounds(x, threat_model):
 
 def check_epsilon(x, threat_model, distances=None):
     """Checks that the radius is in the units of the inputs; see `threat_models.units.size_of`."""
-    name = "size of epsilon"
-    median = None if distances is None else median_distance(distances)
+    return check_sizes(sizes_of(x, threat_model), distances)
+
+
+def sizes_of(x, threat_model):
+    """Returns the list of the `Size` of the radius, one for each input that can be judged."""
     sizes = []
 
     def measure(leaf, name, ball):
         if ball is not None:
-            sizes.append(size_of(ball, leaf.shape[1:], _extent(leaf), median or 0.0))
+            sizes.append(size_of(ball, leaf.shape[1:], _extent(leaf)))
         return leaf
 
     threat_model.map_inputs(measure, x)
-    sizes = [size for size in sizes if size is not None]
+    return [size for size in sizes if size is not None]
+
+
+def check_sizes(sizes, distances=None):
+    """Checks sizes of the radius, given the distances of the nearest mistakes if they are known."""
+    name = "size of epsilon"
+    median = None if distances is None else median_distance(distances)
+    sizes = [size.beyond(median or 0.0) for size in sizes]
     if not sizes:
         return Check(name, None, None, "skipped", "There is no radius in the units of the inputs.")
     small = min(sizes, key=lambda size: size.epsilon / size.least)
@@ -216,13 +232,14 @@ def _check_proofs(pairs, worst):
             "No attack ran on a proved example: minimum-norm attacks do, others leave them out."
         )
         return Check(name, None, 0.0, "skipped", advice)
+    row = np.argmax(refuted) if worst.numbers is None else worst.numbers[np.argmax(refuted)]
     return make_check(
         name,
         float(refuted.mean()),
         0.0,
         not refuted.any(),
         f"An attack broke {refuted.sum()} examples that a certificate had proved robust, the first "
-        f"in row {np.argmax(refuted)}: the certificate is unsound for this model, and no proof of "
+        f"in row {row}: the certificate is unsound for this model, and no proof of "
         "this report holds. Evaluate without it. A reason may be arithmetic less precise than "
         "float32, such as TensorFloat-32, or a layer that does not compute what its class says.",
     )

@@ -26,6 +26,7 @@ class AttackReport:
         queries: int, the number of calls of the model, summed over the examples; a gradient counts
             as one more call. `None` if not recorded.
         robust: bool array `(num_examples,)`, which examples are still robust; not in the JSON.
+        num_outside: int, the number of its points that left the threat model; not in the JSON.
     """
 
     name: str
@@ -37,6 +38,7 @@ class AttackReport:
     num_attacked: int | None = None
     queries: int | None = None
     robust: np.ndarray = dataclasses.field(default=None, repr=False, compare=False)
+    num_outside: int = dataclasses.field(default=0, repr=False, compare=False)
 
     @classmethod
     def of(cls, attack, *, accuracy_so_far=0.0, is_unbounded=False, **fields):
@@ -54,9 +56,24 @@ class AttackReport:
         return {name: getattr(self, name) for name in fields}
 
     @property
+    def is_unbounded(self):
+        """Whether it is the report of a minimum-norm attack, which ran without a radius."""
+        return self.settings.get(ANY_RADIUS) is True
+
+    @property
     def label(self):
         """The name with the settings that decide its strength, such as `PGD-50x10 margin`."""
         return label(self.name, self.settings)
+
+
+def outside_warnings(reports):
+    """Returns the warnings for attacks that left the threat model, a list of str."""
+    return [
+        f"{report.label} left the threat model on {report.num_outside} examples, which are counted "
+        "as not broken."
+        for report in reports
+        if report.num_outside
+    ]
 
 
 def label(name, settings):

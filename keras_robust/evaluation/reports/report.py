@@ -13,6 +13,7 @@ from keras_robust.evaluation.reports.attack_report import AttackReport
 from keras_robust.evaluation.reports.example_plot import draw_examples
 from keras_robust.evaluation.reports.html.page import make_page
 from keras_robust.evaluation.reports.json_types import read_json
+from keras_robust.evaluation.reports.merging import merged_fields
 from keras_robust.evaluation.reports.proof_report import ProofReport
 from keras_robust.evaluation.reports.schema import PROOF_FIELDS
 from keras_robust.evaluation.reports.schema import SCHEMA
@@ -20,6 +21,7 @@ from keras_robust.evaluation.reports.schema import WITH_PROOFS
 from keras_robust.evaluation.reports.schema import WITHOUT_PROOFS
 from keras_robust.evaluation.reports.schema import check_report
 from keras_robust.evaluation.reports.schema import to_plain
+from keras_robust.evaluation.reports.shard_record import ShardRecord
 from keras_robust.evaluation.reports.table import summarise
 
 
@@ -70,6 +72,8 @@ class RobustnessReport:
         certificates: list of `ProofReport`. Defaults to an empty list.
         certified_accuracy: float, the share of examples that a certificate proves robust, a lower
             bound of the accuracy under any attack; `None` if no certificate ran.
+        shard: `ShardRecord`, what `merge` needs to know of a shard, whose examples alone this
+            report is about; `None` for a whole evaluation.
         x, y, x_adv, logits, adv_logits: arrays with one row per example: the clean inputs, the
             labels, the strongest adversarial examples found, and the logits of both inputs; not in
             the JSON. For a model with several inputs, `x` and `x_adv` are structures of arrays.
@@ -101,6 +105,7 @@ class RobustnessReport:
     confusion: list | None = None
     certificates: list = dataclasses.field(default_factory=list)
     certified_accuracy: float | None = None
+    shard: ShardRecord | None = None
     x: np.ndarray = _array()
     y: np.ndarray = _array()
     x_adv: np.ndarray = _array()
@@ -123,6 +128,8 @@ class RobustnessReport:
     def to_dict(self):
         """Returns the report as a dict that JSON can hold, without the arrays."""
         fields = to_plain(self)
+        if self.shard is None:
+            del fields["shard"]
         if self.certificates:
             return {"schema": SCHEMA, "schema_version": WITH_PROOFS, **fields}
         # Earlier releases can read a report that uses nothing of the new version.
@@ -143,7 +150,31 @@ class RobustnessReport:
         fields["certificates"] = [ProofReport(**proof) for proof in proofs]
         fields["checks"] = [Check(**check) for check in fields["checks"]]
         fields["confidence"] = tuple(fields["confidence"])
+        if fields.get("shard") is not None:
+            fields["shard"] = ShardRecord(**fields["shard"])
         return cls(**fields)
+
+    @classmethod
+    def merge(cls, reports):
+        """Returns the report of a whole evaluation from the reports of all its shards.
+
+        The numbers are those that `evaluate(..., shard="0/1")` reports on one machine, to the bit
+        on equal machines: counts, intervals, classes, the curve and the checks are computed anew
+        from the results of the examples, and queries and seconds are sums. `evaluate` without
+        `shard` computes in batches of other sizes, so that its distances may differ by rounding.
+        Every shard checks the inputs, the outputs and the radius on all examples, and those checks
+        are kept; of the check of determinism the worst. A model that draws random numbers draws
+        others in every shard, so only for such a model the report is not that of one machine.
+
+        Args:
+            reports: list of `RobustnessReport` in any order, from `evaluate` or from `load`. The
+                merged report has arrays if all of them have.
+
+        Raises:
+            ValueError: if a report is not of a shard, if a shard is missing or is there twice, or
+                if the shards are not of the same model, data and settings.
+        """
+        return cls(**merged_fields(reports))
 
     def save(self, path):
         """Writes the report as JSON; readers never see half of the file."""

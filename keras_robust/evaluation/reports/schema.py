@@ -18,6 +18,7 @@ from keras_robust.evaluation.reports.json_types import optional
 from keras_robust.evaluation.reports.json_types import record
 from keras_robust.evaluation.reports.json_types import refuse
 from keras_robust.evaluation.reports.json_types import text
+from keras_robust.evaluation.reports.shard_schema import check_shard
 
 SCHEMA = "keras_robust.robustness_report"
 # The version of a report without certificates, and the version that added them.
@@ -54,10 +55,13 @@ def check_report(fields):
     """Raises a `ValueError` that names the first field that does not match the schema."""
     fields = dict(fields) if isinstance(fields, dict) else {}
     version = _check_version(fields.pop("schema", None), fields.pop("schema_version", None))
+    shard = fields.pop("shard", None)
     # Reports of earlier releases have no `inputs`.
     _REPORTS[version]({"inputs": None, **fields}, "report")
     # Last, because it computes with values whose types are checked above.
     check_consistency(fields)
+    if shard is not None:
+        check_shard(shard, fields)
 
 
 def _check_version(schema, version):

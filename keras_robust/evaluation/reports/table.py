@@ -84,6 +84,8 @@ def amount(number):
 
 def _table(report, notes):
     parts = [describe_threat(report.threat_model, report.inputs), f"{report.num_examples} examples"]
+    if report.shard is not None:
+        parts[-1] += f", shard {report.shard.index}/{report.shard.count}"
     title = ", ".join([*parts, report.suite] if report.suite else parts)
     caption = Text("\n".join(map(one_line, notes))) if notes else None
     table = Table(title=Text(one_line(title)), caption=caption, caption_justify="left")

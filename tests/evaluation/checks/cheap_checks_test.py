@@ -14,6 +14,7 @@ from keras_robust.evaluation.checks.cheap_checks import check_determinism
 from keras_robust.evaluation.checks.cheap_checks import check_epsilon
 from keras_robust.evaluation.checks.cheap_checks import check_logits
 from keras_robust.evaluation.checks.cheap_checks import make_count_check
+from keras_robust.evaluation.inputs import EvaluationInputs
 from keras_robust.evaluation.reports.attack_report import AttackReport
 from tests.support import tiers
 from tests.support import told
@@ -33,12 +34,13 @@ NAMES = [
     "unbounded attack",
 ]
 LOGITS = np.asarray(model(X))
+INPUTS = EvaluationInputs(model, X, told.Y, BALL, LOGITS)
 
 
 def _worst(correct, proved=(), distances=None):
     proved = np.isin(np.arange(len(correct)), proved)
     return types.SimpleNamespace(
-        x=X, logits=LOGITS, correct=correct, robust=correct, proved=proved, distances=distances
+        correct=correct, robust=correct, proved=proved, distances=distances, numbers=None
     )
 
 
@@ -57,7 +59,7 @@ def _turns(*plan):
         for planned, so_far, has_zero_gradient, count in plan
     ]
     worst = _worst(np.array([1, 1, 1, 1, 0], "bool"))
-    checks = cheap_checks(model, worst, *zip(*pairs, strict=True), BALL, 256)
+    checks = cheap_checks(INPUTS, worst, *zip(*pairs, strict=True), 256)
     assert [check.name for check in checks] == NAMES
     return {check.name: check for check in checks}
 
@@ -255,7 +257,7 @@ def test_the_threshold_of_the_black_box_check_depends_on_the_number_of_examples(
         ]
         worst = _worst(correct & (np.arange(size) < 0.7 * size))
         plan = [PlannedAttack(WHITE), PlannedAttack(BLACK)]
-        checks = cheap_checks(model, worst, plan, reports, BALL, 256)
+        checks = cheap_checks(INPUTS, worst, plan, reports, 256)
         check = next(check for check in checks if check.name == "black box")
         assert (check.verdict, check.threshold) == (verdict, allowed / size)
 
@@ -288,7 +290,7 @@ def test_no_model_is_robust_without_a_limit():
         ([0.1, 0.2, 0.9, 0.3, 0.0], 0.0, "passed"),
     ):
         worst.distances = np.array(distances)
-        check = cheap_checks(model, worst, [search], [report], BALL, 256)[-1]
+        check = cheap_checks(INPUTS, worst, [search], [report], 256)[-1]
         assert (check.name, check.value, check.threshold) == ("unbounded attack", share, 0.0)
         assert check.verdict == verdict
         assert ("20.0% of the examples stay robust" in check.advice) is (verdict == "failed")
@@ -301,12 +303,20 @@ def test_no_attack_breaks_what_is_proved(proved, refuted):
     report = AttackReport.of(search.attack, accuracy_so_far=0.4, num_attacked=4)
     worst = _worst(np.ones(5, "bool"), proved)
     worst.robust = np.array([1, 1, 0, 1, 0], "bool")
-    check = cheap_checks(model, worst, [search], [report], BALL, 256)[-1]
+    check = cheap_checks(INPUTS, worst, [search], [report], 256)[-1]
     assert (check.name, check.value, check.threshold) == ("proofs", refuted / 5, 0.0)
     assert check.verdict == ("failed" if refuted else "passed")
     words = f"broke {refuted} examples that a certificate had proved robust, the first in row "
     assert check.advice.startswith(f"An attack {words}" if refuted else "")
     assert {0: "", 1: "row 4: the certificate is unsound", 2: "row 2: the"}[refuted] in check.advice
+
+
+def test_a_refuted_proof_is_named_by_its_row_in_the_whole_data():
+    worst = _worst(np.ones(5, "bool"), [0, 3])
+    worst.robust, worst.numbers = np.array([1, 1, 1, 0, 1], "bool"), np.arange(2, 17, 3)
+    report = AttackReport.of(WHITE, accuracy_so_far=0.8, num_attacked=3)
+    check = cheap_checks(INPUTS, worst, [PlannedAttack(WHITE)], [report], 256)[-1]
+    assert "the first in row 11: " in check.advice
 
 
 def test_proofs_that_no_attack_tried_are_not_checked():
@@ -318,13 +328,13 @@ def test_proofs_that_no_attack_tried_are_not_checked():
         (search, 5, "passed"),
     ):
         report = AttackReport.of(planned.attack, accuracy_so_far=1.0, num_attacked=count)
-        check = cheap_checks(model, worst, [planned], [report], BALL, 256)[-1]
+        check = cheap_checks(INPUTS, worst, [planned], [report], 256)[-1]
         assert (check.name, check.verdict) == ("proofs", verdict)
         assert check.advice.startswith("No attack ran on a proved example" * (verdict == "skipped"))
     # A mistake counts, whoever found it.
     worst.robust = np.array([0, 1, 1, 1, 1], "bool")
     report = AttackReport.of(WHITE, accuracy_so_far=0.8, num_attacked=3)
-    check = cheap_checks(model, worst, [PlannedAttack(WHITE)], [report], BALL, 256)[-1]
+    check = cheap_checks(INPUTS, worst, [PlannedAttack(WHITE)], [report], 256)[-1]
     assert (check.verdict, check.value) == ("failed", 0.2)
 
 
