@@ -9,8 +9,6 @@ The program reads a .keras file or a SavedModel of keras-robust-export. It runs 
 attacks by name, and writes the report as JSON and as an HTML page.
 """
 
-import sys
-
 from absl import flags
 from rich.console import Console
 
@@ -66,14 +64,7 @@ def run(model, dataset, threat_model, suite, *, output_dir, **arguments):
         `RobustnessReport`.
     """
     folder = cli.make_folder(output_dir)
-    report = kr.evaluate(
-        model,
-        dataset.test,
-        threat_model,
-        suite,
-        verbose=sys.stdout.isatty(),
-        **arguments,
-    )
+    report = kr.evaluate(model, dataset.test, threat_model, suite, **arguments)
     Console().print(report)
     if folder is not None:
         report.save(folder / "report.json")
