@@ -12,7 +12,6 @@ attacks by name, and writes the report as JSON and as an HTML page.
 """
 
 import functools
-import sys
 
 from absl import flags
 from rich.console import Console
@@ -85,14 +84,7 @@ def run(  # noqa: PLR0913
         `RobustnessReport`.
     """
     folder = cli.make_folder(output_dir)
-    report = evaluate(
-        model,
-        dataset.test,
-        threat_model,
-        suite,
-        verbose=sys.stdout.isatty(),
-        **arguments,
-    )
+    report = evaluate(model, dataset.test, threat_model, suite, **arguments)
     Console().print(report)
     if folder is not None:
         report.save(folder / "report.json")

@@ -203,7 +203,6 @@ def attack(trained, dataset, threat_model, settings):
             num_examples=settings["evaluation_examples"],
             minimum_norm=None,
             seed=settings["seed"],
-            verbose=sys.stdout.isatty(),
         )
     return reports
 

@@ -7,7 +7,8 @@ Trains the two-convolution network of the papers with PGD on Fashion-MNIST, and 
 test images with AutoAttack standard, Linf 0.1. With --torch_python, a Python that has torch and
 pyautoattack (the authors' code as a package), the same weights are attacked there as well, one
 after the other; the ratio of the seconds is that of the two programs on one machine in one run. The
-seconds of ours hold the compilation of the attacks.
+seconds of ours hold the compilation of the attacks. `benchmarks.auto_attack_peers` compares the
+robust accuracy of networks that differ in kind.
 """
 
 import json
@@ -26,6 +27,7 @@ from absl import flags
 import keras_robust as kr
 from benchmarks import results
 from benchmarks import turns
+from keras_robust import models
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the prepared Fashion-MNIST.")
 _EXAMPLES = flags.DEFINE_integer("num_examples", 1000, "Test images to attack.")
@@ -35,7 +37,7 @@ _WORK_DIR = flags.DEFINE_string("work_dir", "runs/auto_attack", "Folder for the 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file. Default: in results.")
 
 _BALL = kr.Linf(0.1)
-_PEER = pathlib.Path(__file__).parent / "torch_auto_attack.py"
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def trained(data):
@@ -76,9 +78,12 @@ def theirs(model, x, y):
     with tempfile.TemporaryDirectory() as folder:
         task, answer = pathlib.Path(folder) / "task.npz", pathlib.Path(folder) / "answer.json"
         weights = {f"weight_{i}": value for i, value in enumerate(model.get_weights())}
-        np.savez(task, x=x, y=y, epsilon=_BALL.epsilon, **weights)
-        subprocess.run([_TORCH.value, str(_PEER), str(task), str(answer)], check=True)
-        return json.loads(answer.read_text(encoding="utf-8"))
+        network = {"network": "two_convolutions", "logits": models.predict_logits(model, x)}
+        np.savez(task, x=x, y=y, norm="Linf", epsilon=_BALL.epsilon, **network, **weights)
+        command = [_TORCH.value, "-m", "benchmarks.torch_auto_attack", str(task), str(answer)]
+        subprocess.run(command, check=True, cwd=_ROOT)
+        found = json.loads(answer.read_text(encoding="utf-8"))
+    return {name: value for name, value in found.items() if name != "which"}
 
 
 def main(_):
@@ -92,7 +97,7 @@ def main(_):
     for name, result in found.items():
         print(name, result)
     name = "auto_attack_peer.json" if _TORCH.value else "auto_attack.json"
-    output = _OUTPUT.value or pathlib.Path(__file__).parent / "results" / name
+    output = _OUTPUT.value or _ROOT / "benchmarks" / "results" / name
     settings = {"num_examples": len(x), "epochs": _EPOCHS.value, "threat_model": repr(_BALL)}
     results.save(output, {"settings": settings, **found})
 

@@ -101,15 +101,26 @@ class DatasetAttack:
         if not verbose:
             yield from self
             return
-        total = self.attack.num_restarts * len(self.rows)
-        bar = keras.utils.Progbar(total, unit_name="example", stateful_metrics=["robust"])
+        bar = keras.utils.Progbar(1, unit_name="example", stateful_metrics=["robust"])
+        done = 0
         for count in self:
             share = (num_robust + (~self._best.success).sum()) / (num_others + len(self.rows))
             # Under an infinite radius nearly every example is broken, so the accuracy means
             # nothing.
-            bar.add(count, values=None if self._has_infinite_radius else [("robust", share)])
+            values = None if self._has_infinite_radius else [("robust", share)]
+            done += count
+            # What is broken needs no more restarts, which makes the time left shorter.
+            bar.target = done + self._num_left()
+            bar.update(done, values, finalize=False)
             yield count
-        bar.update(total, finalize=True)
+        if done:
+            bar.update(done, finalize=True)
+
+    def _num_left(self):
+        """Returns how many examples are still to attack, each as often as restarts visit it."""
+        num_done = 0 if self._has_infinite_radius else int(self._best.success.sum())
+        later = (self.attack.num_restarts - self._restart - 1) * (len(self.rows) - num_done)
+        return len(self._remaining) - self._start + later
 
     def state(self):
         """Returns the dict of arrays that a later run needs to continue."""

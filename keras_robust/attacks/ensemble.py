@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_robust import models
 from keras_robust.attacks.dataset_attack import DatasetAttack
+from keras_robust.attacks.progress import headline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,15 +47,17 @@ class Ensemble:
             self.eligible = np.isin(np.arange(len(worst.y)), rows)
         self.batch_size, self.seed = batch_size, seed
 
-    def runs(self, plan, first=0):
+    def runs(self, plan, first=0, num_before=0):
         """Yields a `MemberRun` for every attack of a plan; judge it before the next one.
 
         Args:
             plan: list of `PlannedAttack`.
             first: int, the number of attacks that are done already. Defaults to `0`.
+            num_before: int, how many certificates are counted before the attacks. Defaults to `0`.
         """
         for index in range(first, len(plan)):
-            yield MemberRun(self, plan[index], index)
+            place = num_before + index + 1, num_before + len(plan)
+            yield MemberRun(self, plan[index], index, place)
 
 
 class MemberRun:
@@ -65,7 +68,7 @@ class MemberRun:
     `dataset_attack`, the `DatasetAttack` on them, or `None` if there are none.
     """
 
-    def __init__(self, ensemble, planned, index):
+    def __init__(self, ensemble, planned, index, place):
         worst, threat_model = ensemble.worst, ensemble.threat_model
         if planned.is_unbounded:
             threat_model = threat_model.with_epsilon(np.inf)
@@ -76,7 +79,7 @@ class MemberRun:
         self.num_open = int(is_open.sum())
         self.rows = np.flatnonzero(is_open & worst.robust if planned.suite else is_open)
         self.dataset_attack = None
-        self._ensemble = ensemble
+        self._ensemble, self._place = ensemble, place
         if len(self.rows):
             self.dataset_attack = DatasetAttack(
                 planned.attack,
@@ -94,13 +97,15 @@ class MemberRun:
 
     def batches(self, verbose):
         """Runs the attack, and yields after every batch, with a progress bar if `verbose`."""
+        planned, worst = self.planned, self._ensemble.worst
+        if verbose:
+            about = planned.attack, worst.x, len(self.rows)
+            print(headline(self._place, *about, any_radius=planned.is_unbounded))  # noqa: T201
         if self.dataset_attack is None:
             return
-        if verbose:
-            print(f"{self.planned.attack}")  # noqa: T201
         others = self._ensemble.eligible.copy()
         others[self.rows] = False
-        num_robust = int(self._ensemble.worst.robust[others].sum())
+        num_robust = int(worst.robust[others].sum())
         yield from self.dataset_attack.with_progress(verbose, int(others.sum()), num_robust)
 
     def judge(self):

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_robust import models
+from keras_robust.attacks.progress import is_shown
 from keras_robust.attacks.worst_case import WorstCase
 from keras_robust.calls import with_argument_advice
 from keras_robust.configurable import fingerprint
@@ -48,7 +49,7 @@ def evaluate(  # noqa: PLR0913
     certificates=None,
     checkpoint=None,
     shard=None,
-    verbose=False,
+    verbose="auto",
 ):
     """Attacks a model, and returns a report of its robust accuracy.
 
@@ -107,7 +108,9 @@ def evaluate(  # noqa: PLR0913
             that a result has the same bits in any number of shards, `"0/1"` for one, if
             `batch_size` is a multiple of 16. The checkpoint stays at the end, so that a shard that
             is run again is done at once. `None` for all examples. Defaults to `None`.
-        verbose: bool, whether to show a progress bar per attack. Defaults to `False`.
+        verbose: bool, whether to show a progress bar per attack, with the share of the examples
+            that are still robust. `"auto"` shows it in terminals and notebooks, and nothing where
+            the output goes to a file or a pipe. Defaults to `"auto"`.
 
     Returns:
         A `RobustnessReport`.
@@ -136,7 +139,7 @@ def evaluate(  # noqa: PLR0913
         - [Carlini et al., 2019](https://arxiv.org/abs/1902.06705), on evaluating robustness.
         - [Croce and Hein, 2020](https://arxiv.org/abs/2003.01690), AutoAttack.
     """
-    start, seed = time.perf_counter(), _index("seed", seed)
+    start, seed, verbose = time.perf_counter(), _index("seed", seed), is_shown(verbose)
     inputs = EvaluationInputs.of(
         model, data, threat_model, num_examples=num_examples, batch_size=batch_size
     )

@@ -5,6 +5,7 @@ import dataclasses
 import time
 
 from keras_robust.attacks.ensemble import Ensemble
+from keras_robust.attacks.progress import headline
 from keras_robust.evaluation.certificates import prove
 from keras_robust.evaluation.reports.attack_report import AttackReport
 from keras_robust.evaluation.reports.attack_report import outside_warnings
@@ -39,10 +40,11 @@ class AttackRunner:
     def run(self, plan, checkpoint, verbose, certificates=()):
         """Runs all certificates and attacks, and resumes from the checkpoint if it has a state."""
         run_state, seconds = self._resume(checkpoint, len(plan), len(certificates))
-        self._prove(certificates, checkpoint, verbose)
+        num_proofs = len(certificates)
+        self._prove(certificates, checkpoint, verbose, num_proofs + len(plan))
         # Count the seconds before an interruption as well.
         start = time.perf_counter() - seconds
-        for member in self._ensemble.runs(plan, first=len(self.reports)):
+        for member in self._ensemble.runs(plan, len(self.reports), num_proofs):
             if member.dataset_attack is not None and run_state is not None:
                 self._restore(member.dataset_attack, run_state, checkpoint)
             for done in _shares(member, verbose):
@@ -57,13 +59,15 @@ class AttackRunner:
             self._save(checkpoint, None, 0.0)
             run_state, start = None, time.perf_counter()
 
-    def _prove(self, certificates, checkpoint, verbose):
+    def _prove(self, certificates, checkpoint, verbose, num_parts):
         """Runs the certificates that have not run yet, each on what the others left undecided."""
         ensemble = self._ensemble
         arguments = {"batch_size": ensemble.batch_size, "seed": ensemble.seed, "verbose": verbose}
         for planned in certificates[len(self.proofs) :]:
             if verbose:
-                print(f"{planned.certificate}")  # noqa: T201
+                num_open = int((self.worst.robust & ~self.worst.proved).sum())
+                place = len(self.proofs) + 1, num_parts
+                print(headline(place, planned.certificate, self.worst.x, num_open))  # noqa: T201
             proof = prove(planned, ensemble.model, self.worst, ensemble.threat_model, **arguments)
             self.proofs.append(proof)
             self._save(checkpoint, None, 0.0)

@@ -92,6 +92,8 @@ def compare_robustness(path, model, data, threat_model, suite=None, **arguments)
         seed = ops.convert_to_tensor(np.asarray(seed_of_the_system()))
         return _log(in_memory_answers(ops.convert_to_tensor(x), seed)[1])
 
+    # Four bars without a name would say nothing.
+    arguments = {"minimum_norm": None, "verbose": False, **arguments}
     pairs = {
         "white-box": (suite, model, served),
         "black-box": (
@@ -102,7 +104,7 @@ def compare_robustness(path, model, data, threat_model, suite=None, **arguments)
     }
     return {
         kind: {
-            place: evaluate(one, data, threat_model, chosen, minimum_norm=None, **arguments)
+            place: evaluate(one, data, threat_model, chosen, **arguments)
             for place, one in (("in memory", in_memory), ("served", other))
         }
         for kind, (chosen, in_memory, other) in pairs.items()

@@ -1,9 +1,14 @@
+import functools
+import re
+
+import keras
 import numpy as np
 import pytest
 
 import keras_robust as kr
 from keras_robust.attacks.dataset_attack import DatasetAttack
 from tests.support import numpy_reference
+from tests.support import terminals
 from tests.support import tiers
 
 ATTACK = kr.attacks.PGD(num_steps=2, num_restarts=3, loss="margin")
@@ -114,3 +119,34 @@ def test_a_part_has_the_random_numbers_of_the_whole_in_full_batches():
     np.testing.assert_allclose(found.x_adv, whole.x_adv[numbers], atol=1e-6)
     np.testing.assert_array_equal(found.queries, whole.queries[numbers])
     assert set(asked) == {5} and len(found.x_adv) == 3
+
+
+def test_the_bar_counts_examples_and_only_what_is_still_to_attack(monkeypatch):
+    run = start()
+    # How many are left after the first batches, of 4, 4 and 2 examples, and after the restarts.
+    counts, num_left, state = [], [], None
+    for count in run:
+        counts.append(count)
+        num_left.append(10 - int(run.state()["success"].sum()))
+        state = run.state() if len(counts) == 3 else state
+    assert counts[:3] == [4, 4, 2] and 10 > num_left[0] > num_left[2] > 0
+    whole, rest = (_bar(monkeypatch, one) for one in (None, state))
+    assert [done for done, _ in whole] == [*np.cumsum(counts), sum(counts)]
+    assert [total for _, total in whole[:3]] == [10 + 2 * left for left in num_left[:3]]
+    assert whole[-1] == (sum(counts), sum(counts))
+    # After a checkpoint it counts what is left from there.
+    assert rest[0][0] == counts[3] and rest[-1] == (sum(counts) - 10, sum(counts) - 10)
+
+
+def _bar(monkeypatch, state):
+    """Returns the counts and the totals that the bar shows."""
+    terminal, run = terminals.Terminal(), start()
+    if state is not None:
+        run.restore(state)
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", terminal)
+        patch.setattr("keras.utils.Progbar", functools.partial(keras.utils.Progbar, interval=0))
+        assert sum(run.with_progress(True)) > 0
+    (states,) = terminal.states()
+    pairs = [re.match(r" *(\d+)/(\d+) ", state).groups() for state in states]
+    return [(int(done), int(total)) for done, total in pairs]

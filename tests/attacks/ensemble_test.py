@@ -90,13 +90,14 @@ def test_only_the_rows_that_count_are_attacked_and_shown(capsys):
     assert "robust: 0.6667" in capsys.readouterr().out
 
 
-def test_nothing_runs_where_nothing_is_left():
+def test_nothing_runs_where_nothing_is_left(capsys):
     ensemble = _ensemble()
     ensemble.worst.robust[:] = False
     (member,) = ensemble.runs([PlannedAttack(FIRST, "suite")])
     assert (
         member.dataset_attack is None and list(member.batches(True)) == [] and len(member.rows) == 0
     )
+    assert capsys.readouterr().out == "[1/1] Fixed, 0 examples\n"
 
 
 @pytest.mark.parametrize("num_robust", [1, 3])
@@ -106,4 +107,15 @@ def test_the_bar_shows_the_accuracy_of_all_examples(capsys, num_robust):
     (member,) = ensemble.runs([PlannedAttack(Fixed([0.0] * 5, claim=False), "suite")])
     assert sum(member.batches(True)) == num_robust
     shown = capsys.readouterr().out
-    assert shown.startswith("Fixed(") and f"robust: {num_robust / 5:.1f}" in shown
+    assert shown.startswith(f"[1/1] Fixed, {num_robust} example")
+    assert f"robust: {num_robust / 5:.1f}" in shown
+
+
+def test_the_headlines_count_all_parts_and_say_what_is_attacked(capsys, search_alone):
+    search = PlannedAttack(FixedNearest([-0.5, -0.25, 0.0, 0.0, 0.0]), is_unbounded=True)
+    plan = [PlannedAttack(FIRST, "suite"), PlannedAttack(SECOND, "suite"), search]
+    for member in _ensemble().runs(plan, first=1, num_before=2):
+        assert sum(member.batches(verbose=True)) == len(member.rows)
+        member.judge()
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert lines == ["[4/5] Fixed, 4 examples", "[5/5] FixedNearest (any radius), 4 examples"]

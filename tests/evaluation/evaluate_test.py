@@ -8,6 +8,7 @@ from tests.support import linear_model
 from tests.support import refusals
 from tests.support import several_inputs
 from tests.support import small_models
+from tests.support import terminals
 from tests.support import tiers
 from tests.support.told import BALL
 from tests.support.told import FALLS
@@ -219,9 +220,24 @@ def test_the_model_does_not_change():
 def test_verbose_names_the_attacks(capsys):
     _evaluate([kr.attacks.FGSM()], verbose=True)
     printed = capsys.readouterr().out
-    assert printed.startswith(f"{kr.attacks.FGSM()}\n") and printed.count("FGSM(") == 1
-    _evaluate([kr.attacks.FGSM()])
-    assert capsys.readouterr().out == ""
+    assert printed.startswith("[1/1] FGSM, 4 examples\n") and printed.count("FGSM") == 1
+    for verbose in (False, "auto"):
+        _evaluate([kr.attacks.FGSM()], verbose=verbose)
+        assert capsys.readouterr().out == ""
+
+
+def test_progress_is_shown_in_a_terminal_in_100_columns(monkeypatch):
+    attacks = [kr.attacks.PGD(num_steps=1, num_restarts=12), kr.attacks.TargetedFAB(num_targets=1)]
+    terminal = terminals.Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    _evaluate(attacks, minimum_norm="auto")
+    lines = terminal.lines()
+    assert [line for line in lines if line.startswith("[")] == [
+        "[1/3] PGD, 4 examples x 12 restarts",
+        "[2/3] TargetedFAB, 4 examples",
+        "[3/3] TargetedFAB (any radius), 4 examples",
+    ]
+    assert len(lines) == 6 and max(map(len, lines)) <= 100
 
 
 @pytest.mark.parametrize(

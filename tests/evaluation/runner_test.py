@@ -146,7 +146,7 @@ def test_the_bar_shows_the_accuracy_so_far(capsys):
     attack = Fixed([0.0, -0.3, 0.0, 0.0, 0.0], claim=False)
     runner.run([PlannedAttack(attack)], Checkpoint(None, {}, {}), verbose=True)
     with_progress = capsys.readouterr().out
-    assert with_progress.startswith("Fixed(") and "4/4" in with_progress
+    assert with_progress.startswith("[1/1] Fixed, 4 examples\n") and "4/4" in with_progress
     # The attack breaks nothing, so four of five examples stay correct.
     assert "robust: 0.8" in with_progress
 
