@@ -50,6 +50,7 @@ def is_empty(domain):
 def unit_to_split(domain, scores):
     """Returns the unit with the highest score, or `None` if all signs are known."""
     is_open = (domain.lower < 0.0) & (domain.upper > 0.0)
+    # Gaps are never negative, so that no closed unit wins.
     return int(np.argmax(np.where(is_open, scores, -1.0))) if is_open.any() else None
 
 

@@ -38,6 +38,7 @@ def probability_margin(y_true, logits):
     References:
         - [Xie et al., 2024](https://arxiv.org/abs/2411.15210)
     """
+    # With q the probability of all wrong classes together, and r the share of the strongest one.
     together = soft_margin(y_true, logits)
     share = ops.exp(margin(y_true, logits) - together)
     return ops.sigmoid(together) * (1.0 + share) - 1.0

@@ -28,6 +28,7 @@ def best_place(gains, size):
         size: pair of ints, rows and columns of a patch.
     """
     total = ops.sum(gains, axis=-1, keepdims=True)
+    # Means have their maximum where sums have it.
     means = ops.average_pool(total, size, strides=1, padding="valid")[..., 0]
     width = ops.shape(means)[2]
     best = ops.cast(ops.argmax(ops.reshape(means, (ops.shape(means)[0], -1)), axis=-1), "int32")
@@ -47,6 +48,7 @@ def fits(changed, size):
         has_change = ops.any(changed, axis=others)
         length = ops.shape(has_change)[1]
         index = ops.expand_dims(ops.arange(length, dtype="int32"), 0)
+        # Without a change the last one lies before the first one, which fits.
         last = ops.max(ops.where(has_change, index, -1), axis=-1)
         first = ops.min(ops.where(has_change, index, length), axis=-1)
         fitting = ops.logical_and(fitting, last - first < own)

@@ -117,10 +117,12 @@ class SigmaZero(MinimumNormAttack):
             adam, threshold = memory
             delta = (visit.x_adv - x) / width
             gradient = width * visit.gradient + self._slope(delta, threat_model)
+            # The largest entry becomes 1, so that both terms move however small the loss is.
             adam = adam.add(gradient / per_example(largest_of(ops.abs(gradient)), x))
             direction, size = adam.direction_and_size()
             rate = ops.take(steps, step)
             moved = threat_model.clip(visit.x_adv - width * rate * direction / size)
+            # After a mistake more features return to the example, otherwise fewer.
             change = self.threshold_factor * rate
             threshold = ops.clip(threshold + ops.where(visit.success, change, -change), 0.0, 1.0)
             lengths = ops.sqrt(threat_model.per_position(ops.square((moved - x) / width)))

@@ -13,6 +13,7 @@ _FLAGS, _COUNTS = list_of(integer(0, 1)), list_of(integer(0))
 
 
 def _distance(value, path):
+    # JSON has no infinity, the distance of an example without a mistake.
     if value != "inf":
         number(0)(value, path)
 
