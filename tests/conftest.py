@@ -35,6 +35,7 @@ devices.split(2)
 backends.optimize_less()
 
 if not IS_JAX:
+    backends.share_one_stack()
     from keras_robust.backend.tensorflow import loops
 
     # Tracing is most of the time of these tests. The numbers are the same, as the tests of
@@ -51,8 +52,6 @@ def pytest_collection_finish():
     # The modules and the tests stay to the end: the garbage collector need not search them.
     gc.collect()
     gc.freeze()
-    # What a test traces makes far more objects than the default thresholds expect.
-    gc.set_threshold(20_000, 20, 50)
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -42,7 +42,7 @@ def nearest_target(problem, logits, labels):
         targets = ops.take(order, rank, axis=1)
         lead, gradient = lead_and_gradient(classifier, x, y, labels, targets)
         distance = -lead / ops.maximum(problem.threat_model.dual_norm(gradient), _TINY)
-        is_here = ops.equal(ops.arange(count), rank)
+        is_here = ops.equal(ops.arange(count, dtype="int32"), rank)
         return ops.where(is_here, ops.expand_dims(distance, -1), distances)
 
     distances = backend.fori_loop(0, count, measure, ops.zeros_like(logits[:, :count]))

@@ -34,6 +34,7 @@ OTHERS = (
     "EAD",
     "FAB",
     "FMN",
+    "GridSearch",
     "HopSkipJump",
     "JSMA",
     "LBFGS",

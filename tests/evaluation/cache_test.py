@@ -48,7 +48,8 @@ def test_steps():
 @pytest.mark.parametrize("num_classes,targets,loss", [(2, 1, "margin"), (5, 3, "dlr")])
 def test_white_box_runs_three_attacks(num_classes, targets, loss, monkeypatch):
     logits = np.zeros((3, num_classes), "float32")
-    cache = AttackCache(None, logits, np.zeros(3, "int64"), None, logits, batch_size=3, seed=0)
+    labels = np.zeros(3, "int64")
+    cache = AttackCache(None, logits, labels, told.BALL, logits, batch_size=3, seed=0)
     seen = []
 
     def found(attack):

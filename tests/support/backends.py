@@ -102,13 +102,13 @@ def optimize_less():
         jax.config.update("jax_disable_most_optimizations", True)
     else:
         optimize("KERAS_ROBUST_TEST_OPTIMIZED" in os.environ)
-        _share_one_stack()
 
 
-def _share_one_stack():
-    """Gives all operations one Python stack: to read it takes a quarter of the time of tracing.
+def share_one_stack():
+    """Gives all operations of TensorFlow one Python stack, that of this call.
 
-    What differs is only where an error of TensorFlow says that its operation was made.
+    To keep one for each takes a quarter of the time of tracing. What differs is only where an error
+    says that its operation was made.
     """
     stack = tf_stack.extract_stack()
     tf_stack.extract_stack = lambda stacklevel=1: stack

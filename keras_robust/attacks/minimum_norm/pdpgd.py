@@ -121,7 +121,8 @@ class PDPGD(MinimumNormAttack):
             moved = threat_model.clip(visit.x_adv - rate * direction / size)
             # `share` is `lambda_1`, the weight of the decision.
             moved = _shrunk(moved, x, size, (1.0 - share) / share * rate, threat_model)
-            change = ops.take(dual, step) * ops.where(visit.success, -1.0, 1.0)
+            change = ops.take(dual, step)
+            change = ops.where(visit.success, -change, change)
             log_ratio = ops.clip(log_ratio + change, -_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
             share = _DUAL_DECAY * share + (1.0 - _DUAL_DECAY) * ops.sigmoid(log_ratio)
             return moved, (adam, log_ratio, share)
