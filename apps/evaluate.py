@@ -135,6 +135,11 @@ def main(_):
 def _places(values):
     """Returns the arguments of `run` that say where the evaluation runs and keeps its state."""
     if values.workers is None:
+        if values.address is not None:
+            raise ValueError(
+                "Expected --workers with --address, the cluster of the workers. "
+                f"Received: --address={values.address}"
+            )
         return {"checkpoint": values.checkpoint, "shard": values.shard}
     if values.shard is not None:
         raise ValueError(

@@ -18,13 +18,19 @@ def search_universal(attack, problem):
         problem: a `SearchProblem` whose threat model is `Universal`.
 
     Raises:
-        ValueError: for an attack with several restarts.
+        ValueError: for an attack with several restarts or targets, and for one that does not
+            maximize a loss.
     """
     if attack.num_restarts > 1:
         raise ValueError(
-            "Restarts are compared example by example, and would end in several perturbations. "
-            "Use num_restarts=1, and compare calls with different seeds. "
-            f"Received: num_restarts={attack.num_restarts} under {problem.threat_model!r}"
+            "Searches are compared example by example, and would end in several perturbations. Use "
+            "num_restarts=1 or num_targets=1, and compare calls with different seeds. "
+            f"Received: {attack!r}, with {attack.num_restarts} searches, under Universal"
+        )
+    if not hasattr(attack, "loss"):
+        raise ValueError(
+            "Universal needs an attack that maximizes a loss, such as APGD() or PGD(). "
+            f"Received: {attack!r}"
         )
     universal, x, classifier = problem.threat_model, problem.x, problem.classifier
     start, seed = universal.alone(x, problem.seed)

@@ -60,6 +60,8 @@ class AttackCache:
             loss="dlr" if num_wrong > 2 else "margin",
         )
         suite = [self.pgd("cross_entropy"), self.pgd("margin")]
-        if not self.threat_model.shares_perturbation:  # Each target would find its own.
-            suite.append(targeted)
+        if self.threat_model.shares_perturbation:
+            # Several attacks find several perturbations, and the attacker has one.
+            return self.correct & ~self.found(min(suite, key=self.accuracy)).success
+        suite.append(targeted)
         return self.correct & ~np.any([self.found(attack).success for attack in suite], axis=0)

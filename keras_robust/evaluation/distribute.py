@@ -10,6 +10,8 @@ import tempfile
 import keras
 
 from keras_robust.attacks.attack_loss import check_counts
+from keras_robust.attacks.data import to_arrays
+from keras_robust.attacks.progress import is_shown
 from keras_robust.evaluation.evaluate import evaluate
 from keras_robust.evaluation.reports.report import RobustnessReport
 from keras_robust.evaluation.runner import LISTENER
@@ -28,7 +30,7 @@ def distribute(
     threads=1,
     gpus=0,
     folder=None,
-    verbose=False,
+    verbose="auto",
     **arguments,
 ):
     """Evaluates a model in several processes, and returns one report.
@@ -53,7 +55,8 @@ def distribute(
         folder: str, the folder for the checkpoints, which all machines share; the same call goes on
             from there if this process was killed. `None` for one that is thrown away. Defaults to
             `None`.
-        verbose: bool, whether to show a bar of the work of all processes. Defaults to `False`.
+        verbose: bool or `"auto"`, as in `evaluate`, whether to show a bar of the work of all
+            processes. Defaults to `"auto"`.
         **arguments: more arguments of `evaluate`, but not `checkpoint` and `shard`.
 
     Returns:
@@ -61,7 +64,8 @@ def distribute(
 
     Raises:
         ImportError: if Ray is not installed; the extra `ray` installs it.
-        ValueError: as `evaluate`, from the first process that fails.
+        ValueError: as `evaluate`, from the first process that fails; and for an `address` while
+            this process is connected to Ray already.
 
     Example:
 
@@ -73,15 +77,19 @@ def distribute(
     with contextlib.ExitStack() as stack:
         if folder is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
-        if not ray.is_initialized():
+        if ray.is_initialized():
+            _check_no_address(address)
+        else:
             local = {"num_cpus": workers * threads, "include_dashboard": False}
-            ray.init(address, log_to_driver=False, **({} if address else local))
+            ray.init(address or "local", log_to_driver=False, **({} if address else local))
             stack.callback(ray.shutdown)
-        queue = importlib.import_module("ray.util.queue").Queue() if verbose else None
+        queue = importlib.import_module("ray.util.queue").Queue() if is_shown(verbose) else None
         options = {"num_cpus": threads, "num_gpus": gpus, "max_retries": _RETRIES}
         task = ray.remote(_evaluate_shard).options(
             runtime_env={"env_vars": _variables(threads)}, **options
         )
+        # A data set of TensorFlow cannot travel.
+        data = to_arrays(data, arguments.get("num_examples"))
         # Stored once, not once for each process.
         shared = [ray.put(part) for part in (_portable(model), data, others, arguments)]
         paths = [_path(folder, index, workers) for index in range(workers)]
@@ -95,6 +103,14 @@ def distribute(
         for path in paths:
             pathlib.Path(path).unlink(missing_ok=True)
     return report
+
+
+def _check_no_address(address):
+    if address is not None:
+        raise ValueError(
+            "This process is connected to Ray already, and uses that cluster. Leave `address` out, "
+            f"or call ray.shutdown() before. Received: address={address!r}"
+        )
 
 
 def _load_ray():
@@ -158,9 +174,13 @@ def _path(folder, index, count):
 
 def _evaluate_shard(model, data, others, arguments, shard, path, queue):
     """Returns the report of a shard; runs in a process of its own."""
-    if queue is not None:
-        LISTENER.set(functools.partial(_tell, queue, shard))
-    return evaluate(_loaded(model), data, *others, **arguments, shard=shard, checkpoint=path)
+    listener = None if queue is None else functools.partial(_tell, queue, shard)
+    # Ray may use the same process for another call later.
+    token = LISTENER.set(listener)
+    try:
+        return evaluate(_loaded(model), data, *others, **arguments, shard=shard, checkpoint=path)
+    finally:
+        LISTENER.reset(token)
 
 
 def _tell(queue, shard, share):

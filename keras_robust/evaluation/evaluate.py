@@ -106,8 +106,10 @@ def evaluate(  # noqa: PLR0913
             `RobustnessReport.merge` makes one report of theirs. Every process gets the same `data`,
             and runs the model once on all of them. All batches are filled up to `batch_size`, so
             that a result has the same bits in any number of shards, `"0/1"` for one, if
-            `batch_size` is a multiple of 16. The checkpoint stays at the end, so that a shard that
-            is run again is done at once. `None` for all examples. Defaults to `None`.
+            `batch_size` is a multiple of 16; but certificates fill no batches, and the attack of
+            `Complete` numbers the examples of a shard anew. The checkpoint stays at the end, so
+            that a shard that is run again is done at once. `None` for all examples. Defaults to
+            `None`.
         verbose: bool, whether to show a progress bar per attack, with the share of the examples
             that are still robust. `"auto"` shows it in terminals and notebooks, and nothing where
             the output goes to a file or a pipe. Defaults to `"auto"`.
@@ -140,14 +142,16 @@ def evaluate(  # noqa: PLR0913
         - [Croce and Hein, 2020](https://arxiv.org/abs/2003.01690), AutoAttack.
     """
     start, seed, verbose = time.perf_counter(), _index("seed", seed), is_shown(verbose)
+    shard = None if shard is None else Shard.of(shard)
     inputs = EvaluationInputs.of(
         model, data, threat_model, num_examples=num_examples, batch_size=batch_size
     )
     model, x, labels, threat_model, logits = inputs
+    if shard is not None:
+        _check_has_shards(threat_model, shard)
     plan = plan_attacks(attacks, threat_model, logits.shape[-1])
     plan += plan_search(minimum_norm, plan, threat_model, logits.shape[-1])
     certificates = plan_certificates(certificates, model, threat_model, x)
-    shard = None if shard is None else Shard.of(shard)
     worst, ball = _examples_of(shard, inputs)
     identity = _identity(inputs, plan, seed) | _identity_of_proofs(certificates, model)
     if shard is not None:
@@ -176,6 +180,14 @@ def evaluate(  # noqa: PLR0913
     return report
 
 
+def _check_has_shards(threat_model, shard):
+    if threat_model.shares_perturbation:
+        raise ValueError(
+            "A perturbation that all examples share needs all of them in one process: leave out "
+            f"`shard`. Received: shard='{shard}' under {threat_model!r}"
+        )
+
+
 def _examples_of(shard, inputs):
     """Returns the `WorstCase` of the examples of a shard, and the threat model with their radii."""
     _, x, labels, threat_model, logits = inputs
@@ -199,16 +211,28 @@ def _state(path, identity, shard, worst):
 
 def _record(shard, identity, inputs, worst, plan, runner):
     """Returns the `ShardRecord`, which tells shards of different evaluations apart."""
-    weights = inputs.model.get_weights() if isinstance(inputs.model, keras.Layer) else None
-    # Devices round differently, but predict the same classes.
-    model = [np.argmax(inputs.logits, axis=-1)] if weights is None else weights
-    facts = {**identity, "model": _digest(model), "versions": library_versions()}
+    facts = {**identity, "model": _identity_of_model(inputs), "versions": library_versions()}
     evaluation = {
         "num_examples": len(inputs.labels),
         "digests": {name: _digest([np.array(json.dumps(fact))]) for name, fact in facts.items()},
     }
     sizes = sizes_of(inputs.x, inputs.threat_model)
     return ShardRecord.of(shard, evaluation, worst, plan, runner.reports, sizes)
+
+
+def _identity_of_model(inputs):
+    """Returns what tells models apart: architecture and weights, or what they predict."""
+    model = inputs.model
+    if not isinstance(model, keras.Layer):
+        # Devices round differently, but predict the same classes.
+        return _digest([np.argmax(inputs.logits, axis=-1)])
+    try:
+        architecture = json.dumps(model.get_config(), sort_keys=True, default=repr)
+    except NotImplementedError:  # A subclass of `keras.Model` need not have a config.
+        architecture = type(model).__name__
+    # Addresses, and the numbers in names that Keras chose, differ between processes.
+    architecture = re.sub(r' at 0x[0-9a-f]+|_\d+(?=")', "", architecture)
+    return [architecture, *map(np.shape, model.get_weights()), _digest(model.get_weights())]
 
 
 def _index(name, value):

@@ -40,7 +40,8 @@ class Universal(ThreatModelWrapper):
 
     Raises:
         ValueError: for a threat model that is itself for several inputs, for a layer, or for
-            parameters. Once an attack runs: for more than one restart or attack.
+            parameters. Once an attack runs: for more than one search or attack, and for an
+            attack that maximizes no loss.
 
     Example:
 

@@ -26,6 +26,7 @@ ERROR_CASES = [
     ("--model={folder}/model.keras --certificates=smoothing", "about the vote over noisy copies"),
     ("--model={folder}/model.keras --shard=4/4", "Received: shard='4/4'"),
     ("--model={folder}/model.keras --shard=0/2 --workers=2", "Received: --workers=2 --shard=0/2"),
+    ("--model={folder}/model.keras --address=auto", "Received: --address=auto"),
     ("--model={folder}/model.keras --epsilon=1/0", "Received: epsilon='1/0'"),
     ("--model={folder}/model.keras --output_dir={folder}/corrupt.keras/out", "corrupt.keras"),
 ]

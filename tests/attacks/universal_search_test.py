@@ -35,5 +35,13 @@ def test_training_gets_the_last_point():
 
 
 def test_restarts_are_refused():
-    with pytest.raises(ValueError, match="Received: num_restarts=2 under Universal"):
+    with pytest.raises(ValueError, match="Received: PGD.* with 2 searches, under Universal"):
         search_universal(kr.attacks.PGD(num_restarts=2), problem())
+    with pytest.raises(ValueError, match="num_targets=1.*Received: TargetedAPGD.* with 9 searches"):
+        search_universal(kr.attacks.TargetedAPGD(), problem())
+
+
+@pytest.mark.parametrize("name", ["FMN", "DeepFool", "FAB", "HopSkipJump"])
+def test_attacks_that_maximize_no_loss_are_refused(name):
+    with pytest.raises(ValueError, match=f"maximizes a loss.*Received: {name}"):
+        search_universal(getattr(kr.attacks, name)(), problem())

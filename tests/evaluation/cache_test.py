@@ -64,6 +64,22 @@ def test_white_box_runs_three_attacks(num_classes, targets, loss, monkeypatch):
     assert seen[2].num_targets == targets and {attack.num_steps for attack in seen} == {40}
 
 
+def test_one_perturbation_is_that_of_one_attack(monkeypatch):
+    ball = kr.threat_models.Universal(told.BALL)
+    cache = AttackCache(
+        None, told.X, told.Y, ball, np.asarray(told.model(told.X)), batch_size=3, seed=0
+    )
+    success = {"cross_entropy": [1, 0, 0, 0, 0], "margin": [0, 1, 1, 0, 0]}
+
+    def found(attack, ball=None):
+        return kr.attacks.AttackResult(
+            None, None, np.array(success[attack.loss], "bool"), None, None
+        )
+
+    monkeypatch.setattr(cache, "found", found)
+    np.testing.assert_array_equal(cache.white_box(), [1, 0, 0, 1, 0])
+
+
 @pytest.mark.exhaustive
 def test_the_seed_changes_the_result():
     found = [

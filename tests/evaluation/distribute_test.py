@@ -86,7 +86,7 @@ def test_the_report_is_merged_and_the_checkpoints_are_removed(ray, tmp_path):
         assert getattr(report, part) == getattr(expected, part)
     np.testing.assert_array_equal(report.x_adv, expected.x_adv)
     assert list(tmp_path.iterdir()) == [] and not ray.is_up
-    assert ray.given[0] is None and ray.given[1]["num_cpus"] == 6
+    assert ray.given[0] == "local" and ray.given[1]["num_cpus"] == 6
     (options,) = ray.options
     assert (options["num_cpus"], options["num_gpus"], options["max_retries"]) == (2, 1, 10)
     variables = options["runtime_env"]["env_vars"]
@@ -98,13 +98,15 @@ def test_a_cluster_that_runs_already_is_used_and_left(ray):
     ray.is_up = True
     kr.evaluation.distribute(lambda: model, (X, Y), BALL, "fgsm", minimum_norm=None)
     assert ray.is_up and ray.given == []
+    with refusals.assert_refused("connected to Ray already.*Received: address='10.0.0.1:1'"):
+        kr.evaluation.distribute(lambda: model, (X, Y), BALL, "fgsm", address="10.0.0.1:1")
 
 
 def test_the_bar_shows_the_share_that_is_done(ray, capsys):
     kr.evaluation.distribute(lambda: model, (X, Y), BALL, "fgsm", minimum_norm=None, verbose=True)
     assert "100/100" in capsys.readouterr().out
-    assert MODULE.LISTENER.get() is not None
-    MODULE.LISTENER.set(None)
+    # Nothing listens to a later evaluation of the same process.
+    assert MODULE.LISTENER.get() is None
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

@@ -24,7 +24,7 @@ _FIRST_STEP, _LAST_STEP = 1.0, 1 / 100
 class DDN(MinimumNormAttack):
     """Finds the nearest mistake in `L2`, with a length that follows the decisions alone.
 
-    From `delta_0 = 0` and `epsilon_0 = initial_norm`, every step ascends the cross-entropy,
+    From `delta_0 = 0` and `epsilon_0 = initial_norm`, every step ascends the soft margin,
     `delta <- delta_k + alpha g / ||g||_2`. Then `epsilon_{k+1} = (1 - gamma) epsilon_k` if
     `x + delta_k` is a mistake, and `(1 + gamma) epsilon_k` if not, and `delta_{k+1}` is `delta`
     brought to the length `epsilon_{k+1}`. `alpha` falls along a cosine from the width of the box to
@@ -36,10 +36,11 @@ class DDN(MinimumNormAttack):
     `initial_norm` needs more steps. A zero gradient moves nothing: where `zero_gradient` is true,
     the distance means nothing.
 
-    Deviations from the authors' code: inside the box `delta` keeps the length `epsilon`, whereas
-    theirs is scaled and then clipped, which shortens it; the points are not rounded to 256 levels;
-    a zero gradient moves nothing, where theirs moves at random; the last point is evaluated as
-    well; the nearest mistake is moved back to the boundary.
+    Deviations from the authors' code: the soft margin, which has the direction of the
+    cross-entropy, and no zero gradient where the model is confident; inside the box `delta` keeps
+    the length `epsilon`, whereas theirs is scaled and then clipped, which shortens it; the points
+    are not rounded to 256 levels; a zero gradient moves nothing, where theirs moves at random; the
+    last point is evaluated as well; the nearest mistake is moved back to the boundary.
 
     Cost: `num_steps` attack passes and 1 forward pass, and 13 more to move the result back to the
     boundary. BatchNorm statistics are not updated.
@@ -89,7 +90,8 @@ class DDN(MinimumNormAttack):
                 "DDN shortens Euclidean lengths, and needs the threat model L2, such as L2(0.5). "
                 f"Received: {threat_model!r}"
             )
-        score = make_attack_loss(problem, "cross_entropy", self.targeted)
+        # The cross-entropy is its softplus, whose gradient vanishes where the model is confident.
+        score = make_attack_loss(problem, "soft_margin", self.targeted)
         width = width_of_box(threat_model)
         steps = cosine(_FIRST_STEP * width, _LAST_STEP, self.num_steps)
         farthest = farthest_distance(x, threat_model)

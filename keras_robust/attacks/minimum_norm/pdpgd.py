@@ -104,8 +104,9 @@ class PDPGD(MinimumNormAttack):
                 f"L2 or Linf. Received: {threat_model!r}"
             )
         weighted = WeightedProblem(x, threat_model, None, make_hinge(problem, self.targeted, 0.0))
+        width = width_of_box(threat_model)
         done = np.arange(self.num_steps) / self.num_steps
-        primal = _tensor(self.step_size * width_of_box(threat_model) * _LAST_STEP**done)
+        primal = _tensor(self.step_size * width * _LAST_STEP**done)
         dual = _tensor(self.dual_step_size * np.linspace(1.0, _LAST_DUAL_STEP, self.num_steps))
 
         def judge(x_adv):
@@ -120,7 +121,8 @@ class PDPGD(MinimumNormAttack):
             rate = ops.take(primal, step)
             moved = threat_model.clip(visit.x_adv - rate * direction / size)
             # `share` is `lambda_1`, the weight of the decision.
-            moved = _shrunk(moved, x, size, (1.0 - share) / share * rate, threat_model)
+            weight = (1.0 - share) / share * rate / width
+            moved = _shrunk(moved, x, size, weight, threat_model)
             change = ops.take(dual, step)
             change = ops.where(visit.success, -change, change)
             log_ratio = ops.clip(log_ratio + change, -_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)

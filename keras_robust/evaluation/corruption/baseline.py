@@ -50,8 +50,9 @@ def baseline_errors(baseline, kinds, parameters, num_classes):
 
 def _mean_error(kind, given):
     """Returns the mean of the errors of a kind, or raises ValueError."""
-    errors = [given] if isinstance(given, numbers.Real) else list(given)
-    has_size = isinstance(given, numbers.Real) or len(errors) == NUM_SEVERITIES
+    is_list = isinstance(given, (list, tuple)) or np.ndim(given) == 1
+    errors = list(given) if is_list else [given]
+    has_size = not is_list or len(errors) == NUM_SEVERITIES
     if not has_size or not all(isinstance(one, numbers.Real) and 0 <= one <= 1 for one in errors):
         raise ValueError(f"{_EXPECTED}. Received: {short_repr(given)} for {kind}")
     return float(np.mean(errors))

@@ -22,6 +22,9 @@ from keras_robust.evaluation.reports.schema import to_plain
 from keras_robust.evaluation.reports.table import interval
 from keras_robust.evaluation.reports.table import percent
 
+# Below the error of one image, and above that of a difference of means.
+_ROUNDING = 1e-9
+
 
 @dataclasses.dataclass(frozen=True)
 class CorruptionReport:
@@ -214,7 +217,7 @@ class CorruptionReport:
 
 def _ratio(error, baseline):
     """Returns a quotient, or `None` for a baseline that loses nothing."""
-    return float(error / baseline) if baseline > 0.0 else None
+    return float(error / baseline) if baseline > _ROUNDING else None
 
 
 def _mean(ratios):

@@ -9,6 +9,7 @@ from keras_robust.evaluation.reports.json_types import record
 from keras_robust.evaluation.reports.json_types import refuse
 from keras_robust.evaluation.reports.json_types import text
 
+_ROUNDING = 1e-9
 _FLAGS, _COUNTS = list_of(integer(0, 1)), list_of(integer(0))
 
 
@@ -52,6 +53,9 @@ def check_shard(shard, fields):
         expected = f"such that the shard has {size} of them"
         refuse("report.shard.num_examples", expected, shard["num_examples"])
     _check_rows(shard["rows"], size, fields["num_classes"])
+    _check_accuracies(shard["rows"], fields)
+    if not shard["evaluation"]:
+        refuse("report.shard.evaluation", "a digest of each setting", shard["evaluation"])
     for name in ("uses_gradients", "num_outside"):
         if len(shard[name]) != len(fields["attacks"]):
             expected = f"one value for each of {len(fields['attacks'])} attacks"
@@ -68,3 +72,16 @@ def _check_rows(rows, size, num_classes):
     for name in ("y", "predictions", "adv_predictions"):
         if max(rows[name]) >= num_classes:
             refuse(f"report.shard.rows.{name}", f"below {num_classes}", max(rows[name]))
+
+
+def _check_accuracies(rows, fields):
+    """Checks that the results give the accuracies of the report."""
+    correct = [one == label for one, label in zip(rows["predictions"], rows["y"], strict=True)]
+    for name, right in (("clean_accuracy", correct), ("robust_accuracy", rows["robust"])):
+        found = sum(right) / len(right)
+        if abs(found - fields[name]) > _ROUNDING:
+            refuse(f"report.{name}", f"{found} as in report.shard.rows", fields[name])
+    for name in ("robust", "proved"):
+        # A clean mistake is neither.
+        if any(flag and not right for flag, right in zip(rows[name], correct, strict=True)):
+            refuse(f"report.shard.rows.{name}", "0 where a prediction is wrong", rows[name])

@@ -67,6 +67,15 @@ def test_lengths_are_shares_of_the_width_of_the_box():
     np.testing.assert_allclose(large.x_adv, 10.0 * small.x_adv, rtol=0, atol=1e-3)
 
 
+def test_a_confident_model_has_a_direction_too():
+    # The gradient of the cross-entropy rounds to 0 at a lead of hundreds.
+    x, y = linear_model.examples(8)
+    found = DDN(num_steps=60).run(lambda x: 300.0 * linear_model.logits(x), x, y, unbounded())
+    exact = linear_model.distance(x, y, "L2", (0.0, 1.0))
+    np.testing.assert_allclose(-found.loss, exact, rtol=0.02)
+    assert not found.zero_gradient.any()
+
+
 @pytest.mark.exhaustive
 def test_targeted_reaches_the_target():
     x, y = numpy_reference.examples(6)

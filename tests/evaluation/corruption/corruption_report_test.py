@@ -61,6 +61,13 @@ def test_a_baseline_that_loses_nothing_gives_no_ratio():
     assert report.mean_corruption_error is report.relative_mean_corruption_error is None
 
 
+def test_rounding_is_no_loss_of_a_baseline():
+    # The mean of five equal errors is not always that error to the last bit.
+    rounded = float(np.mean([1.0 - 0.02] * 5))
+    baseline = {"clean": np.nextafter(rounded, 0.0), "fog": rounded, "snow": rounded}
+    assert make(baseline=baseline).relative_corruption_errors == [None, None]
+
+
 def test_without_the_clean_error_of_the_baseline_nothing_is_relative():
     report = make(baseline={**BASELINE, "clean": None})
     assert report.mean_corruption_error == pytest.approx(1.25)

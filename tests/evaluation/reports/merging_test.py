@@ -185,6 +185,34 @@ def test_weights_tell_models_apart_that_predict_the_same():
         kr.RobustnessReport.merge([first, other])
 
 
+def _network(activation):
+    hidden = keras.layers.Dense(3, activation, kernel_initializer="ones")
+    output = keras.layers.Dense(2, kernel_initializer=keras.initializers.Orthogonal(seed=1))
+    return keras.Sequential([keras.Input((2,)), hidden, output])
+
+
+def test_activations_tell_models_apart_and_names_do_not():
+    x = np.random.default_rng(0).uniform(size=(6, 2)).astype("float32")
+    arguments = {"attacks": "fgsm", "minimum_norm": None}
+
+    def shard(index, activation):
+        network = _network(activation)
+        y = np.argmax(network(x), axis=-1)
+        return kr.evaluate(network, (x, y), kr.Linf(0.1), shard=f"{index}/2", **arguments)
+
+    first = shard(0, "relu")
+    # Keras gives the layers of every network other names.
+    assert kr.RobustnessReport.merge([first, shard(1, "relu")]).num_examples == 6
+    with refusals.assert_refused("differs from shard 0/2 in: .*model"):
+        kr.RobustnessReport.merge([first, shard(1, "tanh")])
+
+
+def test_a_shared_perturbation_has_no_shards():
+    ball = kr.threat_models.Universal(kr.Linf(0.1))
+    with refusals.assert_refused("all of them in one process.*Received: shard='0/2' under Univ"):
+        kr.evaluate(model, (X, Y), ball, "fgsm", minimum_norm=None, shard="0/2")
+
+
 def test_a_random_model_keeps_its_worst_check():
     reports, _ = _shards(2, "fgsm")
     failed = kr.evaluation.Check("deterministic outputs", 0.5, 1e-4, "failed", "It is random.")

@@ -34,6 +34,8 @@ def test_a_shard_is_read_back(fields):
         ("sizes", [[0.1, 0.1]], r"report.shard.sizes\[0\] to be a list of 5"),
         ("sizes", [[None, 1, 1, 1, 1]], "numbers, of which the fourth may be None"),
         ("evaluation", {"data": 3}, "report.shard.evaluation.data to be text. Received: .*=3"),
+        ("evaluation", {}, "report.shard.evaluation to be a digest of each setting"),
+        ("robust", [0, 0, 0], "report.robust_accuracy to be 0.0 as in report.shard.rows"),
         ("y", [0, 1], "report.shard.rows.y to be 3 values"),
         ("y", [0, 1, 2], "report.shard.rows.y to be below 2. Received: .*=2"),
         ("robust", [0, 1, 2], r"report.shard.rows.robust\[2\] to be an integer, at least 0, at"),

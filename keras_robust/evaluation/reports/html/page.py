@@ -64,7 +64,7 @@ def _headline(report):
         (
             "robust accuracy, worst case",
             text.percent(report.robust_accuracy),
-            f"95% interval {text.interval(report)}, {report.num_examples:,} examples",
+            f"95% interval {text.interval(report)}, {_num_examples(report)}",
         ),
         *page_certificates.make_figures(report),
         ("clean accuracy", text.percent(report.clean_accuracy), "without an attack"),
@@ -75,6 +75,12 @@ def _headline(report):
         for name, value, note in figures
     )
     return element("dl", *boxes, class_="figures")
+
+
+def _num_examples(report):
+    """Returns how many examples the report is about, and of which shard."""
+    count, shard = f"{report.num_examples:,} examples", report.shard
+    return count if shard is None else f"{count}, shard {shard.shard} of {shard.num_examples:,}"
 
 
 def _judge(report):
